@@ -1,0 +1,310 @@
+//! What a container is asked to be and what it is: the engine's own model, independent of Docker's JSON.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::network::{BoundPort, Endpoint};
+
+/// 64 hex characters.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ContainerId(pub String);
+
+impl ContainerId {
+    /// The identifier as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for ContainerId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// How a container is connected.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NetworkMode {
+    /// A new namespace with only a loopback interface.
+    #[default]
+    None,
+    /// The host's namespace.
+    Host,
+    /// The namespace of another container (ID or name).
+    Container(String),
+    /// A namespace that [`crate::Networking`] prepares, joined to these networks; the first is the
+    /// one the container was created with.
+    Networks(Vec<NetworkJoin>),
+}
+
+/// One network to join.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkJoin {
+    /// Network ID or name.
+    pub network: String,
+    /// Address asked for, or decided by the swarm's allocator.
+    pub addr: Option<IpAddr>,
+    /// Further DNS names.
+    pub aliases: Vec<String>,
+}
+
+/// A port to publish on the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortBinding {
+    /// `tcp`, `udp` or `sctp`.
+    pub protocol: String,
+    /// Port inside the container.
+    pub container_port: u16,
+    /// Address on the host; none = all.
+    pub host_ip: Option<IpAddr>,
+    /// Port on the host; 0 = any free one.
+    pub host_port: u16,
+}
+
+/// Kind of a mount.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MountKind {
+    /// A path of the host.
+    Bind {
+        /// Absolute path on the host.
+        source: std::path::PathBuf,
+    },
+    /// Memory.
+    Tmpfs {
+        /// Bytes; none = half the memory.
+        size: Option<u64>,
+        /// Octal mode; none = 1777.
+        mode: Option<u32>,
+    },
+}
+
+/// A mount into the container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountConfig {
+    /// What is mounted.
+    pub kind: MountKind,
+    /// Absolute path inside the container.
+    pub target: std::path::PathBuf,
+    /// Mounted read-only.
+    pub read_only: bool,
+}
+
+/// Limits, by cgroup v1 or v2 whichever the host has. None = no limit.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResourceLimits {
+    /// Bytes of memory.
+    pub memory: Option<u64>,
+    /// Bytes of memory + swap; -1 = unlimited swap.
+    pub memory_swap: Option<i64>,
+    /// Billionths of a CPU.
+    pub nano_cpus: Option<u64>,
+    /// Relative weight (2-262144, Docker's `--cpu-shares`).
+    pub cpu_shares: Option<u64>,
+    /// Processes.
+    pub pids: Option<i64>,
+}
+
+/// `RLIMIT_*` by Docker's name (`nofile`, ...).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UlimitConfig {
+    /// Lower-case name without `RLIMIT_`.
+    pub name: String,
+    /// Soft limit; -1 = unlimited.
+    pub soft: i64,
+    /// Hard limit; -1 = unlimited.
+    pub hard: i64,
+}
+
+/// When the engine starts an exited container again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RestartPolicy {
+    /// Never (also every swarm task: its supervisor is the manager).
+    #[default]
+    No,
+    /// Always, also after the daemon starts.
+    Always,
+    /// As `Always`, except when a user stopped it.
+    UnlessStopped,
+    /// After a non-zero exit, at most this often (0 = no limit).
+    OnFailure(u32),
+}
+
+/// The json-file log of a container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogConfig {
+    /// `json-file` or `none`; others are refused by name.
+    pub driver: String,
+    /// Bytes a file may reach before it is rotated; none = no limit.
+    pub max_size: Option<u64>,
+    /// Files kept (at least 1).
+    pub max_file: u32,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { driver: "json-file".into(), max_size: None, max_file: 1 }
+    }
+}
+
+/// Which seccomp filter a container gets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Seccomp {
+    /// Docker's default profile.
+    #[default]
+    Default,
+    /// None at all.
+    Unconfined,
+    /// A profile in Docker's JSON form.
+    Profile(String),
+}
+
+/// All that `create` needs. Empty values mean "as the image says".
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ContainerConfig {
+    /// Image reference or ID as the user gave it.
+    pub image: String,
+    /// Replaces the image's ENTRYPOINT; `Some(vec![])` clears it.
+    pub entrypoint: Option<Vec<String>>,
+    /// Replaces the image's CMD.
+    pub cmd: Option<Vec<String>>,
+    /// `NAME=value`, added to the image's; a bare `NAME` removes.
+    pub env: Vec<String>,
+    /// Working directory.
+    pub working_dir: Option<String>,
+    /// `user[:group]`, names or numbers.
+    pub user: Option<String>,
+    /// Supplementary groups.
+    pub groups: Vec<String>,
+    /// Host name; none = first 12 characters of the ID.
+    pub hostname: Option<String>,
+    /// NIS domain name.
+    pub domainname: Option<String>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Allocate a terminal.
+    pub tty: bool,
+    /// Keep stdin open.
+    pub open_stdin: bool,
+    /// Close stdin after the first attached client leaves.
+    pub stdin_once: bool,
+    /// Signal name or number sent by `stop`; none = the image's, else SIGTERM.
+    pub stop_signal: Option<String>,
+    /// Time from the stop signal to SIGKILL; none = 10 s.
+    pub stop_timeout: Option<Duration>,
+    /// Network.
+    pub network: NetworkMode,
+    /// Ports to publish on the host (`-p`).
+    pub ports: Vec<PortBinding>,
+    /// Mounts.
+    pub mounts: Vec<MountConfig>,
+    /// Capabilities to add (`ALL`, `NET_ADMIN`, with or without `CAP_`).
+    pub cap_add: Vec<String>,
+    /// Capabilities to drop.
+    pub cap_drop: Vec<String>,
+    /// All capabilities and devices, no seccomp, nothing masked.
+    pub privileged: bool,
+    /// Mount the root file system read-only.
+    pub read_only: bool,
+    /// Set no_new_privs.
+    pub no_new_privileges: bool,
+    /// Seccomp filter.
+    pub seccomp: Seccomp,
+    /// Resource limits.
+    pub resources: ResourceLimits,
+    /// Resource limits per process.
+    pub ulimits: Vec<UlimitConfig>,
+    /// Sysctls of the container's namespaces.
+    pub sysctls: BTreeMap<String, String>,
+    /// Bytes of /dev/shm; none = 64 MiB.
+    pub shm_size: Option<u64>,
+    /// oom_score_adj.
+    pub oom_score_adj: Option<i32>,
+    /// Run our own init as PID 1.
+    pub init: bool,
+    /// Restart policy.
+    pub restart: RestartPolicy,
+    /// Log driver.
+    pub log: LogConfig,
+    /// `name:IP` lines for /etc/hosts.
+    pub extra_hosts: Vec<String>,
+    /// DNS servers, instead of the host's.
+    pub dns: Vec<IpAddr>,
+    /// DNS search domains.
+    pub dns_search: Vec<String>,
+    /// DNS options.
+    pub dns_options: Vec<String>,
+    /// Remove the container once it has exited.
+    pub auto_remove: bool,
+    /// What the API was asked for, kept verbatim for `inspect` (Docker's HostConfig and friends).
+    pub api_request: Option<serde_json::Value>,
+}
+
+/// Where a container is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ContainerState {
+    /// Made, never started.
+    Created,
+    /// Its process runs.
+    Running,
+    /// Its cgroup is frozen.
+    Paused,
+    /// Between an exit and the next start of its restart policy.
+    Restarting,
+    /// Being removed.
+    Removing,
+    /// Its process ended.
+    Exited,
+    /// Could not be removed or recovered.
+    Dead,
+}
+
+/// A container as `inspect` shows it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Container {
+    /// Identifier.
+    pub id: ContainerId,
+    /// Name without the leading slash.
+    pub name: String,
+    /// Image ID (`sha256:...`).
+    pub image_id: String,
+    /// As asked for.
+    pub config: ContainerConfig,
+    /// What is run: entrypoint and arguments resolved with the image.
+    pub argv: Vec<String>,
+    /// Environment resolved with the image.
+    pub env: Vec<String>,
+    /// Nanoseconds since the Unix epoch.
+    pub created_at_ns: i64,
+    /// State.
+    pub state: ContainerState,
+    /// Host PID while running.
+    pub pid: Option<u32>,
+    /// Exit code of the last run (128+n when killed by signal n).
+    pub exit_code: Option<i32>,
+    /// The kernel killed it for want of memory.
+    pub oom_killed: bool,
+    /// Why the last start failed.
+    pub error: String,
+    /// Nanoseconds since the Unix epoch; 0 = never.
+    pub started_at_ns: i64,
+    /// Nanoseconds since the Unix epoch; 0 = never.
+    pub finished_at_ns: i64,
+    /// Times the restart policy has started it.
+    pub restart_count: u32,
+    /// Networks as joined.
+    pub endpoints: Vec<Endpoint>,
+    /// Ports as bound.
+    pub ports: Vec<BoundPort>,
+    /// Path of the log file, empty for driver `none`.
+    pub log_path: std::path::PathBuf,
+}

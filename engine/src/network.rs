@@ -1,0 +1,72 @@
+//! What the engine asks of the network data plane: a namespace to run a container in.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{ContainerConfig, ContainerId};
+
+/// A boxed error from the embedding daemon, shown to the user as it is.
+pub type NetworkError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Prepares and removes the network of containers whose mode is [`crate::NetworkMode::Networks`].
+#[async_trait::async_trait]
+pub trait Networking: Send + Sync + 'static {
+    /// Makes (or finds, when called again for the same container) the namespace and its interfaces.
+    async fn attach(
+        &self,
+        id: &ContainerId,
+        name: &str,
+        config: &ContainerConfig,
+    ) -> Result<Attachment, NetworkError>;
+    /// Removes all that `attach` made. Idempotent; goes on past errors and reports all of them.
+    async fn detach(&self, id: &ContainerId) -> Result<(), NetworkError>;
+}
+
+/// A prepared network namespace.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Attachment {
+    /// Path of the pinned namespace, to be entered by setns(2).
+    pub netns: PathBuf,
+    /// Whole content of the container's /etc/resolv.conf.
+    pub resolv_conf: String,
+    /// One per network, for `inspect` and for /etc/hosts.
+    pub endpoints: Vec<Endpoint>,
+    /// Published ports as bound.
+    pub ports: Vec<BoundPort>,
+}
+
+/// A container's place in one network.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Network name as the user knows it.
+    pub network: String,
+    /// Network ID.
+    pub network_id: String,
+    /// Endpoint ID (64 hex characters).
+    pub endpoint_id: String,
+    /// Address in the network.
+    pub addr: IpAddr,
+    /// Prefix length of the network.
+    pub prefix_len: u8,
+    /// Gateway the container routes through, where there is one.
+    pub gateway: Option<IpAddr>,
+    /// MAC address, `aa:bb:cc:dd:ee:ff`.
+    pub mac: String,
+    /// Further names it answers to in this network.
+    pub aliases: Vec<String>,
+}
+
+/// A published port as bound on the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BoundPort {
+    /// `tcp`, `udp` or `sctp`.
+    pub protocol: String,
+    /// Port inside the container.
+    pub container_port: u16,
+    /// Address on the host; unspecified = all.
+    pub host_ip: IpAddr,
+    /// Port on the host.
+    pub host_port: u16,
+}

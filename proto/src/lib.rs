@@ -1,0 +1,14 @@
+//! What travels between Skep's parts and what managers replicate: the messages of `skep/v1/*.proto`,
+//! typed identifiers, and defaults. Imports nothing else of Skep.
+
+#![forbid(unsafe_code)]
+
+pub mod defaults;
+pub mod ids;
+
+/// Generated messages and services; the fields are documented in the .proto files.
+#[allow(missing_docs, clippy::all)]
+#[rustfmt::skip]
+pub mod v1 {
+    include!("gen/skep.v1.rs");
+}
