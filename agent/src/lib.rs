@@ -1,1 +1,248 @@
-//! stub
+//! The agent: this node's side of the swarm. It holds a session with a manager, runs the tasks it is
+//! assigned on the local engine, keeps the data plane at the swarm's state, and tells how it goes.
+//!
+//! With no manager in reach it goes on from the assignments it has on disk.
+
+#![forbid(unsafe_code)]
+
+mod assignments;
+mod certificate;
+mod local;
+mod logs;
+mod plane;
+mod remotes;
+mod runtime;
+mod session;
+mod status;
+mod task;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use skep_engine::Engine;
+use skep_identity::{Identity, Network};
+use skep_proto::v1;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+pub use assignments::{Assignments, AssignmentsError};
+pub use local::LocalNetworking;
+pub use plane::{Applied, NetworkPlane};
+pub use runtime::{EngineRuntime, TASK_LABEL};
+pub use task::{Observed, StatusSink, TaskError, TaskExit, TaskRuntime};
+
+/// First and longest pause between attempts to reach a manager.
+const RECONNECT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// What an agent needs.
+pub struct AgentOptions {
+    /// Directory of its own state.
+    pub state_dir: PathBuf,
+    /// The node's certificate.
+    pub identity: Identity,
+    /// How it reaches managers.
+    pub network: Arc<dyn Network>,
+    /// Managers (`host:port`) beside those remembered from earlier.
+    pub managers: Vec<String>,
+    /// What it says of its host; a change is reported to the managers.
+    pub description: watch::Receiver<v1::NodeDescription>,
+    /// Address other nodes reach this host at (no port).
+    pub advertise_addr: String,
+    /// Runs tasks.
+    pub runtime: Arc<dyn TaskRuntime>,
+    /// The data plane.
+    pub plane: Arc<dyn NetworkPlane>,
+    /// Where service logs are read; none in simulations.
+    pub engine: Option<Engine>,
+}
+
+/// A running agent. Dropping it ends the session; containers stay.
+pub struct Agent {
+    node: watch::Receiver<Option<v1::Node>>,
+    connected: watch::Receiver<Connection>,
+    remotes: Arc<remotes::Remotes>,
+    tasks: task::TaskSet,
+    _running: JoinSet<()>,
+}
+
+/// Whether the agent is in touch with the swarm.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Connection {
+    /// Address of the manager that holds the session.
+    pub manager: Option<String>,
+    /// Why there is none.
+    pub error: String,
+}
+
+impl Agent {
+    /// Starts: first with what is on disk, then with what managers say.
+    pub fn start(options: AgentOptions) -> std::io::Result<Self> {
+        std::fs::create_dir_all(&options.state_dir)?;
+        let kept_at = options.state_dir.join("assignments");
+        let kept = Assignments::load(&kept_at);
+        let remotes =
+            Arc::new(remotes::Remotes::load(&options.state_dir.join("managers"), options.managers.clone()));
+        let outbox = Arc::new(status::Outbox::default());
+        let node_id = options.identity.node_id().to_string();
+
+        let (applied, applied_seen) = watch::channel(Applied::default());
+        let (wanted, wanted_seen) = watch::channel((plane::desired(&node_id, &kept, &BTreeMap::new()), 0));
+        let tasks = task::TaskSet::new(task::Surroundings {
+            runtime: options.runtime.clone(),
+            statuses: outbox.clone(),
+            networks: Arc::new(plane::AppliedNetworks(applied_seen.clone())),
+        });
+        let (assignments, assigned) = watch::channel(kept);
+        let (node, node_seen) = watch::channel(None);
+        let (connected, connected_seen) = watch::channel(Connection::default());
+
+        let shared = session::Shared {
+            description: options.description.clone(),
+            advertise_addr: options.advertise_addr.clone(),
+            assignments,
+            node,
+            outbox: outbox.clone(),
+            remotes: remotes.clone(),
+        };
+        let mut running = JoinSet::new();
+        running.spawn(plane::follow(options.plane.clone(), wanted_seen, applied));
+        running.spawn(acknowledge(applied_seen, outbox));
+        running.spawn(reconcile(node_id, kept_at, assigned, tasks.clone(), wanted));
+        running.spawn(certificate::keep_fresh(
+            options.identity.clone(),
+            options.network.clone(),
+            remotes.clone(),
+            node_seen.clone(),
+        ));
+        running.spawn(reach(options, shared, connected));
+        Ok(Self { node: node_seen, connected: connected_seen, remotes, tasks, _running: running })
+    }
+
+    /// This node as the managers see it; none until the first session.
+    pub fn node(&self) -> watch::Receiver<Option<v1::Node>> {
+        self.node.clone()
+    }
+
+    /// Whether a manager is in reach.
+    pub fn connection(&self) -> watch::Receiver<Connection> {
+        self.connected.clone()
+    }
+
+    /// Addresses of all managers known.
+    pub fn managers(&self) -> Vec<String> {
+        self.remotes.all()
+    }
+
+    /// Stops and removes every task of this node: it is leaving the swarm.
+    pub async fn drain(&self) {
+        let mut ended = self.tasks.ended();
+        self.tasks.assign(&BTreeMap::new());
+        while !self.tasks.is_empty() {
+            if ended.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+async fn acknowledge(mut applied: watch::Receiver<Applied>, outbox: Arc<status::Outbox>) {
+    while applied.changed().await.is_ok() {
+        let now = applied.borrow_and_update().clone();
+        outbox.acknowledge(now);
+    }
+}
+
+/// Turns the assignment set into work: kept on disk first, then networks, then tasks.
+async fn reconcile(
+    node_id: String,
+    kept_at: PathBuf,
+    mut assigned: watch::Receiver<Assignments>,
+    tasks: task::TaskSet,
+    wanted: watch::Sender<(skep_overlay::desired::Desired, u16)>,
+) {
+    let mut ended = tasks.ended();
+    let mut views: BTreeMap<String, v1::NetworkView> = BTreeMap::new();
+    let mut kept: Option<Assignments> = None;
+    loop {
+        let set = assigned.borrow_and_update().clone();
+        if kept.as_ref() != Some(&set) {
+            let (to_write, path) = (set.clone(), kept_at.clone());
+            let written = tokio::task::spawn_blocking(move || to_write.save(&path)).await;
+            match written {
+                Ok(Ok(())) => kept = Some(set.clone()),
+                Ok(Err(e)) => tracing::error!(error = %e, "assignments will not survive a restart without a manager"),
+                Err(e) => tracing::error!(error = %e, "assignments could not be kept"),
+            }
+        }
+        let in_use = tasks.networks_in_use();
+        views.retain(|id, _| in_use.contains(id) || set.networks.contains_key(id));
+        let desired = plane::desired(&node_id, &set, &views);
+        let port = u16::try_from(set.data_path_port).ok().filter(|p| *p != 0);
+        let port = port.unwrap_or(skep_proto::defaults::DATA_PATH_PORT);
+        wanted.send_if_modified(|have| {
+            let now = (desired, port);
+            let changed = *have != now;
+            *have = now;
+            changed
+        });
+        tasks.assign(&set.tasks);
+        views.extend(set.networks.clone());
+        tokio::select! {
+            r = assigned.changed() => if r.is_err() { return },
+            r = ended.changed() => if r.is_err() { return },
+        }
+    }
+}
+
+/// Keeps a session with some manager.
+async fn reach(options: AgentOptions, shared: session::Shared, connected: watch::Sender<Connection>) {
+    let mut pause = RECONNECT.0;
+    loop {
+        let outcome = match shared.remotes.pick() {
+            None => Err(tonic::Status::unavailable("no manager is known: join the swarm again")),
+            Some(addr) => {
+                let channel = skep_identity::channel(&options.identity, &options.network, &addr, skep_identity::Role::Manager);
+                let mut reached = false;
+                let held = {
+                    let session = session::hold(channel.clone(), &shared, || {
+                        reached = true;
+                        shared.remotes.succeeded(&addr);
+                        connected.send_replace(Connection { manager: Some(addr.clone()), error: String::new() });
+                        tracing::info!(manager = %addr, "in touch with the swarm");
+                    });
+                    match &options.engine {
+                        Some(engine) => {
+                            let logs = publish_logs(channel.clone(), engine.clone(), options.identity.node_id().to_string());
+                            tokio::select! { held = session => held, () = logs => Ok(()) }
+                        }
+                        None => session.await,
+                    }
+                };
+                if reached {
+                    pause = RECONNECT.0;
+                } else {
+                    shared.remotes.failed(&addr);
+                }
+                held.map_err(|e| tonic::Status::new(e.code(), format!("manager {addr}: {}", e.message())))
+            }
+        };
+        if let Err(e) = outcome {
+            tracing::warn!(error = %e.message(), "not in touch with the swarm, running tasks go on");
+            connected.send_replace(Connection { manager: None, error: e.message().to_owned() });
+        }
+        tokio::time::sleep(pause.mul_f32(rand::random_range(0.5..1.5))).await;
+        pause = (pause * 2).min(RECONNECT.1);
+    }
+}
+
+/// Serves log subscriptions for as long as the channel is used; a broken stream is opened again.
+async fn publish_logs(channel: tonic::transport::Channel, engine: Engine, node_id: String) {
+    loop {
+        if let Err(e) = logs::serve(channel.clone(), engine.clone(), node_id.clone()).await {
+            tracing::debug!(error = %e, "log subscriptions broke off");
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}

@@ -1,0 +1,63 @@
+//! Keeps the node's certificate fresh: renewed at random between half and four fifths of its life, and
+//! at once when the node's role in the swarm is no longer the one it certifies.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use skep_identity::{Identity, Network, Role};
+use skep_proto::v1::{self, ca_client::CaClient};
+use tokio::sync::watch;
+
+use crate::remotes::Remotes;
+
+/// Pause after a renewal that failed.
+const RETRY: Duration = Duration::from_secs(2);
+/// Longest sleep in one go, so that a changed clock is noticed.
+const LOOK: Duration = Duration::from_secs(3600);
+
+/// Runs for ever.
+pub(crate) async fn keep_fresh(
+    identity: Identity,
+    network: Arc<dyn Network>,
+    remotes: Arc<Remotes>,
+    mut node: watch::Receiver<Option<v1::Node>>,
+) {
+    let share = rand::random_range(0.5..0.8);
+    loop {
+        let role = node.borrow_and_update().as_ref().map(|n| role_of(n.role()));
+        let outdated = role.is_some_and(|r| r != identity.role());
+        let due = identity.renewal_due_in(share);
+        if outdated || due.is_zero() {
+            if let Err(e) = renew(&identity, &network, &remotes).await {
+                tracing::warn!(error = %e, "this node's certificate could not be renewed, trying again");
+                tokio::time::sleep(RETRY).await;
+            } else {
+                tracing::info!(role = ?identity.role(), "this node has a new certificate");
+            }
+            continue;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(due.min(LOOK)) => {}
+            r = node.changed() => if r.is_err() { return },
+        }
+    }
+}
+
+fn role_of(role: v1::NodeRole) -> Role {
+    match role {
+        v1::NodeRole::Manager => Role::Manager,
+        v1::NodeRole::Worker => Role::Worker,
+    }
+}
+
+async fn renew(identity: &Identity, network: &Arc<dyn Network>, remotes: &Remotes) -> Result<(), String> {
+    let addr = remotes.pick().ok_or("no manager is known")?;
+    let channel = skep_identity::channel(identity, network, &addr, Role::Manager);
+    let (key, csr_pem) = identity.renewal_request().map_err(|e| e.to_string())?;
+    let answer = CaClient::new(channel)
+        .renew_certificate(v1::RenewCertificateRequest { csr_pem })
+        .await
+        .map_err(|e| format!("manager {addr}: {}", e.message()))?
+        .into_inner();
+    identity.replace(key, &answer.certificate_pem, &answer.root_ca_pem).map_err(|e| e.to_string())
+}

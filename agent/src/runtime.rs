@@ -1,0 +1,251 @@
+//! Runs tasks as containers of the local engine.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use skep_engine::{
+    ContainerConfig, ContainerState, Engine, LogConfig, MountConfig, MountKind, NetworkJoin, NetworkMode,
+    PortBinding, ResourceLimits, UlimitConfig, WaitCondition,
+};
+use skep_proto::{defaults, v1};
+
+use crate::task::{Observed, TaskError, TaskExit, TaskRuntime};
+
+/// Label that names the task a container belongs to (Docker's own).
+pub const TASK_LABEL: &str = "com.docker.swarm.task.id";
+
+/// The engine as a task runtime.
+pub struct EngineRuntime {
+    engine: Engine,
+}
+
+impl EngineRuntime {
+    /// Runs tasks on `engine`.
+    pub fn new(engine: Engine) -> Self {
+        Self { engine }
+    }
+}
+
+/// Name of a task, and so of its container: `service.slot.task-id`, or `service.node-id.task-id` for a
+/// task of a global service.
+pub fn task_name(a: &v1::TaskAssignment) -> String {
+    let task = a.task.as_ref();
+    let (slot, node, id) = task.map_or((0, "", ""), |t| (t.slot, t.node_id.as_str(), t.id.as_str()));
+    if slot == 0 {
+        format!("{}.{node}.{id}", a.service_name)
+    } else {
+        format!("{}.{slot}.{id}", a.service_name)
+    }
+}
+
+fn failed(e: impl std::fmt::Display) -> TaskError {
+    TaskError::Failed(e.to_string())
+}
+
+#[async_trait::async_trait]
+impl TaskRuntime for EngineRuntime {
+    async fn observe(&self, a: &v1::TaskAssignment) -> Observed {
+        let Ok(c) = self.engine.inspect(&task_name(a)) else { return Observed::Absent };
+        let status = v1::ContainerStatus {
+            container_id: c.id.to_string(),
+            pid: c.pid.map_or(0, i64::from),
+            exit_code: c.exit_code.unwrap_or(0),
+        };
+        match c.state {
+            ContainerState::Created if c.error.is_empty() => Observed::Prepared,
+            ContainerState::Running | ContainerState::Paused | ContainerState::Restarting => {
+                Observed::Running(status)
+            }
+            _ => Observed::Exited(status, exit_of(&c)),
+        }
+    }
+
+    async fn prepare(&self, a: &v1::TaskAssignment) -> Result<(), TaskError> {
+        let name = task_name(a);
+        if self.engine.inspect(&name).is_ok() {
+            return Ok(());
+        }
+        let config = container_config(a).map_err(TaskError::Rejected)?;
+        let created = self.engine.create(Some(name), config).await;
+        created.map(drop).map_err(|e| TaskError::Rejected(e.to_string()))
+    }
+
+    async fn start(&self, a: &v1::TaskAssignment) -> Result<v1::ContainerStatus, TaskError> {
+        let name = task_name(a);
+        match self.engine.start(&name).await {
+            Ok(()) | Err(skep_engine::Error::AlreadyStarted { .. }) => {}
+            Err(e) => return Err(failed(e)),
+        }
+        let c = self.engine.inspect(&name).map_err(failed)?;
+        Ok(v1::ContainerStatus {
+            container_id: c.id.to_string(),
+            pid: c.pid.map_or(0, i64::from),
+            exit_code: 0,
+        })
+    }
+
+    async fn wait(&self, a: &v1::TaskAssignment) -> Result<TaskExit, TaskError> {
+        let name = task_name(a);
+        let wait = self.engine.wait(&name, WaitCondition::NotRunning).map_err(failed)?;
+        wait.await.map_err(failed)?;
+        let c = self.engine.inspect(&name).map_err(failed)?;
+        Ok(exit_of(&c))
+    }
+
+    async fn shutdown(&self, a: &v1::TaskAssignment) -> Result<(), TaskError> {
+        let grace = a.spec.as_ref().and_then(|s| s.container.as_ref()).map_or(0, |c| c.stop_grace_period_ns);
+        let grace = if grace > 0 { Duration::from_nanos(grace as u64) } else { defaults::STOP_GRACE };
+        match self.engine.stop(&task_name(a), Some(grace)).await {
+            Ok(())
+            | Err(skep_engine::Error::NoSuchContainer { .. } | skep_engine::Error::NotRunning { .. }) => Ok(()),
+            Err(e) => Err(failed(e)),
+        }
+    }
+
+    async fn remove(&self, a: &v1::TaskAssignment) -> Result<(), TaskError> {
+        match self.engine.remove(&task_name(a), true).await {
+            Ok(()) | Err(skep_engine::Error::NoSuchContainer { .. }) => Ok(()),
+            Err(e) => Err(failed(e)),
+        }
+    }
+}
+
+fn exit_of(c: &skep_engine::Container) -> TaskExit {
+    let cause = if c.oom_killed {
+        "the kernel killed it for want of memory; raise its memory limit".to_owned()
+    } else {
+        c.error.clone()
+    };
+    TaskExit { code: c.exit_code.unwrap_or(0), cause }
+}
+
+/// A task as a container. What a task cannot ask of this engine is refused by name.
+fn container_config(a: &v1::TaskAssignment) -> Result<ContainerConfig, String> {
+    let task = a.task.as_ref().ok_or("the manager sent an assignment without its task")?;
+    let spec = a.spec.as_ref().ok_or("the manager sent an assignment without its spec")?;
+    let c = spec.container.as_ref().ok_or("the service names no container to run")?;
+    if c.health.as_ref().is_some_and(|h| !h.test.is_empty() && h.test != ["NONE"]) {
+        return Err("health checks of services are not there yet: create the service with --no-healthcheck".into());
+    }
+    let name = task_name(a);
+    let own: BTreeMap<String, String> = [
+        ("com.docker.swarm.node.id", task.node_id.as_str()),
+        ("com.docker.swarm.service.id", task.service_id.as_str()),
+        ("com.docker.swarm.service.name", a.service_name.as_str()),
+        ("com.docker.swarm.task", ""),
+        (TASK_LABEL, task.id.as_str()),
+        ("com.docker.swarm.task.name", name.as_str()),
+    ]
+    .map(|(k, v)| (k.to_owned(), v.to_owned()))
+    .into();
+    let limits = spec.limits.clone().unwrap_or_default();
+    let positive = |n: i64| u64::try_from(n).ok().filter(|n| *n > 0);
+    let parse_ip = |s: &String| s.parse().map_err(|_| format!("DNS server {s:?} is not an IP address"));
+    Ok(ContainerConfig {
+        image: c.image.clone(),
+        entrypoint: (!c.command.is_empty()).then(|| c.command.clone()),
+        cmd: (!c.args.is_empty()).then(|| c.args.clone()),
+        env: c.env.clone(),
+        working_dir: text(&c.dir),
+        user: text(&c.user),
+        groups: c.groups.clone(),
+        hostname: text(&c.hostname),
+        labels: c.labels.clone().into_iter().chain(own).collect(),
+        tty: c.tty,
+        stop_signal: text(&c.stop_signal),
+        stop_timeout: positive(c.stop_grace_period_ns).map(Duration::from_nanos),
+        network: network(a, task, spec)?,
+        ports: host_ports(task)?,
+        mounts: c.mounts.iter().map(mount).collect::<Result<_, _>>()?,
+        cap_add: c.cap_add.clone(),
+        cap_drop: c.cap_drop.clone(),
+        read_only: c.read_only,
+        resources: ResourceLimits {
+            memory: positive(limits.memory_bytes),
+            nano_cpus: positive(limits.nano_cpus),
+            pids: (limits.pids > 0).then_some(limits.pids),
+            ..Default::default()
+        },
+        ulimits: c.ulimits.iter().map(|u| UlimitConfig { name: u.name.clone(), soft: u.soft, hard: u.hard }).collect(),
+        sysctls: c.sysctls.clone(),
+        oom_score_adj: (c.oom_score_adj != 0).then_some(c.oom_score_adj as i32),
+        init: c.init.unwrap_or(false),
+        log: log(spec)?,
+        extra_hosts: c.hosts.iter().map(|h| extra_host(h)).collect(),
+        dns: c.dns_servers.iter().map(parse_ip).collect::<Result<_, _>>()?,
+        dns_search: c.dns_search.clone(),
+        dns_options: c.dns_options.clone(),
+        ..Default::default()
+    })
+}
+
+fn text(s: &str) -> Option<String> {
+    (!s.is_empty()).then(|| s.to_owned())
+}
+
+/// `IP name` (the API's form) as `name:IP` (the engine's).
+fn extra_host(line: &str) -> String {
+    let mut words = line.split_whitespace();
+    match (words.next(), words.next()) {
+        (Some(ip), Some(name)) => format!("{name}:{ip}"),
+        _ => line.to_owned(),
+    }
+}
+
+fn network(a: &v1::TaskAssignment, task: &v1::Task, spec: &v1::TaskSpec) -> Result<NetworkMode, String> {
+    if let [only] = spec.networks.as_slice() {
+        match only.network.as_str() {
+            "host" => return Ok(NetworkMode::Host),
+            "none" => return Ok(NetworkMode::None),
+            _ => {}
+        }
+    }
+    if task.addresses.is_empty() {
+        // As in Swarm, a task on no overlay network still reaches out through the default bridge.
+        return Ok(NetworkMode::Networks(vec![NetworkJoin { network: "bridge".into(), ..Default::default() }]));
+    }
+    let mut joins = Vec::with_capacity(task.addresses.len());
+    for at in &task.addresses {
+        let addr = at.addr.parse().map_err(|_| format!("the manager sent address {:?} for network {}", at.addr, at.network_id))?;
+        let aliases = spec.networks.iter().find(|n| n.network == at.network_id);
+        let mut aliases = aliases.map(|n| n.aliases.clone()).unwrap_or_default();
+        aliases.push(task_name(a));
+        joins.push(NetworkJoin { network: at.network_id.clone(), addr: Some(addr), aliases });
+    }
+    Ok(NetworkMode::Networks(joins))
+}
+
+fn host_ports(task: &v1::Task) -> Result<Vec<PortBinding>, String> {
+    let host = task.ports.iter().filter(|p| p.mode() == v1::PublishMode::Host);
+    host.map(|p| {
+        let narrow = |n: u32| u16::try_from(n).map_err(|_| format!("port {n} is beyond 65535"));
+        Ok(PortBinding {
+            protocol: crate::plane::protocol(p.protocol()).into(),
+            container_port: narrow(p.target_port)?,
+            host_ip: None,
+            host_port: narrow(p.published_port)?,
+        })
+    })
+    .collect()
+}
+
+fn mount(m: &v1::Mount) -> Result<MountConfig, String> {
+    let kind = match m.r#type.as_str() {
+        "bind" => {
+            let source = PathBuf::from(&m.source);
+            if !source.exists() {
+                return Err(format!("invalid mount config for type \"bind\": bind source path does not exist: {}", m.source));
+            }
+            MountKind::Bind { source }
+        }
+        "tmpfs" => MountKind::Tmpfs { size: u64::try_from(m.tmpfs_size_bytes).ok().filter(|s| *s > 0), mode: None },
+        other => return Err(format!("mounts of type {other:?} at {} are not there yet: use bind or tmpfs", m.target)),
+    };
+    Ok(MountConfig { kind, target: PathBuf::from(&m.target), read_only: m.read_only })
+}
+
+fn log(spec: &v1::TaskSpec) -> Result<LogConfig, String> {
+    let Some(driver) = spec.log_driver.as_ref().filter(|d| !d.name.is_empty()) else { return Ok(LogConfig::default()) };
+    LogConfig::from_options(&driver.name, &driver.options).map_err(|e| e.to_string())
+}

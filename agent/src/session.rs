@@ -1,0 +1,149 @@
+//! The agent's session with one manager: registration, heartbeats, assignments in, statuses out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use skep_proto::v1::{self, dispatcher_client::DispatcherClient};
+use tokio::sync::watch;
+use tonic::transport::Channel;
+
+use crate::assignments::Assignments;
+use crate::remotes::Remotes;
+use crate::status::Outbox;
+
+/// How long statuses gather before they are sent together.
+const GATHER: Duration = Duration::from_millis(10);
+/// Longest wait for a manager's answer to one call.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// What a session reads and writes.
+pub(crate) struct Shared {
+    pub description: watch::Receiver<v1::NodeDescription>,
+    pub advertise_addr: String,
+    pub assignments: watch::Sender<Assignments>,
+    pub node: watch::Sender<Option<v1::Node>>,
+    pub outbox: Arc<Outbox>,
+    pub remotes: Arc<Remotes>,
+}
+
+/// Holds a session over `channel` until it breaks; the error says how. `established` is called once the
+/// manager has taken the session.
+pub(crate) async fn hold(
+    channel: Channel,
+    shared: &Shared,
+    established: impl FnOnce(),
+) -> Result<(), tonic::Status> {
+    let mut client = DispatcherClient::new(channel).max_decoding_message_size(64 << 20);
+    let request = v1::SessionRequest {
+        description: Some(shared.description.borrow().clone()),
+        session_id: String::new(),
+        advertise_addr: shared.advertise_addr.clone(),
+    };
+    let mut messages = timely(client.session(request)).await?.into_inner();
+    let first = timely(messages.message())
+        .await?
+        .ok_or_else(|| tonic::Status::unavailable("the manager ended the session at once"))?;
+    let session_id = first.session_id.clone();
+    take_session(shared, first);
+    established();
+
+    let told = async {
+        while let Some(message) = messages.message().await? {
+            take_session(shared, message);
+        }
+        Err::<(), _>(tonic::Status::unavailable("the manager ended the session"))
+    };
+    tokio::select! {
+        r = told => r,
+        r = heartbeats(client.clone(), &session_id) => r,
+        r = assignments(client.clone(), &session_id, shared) => r,
+        r = statuses(client.clone(), &session_id, shared) => r,
+        r = described(shared) => r,
+    }
+}
+
+/// A call that must be answered in time: a manager that hangs is left for another.
+async fn timely<T>(call: impl Future<Output = Result<T, tonic::Status>>) -> Result<T, tonic::Status> {
+    tokio::time::timeout(ANSWER, call)
+        .await
+        .map_err(|_| tonic::Status::deadline_exceeded(format!("no answer from the manager in {ANSWER:?}")))?
+}
+
+fn take_session(shared: &Shared, message: v1::SessionMessage) {
+    shared.remotes.replace(message.managers.into_iter().map(|m| m.addr).collect());
+    if let Some(node) = message.node {
+        shared.node.send_if_modified(|have| {
+            let changed = have.as_ref() != Some(&node);
+            *have = Some(node);
+            changed
+        });
+    }
+}
+
+async fn heartbeats(mut client: DispatcherClient<Channel>, session_id: &str) -> Result<(), tonic::Status> {
+    loop {
+        let request = v1::HeartbeatRequest { session_id: session_id.to_owned() };
+        let answer = timely(client.heartbeat(request)).await?.into_inner();
+        tokio::time::sleep(Duration::from_millis(answer.period_ms.max(100))).await;
+    }
+}
+
+async fn assignments(
+    mut client: DispatcherClient<Channel>,
+    session_id: &str,
+    shared: &Shared,
+) -> Result<(), tonic::Status> {
+    let request = v1::AssignmentsRequest { session_id: session_id.to_owned() };
+    let mut stream = timely(client.assignments(request)).await?.into_inner();
+    while let Some(message) = stream.message().await? {
+        let mut outcome = Ok(());
+        shared.assignments.send_modify(|set| outcome = set.apply(message));
+        outcome.map_err(|e| tonic::Status::aborted(e.to_string()))?;
+    }
+    Err(tonic::Status::unavailable("the manager ended the assignments"))
+}
+
+async fn statuses(
+    mut client: DispatcherClient<Channel>,
+    session_id: &str,
+    shared: &Shared,
+) -> Result<(), tonic::Status> {
+    loop {
+        while let Some(batch) = shared.outbox.take() {
+            let request = v1::UpdateTaskStatusRequest {
+                session_id: session_id.to_owned(),
+                updates: batch.updates.clone(),
+                acks: batch.acks.clone(),
+            };
+            // Dropped half-way (the session broke elsewhere) counts as not sent: statuses are idempotent.
+            let mut guard = PutBack { outbox: &shared.outbox, batch: Some(batch) };
+            timely(client.update_task_status(request)).await?;
+            guard.batch = None;
+        }
+        shared.outbox.filled().await;
+        tokio::time::sleep(GATHER).await;
+    }
+}
+
+struct PutBack<'a> {
+    outbox: &'a Outbox,
+    batch: Option<crate::status::Batch>,
+}
+
+impl Drop for PutBack<'_> {
+    fn drop(&mut self) {
+        if let Some(batch) = self.batch.take() {
+            self.outbox.put_back(batch);
+        }
+    }
+}
+
+/// Ends the session when the node's description changes, so that the next one carries the new one.
+async fn described(shared: &Shared) -> Result<(), tonic::Status> {
+    let mut description = shared.description.clone();
+    description.mark_unchanged();
+    match description.changed().await {
+        Ok(()) => Err(tonic::Status::cancelled("this node's description changed, registering anew")),
+        Err(_) => std::future::pending().await,
+    }
+}

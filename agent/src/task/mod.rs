@@ -1,0 +1,85 @@
+//! The life of a task on this node: the phases a runtime offers, the worker that walks one task through
+//! them, and the set of workers kept in step with the assignments.
+
+mod set;
+mod worker;
+
+pub use set::TaskSet;
+
+use std::sync::Arc;
+
+use skep_proto::v1;
+
+/// How a phase can fail.
+#[derive(Debug, thiserror::Error)]
+pub enum TaskError {
+    /// The task can never run here as it is (no such image, bad mount): state Rejected.
+    #[error("{0}")]
+    Rejected(String),
+    /// The attempt failed; another task may do better: state Failed.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// How a task's process ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskExit {
+    /// Exit code; 128+n when killed by signal n.
+    pub code: i32,
+    /// Further cause, for example that the kernel killed it for want of memory; may be empty.
+    pub cause: String,
+}
+
+/// What the runtime already holds of a task, found after the daemon restarted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Observed {
+    /// Nothing.
+    Absent,
+    /// Prepared, not started.
+    Prepared,
+    /// Running.
+    Running(v1::ContainerStatus),
+    /// Ended.
+    Exited(v1::ContainerStatus, TaskExit),
+}
+
+/// The phases of a task's life, each idempotent: a repeated call finds the work done.
+#[async_trait::async_trait]
+pub trait TaskRuntime: Send + Sync + 'static {
+    /// What is there of this task already.
+    async fn observe(&self, task: &v1::TaskAssignment) -> Observed;
+    /// Makes the container, without starting it.
+    async fn prepare(&self, task: &v1::TaskAssignment) -> Result<(), TaskError>;
+    /// Starts it; returns once its process runs.
+    async fn start(&self, task: &v1::TaskAssignment) -> Result<v1::ContainerStatus, TaskError>;
+    /// Returns once its process has ended. May be dropped and called again.
+    async fn wait(&self, task: &v1::TaskAssignment) -> Result<TaskExit, TaskError>;
+    /// Stop signal, grace period, SIGKILL; returns once its process has ended.
+    async fn shutdown(&self, task: &v1::TaskAssignment) -> Result<(), TaskError>;
+    /// Removes all that `prepare` made.
+    async fn remove(&self, task: &v1::TaskAssignment) -> Result<(), TaskError>;
+}
+
+/// Takes what workers have to say of their tasks; the newest status of a task wins.
+pub trait StatusSink: Send + Sync + 'static {
+    /// Reports a status.
+    fn report(&self, task_id: &str, status: v1::TaskStatus);
+}
+
+/// Tells when the networks of a task are there to be joined.
+#[async_trait::async_trait]
+pub trait NetworksReady: Send + Sync + 'static {
+    /// Returns once every one of these networks has been applied to the kernel.
+    async fn ready(&self, network_ids: &[String]);
+}
+
+/// What workers need of their surroundings.
+#[derive(Clone)]
+pub struct Surroundings {
+    /// Runs containers.
+    pub runtime: Arc<dyn TaskRuntime>,
+    /// Takes statuses.
+    pub statuses: Arc<dyn StatusSink>,
+    /// Knows which networks are there.
+    pub networks: Arc<dyn NetworksReady>,
+}

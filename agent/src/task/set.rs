@@ -1,0 +1,101 @@
+//! The workers of all assigned tasks, kept in step with the assignment set.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use skep_proto::v1;
+use tokio::sync::watch;
+
+use super::Surroundings;
+use super::worker::{Target, Worker};
+
+struct Entry {
+    target: watch::Sender<Target>,
+    networks: BTreeSet<String>,
+    forgotten: bool,
+}
+
+/// One worker a task; forgotten tasks stay listed until their container is gone.
+#[derive(Clone)]
+pub struct TaskSet {
+    around: Surroundings,
+    workers: Arc<Mutex<HashMap<String, Entry>>>,
+    // Told each time a worker has ended, so that networks nobody uses any more can go.
+    ended: watch::Sender<u64>,
+}
+
+impl TaskSet {
+    /// An empty set.
+    pub fn new(around: Surroundings) -> Self {
+        Self { around, workers: Arc::default(), ended: watch::Sender::new(0) }
+    }
+
+    /// Makes the set equal to `assigned`: starts workers for new tasks, tells known ones of their new
+    /// desired state, and has the rest stopped and removed.
+    pub fn assign(&self, assigned: &BTreeMap<String, Arc<v1::TaskAssignment>>) {
+        let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
+        for (id, entry) in workers.iter_mut() {
+            if !assigned.contains_key(id) && !entry.forgotten {
+                entry.forgotten = true;
+                entry.target.send_replace(Target::Forget);
+            }
+        }
+        for (id, assignment) in assigned {
+            match workers.get(id) {
+                Some(entry) if !entry.forgotten => {
+                    entry.target.send_if_modified(|have| {
+                        let changed = !matches!(have, Target::Follow(a) if same_goal(a, assignment));
+                        if changed {
+                            *have = Target::Follow(assignment.clone());
+                        }
+                        changed
+                    });
+                }
+                Some(_) => {} // Being removed; task IDs are never used twice, so it will not come back.
+                None => {
+                    let entry = self.spawn(id.clone(), assignment.clone());
+                    workers.insert(id.clone(), entry);
+                }
+            }
+        }
+    }
+
+    fn spawn(&self, id: String, assignment: Arc<v1::TaskAssignment>) -> Entry {
+        let networks = assignment
+            .task
+            .iter()
+            .flat_map(|t| t.addresses.iter().map(|a| a.network_id.clone()))
+            .collect();
+        let (target, receiver) = watch::channel(Target::Follow(assignment.clone()));
+        let worker = Worker::new(self.around.clone(), receiver, assignment);
+        let (workers, ended) = (self.workers.clone(), self.ended.clone());
+        tokio::spawn(async move {
+            worker.run().await;
+            workers.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+            ended.send_modify(|n| *n += 1);
+        });
+        Entry { target, networks, forgotten: false }
+    }
+
+    /// Networks that some container here still uses, forgotten tasks included.
+    pub fn networks_in_use(&self) -> BTreeSet<String> {
+        let workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
+        workers.values().flat_map(|e| e.networks.iter().cloned()).collect()
+    }
+
+    /// Whether no worker is left.
+    pub fn is_empty(&self) -> bool {
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    /// Changes each time a forgotten task is gone for good.
+    pub fn ended(&self) -> watch::Receiver<u64> {
+        self.ended.subscribe()
+    }
+}
+
+/// Whether two assignments ask the same of a worker (statuses come back to us as echoes).
+fn same_goal(a: &v1::TaskAssignment, b: &v1::TaskAssignment) -> bool {
+    let goal = |t: &v1::TaskAssignment| t.task.as_ref().map(|t| (t.desired_state, t.start_not_before_ms));
+    goal(a) == goal(b)
+}

@@ -1,0 +1,218 @@
+//! Walks one task from Assigned to its end, one phase at a time, following its desired state.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use skep_proto::v1::{self, TaskState};
+use tokio::sync::watch;
+
+use super::{Observed, Surroundings, TaskError, TaskExit};
+
+/// First and longest pause between attempts to stop or remove a container that would not go.
+const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+
+/// What the manager wants of the task.
+#[derive(Clone)]
+pub(super) enum Target {
+    /// Follow the assignment's desired state.
+    Follow(Arc<v1::TaskAssignment>),
+    /// No longer assigned: stop it and remove every trace.
+    Forget,
+}
+
+/// One task's worker. Ends after the task was forgotten and its container removed.
+pub(super) struct Worker {
+    around: Surroundings,
+    target: watch::Receiver<Target>,
+    assignment: Arc<v1::TaskAssignment>,
+    state: TaskState,
+    container: Option<v1::ContainerStatus>,
+}
+
+impl Worker {
+    pub(super) fn new(
+        around: Surroundings,
+        target: watch::Receiver<Target>,
+        assignment: Arc<v1::TaskAssignment>,
+    ) -> Self {
+        Self { around, target, assignment, state: TaskState::Assigned, container: None }
+    }
+
+    pub(super) async fn run(mut self) {
+        self.recover().await;
+        loop {
+            let desired = match self.target.borrow_and_update().clone() {
+                Target::Forget => {
+                    self.forget().await;
+                    return;
+                }
+                Target::Follow(assignment) => {
+                    self.assignment = assignment;
+                    self.desired()
+                }
+            };
+            if desired > TaskState::Running {
+                self.stop().await;
+            } else if self.may_advance(desired) {
+                self.advance().await;
+                continue;
+            }
+            if self.target.changed().await.is_err() {
+                return; // The set itself is gone: the daemon is stopping and containers stay.
+            }
+        }
+    }
+
+    fn task(&self) -> v1::Task {
+        self.assignment.task.clone().unwrap_or_default()
+    }
+
+    fn desired(&self) -> TaskState {
+        self.assignment.task.as_ref().map_or(TaskState::Remove, |t| t.desired_state())
+    }
+
+    /// A task desired Ready is prepared and held there; one desired Running goes on.
+    fn may_advance(&self, desired: TaskState) -> bool {
+        match self.state {
+            s if s < TaskState::Ready => true,
+            s if s < TaskState::Running => desired >= TaskState::Running,
+            TaskState::Running => true,
+            _ => false,
+        }
+    }
+
+    /// Picks up where an earlier daemon left the task.
+    async fn recover(&mut self) {
+        if let Some(status) = self.assignment.task.as_ref().and_then(|t| t.status.as_ref()) {
+            if status.state() > TaskState::Running {
+                self.state = status.state();
+                self.container = status.container.clone();
+                return;
+            }
+        }
+        match self.around.runtime.observe(&self.assignment).await {
+            Observed::Absent => {}
+            Observed::Prepared => self.state = TaskState::Ready,
+            Observed::Running(container) => {
+                self.container = Some(container);
+                self.set(TaskState::Running, "started", "");
+            }
+            Observed::Exited(container, exit) => {
+                self.container = Some(container);
+                self.ended(exit);
+            }
+        }
+    }
+
+    async fn advance(&mut self) {
+        match self.state {
+            s if s < TaskState::Accepted => self.set(TaskState::Accepted, "accepted", ""),
+            s if s < TaskState::Ready => self.prepare().await,
+            s if s < TaskState::Running => self.start().await,
+            _ => self.watch().await,
+        }
+    }
+
+    async fn prepare(&mut self) {
+        self.set(TaskState::Preparing, "preparing", "");
+        match self.around.runtime.prepare(&self.assignment).await {
+            Ok(()) => self.set(TaskState::Ready, "prepared", ""),
+            Err(e) => self.failed("preparing", e),
+        }
+    }
+
+    async fn start(&mut self) {
+        let ids: Vec<String> = self.task().addresses.into_iter().map(|a| a.network_id).collect();
+        let networks = self.around.networks.clone();
+        self.set(TaskState::Starting, "starting", "");
+        tokio::select! {
+            () = networks.ready(&ids) => {}
+            changed = self.target.changed() => {
+                if changed.is_ok() { self.target.mark_changed(); }
+                self.state = TaskState::Ready;
+                return;
+            }
+        }
+        match self.around.runtime.start(&self.assignment).await {
+            Ok(container) => {
+                self.container = Some(container);
+                self.set(TaskState::Running, "started", "");
+            }
+            Err(e) => self.failed("starting", e),
+        }
+    }
+
+    /// Waits for the process to end, or for the manager to want something else.
+    async fn watch(&mut self) {
+        let (runtime, assignment) = (self.around.runtime.clone(), self.assignment.clone());
+        tokio::select! {
+            exit = runtime.wait(&assignment) => match exit {
+                Ok(exit) => self.ended(exit),
+                Err(e) => self.failed("running", e),
+            },
+            changed = self.target.changed() => {
+                if changed.is_ok() { self.target.mark_changed(); } else { std::future::pending::<()>().await }
+            }
+        }
+    }
+
+    async fn stop(&mut self) {
+        if self.state > TaskState::Running {
+            return;
+        }
+        let mut pause = RETRY.0;
+        while let Err(e) = self.around.runtime.shutdown(&self.assignment).await {
+            self.set(self.state, "shutting down", &format!("could not be stopped, trying again: {e}"));
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY.1);
+        }
+        self.set(TaskState::Shutdown, "shutdown", "");
+    }
+
+    async fn forget(&mut self) {
+        let mut pause = RETRY.0;
+        loop {
+            let stopped = self.around.runtime.shutdown(&self.assignment).await;
+            let removed = self.around.runtime.remove(&self.assignment).await;
+            let Err(e) = stopped.and(removed) else { return };
+            tracing::warn!(task = %self.task().id, error = %e, "cannot remove the container of a task that is no longer assigned, trying again");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY.1);
+        }
+    }
+
+    fn ended(&mut self, exit: TaskExit) {
+        if let Some(container) = &mut self.container {
+            container.exit_code = exit.code;
+        }
+        if exit.code == 0 {
+            self.set(TaskState::Complete, "finished", "");
+        } else {
+            let cause = if exit.cause.is_empty() { String::new() } else { format!(": {}", exit.cause) };
+            self.set(TaskState::Failed, "failed", &format!("task: non-zero exit ({}){cause}", exit.code));
+        }
+    }
+
+    fn failed(&mut self, phase: &str, error: TaskError) {
+        let state = match error {
+            TaskError::Rejected(_) => TaskState::Rejected,
+            TaskError::Failed(_) => TaskState::Failed,
+        };
+        self.set(state, phase, &error.to_string());
+    }
+
+    fn set(&mut self, state: TaskState, message: &str, err: &str) {
+        self.state = state;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.around.statuses.report(
+            &self.task().id,
+            v1::TaskStatus {
+                state: state.into(),
+                timestamp_ms: now.as_millis() as i64,
+                message: message.into(),
+                err: err.into(),
+                container: self.container.clone(),
+            },
+        );
+    }
+}
