@@ -5,6 +5,7 @@
 
 pub mod config;
 pub mod network;
+pub mod shim;
 
 pub use config::*;
 pub use network::*;

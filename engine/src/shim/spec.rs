@@ -1,0 +1,148 @@
+//! What the daemon asks of a shim: one JSON file in the bundle directory, complete in itself.
+//!
+//! A bundle directory holds, besides [`SPEC_FILE`]: [`SOCKET_FILE`] (control), [`PID_FILE`] (host
+//! PID of the container's init), [`EXIT_FILE`] (the exit status, once there is one) and
+//! [`SHIM_LOG_FILE`] (what a shim could tell nobody else).
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{LogConfig, MountConfig, ResourceLimits, Seccomp, UlimitConfig};
+
+/// The [`ShimSpec`] as JSON.
+pub const SPEC_FILE: &str = "spec.json";
+/// Control socket.
+pub const SOCKET_FILE: &str = "shim.sock";
+/// Process ID of the shim and host PID of the container's init: two decimal numbers.
+pub const PID_FILE: &str = "pids";
+/// Exit status as JSON, written before anybody is told of the exit.
+pub const EXIT_FILE: &str = "exit.json";
+/// Errors met by the shim when no daemon was connected.
+pub const SHIM_LOG_FILE: &str = "shim.log";
+
+/// Everything a shim needs to make, run and log one container.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ShimSpec {
+    /// Container ID, for messages.
+    pub id: String,
+    /// Root file system.
+    pub rootfs: Rootfs,
+    /// Mount the root file system read-only.
+    pub read_only: bool,
+    /// What is run; `argv[0]` is looked up in the container's `PATH`.
+    pub argv: Vec<String>,
+    /// Environment (`NAME=value`), complete. `HOME`, `PATH`, `HOSTNAME` and `TERM` (tty) are added when absent.
+    pub env: Vec<String>,
+    /// Working directory inside the container, made when missing; empty = `/`.
+    pub cwd: String,
+    /// `user[:group]`, names (looked up inside the root file system) or numbers; empty = root.
+    pub user: String,
+    /// Supplementary groups, names or numbers.
+    pub groups: Vec<String>,
+    /// Host name; ignored for the host's UTS namespace, which only privileged callers would want.
+    pub hostname: String,
+    /// NIS domain name; empty = none.
+    pub domainname: String,
+    /// Binds and tmpfs, in the order given (parents before children is the caller's business).
+    pub mounts: Vec<MountConfig>,
+    /// Content for `/etc/hosts`, `/etc/resolv.conf` and `/etc/hostname`: host files bound over them.
+    pub host_files: HostFiles,
+    /// Bytes of `/dev/shm`; 0 = 64 MiB.
+    pub shm_size: u64,
+    /// Network namespace.
+    pub network: NetworkNamespace,
+    /// Capabilities to add to Docker's default set (`ALL`, `NET_ADMIN`, with or without `CAP_`).
+    pub cap_add: Vec<String>,
+    /// Capabilities to drop.
+    pub cap_drop: Vec<String>,
+    /// All capabilities and devices, no seccomp, nothing masked, /sys and cgroups writable.
+    pub privileged: bool,
+    /// Set no_new_privs.
+    pub no_new_privileges: bool,
+    /// Seccomp filter.
+    pub seccomp: Seccomp,
+    /// Cgroup below each hierarchy's root, e.g. `skep-abc123/<id>`. Made by the shim, removed after the exit.
+    pub cgroup: String,
+    /// Limits of that cgroup.
+    pub resources: ResourceLimits,
+    /// Resource limits per process.
+    pub ulimits: Vec<UlimitConfig>,
+    /// Sysctls of the container's namespaces (`net.*` only with a network namespace of its own).
+    pub sysctls: BTreeMap<String, String>,
+    /// oom_score_adj; none = inherited.
+    pub oom_score_adj: Option<i32>,
+    /// Run our own reaper as PID 1 and the command as its child.
+    pub init: bool,
+    /// Allocate a terminal.
+    pub tty: bool,
+    /// Keep stdin open until it is closed by a client.
+    pub open_stdin: bool,
+    /// Close stdin when the first client attached to it leaves.
+    pub stdin_once: bool,
+    /// Log driver and rotation.
+    pub log: LogConfig,
+    /// The json-file log; rotated ones get `.1`, `.2`, ... appended. Unused by driver `none`.
+    pub log_path: PathBuf,
+}
+
+/// Where the root file system comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rootfs {
+    /// An overlay of read-only layers below a writable one.
+    Overlay {
+        /// Layers, topmost first. At least one.
+        lowers: Vec<PathBuf>,
+        /// The container's own changes.
+        upper: PathBuf,
+        /// Overlayfs's scratch directory, on the file system of `upper`.
+        work: PathBuf,
+    },
+    /// A plain directory, bound.
+    Directory(PathBuf),
+}
+
+impl Default for Rootfs {
+    fn default() -> Self {
+        Self::Directory(PathBuf::new())
+    }
+}
+
+/// Which network namespace the container enters.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NetworkNamespace {
+    /// A new one with only a loopback interface.
+    #[default]
+    New,
+    /// The host's.
+    Host,
+    /// One that exists, pinned at this path.
+    Path(PathBuf),
+}
+
+/// Host files bound over the container's; none = the image's own is left.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HostFiles {
+    /// Over `/etc/hosts`.
+    pub hosts: Option<PathBuf>,
+    /// Over `/etc/resolv.conf`.
+    pub resolv_conf: Option<PathBuf>,
+    /// Over `/etc/hostname`.
+    pub hostname: Option<PathBuf>,
+}
+
+/// How a container ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// Exit code, 128+n when killed by signal n.
+    pub code: i32,
+    /// The kernel killed a process of it for want of memory.
+    pub oom_killed: bool,
+    /// Nanoseconds since the Unix epoch.
+    pub finished_at_ns: i64,
+}
