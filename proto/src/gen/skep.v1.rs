@@ -4625,6 +4625,10 @@ pub struct Batch {
     pub changes: ::prost::alloc::vec::Vec<Change>,
     #[prost(int64, tag = "4")]
     pub at_ms: i64,
+    /// The index of the last batch the proposer had applied when it computed this one; another batch in
+    /// between makes the whole of it void. 0 = no precondition.
+    #[prost(uint64, tag = "5")]
+    pub based_on: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Snapshot {
@@ -4632,6 +4636,8 @@ pub struct Snapshot {
     pub objects: ::prost::alloc::vec::Vec<Object>,
     #[prost(uint64, tag = "2")]
     pub index: u64,
+    #[prost(int64, tag = "3")]
+    pub at_ms: i64,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]

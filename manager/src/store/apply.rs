@@ -1,0 +1,229 @@
+//! How a batch changes a view. Deterministic: the same batches give the same view on every manager.
+
+use std::sync::Arc;
+
+use imbl::{OrdMap, OrdSet};
+use skep_proto::v1::{self, change::Op, object::Kind};
+
+use super::event::{Diff, Event};
+use super::key::Key;
+use super::view::StoreView;
+
+/// A batch that was computed on a state which is no longer the latest: nothing of it applies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("batch was computed at index {based_on}, but the store is at {actual}: compute it again")]
+pub struct Stale {
+    /// The index the proposer had applied.
+    pub based_on: u64,
+    /// The index of the last batch applied before this one.
+    pub actual: u64,
+}
+
+impl StoreView {
+    /// Applies a batch. A batch at or before this view's index is a replay: it changes nothing.
+    pub fn apply(&mut self, index: u64, batch: v1::Batch) -> Result<Vec<Event>, Stale> {
+        if index <= self.index {
+            return Ok(Vec::new());
+        }
+        if batch.based_on != 0 && batch.based_on != self.index {
+            return Err(Stale { based_on: batch.based_on, actual: self.index });
+        }
+        self.index = index;
+        self.at_ms = self.at_ms.max(batch.at_ms);
+        let mut events = Vec::with_capacity(batch.changes.len());
+        for change in batch.changes {
+            let event = match change.op {
+                Some(Op::Put(v1::Object { kind: Some(kind) })) => Some(self.put(kind)),
+                Some(Op::Remove(r)) => self.remove(&r),
+                Some(Op::Put(v1::Object { kind: None })) | None => None,
+            };
+            events.extend(event);
+        }
+        Ok(events)
+    }
+
+    /// The view a snapshot was taken of. Versions and times stay as they were.
+    pub fn restore(snapshot: v1::Snapshot) -> Self {
+        let mut view = StoreView { index: snapshot.index, at_ms: snapshot.at_ms, ..Default::default() };
+        for kind in snapshot.objects.into_iter().filter_map(|o| o.kind) {
+            view.insert(kind);
+        }
+        view
+    }
+
+    fn put(&mut self, mut kind: Kind) -> Event {
+        let now = self.at_ms;
+        let created = |before: Option<i64>| before.unwrap_or(now);
+        macro_rules! stamp {
+            ($object:ident, $before:expr) => {
+                $object.meta = Some(v1::Meta {
+                    version: self.index,
+                    created_at_ms: created($before.and_then(|b| b.meta.as_ref()).map(|m| m.created_at_ms)),
+                    updated_at_ms: now,
+                })
+            };
+        }
+        match &mut kind {
+            Kind::Cluster(o) => stamp!(o, self.cluster.as_ref()),
+            Kind::Node(o) => stamp!(o, self.nodes.get(o.id.as_bytes())),
+            Kind::Service(o) => stamp!(o, self.services.get(o.id.as_bytes())),
+            Kind::Revision(o) => {
+                stamp!(o, self.revisions.get(&(Key::from(o.service_id.as_str()), o.number)))
+            }
+            Kind::Task(o) => stamp!(o, self.tasks.get(o.id.as_bytes())),
+            Kind::Network(o) => stamp!(o, self.networks.get(o.id.as_bytes())),
+        }
+        self.insert(kind)
+    }
+
+    fn insert(&mut self, kind: Kind) -> Event {
+        match kind {
+            Kind::Cluster(o) => {
+                let after = Arc::new(o);
+                Event::Cluster(diff(self.cluster.replace(after.clone()), after))
+            }
+            Kind::Node(o) => {
+                let (key, after) = (Key::from(o.id.as_str()), Arc::new(o));
+                let before = self.nodes.insert(key.clone(), after.clone());
+                rename(&mut self.names.nodes, key, before.as_deref().map(hostname), Some(hostname(&after)));
+                Event::Node(diff(before, after))
+            }
+            Kind::Service(o) => {
+                let (key, after) = (Key::from(o.id.as_str()), Arc::new(o));
+                let before = self.services.insert(key.clone(), after.clone());
+                rename(
+                    &mut self.names.services,
+                    key,
+                    before.as_deref().map(service_name),
+                    Some(service_name(&after)),
+                );
+                Event::Service(diff(before, after))
+            }
+            Kind::Revision(o) => {
+                let (key, after) = ((Key::from(o.service_id.as_str()), o.number), Arc::new(o));
+                Event::Revision(diff(self.revisions.insert(key, after.clone()), after))
+            }
+            Kind::Task(o) => {
+                let after = Arc::new(o);
+                Event::Task(diff(self.insert_task(&after), after))
+            }
+            Kind::Network(o) => {
+                let (key, after) = (Key::from(o.id.as_str()), Arc::new(o));
+                let before = self.networks.insert(key.clone(), after.clone());
+                rename(
+                    &mut self.names.networks,
+                    key,
+                    before.as_deref().map(network_name),
+                    Some(network_name(&after)),
+                );
+                Event::Network(diff(before, after))
+            }
+        }
+    }
+
+    fn insert_task(&mut self, task: &Arc<v1::Task>) -> Option<Arc<v1::Task>> {
+        let key = Key::from(task.id.as_str());
+        let before = self.tasks.insert(key.clone(), task.clone());
+        if let Some(old) = &before
+            && (old.service_id != task.service_id || old.slot != task.slot)
+        {
+            self.unindex_service(old, &key);
+        }
+        self.service_tasks
+            .entry(Key::from(task.service_id.as_str()))
+            .or_default()
+            .insert((task.slot, key.clone()), task.clone());
+        let moved = before.as_ref().is_none_or(|old| old.node_id != task.node_id);
+        if moved {
+            if let Some(old) = &before {
+                forget(&mut self.node_tasks, &old.node_id, &key);
+            }
+            self.node_tasks.entry(Key::from(task.node_id.as_str())).or_default().insert(key);
+        }
+        before
+    }
+
+    fn remove(&mut self, r: &v1::RemoveObject) -> Option<Event> {
+        let id = r.id.as_bytes();
+        let key = Key::from(r.id.as_str());
+        match v1::ObjectKind::try_from(r.kind).ok()? {
+            v1::ObjectKind::Cluster => self.cluster.take().map(|o| Event::Cluster(gone(o))),
+            v1::ObjectKind::Node => self.nodes.remove(id).map(|o| {
+                rename(&mut self.names.nodes, key, Some(hostname(&o)), None);
+                Event::Node(gone(o))
+            }),
+            v1::ObjectKind::Service => self.services.remove(id).map(|o| {
+                rename(&mut self.names.services, key, Some(service_name(&o)), None);
+                Event::Service(gone(o))
+            }),
+            v1::ObjectKind::Revision => {
+                self.revisions.remove(&(key, r.revision)).map(|o| Event::Revision(gone(o)))
+            }
+            v1::ObjectKind::Task => self.tasks.remove(id).map(|o| {
+                self.unindex_service(&o, &key);
+                forget(&mut self.node_tasks, &o.node_id, &key);
+                Event::Task(gone(o))
+            }),
+            v1::ObjectKind::Network => self.networks.remove(id).map(|o| {
+                rename(&mut self.names.networks, key, Some(network_name(&o)), None);
+                Event::Network(gone(o))
+            }),
+        }
+    }
+
+    fn unindex_service(&mut self, task: &v1::Task, key: &Key) {
+        let service = task.service_id.as_bytes();
+        if let Some(tasks) = self.service_tasks.get_mut(service) {
+            tasks.remove(&(task.slot, key.clone()));
+            if tasks.is_empty() {
+                self.service_tasks.remove(service);
+            }
+        }
+    }
+}
+
+fn diff<T>(before: Option<Arc<T>>, after: Arc<T>) -> Diff<T> {
+    Diff { before, after: Some(after) }
+}
+fn gone<T>(before: Arc<T>) -> Diff<T> {
+    Diff { before: Some(before), after: None }
+}
+
+fn forget(index: &mut OrdMap<Key, OrdSet<Key>>, owner: &str, key: &Key) {
+    if let Some(set) = index.get_mut(owner.as_bytes()) {
+        set.remove(key);
+        if set.is_empty() {
+            index.remove(owner.as_bytes());
+        }
+    }
+}
+
+fn rename(names: &mut OrdMap<String, OrdSet<Key>>, key: Key, old: Option<&str>, new: Option<&str>) {
+    if old == new {
+        return;
+    }
+    if let Some(old) = old.filter(|n| !n.is_empty())
+        && let Some(ids) = names.get_mut(old)
+    {
+        ids.remove(&key);
+        if ids.is_empty() {
+            names.remove(old);
+        }
+    }
+    if let Some(new) = new.filter(|n| !n.is_empty()) {
+        names.entry(new.to_owned()).or_default().insert(key);
+    }
+}
+
+/// The name a node goes by: its host's.
+pub(super) fn hostname(node: &v1::Node) -> &str {
+    node.description.as_ref().map_or("", |d| &d.hostname)
+}
+/// The name of a service.
+pub(super) fn service_name(service: &v1::Service) -> &str {
+    service.spec.as_ref().and_then(|s| s.annotations.as_ref()).map_or("", |a| &a.name)
+}
+/// The name of a network.
+pub(super) fn network_name(network: &v1::Network) -> &str {
+    network.spec.as_ref().and_then(|s| s.annotations.as_ref()).map_or("", |a| &a.name)
+}

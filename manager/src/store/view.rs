@@ -1,0 +1,150 @@
+//! One consistent state of the cluster: maps of shared objects with indexes over them. A clone costs a
+//! few reference counts, so every reader keeps the view it started with.
+
+use std::sync::Arc;
+
+use imbl::{OrdMap, OrdSet};
+use skep_proto::v1;
+
+use super::key::Key;
+
+/// The replicated objects at one point of the log.
+#[derive(Clone, Default)]
+pub struct StoreView {
+    /// Raft index of the last batch applied.
+    pub index: u64,
+    /// Time the proposer gave that batch, in milliseconds since the epoch.
+    pub at_ms: i64,
+    pub(super) cluster: Option<Arc<v1::Cluster>>,
+    pub(super) nodes: OrdMap<Key, Arc<v1::Node>>,
+    pub(super) services: OrdMap<Key, Arc<v1::Service>>,
+    pub(super) revisions: OrdMap<(Key, u64), Arc<v1::Revision>>,
+    pub(super) tasks: OrdMap<Key, Arc<v1::Task>>,
+    pub(super) networks: OrdMap<Key, Arc<v1::Network>>,
+    pub(super) names: Names,
+    /// By service, then slot, then task: the order the orchestrator works in.
+    pub(super) service_tasks: OrdMap<Key, OrdMap<(u64, Key), Arc<v1::Task>>>,
+    /// By node ("" = not assigned yet).
+    pub(super) node_tasks: OrdMap<Key, OrdSet<Key>>,
+}
+
+/// Names of the objects that users call by name.
+#[derive(Clone, Default)]
+pub(super) struct Names {
+    pub nodes: OrdMap<String, OrdSet<Key>>,
+    pub services: OrdMap<String, OrdSet<Key>>,
+    pub networks: OrdMap<String, OrdSet<Key>>,
+}
+
+impl StoreView {
+    /// The cluster object; none before `swarm init` is applied.
+    pub fn cluster(&self) -> Option<&Arc<v1::Cluster>> {
+        self.cluster.as_ref()
+    }
+
+    /// The node with this full identifier.
+    pub fn node(&self, id: &str) -> Option<&Arc<v1::Node>> {
+        self.nodes.get(id.as_bytes())
+    }
+    /// All nodes by identifier.
+    pub fn nodes(&self) -> impl ExactSizeIterator<Item = &Arc<v1::Node>> {
+        self.nodes.values()
+    }
+
+    /// The service with this full identifier.
+    pub fn service(&self, id: &str) -> Option<&Arc<v1::Service>> {
+        self.services.get(id.as_bytes())
+    }
+    /// The service with this name.
+    pub fn service_by_name(&self, name: &str) -> Option<&Arc<v1::Service>> {
+        first(&self.names.services, name).and_then(|k| self.services.get(k))
+    }
+    /// All services by identifier.
+    pub fn services(&self) -> impl ExactSizeIterator<Item = &Arc<v1::Service>> {
+        self.services.values()
+    }
+
+    /// One revision of a service.
+    pub fn revision(&self, service_id: &str, number: u64) -> Option<&Arc<v1::Revision>> {
+        self.revisions.get(&(Key::from(service_id), number))
+    }
+    /// The task spec a task was made from.
+    pub fn task_spec(&self, task: &v1::Task) -> Option<&v1::TaskSpec> {
+        self.revision(&task.service_id, task.revision).and_then(|r| r.spec.as_ref())
+    }
+    /// The revisions of a service, oldest first.
+    pub fn revisions_of(&self, service_id: &str) -> impl Iterator<Item = &Arc<v1::Revision>> {
+        let id = Key::from(service_id);
+        self.revisions.range((id.clone(), 0)..=(id, u64::MAX)).map(|(_, r)| r)
+    }
+
+    /// The task with this full identifier.
+    pub fn task(&self, id: &str) -> Option<&Arc<v1::Task>> {
+        self.tasks.get(id.as_bytes())
+    }
+    /// All tasks by identifier.
+    pub fn tasks(&self) -> impl ExactSizeIterator<Item = &Arc<v1::Task>> {
+        self.tasks.values()
+    }
+    /// The tasks of a service by slot, finished ones included.
+    pub fn tasks_of_service(&self, service_id: &str) -> impl Iterator<Item = &Arc<v1::Task>> {
+        self.service_tasks.get(service_id.as_bytes()).into_iter().flat_map(|m| m.values())
+    }
+    /// The tasks of one slot of a service, finished ones included.
+    pub fn tasks_of_slot(&self, service_id: &str, slot: u64) -> impl Iterator<Item = &Arc<v1::Task>> {
+        let range = (slot, Key::from(""))..(slot.saturating_add(1), Key::from(""));
+        self.service_tasks
+            .get(service_id.as_bytes())
+            .into_iter()
+            .flat_map(move |m| m.range(range.clone()).map(|(_, t)| t))
+    }
+    /// The tasks assigned to a node, finished ones included; of "", those not assigned to any.
+    pub fn tasks_of_node(&self, node_id: &str) -> impl Iterator<Item = &Arc<v1::Task>> {
+        self.node_tasks
+            .get(node_id.as_bytes())
+            .into_iter()
+            .flat_map(|s| s.iter())
+            .filter_map(|k| self.tasks.get(k))
+    }
+    /// How many task objects name this node.
+    pub fn node_task_count(&self, node_id: &str) -> usize {
+        self.node_tasks.get(node_id.as_bytes()).map_or(0, OrdSet::len)
+    }
+
+    /// The network with this full identifier.
+    pub fn network(&self, id: &str) -> Option<&Arc<v1::Network>> {
+        self.networks.get(id.as_bytes())
+    }
+    /// The network with this name.
+    pub fn network_by_name(&self, name: &str) -> Option<&Arc<v1::Network>> {
+        first(&self.names.networks, name).and_then(|k| self.networks.get(k))
+    }
+    /// The network published ports go through, if the cluster has one.
+    pub fn ingress_network(&self) -> Option<&Arc<v1::Network>> {
+        self.networks.values().find(|n| n.spec.as_ref().is_some_and(|s| s.ingress))
+    }
+    /// All networks by identifier.
+    pub fn networks(&self) -> impl ExactSizeIterator<Item = &Arc<v1::Network>> {
+        self.networks.values()
+    }
+
+    /// Every object, for a raft snapshot.
+    pub fn snapshot(&self) -> v1::Snapshot {
+        use v1::object::Kind;
+        let kinds = (self.cluster.iter().map(|o| Kind::Cluster(v1::Cluster::clone(o))))
+            .chain(self.nodes.values().map(|o| Kind::Node(v1::Node::clone(o))))
+            .chain(self.networks.values().map(|o| Kind::Network(v1::Network::clone(o))))
+            .chain(self.services.values().map(|o| Kind::Service(v1::Service::clone(o))))
+            .chain(self.revisions.values().map(|o| Kind::Revision(v1::Revision::clone(o))))
+            .chain(self.tasks.values().map(|o| Kind::Task(v1::Task::clone(o))));
+        v1::Snapshot {
+            objects: kinds.map(|k| v1::Object { kind: Some(k) }).collect(),
+            index: self.index,
+            at_ms: self.at_ms,
+        }
+    }
+}
+
+fn first<'a>(names: &'a OrdMap<String, OrdSet<Key>>, name: &str) -> Option<&'a Key> {
+    names.get(name).and_then(|ids| ids.get_min())
+}
