@@ -1,1 +1,25 @@
-fn main(){}
+//! The `skep` binary: the daemon, its helpers (shim, userspace WireGuard) and the command line.
+
+mod client;
+mod daemon;
+mod whoami;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    // Helpers are started often and live long: they get neither a runtime nor an argument parser.
+    let rest = args.get(2..).unwrap_or_default();
+    match args.get(1).and_then(|a| a.to_str()) {
+        Some("shim") => return code(skep_engine::shim_main(rest)),
+        Some("wireguard") => return code(skep_overlay::wireguard_main(rest)),
+        Some("whoami") => return whoami::main(rest),
+        _ => {}
+    }
+    client::main(args)
+}
+
+fn code(status: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(status).unwrap_or(1))
+}

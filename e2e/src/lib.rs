@@ -1,1 +1,14 @@
-//! stub
+//! A laboratory of Skep hosts on one machine: each host has its own network, process, host-name and
+//! mount namespaces and its own `skep daemon`; a switch (a bridge in a namespace of its own) joins them.
+//!
+//! The same laboratory serves `cargo xtask lab` and the tests of this crate. It sees only the binary.
+
+mod host;
+mod lab;
+mod wait;
+mod whoami;
+
+pub use host::Host;
+pub use lab::{Lab, LabOptions};
+pub use wait::{eventually, eventually_some};
+pub use whoami::whoami_image;

@@ -1,0 +1,188 @@
+//! What `skep daemon` can be told, by flags and by a TOML file; flags win. Names follow dockerd's.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use serde::Deserialize;
+
+/// Flags of `skep daemon`.
+#[derive(Args, Clone, Debug, Default)]
+pub struct DaemonArgs {
+    /// Socket(s) to serve the API on: unix:///path or tcp://address:port [default: unix://<exec-root>/skep.sock]
+    #[arg(short = 'H', long = "host", value_name = "URL")]
+    pub hosts: Vec<String>,
+    /// Directory of everything that must survive a restart [default: /var/lib/skep]
+    #[arg(long, value_name = "DIR")]
+    pub data_root: Option<PathBuf>,
+    /// Directory of run-time state: sockets, namespaces, bundles [default: /run/skep]
+    #[arg(long, value_name = "DIR")]
+    pub exec_root: Option<PathBuf>,
+    /// File the daemon's process ID is written to [default: <exec-root>/skep.pid]
+    #[arg(short = 'p', long, value_name = "FILE")]
+    pub pidfile: Option<PathBuf>,
+    /// How much to log: trace, debug, info, warn or error [default: info]
+    #[arg(short = 'l', long, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+    /// Configuration file (TOML) [default: /etc/skep/daemon.toml when it exists]
+    #[arg(long, value_name = "FILE")]
+    pub config_file: Option<PathBuf>,
+    /// Cgroup that containers' cgroups are made in [default: skep-<instance>]
+    #[arg(long, value_name = "NAME")]
+    pub cgroup_parent: Option<String>,
+    /// Label of this engine, name=value
+    #[arg(long = "label", value_name = "LABEL")]
+    pub labels: Vec<String>,
+}
+
+/// The configuration file. An unknown key is an error that names it.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+struct File {
+    hosts: Vec<String>,
+    data_root: Option<PathBuf>,
+    exec_root: Option<PathBuf>,
+    pidfile: Option<PathBuf>,
+    log_level: Option<String>,
+    cgroup_parent: Option<String>,
+    labels: Vec<String>,
+}
+
+/// Everything decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// At least one.
+    pub hosts: Vec<Host>,
+    /// Absolute, exists.
+    pub data_root: PathBuf,
+    /// Absolute, exists.
+    pub exec_root: PathBuf,
+    /// Where the process ID goes.
+    pub pidfile: PathBuf,
+    /// A tracing level.
+    pub log_level: tracing::Level,
+    /// As asked for.
+    pub cgroup_parent: Option<String>,
+    /// `name=value`.
+    pub labels: Vec<String>,
+}
+
+/// A socket to serve the API on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Host {
+    /// `unix:///path`.
+    Unix(PathBuf),
+    /// `tcp://address:port`.
+    Tcp(std::net::SocketAddr),
+}
+
+impl Host {
+    fn parse(text: &str) -> Result<Self> {
+        if let Some(path) = text.strip_prefix("unix://") {
+            if !path.starts_with('/') {
+                bail!("host {text:?}: the path of a unix socket must be absolute, like unix:///run/skep/skep.sock");
+            }
+            return Ok(Self::Unix(path.into()));
+        }
+        if let Some(addr) = text.strip_prefix("tcp://") {
+            let addr = addr.parse().with_context(|| format!("host {text:?}: want tcp://address:port, like tcp://127.0.0.1:2375"))?;
+            return Ok(Self::Tcp(addr));
+        }
+        bail!("host {text:?}: want unix:///path or tcp://address:port")
+    }
+}
+
+impl Config {
+    /// Decides from flags and file, and makes the directories.
+    pub fn decide(args: DaemonArgs) -> Result<Self> {
+        let file = read(args.config_file.as_deref())?;
+        let exec_root = directory(args.exec_root.or(file.exec_root).unwrap_or_else(|| "/run/skep".into()))?;
+        let data_root = directory(args.data_root.or(file.data_root).unwrap_or_else(|| "/var/lib/skep".into()))?;
+        let mut hosts = args.hosts;
+        hosts.extend(file.hosts);
+        let mut hosts = hosts.iter().map(|h| Host::parse(h)).collect::<Result<Vec<_>>>()?;
+        if hosts.is_empty() {
+            hosts.push(Host::Unix(exec_root.join("skep.sock")));
+        }
+        let level = args.log_level.or(file.log_level).unwrap_or_else(|| "info".into());
+        let log_level = level
+            .parse()
+            .map_err(|_| anyhow::anyhow!("log level {level:?}: want trace, debug, info, warn or error"))?;
+        let mut labels = file.labels;
+        labels.extend(args.labels);
+        if let Some(bad) = labels.iter().find(|l| !l.contains('=')) {
+            bail!("label {bad:?}: want name=value");
+        }
+        Ok(Self {
+            hosts,
+            pidfile: args.pidfile.or(file.pidfile).unwrap_or_else(|| exec_root.join("skep.pid")),
+            data_root,
+            exec_root,
+            log_level,
+            cgroup_parent: args.cgroup_parent.or(file.cgroup_parent),
+            labels,
+        })
+    }
+}
+
+fn read(path: Option<&Path>) -> Result<File> {
+    let default = Path::new("/etc/skep/daemon.toml");
+    let path = match path {
+        Some(path) => path,
+        None if default.exists() => default,
+        None => return Ok(File::default()),
+    };
+    let text = std::fs::read_to_string(path).with_context(|| format!("read configuration file {}", path.display()))?;
+    toml::from_str(&text).with_context(|| format!("configuration file {}", path.display()))
+}
+
+fn directory(path: PathBuf) -> Result<PathBuf> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o711)
+        .create(&path)
+        .with_context(|| format!("make directory {}", path.display()))?;
+    path.canonicalize().with_context(|| format!("resolve directory {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(dir: &Path) -> DaemonArgs {
+        DaemonArgs {
+            data_root: Some(dir.join("data")),
+            exec_root: Some(dir.join("exec")),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_unknown_keys_are_named() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let file = dir.path().join("daemon.toml");
+        std::fs::write(&file, "log-level = \"debug\"\nlabels = [\"a=1\"]\nhosts = [\"tcp://127.0.0.1:1\"]\n").expect("write");
+        let mut a = args(dir.path());
+        a.config_file = Some(file.clone());
+        a.log_level = Some("warn".into());
+        let config = Config::decide(a.clone()).expect("config");
+        assert_eq!(config.log_level, tracing::Level::WARN);
+        assert_eq!(config.labels, ["a=1"]);
+        assert_eq!(config.hosts, [Host::Tcp("127.0.0.1:1".parse().expect("addr"))]);
+        std::fs::write(&file, "colour = \"red\"\n").expect("write");
+        let error = format!("{:#}", Config::decide(a).expect_err("unknown key"));
+        assert!(error.contains("colour"), "{error}");
+    }
+
+    #[test]
+    fn hosts_that_are_not_sockets_are_refused_by_name() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        for bad in ["unix://relative", "tcp://nowhere", "http://x", ""] {
+            let mut a = args(dir.path());
+            a.hosts = vec![bad.into()];
+            let error = format!("{:#}", Config::decide(a).expect_err("bad host"));
+            assert!(error.contains(&format!("{bad:?}")), "{error}");
+        }
+    }
+}

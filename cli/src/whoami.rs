@@ -1,0 +1,81 @@
+//! `skep whoami`: a small HTTP server that says which container answered, for demonstrations and tests.
+
+use std::ffi::OsString;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Bytes of a request head that are read at most.
+const MAX_HEAD: u64 = 64 * 1024;
+
+/// Serves until SIGTERM. The one argument is the port (default 80).
+pub fn main(args: &[OsString]) -> ExitCode {
+    let port = match args.first().map(|a| a.to_string_lossy().parse::<u16>()) {
+        None => 80,
+        Some(Ok(port)) => port,
+        Some(Err(_)) => {
+            eprintln!("skep whoami: {:?} is not a port number", args[0]);
+            return ExitCode::from(125);
+        }
+    };
+    // PID 1 has no default action for signals: without a handler SIGTERM would be ignored.
+    let exit = nix::sys::signal::SigHandler::Handler(on_signal);
+    for signal in [nix::sys::signal::Signal::SIGTERM, nix::sys::signal::Signal::SIGINT] {
+        // SAFETY: the handler only calls _exit, which is async-signal-safe.
+        if let Err(e) = unsafe { nix::sys::signal::signal(signal, exit) } {
+            eprintln!("skep whoami: handle {signal}: {e}");
+            return ExitCode::FAILURE;
+        }
+    }
+    let listener = match TcpListener::bind(("0.0.0.0", port)) {
+        Ok(listener) => listener,
+        Err(e) => {
+            eprintln!("skep whoami: listen on port {port}: {e}");
+            return ExitCode::FAILURE;
+        }
+    };
+    println!("whoami listening on port {port}");
+    for stream in listener.incoming() {
+        match stream {
+            Ok(stream) => {
+                std::thread::spawn(move || {
+                    if let Err(e) = answer(stream) {
+                        eprintln!("request: {e}");
+                    }
+                });
+            }
+            Err(e) => eprintln!("accept: {e}"),
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+extern "C" fn on_signal(_: i32) {
+    // SAFETY: _exit is async-signal-safe.
+    unsafe { libc::_exit(0) }
+}
+
+fn answer(stream: TcpStream) -> std::io::Result<()> {
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    let mut head = String::new();
+    let mut reader = BufReader::new(Read::take(&stream, MAX_HEAD));
+    while reader.read_line(&mut head)? > 2 {}
+    let request = head.lines().next().unwrap_or_default();
+    println!("{} {request}", stream.peer_addr()?);
+    let hostname = nix::unistd::gethostname().map_err(std::io::Error::from)?;
+    let body = format!(
+        "Hostname: {}\nIP: {}\nRemoteAddr: {}\n{}\n",
+        hostname.to_string_lossy(),
+        stream.local_addr()?.ip(),
+        stream.peer_addr()?,
+        head.trim_end()
+    );
+    let mut out = &stream;
+    write!(
+        out,
+        "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    )?;
+    out.flush()
+}
