@@ -1,1 +1,35 @@
-//! stub
+//! Who is who in a swarm: the root certificate authority, join tokens that pin it, node certificates on
+//! disk, and mutually authenticated gRPC channels over a [`Network`] that is TCP or simulated.
+//!
+//! Every connection verifies against the cluster's own root and nothing else. A certificate names its
+//! node (CN), role (OU) and cluster (O). A host without a certificate may connect, and then only ask the
+//! CA for one; [`require`] is the check every other service makes.
+
+#![forbid(unsafe_code)]
+
+mod base36;
+mod bootstrap;
+mod ca;
+mod client;
+mod credentials;
+mod error;
+mod identity;
+mod network;
+mod peer;
+mod server;
+mod tls;
+mod token;
+
+pub use bootstrap::{Bootstrap, bootstrap, renew, renew_when_due};
+pub use ca::RootCa;
+pub use client::{channel, dial};
+pub use credentials::Credentials;
+pub use error::{Error, explain};
+pub use identity::Identity;
+pub use network::{Io, IoStream, Listener, Network, Tcp};
+pub use peer::{PeerIdentity, PeerInfo, peer, require, require_any};
+pub use server::{ServerIo, incoming, server};
+pub use token::JoinToken;
+
+/// A node's role, as certificates carry it.
+pub use skep_proto::v1::NodeRole as Role;

@@ -1,0 +1,140 @@
+//! Getting a first certificate with a join token, and later ones with the certificate at hand.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rand::Rng;
+use skep_proto::v1::ca_client::CaClient;
+use skep_proto::v1::{GetRootRequest, IssueCertificateRequest, NodeAvailability, RenewCertificateRequest};
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+use crate::client::{channel_with, connect};
+use crate::credentials::pem_certificate;
+use crate::{Credentials, Error, Identity, JoinToken, Network, Role, ca, explain, tls};
+
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a host tells of itself when it joins.
+pub struct Bootstrap<'a> {
+    /// A manager, host:port.
+    pub addr: &'a str,
+    /// Token of the role the host is to have.
+    pub token: &'a JoinToken,
+    /// Whether it takes tasks at once.
+    pub availability: NodeAvailability,
+    /// Its name.
+    pub hostname: &'a str,
+}
+
+/// Joins: fetches the root and checks it against the token's digest, then sends a certificate request
+/// with the token to that proven manager, and stores what comes back under `dir`.
+pub async fn bootstrap(
+    network: &Arc<dyn Network>,
+    dir: &Path,
+    join: Bootstrap<'_>,
+) -> Result<Identity, Error> {
+    let addr = join.addr;
+    // Dialled by hand first: a channel would hide what is wrong with the address.
+    connect(network, addr, tls::unverified_config()?).await?;
+    let unverified = channel_with(network, addr, tls::unverified_config);
+    let root_pem = with_timeout(addr, CaClient::new(unverified).get_root(GetRootRequest {}))
+        .await
+        .map_err(|status| refused("fetch the root certificate", addr, &status))?
+        .root_ca_pem;
+    let root = pem_certificate(&root_pem, "root certificate")?;
+    let digest = ca::digest(&root);
+    if !join.token.pins(&digest) {
+        let found = crate::base36::encode(&digest, 50);
+        let pinned = join.token.digest().to_owned();
+        return Err(Error::DigestMismatch { addr: addr.to_owned(), found, pinned });
+    }
+    let cluster = cluster_of(&root)?;
+    connect(network, addr, tls::anonymous_config(&root, &cluster)?).await?;
+    let verified = channel_with(network, addr, move || tls::anonymous_config(&root, &cluster));
+    let (key_pem, csr_pem) = ca::request()?;
+    let request = IssueCertificateRequest {
+        csr_pem,
+        token: join.token.to_string(),
+        availability: join.availability.into(),
+        hostname: join.hostname.to_owned(),
+    };
+    let issued = with_timeout(addr, CaClient::new(verified).issue_certificate(request))
+        .await
+        .map_err(|status| refused("ask for a certificate", addr, &status))?;
+    let credentials = Credentials::from_pem(&key_pem, &issued.certificate_pem, &root_pem)?;
+    let dir = dir.to_owned();
+    store(move || Identity::create(&dir, credentials)).await
+}
+
+/// Gets another certificate over `channel` (to a manager), with a new key; returns its role.
+pub async fn renew(identity: &Identity, channel: Channel) -> Result<Role, Error> {
+    let (key_pem, csr_pem) = ca::request()?;
+    let issued = with_timeout(
+        "a manager",
+        CaClient::new(channel).renew_certificate(RenewCertificateRequest { csr_pem }),
+    )
+    .await
+    .map_err(|status| refused("renew the certificate", "a manager", &status))?;
+    let current = identity.current();
+    // The root is pinned at joining: a renewal does not change whom we trust.
+    let credentials = Credentials::from_pem(&key_pem, &issued.certificate_pem, current.root_pem())?;
+    let role = credentials.identity().role;
+    let identity = identity.clone();
+    store(move || identity.replace(credentials)).await?;
+    Ok(role)
+}
+
+/// Renews for ever, each time at a random point between 50% and 80% of the certificate's life, over
+/// whatever channel `channel` gives at that time. A failure is logged and tried again.
+pub async fn renew_when_due(identity: Identity, mut channel: impl FnMut() -> Option<Channel>) {
+    let mut renewals = identity.renewals();
+    loop {
+        let due = identity.renew_at(rand::rng().random_range(0.5..0.8));
+        let wait = due.duration_since(SystemTime::now()).unwrap_or(Duration::from_secs(10));
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            // Renewed by someone else (a change of role): there is a new date.
+            Ok(()) = renewals.changed() => continue,
+        }
+        let Some(channel) = channel() else { continue };
+        if let Err(error) = renew(&identity, channel).await {
+            tracing::warn!(%error, "cannot renew the node certificate yet");
+        }
+    }
+}
+
+async fn store<T: Send + 'static>(f: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+    tokio::task::spawn_blocking(f).await.expect("writing the identity does not panic")
+}
+
+fn cluster_of(root: &rustls::pki_types::CertificateDer<'_>) -> Result<String, Error> {
+    let (_, parsed) =
+        x509_parser::parse_x509_certificate(root).map_err(|e| Error::certificate("root certificate", e))?;
+    let name = parsed.subject().iter_organization().next().and_then(|a| a.as_str().ok());
+    name.map(str::to_owned).ok_or_else(|| Error::certificate("root certificate", "it names no cluster (O)"))
+}
+
+async fn with_timeout<T>(
+    addr: &str,
+    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<T, Status> {
+    match tokio::time::timeout(CALL_TIMEOUT, call).await {
+        Ok(result) => result.map(tonic::Response::into_inner),
+        Err(_) => Err(Status::deadline_exceeded(format!("no answer from {addr} in time"))),
+    }
+}
+
+fn refused(operation: &'static str, addr: &str, status: &Status) -> Error {
+    match status.code() {
+        Code::PermissionDenied | Code::InvalidArgument if operation == "ask for a certificate" => {
+            Error::TokenRefused(status.message().to_owned())
+        }
+        Code::Unimplemented => Error::NotAManager {
+            addr: addr.to_owned(),
+            reason: "it speaks gRPC, but has no certificate authority".to_owned(),
+        },
+        _ => Error::Call { operation, addr: addr.to_owned(), message: explain(addr, status) },
+    }
+}

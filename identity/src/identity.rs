@@ -1,0 +1,99 @@
+//! The identity of this node as the rest of the process shares it: renewals swap it under running
+//! connections, which keep the certificate they began with.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use skep_proto::ids::{ClusterId, NodeId};
+use tokio::sync::watch;
+
+use crate::{Credentials, Error, Role};
+
+/// Cheap to clone; all clones see a renewal.
+#[derive(Clone)]
+pub struct Identity {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    dir: PathBuf,
+    current: ArcSwap<Credentials>,
+    generation: watch::Sender<u64>,
+}
+
+impl Identity {
+    /// Stores `credentials` under `dir` as this node's identity.
+    pub fn create(dir: &Path, credentials: Credentials) -> Result<Self, Error> {
+        credentials.store(dir)?;
+        Ok(Self::over(dir, credentials))
+    }
+
+    /// The identity stored under `dir`, if there is one.
+    pub fn load(dir: &Path) -> Result<Option<Self>, Error> {
+        Ok(Credentials::load(dir)?.map(|c| Self::over(dir, c)))
+    }
+
+    fn over(dir: &Path, credentials: Credentials) -> Self {
+        let inner = Inner {
+            dir: dir.to_owned(),
+            current: ArcSwap::from_pointee(credentials),
+            generation: watch::Sender::new(0),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Takes new credentials of the same node and cluster into use, on disk first.
+    pub fn replace(&self, credentials: Credentials) -> Result<(), Error> {
+        let (old, new) = (self.current(), credentials.identity().clone());
+        if (&new.node_id, &new.cluster_id) != (&old.identity().node_id, &old.identity().cluster_id) {
+            return Err(Error::certificate(
+                "renewed certificate",
+                format!("it is for node {} of cluster {}", new.node_id, new.cluster_id),
+            ));
+        }
+        credentials.store(&self.inner.dir)?;
+        self.inner.current.store(Arc::new(credentials));
+        self.inner.generation.send_modify(|g| *g += 1);
+        Ok(())
+    }
+
+    /// Removes the stored identity: the node has left.
+    pub fn forget(&self) -> Result<(), Error> {
+        Credentials::forget(&self.inner.dir)
+    }
+
+    /// What new connections use.
+    pub fn current(&self) -> Arc<Credentials> {
+        self.inner.current.load_full()
+    }
+
+    /// Counts renewals; a receiver wakes at each.
+    pub fn renewals(&self) -> watch::Receiver<u64> {
+        self.inner.generation.subscribe()
+    }
+
+    /// This node.
+    pub fn node_id(&self) -> NodeId {
+        self.current().identity().node_id.clone()
+    }
+    /// The role in the present certificate.
+    pub fn role(&self) -> Role {
+        self.current().identity().role
+    }
+    /// The cluster this node belongs to.
+    pub fn cluster_id(&self) -> ClusterId {
+        self.current().identity().cluster_id.clone()
+    }
+    /// The root certificate.
+    pub fn root_pem(&self) -> String {
+        self.current().root_pem().to_owned()
+    }
+
+    /// When to renew: `fraction` of the certificate's life after it began (0.5 to 0.8 spreads a swarm).
+    pub fn renew_at(&self, fraction: f64) -> SystemTime {
+        let (from, to) = self.current().validity();
+        from + to.duration_since(from).unwrap_or_default().mul_f64(fraction.clamp(0.0, 1.0))
+    }
+}

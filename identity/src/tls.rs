@@ -1,0 +1,203 @@
+//! TLS configurations: 1.3 only, ring only, no resumption (a resumed session would keep a role that has
+//! since been taken away), and trust in one root.
+
+use std::sync::Arc;
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
+
+use crate::error::ROLE_MARK;
+use crate::peer::unit;
+use crate::{Credentials, Error, PeerIdentity, Role};
+
+const ALPN: &[u8] = b"h2";
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(ring::default_provider())
+}
+
+fn roots(root: &CertificateDer<'static>) -> Result<Arc<RootCertStore>, Error> {
+    let mut store = RootCertStore::empty();
+    store.add(root.clone()).map_err(|e| Error::certificate("root certificate", e))?;
+    Ok(Arc::new(store))
+}
+
+fn tls(e: impl ToString) -> Error {
+    Error::certificate("TLS configuration", e.to_string())
+}
+
+/// For accepting: clients may come without a certificate, never with a bad one.
+pub(crate) fn server_config(own: &Credentials) -> Result<Arc<ServerConfig>, Error> {
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots(&own.root)?, provider())
+        .allow_unauthenticated()
+        .build()
+        .map_err(tls)?;
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(tls)?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(vec![own.cert.clone()], own.key.clone_key())
+        .map_err(tls)?;
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(Arc::new(config))
+}
+
+/// For connecting as `own` to a node of the same cluster that has `expected` role.
+pub(crate) fn client_config(own: &Credentials, expected: Role) -> Result<Arc<ClientConfig>, Error> {
+    let verifier = verifier(&own.root, own.identity().cluster_id.as_str(), expected)?;
+    client_builder()?
+        .with_custom_certificate_verifier(verifier)
+        .with_client_auth_cert(vec![own.cert.clone()], own.key.clone_key())
+        .map_err(tls)
+        .map(finish)
+}
+
+/// For connecting without a certificate to a manager under `root`.
+pub(crate) fn anonymous_config(
+    root: &CertificateDer<'static>,
+    cluster: &str,
+) -> Result<Arc<ClientConfig>, Error> {
+    let verifier = verifier(root, cluster, Role::Manager)?;
+    Ok(finish(client_builder()?.with_custom_certificate_verifier(verifier).with_no_client_auth()))
+}
+
+/// For fetching a root that is checked by its digest afterwards: proves nothing about the server.
+pub(crate) fn unverified_config() -> Result<Arc<ClientConfig>, Error> {
+    let verifier = Arc::new(Unverified(provider()));
+    Ok(finish(client_builder()?.with_custom_certificate_verifier(verifier).with_no_client_auth()))
+}
+
+struct Danger(rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>);
+
+impl Danger {
+    fn with_custom_certificate_verifier(
+        self,
+        verifier: Arc<dyn ServerCertVerifier>,
+    ) -> rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert> {
+        self.0.dangerous().with_custom_certificate_verifier(verifier)
+    }
+}
+
+fn client_builder() -> Result<Danger, Error> {
+    ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(tls)
+        .map(Danger)
+}
+
+fn finish(mut config: ClientConfig) -> Arc<ClientConfig> {
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.resumption = rustls::client::Resumption::disabled();
+    config.enable_sni = false;
+    Arc::new(config)
+}
+
+fn verifier(
+    root: &CertificateDer<'static>,
+    cluster: &str,
+    expected: Role,
+) -> Result<Arc<dyn ServerCertVerifier>, Error> {
+    let chain = WebPkiServerVerifier::builder_with_provider(roots(root)?, provider()).build().map_err(tls)?;
+    let cluster_name = ServerName::try_from(cluster.to_owned()).map_err(tls)?;
+    Ok(Arc::new(RoleVerifier { chain, cluster_name, expected }))
+}
+
+/// The chain must end in our root, the certificate must be of our cluster, the role the one expected.
+#[derive(Debug)]
+struct RoleVerifier {
+    chain: Arc<WebPkiServerVerifier>,
+    cluster_name: ServerName<'static>,
+    expected: Role,
+}
+
+impl ServerCertVerifier for RoleVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verified = self.chain.verify_server_cert(
+            end_entity,
+            intermediates,
+            &self.cluster_name,
+            ocsp_response,
+            now,
+        )?;
+        let peer = PeerIdentity::from_der(end_entity).map_err(|e| rustls::Error::General(e.to_string()))?;
+        if peer.role != self.expected {
+            let (found, expected) = (unit(peer.role), unit(self.expected));
+            return Err(rustls::Error::General(format!("{ROLE_MARK}{found} for {expected}")));
+        }
+        Ok(verified)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.chain.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.chain.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.chain.supported_verify_schemes()
+    }
+}
+
+/// Accepts any certificate whose key the server proves to hold.
+#[derive(Debug)]
+struct Unverified(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Unverified {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
