@@ -158,3 +158,9 @@ fn set_validity(params: &mut CertificateParams, life: Duration) {
     params.not_before = now - BACKDATE;
     params.not_after = now.saturating_add(life.try_into().unwrap_or(time::Duration::MAX));
 }
+
+impl std::fmt::Debug for RootCa {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RootCa").field("cluster_id", &self.cluster_id).finish_non_exhaustive()
+    }
+}

@@ -148,3 +148,9 @@ fn split(text: &str) -> Vec<String> {
 pub(crate) fn pem_certificate(pem: &str, what: &'static str) -> Result<CertificateDer<'static>, Error> {
     CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|e| Error::certificate(what, e))
 }
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Credentials").field(&self.identity).finish()
+    }
+}

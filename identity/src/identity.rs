@@ -97,3 +97,9 @@ impl Identity {
         from + to.duration_since(from).unwrap_or_default().mul_f64(fraction.clamp(0.0, 1.0))
     }
 }
+
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Identity").field(self.current().identity()).finish()
+    }
+}

@@ -422,6 +422,9 @@ pub struct UpdateStatus {
     pub completed_at_ms: i64,
     #[prost(string, tag = "4")]
     pub message: ::prost::alloc::string::String,
+    /// The revision this is about; an update of another one starts afresh.
+    #[prost(uint64, tag = "5")]
+    pub revision: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Service {
@@ -516,6 +519,9 @@ pub struct Task {
     /// The restart supervisor holds the task at desired Ready until then.
     #[prost(int64, tag = "11")]
     pub start_not_before_ms: i64,
+    /// When this slot was restarted before, as far as the restart policy's window and limit need to know.
+    #[prost(int64, repeated, tag = "12")]
+    pub restarts_ms: ::prost::alloc::vec::Vec<i64>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct NetworkSpec {
@@ -932,6 +938,9 @@ pub struct IssueCertificateRequest {
 pub struct RenewCertificateRequest {
     #[prost(string, tag = "1")]
     pub csr_pem: ::prost::alloc::string::String,
+    /// For which node; honoured only from a manager that passes a request on.
+    #[prost(string, tag = "2")]
+    pub node_id: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct IssueCertificateResponse {
@@ -2692,6 +2701,41 @@ pub mod control_server {
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
+pub struct NodeReport {
+    #[prost(string, tag = "1")]
+    pub node_id: ::prost::alloc::string::String,
+    /// at the start of a session
+    #[prost(message, optional, tag = "2")]
+    pub description: ::core::option::Option<NodeDescription>,
+    /// with the description: how the swarm reaches the host
+    #[prost(string, tag = "3")]
+    pub addr: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "4")]
+    pub updates: ::prost::alloc::vec::Vec<TaskStatusUpdate>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ReportRequest {
+    #[prost(message, repeated, tag = "1")]
+    pub nodes: ::prost::alloc::vec::Vec<NodeReport>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReportResponse {
+    #[prost(string, repeated, tag = "1")]
+    pub unknown_nodes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct NodeAcks {
+    #[prost(string, tag = "1")]
+    pub node_id: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "2")]
+    pub acks: ::prost::alloc::vec::Vec<ViewAck>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ShareAcksRequest {
+    #[prost(message, repeated, tag = "1")]
+    pub nodes: ::prost::alloc::vec::Vec<NodeAcks>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SessionRequest {
     #[prost(message, optional, tag = "1")]
     pub description: ::core::option::Option<NodeDescription>,
@@ -3079,6 +3123,49 @@ pub mod dispatcher_client {
                 .insert(GrpcMethod::new("skep.v1.Dispatcher", "Assignments"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Managers to the leader: what agents told them, batched. A node without description or updates beats.
+        pub async fn report(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ReportRequest>,
+        ) -> std::result::Result<tonic::Response<super::ReportResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skep.v1.Dispatcher/Report",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("skep.v1.Dispatcher", "Report"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Managers to each other: which views the agents of one have applied.
+        pub async fn share_acks(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ShareAcksRequest>,
+        ) -> std::result::Result<tonic::Response<super::Empty>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skep.v1.Dispatcher/ShareAcks",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("skep.v1.Dispatcher", "ShareAcks"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -3130,6 +3217,16 @@ pub mod dispatcher_server {
             tonic::Response<Self::AssignmentsStream>,
             tonic::Status,
         >;
+        /// Managers to the leader: what agents told them, batched. A node without description or updates beats.
+        async fn report(
+            &self,
+            request: tonic::Request<super::ReportRequest>,
+        ) -> std::result::Result<tonic::Response<super::ReportResponse>, tonic::Status>;
+        /// Managers to each other: which views the agents of one have applied.
+        async fn share_acks(
+            &self,
+            request: tonic::Request<super::ShareAcksRequest>,
+        ) -> std::result::Result<tonic::Response<super::Empty>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct DispatcherServer<T> {
@@ -3385,6 +3482,94 @@ pub mod dispatcher_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skep.v1.Dispatcher/Report" => {
+                    #[allow(non_camel_case_types)]
+                    struct ReportSvc<T: Dispatcher>(pub Arc<T>);
+                    impl<T: Dispatcher> tonic::server::UnaryService<super::ReportRequest>
+                    for ReportSvc<T> {
+                        type Response = super::ReportResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ReportRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Dispatcher>::report(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ReportSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skep.v1.Dispatcher/ShareAcks" => {
+                    #[allow(non_camel_case_types)]
+                    struct ShareAcksSvc<T: Dispatcher>(pub Arc<T>);
+                    impl<
+                        T: Dispatcher,
+                    > tonic::server::UnaryService<super::ShareAcksRequest>
+                    for ShareAcksSvc<T> {
+                        type Response = super::Empty;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ShareAcksRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Dispatcher>::share_acks(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ShareAcksSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)
