@@ -1,0 +1,153 @@
+//! The tunnel's interface over rtnetlink: found, made where the kernel has WireGuard, sized, addressed.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use futures::TryStreamExt as _;
+use rtnetlink::packet_route::address::AddressAttribute;
+use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::route::RouteAttribute;
+use rtnetlink::{Handle, LinkUnspec, LinkWireguard, RouteMessageBuilder};
+
+use super::Error;
+
+/// What is known of an interface.
+pub(super) struct Link {
+    pub index: u32,
+    pub kind: Option<InfoKind>,
+    pub mtu: u32,
+}
+
+impl Link {
+    fn read(message: &LinkMessage) -> Self {
+        let mut link = Self { index: message.header.index, kind: None, mtu: 1500 };
+        for attribute in &message.attributes {
+            match attribute {
+                LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+                LinkAttribute::LinkInfo(infos) => {
+                    for info in infos {
+                        if let LinkInfo::Kind(kind) = info {
+                            link.kind = Some(kind.clone());
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        link
+    }
+}
+
+/// A netlink connection in the namespace of the calling thread.
+pub(super) fn connect(name: &str) -> Result<Handle, Error> {
+    let (connection, handle, _) = rtnetlink::new_connection().map_err(|source| Error::Configure {
+        operation: "opening a netlink socket for the set-up",
+        name: name.to_owned(),
+        source,
+    })?;
+    tokio::spawn(connection);
+    Ok(handle)
+}
+
+/// The errno inside a netlink error.
+fn errno(error: &rtnetlink::Error) -> Option<i32> {
+    match error {
+        rtnetlink::Error::NetlinkError(message) => Some(message.raw_code().abs()),
+        _ => None,
+    }
+}
+
+/// The interface of that name, if there is one.
+pub(super) async fn find(handle: &Handle, name: &str) -> Result<Option<Link>, Error> {
+    let found = handle.link().get().match_name(name.to_owned()).execute().try_next().await;
+    match found {
+        Ok(message) => Ok(message.as_ref().map(Link::read)),
+        Err(e) if matches!(errno(&e), Some(libc::ENODEV | libc::ENOENT)) => Ok(None),
+        Err(e) => Err(Error::netlink("looking up interface", name)(e)),
+    }
+}
+
+/// Makes a kernel WireGuard interface; `false` where this kernel has none.
+pub(super) async fn create_kernel(handle: &Handle, name: &str) -> Result<bool, Error> {
+    match handle.link().add(LinkWireguard::new(name).build()).execute().await {
+        Ok(()) => Ok(true),
+        Err(e) if errno(&e) == Some(libc::EOPNOTSUPP) => Ok(false),
+        Err(e) => Err(Error::netlink("creating interface", name)(e)),
+    }
+}
+
+/// Removes the interface; one that is not there counts as removed.
+pub(super) async fn delete(handle: &Handle, name: &str) -> Result<(), Error> {
+    let Some(link) = find(handle, name).await? else { return Ok(()) };
+    match handle.link().del(link.index).execute().await {
+        Err(e) if errno(&e) != Some(libc::ENODEV) => Err(Error::netlink("removing interface", name)(e)),
+        _ => Ok(()),
+    }
+}
+
+/// Sets the MTU and brings the interface up.
+pub(super) async fn bring_up(handle: &Handle, name: &str, index: u32, mtu: u16) -> Result<(), Error> {
+    let message = LinkUnspec::new_with_index(index).mtu(u32::from(mtu)).up().build();
+    handle.link().set(message).execute().await.map_err(Error::netlink("setting MTU and state of interface", name))
+}
+
+/// Gives the interface exactly this IPv4 address, as /32: every other one is removed.
+pub(super) async fn set_address(handle: &Handle, name: &str, index: u32, addr: Ipv4Addr) -> Result<(), Error> {
+    let mut present = false;
+    let mut found = handle.address().get().set_link_index_filter(index).execute();
+    let mut others = Vec::new();
+    while let Some(message) = found.try_next().await.map_err(Error::netlink("reading the addresses of", name))? {
+        let local = message.attributes.iter().find_map(|a| match a {
+            AddressAttribute::Local(IpAddr::V4(local)) => Some(*local),
+            _ => None,
+        });
+        match local {
+            Some(local) if local == addr && message.header.prefix_len == 32 => present = true,
+            Some(_) => others.push(message),
+            None => {}
+        }
+    }
+    for message in others {
+        handle.address().del(message).execute().await.map_err(Error::netlink("removing an old address of", name))?;
+    }
+    if present {
+        return Ok(());
+    }
+    match handle.address().add(index, IpAddr::V4(addr), 32).execute().await {
+        Err(e) if errno(&e) != Some(libc::EEXIST) => Err(Error::netlink("adding the address of", name)(e)),
+        _ => Ok(()),
+    }
+}
+
+/// The MTU of the underlay: of the interface that carries `local`, else of the one with the default
+/// route, else Ethernet's.
+pub(super) async fn underlay_mtu(handle: &Handle, name: &str, local: Option<IpAddr>) -> Result<u16, Error> {
+    let index = match local {
+        Some(local) => index_of_address(handle, name, local).await?,
+        None => default_route(handle, name).await?,
+    };
+    let Some(index) = index else { return Ok(1500) };
+    let link = handle.link().get().match_index(index).execute().try_next().await;
+    let link = link.map_err(Error::netlink("reading the underlay MTU for", name))?;
+    let mtu = link.as_ref().map_or(1500, |l| Link::read(l).mtu);
+    Ok(u16::try_from(mtu).unwrap_or(u16::MAX))
+}
+
+async fn index_of_address(handle: &Handle, name: &str, local: IpAddr) -> Result<Option<u32>, Error> {
+    let mut found = handle.address().get().set_address_filter(local).execute();
+    let first = found.try_next().await.map_err(Error::netlink("looking for the underlay address of", name))?;
+    Ok(first.map(|message| message.header.index))
+}
+
+async fn default_route(handle: &Handle, name: &str) -> Result<Option<u32>, Error> {
+    let mut routes = handle.route().get(RouteMessageBuilder::<Ipv4Addr>::new().build()).execute();
+    while let Some(route) = routes.try_next().await.map_err(Error::netlink("reading the default route for", name))? {
+        let device = route.attributes.iter().find_map(|a| match a {
+            RouteAttribute::Oif(index) => Some(*index),
+            _ => None,
+        });
+        if route.header.destination_prefix_length == 0 && device.is_some() {
+            return Ok(device);
+        }
+    }
+    Ok(None)
+}
