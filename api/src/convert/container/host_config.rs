@@ -1,0 +1,255 @@
+//! Reads `HostConfig`: each field honoured, or refused by its path.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+use skep_engine::{ContainerConfig, LogConfig, ResourceLimits, RestartPolicy, Seccomp, UlimitConfig};
+
+use super::mounts::{read_bind, read_mount, read_tmpfs};
+use super::networking::read_ports;
+use crate::error::{ApiError, ApiResult};
+use crate::fields::Fields;
+
+const REMEDIES: &[(&str, &str)] = &[
+    ("PublishAllPorts", "publish each port with -p"),
+    ("VolumesFrom", "volumes come in a later version; bind a host directory"),
+    ("VolumeDriver", "volumes come in a later version; bind a host directory"),
+    ("Links", "put both containers on one network; they find each other by name"),
+    ("PidMode", "every container has its own processes; leave it out"),
+    ("UTSMode", "every container has its own host name; leave it out"),
+    ("Devices", "device access comes in a later version; use --privileged if you must"),
+    ("CpusetCpus", "limit with --cpus instead"),
+    ("MemoryReservation", "limit with --memory instead"),
+    ("CgroupParent", "containers live below the daemon's own cgroup; leave it out"),
+    ("StorageOpt", "leave it out; the root file system has no quota"),
+    ("OomKillDisable", "use --oom-score-adj to protect the container"),
+];
+
+/// Fills the configuration; answers the network mode and the `-v` sources.
+pub(super) fn read_host_config(
+    mut f: Fields,
+    config: &mut ContainerConfig,
+) -> ApiResult<(String, Vec<PathBuf>)> {
+    let mode = f.string("NetworkMode")?;
+    let mut made = Vec::new();
+    for (i, bind) in f.strings("Binds")?.iter().enumerate() {
+        let (mount, source) = read_bind(&format!("{}[{i}]", f.path("Binds")), bind)?;
+        made.push(source);
+        config.mounts.push(mount);
+    }
+    for mount in f.objects("Mounts")? {
+        config.mounts.push(read_mount(mount)?);
+    }
+    let tmpfs: Vec<(String, String)> = f.string_map("Tmpfs")?;
+    for (target, options) in tmpfs {
+        config.mounts.push(read_tmpfs(&f.path("Tmpfs"), &target, &options)?);
+    }
+    config.ports = read_ports(&f.path("PortBindings"), f.entries("PortBindings")?)?;
+    let mut log = f.object("LogConfig")?;
+    let driver = log.string("Type")?;
+    let options: Vec<(String, String)> = log.string_map("Config")?;
+    log.refuse_rest(&[])?;
+    let options = options.iter().map(|(k, v)| (k.as_str(), v.as_str()));
+    config.log = log_config("HostConfig.LogConfig.Type", &driver, options)?;
+    config.restart = read_restart(f.object("RestartPolicy")?)?;
+    config.auto_remove = f.bool("AutoRemove")?;
+    if config.auto_remove && config.restart != RestartPolicy::No {
+        return Err(ApiError::bad_request("can't create 'AutoRemove' container with restart policy"));
+    }
+    config.cap_add = f.strings("CapAdd")?;
+    config.cap_drop = f.strings("CapDrop")?;
+    config.groups = f.strings("GroupAdd")?;
+    for (i, server) in f.strings("Dns")?.iter().enumerate() {
+        config.dns.push(server.parse().map_err(|_| {
+            ApiError::bad_request(format!("HostConfig.Dns[{i}] = {server:?} is not an IP address"))
+        })?);
+    }
+    config.dns_options = f.strings("DnsOptions")?;
+    config.dns_search = f.strings("DnsSearch")?;
+    config.extra_hosts = f.strings("ExtraHosts")?;
+    config.oom_score_adj = match f.i64("OomScoreAdj")? {
+        0 => None,
+        n @ -1000..=1000 => Some(n as i32),
+        n => {
+            return Err(ApiError::bad_request(format!(
+                "HostConfig.OomScoreAdj = {n} must be between -1000 and 1000"
+            )));
+        }
+    };
+    config.privileged = f.bool("Privileged")?;
+    config.read_only = f.bool("ReadonlyRootfs")?;
+    for option in f.strings("SecurityOpt")? {
+        read_security(&option, config)?;
+    }
+    config.shm_size = f.opt_u64("ShmSize")?.filter(|n| *n != 0);
+    config.sysctls = f.string_map("Sysctls")?;
+    config.init = f.bool("Init")?;
+    config.resources = read_resources(&mut f)?;
+    for mut ulimit in f.objects("Ulimits")? {
+        config.ulimits.push(UlimitConfig {
+            name: ulimit.string("Name")?,
+            soft: ulimit.i64("Soft")?,
+            hard: ulimit.i64("Hard")?,
+        });
+        ulimit.refuse_rest(&[])?;
+    }
+    for key in ["MaskedPaths", "ReadonlyPaths"] {
+        // Even an empty list asks for something: that nothing is masked.
+        if f.take(key).is_some() {
+            return Err(ApiError::bad_request(format!(
+                "HostConfig.{key} is not supported by this version of Skep: the default paths are masked; use --privileged to unmask all"
+            )));
+        }
+    }
+    f.only("CgroupnsMode", &[json!("private")], "every container has its own cgroup namespace")?;
+    f.only("IpcMode", &[json!("private")], "every container has its own IPC namespace")?;
+    f.only("UsernsMode", &[json!("host")], "user namespaces come in a later version")?;
+    f.only("Isolation", &[json!("default")], "isolation is a Windows setting")?;
+    f.only("MemorySwappiness", &[json!(-1)], "leave it out")?;
+    // The client's own file, and the size a terminal gets by `resize` once it runs.
+    f.drop_all(&["ContainerIDFile", "ConsoleSize"]);
+    f.refuse_rest(REMEDIES)?;
+    Ok((mode, made))
+}
+
+fn read_resources(f: &mut Fields) -> ApiResult<ResourceLimits> {
+    let (quota, period) = (f.i64("CpuQuota")?, f.u64("CpuPeriod")?);
+    let mut nano_cpus = f.opt_u64("NanoCpus")?.filter(|n| *n != 0);
+    if quota > 0 {
+        if nano_cpus.is_some() {
+            return Err(ApiError::bad_request(
+                "Conflicting options: Nano CPUs and CPU Period/Quota cannot both be set",
+            ));
+        }
+        let period = if period == 0 { 100_000 } else { period };
+        let nanos = quota.unsigned_abs().saturating_mul(1_000_000_000);
+        nano_cpus = Some(nanos / period);
+    }
+    let swap = f.i64("MemorySwap")?;
+    let limits = ResourceLimits {
+        memory: f.opt_u64("Memory")?.filter(|n| *n != 0),
+        memory_swap: Some(swap).filter(|n| *n != 0),
+        nano_cpus,
+        cpu_shares: f.opt_u64("CpuShares")?.filter(|n| *n != 0),
+        pids: f.opt_i64("PidsLimit")?.filter(|n| *n > 0),
+    };
+    match limits.memory {
+        Some(n) if n < 6 << 20 => Err(ApiError::bad_request("Minimum memory limit allowed is 6MB")),
+        None if swap > 0 => Err(ApiError::bad_request(
+            "You should always set the Memory limit when using Memoryswap limit, see usage",
+        )),
+        Some(n) if swap > 0 && swap.unsigned_abs() < n => Err(ApiError::bad_request(
+            "Minimum memoryswap limit should be larger than memory limit, see usage",
+        )),
+        _ => Ok(limits),
+    }
+}
+
+fn read_restart(mut f: Fields) -> ApiResult<RestartPolicy> {
+    let name = f.string("Name")?;
+    let tries = f.i64("MaximumRetryCount")?;
+    f.refuse_rest(&[])?;
+    let policy = match name.as_str() {
+        "" | "no" => RestartPolicy::No,
+        "always" => RestartPolicy::Always,
+        "unless-stopped" => RestartPolicy::UnlessStopped,
+        "on-failure" => {
+            let count = u32::try_from(tries).map_err(|_| {
+                ApiError::bad_request("invalid restart policy: maximum retry count cannot be negative")
+            })?;
+            return Ok(RestartPolicy::OnFailure(count));
+        }
+        other => {
+            return Err(ApiError::bad_request(format!(
+                "invalid restart policy: unknown policy '{other}'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'"
+            )));
+        }
+    };
+    if tries != 0 {
+        return Err(ApiError::bad_request(
+            "invalid restart policy: maximum retry count can only be used with 'on-failure'",
+        ));
+    }
+    Ok(policy)
+}
+
+fn read_security(option: &str, config: &mut ContainerConfig) -> ApiResult<()> {
+    let (name, value) = option.split_once(['=', ':']).unwrap_or((option, ""));
+    match (name, value) {
+        ("no-new-privileges", "" | "true") => config.no_new_privileges = true,
+        ("no-new-privileges", "false") => config.no_new_privileges = false,
+        ("seccomp", "unconfined") => config.seccomp = Seccomp::Unconfined,
+        ("seccomp", "builtin") => config.seccomp = Seccomp::Default,
+        ("seccomp", profile) if profile.starts_with('{') => {
+            config.seccomp = Seccomp::Profile(profile.to_owned());
+        }
+        // What Skep does anyhow.
+        ("apparmor", "unconfined") | ("label", "disable") => {}
+        _ => {
+            return Err(ApiError::bad_request(format!(
+                "invalid --security-opt {option:?}: use no-new-privileges, seccomp=unconfined or seccomp=FILE"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Reads a log driver and its options; `path` names the driver's field in errors.
+pub fn log_config<'a>(
+    path: &str,
+    driver: &str,
+    options: impl Iterator<Item = (&'a str, &'a str)>,
+) -> ApiResult<LogConfig> {
+    let driver = match driver {
+        "" => "json-file",
+        "json-file" | "none" => driver,
+        other => {
+            return Err(ApiError::bad_request(format!(
+                "{path} = {other:?} is not supported: use json-file or none"
+            )));
+        }
+    };
+    let mut log = LogConfig { driver: driver.into(), ..LogConfig::default() };
+    for (name, value) in options {
+        let bad = |want: &str| {
+            ApiError::bad_request(format!("log option {name}={value:?} is not valid: give {want}"))
+        };
+        match (driver, name) {
+            ("json-file", "max-size") => {
+                log.max_size = match value {
+                    "-1" => None,
+                    _ => Some(bytes(value).filter(|n| *n > 0).ok_or_else(|| bad("a size like 10m"))?),
+                };
+            }
+            ("json-file", "max-file") => {
+                log.max_file = value.parse().ok().filter(|n| *n > 0).ok_or_else(|| bad("1 or more"))?;
+            }
+            _ => {
+                return Err(ApiError::bad_request(format!(
+                    "unknown log opt '{name}' for {driver} log driver: use max-size and max-file with json-file"
+                )));
+            }
+        }
+    }
+    if log.max_size.is_none() && log.max_file > 1 {
+        return Err(ApiError::bad_request("log option max-file needs max-size: files are rotated by size"));
+    }
+    Ok(log)
+}
+
+/// A size with an optional unit, in powers of 1024 as Docker reads it.
+pub(super) fn bytes(text: &str) -> Option<u64> {
+    let lower = text.trim().to_ascii_lowercase();
+    let number = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match lower.get(number.len()..)? {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        "t" | "tb" | "tib" => 40,
+        _ => return None,
+    };
+    let number: f64 = number.trim().parse().ok().filter(|n: &f64| n.is_finite() && *n >= 0.0)?;
+    let bytes = number * (1_u64 << shift) as f64;
+    (bytes < i64::MAX as f64).then_some(bytes as u64)
+}

@@ -1,0 +1,264 @@
+//! A container as `docker inspect` shows it.
+
+use serde_json::{Map, Value, json};
+use skep_engine::{BoundPort, Container, ContainerState, MountKind, NetworkMode, RestartPolicy};
+
+use super::state_word;
+use crate::convert::time;
+
+/// The whole of it. `reference` is the image as the user named it.
+pub fn inspect(c: &Container) -> Value {
+    let state = c.state;
+    let mut argv = c.argv.iter();
+    let path = argv.next().cloned().unwrap_or_default();
+    json!({
+        "Id": c.id,
+        "Created": time::from_ns(c.created_at_ns),
+        "Path": path,
+        "Args": argv.collect::<Vec<_>>(),
+        "State": {
+            "Status": state_word(state),
+            "Running": matches!(state, ContainerState::Running | ContainerState::Paused | ContainerState::Restarting),
+            "Paused": state == ContainerState::Paused,
+            "Restarting": state == ContainerState::Restarting,
+            "OOMKilled": c.oom_killed,
+            "Dead": state == ContainerState::Dead,
+            "Pid": c.pid.unwrap_or(0),
+            "ExitCode": c.exit_code.unwrap_or(0),
+            "Error": c.error,
+            "StartedAt": time::from_ns(c.started_at_ns),
+            "FinishedAt": time::from_ns(c.finished_at_ns),
+        },
+        "Image": c.image_id,
+        "ResolvConfPath": "",
+        "HostnamePath": "",
+        "HostsPath": "",
+        "LogPath": c.log_path,
+        "Name": format!("/{}", c.name),
+        "RestartCount": c.restart_count,
+        "Driver": "overlayfs",
+        "Platform": "linux",
+        "MountLabel": "",
+        "ProcessLabel": "",
+        "AppArmorProfile": "",
+        "ExecIDs": null,
+        "HostConfig": host_config(c),
+        "GraphDriver": { "Data": null, "Name": "overlayfs" },
+        "Mounts": mounts(c),
+        "Config": config(c),
+        "NetworkSettings": network_settings(c),
+    })
+}
+
+fn config(c: &Container) -> Value {
+    let g = &c.config;
+    let asked = |key: &str| g.api_request.as_ref().and_then(|r| r.get(key)).cloned();
+    let hostname = g.hostname.clone().unwrap_or_else(|| c.id.as_str().chars().take(12).collect());
+    let mut out = json!({
+        "Hostname": hostname,
+        "Domainname": g.domainname.as_deref().unwrap_or(""),
+        "User": g.user.as_deref().unwrap_or(""),
+        "AttachStdin": asked("AttachStdin").unwrap_or(json!(false)),
+        "AttachStdout": asked("AttachStdout").unwrap_or(json!(false)),
+        "AttachStderr": asked("AttachStderr").unwrap_or(json!(false)),
+        "Tty": g.tty,
+        "OpenStdin": g.open_stdin,
+        "StdinOnce": g.stdin_once,
+        "Env": c.env,
+        "Cmd": g.cmd,
+        "Image": g.image,
+        "Volumes": null,
+        "WorkingDir": g.working_dir.as_deref().unwrap_or(""),
+        "Entrypoint": g.entrypoint,
+        "OnBuild": null,
+        "Labels": g.labels,
+    });
+    if let Some(ports) = asked("ExposedPorts")
+        .filter(|p| !crate::fields::is_zero(p) || p.as_object().is_some_and(|p| !p.is_empty()))
+    {
+        out["ExposedPorts"] = ports;
+    }
+    if let Some(signal) = &g.stop_signal {
+        out["StopSignal"] = json!(signal);
+    }
+    if let Some(timeout) = g.stop_timeout {
+        out["StopTimeout"] = json!(timeout.as_secs());
+    }
+    out
+}
+
+/// What was asked, with what Skep made of it written over.
+fn host_config(c: &Container) -> Value {
+    let g = &c.config;
+    let asked = g.api_request.as_ref().and_then(|r| r.get("HostConfig")).cloned();
+    let mut out = asked.filter(Value::is_object).unwrap_or_else(|| json!({}));
+    let (restart, tries) = match g.restart {
+        RestartPolicy::No => ("no", 0),
+        RestartPolicy::Always => ("always", 0),
+        RestartPolicy::UnlessStopped => ("unless-stopped", 0),
+        RestartPolicy::OnFailure(n) => ("on-failure", n),
+    };
+    let mut log = Map::new();
+    if let Some(size) = g.log.max_size {
+        log.insert("max-size".into(), size.to_string().into());
+        log.insert("max-file".into(), g.log.max_file.to_string().into());
+    }
+    let mut bindings: Map<String, Value> = Map::new();
+    for p in &g.ports {
+        let host = json!({
+            "HostIp": p.host_ip.map(|ip| ip.to_string()).unwrap_or_default(),
+            "HostPort": if p.host_port == 0 { String::new() } else { p.host_port.to_string() },
+        });
+        push(&mut bindings, format!("{}/{}", p.container_port, p.protocol), host);
+    }
+    let some = |list: &[String]| if list.is_empty() { Value::Null } else { json!(list) };
+    let r = &g.resources;
+    let computed = json!({
+        "NetworkMode": network_mode(&g.network),
+        "PortBindings": bindings,
+        "RestartPolicy": { "Name": restart, "MaximumRetryCount": tries },
+        "AutoRemove": g.auto_remove,
+        "LogConfig": { "Type": g.log.driver, "Config": log },
+        "CapAdd": some(&g.cap_add),
+        "CapDrop": some(&g.cap_drop),
+        "Dns": g.dns.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "DnsOptions": g.dns_options,
+        "DnsSearch": g.dns_search,
+        "ExtraHosts": some(&g.extra_hosts),
+        "GroupAdd": some(&g.groups),
+        "OomScoreAdj": g.oom_score_adj.unwrap_or(0),
+        "Privileged": g.privileged,
+        "ReadonlyRootfs": g.read_only,
+        "ShmSize": g.shm_size.unwrap_or(64 << 20),
+        "CgroupnsMode": "private",
+        "IpcMode": "private",
+        "Memory": r.memory.unwrap_or(0),
+        "MemorySwap": r.memory_swap.unwrap_or(0),
+        "NanoCpus": r.nano_cpus.unwrap_or(0),
+        "CpuShares": r.cpu_shares.unwrap_or(0),
+        "PidsLimit": r.pids,
+        "Init": g.init,
+    });
+    if let (Some(out), Value::Object(computed)) = (out.as_object_mut(), computed) {
+        out.extend(computed);
+    }
+    out
+}
+
+fn push(map: &mut Map<String, Value>, key: String, item: Value) {
+    match map.get_mut(&key).and_then(Value::as_array_mut) {
+        Some(list) => list.push(item),
+        None => {
+            map.insert(key, json!([item]));
+        }
+    }
+}
+
+/// `HostConfig.NetworkMode`.
+pub(super) fn network_mode(mode: &NetworkMode) -> String {
+    match mode {
+        NetworkMode::None => "none".into(),
+        NetworkMode::Host => "host".into(),
+        NetworkMode::Container(id) => format!("container:{id}"),
+        NetworkMode::Networks(list) => {
+            list.first().map_or_else(|| "none".into(), |join| join.network.clone())
+        }
+    }
+}
+
+/// `Mounts`, in the short form both listings use.
+pub(super) fn mounts(c: &Container) -> Vec<Value> {
+    let one = |m: &skep_engine::MountConfig| {
+        let (kind, source) = match &m.kind {
+            MountKind::Bind { source } => ("bind", source.display().to_string()),
+            MountKind::Tmpfs { .. } => ("tmpfs", String::new()),
+        };
+        json!({
+            "Type": kind,
+            "Source": source,
+            "Destination": m.target,
+            "Mode": if m.read_only { "ro" } else { "" },
+            "RW": !m.read_only,
+            "Propagation": if kind == "bind" { "rprivate" } else { "" },
+        })
+    };
+    c.config.mounts.iter().map(one).collect()
+}
+
+fn network_settings(c: &Container) -> Value {
+    let networks = networks(c);
+    let mut ports: Map<String, Value> = Map::new();
+    if let Some(exposed) = c.config.api_request.as_ref().and_then(|r| r.get("ExposedPorts")) {
+        for port in exposed.as_object().into_iter().flat_map(Map::keys) {
+            ports.insert(port.clone(), Value::Null);
+        }
+    }
+    for p in &c.ports {
+        let BoundPort { protocol, container_port, host_ip, host_port } = p;
+        let host = json!({ "HostIp": host_ip.to_string(), "HostPort": host_port.to_string() });
+        push(&mut ports, format!("{container_port}/{protocol}"), host);
+    }
+    // Fields of the default bridge that older clients read at this level.
+    let on_bridge = c.endpoints.iter().find(|e| e.network == super::networking::DEFAULT);
+    json!({
+        "Bridge": "",
+        "SandboxID": if c.endpoints.is_empty() { "" } else { c.id.as_str() },
+        "SandboxKey": "",
+        "Ports": ports,
+        "HairpinMode": false,
+        "LinkLocalIPv6Address": "",
+        "LinkLocalIPv6PrefixLen": 0,
+        "SecondaryIPAddresses": null,
+        "SecondaryIPv6Addresses": null,
+        "EndpointID": on_bridge.map_or("", |e| &e.endpoint_id),
+        "Gateway": on_bridge.and_then(|e| e.gateway).map(|g| g.to_string()).unwrap_or_default(),
+        "GlobalIPv6Address": "",
+        "GlobalIPv6PrefixLen": 0,
+        "IPAddress": on_bridge.map(|e| e.addr.to_string()).unwrap_or_default(),
+        "IPPrefixLen": on_bridge.map_or(0, |e| e.prefix_len),
+        "IPv6Gateway": "",
+        "MacAddress": on_bridge.map_or("", |e| &e.mac),
+        "Networks": networks,
+    })
+}
+
+/// `NetworkSettings.Networks`: as joined, or, before the first start, as asked.
+pub(super) fn networks(c: &Container) -> Map<String, Value> {
+    let mut out = Map::new();
+    for e in &c.endpoints {
+        let endpoint = json!({
+            "IPAMConfig": null,
+            "Links": null,
+            "Aliases": if e.aliases.is_empty() { Value::Null } else { json!(e.aliases) },
+            "MacAddress": e.mac,
+            "DriverOpts": null,
+            "NetworkID": e.network_id,
+            "EndpointID": e.endpoint_id,
+            "Gateway": e.gateway.map(|g| g.to_string()).unwrap_or_default(),
+            "IPAddress": e.addr.to_string(),
+            "IPPrefixLen": e.prefix_len,
+            "IPv6Gateway": "",
+            "GlobalIPv6Address": "",
+            "GlobalIPv6PrefixLen": 0,
+            "DNSNames": null,
+        });
+        out.insert(e.network.clone(), endpoint);
+    }
+    if out.is_empty() {
+        let asked: Vec<&str> = match &c.config.network {
+            NetworkMode::Networks(list) => list.iter().map(|j| j.network.as_str()).collect(),
+            NetworkMode::None => vec!["none"],
+            NetworkMode::Host => vec!["host"],
+            NetworkMode::Container(_) => Vec::new(),
+        };
+        for name in asked {
+            let empty = json!({
+                "IPAMConfig": null, "Links": null, "Aliases": null, "MacAddress": "", "DriverOpts": null,
+                "NetworkID": "", "EndpointID": "", "Gateway": "", "IPAddress": "", "IPPrefixLen": 0,
+                "IPv6Gateway": "", "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0, "DNSNames": null,
+            });
+            out.insert(name.into(), empty);
+        }
+    }
+    out
+}

@@ -1,0 +1,32 @@
+//! Containers: the body of `create` read, and `inspect` and `ps` written.
+
+mod host_config;
+mod inspect;
+mod mounts;
+mod networking;
+mod read;
+mod select;
+mod summary;
+#[cfg(test)]
+mod tests;
+
+pub use host_config::log_config;
+pub use inspect::inspect;
+pub use read::{Create, read};
+pub use select::{FILTERS, Select};
+pub use summary::{human_duration, summary};
+
+use skep_engine::ContainerState;
+
+/// Docker's word for a container's state.
+pub fn state_word(state: ContainerState) -> &'static str {
+    match state {
+        ContainerState::Created => "created",
+        ContainerState::Running => "running",
+        ContainerState::Paused => "paused",
+        ContainerState::Restarting => "restarting",
+        ContainerState::Removing => "removing",
+        ContainerState::Exited => "exited",
+        ContainerState::Dead => "dead",
+    }
+}

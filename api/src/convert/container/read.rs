@@ -1,0 +1,94 @@
+//! Reads the body of `POST /containers/create`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use skep_engine::ContainerConfig;
+
+use super::host_config::read_host_config;
+use super::networking::{check_port_key, read_network};
+use crate::error::{ApiError, ApiResult};
+use crate::fields::Fields;
+
+/// What a `create` asks for.
+#[derive(Clone, Debug)]
+pub struct Create {
+    /// For the engine.
+    pub config: ContainerConfig,
+    /// Sources of `-v` mounts, which Docker makes as directories where they are missing.
+    pub make_directories: Vec<PathBuf>,
+}
+
+/// Reads a whole request body.
+pub fn read(body: &[u8]) -> ApiResult<Create> {
+    let verbatim: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
+    let mut f = Fields::parse(body)?;
+    let mut config = ContainerConfig {
+        image: f.string("Image")?,
+        env: f.strings("Env")?,
+        working_dir: f.opt_string("WorkingDir")?,
+        user: f.opt_string("User")?,
+        hostname: f.opt_string("Hostname")?,
+        domainname: f.opt_string("Domainname")?,
+        labels: f.string_map("Labels")?,
+        tty: f.bool("Tty")?,
+        open_stdin: f.bool("OpenStdin")?,
+        stdin_once: f.bool("StdinOnce")?,
+        stop_signal: f.opt_string("StopSignal")?,
+        stop_timeout: f.opt_u64("StopTimeout")?.map(Duration::from_secs),
+        ..ContainerConfig::default()
+    };
+    if config.image.is_empty() {
+        return Err(ApiError::bad_request(
+            "Image is missing: no image is named to create the container from",
+        ));
+    }
+    // An empty list means "as the image says"; one empty string (`--entrypoint ""`) clears it.
+    config.entrypoint = f.opt_strings("Entrypoint")?.filter(|e| !e.is_empty());
+    if config.entrypoint.as_ref().is_some_and(|e| e.len() == 1 && e[0].is_empty()) {
+        config.entrypoint = Some(Vec::new());
+    }
+    config.cmd = f.opt_strings("Cmd")?.filter(|c| !c.is_empty());
+    if config.entrypoint.is_some() && config.cmd.is_none() {
+        // The image's CMD was written for the image's own entrypoint.
+        config.cmd = Some(Vec::new());
+    }
+    let mut health = f.object("Healthcheck")?;
+    let test = health.strings("Test")?;
+    if !test.is_empty() && test != ["NONE"] {
+        return Err(ApiError::bad_request(
+            "Healthcheck.Test is not supported by this version of Skep: health checks come later; leave it out",
+        ));
+    }
+    health.refuse_rest(&[])?;
+    for port in f.entries("ExposedPorts")?.keys() {
+        check_port_key("ExposedPorts", port)?;
+    }
+    if let Some(path) = f.entries("Volumes")?.keys().next() {
+        return Err(ApiError::bad_request(format!(
+            "Volumes[{path:?}]: anonymous volumes come in a later version; bind a host directory (-v /host:{path}) or use --tmpfs {path}"
+        )));
+    }
+    let disabled = f.bool("NetworkDisabled")?;
+    let host = f.object("HostConfig")?;
+    let (mode, make_directories) = read_host_config(host, &mut config)?;
+    let mode = if disabled { "none".to_owned() } else { mode };
+    config.network = read_network(&mode, f.object("NetworkingConfig")?)?;
+    // Which streams the creating client attaches itself to, and what only a build reads.
+    f.drop_all(&["AttachStdin", "AttachStdout", "AttachStderr", "ArgsEscaped", "OnBuild", "Shell"]);
+    f.refuse_rest(&[("MacAddress", "addresses are chosen by the network")])?;
+    config.api_request = Some(kept(verbatim));
+    Ok(Create { config, make_directories })
+}
+
+/// The parts of the request that `inspect` shows and that the engine's own model does not carry.
+fn kept(mut verbatim: Value) -> Value {
+    let mut keep = json!({});
+    for key in ["HostConfig", "ExposedPorts", "AttachStdin", "AttachStdout", "AttachStderr"] {
+        if let Some(value) = verbatim.get_mut(key) {
+            keep[key] = value.take();
+        }
+    }
+    keep
+}

@@ -1,0 +1,74 @@
+//! A container as `docker ps` lists it.
+
+use serde_json::{Value, json};
+use skep_engine::{Container, ContainerState};
+
+use super::inspect::{mounts, network_mode, networks};
+use super::state_word;
+
+/// One row. `image` is the image as it should be shown: its name, or its ID once it has none.
+pub fn summary(c: &Container, image: &str, now_ns: i64) -> Value {
+    let ports: Vec<Value> = c
+        .ports
+        .iter()
+        .map(|p| {
+            json!({
+                "IP": p.host_ip.to_string(), "PrivatePort": p.container_port,
+                "PublicPort": p.host_port, "Type": p.protocol,
+            })
+        })
+        .collect();
+    json!({
+        "Id": c.id,
+        "Names": [format!("/{}", c.name)],
+        "Image": image,
+        "ImageID": c.image_id,
+        "Command": c.argv.join(" "),
+        "Created": c.created_at_ns / 1_000_000_000,
+        "Ports": ports,
+        "Labels": c.config.labels,
+        "State": state_word(c.state),
+        "Status": status(c, now_ns),
+        "HostConfig": { "NetworkMode": network_mode(&c.config.network) },
+        "NetworkSettings": { "Networks": networks(c) },
+        "Mounts": mounts(c),
+    })
+}
+
+/// The STATUS column.
+fn status(c: &Container, now_ns: i64) -> String {
+    let since = |then: i64| human_duration(now_ns.saturating_sub(then).max(0) / 1_000_000_000);
+    let code = c.exit_code.unwrap_or(0);
+    match c.state {
+        ContainerState::Created => "Created".into(),
+        ContainerState::Running => format!("Up {}", since(c.started_at_ns)),
+        ContainerState::Paused => format!("Up {} (Paused)", since(c.started_at_ns)),
+        ContainerState::Restarting => {
+            format!("Restarting ({code}) {} ago", since(c.finished_at_ns))
+        }
+        ContainerState::Removing => "Removal In Progress".into(),
+        ContainerState::Dead => "Dead".into(),
+        // A container whose start failed has an exit code but never ran.
+        ContainerState::Exited if c.finished_at_ns == 0 => "Created".into(),
+        ContainerState::Exited => format!("Exited ({code}) {} ago", since(c.finished_at_ns)),
+    }
+}
+
+/// A time span in the words Docker's tables use.
+pub fn human_duration(seconds: i64) -> String {
+    let minutes = seconds / 60;
+    let hours = (seconds + 1800) / 3600;
+    match (seconds, minutes, hours) {
+        (..1, ..) => "Less than a second".into(),
+        (1, ..) => "1 second".into(),
+        (..60, ..) => format!("{seconds} seconds"),
+        (_, 1, _) => "About a minute".into(),
+        (_, ..60, _) => format!("{minutes} minutes"),
+        (_, _, ..=1) => "About an hour".into(),
+        (_, _, ..48) => format!("{hours} hours"),
+        (_, _, ..336) => format!("{} days", hours / 24),
+        (_, _, ..1440) => format!("{} weeks", hours / 24 / 7),
+        (_, _, ..17520) => format!("{} months", hours / 24 / 30),
+        _ => format!("{} years", hours / 24 / 365),
+    }
+}

@@ -1,0 +1,171 @@
+//! What Docker's client sends to create a container, and what comes of it.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use skep_engine::{MountKind, NetworkMode, RestartPolicy, Seccomp};
+
+use super::{Create, read};
+use crate::error::ApiResult;
+
+/// What `docker run busybox true` sends.
+fn run() -> Value {
+    let text = r#"{
+        "Hostname": "", "Domainname": "", "User": "", "AttachStdin": false, "AttachStdout": true, "AttachStderr": true,
+        "Tty": false, "OpenStdin": false, "StdinOnce": false, "Env": null, "Cmd": ["true"], "Image": "busybox",
+        "Volumes": {}, "WorkingDir": "", "Entrypoint": null, "OnBuild": null, "Labels": {},
+        "HostConfig": {
+            "Binds": null, "ContainerIDFile": "", "LogConfig": {"Type": "", "Config": {}}, "NetworkMode": "default",
+            "PortBindings": {}, "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0}, "AutoRemove": false,
+            "VolumeDriver": "", "VolumesFrom": null, "ConsoleSize": [24, 80], "CapAdd": null, "CapDrop": null,
+            "CgroupnsMode": "", "Dns": [], "DnsOptions": [], "DnsSearch": [], "ExtraHosts": null, "GroupAdd": null,
+            "IpcMode": "", "Cgroup": "", "Links": null, "OomScoreAdj": 0, "PidMode": "", "Privileged": false,
+            "PublishAllPorts": false, "ReadonlyRootfs": false, "SecurityOpt": null, "UTSMode": "", "UsernsMode": "",
+            "ShmSize": 0, "Isolation": "", "CpuShares": 0, "Memory": 0, "NanoCpus": 0, "CgroupParent": "",
+            "BlkioWeight": 0, "BlkioWeightDevice": [], "BlkioDeviceReadBps": [], "CpuPeriod": 0, "CpuQuota": 0,
+            "CpusetCpus": "", "CpusetMems": "", "Devices": [], "DeviceCgroupRules": null, "DeviceRequests": null,
+            "MemoryReservation": 0, "MemorySwap": 0, "MemorySwappiness": -1, "OomKillDisable": false,
+            "PidsLimit": 0, "Ulimits": [], "CpuCount": 0, "CpuPercent": 0, "IOMaximumIOps": 0,
+            "IOMaximumBandwidth": 0, "MaskedPaths": null, "ReadonlyPaths": null
+        },
+        "NetworkingConfig": {"EndpointsConfig": {"default": {
+            "IPAMConfig": null, "Links": null, "Aliases": null, "MacAddress": "", "DriverOpts": null, "GwPriority": 0,
+            "NetworkID": "", "EndpointID": "", "Gateway": "", "IPAddress": "", "IPPrefixLen": 0, "IPv6Gateway": "",
+            "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0, "DNSNames": null
+        }}}
+    }"#;
+    serde_json::from_str(text).expect("JSON")
+}
+
+fn with(changes: &[(&str, Value)]) -> ApiResult<Create> {
+    let mut body = run();
+    for (at, value) in changes {
+        let (parent, key) = at.rsplit_once('/').expect("pointer");
+        body.pointer_mut(parent).expect("in the request")[key] = value.clone();
+    }
+    read(body.to_string().as_bytes())
+}
+
+#[test]
+fn a_plain_run_asks_for_nothing_special() {
+    let c = with(&[]).expect("valid").config;
+    assert_eq!((c.image.as_str(), c.cmd, c.entrypoint), ("busybox", Some(vec!["true".into()]), None));
+    let NetworkMode::Networks(networks) = c.network else { panic!("a network") };
+    assert_eq!(networks.len(), 1);
+    assert_eq!(networks[0].network, "bridge");
+    assert_eq!((c.resources, c.ports.len(), c.init), (Default::default(), 0, false));
+}
+
+#[test]
+fn what_is_asked_arrives() {
+    let c = with(&[
+        ("/Entrypoint", json!("")),
+        ("/StopTimeout", json!(3)),
+        ("/HostConfig/NetworkMode", json!("back")),
+        (
+            "/NetworkingConfig/EndpointsConfig",
+            json!({"back": {"Aliases": ["a"], "IPAMConfig": {"IPv4Address": "10.1.1.5"}}}),
+        ),
+        (
+            "/HostConfig/PortBindings",
+            json!({"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8080"}, {"HostPort": ""}]}),
+        ),
+        ("/HostConfig/Binds", json!(["/srv:/www:ro"])),
+        ("/HostConfig/Tmpfs", json!({"/t": "size=1m,mode=700"})),
+        ("/HostConfig/CpuQuota", json!(50_000)),
+        ("/HostConfig/Memory", json!(64 << 20)),
+        ("/HostConfig/RestartPolicy", json!({"Name": "on-failure", "MaximumRetryCount": 2})),
+        ("/HostConfig/SecurityOpt", json!(["no-new-privileges", "seccomp=unconfined"])),
+        (
+            "/HostConfig/LogConfig",
+            json!({"Type": "json-file", "Config": {"max-size": "10k", "max-file": "3"}}),
+        ),
+    ])
+    .expect("valid");
+    assert_eq!(c.make_directories, [std::path::PathBuf::from("/srv")]);
+    let c = c.config;
+    assert_eq!((c.entrypoint, c.stop_timeout), (Some(vec![]), Some(Duration::from_secs(3))));
+    let NetworkMode::Networks(networks) = &c.network else { panic!("a network") };
+    assert_eq!((networks[0].network.as_str(), networks[0].aliases.len()), ("back", 1));
+    assert_eq!(networks[0].addr.map(|a| a.to_string()).as_deref(), Some("10.1.1.5"));
+    assert_eq!((c.ports[0].host_port, c.ports[1].host_port), (8080, 0));
+    assert!(c.mounts[0].read_only);
+    assert_eq!(c.mounts[1].kind, MountKind::Tmpfs { size: Some(1 << 20), mode: Some(0o700) });
+    assert_eq!(c.resources.nano_cpus, Some(500_000_000));
+    assert_eq!(c.restart, RestartPolicy::OnFailure(2));
+    assert!(c.no_new_privileges && c.seccomp == Seccomp::Unconfined);
+    assert_eq!((c.log.max_size, c.log.max_file), (Some(10 << 10), 3));
+}
+
+#[test]
+fn network_modes() {
+    let of = |mode: &str| {
+        with(&[("/HostConfig/NetworkMode", json!(mode)), ("/NetworkingConfig", json!(null))])
+            .map(|c| c.config.network)
+    };
+    assert_eq!(of("none"), Ok(NetworkMode::None));
+    assert_eq!(of("host"), Ok(NetworkMode::Host));
+    assert_eq!(of("container:x"), Ok(NetworkMode::Container("x".into())));
+    let clash = with(&[
+        ("/HostConfig/NetworkMode", json!("none")),
+        ("/NetworkingConfig/EndpointsConfig", json!({"back": {}})),
+    ]);
+    assert!(clash.is_err());
+}
+
+#[test]
+fn what_cannot_be_done_is_refused_by_its_path() {
+    let table = [
+        ("/Image", json!(""), "Image"),
+        ("/Volumes", json!({"/data": {}}), "Volumes"),
+        ("/Healthcheck", json!({"Test": ["CMD", "x"]}), "Healthcheck"),
+        ("/HostConfig/Links", json!(["a"]), "HostConfig.Links"),
+        ("/HostConfig/PublishAllPorts", json!(true), "HostConfig.PublishAllPorts"),
+        ("/HostConfig/PidMode", json!("host"), "HostConfig.PidMode"),
+        ("/HostConfig/IpcMode", json!("host"), "HostConfig.IpcMode"),
+        ("/HostConfig/Devices", json!([{"PathOnHost": "/dev/x"}]), "HostConfig.Devices"),
+        ("/HostConfig/MaskedPaths", json!([]), "HostConfig.MaskedPaths"),
+        ("/HostConfig/Binds", json!(["data:/x"]), "HostConfig.Binds[0]"),
+        ("/HostConfig/Binds", json!(["/a:/"]), "HostConfig.Binds[0]"),
+        ("/HostConfig/Binds", json!(["/a:/b:shared"]), "HostConfig.Binds[0]"),
+        ("/HostConfig/Mounts", json!([{"Type": "volume", "Target": "/x"}]), "HostConfig.Mounts[0].Type"),
+        ("/HostConfig/PortBindings", json!({"http": []}), "HostConfig.PortBindings"),
+        (
+            "/HostConfig/PortBindings",
+            json!({"80/tcp": [{"HostPort": "99999"}]}),
+            "HostConfig.PortBindings[\"80/tcp\"].HostPort",
+        ),
+        ("/HostConfig/LogConfig", json!({"Type": "syslog"}), "HostConfig.LogConfig.Type"),
+        ("/HostConfig/Dns", json!(["x"]), "HostConfig.Dns[0]"),
+        ("/HostConfig/CpusetCpus", json!("0"), "HostConfig.CpusetCpus"),
+        ("/HostConfig/Runtime", json!("kata"), "HostConfig.Runtime"),
+        ("/HostConfig/NoSuch", json!(1), "HostConfig.NoSuch"),
+        ("/NoSuch", json!(1), "NoSuch"),
+    ];
+    for (at, value, path) in table {
+        let e = with(&[(at, value)]).expect_err(at);
+        assert_eq!(e.status, 400, "{at}");
+        assert!(e.message.starts_with(path), "{at}: {}", e.message);
+    }
+}
+
+#[test]
+fn durations_read_as_in_dockers_tables() {
+    for (seconds, text) in [
+        (0, "Less than a second"),
+        (1, "1 second"),
+        (59, "59 seconds"),
+        (60, "About a minute"),
+        (119, "About a minute"),
+        (120, "2 minutes"),
+        (3600, "About an hour"),
+        (7200, "2 hours"),
+        (86400, "24 hours"),
+        (172_800, "2 days"),
+        (14 * 86400, "2 weeks"),
+        (60 * 86400, "2 months"),
+        (730 * 86400, "2 years"),
+    ] {
+        assert_eq!(super::human_duration(seconds), text, "{seconds}");
+    }
+}

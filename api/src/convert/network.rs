@@ -1,0 +1,286 @@
+//! Networks: the body of `create` read, swarm networks written, and the filters of `network ls`.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use skep_proto::v1::{Annotations, Network, NetworkSpec};
+
+use super::created;
+use crate::error::{ApiError, ApiResult};
+use crate::fields::Fields;
+use crate::filters::Filters;
+
+/// The names `network ls --filter` knows.
+pub const FILTERS: &[&str] = &["dangling", "driver", "id", "label", "name", "scope", "type"];
+
+/// The networks every host has that are no network at all.
+pub const FIXED: [&str; 2] = ["host", "none"];
+
+/// What a `create` asks for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Create {
+    /// A bridge on this host.
+    Bridge(Bridge),
+    /// A network of the swarm.
+    Overlay(Box<NetworkSpec>),
+}
+
+/// A bridge network.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Bridge {
+    /// Name.
+    pub name: String,
+    /// Address range asked for, CIDR.
+    pub subnet: Option<String>,
+    /// Gateway asked for.
+    pub gateway: Option<String>,
+    /// No way out.
+    pub internal: bool,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Driver options.
+    pub options: BTreeMap<String, String>,
+}
+
+/// Body of `POST /networks/create`.
+pub fn read(body: &[u8]) -> ApiResult<Create> {
+    let mut f = Fields::parse(body)?;
+    let name = f.string("Name")?;
+    if name.is_empty() {
+        return Err(ApiError::bad_request("Name is missing: network name cannot be blank"));
+    }
+    if FIXED.contains(&name.as_str()) || name == "default" || name.starts_with("container:") {
+        return Err(ApiError::new(
+            axum::http::StatusCode::FORBIDDEN,
+            format!("operation is not permitted on predefined {name} network: choose another name"),
+        ));
+    }
+    let driver = f.opt_string("Driver")?.unwrap_or_else(|| "bridge".into());
+    let scope = f.string("Scope")?;
+    let (subnet, gateway) = read_ipam(f.object("IPAM")?)?;
+    let labels: BTreeMap<String, String> = f.string_map("Labels")?;
+    let options: BTreeMap<String, String> = f.string_map("Options")?;
+    let (internal, attachable, ingress) = (f.bool("Internal")?, f.bool("Attachable")?, f.bool("Ingress")?);
+    if f.opt_bool("EnableIPv4")? == Some(false) {
+        return Err(ApiError::bad_request("EnableIPv4 = false is not supported: networks are IPv4"));
+    }
+    // Since API 1.44 a name is always checked for duplicates.
+    f.drop_all(&["CheckDuplicate"]);
+    f.refuse_rest(&[
+        ("EnableIPv6", "networks are IPv4; leave it out"),
+        ("ConfigOnly", "create the network itself"),
+        ("ConfigFrom", "give the settings in the request"),
+    ])?;
+    match driver.as_str() {
+        "bridge" => {
+            for (field, set) in [("Attachable", attachable), ("Ingress", ingress)] {
+                if set {
+                    return Err(ApiError::bad_request(format!(
+                        "{field} is for swarm networks: add --driver overlay"
+                    )));
+                }
+            }
+            if !matches!(scope.as_str(), "" | "local") {
+                return Err(ApiError::bad_request(format!(
+                    "Scope = {scope:?} is not supported for a bridge: leave it out, or use --driver overlay"
+                )));
+            }
+            Ok(Create::Bridge(Bridge { name, subnet, gateway, internal, labels, options }))
+        }
+        "overlay" => {
+            if !matches!(scope.as_str(), "" | "swarm") {
+                return Err(ApiError::bad_request(format!(
+                    "Scope = {scope:?} is not supported for an overlay: leave it out"
+                )));
+            }
+            if gateway.is_some() {
+                return Err(ApiError::bad_request(
+                    "IPAM.Config[0].Gateway is not supported for an overlay: its containers are routed; leave it out",
+                ));
+            }
+            for key in options.keys() {
+                // Every overlay is encrypted; saying so is no request for more.
+                if key != "encrypted" {
+                    return Err(ApiError::bad_request(format!(
+                        "Options[{key:?}] is not supported for an overlay: leave it out"
+                    )));
+                }
+            }
+            let spec = NetworkSpec {
+                annotations: Some(Annotations { name, labels: labels.into_iter().collect() }),
+                driver,
+                subnet: subnet.unwrap_or_default(),
+                ingress,
+                attachable,
+                internal,
+                driver_options: options.into_iter().collect(),
+            };
+            Ok(Create::Overlay(Box::new(spec)))
+        }
+        other => Err(ApiError::not_found(format!(
+            "could not find plugin {other} in v1 plugin registry: use driver bridge or overlay"
+        ))),
+    }
+}
+
+fn read_ipam(mut f: Fields) -> ApiResult<(Option<String>, Option<String>)> {
+    f.only("Driver", &[json!("default")], "addresses are managed by Skep; leave it out")?;
+    let mut configs = f.objects("Config")?.into_iter();
+    f.refuse_rest(&[])?;
+    let Some(mut config) = configs.next() else { return Ok((None, None)) };
+    if configs.next().is_some() {
+        return Err(ApiError::bad_request("IPAM.Config: give one subnet per network"));
+    }
+    let subnet = config.opt_string("Subnet")?;
+    if let Some(text) = &subnet {
+        text.parse::<skep_overlay::desired::Cidr>()
+            .map_err(|e| ApiError::bad_request(format!("IPAM.Config[0].Subnet: {e}")))?;
+    }
+    let gateway = config.opt_string("Gateway")?;
+    if let Some(text) = &gateway {
+        text.parse::<std::net::Ipv4Addr>().map_err(|_| {
+            ApiError::bad_request(format!("IPAM.Config[0].Gateway = {text:?} is not an IPv4 address"))
+        })?;
+    }
+    config.refuse_rest(&[
+        ("IPRange", "the whole subnet is used; give a smaller subnet"),
+        ("AuxiliaryAddresses", "leave them out"),
+    ])?;
+    Ok((subnet, gateway))
+}
+
+/// What a network is filtered by.
+#[derive(Debug)]
+pub struct Facts<'a> {
+    /// Identifier.
+    pub id: &'a str,
+    /// Name.
+    pub name: &'a str,
+    /// Driver.
+    pub driver: &'a str,
+    /// `local` or `swarm`.
+    pub scope: &'a str,
+}
+
+/// Checks the values of the filters.
+pub fn check(filters: &Filters) -> ApiResult<()> {
+    filters.check("scope", &["swarm", "global", "local"])?;
+    filters.check("type", &["custom", "builtin"])?;
+    filters.flag("dangling").map(|_| ())
+}
+
+/// Whether `network ls` shows it, given as it would be shown.
+pub fn matches(filters: &Filters, shown: &Value) -> bool {
+    let text = |key: &str| shown[key].as_str().unwrap_or_default();
+    let builtin = FIXED.contains(&text("Name")) || matches!(text("Name"), "bridge" | "ingress");
+    let used = shown["Containers"].as_object().is_some_and(|c| !c.is_empty());
+    let dangling = filters.flag("dangling").ok().flatten();
+    filters.any("id", |v| text("Id").starts_with(v))
+        && filters.any("name", |v| text("Name").contains(v))
+        && filters.any("driver", |v| text("Driver") == v)
+        && filters.any("scope", |v| text("Scope") == v)
+        && filters.any("type", |v| (v == "builtin") == builtin)
+        && filters.labels("label", |k| shown["Labels"][k].as_str())
+        && dangling.is_none_or(|want| (!builtin && !used) == want)
+}
+
+/// The parts of a network's JSON that are the same for all.
+pub fn shown(facts: &Facts<'_>, created: String) -> Value {
+    json!({
+        "Name": facts.name,
+        "Id": facts.id,
+        "Created": created,
+        "Scope": facts.scope,
+        "Driver": facts.driver,
+        "EnableIPv4": true,
+        "EnableIPv6": false,
+        "IPAM": { "Driver": "default", "Options": null, "Config": [] },
+        "Internal": false,
+        "Attachable": false,
+        "Ingress": false,
+        "ConfigFrom": { "Network": "" },
+        "ConfigOnly": false,
+        "Containers": {},
+        "Options": {},
+        "Labels": {},
+    })
+}
+
+/// A network of the swarm.
+pub fn swarm(n: &Network) -> Value {
+    let spec = n.spec.clone().unwrap_or_default();
+    let annotations = spec.annotations.unwrap_or_default();
+    let driver = if spec.driver.is_empty() { "overlay" } else { &spec.driver };
+    let facts = Facts { id: &n.id, name: &annotations.name, driver, scope: "swarm" };
+    let mut out = shown(&facts, created(n.meta.as_ref()));
+    if !n.subnet.is_empty() {
+        out["IPAM"]["Config"] = json!([{ "Subnet": n.subnet, "Gateway": n.gateway }]);
+    }
+    out["Internal"] = spec.internal.into();
+    out["Attachable"] = spec.attachable.into();
+    out["Ingress"] = spec.ingress.into();
+    out["Options"] = json!(spec.driver_options);
+    out["Labels"] = json!(annotations.labels);
+    out
+}
+
+/// `host` or `none`. Their IDs are their names written in hexadecimal, filled up with zeros.
+pub fn fixed(name: &str) -> Value {
+    let hex: String = name.bytes().map(|b| format!("{b:02x}")).collect();
+    let driver = if name == "none" { "null" } else { name };
+    let facts = Facts { id: &format!("{hex:0<64}"), name, driver, scope: "local" };
+    shown(&facts, super::time::NEVER.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn create_as_the_client_sends_it() {
+        let overlay = br#"{"CheckDuplicate":true,"Name":"back","Driver":"overlay","Scope":"","IPAM":{"Driver":"default","Options":{},"Config":[]},
+            "Internal":false,"Attachable":true,"Ingress":false,"ConfigOnly":false,"ConfigFrom":{"Network":""},"Options":{},"Labels":{"a":"b"}}"#;
+        let Ok(Create::Overlay(spec)) = read(overlay) else { panic!("an overlay") };
+        assert!(spec.attachable && !spec.internal);
+        let bridge = br#"{"Name":"b","Driver":"bridge","IPAM":{"Config":[{"Subnet":"10.9.0.0/24"}]},"EnableIPv6":false}"#;
+        let Ok(Create::Bridge(b)) = read(bridge) else { panic!("a bridge") };
+        assert_eq!(b.subnet.as_deref(), Some("10.9.0.0/24"));
+    }
+
+    #[test]
+    fn wrong_requests_are_refused_by_name() {
+        for (body, text) in [
+            (r#"{"Name":""}"#, "Name"),
+            (r#"{"Name":"host"}"#, "host"),
+            (r#"{"Name":"a","Driver":"macvlan"}"#, "macvlan"),
+            (r#"{"Name":"a","Attachable":true}"#, "Attachable"),
+            (r#"{"Name":"a","EnableIPv6":true}"#, "EnableIPv6"),
+            (r#"{"Name":"a","IPAM":{"Config":[{"Subnet":"10.9.0.0/40"}]}}"#, "Subnet"),
+            (r#"{"Name":"a","IPAM":{"Config":[{"IPRange":"10.9.0.0/28"}]}}"#, "IPRange"),
+            (r#"{"Name":"a","Driver":"overlay","Options":{"x":"y"}}"#, "Options"),
+            (r#"{"Name":"a","ConfigFrom":{"Network":"b"}}"#, "ConfigFrom"),
+        ] {
+            let e = read(body.as_bytes()).expect_err(body);
+            assert!(e.message.contains(text), "{}", e.message);
+        }
+    }
+
+    #[test]
+    fn fixed_networks_have_full_ids() {
+        for name in FIXED {
+            assert_eq!(fixed(name)["Id"].as_str().map(str::len), Some(64));
+        }
+        assert_eq!(fixed("none")["Driver"], "null");
+    }
+
+    #[test]
+    fn listing_filters_by_what_is_shown() {
+        let of =
+            |f: &str, name: &str| matches(&Filters::parse(Some(f), FILTERS).expect("valid"), &fixed(name));
+        assert!(of(r#"{"driver":["null"]}"#, "none"));
+        assert!(!of(r#"{"driver":["null"]}"#, "host"));
+        assert!(of(r#"{"type":["builtin"],"name":["ho"]}"#, "host"));
+        assert!(!of(r#"{"type":["custom"]}"#, "host"));
+        assert!(!of(r#"{"scope":["swarm"]}"#, "host"));
+    }
+}
