@@ -8,8 +8,8 @@ mod wglab;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 use wglab::{Lab, dispatch, must, run, text, until};
@@ -76,7 +76,8 @@ fn transfer(lab: &Lab, from: usize, to: usize, addr: &str, data: &[u8]) -> Vec<u
     });
     listening.recv().expect("listening");
     let data = data.to_vec();
-    let sender = lab.hosts[from].inside(move || TcpStream::connect(target).expect("connect").write_all(&data).expect("write"));
+    let sender = lab.hosts[from]
+        .inside(move || TcpStream::connect(target).expect("connect").write_all(&data).expect("write"));
     sender.join().expect("sender");
     receiver.join().expect("receiver")
 }
@@ -88,7 +89,8 @@ fn capture(lab: &Lab, stop: Arc<AtomicBool>) -> std::thread::JoinHandle<Vec<u8>>
     let (ready, watching) = std::sync::mpsc::channel();
     let thread = wglab::inside(&lab.switch, move || {
         let all = SockProtocol::EthAll;
-        let fd = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_NONBLOCK, all).expect("AF_PACKET");
+        let fd =
+            socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_NONBLOCK, all).expect("AF_PACKET");
         ready.send(()).expect("tell");
         let (mut seen, mut frame) = (Vec::new(), vec![0; 1 << 17]);
         loop {
@@ -215,7 +217,10 @@ fn undisturbed() {
     third["allowed"] = json!(["10.88.0.3/32", "10.77.0.0/16"]);
     lab.hosts[0].set_peers(&[second.clone(), third]).expect("peers");
     let changed = find(&mut lab.hosts[0], &keys[2]).expect("peer");
-    assert_eq!((&changed["handshake"], &changed["allowed"]), (&json!(true), &json!(["10.77.0.0/16", "10.88.0.3/32"])));
+    assert_eq!(
+        (&changed["handshake"], &changed["allowed"]),
+        (&json!(true), &json!(["10.77.0.0/16", "10.88.0.3/32"]))
+    );
     assert!(lab.hosts[2].pings("10.88.0.1"));
 
     // The third goes.
@@ -235,7 +240,9 @@ fn roaming() {
     let key = text(&lab.hosts[1].ensure().expect("ensure"), "key");
     let peer = lab.hosts[1].as_peer(&key);
     let two = lab.hosts[1].namespace.clone();
-    must(&format!("ip -n {two} addr del 10.99.0.2/24 dev eth0 && ip -n {two} addr add 10.99.0.77/24 dev eth0"));
+    must(&format!(
+        "ip -n {two} addr del 10.99.0.2/24 dev eth0 && ip -n {two} addr add 10.99.0.77/24 dev eth0"
+    ));
     // It speaks first from its new address, and is heard.
     assert!(lab.hosts[1].pings("10.88.0.1"));
     assert_eq!(lab.hosts[0].show()[0]["endpoint"], "10.99.0.77:4789");
@@ -273,7 +280,8 @@ fn refusals() {
     assert!(error.contains(&name) && error.contains("bridge"), "{error}");
     must(&format!("ip -n {namespace} link del {name}"));
 
-    let taken = host.inside(|| std::net::UdpSocket::bind("0.0.0.0:4789").expect("bind")).join().expect("thread");
+    let taken =
+        host.inside(|| std::net::UdpSocket::bind("0.0.0.0:4789").expect("bind")).join().expect("thread");
     let error = host.ensure().expect_err("the port is taken");
     assert!(error.contains("4789"), "{error}");
     drop(taken);

@@ -76,10 +76,10 @@ impl Device {
     /// key, port, MTU, address and state. Safe to call again at any time: what is right is not touched,
     /// and a userspace process that died is started again.
     pub async fn ensure(options: DeviceOptions) -> Result<Self, Error> {
-        let name = options.name.parse::<InterfaceName>().map_err(|reason| Error::BadName {
-            name: options.name.clone(),
-            reason: reason.to_string(),
-        })?;
+        let name = options
+            .name
+            .parse::<InterfaceName>()
+            .map_err(|reason| Error::BadName { name: options.name.clone(), reason: reason.to_string() })?;
         let key_path = options.private_key_path.clone();
         let (private, public_key) = blocking(move || key::load_or_create_key(&key_path)).await?;
         let netlink = link::connect(&options.name)?;
@@ -88,7 +88,8 @@ impl Device {
             Some(mtu) => mtu,
             None => {
                 let underlay = link::underlay_mtu(&netlink, &options.name, options.underlay).await?;
-                let overhead = if options.underlay.is_some_and(|a| a.is_ipv4()) { OVERHEAD_V4 } else { OVERHEAD_V6 };
+                let overhead =
+                    if options.underlay.is_some_and(|a| a.is_ipv4()) { OVERHEAD_V4 } else { OVERHEAD_V6 };
                 underlay.saturating_sub(overhead)
             }
         }

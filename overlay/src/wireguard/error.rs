@@ -44,7 +44,9 @@ pub enum Error {
         reason: String,
     },
     /// Somebody else has an interface of that name.
-    #[error("interface {name} exists and is of kind {kind}, not WireGuard; remove it or give this daemon another data root")]
+    #[error(
+        "interface {name} exists and is of kind {kind}, not WireGuard; remove it or give this daemon another data root"
+    )]
     NameTaken {
         /// The name.
         name: String,

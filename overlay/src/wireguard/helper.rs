@@ -15,8 +15,8 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::device::{DeviceOptions, blocking};
 use super::Error;
+use super::device::{DeviceOptions, blocking};
 
 /// Where control sockets are, by the convention of every WireGuard implementation.
 pub(super) const SOCKETS: &str = "/var/run/wireguard";
@@ -139,7 +139,8 @@ fn start(options: &DeviceOptions, mtu: u16) -> Result<(), Error> {
 }
 
 fn stop_blocking(name: &str, exec_root: &Path) -> Result<(), Error> {
-    let failed = |operation, e: io::Error| Error::Helper { name: name.to_owned(), operation, reason: e.to_string() };
+    let failed =
+        |operation, e: io::Error| Error::Helper { name: name.to_owned(), operation, reason: e.to_string() };
     let lock_path = lock(exec_root, name);
     let started = Instant::now();
     let mut signal = Signal::SIGTERM;

@@ -87,15 +87,27 @@ pub(super) async fn delete(handle: &Handle, name: &str) -> Result<(), Error> {
 /// Sets the MTU and brings the interface up.
 pub(super) async fn bring_up(handle: &Handle, name: &str, index: u32, mtu: u16) -> Result<(), Error> {
     let message = LinkUnspec::new_with_index(index).mtu(u32::from(mtu)).up().build();
-    handle.link().set(message).execute().await.map_err(Error::netlink("setting MTU and state of interface", name))
+    handle
+        .link()
+        .set(message)
+        .execute()
+        .await
+        .map_err(Error::netlink("setting MTU and state of interface", name))
 }
 
 /// Gives the interface exactly this IPv4 address, as /32: every other one is removed.
-pub(super) async fn set_address(handle: &Handle, name: &str, index: u32, addr: Ipv4Addr) -> Result<(), Error> {
+pub(super) async fn set_address(
+    handle: &Handle,
+    name: &str,
+    index: u32,
+    addr: Ipv4Addr,
+) -> Result<(), Error> {
     let mut present = false;
     let mut found = handle.address().get().set_link_index_filter(index).execute();
     let mut others = Vec::new();
-    while let Some(message) = found.try_next().await.map_err(Error::netlink("reading the addresses of", name))? {
+    while let Some(message) =
+        found.try_next().await.map_err(Error::netlink("reading the addresses of", name))?
+    {
         let local = message.attributes.iter().find_map(|a| match a {
             AddressAttribute::Local(IpAddr::V4(local)) => Some(*local),
             _ => None,
@@ -107,7 +119,12 @@ pub(super) async fn set_address(handle: &Handle, name: &str, index: u32, addr: I
         }
     }
     for message in others {
-        handle.address().del(message).execute().await.map_err(Error::netlink("removing an old address of", name))?;
+        handle
+            .address()
+            .del(message)
+            .execute()
+            .await
+            .map_err(Error::netlink("removing an old address of", name))?;
     }
     if present {
         return Ok(());
@@ -134,13 +151,16 @@ pub(super) async fn underlay_mtu(handle: &Handle, name: &str, local: Option<IpAd
 
 async fn index_of_address(handle: &Handle, name: &str, local: IpAddr) -> Result<Option<u32>, Error> {
     let mut found = handle.address().get().set_address_filter(local).execute();
-    let first = found.try_next().await.map_err(Error::netlink("looking for the underlay address of", name))?;
+    let first =
+        found.try_next().await.map_err(Error::netlink("looking for the underlay address of", name))?;
     Ok(first.map(|message| message.header.index))
 }
 
 async fn default_route(handle: &Handle, name: &str) -> Result<Option<u32>, Error> {
     let mut routes = handle.route().get(RouteMessageBuilder::<Ipv4Addr>::new().build()).execute();
-    while let Some(route) = routes.try_next().await.map_err(Error::netlink("reading the default route for", name))? {
+    while let Some(route) =
+        routes.try_next().await.map_err(Error::netlink("reading the default route for", name))?
+    {
         let device = route.attributes.iter().find_map(|a| match a {
             RouteAttribute::Oif(index) => Some(*index),
             _ => None,

@@ -89,7 +89,8 @@ pub(super) fn difference(
         let found = have.get(name.as_str());
         let same_addresses = found.is_some_and(|f| f.allowed_ips.iter().eq(allowed.iter()));
         let same_endpoint = found.is_some_and(|f| {
-            f.endpoint == Some(peer.endpoint) || (f.endpoint.is_some() && given.get(&name) == Some(&peer.endpoint))
+            f.endpoint == Some(peer.endpoint)
+                || (f.endpoint.is_some() && given.get(&name) == Some(&peer.endpoint))
         });
         if same_addresses && same_endpoint {
             continue;
@@ -167,7 +168,11 @@ mod tests {
     #[test]
     fn only_what_differs_is_sent() {
         let update = difference(
-            &[have(1, "1.1.1.1:1", &["10.0.0.0/24"]), have(2, "2.2.2.2:2", &["10.0.1.0/24"]), have(3, "3.3.3.3:3", &[])],
+            &[
+                have(1, "1.1.1.1:1", &["10.0.0.0/24"]),
+                have(2, "2.2.2.2:2", &["10.0.1.0/24"]),
+                have(3, "3.3.3.3:3", &[]),
+            ],
             &[want(1, "1.1.1.1:1", &["10.0.0.0/24"]), want(2, "2.2.2.2:2", &["10.0.1.0/24", "10.0.2.0/24"])],
             &BTreeMap::new(),
         );

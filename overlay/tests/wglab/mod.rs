@@ -31,7 +31,8 @@ pub fn dispatch() -> Option<i32> {
 pub fn run(command: &str) -> Result<String, String> {
     let output = Command::new("sh").args(["-c", command]).stdin(Stdio::null()).output();
     let output = output.map_err(|e| format!("{command}: {e}"))?;
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let text =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     if output.status.success() { Ok(text) } else { Err(format!("{command}: {}: {text}", output.status)) }
 }
 
@@ -162,7 +163,9 @@ impl Lab {
         let bridge = format!("sw{id}");
         let mut lab = Self { switch: bridge.clone(), hosts: Vec::new(), folder };
         // The bridge has a namespace of its own: nothing of it touches the machine's.
-        must(&format!("ip netns add {bridge} && ip -n {bridge} link add br0 type bridge && ip -n {bridge} link set br0 up"));
+        must(&format!(
+            "ip netns add {bridge} && ip -n {bridge} link add br0 type bridge && ip -n {bridge} link set br0 up"
+        ));
         for n in 1..=count {
             let namespace = format!("sk{id}h{n}");
             let root = lab.folder.path().join(n.to_string());
@@ -188,7 +191,8 @@ impl Lab {
 
     /// Makes the interfaces, and every host a peer of every other.
     pub fn mesh(&mut self) {
-        let keys: Vec<String> = self.hosts.iter_mut().map(|h| text(&h.ensure().expect("ensure"), "key")).collect();
+        let keys: Vec<String> =
+            self.hosts.iter_mut().map(|h| text(&h.ensure().expect("ensure"), "key")).collect();
         for n in 0..self.hosts.len() {
             let peers: Vec<Value> = (0..self.hosts.len())
                 .filter(|other| *other != n)
@@ -233,7 +237,10 @@ impl Host {
     }
 
     /// Runs code inside, on a thread of its own.
-    pub fn inside<T: Send + 'static>(&self, code: impl FnOnce() -> T + Send + 'static) -> std::thread::JoinHandle<T> {
+    pub fn inside<T: Send + 'static>(
+        &self,
+        code: impl FnOnce() -> T + Send + 'static,
+    ) -> std::thread::JoinHandle<T> {
         inside(&self.namespace, code)
     }
 
@@ -323,7 +330,8 @@ impl Host {
 /// One ICMP echo; there is no `ping` on a minimal machine.
 fn echo(to: std::net::Ipv4Addr, bytes: usize, whole: bool) -> std::io::Result<()> {
     use nix::sys::socket::{
-        AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, recv, sendto, setsockopt, socket, sockopt,
+        AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, recv, sendto, setsockopt,
+        socket, sockopt,
     };
     use std::os::fd::AsRawFd as _;
     let fd = socket(AddressFamily::Inet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Icmp)?;
@@ -332,7 +340,13 @@ fn echo(to: std::net::Ipv4Addr, bytes: usize, whole: bool) -> std::io::Result<()
     // SAFETY: an open descriptor and a whole i32 of the given size.
     let set = unsafe {
         let size = size_of::<i32>() as libc::socklen_t;
-        libc::setsockopt(fd.as_raw_fd(), libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, (&raw const discover).cast(), size)
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_MTU_DISCOVER,
+            (&raw const discover).cast(),
+            size,
+        )
     };
     nix::errno::Errno::result(set)?;
     let mark = COUNTER.fetch_add(1, Ordering::Relaxed).to_be_bytes();

@@ -98,7 +98,12 @@ async fn change(device: &Device, set: Set) -> io::Result<Vec<PublicKey>> {
 }
 
 /// Applies one peer's part; `true` if it is new and has an endpoint.
-async fn set_peer(device: &mut DeviceWrite<'_, Transports>, key: &PublicKey, set: SetPeer, replace: bool) -> bool {
+async fn set_peer(
+    device: &mut DeviceWrite<'_, Transports>,
+    key: &PublicKey,
+    set: SetPeer,
+    replace: bool,
+) -> bool {
     let SetPeer { peer, remove, update_only, replace_allowed_ips, .. } = set;
     if remove {
         device.remove_peer(key).await;

@@ -59,7 +59,10 @@ fn background(options: Options) -> std::io::Result<i32> {
                 return Ok(0);
             }
             let text = String::from_utf8_lossy(&said);
-            eprintln!("{}", if said.is_empty() { "the process died before it was ready" } else { text.trim() });
+            eprintln!(
+                "{}",
+                if said.is_empty() { "the process died before it was ready" } else { text.trim() }
+            );
             Ok(1)
         }
         ForkResult::Child => {
@@ -137,6 +140,10 @@ fn start_log(path: &Path) -> std::io::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     // A second subscriber cannot be set: then the first one goes on, to the same standard error.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(std::io::stderr).try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .with_writer(std::io::stderr)
+        .try_init();
     Ok(())
 }

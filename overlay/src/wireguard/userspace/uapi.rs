@@ -53,7 +53,11 @@ pub(super) fn start(name: &str, client: UapiClient) -> io::Result<mpsc::Receiver
 }
 
 /// Answers the requests of one connection; each ends with an empty line.
-async fn converse(mut stream: UnixStream, client: UapiClient, changes: mpsc::Sender<Change>) -> io::Result<()> {
+async fn converse(
+    mut stream: UnixStream,
+    client: UapiClient,
+    changes: mpsc::Sender<Change>,
+) -> io::Result<()> {
     let (reader, mut writer) = stream.split();
     let mut lines = BufReader::new(reader).lines();
     let mut request = String::new();
