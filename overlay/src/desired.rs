@@ -7,11 +7,62 @@ use serde::{Deserialize, Serialize};
 
 /// `a.b.c.d/len`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct Cidr {
     /// Network address.
     pub addr: Ipv4Addr,
     /// Prefix length, 0-32.
     pub len: u8,
+}
+
+impl Cidr {
+    /// The network mask.
+    pub fn mask(&self) -> u32 {
+        u32::MAX.checked_shl(32 - u32::from(self.len.min(32))).unwrap_or(0)
+    }
+
+    /// First address of the range.
+    pub fn first(&self) -> Ipv4Addr {
+        Ipv4Addr::from(u32::from(self.addr) & self.mask())
+    }
+
+    /// Last address of the range.
+    pub fn last(&self) -> Ipv4Addr {
+        Ipv4Addr::from(u32::from(self.addr) | !self.mask())
+    }
+
+    /// The same range written with its first address.
+    pub fn network(&self) -> Self {
+        Self { addr: self.first(), len: self.len }
+    }
+
+    /// Whether the address is within the range.
+    pub fn contains(&self, addr: Ipv4Addr) -> bool {
+        (self.first()..=self.last()).contains(&addr)
+    }
+
+    /// Whether the two ranges share an address.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.first() <= other.last() && other.first() <= self.last()
+    }
+
+    /// The range of one address.
+    pub fn host(addr: Ipv4Addr) -> Self {
+        Self { addr, len: 32 }
+    }
+}
+
+impl From<Cidr> for String {
+    fn from(cidr: Cidr) -> Self {
+        cidr.to_string()
+    }
+}
+
+impl TryFrom<String> for Cidr {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
 }
 
 impl std::str::FromStr for Cidr {

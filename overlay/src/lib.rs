@@ -3,4 +3,29 @@
 //!
 //! Knows nothing of managers nor of images; whoever embeds it converts to [`desired`].
 
+mod bridge;
 pub mod desired;
+pub mod dns;
+mod error;
+mod isolation;
+pub mod link;
+mod model;
+mod names;
+mod netlink;
+pub mod netns;
+pub mod nft;
+mod plane;
+mod reconcile;
+mod routed;
+mod state;
+mod sysctl;
+mod vip;
+pub mod wireguard;
+
+pub use error::{Error, Result};
+pub use model::{
+    Applied, AttachRequest, Attached, Bound, BridgeInfo, BridgeSpec, DataPlaneOptions, Endpoint, Join,
+    Member, Publish,
+};
+pub use plane::DataPlane;
+pub use wireguard::wireguard_main;

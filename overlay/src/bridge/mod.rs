@@ -1,0 +1,153 @@
+//! Local bridge networks: the networks themselves, their addresses, and the ports published from them.
+
+mod ipam;
+mod ports;
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+pub use ipam::{free_address, free_subnet};
+pub use ports::Ports;
+
+use crate::desired::Cidr;
+use crate::error::{Error, Result};
+use crate::link::Mac;
+use crate::model::{BridgeInfo, BridgeSpec, Member};
+use crate::names::Names;
+use crate::state::{Bridge, State};
+
+const MTU_OPTION: &str = "com.docker.network.driver.mtu";
+const DEFAULT_MTU: u32 = 1500;
+
+/// Checks the request against what there is and makes the network's record. `taken` are ranges that
+/// this host routes already.
+pub fn plan(state: &State, spec: &BridgeSpec, names: &Names, taken: &[Cidr]) -> Result<Bridge> {
+    check_name(&spec.name)?;
+    if state.bridges.contains_key(&spec.name) {
+        return Err(Error::NetworkExists(spec.name.clone()));
+    }
+    let subnet = match spec.subnet {
+        Some(subnet) => check_subnet(state, subnet)?,
+        None => {
+            let ours = state.bridges.values().map(|b| b.subnet);
+            let swarm = state.swarm.iter().flat_map(|s| s.desired.networks.values());
+            let used: Vec<_> = taken.iter().copied().chain(ours).chain(swarm.map(|n| n.subnet)).collect();
+            free_subnet(&used).ok_or_else(|| Error::NoSubnet(spec.name.clone()))?
+        }
+    };
+    let gateway = spec.gateway.unwrap_or_else(|| next(subnet.first()));
+    if !subnet.contains(gateway) || gateway == subnet.first() || gateway == subnet.last() {
+        return Err(Error::Invalid {
+            what: "gateway",
+            value: gateway.to_string(),
+            reason: format!("not a host address of {subnet}"),
+        });
+    }
+    let id = random_id();
+    Ok(Bridge {
+        interface: names.bridge(&id),
+        id,
+        name: spec.name.clone(),
+        subnet,
+        gateway,
+        internal: spec.internal,
+        mtu: mtu(&spec.options)?,
+        labels: spec.labels.clone(),
+        options: spec.options.clone(),
+        created_at_ns: now_ns(),
+    })
+}
+
+fn next(addr: Ipv4Addr) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(addr).saturating_add(1))
+}
+
+fn check_name(name: &str) -> Result<()> {
+    let good = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
+    let reserved = ["host", "none", "default", "container"];
+    if name.is_empty() || !name.starts_with(|c: char| c.is_ascii_alphanumeric()) || !name.chars().all(good) {
+        return Err(Error::Invalid {
+            what: "network name",
+            value: name.into(),
+            reason: "only [a-zA-Z0-9][a-zA-Z0-9_.-]* are allowed".into(),
+        });
+    }
+    if reserved.contains(&name) {
+        return Err(Error::Invalid {
+            what: "network name",
+            value: name.into(),
+            reason: "it is predefined".into(),
+        });
+    }
+    Ok(())
+}
+
+fn check_subnet(state: &State, subnet: Cidr) -> Result<Cidr> {
+    let subnet = subnet.network();
+    if !(8..=30).contains(&subnet.len) || subnet.addr.is_loopback() || subnet.addr.is_multicast() {
+        return Err(Error::Invalid {
+            what: "subnet",
+            value: subnet.to_string(),
+            reason: "it must be a unicast range between /8 and /30".into(),
+        });
+    }
+    let bridges = state.bridges.values().map(|b| (b.subnet, &b.name));
+    let swarm = state.swarm.iter().flat_map(|s| s.desired.networks.values());
+    let all = bridges.chain(swarm.map(|n| (n.subnet, &n.name)));
+    match all.into_iter().find(|(other, _)| other.overlaps(&subnet)) {
+        Some((other, name)) => Err(Error::Overlap { subnet, other: format!("{other} of network {name}") }),
+        None => Ok(subnet),
+    }
+}
+
+fn mtu(options: &BTreeMap<String, String>) -> Result<u32> {
+    if let Some((name, _)) = options.iter().find(|(name, _)| *name != MTU_OPTION) {
+        return Err(Error::Invalid {
+            what: "network option",
+            value: name.clone(),
+            reason: format!("only {MTU_OPTION} is supported"),
+        });
+    }
+    let Some(text) = options.get(MTU_OPTION) else { return Ok(DEFAULT_MTU) };
+    text.parse().ok().filter(|mtu| (576..=65_535).contains(mtu)).ok_or_else(|| Error::Invalid {
+        what: MTU_OPTION,
+        value: text.clone(),
+        reason: "it must be between 576 and 65535".into(),
+    })
+}
+
+/// The network with its containers.
+pub fn info(state: &State, bridge: &Bridge) -> BridgeInfo {
+    let member = |(id, record): (&String, &crate::state::Record)| {
+        let place = record.bridged().find(|m| m.endpoint.network_id == bridge.id)?;
+        Some((id.clone(), Member { name: record.name.clone(), endpoint: place.endpoint.clone() }))
+    };
+    BridgeInfo {
+        id: bridge.id.clone(),
+        name: bridge.name.clone(),
+        interface: bridge.interface.clone(),
+        subnet: bridge.subnet,
+        gateway: bridge.gateway,
+        internal: bridge.internal,
+        labels: bridge.labels.clone(),
+        options: bridge.options.clone(),
+        created_at_ns: bridge.created_at_ns,
+        containers: state.containers.iter().filter_map(member).collect(),
+    }
+}
+
+/// A hardware address made from an IPv4 address, as Docker makes them.
+pub fn mac_of(addr: Ipv4Addr) -> Mac {
+    let [a, b, c, d] = addr.octets();
+    [0x02, 0x42, a, b, c, d]
+}
+
+/// 64 random hex characters.
+pub fn random_id() -> String {
+    rand::random::<[u8; 32]>().map(|b| format!("{b:02x}")).concat()
+}
+
+fn now_ns() -> i64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |d| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX))
+}

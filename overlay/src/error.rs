@@ -1,0 +1,177 @@
+//! What can go wrong in the data plane, in words a user can act on.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+
+use crate::desired::Cidr;
+
+/// An error of the data plane.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file or a system call.
+    #[error("{operation} {subject}: {source}")]
+    Io {
+        /// What was being done.
+        operation: &'static str,
+        /// To what.
+        subject: String,
+        /// Cause.
+        source: io::Error,
+    },
+    /// A file of ours that cannot be read as what it should be.
+    #[error("{path} is not readable as {what}: {reason}; remove it to start from nothing")]
+    Corrupt {
+        /// File.
+        path: String,
+        /// What it should be.
+        what: &'static str,
+        /// Why.
+        reason: String,
+    },
+    /// nftables.
+    #[error(transparent)]
+    Nft(#[from] crate::nft::Error),
+    /// No network of this name.
+    #[error("network {0} not found")]
+    NoSuchNetwork(String),
+    /// Name taken.
+    #[error("network with name {0} already exists")]
+    NetworkExists(String),
+    /// Still in use.
+    #[error("network {network} has active endpoints ({containers}); disconnect or remove them first")]
+    NetworkInUse {
+        /// Network.
+        network: String,
+        /// Container names.
+        containers: String,
+    },
+    /// A name, subnet, option or the like that cannot be.
+    #[error("{what} {value:?} is not valid: {reason}")]
+    Invalid {
+        /// What it is.
+        what: &'static str,
+        /// As given.
+        value: String,
+        /// Why not.
+        reason: String,
+    },
+    /// Subnet taken.
+    #[error("subnet {subnet} overlaps {other}; choose another")]
+    Overlap {
+        /// As asked for.
+        subnet: Cidr,
+        /// What has it.
+        other: String,
+    },
+    /// No address left.
+    #[error("network {network} has no free address left in {subnet}")]
+    Exhausted {
+        /// Network.
+        network: String,
+        /// Its range.
+        subnet: Cidr,
+    },
+    /// No range left for a new network.
+    #[error("no free subnet left for network {0}; give one with --subnet")]
+    NoSubnet(String),
+    /// Address taken.
+    #[error("address {addr} is already in use in network {network}")]
+    AddressInUse {
+        /// Address.
+        addr: Ipv4Addr,
+        /// Network.
+        network: String,
+    },
+    /// An overlay network gives no address by itself.
+    #[error(
+        "network {0} is an overlay network: its addresses are given by the swarm; use a service, or a bridge network"
+    )]
+    NeedsSwarmAddress(String),
+    /// Port taken.
+    #[error("bind for {host}:{port}/{protocol} failed: port is already allocated")]
+    PortTaken {
+        /// Host address.
+        host: IpAddr,
+        /// Port.
+        port: u16,
+        /// Protocol.
+        protocol: String,
+    },
+    /// No port left to choose.
+    #[error("no free {protocol} port left in 32768-60999 on {host}")]
+    NoPort {
+        /// Host address.
+        host: IpAddr,
+        /// Protocol.
+        protocol: String,
+    },
+    /// A port cannot be published.
+    #[error("cannot publish port {port}/{protocol}: {reason}")]
+    Unpublishable {
+        /// Port.
+        port: u16,
+        /// Protocol.
+        protocol: String,
+        /// Why.
+        reason: String,
+    },
+    /// WireGuard.
+    #[error("wireguard interface {interface}: {reason}")]
+    WireGuard {
+        /// Interface.
+        interface: String,
+        /// Why.
+        reason: String,
+    },
+    /// DNS inside a container.
+    #[error("DNS of container {container}: {reason}")]
+    Dns {
+        /// Container.
+        container: String,
+        /// Why.
+        reason: String,
+    },
+    /// Several things failed; the rest was done.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Several(Vec<Error>),
+    /// A worker thread ended early.
+    #[error("{0} did not finish: {1}")]
+    Interrupted(&'static str, String),
+}
+
+/// Result of the data plane.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// Wraps a system error about some subject.
+    pub(crate) fn io(
+        operation: &'static str,
+        subject: impl std::fmt::Display,
+    ) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { operation, subject: subject.to_string(), source }
+    }
+
+    /// Wraps a system error about a file.
+    pub(crate) fn file(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        Self::io(operation, path.display())
+    }
+
+    /// Wraps an errno about some subject.
+    pub(crate) fn sys(
+        operation: &'static str,
+        subject: impl std::fmt::Display,
+    ) -> impl FnOnce(nix::errno::Errno) -> Self {
+        move |errno| Self::Io { operation, subject: subject.to_string(), source: errno.into() }
+    }
+
+    /// Nothing, the one error, or all of them.
+    pub(crate) fn gather(mut errors: Vec<Self>) -> Result<()> {
+        match errors.len() {
+            0 => Ok(()),
+            1 => errors.pop().map_or(Ok(()), Err),
+            _ => Err(Self::Several(errors)),
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! The fixed headers and attribute numbers of rtnetlink.
+
+use std::os::fd::AsRawFd;
+
+use super::{Route, Veth};
+use crate::netlink::{Attrs, Message, NLM_F_CREATE, NLM_F_EXCL};
+
+pub const RTM_NEWLINK: u16 = 16;
+pub const RTM_DELLINK: u16 = 17;
+pub const RTM_GETLINK: u16 = 18;
+pub const RTM_NEWADDR: u16 = 20;
+pub const RTM_DELADDR: u16 = 21;
+pub const RTM_GETADDR: u16 = 22;
+pub const RTM_NEWROUTE: u16 = 24;
+pub const RTM_DELROUTE: u16 = 25;
+pub const RTM_GETROUTE: u16 = 26;
+pub const RTM_NEWNEIGH: u16 = 28;
+pub const IFLA_ADDRESS: u16 = 1;
+pub const IFLA_IFNAME: u16 = 3;
+pub const IFLA_MTU: u16 = 4;
+pub const IFLA_MASTER: u16 = 10;
+pub const IFLA_LINKINFO: u16 = 18;
+pub const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+const IFLA_NET_NS_FD: u16 = 28;
+const VETH_INFO_PEER: u16 = 1;
+pub const IFF_UP: u32 = 1;
+pub const IFA_ADDRESS: u16 = 1;
+pub const IFA_LOCAL: u16 = 2;
+pub const IFA_BROADCAST: u16 = 4;
+pub const RTA_DST: u16 = 1;
+pub const RTA_OIF: u16 = 4;
+pub const RTA_GATEWAY: u16 = 5;
+pub const RTA_PREFSRC: u16 = 7;
+pub const RT_TABLE_MAIN: u8 = 254;
+pub const AF_INET: u8 = 2;
+/// Marks our routes in `ip route` (any number the distribution does not use).
+const RTPROT_SKEP: u8 = 83;
+const RT_SCOPE_UNIVERSE: u8 = 0;
+const RT_SCOPE_LINK: u8 = 253;
+const RTN_UNICAST: u8 = 1;
+
+pub fn link_header(index: u32, flags: u32, change: u32) -> Attrs {
+    Attrs::default()
+        .raw(&[0; 4])
+        .raw(&index.to_ne_bytes())
+        .raw(&flags.to_ne_bytes())
+        .raw(&change.to_ne_bytes())
+}
+
+pub fn route_header(len: u8, scope: u8) -> Attrs {
+    Attrs::default().raw(&[AF_INET, len, 0, 0, RT_TABLE_MAIN, RTPROT_SKEP, scope, RTN_UNICAST]).raw(&[0; 4])
+}
+
+pub fn route_body(index: u32, route: &Route) -> Attrs {
+    let scope = if route.via.is_some() { RT_SCOPE_UNIVERSE } else { RT_SCOPE_LINK };
+    let mut body = route_header(route.to.len, scope).u32(RTA_OIF, index);
+    if route.to.len > 0 {
+        body = body.put(RTA_DST, &route.to.addr.octets());
+    }
+    if let Some(via) = route.via {
+        body = body.put(RTA_GATEWAY, &via.octets());
+    }
+    if let Some(src) = route.src {
+        body = body.put(RTA_PREFSRC, &src.octets());
+    }
+    body
+}
+
+pub fn veth_message(veth: &Veth<'_>) -> Message {
+    let peer = link_header(0, IFF_UP, IFF_UP)
+        .text(IFLA_IFNAME, veth.guest)
+        .put(IFLA_ADDRESS, &veth.guest_mac)
+        .u32(IFLA_MTU, veth.mtu)
+        .u32(IFLA_NET_NS_FD, veth.netns.as_raw_fd() as u32);
+    let info = Attrs::default()
+        .text(IFLA_INFO_KIND, "veth")
+        .nest(IFLA_INFO_DATA, Attrs::default().nest(VETH_INFO_PEER, peer));
+    let mut body = link_header(0, IFF_UP, IFF_UP)
+        .text(IFLA_IFNAME, veth.host)
+        .put(IFLA_ADDRESS, &veth.host_mac)
+        .u32(IFLA_MTU, veth.mtu);
+    if let Some(bridge) = veth.bridge {
+        body = body.u32(IFLA_MASTER, bridge);
+    }
+    Message::new(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body.nest(IFLA_LINKINFO, info))
+}

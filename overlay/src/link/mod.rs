@@ -1,0 +1,263 @@
+//! Interfaces, addresses, routes and neighbours of one network namespace, through rtnetlink.
+
+mod message;
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::os::fd::BorrowedFd;
+
+use nix::errno::Errno;
+use nix::sys::socket::SockProtocol;
+
+use crate::desired::Cidr;
+use crate::error::{Error, Result};
+use crate::netlink::{Attrs, Message, Socket, attr, attrs, text_of, u32_at};
+use message::*;
+
+/// A hardware address.
+pub type Mac = [u8; 6];
+
+/// A veth pair whose far end is born inside a container's namespace.
+pub struct Veth<'a> {
+    /// Name of the host's end.
+    pub host: &'a str,
+    /// Hardware address of the host's end.
+    pub host_mac: Mac,
+    /// Name inside the container.
+    pub guest: &'a str,
+    /// Hardware address inside the container.
+    pub guest_mac: Mac,
+    /// The container's namespace.
+    pub netns: BorrowedFd<'a>,
+    /// MTU of both ends.
+    pub mtu: u32,
+    /// Index of the bridge the host's end belongs to.
+    pub bridge: Option<u32>,
+}
+
+/// A route of the main table.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Route {
+    /// Where to.
+    pub to: Cidr,
+    /// Next hop; none = on the link.
+    pub via: Option<Ipv4Addr>,
+    /// Preferred source.
+    pub src: Option<Ipv4Addr>,
+}
+
+/// An interface as the kernel has it.
+#[derive(Clone, Debug)]
+pub struct Link {
+    /// Index.
+    pub index: u32,
+    /// Name.
+    pub name: String,
+    /// It is set up.
+    pub up: bool,
+    /// Index of its bridge.
+    pub master: Option<u32>,
+    /// MTU.
+    pub mtu: u32,
+}
+
+/// rtnetlink in one namespace.
+#[derive(Debug)]
+pub struct Links {
+    socket: Socket,
+}
+
+impl Links {
+    /// Opens it in the calling thread's namespace.
+    pub fn open() -> Result<Self> {
+        let socket =
+            Socket::open(SockProtocol::NetlinkRoute).map_err(Error::io("open", "the rtnetlink socket"))?;
+        Ok(Self { socket })
+    }
+
+    /// Runs the named requests; all are tried, `tolerated` errors are none.
+    pub fn run(&mut self, steps: Vec<(String, Message)>, tolerated: &[Errno]) -> Result<()> {
+        let (names, messages): (Vec<_>, Vec<_>) = steps.into_iter().unzip();
+        let answers = self.socket.execute(&messages).map_err(Error::io("talk to", "rtnetlink"))?;
+        let errors = names.into_iter().zip(answers).filter_map(|(name, answer)| match answer {
+            Err(errno) if !tolerated.contains(&errno) => {
+                Some(Error::Io { operation: "set up the network:", subject: name, source: errno.into() })
+            }
+            _ => None,
+        });
+        Error::gather(errors.collect())
+    }
+
+    /// The interface of this name, or none.
+    pub fn find(&mut self, name: &str) -> Result<Option<Link>> {
+        let body = link_header(0, 0, 0).text(IFLA_IFNAME, name);
+        match self.socket.get(RTM_GETLINK, body) {
+            Ok(reply) => Ok(parse_link(&reply.payload)),
+            Err(e) if e.raw_os_error() == Some(Errno::ENODEV as i32) => Ok(None),
+            Err(e) => Err(Error::io("look up interface", name)(e)),
+        }
+    }
+
+    /// Index of an interface that must be there.
+    pub fn index(&mut self, name: &str) -> Result<u32> {
+        self.find(name)?.map(|l| l.index).ok_or_else(|| Error::Io {
+            operation: "look up interface",
+            subject: name.into(),
+            source: Errno::ENODEV.into(),
+        })
+    }
+
+    /// All interfaces by name.
+    pub fn list(&mut self) -> Result<BTreeMap<String, Link>> {
+        let replies =
+            self.socket.dump(RTM_GETLINK, link_header(0, 0, 0)).map_err(Error::io("list", "interfaces"))?;
+        let links = replies.iter().filter_map(|r| parse_link(&r.payload));
+        Ok(links.map(|l| (l.name.clone(), l)).collect())
+    }
+
+    /// All IPv4 addresses: interface index and address with prefix length.
+    pub fn addresses(&mut self) -> Result<Vec<(u32, Cidr)>> {
+        let body = Attrs::default().raw(&[AF_INET, 0, 0, 0, 0, 0, 0, 0]);
+        let replies = self.socket.dump(RTM_GETADDR, body).map_err(Error::io("list", "addresses"))?;
+        Ok(replies
+            .iter()
+            .filter_map(|r| {
+                let len = *r.payload.get(1)?;
+                let index = u32_at(&r.payload, 4)?;
+                let body = r.payload.get(8..)?;
+                let addr = attr(body, IFA_LOCAL).or_else(|| attr(body, IFA_ADDRESS))?;
+                Some((index, Cidr { addr: addr_of(addr)?, len }))
+            })
+            .collect())
+    }
+
+    /// All unicast IPv4 routes of the main table: interface index (0 = none) and route.
+    pub fn routes(&mut self) -> Result<Vec<(u32, Route)>> {
+        let replies =
+            self.socket.dump(RTM_GETROUTE, route_header(0, 0)).map_err(Error::io("list", "routes"))?;
+        Ok(replies
+            .iter()
+            .filter_map(|r| {
+                let (len, table) = (*r.payload.get(1)?, *r.payload.get(4)?);
+                let body = r.payload.get(12..)?;
+                if table != RT_TABLE_MAIN || *r.payload.first()? != AF_INET {
+                    return None;
+                }
+                let addr = attr(body, RTA_DST).and_then(addr_of).unwrap_or(Ipv4Addr::UNSPECIFIED);
+                let index = attr(body, RTA_OIF).and_then(|v| u32_at(v, 0)).unwrap_or(0);
+                let via = attr(body, RTA_GATEWAY).and_then(addr_of);
+                let src = attr(body, RTA_PREFSRC).and_then(addr_of);
+                Some((index, Route { to: Cidr { addr, len }, via, src }))
+            })
+            .collect())
+    }
+
+    /// Makes a veth pair, both ends up, the far one in the container's namespace.
+    pub fn add_veth(&mut self, veth: &Veth<'_>) -> Result<()> {
+        self.run(vec![(format!("add veth {}", veth.host), veth_message(veth))], &[])
+    }
+
+    /// Removes an interface; no error when it is gone already.
+    pub fn delete(&mut self, name: &str) -> Result<()> {
+        let body = link_header(0, 0, 0).text(IFLA_IFNAME, name);
+        let step = (format!("delete {name}"), Message::new(RTM_DELLINK, 0, body));
+        self.run(vec![step], &[Errno::ENODEV])
+    }
+}
+
+fn parse_link(payload: &[u8]) -> Option<Link> {
+    let index = u32_at(payload, 4)?;
+    let up = u32_at(payload, 8)? & IFF_UP != 0;
+    let mut link = Link { index, name: String::new(), up, master: None, mtu: 0 };
+    for (kind, value) in attrs(payload.get(16..)?) {
+        match kind {
+            IFLA_IFNAME => link.name = text_of(value),
+            IFLA_MTU => link.mtu = u32_at(value, 0)?,
+            IFLA_MASTER => link.master = u32_at(value, 0),
+            _ => {}
+        }
+    }
+    Some(link)
+}
+
+fn addr_of(value: &[u8]) -> Option<Ipv4Addr> {
+    <[u8; 4]>::try_from(value).ok().map(Ipv4Addr::from)
+}
+
+/// Requests for [`Links::run`], each with the name that an error shows.
+pub mod step {
+    use super::*;
+    use crate::netlink::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+
+    /// Sets the interface up, with this MTU and in this bridge where given.
+    pub fn set(index: u32, mtu: Option<u32>, bridge: Option<u32>) -> (String, Message) {
+        let mut body = link_header(index, IFF_UP, IFF_UP);
+        if let Some(mtu) = mtu {
+            body = body.u32(IFLA_MTU, mtu);
+        }
+        if let Some(bridge) = bridge {
+            body = body.u32(IFLA_MASTER, bridge);
+        }
+        (format!("set up interface {index}"), Message::new(RTM_NEWLINK, 0, body))
+    }
+
+    /// Makes a bridge, up.
+    pub fn bridge(name: &str, mac: Mac, mtu: u32) -> (String, Message) {
+        let body = link_header(0, IFF_UP, IFF_UP)
+            .text(IFLA_IFNAME, name)
+            .put(IFLA_ADDRESS, &mac)
+            .u32(IFLA_MTU, mtu)
+            .nest(IFLA_LINKINFO, Attrs::default().text(IFLA_INFO_KIND, "bridge"));
+        (format!("add bridge {name}"), Message::new(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body))
+    }
+
+    /// Gives an interface an address.
+    pub fn address(index: u32, addr: Cidr) -> (String, Message) {
+        let octets = addr.addr.octets();
+        let mut body = Attrs::default()
+            .raw(&[AF_INET, addr.len, 0, 0])
+            .raw(&index.to_ne_bytes())
+            .put(IFA_LOCAL, &octets)
+            .put(IFA_ADDRESS, &octets);
+        if addr.len < 31 {
+            body = body.put(IFA_BROADCAST, &addr.last().octets());
+        }
+        (format!("add address {addr}"), Message::new(RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, body))
+    }
+
+    /// Takes an address from an interface.
+    pub fn drop_address(index: u32, addr: Cidr) -> (String, Message) {
+        let body = Attrs::default()
+            .raw(&[AF_INET, addr.len, 0, 0])
+            .raw(&index.to_ne_bytes())
+            .put(IFA_LOCAL, &addr.addr.octets());
+        (format!("delete address {addr}"), Message::new(RTM_DELADDR, 0, body))
+    }
+
+    /// Makes or replaces a route.
+    pub fn route(index: u32, route: &Route) -> (String, Message) {
+        let body = route_body(index, route);
+        let flags = NLM_F_CREATE | NLM_F_REPLACE;
+        (format!("add route {}", route.to), Message::new(RTM_NEWROUTE, flags, body))
+    }
+
+    /// Removes a route.
+    pub fn drop_route(index: u32, route: &Route) -> (String, Message) {
+        let body = route_body(index, route);
+        (format!("delete route {}", route.to), Message::new(RTM_DELROUTE, 0, body))
+    }
+
+    /// A neighbour that needs no asking.
+    pub fn neighbour(index: u32, addr: Ipv4Addr, mac: Mac) -> (String, Message) {
+        const NUD_PERMANENT: u16 = 0x80;
+        let body = Attrs::default()
+            .raw(&[AF_INET, 0, 0, 0])
+            .raw(&index.to_ne_bytes())
+            .raw(&NUD_PERMANENT.to_ne_bytes())
+            .raw(&[0, 0])
+            .put(1, &addr.octets())
+            .put(2, &mac);
+        let flags = NLM_F_CREATE | NLM_F_REPLACE;
+        (format!("add neighbour {addr}"), Message::new(RTM_NEWNEIGH, flags, body))
+    }
+}

@@ -1,0 +1,172 @@
+//! What is asked of the data plane and what it answers: plain data.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::desired::Cidr;
+
+/// Where a data plane keeps its things and how they are named.
+#[derive(Clone, Debug)]
+pub struct DataPlaneOptions {
+    /// What must survive a reboot.
+    pub data_root: PathBuf,
+    /// What need not: pinned namespaces, sockets.
+    pub exec_root: PathBuf,
+    /// Six lower-case characters that all global names carry.
+    pub instance: String,
+    /// The binary that serves `wireguard`.
+    pub helper_exe: PathBuf,
+}
+
+/// One network to join.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Join {
+    /// Network ID, unique beginning of one, or name.
+    pub network: String,
+    /// Address; none = any free one (bridge networks only).
+    pub addr: Option<Ipv4Addr>,
+    /// Further names it answers to.
+    pub aliases: Vec<String>,
+}
+
+/// A port to publish on the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Publish {
+    /// `tcp`, `udp` or `sctp`.
+    pub protocol: String,
+    /// Port inside the container.
+    pub container_port: u16,
+    /// Address on the host; none = all.
+    pub host_ip: Option<IpAddr>,
+    /// Port on the host; 0 = any free one.
+    pub host_port: u16,
+}
+
+/// A container to connect.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AttachRequest {
+    /// Container ID.
+    pub container_id: String,
+    /// Container name.
+    pub name: String,
+    /// Networks; the first is the one it was created with.
+    pub networks: Vec<Join>,
+    /// Published ports.
+    pub ports: Vec<Publish>,
+    /// DNS servers, instead of the host's.
+    pub dns_servers: Vec<IpAddr>,
+    /// DNS search domains.
+    pub dns_search: Vec<String>,
+    /// DNS options.
+    pub dns_options: Vec<String>,
+}
+
+/// A container's place in one network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Network name.
+    pub network: String,
+    /// Network ID.
+    pub network_id: String,
+    /// Endpoint ID (64 hex characters).
+    pub endpoint_id: String,
+    /// Address.
+    pub addr: Ipv4Addr,
+    /// Prefix length of the network.
+    pub prefix_len: u8,
+    /// Gateway, where the container has one in this network.
+    pub gateway: Option<Ipv4Addr>,
+    /// Hardware address, `aa:bb:cc:dd:ee:ff`.
+    pub mac: String,
+    /// Further names.
+    pub aliases: Vec<String>,
+}
+
+/// A published port as bound.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bound {
+    /// `tcp`, `udp` or `sctp`.
+    pub protocol: String,
+    /// Port inside the container.
+    pub container_port: u16,
+    /// Address on the host; 0.0.0.0 = all.
+    pub host_ip: Ipv4Addr,
+    /// Port on the host.
+    pub host_port: u16,
+}
+
+/// A connected container.
+#[derive(Clone, Debug)]
+pub struct Attached {
+    /// The pinned namespace.
+    pub netns: PathBuf,
+    /// Whole content of its /etc/resolv.conf.
+    pub resolv_conf: String,
+    /// One per network, in the order asked for.
+    pub endpoints: Vec<Endpoint>,
+    /// Ports as bound.
+    pub ports: Vec<Bound>,
+}
+
+/// What of the swarm's state is in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Version by network ID.
+    pub networks: BTreeMap<String, u64>,
+    /// Version of the published ports.
+    pub ingress: u64,
+}
+
+/// A bridge network to make.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BridgeSpec {
+    /// Name.
+    pub name: String,
+    /// Range; none = one that nothing on this host uses.
+    pub subnet: Option<Cidr>,
+    /// The host's address in it; none = the first.
+    pub gateway: Option<Ipv4Addr>,
+    /// No way out.
+    pub internal: bool,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Driver options; `com.docker.network.driver.mtu` is known.
+    pub options: BTreeMap<String, String>,
+}
+
+/// A bridge network as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BridgeInfo {
+    /// ID (64 hex characters).
+    pub id: String,
+    /// Name.
+    pub name: String,
+    /// Interface on the host.
+    pub interface: String,
+    /// Range.
+    pub subnet: Cidr,
+    /// The host's address in it.
+    pub gateway: Ipv4Addr,
+    /// No way out.
+    pub internal: bool,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Driver options.
+    pub options: BTreeMap<String, String>,
+    /// When it was made, nanoseconds since the epoch.
+    pub created_at_ns: i64,
+    /// Containers in it, by container ID.
+    pub containers: BTreeMap<String, Member>,
+}
+
+/// A container in a bridge network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Container name.
+    pub name: String,
+    /// Its place in the network.
+    pub endpoint: Endpoint,
+}

@@ -1,0 +1,151 @@
+//! nftables: one table as plain data ([`Table`]), the difference between what is wanted and what the
+//! kernel holds, and one transaction that removes it. Our own encoder, because no crate knows numgen.
+
+mod diff;
+mod dump;
+mod expr;
+mod transaction;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+pub use diff::{Change, diff};
+pub use dump::read;
+pub(crate) use expr::digest;
+pub use expr::{Field, Rule};
+pub use transaction::{apply, delete_table};
+
+/// A table with all it holds, as wanted or as read from the kernel.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Table {
+    /// Chains by name.
+    pub chains: BTreeMap<String, Chain>,
+    /// Sets and maps by name.
+    pub sets: BTreeMap<String, Set>,
+}
+
+/// A chain; a base chain where it has a hook.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Chain {
+    /// Where it hangs.
+    pub hook: Option<Hook>,
+    /// In order.
+    pub rules: Vec<Rule>,
+}
+
+/// Where a base chain hangs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hook {
+    /// `filter` or `nat`.
+    pub kind: String,
+    /// `NF_INET_*`.
+    pub number: u32,
+    /// Lower runs earlier.
+    pub priority: i32,
+}
+
+/// `NF_INET_PRE_ROUTING`: what arrives.
+pub const PREROUTING: u32 = 0;
+/// `NF_INET_FORWARD`: what passes through.
+pub const FORWARD: u32 = 2;
+/// `NF_INET_LOCAL_OUT`: what the host sends.
+pub const OUTPUT: u32 = 3;
+/// `NF_INET_POST_ROUTING`: what leaves.
+pub const POSTROUTING: u32 = 4;
+
+impl Hook {
+    /// A hook of this kind.
+    pub fn new(kind: &str, number: u32, priority: i32) -> Self {
+        Self { kind: kind.into(), number, priority }
+    }
+}
+
+/// A set, or a map where `data` is not empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Set {
+    /// Fields of the key, concatenated where there are several.
+    pub key: Vec<Field>,
+    /// Fields of the value.
+    pub data: Vec<Field>,
+    /// Elements are ranges.
+    pub interval: bool,
+    /// What it holds.
+    pub elements: BTreeSet<Element>,
+}
+
+/// One element of a set.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Element {
+    /// Key, or the start of the range.
+    pub key: Vec<u8>,
+    /// Last key of the range (concatenated intervals).
+    pub end: Vec<u8>,
+    /// This is the first key after a range (plain intervals).
+    pub closes: bool,
+    /// Value.
+    pub data: Vec<u8>,
+}
+
+impl Set {
+    /// An empty set of single keys.
+    pub fn of(key: &[Field]) -> Self {
+        Self { key: key.into(), ..Self::default() }
+    }
+
+    /// An empty set of ranges.
+    pub fn ranges(key: &[Field]) -> Self {
+        Self { key: key.into(), interval: true, ..Self::default() }
+    }
+
+    /// An empty map.
+    pub fn map(key: &[Field], data: &[Field]) -> Self {
+        Self { key: key.into(), data: data.into(), ..Self::default() }
+    }
+
+    /// Adds a key.
+    pub fn add(&mut self, key: Vec<u8>) {
+        self.elements.insert(Element { key, ..Element::default() });
+    }
+
+    /// Adds a key with its value.
+    pub fn set(&mut self, key: Vec<u8>, data: Vec<u8>) {
+        self.elements.insert(Element { key, data, ..Element::default() });
+    }
+
+    /// Adds a range of concatenated keys, both ends included.
+    pub fn add_range(&mut self, key: Vec<u8>, end: Vec<u8>) {
+        self.elements.insert(Element { key, end, ..Element::default() });
+    }
+
+    /// Adds a range of single keys: `start` included, `after` not.
+    pub fn add_span(&mut self, start: Vec<u8>, after: Vec<u8>) {
+        self.elements.insert(Element { key: start, ..Element::default() });
+        self.elements.insert(Element { key: after, closes: true, ..Element::default() });
+    }
+
+    fn same_shape(&self, other: &Self) -> bool {
+        self.key == other.key && self.data == other.data && self.interval == other.interval
+    }
+}
+
+/// What the transaction could not do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The socket failed.
+    #[error("nftables table {table}: {source}; is nftables built into this kernel?")]
+    Socket {
+        /// Table.
+        table: String,
+        /// Cause.
+        source: std::io::Error,
+    },
+    /// The kernel refused a step; nothing of the transaction was done.
+    #[error("nftables table {table}: {step}: {errno}")]
+    Refused {
+        /// Table.
+        table: String,
+        /// The step refused.
+        step: String,
+        /// Why.
+        errno: nix::errno::Errno,
+    },
+}

@@ -1,0 +1,255 @@
+//! The handle: what callers ask is written into the state first, then into the kernel, and the whole is
+//! compared every half minute.
+
+mod attach;
+mod networks;
+mod reaper;
+mod swarm;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use nix::sys::socket::SockProtocol;
+
+use crate::bridge::Ports;
+use crate::error::{Error, Result};
+use crate::model::{BridgeSpec, DataPlaneOptions};
+use crate::names::Names;
+use crate::netlink::Socket;
+use crate::state::{DEFAULT_BRIDGE, State, Store};
+use crate::{isolation, nft, reconcile, wireguard};
+
+/// Time between comparisons of the whole with the kernel.
+const PERIOD: Duration = Duration::from_secs(30);
+/// Owner of the ports that the swarm publishes on every node.
+const INGRESS: &str = "ingress";
+
+/// The data plane of this host. Cheap to clone.
+#[derive(Clone)]
+pub struct DataPlane {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    options: DataPlaneOptions,
+    names: Names,
+    store: Store,
+    pins: PathBuf,
+    public_key: String,
+    state: Mutex<State>,
+    ports: Mutex<Ports>,
+    /// One nftables transaction at a time; whoever waited finds its change made by the one before.
+    rules: Arc<tokio::sync::Mutex<Rules>>,
+    /// One change of bridges or of the swarm's state at a time.
+    changing: tokio::sync::Mutex<()>,
+    tunnel: tokio::sync::Mutex<Option<wireguard::Device>>,
+    reaper: reaper::Reaper,
+    stop: tokio_util::sync::CancellationToken,
+}
+
+/// The nftables socket and what was written through it last.
+struct Rules {
+    socket: Socket,
+    written: Option<nft::Table>,
+    generation: u64,
+}
+
+impl DataPlane {
+    /// Takes up what a previous daemon left, makes the default bridge network, brings the kernel into
+    /// line and keeps it there.
+    pub async fn start(options: DataPlaneOptions) -> Result<Self> {
+        let plane = blocking("starting the data plane", move || Self::open(options)).await?;
+        let missing = !plane.inner.state().bridges.contains_key(DEFAULT_BRIDGE);
+        if missing {
+            let spec = BridgeSpec { name: DEFAULT_BRIDGE.into(), ..BridgeSpec::default() };
+            plane.create_bridge(spec).await?;
+        }
+        plane.resume_swarm().await;
+        plane.inner.reconcile().await?;
+        let inner = plane.inner.clone();
+        tokio::spawn(async move { inner.keep().await });
+        Ok(plane)
+    }
+
+    fn open(options: DataPlaneOptions) -> Result<Self> {
+        let store = Store::open(&options.data_root)?;
+        let pins = options.exec_root.join("netns");
+        std::fs::create_dir_all(&pins).map_err(Error::file("create", &pins))?;
+        let names = Names::new(&options.instance);
+        let mut state = store.load()?;
+        // A namespace that is gone (reboot) took its container's connection with it.
+        let gone = |id: &String| !crate::netns::is_pinned(&pins.join(id));
+        for id in state.containers.keys().filter(|id| gone(id)).cloned().collect::<Vec<_>>() {
+            state.containers.remove(&id);
+            store.forget_container(&id)?;
+        }
+        let mut ports = Ports::default();
+        for record in state.containers.values() {
+            for error in ports.retake(&record.container_id, &record.ports) {
+                tracing::warn!(container = record.name, %error, "port taken while the daemon was away");
+            }
+        }
+        let (_, public_key) = wireguard::load_or_create_key(&store.key())
+            .map_err(|e| Error::WireGuard { interface: names.wireguard(), reason: e.to_string() })?;
+        let socket =
+            Socket::open(SockProtocol::NetlinkNetFilter).map_err(Error::io("open", "the nftables socket"))?;
+        let rules = Rules { socket, written: None, generation: 0 };
+        state.generation = 1;
+        let inner = Inner {
+            names,
+            store,
+            pins,
+            public_key,
+            state: Mutex::new(state),
+            ports: Mutex::new(ports),
+            rules: Arc::new(tokio::sync::Mutex::new(rules)),
+            changing: tokio::sync::Mutex::default(),
+            tunnel: tokio::sync::Mutex::default(),
+            reaper: reaper::Reaper::default(),
+            stop: tokio_util::sync::CancellationToken::new(),
+            options,
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// This node's WireGuard key, base64.
+    pub fn public_key(&self) -> String {
+        self.inner.public_key.clone()
+    }
+
+    /// What differs between the state and the kernel; empty = nothing.
+    pub async fn check(&self) -> Result<Vec<String>> {
+        let inner = self.inner.clone();
+        let mut rules = inner.rules.clone().lock_owned().await;
+        let mut differences = self.check_tunnel().await?;
+        let found = blocking("comparing with the kernel", move || {
+            let state = inner.state().clone();
+            let repairs = reconcile::plan(&state, &inner.names, &inner.pins, &inner.reaper.leaving())?;
+            let table = inner.names.table();
+            let held = nft::read(&mut rules.socket, &table)?;
+            let wanted = isolation::table(&state, &inner.names);
+            let changes = nft::diff(held.as_ref(), &wanted);
+            let rules = changes.iter().map(|c| format!("nftables table {table}: {c}"));
+            Ok(repairs.iter().map(ToString::to_string).chain(rules).collect::<Vec<_>>())
+        })
+        .await?;
+        differences.extend(found);
+        Ok(differences)
+    }
+
+    /// Ends the daemon's part; containers keep their network.
+    pub async fn shutdown(&self) {
+        self.inner.stop.cancel();
+        self.inner.reaper.drain().await;
+    }
+}
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ports(&self) -> MutexGuard<'_, Ports> {
+        self.ports.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the state and returns the number of the change.
+    fn change<T>(&self, f: impl FnOnce(&mut State) -> T) -> (T, u64) {
+        let mut state = self.state();
+        let value = f(&mut state);
+        state.generation += 1;
+        (value, state.generation)
+    }
+
+    /// Waits until nftables holds change `generation`, by whoever's transaction.
+    async fn commit(self: &Arc<Self>, generation: u64) -> Result<()> {
+        let mut rules = self.rules.clone().lock_owned().await;
+        if rules.generation >= generation {
+            return Ok(());
+        }
+        let inner = self.clone();
+        blocking("writing nftables rules", move || {
+            let (wanted, current) = {
+                let state = inner.state();
+                (isolation::table(&state, &inner.names), state.generation)
+            };
+            let table = inner.names.table();
+            if rules.written.is_none() {
+                rules.written = nft::read(&mut rules.socket, &table)?;
+            }
+            let changes = nft::diff(rules.written.as_ref(), &wanted);
+            // Until the kernel has answered, nothing is known of what it holds.
+            rules.written = None;
+            nft::apply(&mut rules.socket, &table, &changes)?;
+            rules.written = Some(wanted);
+            rules.generation = current;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Compares everything with the kernel and removes the differences.
+    async fn reconcile(self: &Arc<Self>) -> Result<()> {
+        let generation = {
+            let mut rules = self.rules.lock().await;
+            rules.written = None;
+            rules.generation = 0;
+            self.state().generation
+        };
+        let _changing = self.changing.lock().await;
+        let inner = self.clone();
+        let links = blocking("comparing with the kernel", move || {
+            let state = inner.state().clone();
+            let repairs = reconcile::plan(&state, &inner.names, &inner.pins, &inner.reaper.leaving())?;
+            let mut errors = Vec::new();
+            for repair in repairs {
+                // What was attached or detached since the plan was made is not ours to mend.
+                if inner.is_stale(&repair) {
+                    continue;
+                }
+                tracing::info!(%repair, "repairing");
+                errors.extend(reconcile::repair(&repair, &inner.pins).err());
+            }
+            Error::gather(errors)
+        })
+        .await;
+        let rules = self.commit(generation).await;
+        Error::gather([links, rules].into_iter().filter_map(Result::err).collect())
+    }
+
+    /// Makes the tunnel's routes and settings right.
+    fn repair_tunnel(&self) -> Result<()> {
+        let state = self.state().clone();
+        let repairs = reconcile::plan_tunnel(&state, &self.names)?;
+        let errors = repairs.iter().filter_map(|r| reconcile::repair(r, &self.pins).err());
+        Error::gather(errors.collect())
+    }
+
+    async fn keep(self: Arc<Self>) {
+        let mut ticks = tokio::time::interval(PERIOD);
+        ticks.tick().await;
+        loop {
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            let plane = DataPlane { inner: self.clone() };
+            if let Err(error) = plane.refresh_swarm().await {
+                tracing::warn!(%error, "the overlay is not in order; trying again in 30 s");
+            }
+            if let Err(error) = self.reconcile().await {
+                tracing::warn!(%error, "the network is not in order; trying again in 30 s");
+            }
+        }
+    }
+}
+
+/// Runs what blocks on a thread made for that.
+async fn blocking<T: Send + 'static>(
+    what: &'static str,
+    f: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let run = tokio::task::spawn_blocking(f).await;
+    run.unwrap_or_else(|e| Err(Error::Interrupted(what, e.to_string())))
+}

@@ -1,0 +1,166 @@
+//! Containers: connected and disconnected.
+
+use std::sync::Arc;
+
+use super::{DataPlane, Inner, blocking};
+use crate::error::{Error, Result};
+use crate::model::{AttachRequest, Attached};
+use crate::reconcile::{self, Repair};
+use crate::state::Record;
+use crate::{netns, routed};
+
+impl DataPlane {
+    /// Connects a container; once more for the same container, says how it is connected.
+    pub async fn attach(&self, request: AttachRequest) -> Result<Attached> {
+        let inner = self.inner.clone();
+        let id = request.container_id.clone();
+        if id.is_empty() || !id.chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c)) {
+            return Err(Error::Invalid {
+                what: "container ID",
+                value: id,
+                reason: "only [a-zA-Z0-9_-] are allowed".into(),
+            });
+        }
+        let (record, generation) =
+            blocking("connecting a container", move || inner.connect(&request)).await?;
+        let rules = match generation {
+            Some(generation) => self.inner.commit(generation).await,
+            None => Ok(()),
+        };
+        if let Err(error) = rules {
+            let undone = self.detach(&id).await.err();
+            return Error::gather([Some(error), undone].into_iter().flatten().collect())
+                .and(Err(Error::Interrupted("connecting a container", id)));
+        }
+        self.inner.attached(&record).await
+    }
+
+    /// Disconnects a container. Goes on past errors and reports all; no error when it is not connected.
+    pub async fn detach(&self, container_id: &str) -> Result<()> {
+        let (record, generation) = self.inner.change(|state| {
+            let record = state.containers.remove(container_id);
+            if let Some(record) = &record {
+                self.inner.reaper.expect(&hosts(record));
+            }
+            record
+        });
+        let Some(record) = record else { return Ok(()) };
+        let needs_rules = needs_rules(&record);
+        let inner = self.inner.clone();
+        let unplugged = blocking("disconnecting a container", move || inner.disconnect(&record)).await;
+        let rules = if needs_rules { self.inner.commit(generation).await } else { Ok(()) };
+        Error::gather([unplugged, rules].into_iter().filter_map(Result::err).collect())
+    }
+
+    /// Disconnects every container that is not among these.
+    pub async fn retain(&self, ids: &[String]) -> Result<()> {
+        let gone: Vec<String> = {
+            let state = self.inner.state();
+            state.containers.keys().filter(|id| !ids.contains(id)).cloned().collect()
+        };
+        let mut errors = Vec::new();
+        for id in gone {
+            errors.extend(self.detach(&id).await.err());
+        }
+        Error::gather(errors)
+    }
+}
+
+fn hosts(record: &Record) -> Vec<String> {
+    record.interfaces.iter().map(|i| i.host.clone()).collect()
+}
+
+/// A container of bridges alone, without ports, is covered by its networks' rules.
+fn needs_rules(record: &Record) -> bool {
+    !record.ports.is_empty() || record.routed().is_some() || record.interfaces.len() > 1
+}
+
+impl Inner {
+    /// State, ports, kernel, disk, in this order; undone when one fails. Returns the change to wait for.
+    fn connect(self: &Arc<Self>, request: &AttachRequest) -> Result<(Record, Option<u64>)> {
+        let id = &request.container_id;
+        let (planned, _) = self.change(|state| {
+            if let Some(known) = state.containers.get(id) {
+                return Ok((known.clone(), true));
+            }
+            let record = routed::plan(state, request, &self.names)?;
+            if !request.ports.is_empty() && record.target().is_none() {
+                let port = &request.ports[0];
+                return Err(Error::Unpublishable {
+                    port: port.container_port,
+                    protocol: port.protocol.clone(),
+                    reason: "the container is in no network with a way out".into(),
+                });
+            }
+            for member in record.bridged() {
+                let network = member.endpoint.network_id.clone();
+                state.last_given.insert(network, member.endpoint.addr);
+            }
+            state.containers.insert(id.clone(), record.clone());
+            Ok((record, false))
+        });
+        let (mut record, known) = planned?;
+        if known && netns::is_pinned(&self.pins.join(id)) {
+            return Ok((record, None));
+        }
+        let outcome = self.connect_planned(request, &mut record);
+        if outcome.is_err() {
+            self.reaper.expect(&hosts(&record));
+            self.change(|state| state.containers.remove(id));
+            if let Err(error) = self.disconnect(&record) {
+                tracing::warn!(container = id, %error, "undoing a failed connection");
+            }
+        }
+        let generation = outcome?;
+        Ok((record, generation))
+    }
+
+    fn connect_planned(&self, request: &AttachRequest, record: &mut Record) -> Result<Option<u64>> {
+        let id = &record.container_id;
+        self.ports().release(id);
+        record.ports = self.ports().take(id, &request.ports)?;
+        reconcile::wire(record, &self.pins.join(id))?;
+        self.store.save_container(record)?;
+        // The endpoints' rules come with the veth there: no address opens before it has its owner.
+        let (_, generation) = self.change(|state| state.containers.insert(id.clone(), record.clone()));
+        Ok(needs_rules(record).then_some(generation))
+    }
+
+    /// Frees all a container had; its veths go in the background.
+    fn disconnect(self: &Arc<Self>, record: &Record) -> Result<()> {
+        let id = &record.container_id;
+        let mut errors = Vec::new();
+        errors.extend(netns::unpin(&self.pins.join(id)).err());
+        self.ports().release(id);
+        errors.extend(self.store.forget_container(id).err());
+        let (inner, links) = (self.clone(), hosts(record));
+        tokio::task::spawn_blocking(move || inner.reaper.remove(&links));
+        Error::gather(errors)
+    }
+
+    async fn attached(self: &Arc<Self>, record: &Record) -> Result<Attached> {
+        let host = tokio::fs::read_to_string("/etc/resolv.conf").await.unwrap_or_default();
+        Ok(Attached {
+            netns: self.pins.join(&record.container_id),
+            resolv_conf: reconcile::resolv_conf(record, &host),
+            endpoints: record.endpoints(),
+            ports: record.ports.clone(),
+        })
+    }
+
+    /// Whether the state has moved on since this repair was planned.
+    pub(super) fn is_stale(&self, repair: &Repair) -> bool {
+        let state = self.state();
+        match repair {
+            Repair::Wire(record) => state.containers.get(&record.container_id) != Some(record),
+            Repair::Unpin(path) => {
+                path.file_name().and_then(|n| n.to_str()).is_some_and(|id| state.containers.contains_key(id))
+            }
+            Repair::DropLink(link) => {
+                let mut all = state.containers.values().flat_map(|r| &r.interfaces);
+                all.any(|i| i.host == *link) || state.bridges.values().any(|b| b.interface == *link)
+            }
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Bridge networks: made, removed, shown.
+
+use super::{DataPlane, Inner, blocking};
+use crate::bridge;
+use crate::error::{Error, Result};
+use crate::link::Links;
+use crate::model::{BridgeInfo, BridgeSpec};
+use crate::reconcile;
+use crate::state::{Bridge, DEFAULT_BRIDGE, State};
+
+impl DataPlane {
+    /// Makes a bridge network.
+    pub async fn create_bridge(&self, spec: BridgeSpec) -> Result<BridgeInfo> {
+        let _one = self.inner.changing.lock().await;
+        let inner = self.inner.clone();
+        let (made, generation) = blocking("making a bridge network", move || {
+            let mut host = Links::open()?;
+            let taken: Vec<_> = host.routes()?.into_iter().map(|(_, r)| r.to).collect();
+            let bridge = bridge::plan(&inner.state(), &spec, &inner.names, &taken)?;
+            inner.save_with(|bridges| drop(bridges.insert(bridge.name.clone(), bridge.clone())))?;
+            let made = reconcile::make_bridge(&mut host, &bridge);
+            if let Err(error) = made {
+                inner.save_with(|bridges| drop(bridges.remove(&bridge.name)))?;
+                host.delete(&bridge.interface)?;
+                return Err(error);
+            }
+            let (_, generation) = inner.change(|s| s.bridges.insert(bridge.name.clone(), bridge.clone()));
+            Ok((bridge, generation))
+        })
+        .await?;
+        self.inner.commit(generation).await?;
+        Ok(bridge::info(&self.inner.state(), &made))
+    }
+
+    /// Removes a bridge network, by name, ID or beginning of the ID.
+    pub async fn remove_bridge(&self, key: &str) -> Result<()> {
+        let _one = self.inner.changing.lock().await;
+        let (removed, generation) = self.inner.change(|state| {
+            let bridge = find(state, key)?;
+            if bridge.name == DEFAULT_BRIDGE {
+                return Err(Error::Invalid {
+                    what: "network",
+                    value: key.into(),
+                    reason: "it is predefined and cannot be removed".into(),
+                });
+            }
+            let members = bridge::info(state, &bridge).containers;
+            if !members.is_empty() {
+                let names: Vec<_> = members.into_values().map(|m| m.name).collect();
+                return Err(Error::NetworkInUse { network: bridge.name, containers: names.join(", ") });
+            }
+            state.bridges.remove(&bridge.name);
+            Ok(bridge)
+        });
+        let removed = removed?;
+        let inner = self.inner.clone();
+        let unlinked = blocking("removing a bridge network", move || {
+            let saved = inner.store.save_bridges(&inner.state().bridges.clone());
+            let deleted = Links::open().and_then(|mut host| host.delete(&removed.interface));
+            Error::gather([saved, deleted].into_iter().filter_map(Result::err).collect())
+        })
+        .await;
+        let rules = self.inner.commit(generation).await;
+        Error::gather([unlinked, rules].into_iter().filter_map(Result::err).collect())
+    }
+
+    /// All bridge networks, by name.
+    pub fn list_bridges(&self) -> Vec<BridgeInfo> {
+        let state = self.inner.state();
+        state.bridges.values().map(|b| bridge::info(&state, b)).collect()
+    }
+
+    /// One bridge network, by name, ID or beginning of the ID.
+    pub fn inspect_bridge(&self, key: &str) -> Result<BridgeInfo> {
+        let state = self.inner.state();
+        find(&state, key).map(|b| bridge::info(&state, &b))
+    }
+}
+
+fn find(state: &State, key: &str) -> Result<Bridge> {
+    let exact = state.bridges.values().find(|b| b.name == key || b.id == key);
+    let mut begins = state.bridges.values().filter(|b| !key.is_empty() && b.id.starts_with(key));
+    let unique = match (begins.next(), begins.next()) {
+        (Some(one), None) => Some(one),
+        _ => None,
+    };
+    exact.or(unique).cloned().ok_or_else(|| Error::NoSuchNetwork(key.into()))
+}
+
+impl Inner {
+    /// Saves the bridges as they are with one change, which the state gets later.
+    fn save_with(&self, f: impl FnOnce(&mut std::collections::BTreeMap<String, Bridge>)) -> Result<()> {
+        let mut bridges = self.state().bridges.clone();
+        f(&mut bridges);
+        self.store.save_bridges(&bridges)
+    }
+}

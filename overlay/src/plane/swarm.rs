@@ -1,0 +1,158 @@
+//! The swarm's part: its whole desired state, put into force; the latest wins.
+
+use super::{DataPlane, INGRESS, blocking};
+use crate::desired::{Cidr, Desired};
+use crate::error::{Error, Result};
+use crate::model::Applied;
+use crate::state::Swarm;
+use crate::wireguard::{Device, DeviceOptions, PeerConfig};
+
+impl DataPlane {
+    /// Puts the swarm's state into force and says which versions are. `listen_port` is WireGuard's.
+    pub async fn apply(&self, desired: Desired, listen_port: u16) -> Result<Applied> {
+        let _one = self.inner.changing.lock().await;
+        let swarm = Swarm { desired, listen_port };
+        let inner = self.inner.clone();
+        let saved = swarm.clone();
+        blocking("saving the swarm's network state", move || inner.store.save_swarm(Some(&saved))).await?;
+        self.inner.change(|state| state.swarm = Some(swarm));
+        self.enforce().await
+    }
+
+    /// Leaves the swarm: tunnel, routes, virtual addresses and published ports go.
+    pub async fn leave_swarm(&self) -> Result<()> {
+        let _one = self.inner.changing.lock().await;
+        let (_, generation) = self.inner.change(|state| {
+            state.swarm = None;
+            state.tunnel_mtu = None;
+            state.refused_ports.clear();
+        });
+        let inner = self.inner.clone();
+        let forgotten = blocking("forgetting the swarm", move || {
+            inner.ports().release(INGRESS);
+            inner.store.save_swarm(None)
+        })
+        .await;
+        let rules = self.inner.commit(generation).await;
+        let device = self.inner.tunnel.lock().await.take();
+        let removed = match device {
+            Some(device) => device.remove().await.map_err(|e| self.tunnel_error(&e)),
+            None => Ok(()),
+        };
+        Error::gather([forgotten, rules, removed].into_iter().filter_map(Result::err).collect())
+    }
+
+    /// After a restart: the last state known is in force again, whether or not a manager is in reach.
+    pub(super) async fn resume_swarm(&self) {
+        let _one = self.inner.changing.lock().await;
+        if let Err(error) = self.enforce().await {
+            tracing::warn!(%error, "the overlay is not in order; trying again in 30 s");
+        }
+    }
+
+    /// The tunnel, its peers and the ports once more.
+    pub(super) async fn refresh_swarm(&self) -> Result<()> {
+        let _one = self.inner.changing.lock().await;
+        self.enforce().await.map(drop)
+    }
+
+    /// Brings tunnel, ports, rules and routes in line with the state. The caller holds `changing`.
+    async fn enforce(&self) -> Result<Applied> {
+        let swarm = self.inner.state().swarm.clone();
+        let Some(swarm) = swarm else { return Ok(Applied::default()) };
+        let desired = &swarm.desired;
+        let tunnel = self.raise_tunnel(&swarm).await;
+        let wanted: Vec<_> = desired.ports.iter().map(|p| (p.protocol.clone(), p.published)).collect();
+        let refused = self.inner.ports().set(INGRESS, &wanted);
+        for (protocol, port) in &refused {
+            tracing::warn!(protocol, port, "another program has this port: the swarm does not serve it here");
+        }
+        let (_, generation) = self.inner.change(|state| state.refused_ports = refused);
+        let rules = self.inner.commit(generation).await;
+        let inner = self.inner.clone();
+        let routes = blocking("setting routes into the tunnel", move || inner.repair_tunnel()).await;
+        Error::gather([tunnel, rules, routes].into_iter().filter_map(Result::err).collect())?;
+        Ok(Applied {
+            networks: desired.networks.iter().map(|(id, n)| (id.clone(), n.version)).collect(),
+            ingress: desired.ingress_version,
+        })
+    }
+
+    async fn raise_tunnel(&self, swarm: &Swarm) -> Result<()> {
+        let options = &self.inner.options;
+        let mut slot = self.inner.tunnel.lock().await;
+        if swarm.desired.networks.is_empty() && slot.is_none() {
+            return Ok(());
+        }
+        let device = Device::ensure(DeviceOptions {
+            name: self.inner.names.wireguard(),
+            private_key_path: self.inner.store.key(),
+            listen_port: swarm.listen_port,
+            helper_exe: options.helper_exe.clone(),
+            exec_root: options.exec_root.clone(),
+            addr: swarm.desired.overlay_addr,
+            underlay: None,
+            mtu: None,
+        })
+        .await
+        .map_err(|e| self.tunnel_error(&e))?;
+        let mtu = device.mtu();
+        let peers = device.set_peers(&peers(&swarm.desired)).await;
+        *slot = Some(device);
+        self.inner.change(|state| state.tunnel_mtu = Some(mtu));
+        peers.map_err(|e| self.tunnel_error(&e))
+    }
+
+    fn tunnel_error(&self, error: &crate::wireguard::Error) -> Error {
+        Error::WireGuard { interface: self.inner.names.wireguard(), reason: error.to_string() }
+    }
+
+    /// Differences between the tunnel's peers and the swarm's state.
+    pub(super) async fn check_tunnel(&self) -> Result<Vec<String>> {
+        let swarm = self.inner.state().swarm.clone();
+        let Some(swarm) = swarm else { return Ok(Vec::new()) };
+        let slot = self.inner.tunnel.lock().await;
+        let Some(device) = slot.as_ref() else {
+            let missing = !swarm.desired.networks.is_empty();
+            return Ok(missing.then(|| "the tunnel is not up".to_owned()).into_iter().collect());
+        };
+        let held = device.peers().await.map_err(|e| self.tunnel_error(&e))?;
+        let wanted = peers(&swarm.desired);
+        let mut differences = Vec::new();
+        for peer in &wanted {
+            let mut ranges = peer.allowed_ips.clone();
+            ranges.sort_unstable();
+            match held.iter().find(|h| h.public_key == peer.public_key) {
+                None => differences.push(format!("peer {} is missing", peer.public_key)),
+                Some(held) if held.allowed_ips != ranges => {
+                    differences.push(format!("peer {} has other ranges", peer.public_key));
+                }
+                Some(_) => {}
+            }
+        }
+        let stray = held.iter().filter(|h| !wanted.iter().any(|w| w.public_key == h.public_key));
+        differences.extend(stray.map(|h| format!("peer {} is not wanted", h.public_key)));
+        Ok(differences)
+    }
+}
+
+/// Peers by key: each with its own address and all blocks it holds, in whatever network.
+fn peers(desired: &Desired) -> Vec<PeerConfig> {
+    let mut all = std::collections::BTreeMap::new();
+    for network in desired.networks.values() {
+        for peer in &network.peers {
+            let config = all.entry(peer.public_key.clone()).or_insert_with(|| PeerConfig {
+                public_key: peer.public_key.clone(),
+                endpoint: peer.endpoint,
+                allowed_ips: vec![Cidr::host(peer.overlay_addr)],
+            });
+            let blocks = network.blocks.iter().filter(|(_, node)| **node == peer.node_id);
+            config.allowed_ips.extend(blocks.map(|(block, _)| block.network()));
+        }
+    }
+    for config in all.values_mut() {
+        config.allowed_ips.sort_unstable();
+        config.allowed_ips.dedup();
+    }
+    all.into_values().collect()
+}

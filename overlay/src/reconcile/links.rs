@@ -1,0 +1,190 @@
+//! Interfaces, addresses, routes, settings and pins of the host: what differs from the state, and how
+//! each difference is removed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use super::wire::{SETTINGS, host_routes, make_bridge, ours, wire};
+use crate::desired::Cidr;
+use crate::error::{Error, Result};
+use crate::link::{Links, Route, step};
+use crate::names::Names;
+use crate::netns;
+use crate::state::{Bridge, Record, State};
+use crate::sysctl;
+
+/// One difference.
+#[derive(Clone, Debug)]
+pub enum Repair {
+    /// A setting of the whole namespace.
+    Sysctl(&'static str, &'static str),
+    /// A bridge is missing, down or without its address.
+    Bridge(Bridge),
+    /// A container's veth or namespace is missing.
+    Wire(Box<Record>),
+    /// A veth is not in its bridge, or not up.
+    Enslave(String, Option<String>),
+    /// Settings of an interface of ours.
+    Settings(String),
+    /// A route is missing.
+    Route(String, Route),
+    /// A route that nobody wants.
+    DropRoute(String, Route),
+    /// An interface that nobody wants.
+    DropLink(String),
+    /// A pinned namespace that nobody wants.
+    Unpin(PathBuf),
+}
+
+impl fmt::Display for Repair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sysctl(name, value) => write!(f, "sysctl net/{name} is not {value}"),
+            Self::Bridge(bridge) => {
+                write!(f, "bridge {} of network {} is not in order", bridge.interface, bridge.name)
+            }
+            Self::Wire(record) => write!(f, "container {} is not wired", record.container_id),
+            Self::Enslave(link, _) => write!(f, "interface {link} is not up or not in its bridge"),
+            Self::Settings(link) => write!(f, "settings of interface {link} differ"),
+            Self::Route(link, route) => write!(f, "route {} on {link} is missing", route.to),
+            Self::DropRoute(link, route) => write!(f, "route {} on {link} is not wanted", route.to),
+            Self::DropLink(link) => write!(f, "interface {link} belongs to nobody"),
+            Self::Unpin(path) => write!(f, "namespace {} belongs to nobody", path.display()),
+        }
+    }
+}
+
+const GLOBAL: [(&str, &str); 2] = [("ipv4/ip_forward", "1"), ("ipv4/conf/all/send_redirects", "0")];
+
+/// Compares the kernel with the state. `leaving` are interfaces whose removal is under way.
+pub fn plan(state: &State, names: &Names, pins: &Path, leaving: &BTreeSet<String>) -> Result<Vec<Repair>> {
+    let mut host = Links::open()?;
+    let links = host.list()?;
+    let routes = host.routes()?;
+    let addresses = host.addresses()?;
+    let mut repairs: Vec<Repair> = GLOBAL
+        .iter()
+        .filter(|(name, value)| sysctl::read(name).as_deref() != Some(value))
+        .map(|(name, value)| Repair::Sysctl(name, value))
+        .collect();
+
+    let mut wanted: BTreeSet<&str> = BTreeSet::new();
+    for bridge in state.bridges.values() {
+        wanted.insert(&bridge.interface);
+        let addr = Cidr { addr: bridge.gateway, len: bridge.subnet.len };
+        let fine = links.get(&bridge.interface).is_some_and(|link| {
+            link.up && addresses.contains(&(link.index, addr)) && settled(&bridge.interface)
+        });
+        if !fine {
+            repairs.push(Repair::Bridge(bridge.clone()));
+        }
+    }
+    for record in state.containers.values() {
+        wanted.extend(record.interfaces.iter().map(|i| i.host.as_str()));
+        let present = record.interfaces.iter().all(|i| links.contains_key(&i.host));
+        if !present || !netns::is_pinned(&pins.join(&record.container_id)) {
+            repairs.push(Repair::Wire(Box::new(record.clone())));
+            continue;
+        }
+        for interface in &record.interfaces {
+            let link = &links[&interface.host];
+            let master = interface.bridge.as_ref().and_then(|b| links.get(b)).map(|l| l.index);
+            if !link.up || link.master != master {
+                repairs.push(Repair::Enslave(interface.host.clone(), interface.bridge.clone()));
+            }
+            if interface.bridge.is_none() {
+                for route in host_routes(interface) {
+                    if !routes.contains(&(link.index, route.clone())) {
+                        repairs.push(Repair::Route(interface.host.clone(), route));
+                    }
+                }
+                if !settled(&interface.host) {
+                    repairs.push(Repair::Settings(interface.host.clone()));
+                }
+            }
+        }
+    }
+    repairs.extend(tunnel(state, names, &links, &routes));
+    let prefix = names.links();
+    for name in links.keys().filter(|n| n.starts_with(&prefix)) {
+        if !wanted.contains(name.as_str()) && !leaving.contains(name) {
+            repairs.push(Repair::DropLink(name.clone()));
+        }
+    }
+    for entry in std::fs::read_dir(pins).map_err(Error::file("list", pins))? {
+        let path = entry.map_err(Error::file("list", pins))?.path();
+        let known =
+            path.file_name().and_then(|n| n.to_str()).is_some_and(|n| state.containers.contains_key(n));
+        if !known {
+            repairs.push(Repair::Unpin(path));
+        }
+    }
+    Ok(repairs)
+}
+
+/// The part of [`plan`] that is about the tunnel.
+pub fn plan_tunnel(state: &State, names: &Names) -> Result<Vec<Repair>> {
+    let mut host = Links::open()?;
+    let links = host.list()?;
+    let routes = host.routes()?;
+    Ok(tunnel(state, names, &links, &routes))
+}
+
+fn settled(link: &str) -> bool {
+    SETTINGS
+        .iter()
+        .all(|(key, value)| sysctl::read(&format!("ipv4/conf/{link}/{key}")).as_deref() == Some(value))
+}
+
+/// Routes into the tunnel: every overlay's range (the peers' AllowedIPs choose among nodes, and virtual
+/// addresses need a route to be sent at all), and the other nodes.
+fn tunnel(
+    state: &State,
+    names: &Names,
+    links: &BTreeMap<String, crate::link::Link>,
+    held: &[(u32, Route)],
+) -> Vec<Repair> {
+    let name = names.wireguard();
+    let Some(link) = links.get(&name) else { return Vec::new() };
+    let Some(desired) = state.swarm.as_ref().map(|s| &s.desired) else { return Vec::new() };
+    let src = desired.overlay_addr;
+    let ranges = desired.networks.values().map(|n| n.subnet.network());
+    let peers = desired.networks.values().flat_map(|n| &n.peers);
+    let peers = peers.map(|p| Cidr::host(p.overlay_addr));
+    let wanted: BTreeSet<Route> = ranges.chain(peers).map(|to| Route { to, via: None, src }).collect();
+    let held: BTreeSet<&Route> =
+        held.iter().filter(|(index, _)| *index == link.index).map(|(_, route)| route).collect();
+    let gone = held.iter().filter(|r| !wanted.contains(r));
+    let gone = gone.map(|r| Repair::DropRoute(name.clone(), (*r).clone()));
+    let new = wanted.iter().filter(|r| !held.contains(r));
+    let new = new.map(|r| Repair::Route(name.clone(), r.clone()));
+    let settings = (!settled(&name)).then(|| Repair::Settings(name.clone()));
+    gone.chain(new).chain(settings).collect()
+}
+
+/// Removes one difference.
+pub fn repair(repair: &Repair, pins: &Path) -> Result<()> {
+    let mut host = Links::open()?;
+    match repair {
+        Repair::Sysctl(name, value) => sysctl::write(name, value),
+        Repair::Bridge(bridge) => make_bridge(&mut host, bridge).map(drop),
+        Repair::Wire(record) => wire(record, &pins.join(&record.container_id)),
+        Repair::Enslave(link, bridge) => {
+            let bridge = bridge.as_deref().map(|b| host.index(b)).transpose()?;
+            let index = host.index(link)?;
+            host.run(vec![step::set(index, None, bridge)], &[])
+        }
+        Repair::Settings(link) => ours(link),
+        Repair::Route(link, route) => {
+            let index = host.index(link)?;
+            host.run(vec![step::route(index, route)], &[])
+        }
+        Repair::DropRoute(link, route) => {
+            let index = host.index(link)?;
+            host.run(vec![step::drop_route(index, route)], &[nix::errno::Errno::ESRCH])
+        }
+        Repair::DropLink(link) => host.delete(link),
+        Repair::Unpin(path) => netns::unpin(path),
+    }
+}

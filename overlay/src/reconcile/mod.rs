@@ -1,0 +1,10 @@
+//! From the whole state to what the kernel should hold, the difference to what it holds, and the steps
+//! that remove it.
+
+mod links;
+mod wire;
+mod zones;
+
+pub use links::{Repair, plan, plan_tunnel, repair};
+pub use wire::{make_bridge, wire};
+pub use zones::resolv_conf;

@@ -1,0 +1,223 @@
+//! Places in networks: which interfaces, addresses and routes a container gets. Overlay networks are
+//! routed (one veth carries all of them, no bridge); each bridge network has a veth of its own.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+use crate::bridge::{free_address, mac_of, random_id};
+use crate::desired::{Cidr, Network};
+use crate::error::{Error, Result};
+use crate::link::Route;
+use crate::model::{AttachRequest, Endpoint, Join};
+use crate::names::{Names, mac_text};
+use crate::state::{Bridge, Dns, Interface, Membership, Record, State};
+
+/// Next hop of every routed container: nobody has this address, a static neighbour answers for it.
+pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+/// MTU before the tunnel is known: IPv6 underlay of 1500 bytes less WireGuard's 80.
+const SAFE_MTU: u16 = 1420;
+
+enum Found<'a> {
+    Bridge(&'a Bridge),
+    Overlay(&'a Network),
+}
+
+impl Found<'_> {
+    fn id(&self) -> &str {
+        match self {
+            Self::Bridge(bridge) => &bridge.id,
+            Self::Overlay(network) => &network.id,
+        }
+    }
+}
+
+/// Finds a network by ID, name or unambiguous beginning of the ID.
+fn find<'a>(state: &'a State, key: &str) -> Result<Found<'a>> {
+    let bridges = state.bridges.values().map(|b| (&b.id, &b.name, Found::Bridge(b)));
+    let swarm = state.swarm.iter().flat_map(|s| s.desired.networks.values());
+    let all: Vec<_> = bridges.chain(swarm.map(|n| (&n.id, &n.name, Found::Overlay(n)))).collect();
+    let exact = all.iter().position(|(id, name, _)| *id == key || *name == key);
+    let at = exact.or_else(|| {
+        let mut begins =
+            all.iter().enumerate().filter(|(_, (id, _, _))| !key.is_empty() && id.starts_with(key));
+        let first = begins.next().map(|(at, _)| at);
+        first.filter(|_| begins.next().is_none())
+    });
+    let mut all = all;
+    at.map(|at| all.swap_remove(at).2).ok_or_else(|| Error::NoSuchNetwork(key.into()))
+}
+
+/// Decides a container's interfaces and addresses. Ports are added by the caller.
+pub fn plan(state: &State, request: &AttachRequest, names: &Names) -> Result<Record> {
+    let id = &request.container_id;
+    let mut record = Record {
+        container_id: id.clone(),
+        name: request.name.clone(),
+        interfaces: Vec::new(),
+        order: Vec::new(),
+        ports: Vec::new(),
+        dns: Dns {
+            servers: request.dns_servers.clone(),
+            search: request.dns_search.clone(),
+            options: request.dns_options.clone(),
+        },
+    };
+    let mut routed = Vec::new();
+    for join in &request.networks {
+        let found = find(state, &join.network)?;
+        if record.order.iter().any(|n| n == found.id()) {
+            return Err(Error::Invalid {
+                what: "network",
+                value: join.network.clone(),
+                reason: "it is given twice".into(),
+            });
+        }
+        record.order.push(found.id().to_owned());
+        match found {
+            Found::Bridge(bridge) => record.interfaces.push(bridged(state, bridge, join, id, names)?),
+            Found::Overlay(network) => routed.push(membership(state, network, join)?),
+        }
+    }
+    if let Some(first) = routed.first() {
+        let interface = Interface {
+            host: names.routed_veth(id),
+            mac: mac_of(first.endpoint.addr),
+            mtu: state.tunnel_mtu.unwrap_or(SAFE_MTU).into(),
+            bridge: None,
+            members: Vec::new(),
+        };
+        let mac = mac_text(&interface.mac);
+        for member in &mut routed {
+            member.endpoint.mac.clone_from(&mac);
+        }
+        record.interfaces.insert(0, Interface { members: routed, ..interface });
+    }
+    Ok(record)
+}
+
+fn addresses_of<'a>(state: &'a State, network_id: &'a str) -> impl Iterator<Item = Ipv4Addr> + 'a {
+    let members = state.containers.values().flat_map(Record::members);
+    members.filter(move |m| m.endpoint.network_id == network_id).map(|m| m.endpoint.addr)
+}
+
+fn bridged(state: &State, bridge: &Bridge, join: &Join, id: &str, names: &Names) -> Result<Interface> {
+    let used: BTreeSet<_> = addresses_of(state, &bridge.id).collect();
+    let addr = match join.addr {
+        Some(addr) => {
+            let host = addr != bridge.subnet.first() && addr != bridge.subnet.last();
+            if !bridge.subnet.contains(addr) || !host {
+                return Err(Error::Invalid {
+                    what: "address",
+                    value: addr.to_string(),
+                    reason: format!("not a host address of {} ({})", bridge.name, bridge.subnet),
+                });
+            }
+            if used.contains(&addr) || addr == bridge.gateway {
+                return Err(Error::AddressInUse { addr, network: bridge.name.clone() });
+            }
+            addr
+        }
+        None => {
+            let last = state.last_given.get(&bridge.id).copied();
+            free_address(bridge.subnet, bridge.gateway, &used, last)
+                .ok_or_else(|| Error::Exhausted { network: bridge.name.clone(), subnet: bridge.subnet })?
+        }
+    };
+    let mac = mac_of(addr);
+    Ok(Interface {
+        host: names.bridge_veth(id, &bridge.id),
+        mac,
+        mtu: bridge.mtu,
+        bridge: Some(bridge.interface.clone()),
+        members: vec![Membership {
+            endpoint: Endpoint {
+                network: bridge.name.clone(),
+                network_id: bridge.id.clone(),
+                endpoint_id: random_id(),
+                addr,
+                prefix_len: bridge.subnet.len,
+                gateway: (!bridge.internal).then_some(bridge.gateway),
+                mac: mac_text(&mac),
+                aliases: join.aliases.clone(),
+            },
+            subnet: bridge.subnet,
+            internal: bridge.internal,
+            ingress: false,
+        }],
+    })
+}
+
+fn membership(state: &State, network: &Network, join: &Join) -> Result<Membership> {
+    let addr = join.addr.ok_or_else(|| Error::NeedsSwarmAddress(network.name.clone()))?;
+    if !network.subnet.contains(addr) {
+        return Err(Error::Invalid {
+            what: "address",
+            value: addr.to_string(),
+            reason: format!("not in network {} ({})", network.name, network.subnet),
+        });
+    }
+    if addresses_of(state, &network.id).any(|used| used == addr) {
+        return Err(Error::AddressInUse { addr, network: network.name.clone() });
+    }
+    Ok(Membership {
+        endpoint: Endpoint {
+            network: network.name.clone(),
+            network_id: network.id.clone(),
+            endpoint_id: random_id(),
+            addr,
+            prefix_len: network.subnet.len,
+            gateway: (!network.internal).then_some(GATEWAY),
+            mac: String::new(),
+            aliases: join.aliases.clone(),
+        },
+        subnet: network.subnet,
+        internal: network.internal,
+        ingress: network.ingress,
+    })
+}
+
+/// Addresses inside the container.
+pub fn addresses(interface: &Interface) -> Vec<Cidr> {
+    let routed = interface.bridge.is_none();
+    let one = |m: &Membership| match routed {
+        true => Cidr::host(m.endpoint.addr),
+        false => Cidr { addr: m.endpoint.addr, len: m.subnet.len },
+    };
+    interface.members.iter().map(one).collect()
+}
+
+/// Routes inside the container, per interface in its order. A bridge's own subnet needs none.
+///
+/// The default route goes out by the overlay, from an address that is not the ingress network's, unless
+/// all overlays are internal and there is a bridge with a way out.
+pub fn routes(record: &Record) -> Vec<Vec<Route>> {
+    let way_out = record.bridged().any(|m| !m.internal);
+    let default = |via, src| Route { to: Cidr { addr: Ipv4Addr::UNSPECIFIED, len: 0 }, via: Some(via), src };
+    let mut has_default = false;
+    let mut all = Vec::new();
+    for interface in &record.interfaces {
+        let mut routes = Vec::new();
+        if interface.bridge.is_none() {
+            routes.push(Route { to: Cidr::host(GATEWAY), via: None, src: None });
+            let own = interface.members.iter().filter(|m| !m.ingress);
+            for member in own.clone() {
+                let src = Some(member.endpoint.addr);
+                routes.push(Route { to: member.subnet.network(), via: Some(GATEWAY), src });
+            }
+            let open = interface.members.iter().any(|m| !m.internal);
+            if open || !way_out {
+                let preferred = own.clone().find(|m| !m.internal).or_else(|| own.clone().next());
+                let source = preferred.or(interface.members.first());
+                routes.push(default(GATEWAY, source.map(|m| m.endpoint.addr)));
+                has_default = true;
+            }
+        } else if let Some(gateway) = interface.members.iter().find_map(|m| m.endpoint.gateway)
+            && !has_default
+        {
+            routes.push(default(gateway, None));
+            has_default = true;
+        }
+        all.push(routes);
+    }
+    all
+}

@@ -1,0 +1,259 @@
+//! What the data plane knows, in memory and on disk: containers, bridges and the swarm's last word.
+//!
+//! Addresses in use are read off the containers' records, so that none can leak.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::desired::{Cidr, Desired};
+use crate::error::{Error, Result};
+use crate::link::Mac;
+use crate::model::{Bound, Endpoint};
+
+/// A container's connection, as wired.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    pub container_id: String,
+    pub name: String,
+    /// eth0, eth1, ... in this order.
+    pub interfaces: Vec<Interface>,
+    /// IDs of the networks in the order asked for.
+    pub order: Vec<String>,
+    pub ports: Vec<Bound>,
+    pub dns: Dns,
+}
+
+/// What the container's resolver was asked to be.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dns {
+    pub servers: Vec<IpAddr>,
+    pub search: Vec<String>,
+    pub options: Vec<String>,
+}
+
+/// One veth of a container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interface {
+    /// Name of the host's end.
+    pub host: String,
+    /// Hardware address inside.
+    pub mac: Mac,
+    pub mtu: u32,
+    /// Interface of the bridge; none = routed.
+    pub bridge: Option<String>,
+    /// Networks reached through it: one for a bridge, all overlays for the routed veth.
+    pub members: Vec<Membership>,
+}
+
+/// A place in a network and what of the network its rules need.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Membership {
+    pub endpoint: Endpoint,
+    pub subnet: Cidr,
+    pub internal: bool,
+    pub ingress: bool,
+}
+
+/// A bridge network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bridge {
+    pub id: String,
+    pub name: String,
+    pub interface: String,
+    pub subnet: Cidr,
+    pub gateway: Ipv4Addr,
+    pub internal: bool,
+    pub mtu: u32,
+    pub labels: BTreeMap<String, String>,
+    pub options: BTreeMap<String, String>,
+    pub created_at_ns: i64,
+}
+
+/// The swarm's last word.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Swarm {
+    pub desired: Desired,
+    pub listen_port: u16,
+}
+
+/// All that is known.
+#[derive(Clone, Debug, Default)]
+pub struct State {
+    /// By container ID.
+    pub containers: BTreeMap<String, Record>,
+    /// By name.
+    pub bridges: BTreeMap<String, Bridge>,
+    pub swarm: Option<Swarm>,
+    /// MTU of the tunnel, once there is one.
+    pub tunnel_mtu: Option<u16>,
+    /// Published swarm ports (protocol, port) that another program of this host holds.
+    pub refused_ports: Vec<(String, u16)>,
+    /// The address each bridge network gave last, by network ID.
+    pub last_given: BTreeMap<String, Ipv4Addr>,
+    /// Counts changes.
+    pub generation: u64,
+}
+
+impl Record {
+    /// All places in networks.
+    pub fn members(&self) -> impl Iterator<Item = &Membership> {
+        self.interfaces.iter().flat_map(|i| &i.members)
+    }
+
+    /// The places in bridge networks.
+    pub fn bridged(&self) -> impl Iterator<Item = &Membership> {
+        self.interfaces.iter().filter(|i| i.bridge.is_some()).flat_map(|i| &i.members)
+    }
+
+    /// The routed interface.
+    pub fn routed(&self) -> Option<&Interface> {
+        self.interfaces.iter().find(|i| i.bridge.is_none())
+    }
+
+    /// Endpoints in the order asked for.
+    pub fn endpoints(&self) -> Vec<Endpoint> {
+        let of = |id: &String| self.members().find(|m| m.endpoint.network_id == *id);
+        self.order.iter().filter_map(of).map(|m| m.endpoint.clone()).collect()
+    }
+
+    /// Where published ports lead: the first bridge with a way out, else the first overlay address.
+    pub fn target(&self) -> Option<Ipv4Addr> {
+        let open = self.bridged().find(|m| !m.internal);
+        let overlay = || self.routed()?.members.iter().find(|m| !m.internal);
+        open.or_else(overlay).map(|m| m.endpoint.addr)
+    }
+
+    /// Whether it has a DNS server of its own: in all but the default bridge network.
+    pub fn has_dns(&self) -> bool {
+        self.members().any(|m| m.endpoint.network != DEFAULT_BRIDGE)
+    }
+}
+
+/// Name of the network that is always there.
+pub const DEFAULT_BRIDGE: &str = "bridge";
+
+/// Files under `<data_root>/network`.
+#[derive(Clone, Debug)]
+pub struct Store {
+    root: PathBuf,
+}
+
+impl Store {
+    /// Opens (and makes) the folder.
+    pub fn open(data_root: &Path) -> Result<Self> {
+        let root = data_root.join("network");
+        let containers = root.join("containers");
+        fs::create_dir_all(&containers).map_err(Error::file("create", &containers))?;
+        Ok(Self { root })
+    }
+
+    /// Where the WireGuard key is.
+    pub fn key(&self) -> PathBuf {
+        self.root.join("wireguard.key")
+    }
+
+    /// All that was saved.
+    pub fn load(&self) -> Result<State> {
+        let mut state = State {
+            bridges: self.read("bridges.json", "bridge networks")?.unwrap_or_default(),
+            swarm: self.read("swarm.json", "the swarm's network state")?,
+            ..State::default()
+        };
+        let folder = self.root.join("containers");
+        for entry in fs::read_dir(&folder).map_err(Error::file("list", &folder))? {
+            let path = entry.map_err(Error::file("list", &folder))?.path();
+            if path.extension().is_some_and(|e| e == "new") {
+                fs::remove_file(&path).map_err(Error::file("remove", &path))?;
+                continue;
+            }
+            // A half-known container is detached by the caller's `retain`; one bad file stops nothing.
+            match read_json::<Record>(&path, "a container's network") {
+                Ok(Some(record)) => {
+                    state.containers.insert(record.container_id.clone(), record);
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "dropping an unreadable container record");
+                    fs::remove_file(&path).map_err(Error::file("remove", &path))?;
+                }
+            }
+        }
+        Ok(state)
+    }
+
+    fn read<T: DeserializeOwned>(&self, name: &str, what: &'static str) -> Result<Option<T>> {
+        read_json(&self.root.join(name), what)
+    }
+
+    fn container(&self, id: &str) -> PathBuf {
+        self.root.join("containers").join(format!("{id}.json"))
+    }
+
+    /// Saves a container. A namespace does not survive a reboot, so neither need its record: no fsync.
+    pub fn save_container(&self, record: &Record) -> Result<()> {
+        write_json(&self.container(&record.container_id), record, false)
+    }
+
+    /// Forgets a container.
+    pub fn forget_container(&self, id: &str) -> Result<()> {
+        remove(&self.container(id))
+    }
+
+    /// Saves the bridge networks.
+    pub fn save_bridges(&self, bridges: &BTreeMap<String, Bridge>) -> Result<()> {
+        write_json(&self.root.join("bridges.json"), bridges, true)
+    }
+
+    /// Saves, or forgets, the swarm's last word.
+    pub fn save_swarm(&self, swarm: Option<&Swarm>) -> Result<()> {
+        let path = self.root.join("swarm.json");
+        match swarm {
+            Some(swarm) => write_json(&path, swarm, true),
+            None => remove(&path),
+        }
+    }
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::file("remove", path)(e)),
+        _ => Ok(()),
+    }
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path, what: &'static str) -> Result<Option<T>> {
+    let bytes = match fs::read(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        other => other.map_err(Error::file("read", path))?,
+    };
+    serde_json::from_slice(&bytes).map(Some).map_err(|e| Error::Corrupt {
+        path: path.display().to_string(),
+        what,
+        reason: e.to_string(),
+    })
+}
+
+fn write_json<T: Serialize>(path: &Path, value: &T, durable: bool) -> Result<()> {
+    let fresh = path.with_extension("new");
+    let bytes = serde_json::to_vec(value).map_err(|e| Error::Corrupt {
+        path: path.display().to_string(),
+        what: "JSON",
+        reason: e.to_string(),
+    })?;
+    let mut file = fs::File::create(&fresh).map_err(Error::file("create", &fresh))?;
+    file.write_all(&bytes).map_err(Error::file("write", &fresh))?;
+    if durable {
+        file.sync_all().map_err(Error::file("sync", &fresh))?;
+    }
+    fs::rename(&fresh, path).map_err(Error::file("rename", &fresh))?;
+    if durable && let Some(folder) = path.parent() {
+        fs::File::open(folder).and_then(|f| f.sync_all()).map_err(Error::file("sync", folder))?;
+    }
+    Ok(())
+}
