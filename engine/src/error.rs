@@ -1,0 +1,149 @@
+//! What can go wrong in the engine: each variant says the operation and its subject, and what to do next
+//! where a user sees it.
+
+use std::path::PathBuf;
+
+/// Everything the engine's handles return.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No image by that reference or identifier.
+    #[error("No such image: {reference}")]
+    NoSuchImage {
+        /// As asked for.
+        reference: String,
+    },
+    /// No container by that identifier, name or prefix.
+    #[error("No such container: {name}")]
+    NoSuchContainer {
+        /// As asked for.
+        name: String,
+    },
+    /// An identifier prefix that fits several objects.
+    #[error("multiple {kind}s found with provided prefix: {prefix}; give more characters of the ID")]
+    AmbiguousPrefix {
+        /// `container` or `image`.
+        kind: &'static str,
+        /// As asked for.
+        prefix: String,
+    },
+    /// A container name is taken.
+    #[error(
+        "Conflict. The container name \"/{name}\" is already in use by container \"{holder}\". You have to remove (or rename) that container to be able to reuse that name."
+    )]
+    NameInUse {
+        /// The name.
+        name: String,
+        /// Who holds it.
+        holder: String,
+    },
+    /// The request itself is wrong.
+    #[error("{0}")]
+    Invalid(String),
+    /// The object's state forbids the operation.
+    #[error("{0}")]
+    Conflict(String),
+    /// `start` of a running container.
+    #[error("container {id} is already started")]
+    AlreadyStarted {
+        /// The container.
+        id: String,
+    },
+    /// `stop`, `kill` or `resize` of a container that does not run.
+    #[error("container {id} is not running")]
+    NotRunning {
+        /// The container.
+        id: String,
+    },
+    /// The container could not be started; the code is what `inspect` shows as its exit code.
+    #[error("cannot start container {id}: {reason}")]
+    StartFailed {
+        /// The container.
+        id: String,
+        /// 125 (engine), 126 (cannot be executed) or 127 (not found).
+        code: i32,
+        /// Why.
+        reason: String,
+    },
+    /// The network could not be prepared.
+    #[error("cannot prepare the network of container {id}: {source}")]
+    Network {
+        /// The container.
+        id: String,
+        /// As the data plane said it.
+        source: crate::network::NetworkError,
+    },
+    /// An archive that is not an image, is cut short, or tries something it must not.
+    #[error("cannot read the image archive: {0}")]
+    Archive(String),
+    /// Another daemon holds the data root.
+    #[error(
+        "data root {path} is in use by another skep daemon (pid {pid}); stop it, or give this one its own --data-root"
+    )]
+    DataRootInUse {
+        /// The data root.
+        path: PathBuf,
+        /// Process ID of the holder, as it wrote it.
+        pid: String,
+    },
+    /// A system call on a file failed.
+    #[error("cannot {operation} {path}: {source}")]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// The metadata store failed.
+    #[error("metadata store: cannot {operation}: {reason}")]
+    Metadata {
+        /// What was tried.
+        operation: &'static str,
+        /// The store's answer.
+        reason: String,
+    },
+    /// The shim of a container failed or does not answer.
+    #[error("shim of container {id}: {reason}")]
+    Shim {
+        /// The container.
+        id: String,
+        /// Why.
+        reason: String,
+    },
+    /// Several steps of a teardown failed; the others were done.
+    #[error("{operation}: {}", reasons.join("; "))]
+    Several {
+        /// What was tried.
+        operation: String,
+        /// Each failure.
+        reasons: Vec<String>,
+    },
+    /// The engine is shutting down.
+    #[error("the engine is shutting down")]
+    ShuttingDown,
+}
+
+impl Error {
+    /// For `map_err`: a failed file operation with its subject.
+    pub(crate) fn io(operation: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Error {
+        let path = path.into();
+        move |source| Error::Io { operation, path, source }
+    }
+
+    /// For `map_err`: a failed metadata operation.
+    pub(crate) fn metadata<E: std::fmt::Display>(operation: &'static str) -> impl FnOnce(E) -> Error {
+        move |e| Error::Metadata { operation, reason: e.to_string() }
+    }
+}
+
+/// Runs blocking file work off the async runtime.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
+        Err(_) => Err(Error::ShuttingDown),
+    }
+}

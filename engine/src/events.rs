@@ -1,0 +1,57 @@
+//! What happens to containers and images, told to whoever listens.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::sync::broadcast;
+
+/// Events a slow listener may fall behind before it loses some (it is told so by `Lagged`).
+const BACKLOG: usize = 4096;
+
+/// One thing that happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Nanoseconds since the Unix epoch.
+    pub time_ns: i64,
+    /// `container` or `image`.
+    pub kind: String,
+    /// `create`, `start`, `die`, ...
+    pub action: String,
+    /// Identifier of the object.
+    pub id: String,
+    /// Name, image, exit code, labels.
+    pub attributes: BTreeMap<String, String>,
+}
+
+/// The sending side.
+#[derive(Clone, Debug)]
+pub(crate) struct Events(Arc<broadcast::Sender<Event>>);
+
+impl Default for Events {
+    fn default() -> Self {
+        Self(Arc::new(broadcast::channel(BACKLOG).0))
+    }
+}
+
+impl Events {
+    pub(crate) fn subscribe(&self) -> broadcast::Receiver<Event> {
+        self.0.subscribe()
+    }
+
+    pub(crate) fn emit(&self, kind: &str, action: &str, id: &str, attributes: BTreeMap<String, String>) {
+        // No listener is no error.
+        let _ = self.0.send(Event {
+            time_ns: now_ns(),
+            kind: kind.into(),
+            action: action.into(),
+            id: id.into(),
+            attributes,
+        });
+    }
+}
+
+/// Nanoseconds since the Unix epoch.
+pub(crate) fn now_ns() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,131 @@
+//! Plain, gzip or zstd, told by the first bytes.
+
+use std::io::{self, BufRead, BufReader, Read};
+
+/// How a stream is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Compression {
+    Plain,
+    Gzip,
+    Zstd,
+}
+
+impl Compression {
+    fn of(head: &[u8]) -> Self {
+        match head {
+            [0x1f, 0x8b, ..] => Self::Gzip,
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Self::Zstd,
+            _ => Self::Plain,
+        }
+    }
+}
+
+/// Looks at the head of `inner` and gives a reader of what it holds.
+pub(super) fn decoder<'a, R: Read + Send + 'a>(inner: R) -> io::Result<(Compression, Box<dyn Read + Send + 'a>)> {
+    let mut buffered = Peeked::new(BufReader::with_capacity(128 << 10, inner));
+    let compression = Compression::of(buffered.peek(4)?);
+    let reader: Box<dyn Read + Send + 'a> = match compression {
+        Compression::Plain => Box::new(buffered),
+        Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(BufReader::with_capacity(128 << 10, buffered))),
+        Compression::Zstd => Box::new(ZstdFrames { source: Some(buffered), frame: None }),
+    };
+    Ok((compression, reader))
+}
+
+/// A reader whose first bytes were looked at already.
+struct Peeked<R> {
+    head: Vec<u8>,
+    taken: usize,
+    inner: BufReader<R>,
+}
+
+impl<R: Read> Peeked<R> {
+    fn new(inner: BufReader<R>) -> Self {
+        Self { head: Vec::new(), taken: 0, inner }
+    }
+
+    fn peek(&mut self, n: u64) -> io::Result<&[u8]> {
+        (&mut self.inner).take(n).read_to_end(&mut self.head)?;
+        Ok(&self.head)
+    }
+
+    /// No more bytes.
+    fn at_end(&mut self) -> io::Result<bool> {
+        Ok(self.taken == self.head.len() && self.inner.fill_buf()?.is_empty())
+    }
+}
+
+impl<R: Read> Read for Peeked<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.taken < self.head.len() {
+            let n = (&self.head[self.taken..]).read(buf)?;
+            self.taken += n;
+            return Ok(n);
+        }
+        self.inner.read(buf)
+    }
+}
+
+type ZstdDecoder<R> = ruzstd::decoding::StreamingDecoder<Peeked<R>, ruzstd::decoding::FrameDecoder>;
+
+/// All frames of a zstd stream, one after another.
+struct ZstdFrames<R: Read> {
+    source: Option<Peeked<R>>,
+    frame: Option<Box<ZstdDecoder<R>>>,
+}
+
+impl<R: Read> Read for ZstdFrames<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if buf.is_empty() {
+            return Ok(0);
+        }
+        loop {
+            if let Some(mut frame) = self.frame.take() {
+                let n = frame.read(buf)?;
+                if n > 0 {
+                    self.frame = Some(frame);
+                    return Ok(n);
+                }
+                self.source = Some(frame.into_inner());
+            }
+            let Some(mut source) = self.source.take() else { return Ok(0) };
+            if source.at_end()? {
+                self.source = Some(source);
+                return Ok(0);
+            }
+            let frame = ZstdDecoder::new(source).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.to_string()))?;
+            self.frame = Some(Box::new(frame));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn read(bytes: &[u8]) -> (Compression, io::Result<Vec<u8>>) {
+        let (c, mut r) = decoder(bytes).expect("opens");
+        let mut out = Vec::new();
+        (c, r.read_to_end(&mut out).map(|_| out))
+    }
+
+    #[test]
+    fn reads_each_kind_and_reports_a_cut() {
+        let text = b"some text ".repeat(1000);
+        let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gz.write_all(&text).expect("compresses");
+        let gz = gz.finish().expect("finishes");
+        let zst = ruzstd::encoding::compress_to_vec(&text[..], ruzstd::encoding::CompressionLevel::Fastest);
+        let twice = [zst.clone(), zst.clone()].concat();
+        for (bytes, kind, times) in
+            [(&text, Compression::Plain, 1), (&gz, Compression::Gzip, 1), (&zst, Compression::Zstd, 1), (&twice, Compression::Zstd, 2)]
+        {
+            let (c, out) = read(bytes);
+            assert_eq!((c, out.expect("reads")), (kind, text.repeat(times)));
+        }
+        assert!(read(&gz[..gz.len() / 2]).1.is_err());
+        assert!(read(&zst[..zst.len() / 2]).1.is_err());
+        assert_eq!(read(b"").1.expect("reads"), b"");
+    }
+}

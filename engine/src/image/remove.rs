@@ -1,0 +1,144 @@
+//! Removal of references and images, and of the layers and blobs that nothing needs any more.
+
+use std::path::PathBuf;
+
+use super::reference::Reference;
+use super::store::{Images, Removed, State};
+use crate::data_root::remove_tree;
+use crate::error::{Error, blocking};
+use crate::metadata::{Change, Kind};
+
+impl Images {
+    /// Removes a reference and, with its last one, the image; or an image by its ID.
+    pub async fn remove(&self, reference: &str, force: bool) -> Result<Vec<Removed>, Error> {
+        let _changing = self.changing().lock().await;
+        let (id, untag, delete) = plan(&self.state(), reference, force)?;
+        let mut changes: Vec<Change> = untag.iter().map(|r| Change::delete(Kind::Reference, r)).collect();
+        if delete {
+            changes.push(Change::delete(Kind::Image, &id));
+        }
+        let removed: Vec<Removed> = untag.iter().cloned().map(Removed::Untagged).collect();
+        // Out of sight first, so that no container can be made from what is going.
+        {
+            let mut state = self.state();
+            if delete {
+                // Somebody may have come to use it between the plan and now.
+                in_use(&state, &id, reference, force)?;
+                state.images.remove(&id);
+            }
+            for r in &untag {
+                state.references.remove(r);
+            }
+        }
+        self.metadata().commit(changes).await?;
+        for r in &untag {
+            self.emit("untag", &id, r);
+        }
+        let mut removed = removed;
+        if delete {
+            self.emit("delete", &id, &id);
+            removed.push(Removed::Deleted(id));
+            removed.extend(self.collect().await?.into_iter().map(Removed::Deleted));
+        }
+        Ok(removed)
+    }
+
+    /// Lets go of what a removed container held.
+    pub(crate) async fn release(&self, container: &str) -> Result<(), Error> {
+        let needs_collecting = {
+            let mut state = self.state();
+            let Some(held) = state.holders.remove(container) else { return Ok(()) };
+            !state.images.contains_key(&held.image_id)
+        };
+        if needs_collecting {
+            let _changing = self.changing().lock().await;
+            self.collect().await?;
+        }
+        Ok(())
+    }
+
+    /// Removes the layers and blobs that no image or container needs. The caller holds `changing`.
+    async fn collect(&self) -> Result<Vec<String>, Error> {
+        let (layers, blobs) = {
+            let mut state = self.state();
+            let known: Vec<String> = state.layers.keys().cloned().collect();
+            let (chains, blobs) = state.needed();
+            let gone: Vec<String> = known.into_iter().filter(|c| !chains.contains(c.as_str())).collect();
+            let blobs: std::collections::BTreeSet<String> =
+                blobs.iter().map(|d| d.trim_start_matches("sha256:").to_owned()).collect();
+            for c in &gone {
+                state.layers.remove(c);
+            }
+            (gone, blobs)
+        };
+        self.metadata().commit(layers.iter().map(|c| Change::delete(Kind::Layer, c)).collect()).await?;
+        let dirs: Vec<PathBuf> = layers.iter().map(|c| self.layer_dir(c)).collect();
+        let blob_dir = self.blob_path("");
+        blocking(move || {
+            let mut reasons = Vec::new();
+            for dir in dirs {
+                reasons.extend(remove_tree(&dir).err().map(|e| e.to_string()));
+            }
+            for entry in std::fs::read_dir(&blob_dir).map_err(Error::io("list", &blob_dir))?.flatten() {
+                if !entry.file_name().to_str().is_some_and(|n| blobs.contains(n)) {
+                    reasons.extend(remove_tree(&entry.path()).err().map(|e| e.to_string()));
+                }
+            }
+            if reasons.is_empty() {
+                return Ok(());
+            }
+            Err(Error::Several { operation: "some files of the image are left, to be swept at the next start".into(), reasons })
+        })
+        .await?;
+        Ok(layers)
+    }
+}
+
+/// The image, the references that go, and whether the image goes.
+fn plan(state: &State, asked: &str, force: bool) -> Result<(String, Vec<String>, bool), Error> {
+    let id = state.find(asked)?;
+    let all: Vec<String> = state.references.iter().filter(|(_, i)| **i == id).map(|(r, _)| r.clone()).collect();
+    let named = Reference::parse(asked).ok().map(|r| r.or_latest()).and_then(|r| {
+        let keys = [r.by_digest(), Some(r.to_string())];
+        keys.into_iter().flatten().find(|k| state.references.get(k) == Some(&id))
+    });
+    if let Some(name) = named {
+        let last = all.len() == 1;
+        if last {
+            in_use(state, &id, asked, force)?;
+        }
+        return Ok((id, vec![name], last));
+    }
+    let names: std::collections::BTreeSet<String> =
+        all.iter().filter_map(|r| Reference::parse(r).ok()).map(|r| r.name).collect();
+    if names.len() > 1 && !force {
+        return Err(Error::Conflict(format!(
+            "conflict: unable to delete {} (must be forced) - image is referenced in multiple repositories",
+            short(&id)
+        )));
+    }
+    in_use(state, &id, asked, force)?;
+    Ok((id, all, true))
+}
+
+fn in_use(state: &State, id: &str, asked: &str, force: bool) -> Result<(), Error> {
+    let users = || state.holders.iter().filter(|(_, h)| h.image_id == id);
+    if let Some((c, _)) = users().find(|(_, h)| h.running) {
+        return Err(Error::Conflict(format!(
+            "conflict: unable to delete {asked} (cannot be forced) - image is being used by running container {}",
+            short(c)
+        )));
+    }
+    if let Some((c, _)) = users().next().filter(|_| !force) {
+        return Err(Error::Conflict(format!(
+            "conflict: unable to delete {asked} (must be forced) - image is being used by stopped container {}",
+            short(c)
+        )));
+    }
+    Ok(())
+}
+
+fn short(id: &str) -> &str {
+    let hex = id.strip_prefix("sha256:").unwrap_or(id);
+    hex.get(..12).unwrap_or(hex)
+}

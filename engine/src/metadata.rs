@@ -1,0 +1,253 @@
+//! The metadata store: one redb file, written by one thread that gathers what is waiting into one commit.
+//!
+//! What is promised: whatever was written with [`Metadata::commit`] survives a power cut once it returns
+//! (images, references, layers, a container's creation, name and user-asked stop). What is written with
+//! [`Metadata::later`] (running, exited, removed) is on disk within [`LAZY`] and can be lost by a crash
+//! before that; all of it is derived again at start: whether a container runs and how it ended from its
+//! shim's own files, that it was removed from its missing directory. So a short-lived container costs one
+//! fsync, not four.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::oneshot;
+
+use crate::error::Error;
+
+/// How long a lazy write may wait for company.
+const LAZY: Duration = Duration::from_millis(100);
+
+const TABLE: TableDefinition<&str, &[u8]> = TableDefinition::new("objects");
+
+/// A kind of object; the first part of its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Container,
+    Image,
+    Reference,
+    Layer,
+}
+
+impl Kind {
+    fn prefix(self) -> &'static str {
+        match self {
+            Kind::Container => "container/",
+            Kind::Image => "image/",
+            Kind::Reference => "reference/",
+            Kind::Layer => "layer/",
+        }
+    }
+}
+
+/// One change: set to a value or remove.
+#[derive(Debug)]
+pub(crate) struct Change {
+    key: String,
+    value: Option<Vec<u8>>,
+}
+
+impl Change {
+    pub(crate) fn put<T: Serialize>(kind: Kind, id: &str, object: &T) -> Result<Self, Error> {
+        let value = serde_json::to_vec(object).map_err(Error::metadata("encode an object"))?;
+        Ok(Self { key: format!("{}{id}", kind.prefix()), value: Some(value) })
+    }
+
+    pub(crate) fn delete(kind: Kind, id: &str) -> Self {
+        Self { key: format!("{}{id}", kind.prefix()), value: None }
+    }
+}
+
+type Done = oneshot::Sender<Result<(), String>>;
+
+enum Message {
+    Write(Vec<Change>, Option<Done>),
+    Flush(Done),
+}
+
+/// Cheap handle.
+#[derive(Clone, Debug)]
+pub(crate) struct Metadata {
+    writer: mpsc::Sender<Message>,
+}
+
+/// Everything in the store at opening.
+#[derive(Debug, Default)]
+pub(crate) struct Stored(HashMap<String, Vec<u8>>);
+
+impl Stored {
+    /// All objects of a kind; one that cannot be read is reported and left out.
+    pub(crate) fn all<T: DeserializeOwned>(&self, kind: Kind) -> Vec<(String, T)> {
+        let mut out = Vec::new();
+        for (key, value) in &self.0 {
+            let Some(id) = key.strip_prefix(kind.prefix()) else { continue };
+            match serde_json::from_slice(value) {
+                Ok(object) => out.push((id.to_owned(), object)),
+                Err(e) => tracing::error!(key, error = %e, "metadata object cannot be read and is left out"),
+            }
+        }
+        out.sort_by(|a, b| a.0.cmp(&b.0));
+        out
+    }
+}
+
+impl Metadata {
+    /// Opens (or makes) the file, reads it whole and starts the writer.
+    pub(crate) fn open(path: &Path) -> Result<(Self, Stored), Error> {
+        let db = Database::builder()
+            .set_cache_size(4 << 20)
+            .create(path)
+            .map_err(Error::metadata("open the metadata file (skep.redb under the data root)"))?;
+        let stored = read_all(&db).map_err(Error::metadata("read the metadata file"))?;
+        let (writer, inbox) = mpsc::channel();
+        std::thread::Builder::new()
+            .name("skep-metadata".into())
+            .spawn(move || write_loop(&db, &inbox))
+            .map_err(Error::metadata("start the writer thread"))?;
+        Ok((Self { writer }, stored))
+    }
+
+    /// All changes or none; on disk when this returns.
+    pub(crate) async fn commit(&self, changes: Vec<Change>) -> Result<(), Error> {
+        let (done, wait) = oneshot::channel();
+        self.send(Message::Write(changes, Some(done)))?;
+        Self::done(wait.await)
+    }
+
+    /// As [`Metadata::commit`], from a blocking thread.
+    pub(crate) fn commit_blocking(&self, changes: Vec<Change>) -> Result<(), Error> {
+        let (done, wait) = oneshot::channel();
+        self.send(Message::Write(changes, Some(done)))?;
+        Self::done(wait.blocking_recv())
+    }
+
+    /// On disk soon; for what a start derives again.
+    pub(crate) fn later(&self, change: Change) {
+        if self.send(Message::Write(vec![change], None)).is_err() {
+            tracing::warn!("metadata writer has stopped: a lazy change is left to be derived at the next start");
+        }
+    }
+
+    /// Everything sent so far is on disk when this returns.
+    pub(crate) async fn flush(&self) -> Result<(), Error> {
+        let (done, wait) = oneshot::channel();
+        self.send(Message::Flush(done))?;
+        Self::done(wait.await)
+    }
+
+    fn send(&self, m: Message) -> Result<(), Error> {
+        self.writer.send(m).map_err(|_| Error::ShuttingDown)
+    }
+
+    fn done(r: Result<Result<(), String>, oneshot::error::RecvError>) -> Result<(), Error> {
+        match r {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(e)) => Err(Error::Metadata { operation: "commit", reason: e }),
+            Err(_) => Err(Error::ShuttingDown),
+        }
+    }
+}
+
+fn read_all(db: &Database) -> Result<Stored, redb::Error> {
+    let mut all = HashMap::new();
+    let tx = db.begin_read()?;
+    let table = match tx.open_table(TABLE) {
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Stored(all)),
+        other => other?,
+    };
+    for row in table.iter()? {
+        let (k, v) = row?;
+        all.insert(k.value().to_owned(), v.value().to_vec());
+    }
+    Ok(Stored(all))
+}
+
+/// Gathers changes (a later one of the same key replaces an earlier one) until somebody waits or the
+/// oldest has waited long enough, then commits all in one transaction.
+fn write_loop(db: &Database, inbox: &mpsc::Receiver<Message>) {
+    let mut pending: HashMap<String, Option<Vec<u8>>> = HashMap::new();
+    let mut oldest: Option<Instant> = None;
+    loop {
+        let first = match oldest {
+            None => inbox.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected),
+            Some(t) => inbox.recv_timeout(LAZY.saturating_sub(t.elapsed())),
+        };
+        let mut waiters = Vec::new();
+        let mut take = |m: Message, pending: &mut HashMap<_, _>| match m {
+            Message::Write(changes, done) => {
+                pending.extend(changes.into_iter().map(|c| (c.key, c.value)));
+                waiters.extend(done);
+            }
+            Message::Flush(done) => waiters.push(done),
+        };
+        let closed = matches!(first, Err(mpsc::RecvTimeoutError::Disconnected));
+        let due = first.is_err();
+        if let Ok(m) = first {
+            take(m, &mut pending);
+        }
+        while let Ok(m) = inbox.try_recv() {
+            take(m, &mut pending);
+        }
+        if pending.is_empty() {
+            oldest = None;
+        } else {
+            oldest.get_or_insert_with(Instant::now);
+        }
+        if due || !waiters.is_empty() {
+            let result = if pending.is_empty() { Ok(()) } else { write(db, &pending).map_err(|e| e.to_string()) };
+            match &result {
+                Ok(()) => pending.clear(),
+                Err(e) => tracing::error!(error = %e, "metadata commit failed; it is tried again with the next"),
+            }
+            oldest = (!pending.is_empty()).then(Instant::now);
+            for w in waiters {
+                let _ = w.send(result.clone());
+            }
+        }
+        if closed {
+            return;
+        }
+    }
+}
+
+fn write(db: &Database, pending: &HashMap<String, Option<Vec<u8>>>) -> Result<(), redb::Error> {
+    let tx = db.begin_write()?;
+    {
+        let mut table = tx.open_table(TABLE)?;
+        for (key, value) in pending {
+            match value {
+                Some(v) => table.insert(key.as_str(), v.as_slice())?,
+                None => table.remove(key.as_str())?,
+            };
+        }
+    }
+    tx.commit()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn keeps_the_last_value_of_a_key_and_reads_it_back() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("m.redb");
+        let (m, stored) = Metadata::open(&path).expect("opens");
+        assert!(stored.all::<String>(Kind::Image).is_empty());
+        m.later(Change::put(Kind::Image, "a", &"one").expect("encodes"));
+        m.later(Change::put(Kind::Image, "a", &"two").expect("encodes"));
+        m.later(Change::put(Kind::Container, "gone", &"x").expect("encodes"));
+        m.commit(vec![Change::delete(Kind::Container, "gone")]).await.expect("commits");
+        // A copy of the file as a crash would leave it.
+        let copy = dir.path().join("copy.redb");
+        std::fs::copy(&path, &copy).expect("copies");
+        let (_m, stored) = Metadata::open(&copy).expect("opens again");
+        assert_eq!(stored.all::<String>(Kind::Image), [("a".to_owned(), "two".to_owned())]);
+        assert!(stored.all::<String>(Kind::Container).is_empty());
+    }
+}
