@@ -2,6 +2,7 @@
 //! compared every half minute.
 
 mod attach;
+mod names;
 mod networks;
 mod reaper;
 mod swarm;
@@ -45,6 +46,7 @@ struct Inner {
     changing: tokio::sync::Mutex<()>,
     tunnel: tokio::sync::Mutex<Option<wireguard::Device>>,
     reaper: reaper::Reaper,
+    dns: names::NameServers,
     stop: tokio_util::sync::CancellationToken,
 }
 
@@ -67,6 +69,13 @@ impl DataPlane {
         }
         plane.resume_swarm().await;
         plane.inner.reconcile().await?;
+        plane.inner.refresh_upstreams().await;
+        let adopted: Vec<_> = plane.inner.state().containers.values().cloned().collect();
+        for record in adopted {
+            if let Err(error) = plane.inner.serve_names(&record).await {
+                tracing::warn!(container = record.name, %error, "container has no DNS");
+            }
+        }
         let inner = plane.inner.clone();
         tokio::spawn(async move { inner.keep().await });
         Ok(plane)
@@ -107,6 +116,7 @@ impl DataPlane {
             changing: tokio::sync::Mutex::default(),
             tunnel: tokio::sync::Mutex::default(),
             reaper: reaper::Reaper::default(),
+            dns: names::NameServers::new(),
             stop: tokio_util::sync::CancellationToken::new(),
             options,
         };
@@ -234,6 +244,7 @@ impl Inner {
                 () = self.stop.cancelled() => return,
                 _ = ticks.tick() => {}
             }
+            self.refresh_upstreams().await;
             let plane = DataPlane { inner: self.clone() };
             if let Err(error) = plane.refresh_swarm().await {
                 tracing::warn!(%error, "the overlay is not in order; trying again in 30 s");

@@ -23,15 +23,22 @@ impl DataPlane {
         }
         let (record, generation) =
             blocking("connecting a container", move || inner.connect(&request)).await?;
-        let rules = match generation {
+        let ready = match generation {
             Some(generation) => self.inner.commit(generation).await,
             None => Ok(()),
         };
-        if let Err(error) = rules {
+        let ready = match ready {
+            Ok(()) => self.inner.serve_names(&record).await,
+            failed => failed,
+        };
+        if let Err(error) = ready {
             let undone = self.detach(&id).await.err();
-            return Error::gather([Some(error), undone].into_iter().flatten().collect())
-                .and(Err(Error::Interrupted("connecting a container", id)));
+            return Err(match undone {
+                Some(more) => Error::Several(vec![error, more]),
+                None => error,
+            });
         }
+        self.inner.refresh_zones(Some(&record));
         self.inner.attached(&record).await
     }
 
@@ -45,6 +52,8 @@ impl DataPlane {
             record
         });
         let Some(record) = record else { return Ok(()) };
+        self.inner.end_names(container_id).await;
+        self.inner.refresh_zones(Some(&record));
         let needs_rules = needs_rules(&record);
         let inner = self.inner.clone();
         let unplugged = blocking("disconnecting a container", move || inner.disconnect(&record)).await;

@@ -68,6 +68,7 @@ impl DataPlane {
             tracing::warn!(protocol, port, "another program has this port: the swarm does not serve it here");
         }
         let (_, generation) = self.inner.change(|state| state.refused_ports = refused);
+        self.inner.refresh_zones(None);
         let rules = self.inner.commit(generation).await;
         let inner = self.inner.clone();
         let routes = blocking("setting routes into the tunnel", move || inner.repair_tunnel()).await;

@@ -7,4 +7,4 @@ mod zones;
 
 pub use links::{Repair, plan, plan_tunnel, repair};
 pub use wire::{make_bridge, wire};
-pub use zones::resolv_conf;
+pub use zones::{resolv_conf, zone};

@@ -1,8 +1,52 @@
 //! What names a container can resolve, and its /etc/resolv.conf.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use crate::state::Record;
+use crate::desired::Service;
+use crate::dns::Zone;
+use crate::state::{DEFAULT_BRIDGE, Record, State};
+
+/// What container `record` can resolve: the names of its networks, but for the default bridge's (as in
+/// Docker) and the ingress network's.
+pub fn zone(state: &State, record: &Record) -> Zone {
+    let mut zone = Zone::new();
+    zone.set_search(record.dns.search.iter().cloned());
+    zone.set_upstreams(record.dns.servers.iter().map(|ip| SocketAddr::new(*ip, 53)).collect());
+    zone.set_forward(record.members().any(|m| !m.internal));
+    let named = |m: &&crate::state::Membership| !m.ingress && m.endpoint.network != DEFAULT_BRIDGE;
+    for network in record.members().filter(named).map(|m| &m.endpoint.network_id) {
+        let overlay = state.swarm.as_ref().and_then(|s| s.desired.networks.get(network));
+        for (service, name) in overlay.iter().flat_map(|n| n.services.iter().map(|s| (s, &n.name))) {
+            add_service(&mut zone, service, name);
+        }
+        for other in state.containers.values() {
+            let place = other.members().find(|m| m.endpoint.network_id == *network);
+            let Some(endpoint) = place.map(|m| &m.endpoint) else { continue };
+            let short = other.container_id.get(..12).unwrap_or(&other.container_id);
+            let names = [other.name.as_str(), short];
+            for name in names.into_iter().chain(endpoint.aliases.iter().map(String::as_str)) {
+                zone.add_addresses(name, [endpoint.addr]);
+            }
+            zone.add_pointer(endpoint.addr, &format!("{}.{}", other.name, endpoint.network));
+        }
+    }
+    zone
+}
+
+fn add_service(zone: &mut Zone, service: &Service, network: &str) {
+    let backends = || service.backends.iter().map(|b| b.addr);
+    for name in std::iter::once(&service.name).chain(&service.aliases) {
+        match service.vip {
+            Some(vip) => zone.add_vip(name, vip),
+            None => zone.add_addresses(name, backends()),
+        }
+        zone.add_addresses(&format!("tasks.{name}"), backends());
+    }
+    for backend in &service.backends {
+        zone.add_addresses(&backend.task_name, [backend.addr]);
+        zone.add_pointer(backend.addr, &format!("{}.{network}", backend.task_name));
+    }
+}
 
 /// Used where the host names no server that a container could reach.
 const FALLBACK: [&str; 2] = ["8.8.8.8", "8.8.4.4"];
