@@ -3,5 +3,18 @@
 
 #![forbid(unsafe_code)]
 
-pub mod store;
+mod ca;
+pub mod consensus;
+mod context;
+pub mod control;
+mod dispatcher;
+pub mod logs;
 pub mod raft;
+pub mod store;
+pub mod allocator;
+pub mod leader;
+pub mod orchestrator;
+pub mod reaper;
+pub mod restart;
+pub mod scheduler;
+pub mod updater;

@@ -8,6 +8,10 @@ use skep_proto::v1::{self, change::Op, object::Kind};
 use super::event::{Diff, Event};
 use super::key::Key;
 use super::view::StoreView;
+use crate::orchestrator::task;
+
+/// Base of the indexes of changes that are only foreseen.
+const FORESEEN: u64 = u64::MAX / 2;
 
 /// A batch that was computed on a state which is no longer the latest: nothing of it applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,6 +44,14 @@ impl StoreView {
             events.extend(event);
         }
         Ok(events)
+    }
+
+    /// Applies changes that are not in the log yet, to compute on what they will leave. Their version is
+    /// above every committed one, so that no client can name it.
+    pub fn foresee(&mut self, changes: Vec<v1::Change>, at_ms: i64) {
+        let index = self.index.max(FORESEEN) + 1;
+        // Without a precondition a batch is never refused.
+        let _ = self.apply(index, v1::Batch { changes, at_ms, ..Default::default() });
     }
 
     /// The view a snapshot was taken of. Versions and times stay as they were.
@@ -128,19 +140,42 @@ impl StoreView {
             && (old.service_id != task.service_id || old.slot != task.slot)
         {
             self.unindex_service(old, &key);
+            self.unindex_waiting(old, &key);
         }
         self.service_tasks
             .entry(Key::from(task.service_id.as_str()))
             .or_default()
             .insert((task.slot, key.clone()), task.clone());
+        self.index_waiting(before.as_deref(), task, &key);
         let moved = before.as_ref().is_none_or(|old| old.node_id != task.node_id);
         if moved {
             if let Some(old) = &before {
                 forget(&mut self.node_tasks, &old.node_id, &key);
             }
-            self.node_tasks.entry(Key::from(task.node_id.as_str())).or_default().insert(key);
+            if !task.node_id.is_empty() {
+                self.node_tasks.entry(Key::from(task.node_id.as_str())).or_default().insert(key);
+            }
         }
         before
+    }
+
+    fn index_waiting(&mut self, before: Option<&v1::Task>, after: &Arc<v1::Task>, key: &Key) {
+        if task::waiting(after) {
+            let tasks = self.waiting.entry(Key::from(after.service_id.as_str())).or_default();
+            tasks.insert((after.slot, key.clone()), after.clone());
+        } else if let Some(before) = before.filter(|t| task::waiting(t)) {
+            self.unindex_waiting(before, key);
+        }
+    }
+
+    fn unindex_waiting(&mut self, task: &v1::Task, key: &Key) {
+        let service = task.service_id.as_bytes();
+        if let Some(tasks) = self.waiting.get_mut(service) {
+            tasks.remove(&(task.slot, key.clone()));
+            if tasks.is_empty() {
+                self.waiting.remove(service);
+            }
+        }
     }
 
     fn remove(&mut self, r: &v1::RemoveObject) -> Option<Event> {
@@ -161,6 +196,7 @@ impl StoreView {
             }
             v1::ObjectKind::Task => self.tasks.remove(id).map(|o| {
                 self.unindex_service(&o, &key);
+                self.unindex_waiting(&o, &key);
                 forget(&mut self.node_tasks, &o.node_id, &key);
                 Event::Task(gone(o))
             }),
@@ -220,10 +256,10 @@ pub(super) fn hostname(node: &v1::Node) -> &str {
     node.description.as_ref().map_or("", |d| &d.hostname)
 }
 /// The name of a service.
-pub(super) fn service_name(service: &v1::Service) -> &str {
+pub(crate) fn service_name(service: &v1::Service) -> &str {
     service.spec.as_ref().and_then(|s| s.annotations.as_ref()).map_or("", |a| &a.name)
 }
 /// The name of a network.
-pub(super) fn network_name(network: &v1::Network) -> &str {
+pub(crate) fn network_name(network: &v1::Network) -> &str {
     network.spec.as_ref().and_then(|s| s.annotations.as_ref()).map_or("", |a| &a.name)
 }

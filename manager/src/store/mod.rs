@@ -6,6 +6,7 @@ pub mod change;
 mod event;
 mod key;
 mod lookup;
+mod state_machine;
 mod view;
 mod watch;
 pub mod writer;
@@ -17,6 +18,7 @@ use skep_proto::v1;
 use tokio::sync::{broadcast, watch as latest};
 
 pub use apply::Stale;
+pub(crate) use apply::{network_name, service_name};
 pub use event::{Diff, Event};
 pub use key::Key;
 pub use lookup::LookupError;

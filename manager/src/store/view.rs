@@ -24,8 +24,10 @@ pub struct StoreView {
     pub(super) names: Names,
     /// By service, then slot, then task: the order the orchestrator works in.
     pub(super) service_tasks: OrdMap<Key, OrdMap<(u64, Key), Arc<v1::Task>>>,
-    /// By node ("" = not assigned yet).
+    /// By node.
     pub(super) node_tasks: OrdMap<Key, OrdSet<Key>>,
+    /// Tasks that wait for a node, by service.
+    pub(super) waiting: OrdMap<Key, OrdMap<(u64, Key), Arc<v1::Task>>>,
 }
 
 /// Names of the objects that users call by name.
@@ -98,13 +100,17 @@ impl StoreView {
             .into_iter()
             .flat_map(move |m| m.range(range.clone()).map(|(_, t)| t))
     }
-    /// The tasks assigned to a node, finished ones included; of "", those not assigned to any.
+    /// The tasks assigned to a node, finished ones included.
     pub fn tasks_of_node(&self, node_id: &str) -> impl Iterator<Item = &Arc<v1::Task>> {
         self.node_tasks
             .get(node_id.as_bytes())
             .into_iter()
             .flat_map(|s| s.iter())
             .filter_map(|k| self.tasks.get(k))
+    }
+    /// The tasks that wait for a node, by service and slot.
+    pub fn waiting(&self) -> impl Iterator<Item = (&Key, impl ExactSizeIterator<Item = &Arc<v1::Task>>)> {
+        self.waiting.iter().map(|(service, tasks)| (service, tasks.values()))
     }
     /// How many task objects name this node.
     pub fn node_task_count(&self, node_id: &str) -> usize {

@@ -197,7 +197,8 @@ fn join_group<E>(
 ) -> (Result<(), E>, Option<Group>, watch::Receiver<Outcome>) {
     let mut group = open.unwrap_or_else(|| {
         let mut view = StoreView::clone(&flight.base);
-        foresee(&mut view, flight.changes.clone());
+        let at_ms = view.at_ms;
+        view.foresee(flight.changes.clone(), at_ms);
         Group { view, changes: Vec::new(), done: watch::Sender::new(None) }
     });
     match compute(&group.view) {
@@ -207,7 +208,8 @@ fn join_group<E>(
             (Ok(()), Some(group), done)
         }
         Ok(changes) => {
-            foresee(&mut group.view, changes.clone());
+            let at_ms = group.view.at_ms;
+            group.view.foresee(changes.clone(), at_ms);
             group.changes.extend(changes);
             let done = group.done.subscribe();
             (Ok(()), Some(group), done)
@@ -217,17 +219,6 @@ fn join_group<E>(
             (Err(e), Some(group), done)
         }
     }
-}
-
-/// Index given to changes that are not in the log yet: above every real one, so that no client can
-/// name their version, and rising, so that the view takes them.
-const FORESEEN: u64 = u64::MAX / 2;
-
-fn foresee(view: &mut StoreView, changes: Vec<v1::Change>) {
-    let index = view.index.max(FORESEEN) + 1;
-    let at_ms = view.at_ms;
-    // Without a precondition a batch is never refused.
-    let _ = view.apply(index, v1::Batch { changes, at_ms, ..Default::default() });
 }
 
 #[cfg(test)]

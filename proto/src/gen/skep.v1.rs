@@ -938,9 +938,6 @@ pub struct IssueCertificateRequest {
 pub struct RenewCertificateRequest {
     #[prost(string, tag = "1")]
     pub csr_pem: ::prost::alloc::string::String,
-    /// For which node; honoured only from a manager that passes a request on.
-    #[prost(string, tag = "2")]
-    pub node_id: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct IssueCertificateResponse {
@@ -4260,6 +4257,51 @@ pub struct ReadIndexResponse {
 pub struct MembershipContext {
     #[prost(message, optional, tag = "1")]
     pub peer: ::core::option::Option<RaftPeer>,
+}
+/// Conf changes as raft-rs encodes them, so that bytes from a peer are read by our own parser.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RaftConfChange {
+    #[prost(uint32, tag = "1")]
+    pub transition: u32,
+    #[prost(message, repeated, tag = "2")]
+    pub changes: ::prost::alloc::vec::Vec<RaftConfChangeSingle>,
+    #[prost(bytes = "vec", tag = "3")]
+    pub context: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RaftConfChangeSingle {
+    #[prost(uint32, tag = "1")]
+    pub r#type: u32,
+    #[prost(uint64, tag = "2")]
+    pub node_id: u64,
+}
+/// Whose log this is; the first record of every log segment.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RaftIdentity {
+    #[prost(uint64, tag = "1")]
+    pub raft_id: u64,
+    #[prost(string, tag = "2")]
+    pub node_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub cluster_id: ::prost::alloc::string::String,
+}
+/// A point of the log that a snapshot covers; the log restarts behind it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RaftLogMark {
+    #[prost(uint64, tag = "1")]
+    pub index: u64,
+    #[prost(uint64, tag = "2")]
+    pub term: u64,
+}
+/// What RaftSnapshot.data holds: the members and their addresses beside the state machine's own bytes.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RaftSnapshotEnvelope {
+    #[prost(message, repeated, tag = "1")]
+    pub peers: ::prost::alloc::vec::Vec<RaftPeer>,
+    #[prost(uint64, repeated, tag = "2")]
+    pub removed: ::prost::alloc::vec::Vec<u64>,
+    #[prost(bytes = "vec", tag = "3")]
+    pub state: ::prost::alloc::vec::Vec<u8>,
 }
 /// Generated client implementations.
 pub mod raft_client {

@@ -1,0 +1,266 @@
+//! Task addresses. A node holds blocks of a network and gives its tasks addresses from them, so that the
+//! other nodes need a route per block and not per task. Who holds a block is derived from the tasks alone:
+//! the node with the most addresses in it. When no block is free any more, single addresses are borrowed
+//! from other nodes' blocks and routed one by one.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::Ipv4Addr;
+
+use skep_proto::v1;
+
+use super::cidr::Cidr;
+use super::layout::Layout;
+use crate::orchestrator::task;
+use crate::store::{Diff, Key, StoreView};
+
+/// The task addresses of every network.
+#[derive(Clone, Debug, Default)]
+pub struct Pools(HashMap<String, Pool>);
+
+impl Pools {
+    /// The addresses held by the tasks of the view.
+    pub fn of(view: &StoreView) -> Self {
+        let mut pools = Pools::default();
+        for network in view.networks() {
+            pools.network(network);
+        }
+        for t in view.tasks().filter(|t| !t.addresses.is_empty()) {
+            pools.hold(t);
+        }
+        pools
+    }
+
+    /// Makes sure of a pool for the network once its subnet is decided.
+    pub fn network(&mut self, network: &v1::Network) {
+        if let Ok(subnet) = network.subnet.parse::<Cidr>() {
+            self.0.entry(network.id.clone()).or_insert_with(|| Pool::new(Layout::of(subnet)));
+        }
+    }
+
+    /// Follows a change of a network.
+    pub fn follow_network(&mut self, diff: &Diff<v1::Network>) {
+        match &diff.after {
+            Some(network) => self.network(network),
+            None => {
+                self.0.remove(&diff.latest().id);
+            }
+        }
+    }
+
+    /// Follows a change of a task.
+    pub fn follow(&mut self, diff: &Diff<v1::Task>) {
+        if let Some(before) = &diff.before {
+            self.each(before, |pool, addr, node| pool.release(addr, node));
+        }
+        if let Some(after) = &diff.after {
+            self.hold(after);
+        }
+    }
+
+    fn hold(&mut self, task: &v1::Task) {
+        self.each(task, |pool, addr, node| pool.hold(addr, node));
+    }
+
+    fn each(&mut self, t: &v1::Task, f: impl Fn(&mut Pool, u32, &str)) {
+        if task::finished(t) {
+            return;
+        }
+        for a in &t.addresses {
+            if let (Some(pool), Ok(addr)) = (self.0.get_mut(&a.network_id), a.addr.parse::<Ipv4Addr>()) {
+                f(pool, addr.into(), &t.node_id);
+            }
+        }
+    }
+
+    /// Takes an address for a task on `node`; `None`: the network has none left (or no subnet yet).
+    pub fn take(&mut self, network_id: &str, node: &str) -> Option<Ipv4Addr> {
+        self.0.get_mut(network_id)?.take(node).map(Ipv4Addr::from)
+    }
+
+    /// Gives back what [`Pools::take`] gave.
+    pub fn give_back(&mut self, network_id: &str, addr: Ipv4Addr, node: &str) {
+        if let Some(pool) = self.0.get_mut(network_id) {
+            pool.release(addr.into(), node);
+        }
+    }
+}
+
+/// The task addresses of one network.
+#[derive(Clone, Debug)]
+struct Pool {
+    layout: Layout,
+    /// Offset -> held, one bit each.
+    held: Vec<u64>,
+    /// Block -> how many addresses each node holds in it.
+    blocks: Vec<Vec<(Key, u32)>>,
+    by_node: HashMap<Key, Vec<u32>>,
+    /// Every block below has a holder.
+    first_free_block: u32,
+    /// Every address below is held.
+    first_free: u32,
+}
+
+impl Pool {
+    fn new(layout: Layout) -> Self {
+        let end = layout.tasks().end;
+        let blocks = end.div_ceil(1 << layout.block_bits);
+        Self {
+            layout,
+            held: vec![0; (end as usize).div_ceil(64)],
+            blocks: vec![Vec::new(); blocks as usize],
+            by_node: HashMap::new(),
+            first_free_block: 0,
+            first_free: layout.tasks().start,
+        }
+    }
+
+    fn offset(&self, addr: u32) -> Option<u32> {
+        let offset = addr.checked_sub(self.layout.subnet.base())?;
+        self.layout.tasks().contains(&offset).then_some(offset)
+    }
+
+    fn is_held(&self, offset: u32) -> bool {
+        self.held.get(offset as usize / 64).is_some_and(|w| w >> (offset % 64) & 1 == 1)
+    }
+
+    fn mark(&mut self, offset: u32, held: bool) {
+        if let Some(word) = self.held.get_mut(offset as usize / 64) {
+            let bit = 1u64 << (offset % 64);
+            *word = if held { *word | bit } else { *word & !bit };
+        }
+    }
+
+    fn hold(&mut self, addr: u32, node: &str) {
+        let Some(offset) = self.offset(addr) else { return };
+        self.mark(offset, true);
+        let block = offset >> self.layout.block_bits;
+        let Some(holders) = self.blocks.get_mut(block as usize) else { return };
+        match holders.iter_mut().find(|(n, _)| n.as_str() == node) {
+            Some((_, count)) => *count += 1,
+            None => {
+                let key = Key::from(node);
+                holders.push((key.clone(), 1));
+                self.by_node.entry(key).or_default().push(block);
+            }
+        }
+    }
+
+    fn release(&mut self, addr: u32, node: &str) {
+        let Some(offset) = self.offset(addr) else { return };
+        self.mark(offset, false);
+        self.first_free = self.first_free.min(offset);
+        let block = offset >> self.layout.block_bits;
+        let Some(holders) = self.blocks.get_mut(block as usize) else { return };
+        if let Some(i) = holders.iter().position(|(n, _)| n.as_str() == node) {
+            holders[i].1 -= 1;
+            if holders[i].1 == 0 {
+                holders.swap_remove(i);
+                if let Some(blocks) = self.by_node.get_mut(node.as_bytes()) {
+                    blocks.retain(|b| *b != block);
+                }
+            }
+        }
+        if holders.is_empty() {
+            self.first_free_block = self.first_free_block.min(block);
+        }
+    }
+
+    fn take(&mut self, node: &str) -> Option<u32> {
+        let offset = self.own(node).or_else(|| self.fresh_block()).or_else(|| self.borrow())?;
+        let addr = self.layout.subnet.base() + offset;
+        self.hold(addr, node);
+        Some(addr)
+    }
+
+    /// A free address in a block the node holds; the newest block first, the older ones are full.
+    fn own(&self, node: &str) -> Option<u32> {
+        let blocks = self.by_node.get(node.as_bytes())?;
+        blocks
+            .iter()
+            .rev()
+            .filter(|b| owner(&self.blocks[**b as usize]).is_some_and(|o| o.as_str() == node))
+            .find_map(|b| self.free_in(*b))
+    }
+
+    fn free_in(&self, block: u32) -> Option<u32> {
+        let bits = self.layout.block_bits;
+        let tasks = self.layout.tasks();
+        let range = (block << bits).max(tasks.start)..((block + 1) << bits).min(tasks.end);
+        range.into_iter().find(|o| !self.is_held(*o))
+    }
+
+    fn fresh_block(&mut self) -> Option<u32> {
+        while let Some(holders) = self.blocks.get(self.first_free_block as usize) {
+            if holders.is_empty()
+                && let Some(offset) = self.free_in(self.first_free_block)
+            {
+                return Some(offset);
+            }
+            self.first_free_block += 1;
+        }
+        None
+    }
+
+    fn borrow(&mut self) -> Option<u32> {
+        let end = self.layout.tasks().end;
+        while self.first_free < end && self.is_held(self.first_free) {
+            self.first_free += 1;
+        }
+        (self.first_free < end).then_some(self.first_free)
+    }
+}
+
+fn owner(holders: &[(Key, u32)]) -> Option<&Key> {
+    holders.iter().max_by(|a, b| a.1.cmp(&b.1).then_with(|| b.0.cmp(&a.0))).map(|(n, _)| n)
+}
+
+/// Routes of a network: its blocks by the node that holds each, and single addresses (/32) of nodes
+/// that hold one in another's block. Together they cover every address held.
+pub fn blocks(view: &StoreView, network_id: &str) -> Vec<(Cidr, String)> {
+    let Some(subnet) = view.network(network_id).and_then(|n| n.subnet.parse::<Cidr>().ok()) else {
+        return Vec::new();
+    };
+    let layout = Layout::of(subnet);
+    let mut held: BTreeMap<u32, Vec<(u32, &str)>> = BTreeMap::new();
+    for service in services_in(view, network_id) {
+        for t in view.tasks_of_service(&service.id).filter(|t| !task::finished(t)) {
+            let addr = t.addresses.iter().find(|a| a.network_id == network_id);
+            let Some(addr) = addr.and_then(|a| a.addr.parse::<Ipv4Addr>().ok()).map(u32::from) else {
+                continue;
+            };
+            if let Some(offset) = addr.checked_sub(subnet.base()).filter(|_| subnet.contains(addr)) {
+                held.entry(offset >> layout.block_bits).or_default().push((addr, &t.node_id));
+            }
+        }
+    }
+    let mut routes = Vec::new();
+    for (block, addrs) in held {
+        let mut holders: Vec<(Key, u32)> = Vec::new();
+        for (_, node) in &addrs {
+            match holders.iter_mut().find(|(n, _)| n.as_str() == *node) {
+                Some((_, count)) => *count += 1,
+                None => holders.push((Key::from(*node), 1)),
+            }
+        }
+        let Some(owner) = owner(&holders) else { continue };
+        routes.push((layout.block(block), owner.as_str().to_owned()));
+        let borrowed = addrs.iter().filter(|(_, n)| *n != owner.as_str());
+        let mut borrowed: Vec<_> = borrowed.map(|(a, n)| (Cidr::of(*a, 32), (*n).to_owned())).collect();
+        borrowed.sort();
+        routes.extend(borrowed);
+    }
+    routes
+}
+
+/// Services whose tasks may be in the network: any of their revisions names it, or it is the ingress
+/// network and they publish ports.
+fn services_in<'a>(view: &'a StoreView, network_id: &'a str) -> impl Iterator<Item = &'a v1::Service> {
+    let ingress = view.network(network_id).and_then(|n| n.spec.as_ref()).is_some_and(|s| s.ingress);
+    view.services().map(AsRef::as_ref).filter(move |s| {
+        ingress
+            || view
+                .revisions_of(&s.id)
+                .filter_map(|r| r.spec.as_ref())
+                .any(|spec| spec.networks.iter().any(|a| a.network == network_id))
+    })
+}

@@ -1,0 +1,102 @@
+//! Subnets of overlay networks, cut from the cluster's pools, and the nodes' own overlay addresses.
+
+use std::collections::HashSet;
+use std::net::Ipv4Addr;
+
+use skep_proto::{defaults, v1};
+
+use super::cidr::Cidr;
+use super::layout::Layout;
+use crate::store::{StoreView, change::put};
+
+/// What overlaps with `subnet`, for a person; `None` if nothing does. `except` is a network's id.
+pub fn overlap(view: &StoreView, subnet: Cidr, except: &str) -> Option<String> {
+    if let Some(pool) = node_pool(view).filter(|p| p.overlaps(subnet)) {
+        return Some(format!("subnet {subnet} overlaps with {pool}, the pool of the nodes' own addresses"));
+    }
+    view.networks().filter(|n| n.id != except).find_map(|n| {
+        let other: Cidr =
+            n.subnet.parse().or_else(|_| n.spec.as_ref().map_or("", |s| &s.subnet).parse()).ok()?;
+        other.overlaps(subnet).then(|| {
+            format!(
+                "subnet {subnet} overlaps with {other} of network {} ({})",
+                crate::store::network_name(n),
+                n.id
+            )
+        })
+    })
+}
+
+fn node_pool(view: &StoreView) -> Option<Cidr> {
+    let pool = view.cluster().map_or("", |c| &c.node_pool);
+    if pool.is_empty() { defaults::NODE_POOL } else { pool }.parse().ok()
+}
+
+/// Gives every network without a subnet one. What cannot be given is explained.
+pub(super) fn networks(
+    view: &StoreView,
+    changes: &mut Vec<v1::Change>,
+    refusals: &mut Vec<(String, String)>,
+) {
+    let mut taken: Vec<Cidr> = view.networks().filter_map(|n| n.subnet.parse().ok()).collect();
+    taken.extend(node_pool(view));
+    for network in view.networks().filter(|n| n.subnet.is_empty()) {
+        let asked = network.spec.as_ref().map_or("", |s| &s.subnet);
+        let subnet = if asked.is_empty() {
+            cut(view, &taken).ok_or_else(|| "the address pools have no free subnet left".to_owned())
+        } else {
+            asked.parse::<Cidr>().map_err(|e| e.to_string())
+        };
+        match subnet {
+            Ok(subnet) => {
+                taken.push(subnet);
+                let mut network = v1::Network::clone(network);
+                network.subnet = subnet.to_string();
+                network.gateway = Ipv4Addr::from(Layout::of(subnet).gateway()).to_string();
+                changes.push(put(network));
+            }
+            Err(why) => refusals.push((network.id.clone(), why)),
+        }
+    }
+}
+
+fn cut(view: &StoreView, taken: &[Cidr]) -> Option<Cidr> {
+    let cluster = view.cluster();
+    let pools = cluster.map_or(&[][..], |c| &c.address_pools);
+    let size = cluster.map_or(0, |c| c.subnet_size);
+    let len = if size == 0 { defaults::SUBNET_SIZE } else { size }.min(30) as u8;
+    let default = [defaults::ADDRESS_POOL.to_owned()];
+    let pools = if pools.is_empty() { &default[..] } else { pools };
+    pools.iter().filter_map(|p| p.parse::<Cidr>().ok()).find_map(|pool| {
+        let mut next = u64::from(pool.base());
+        while next + (1u64 << (32 - len)) <= u64::from(pool.last()) + 1 {
+            let candidate = Cidr::of(next as u32, len);
+            match taken.iter().filter(|t| t.overlaps(candidate)).map(|t| u64::from(t.last())).max() {
+                None => return Some(candidate),
+                // Go on behind what is in the way.
+                Some(last) => next = (last + 1).next_multiple_of(1 << (32 - len)),
+            }
+        }
+        None
+    })
+}
+
+/// Gives every node without an overlay address one.
+pub(super) fn nodes(view: &StoreView, changes: &mut Vec<v1::Change>) {
+    if view.nodes().all(|n| !n.overlay_addr.is_empty()) {
+        return;
+    }
+    let Some(pool) = node_pool(view) else { return };
+    let taken: HashSet<u32> =
+        view.nodes().filter_map(|n| n.overlay_addr.parse::<Ipv4Addr>().ok()).map(u32::from).collect();
+    let mut free = (pool.base().saturating_add(1)..pool.last()).filter(|a| !taken.contains(a));
+    for node in view.nodes().filter(|n| n.overlay_addr.is_empty()) {
+        let Some(addr) = free.next() else {
+            tracing::warn!(node = %node.id, %pool, "no overlay address left for the node: its pool is used up");
+            return;
+        };
+        let mut node = v1::Node::clone(node);
+        node.overlay_addr = Ipv4Addr::from(addr).to_string();
+        changes.push(put(node));
+    }
+}

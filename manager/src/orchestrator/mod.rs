@@ -1,0 +1,202 @@
+//! The orchestrator: one pass over a service brings its tasks closer to its spec. It looks only at the
+//! store (never at what happened before), so it gives the same answer on a new leader.
+//!
+//! Rules of a slot:
+//! - the task created last speaks for it; earlier ones are stopping or finished (or, in a start-first
+//!   update, run until their successor does);
+//! - a task is never moved, only replaced; a replacement is held at desired Ready until its restart delay is
+//!   over and its predecessor has stopped, so no slot runs two tasks;
+//! - a finished task that the restart policy does not restart stays as the slot's last word.
+
+pub mod plan;
+pub mod slot;
+pub mod task;
+
+mod scale;
+
+use std::collections::BTreeMap;
+
+use rand::Rng;
+use skep_proto::v1;
+use v1::TaskState;
+
+pub use plan::Plan;
+use slot::{Slot, SlotKey};
+
+use crate::store::{StoreView, change};
+use crate::{restart, scheduler, updater};
+
+/// Tasks created in one pass; more follow once these are written, so that no batch grows without bound.
+pub const CREATE_LIMIT: usize = 10_000;
+
+/// One pass over a service.
+pub fn reconcile(view: &StoreView, service_id: &str, now_ms: i64, rng: &mut impl Rng) -> Plan {
+    let mut plan = Plan::default();
+    let Some(service) = view.service(service_id) else { return plan };
+    if service.removing {
+        remove(view, service, now_ms, &mut plan);
+        return plan;
+    }
+    let Some(spec) = &service.spec else { return plan };
+    let mut slots = slot::slots(view, service);
+    match &spec.mode {
+        Some(v1::service_spec::Mode::Global(_)) => {
+            globalise(view, service, &mut slots, now_ms, rng, &mut plan)
+        }
+        Some(v1::service_spec::Mode::Replicated(r)) => {
+            scale::scale(view, service, r.replicas, &mut slots, now_ms, rng, &mut plan)
+        }
+        None => return plan,
+    }
+    for slot in slots.values() {
+        tend(view, service, slot, now_ms, rng, &mut plan);
+    }
+    // An update goes on once the slots are at rest: every change brings another pass.
+    if plan.changes.is_empty() {
+        updater::update(view, service, &slots, now_ms, rng, &mut plan);
+    }
+    plan
+}
+
+/// Looks after one slot: replaces what failed or must leave its node, lets due tasks start.
+fn tend(
+    view: &StoreView,
+    service: &v1::Service,
+    slot: &Slot,
+    now_ms: i64,
+    rng: &mut impl Rng,
+    plan: &mut Plan,
+) {
+    let Some(newest) = slot.newest() else { return };
+    if !task::wanted(newest) {
+        return;
+    }
+    if task::finished(newest) {
+        return replace(view, service, slot, newest, Reason::Finished, now_ms, rng, plan);
+    }
+    if task::state(newest) >= TaskState::Assigned {
+        if task::node_lost(view, &newest.node_id) {
+            return replace(view, service, slot, newest, Reason::NodeLost, now_ms, rng, plan);
+        }
+        if task::node_drained(view, &newest.node_id) {
+            return replace(view, service, slot, newest, Reason::NodeDrained, now_ms, rng, plan);
+        }
+    }
+    if newest.desired_state() < TaskState::Running && !slot.stopping(view) {
+        if newest.start_not_before_ms <= now_ms {
+            plan.task(task::with_desired(newest, TaskState::Running, now_ms, ""));
+        } else {
+            plan.wake(newest.start_not_before_ms);
+        }
+    }
+    let start_first = updater::order(service) == v1::UpdateOrder::StartFirst;
+    if !start_first || task::state(newest) == TaskState::Running {
+        for old in slot.older_live() {
+            plan.task(task::with_desired(old, TaskState::Shutdown, now_ms, "replaced"));
+        }
+    } else {
+        for old in slot.older_live().filter(|t| task::node_lost(view, &t.node_id)) {
+            plan.task(task::with_desired(old, TaskState::Shutdown, now_ms, "its node is down"));
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Reason {
+    Finished,
+    NodeLost,
+    NodeDrained,
+}
+
+#[allow(clippy::too_many_arguments, reason = "one decision over the whole context of a pass")]
+fn replace(
+    view: &StoreView,
+    service: &v1::Service,
+    slot: &Slot,
+    old: &v1::Task,
+    reason: Reason,
+    now_ms: i64,
+    rng: &mut impl Rng,
+    plan: &mut Plan,
+) {
+    // A global service's task belongs to its node: with that lost it has no slot to be replaced in.
+    if old.slot == 0 && reason != Reason::Finished {
+        return plan.task(task::with_desired(old, TaskState::Remove, now_ms, "its node was lost or drained"));
+    }
+    plan.task(task::with_desired(old, TaskState::Shutdown, now_ms, "replaced"));
+    let policy = view.task_spec(old).and_then(|s| s.restart).unwrap_or_default();
+    let restart = match reason {
+        Reason::Finished => restart::decide(&policy, old, now_ms),
+        // Leaving a node is not the task's failure: no delay, and no attempt is counted.
+        Reason::NodeLost | Reason::NodeDrained if policy.condition() == v1::RestartCondition::None => None,
+        Reason::NodeLost | Reason::NodeDrained => {
+            Some(restart::Restart { not_before_ms: 0, restarts_ms: old.restarts_ms.clone() })
+        }
+    };
+    let Some(restart) = restart else { return };
+    let node = if old.slot == 0 { old.node_id.as_str() } else { "" };
+    let mut new = task::new(&service.id, old.revision, old.slot, node, now_ms, rng);
+    new.start_not_before_ms = restart.not_before_ms;
+    new.restarts_ms = restart.restarts_ms;
+    let must_wait = slot.stopping(view) || (reason != Reason::Finished && task::may_run(view, old));
+    if restart.not_before_ms > now_ms || must_wait {
+        new.set_desired_state(TaskState::Ready);
+    }
+    if restart.not_before_ms > now_ms {
+        plan.wake(restart.not_before_ms);
+    }
+    plan.task(new);
+}
+
+/// A global service has one slot on every node that may run it.
+fn globalise(
+    view: &StoreView,
+    service: &v1::Service,
+    slots: &mut BTreeMap<SlotKey, Slot>,
+    now_ms: i64,
+    rng: &mut impl Rng,
+    plan: &mut Plan,
+) {
+    let spec = view.revision(&service.id, service.revision).and_then(|r| r.spec.clone()).unwrap_or_default();
+    let placement = spec.placement.unwrap_or_default();
+    for node in view.nodes() {
+        let key = SlotKey::Node(node.id.clone());
+        let eligible = scheduler::may_hold(node, &placement);
+        let has = slots.get(&key).is_some_and(|s| !s.tasks.is_empty());
+        if eligible && scheduler::open(node) && !has {
+            if plan.changes.len() >= CREATE_LIMIT {
+                plan.more = true;
+                break;
+            }
+            let mut new = task::new(&service.id, service.revision, 0, &node.id, now_ms, rng);
+            if slots.get(&key).is_some_and(|s| s.stopping(view)) {
+                new.set_desired_state(TaskState::Ready);
+            }
+            plan.task(new);
+            slots.remove(&key);
+        } else if !eligible && has && node.state() != v1::NodeState::Down {
+            for t in slots.remove(&key).into_iter().flat_map(|s| s.tasks) {
+                plan.task(task::with_desired(&t, TaskState::Remove, now_ms, "its node no longer fits"));
+            }
+        }
+    }
+}
+
+/// Stops every task of a service being removed; with the last task gone, the service goes.
+fn remove(view: &StoreView, service: &v1::Service, now_ms: i64, plan: &mut Plan) {
+    let mut tasks = view.tasks_of_service(&service.id).peekable();
+    if tasks.peek().is_none() {
+        for r in view.revisions_of(&service.id) {
+            plan.changes.push(change::remove_revision(&service.id, r.number));
+        }
+        plan.changes.push(change::remove_service(&service.id));
+        return;
+    }
+    for t in tasks.filter(|t| t.desired_state() != TaskState::Remove) {
+        if plan.changes.len() >= CREATE_LIMIT {
+            plan.more = true;
+            return;
+        }
+        plan.task(task::with_desired(t, TaskState::Remove, now_ms, "service removed"));
+    }
+}

@@ -1,0 +1,102 @@
+//! The facts about a task that every decision rests on, and the few ways the manager changes one.
+
+use rand::Rng;
+use skep_proto::{ids, v1};
+use v1::TaskState;
+
+use crate::store::StoreView;
+
+/// The state an agent reported (or, before assignment, the manager decided).
+pub fn state(task: &v1::Task) -> TaskState {
+    task.status.as_ref().map_or(TaskState::New, v1::TaskStatus::state)
+}
+
+/// Whether the task has stopped for good.
+pub fn finished(task: &v1::Task) -> bool {
+    state(task) > TaskState::Running
+}
+
+/// Whether the manager wants the task to run (now, or as soon as it may).
+pub fn wanted(task: &v1::Task) -> bool {
+    task.desired_state() <= TaskState::Running
+}
+
+/// Whether the task is wanted and has not stopped.
+pub fn live(task: &v1::Task) -> bool {
+    wanted(task) && !finished(task)
+}
+
+/// Whether the task still waits for a node.
+pub fn waiting(task: &v1::Task) -> bool {
+    wanted(task) && state(task) < TaskState::Assigned
+}
+
+/// Whether an agent may still be running the task: assigned, not finished, and its node not down.
+pub fn may_run(view: &StoreView, task: &v1::Task) -> bool {
+    !finished(task) && state(task) >= TaskState::Assigned && !node_lost(view, &task.node_id)
+}
+
+/// Whether the node is down or no longer part of the swarm.
+pub fn node_lost(view: &StoreView, node_id: &str) -> bool {
+    view.node(node_id).is_none_or(|n| n.state() == v1::NodeState::Down)
+}
+
+/// Whether the node may keep the tasks it has.
+pub fn node_drained(view: &StoreView, node_id: &str) -> bool {
+    view.node(node_id)
+        .and_then(|n| n.spec.as_ref())
+        .is_some_and(|s| s.availability() == v1::NodeAvailability::Drain)
+}
+
+/// When the task came to its present state, never later than the store learnt of it (agents' clocks differ).
+pub fn since_ms(task: &v1::Task) -> i64 {
+    let meta = task.meta.unwrap_or_default();
+    let reported = task.status.as_ref().map_or(0, |s| s.timestamp_ms);
+    reported.clamp(meta.created_at_ms.min(meta.updated_at_ms), meta.updated_at_ms)
+}
+
+/// Order of creation within a slot.
+pub fn age_key(task: &v1::Task) -> (i64, &str) {
+    (task.meta.map_or(0, |m| m.created_at_ms), &task.id)
+}
+
+/// The task with another desired state. One that no agent knows of stops there and then.
+pub fn with_desired(task: &v1::Task, desired: TaskState, now_ms: i64, why: &str) -> v1::Task {
+    let mut task = task.clone();
+    task.set_desired_state(desired);
+    if desired > TaskState::Running && state(&task) < TaskState::Assigned {
+        task.status = Some(v1::TaskStatus {
+            state: TaskState::Shutdown.into(),
+            timestamp_ms: now_ms,
+            message: why.to_owned(),
+            ..Default::default()
+        });
+    }
+    task
+}
+
+/// A new task for a slot (0: of a global service, on `node_id`).
+pub fn new(
+    service_id: &str,
+    revision: u64,
+    slot: u64,
+    node_id: &str,
+    now_ms: i64,
+    rng: &mut impl Rng,
+) -> v1::Task {
+    v1::Task {
+        id: ids::random(rng),
+        service_id: service_id.to_owned(),
+        revision,
+        slot,
+        node_id: node_id.to_owned(),
+        desired_state: TaskState::Running.into(),
+        status: Some(v1::TaskStatus {
+            state: TaskState::New.into(),
+            timestamp_ms: now_ms,
+            message: "created".to_owned(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}

@@ -1,0 +1,82 @@
+//! The reaper: deletes tasks that are done with, keeps each slot's history short, drops revisions that nothing
+//! names, and gives up on tasks of nodes that stay away.
+
+use std::collections::BTreeSet;
+
+use skep_proto::{defaults, v1};
+use v1::TaskState;
+
+use crate::orchestrator::{Plan, slot, task};
+use crate::store::{StoreView, change};
+
+/// How long a node may be down before its tasks count as gone and their addresses are free again.
+pub const ORPHAN_AFTER_MS: i64 = 24 * 60 * 60 * 1000;
+
+/// One pass over a service's tasks and revisions.
+pub fn reap(view: &StoreView, service_id: &str, now_ms: i64) -> Plan {
+    let mut plan = Plan::default();
+    let service = view.service(service_id);
+    let limit =
+        view.cluster().and_then(|c| c.spec.as_ref()).map_or(defaults::TASK_HISTORY, |s| s.task_history_limit);
+    let mut named: BTreeSet<u64> = BTreeSet::new();
+    for t in view.tasks_of_service(service_id) {
+        let gone = service.is_none() || t.desired_state() == TaskState::Remove;
+        if gone && (task::finished(t) || !task::may_run(view, t)) {
+            plan.changes.push(change::remove_task(&t.id));
+            continue;
+        }
+        named.insert(t.revision);
+        orphan(view, t, now_ms, &mut plan);
+    }
+    let Some(service) = service else {
+        for r in view.revisions_of(service_id).filter(|r| !named.contains(&r.number)) {
+            plan.changes.push(change::remove_revision(service_id, r.number));
+        }
+        return plan;
+    };
+    if service.removing {
+        return plan;
+    }
+    if limit >= 0 {
+        for slot in slot::slots(view, service).values() {
+            // The last task speaks for the slot, however it ended.
+            let past = slot.tasks.len().saturating_sub(1);
+            let finished = slot.tasks.iter().take(past).filter(|t| task::finished(t) && !task::wanted(t));
+            let finished: Vec<_> = finished.collect();
+            for t in finished.iter().take(finished.len().saturating_sub(limit as usize)) {
+                plan.changes.push(change::remove_task(&t.id));
+            }
+        }
+    }
+    for r in
+        view.revisions_of(service_id).filter(|r| r.number != service.revision && !named.contains(&r.number))
+    {
+        plan.changes.push(change::remove_revision(service_id, r.number));
+    }
+    plan
+}
+
+/// Gives up on a task whose node has been down for too long or has left the swarm.
+fn orphan(view: &StoreView, t: &v1::Task, now_ms: i64, plan: &mut Plan) {
+    if task::finished(t) || task::wanted(t) || task::state(t) < TaskState::Assigned {
+        return;
+    }
+    let why = match view.node(&t.node_id) {
+        None => "its node left the swarm",
+        Some(n) if n.state() == v1::NodeState::Down => {
+            let due = n.meta.map_or(0, |m| m.updated_at_ms) + ORPHAN_AFTER_MS;
+            if due > now_ms {
+                return plan.wake(due);
+            }
+            "its node has been down for a day"
+        }
+        Some(_) => return,
+    };
+    let mut t = t.clone();
+    let status = t.status.get_or_insert_default();
+    status.set_state(TaskState::Orphaned);
+    status.timestamp_ms = now_ms;
+    status.message = "given up".to_owned();
+    status.err = why.to_owned();
+    plan.task(t);
+}

@@ -1,0 +1,165 @@
+//! The filter pipeline: each filter says whether a node may take a task of the group and, if not, why in
+//! words a person can act on. The cheapest rejections come first.
+
+use skep_proto::v1;
+
+use super::constraint::{Constraint, architecture};
+use super::load::{NodeLoad, host_ports};
+
+/// What a group of tasks asks of a node.
+pub(super) struct Demand {
+    pub service: String,
+    pub reservations: v1::Resources,
+    pub constraints: Vec<Constraint>,
+    /// A constraint that cannot be understood: no node fits.
+    pub nonsense: Option<String>,
+    pub platforms: Vec<v1::Platform>,
+    pub max_replicas: u64,
+    pub ports: Vec<v1::PortConfig>,
+}
+
+impl Demand {
+    pub fn of(service: &v1::Service, spec: &v1::TaskSpec) -> Self {
+        let placement = spec.placement.clone().unwrap_or_default();
+        let (mut constraints, mut nonsense) = (Vec::new(), None);
+        for text in &placement.constraints {
+            match Constraint::parse(text) {
+                Ok(c) => constraints.push(c),
+                Err(e) => nonsense = Some(e.to_string()),
+            }
+        }
+        let ports = service.endpoint.as_ref().map_or(&[][..], |e| &e.ports);
+        Self {
+            service: service.id.clone(),
+            reservations: spec.reservations.unwrap_or_default(),
+            constraints,
+            nonsense,
+            platforms: placement.platforms,
+            max_replicas: placement.max_replicas,
+            ports: host_ports(ports).cloned().collect(),
+        }
+    }
+}
+
+/// Why a node does not take a task: what one node does, and what several do.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Refusal {
+    one: String,
+    many: String,
+}
+
+impl Refusal {
+    fn new(one: impl Into<String>, many: impl Into<String>) -> Option<Self> {
+        Some(Self { one: one.into(), many: many.into() })
+    }
+    pub fn phrase(&self, nodes: usize) -> &str {
+        if nodes == 1 { &self.one } else { &self.many }
+    }
+}
+
+/// A filter: why the node is no good for the demand, if it is not.
+type Filter = fn(&NodeLoad, &Demand) -> Option<Refusal>;
+
+/// Filters that placing tasks of the group does not change.
+const STATIC: [Filter; 3] = [ready, constraints, platform];
+/// Filters that every task placed may change.
+const DYNAMIC: [Filter; 3] = [resources, ports, max_replicas];
+
+/// Runs the filters that hold for the whole group.
+pub(super) fn suits(node: &NodeLoad, demand: &Demand) -> Option<Refusal> {
+    STATIC.iter().find_map(|f| f(node, demand))
+}
+
+/// Runs the filters that depend on what the node carries already.
+pub(super) fn fits(node: &NodeLoad, demand: &Demand) -> Option<Refusal> {
+    DYNAMIC.iter().find_map(|f| f(node, demand))
+}
+
+/// Whether the node suits a placement, whatever it carries: what a global service goes by.
+pub fn may_hold(node: &v1::Node, placement: &v1::Placement) -> bool {
+    node.spec.as_ref().is_none_or(|s| s.availability() != v1::NodeAvailability::Drain)
+        && placement.constraints.iter().all(|c| Constraint::parse(c).is_ok_and(|c| c.matches(node)))
+        && (placement.platforms.is_empty() || placement.platforms.iter().any(|p| runs(node, p)))
+}
+
+/// Whether the node takes new tasks at all.
+pub fn open(node: &v1::Node) -> bool {
+    node.state() == v1::NodeState::Ready
+        && node.spec.as_ref().is_none_or(|s| s.availability() == v1::NodeAvailability::Active)
+}
+
+fn ready(load: &NodeLoad, _: &Demand) -> Option<Refusal> {
+    let node = &load.node;
+    match node.state() {
+        v1::NodeState::Ready => {}
+        v1::NodeState::Down => return Refusal::new("is down", "are down"),
+        v1::NodeState::Disconnected => return Refusal::new("is disconnected", "are disconnected"),
+        v1::NodeState::Unknown => return Refusal::new("has not reported yet", "have not reported yet"),
+    }
+    match node.spec.as_ref().map(v1::NodeSpec::availability) {
+        Some(v1::NodeAvailability::Drain) => Refusal::new("is drained", "are drained"),
+        Some(v1::NodeAvailability::Pause) => Refusal::new("is paused", "are paused"),
+        Some(v1::NodeAvailability::Active) | None => None,
+    }
+}
+
+fn constraints(load: &NodeLoad, demand: &Demand) -> Option<Refusal> {
+    let failed = demand.constraints.iter().find(|c| !c.matches(&load.node))?;
+    Refusal::new(format!("does not match {failed}"), format!("do not match {failed}"))
+}
+
+fn platform(load: &NodeLoad, demand: &Demand) -> Option<Refusal> {
+    if demand.platforms.is_empty() || demand.platforms.iter().any(|p| runs(&load.node, p)) {
+        return None;
+    }
+    let names: Vec<_> = demand.platforms.iter().map(|p| format!("{}/{}", p.os, p.architecture)).collect();
+    let names = names.join(" or ");
+    Refusal::new(format!("is not {names}"), format!("are not {names}"))
+}
+
+fn runs(node: &v1::Node, wanted: &v1::Platform) -> bool {
+    let has = node.description.as_ref().and_then(|d| d.platform.as_ref());
+    let os = has.map_or("", |p| &p.os);
+    let arch = architecture(has.map_or("", |p| &p.architecture));
+    (wanted.os.is_empty() || wanted.os.eq_ignore_ascii_case(os))
+        && (wanted.architecture.is_empty() || architecture(&wanted.architecture) == arch)
+}
+
+fn resources(load: &NodeLoad, demand: &Demand) -> Option<Refusal> {
+    let (cpus, memory) = load.free();
+    let lacks = |what: String| Refusal::new(format!("lacks {what}"), format!("lack {what}"));
+    if demand.reservations.memory_bytes > 0 && memory < demand.reservations.memory_bytes {
+        return lacks(format!("{} of memory", bytes(demand.reservations.memory_bytes)));
+    }
+    if demand.reservations.nano_cpus > 0 && cpus < demand.reservations.nano_cpus {
+        return lacks(format!("{} CPUs", demand.reservations.nano_cpus as f64 / 1e9));
+    }
+    None
+}
+
+fn ports(load: &NodeLoad, demand: &Demand) -> Option<Refusal> {
+    let taken = demand.ports.iter().find(|p| load.holds_port(p))?;
+    let port = format!("port {}/{} in use", taken.published_port, crate::allocator::ports::protocol(taken));
+    Refusal::new(format!("has {port}"), format!("have {port}"))
+}
+
+fn max_replicas(load: &NodeLoad, demand: &Demand) -> Option<Refusal> {
+    let has = u64::from(load.service_tasks(demand.service.as_bytes()));
+    if demand.max_replicas == 0 || has < demand.max_replicas {
+        return None;
+    }
+    let max = demand.max_replicas;
+    Refusal::new(
+        format!("holds its maximum of {max} replicas"),
+        format!("hold their maximum of {max} replicas"),
+    )
+}
+
+fn bytes(n: i64) -> String {
+    const UNITS: [(i64, &str); 3] = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    match UNITS.iter().find(|(size, _)| n >= *size && n % size == 0) {
+        Some((size, unit)) => format!("{} {unit}", n / size),
+        None if n >= 1 << 20 => format!("{:.1} MiB", n as f64 / (1 << 20) as f64),
+        None => format!("{n} bytes"),
+    }
+}

@@ -1,0 +1,287 @@
+//! The scheduler: gives waiting tasks their nodes and, in the same change, their addresses. Tasks are taken
+//! in groups of one service and revision; the filters run over the nodes once for a group, and each task then
+//! costs one step in a heap.
+
+pub mod constraint;
+mod filter;
+mod load;
+mod spread;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use skep_proto::v1;
+use v1::TaskState;
+
+pub use filter::{may_hold, open};
+pub use load::Load;
+
+use crate::allocator::{self, Pools};
+use crate::store::{StoreView, change::put};
+use filter::{Demand, Refusal};
+use spread::Spread;
+
+/// What a pass decided.
+#[derive(Debug, Default)]
+pub struct Schedule {
+    /// Tasks assigned, and tasks whose reason for waiting changed.
+    pub changes: Vec<v1::Change>,
+    /// Whether it stopped at the limit: run it again.
+    pub more: bool,
+}
+
+/// Places waiting tasks, at most `limit` changes of them. `load` and `pools` are those of the view, and are
+/// those of the view with the changes afterwards; `refusals` are services that have to wait, and why.
+pub fn schedule(
+    view: &StoreView,
+    load: &mut Load,
+    pools: &mut Pools,
+    refusals: &BTreeMap<String, String>,
+    now_ms: i64,
+    limit: usize,
+) -> Schedule {
+    let mut out = Schedule::default();
+    for (service_id, tasks) in view.waiting() {
+        let Some(service) = view.service(service_id.as_str()) else { continue };
+        let mut groups: BTreeMap<u64, Vec<&Arc<v1::Task>>> = BTreeMap::new();
+        for t in tasks {
+            groups.entry(t.revision).or_default().push(t);
+        }
+        for (revision, tasks) in groups {
+            let why = refusals.get(&service.id).cloned();
+            let why = why.or_else(|| {
+                service.endpoint.is_none().then(|| "its service has no addresses yet".to_owned())
+            });
+            let spec = view.revision(&service.id, revision).and_then(|r| r.spec.as_ref());
+            match (spec, why) {
+                (None, _) => {
+                    wait(&tasks, "its revision is gone: update the service", now_ms, limit, &mut out)
+                }
+                (_, Some(why)) => wait(&tasks, &why, now_ms, limit, &mut out),
+                (Some(spec), None) => {
+                    let group = Group::new(view, service, spec, revision, now_ms);
+                    group.place(&tasks, load, pools, limit, &mut out);
+                }
+            }
+            if out.changes.len() >= limit {
+                out.more = true;
+                return out;
+            }
+        }
+    }
+    out
+}
+
+/// Tasks of one service and revision.
+struct Group<'a> {
+    service: &'a v1::Service,
+    demand: Demand,
+    networks: Vec<&'a str>,
+    ports: Vec<v1::PortConfig>,
+    preferences: Vec<String>,
+    revision: u64,
+    now_ms: i64,
+}
+
+impl<'a> Group<'a> {
+    fn new(
+        view: &'a StoreView,
+        service: &'a v1::Service,
+        spec: &'a v1::TaskSpec,
+        revision: u64,
+        now_ms: i64,
+    ) -> Self {
+        let preferences = spec.placement.iter().flat_map(|p| &p.preferences).map(|p| p.descriptor.clone());
+        Self {
+            service,
+            demand: Demand::of(service, spec),
+            networks: allocator::networks_of(view, service, spec),
+            ports: service.endpoint.as_ref().map(|e| e.ports.clone()).unwrap_or_default(),
+            preferences: preferences.collect(),
+            revision,
+            now_ms,
+        }
+    }
+
+    fn place(
+        &self,
+        tasks: &[&Arc<v1::Task>],
+        load: &mut Load,
+        pools: &mut Pools,
+        limit: usize,
+        out: &mut Schedule,
+    ) {
+        if let Some(nonsense) = &self.demand.nonsense {
+            return wait(tasks, nonsense, self.now_ms, limit, out);
+        }
+        let (bound, free): (Vec<&Arc<v1::Task>>, Vec<_>) = tasks.iter().partition(|t| !t.node_id.is_empty());
+        for t in bound {
+            self.place_bound(t, load, pools, limit, out);
+        }
+        if free.is_empty() {
+            return;
+        }
+        let (mut spread, mut refused) = self.candidates(load);
+        let mut free = free.into_iter();
+        while out.changes.len() < limit
+            && let Some(t) = free.as_slice().first()
+        {
+            let Some(pick) = spread.pick() else { break };
+            let node = &mut load.nodes[pick.node];
+            if let Some(why) = filter::fits(node, &self.demand) {
+                *refused.entry(why).or_default() += 1;
+                spread.put_back(pick, false, None);
+                continue;
+            }
+            let Some(addresses) = self.addresses(pools, &node.node.id) else {
+                return wait(free.as_slice(), &self.exhausted(), self.now_ms, limit, out);
+            };
+            node.take(self.service.id.as_bytes(), true, &self.demand.reservations, &self.ports, 1);
+            let rank = self.rank(node);
+            out.changes.push(put(self.assigned(t, &node.node.id, addresses)));
+            spread.put_back(pick, true, Some(rank));
+            free.next();
+        }
+        if !free.as_slice().is_empty() && out.changes.len() < limit {
+            wait(free.as_slice(), &explain(&refused, load.nodes.len()), self.now_ms, limit, out);
+        }
+    }
+
+    /// Places a task that belongs to one node (of a global service).
+    fn place_bound(
+        &self,
+        t: &v1::Task,
+        load: &mut Load,
+        pools: &mut Pools,
+        limit: usize,
+        out: &mut Schedule,
+    ) {
+        if out.changes.len() >= limit {
+            return;
+        }
+        let Some(node) = load.position(&t.node_id).and_then(|i| load.nodes.get_mut(i)) else {
+            return wait_one(t, "its node is no longer part of the swarm", self.now_ms, out);
+        };
+        if let Some(why) = filter::suits(node, &self.demand).or_else(|| filter::fits(node, &self.demand)) {
+            return wait_one(t, &format!("its node {}", why.phrase(1)), self.now_ms, out);
+        }
+        let Some(addresses) = self.addresses(pools, &t.node_id) else {
+            return wait_one(t, &self.exhausted(), self.now_ms, out);
+        };
+        node.take(self.service.id.as_bytes(), true, &self.demand.reservations, &self.ports, 1);
+        out.changes.push(put(self.assigned(t, &t.node_id, addresses)));
+    }
+
+    fn candidates(&self, load: &Load) -> (Spread, HashMap<Refusal, usize>) {
+        let mut refused: HashMap<Refusal, usize> = HashMap::new();
+        let mut candidates = Vec::new();
+        for (i, node) in load.nodes.iter().enumerate() {
+            match filter::suits(node, &self.demand) {
+                Some(why) => *refused.entry(why).or_default() += 1,
+                None => {
+                    let values =
+                        self.preferences.iter().map(|p| constraint::attribute(&node.node, p)).collect();
+                    let tasks = node.service_tasks(self.service.id.as_bytes());
+                    candidates.push((i, self.rank(node), tasks, values));
+                }
+            }
+        }
+        (Spread::new(candidates), refused)
+    }
+
+    fn rank(&self, node: &load::NodeLoad) -> spread::Rank {
+        let service = node.services.get(self.service.id.as_bytes());
+        let failures = service.map_or(0, |s| s.failures(self.revision, self.now_ms));
+        (failures, service.map_or(0, |s| s.tasks), node.tasks)
+    }
+
+    fn addresses(&self, pools: &mut Pools, node: &str) -> Option<Vec<v1::TaskAddress>> {
+        let mut taken: Vec<(&str, std::net::Ipv4Addr)> = Vec::with_capacity(self.networks.len());
+        for id in &self.networks {
+            let Some(addr) = pools.take(id, node) else {
+                for (id, addr) in taken {
+                    pools.give_back(id, addr, node);
+                }
+                return None;
+            };
+            taken.push((id, addr));
+        }
+        Some(
+            taken
+                .into_iter()
+                .map(|(id, a)| v1::TaskAddress { network_id: id.to_owned(), addr: a.to_string() })
+                .collect(),
+        )
+    }
+
+    fn exhausted(&self) -> String {
+        format!(
+            "a network of the service ({}) has no free address left: use a larger subnet or fewer replicas",
+            self.networks.join(", ")
+        )
+    }
+
+    fn assigned(&self, t: &v1::Task, node: &str, addresses: Vec<v1::TaskAddress>) -> v1::Task {
+        v1::Task {
+            id: t.id.clone(),
+            meta: t.meta,
+            service_id: t.service_id.clone(),
+            revision: t.revision,
+            slot: t.slot,
+            node_id: node.to_owned(),
+            desired_state: t.desired_state,
+            status: Some(v1::TaskStatus {
+                state: TaskState::Assigned.into(),
+                timestamp_ms: self.now_ms,
+                message: "assigned by the scheduler".to_owned(),
+                ..Default::default()
+            }),
+            addresses,
+            ports: self.ports.clone(),
+            start_not_before_ms: t.start_not_before_ms,
+            restarts_ms: t.restarts_ms.clone(),
+        }
+    }
+}
+
+fn wait(tasks: &[&Arc<v1::Task>], why: &str, now_ms: i64, limit: usize, out: &mut Schedule) {
+    for t in tasks {
+        if out.changes.len() >= limit {
+            return;
+        }
+        wait_one(t, why, now_ms, out);
+    }
+}
+
+/// Notes why a task waits, if it does not say so already.
+fn wait_one(t: &v1::Task, why: &str, now_ms: i64, out: &mut Schedule) {
+    let said = t.status.as_ref().is_some_and(|s| s.err == why && s.state() == TaskState::Pending);
+    if said {
+        return;
+    }
+    let mut t = t.clone();
+    t.status = Some(v1::TaskStatus {
+        state: TaskState::Pending.into(),
+        timestamp_ms: now_ms,
+        message: "waiting for a node".to_owned(),
+        err: why.to_owned(),
+        container: None,
+    });
+    out.changes.push(put(t));
+}
+
+/// "no node fits: 2 of 3 lack 512 MiB of memory, 1 is drained"
+fn explain(refused: &HashMap<Refusal, usize>, total: usize) -> String {
+    if total == 0 {
+        return "no node fits: the swarm has no nodes".to_owned();
+    }
+    let mut parts: Vec<(&Refusal, usize)> = refused.iter().map(|(r, n)| (r, *n)).collect();
+    parts.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(b.0)));
+    let mut text = String::from("no node fits: ");
+    for (i, (refusal, nodes)) in parts.into_iter().enumerate() {
+        let (of, phrase) = (format!(" of {total}"), refusal.phrase(nodes));
+        let (comma, of) = if i == 0 { ("", of.as_str()) } else { (", ", "") };
+        text.push_str(&format!("{comma}{nodes}{of} {phrase}"));
+    }
+    text
+}
