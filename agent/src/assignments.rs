@@ -135,12 +135,8 @@ impl Assignments {
             use std::io::Write;
             use std::os::unix::fs::OpenOptionsExt;
             let tmp = path.with_extension("new");
-            let mut file = std::fs::OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o600)
-                .open(&tmp)?;
+            let mut file =
+                std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&tmp)?;
             file.write_all(&self.to_message().encode_to_vec())?;
             file.sync_data()?;
             std::fs::rename(&tmp, path)?;
@@ -157,10 +153,17 @@ mod tests {
 
     fn task(id: &str) -> v1::AssignmentChange {
         let task = v1::Task { id: id.into(), ..Default::default() };
-        v1::AssignmentChange { op: Some(Op::Task(v1::TaskAssignment { task: Some(task), ..Default::default() })) }
+        v1::AssignmentChange {
+            op: Some(Op::Task(v1::TaskAssignment { task: Some(task), ..Default::default() })),
+        }
     }
 
-    fn message(complete: bool, from: u64, to: u64, changes: Vec<v1::AssignmentChange>) -> v1::AssignmentsMessage {
+    fn message(
+        complete: bool,
+        from: u64,
+        to: u64,
+        changes: Vec<v1::AssignmentChange>,
+    ) -> v1::AssignmentsMessage {
         v1::AssignmentsMessage { complete, applies_to: from, results_in: to, changes, ..Default::default() }
     }
 

@@ -2,10 +2,10 @@
 //! at once when the node's role in the swarm is no longer the one it certifies.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use skep_identity::{Identity, Network, Role};
-use skep_proto::v1::{self, ca_client::CaClient};
+use skep_proto::v1;
 use tokio::sync::watch;
 
 use crate::remotes::Remotes;
@@ -24,9 +24,9 @@ pub(crate) async fn keep_fresh(
 ) {
     let share = rand::random_range(0.5..0.8);
     loop {
-        let role = node.borrow_and_update().as_ref().map(|n| role_of(n.role()));
+        let role = node.borrow_and_update().as_ref().map(|n| n.role());
         let outdated = role.is_some_and(|r| r != identity.role());
-        let due = identity.renewal_due_in(share);
+        let due = identity.renew_at(share).duration_since(SystemTime::now()).unwrap_or_default();
         if outdated || due.is_zero() {
             if let Err(e) = renew(&identity, &network, &remotes).await {
                 tracing::warn!(error = %e, "this node's certificate could not be renewed, trying again");
@@ -43,21 +43,8 @@ pub(crate) async fn keep_fresh(
     }
 }
 
-fn role_of(role: v1::NodeRole) -> Role {
-    match role {
-        v1::NodeRole::Manager => Role::Manager,
-        v1::NodeRole::Worker => Role::Worker,
-    }
-}
-
 async fn renew(identity: &Identity, network: &Arc<dyn Network>, remotes: &Remotes) -> Result<(), String> {
     let addr = remotes.pick().ok_or("no manager is known")?;
     let channel = skep_identity::channel(identity, network, &addr, Role::Manager);
-    let (key, csr_pem) = identity.renewal_request().map_err(|e| e.to_string())?;
-    let answer = CaClient::new(channel)
-        .renew_certificate(v1::RenewCertificateRequest { csr_pem })
-        .await
-        .map_err(|e| format!("manager {addr}: {}", e.message()))?
-        .into_inner();
-    identity.replace(key, &answer.certificate_pem, &answer.root_ca_pem).map_err(|e| e.to_string())
+    skep_identity::renew(identity, channel).await.map(drop).map_err(|e| format!("manager {addr}: {e}"))
 }

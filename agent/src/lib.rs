@@ -62,6 +62,7 @@ pub struct AgentOptions {
 pub struct Agent {
     node: watch::Receiver<Option<v1::Node>>,
     connected: watch::Receiver<Connection>,
+    managers: watch::Receiver<Vec<v1::ManagerPeer>>,
     remotes: Arc<remotes::Remotes>,
     tasks: task::TaskSet,
     _running: JoinSet<()>,
@@ -97,12 +98,14 @@ impl Agent {
         let (assignments, assigned) = watch::channel(kept);
         let (node, node_seen) = watch::channel(None);
         let (connected, connected_seen) = watch::channel(Connection::default());
+        let (managers, managers_seen) = watch::channel(Vec::new());
 
         let shared = session::Shared {
             description: options.description.clone(),
             advertise_addr: options.advertise_addr.clone(),
             assignments,
             node,
+            managers,
             outbox: outbox.clone(),
             remotes: remotes.clone(),
         };
@@ -117,7 +120,7 @@ impl Agent {
             node_seen.clone(),
         ));
         running.spawn(reach(options, shared, connected));
-        Ok(Self { node: node_seen, connected: connected_seen, remotes, tasks, _running: running })
+        Ok(Self { node: node_seen, connected: connected_seen, managers: managers_seen, remotes, tasks, _running: running })
     }
 
     /// This node as the managers see it; none until the first session.
@@ -133,6 +136,11 @@ impl Agent {
     /// Addresses of all managers known.
     pub fn managers(&self) -> Vec<String> {
         self.remotes.all()
+    }
+
+    /// Managers as the last session told: node ID and address.
+    pub fn manager_peers(&self) -> Vec<(String, String)> {
+        self.managers.borrow().iter().map(|m| (m.node_id.clone(), m.addr.clone())).collect()
     }
 
     /// Stops and removes every task of this node: it is leaving the swarm.
@@ -172,7 +180,9 @@ async fn reconcile(
             let written = tokio::task::spawn_blocking(move || to_write.save(&path)).await;
             match written {
                 Ok(Ok(())) => kept = Some(set.clone()),
-                Ok(Err(e)) => tracing::error!(error = %e, "assignments will not survive a restart without a manager"),
+                Ok(Err(e)) => {
+                    tracing::error!(error = %e, "assignments will not survive a restart without a manager")
+                }
                 Err(e) => tracing::error!(error = %e, "assignments could not be kept"),
             }
         }
@@ -203,18 +213,28 @@ async fn reach(options: AgentOptions, shared: session::Shared, connected: watch:
         let outcome = match shared.remotes.pick() {
             None => Err(tonic::Status::unavailable("no manager is known: join the swarm again")),
             Some(addr) => {
-                let channel = skep_identity::channel(&options.identity, &options.network, &addr, skep_identity::Role::Manager);
+                let channel = skep_identity::channel(
+                    &options.identity,
+                    &options.network,
+                    &addr,
+                    skep_identity::Role::Manager,
+                );
                 let mut reached = false;
                 let held = {
                     let session = session::hold(channel.clone(), &shared, || {
                         reached = true;
                         shared.remotes.succeeded(&addr);
-                        connected.send_replace(Connection { manager: Some(addr.clone()), error: String::new() });
+                        connected
+                            .send_replace(Connection { manager: Some(addr.clone()), error: String::new() });
                         tracing::info!(manager = %addr, "in touch with the swarm");
                     });
                     match &options.engine {
                         Some(engine) => {
-                            let logs = publish_logs(channel.clone(), engine.clone(), options.identity.node_id().to_string());
+                            let logs = publish_logs(
+                                channel.clone(),
+                                engine.clone(),
+                                options.identity.node_id().to_string(),
+                            );
                             tokio::select! { held = session => held, () = logs => Ok(()) }
                         }
                         None => session.await,

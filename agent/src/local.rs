@@ -36,7 +36,9 @@ impl Networking for LocalNetworking {
                 let addr = match j.addr {
                     None => None,
                     Some(IpAddr::V4(v4)) => Some(v4),
-                    Some(IpAddr::V6(v6)) => return Err(format!("IPv6 address {v6} is not there yet: ask for an IPv4 address")),
+                    Some(IpAddr::V6(v6)) => {
+                        return Err(format!("IPv6 address {v6} is not there yet: ask for an IPv4 address"));
+                    }
                 };
                 Ok(Join { network: j.network.clone(), addr, aliases: j.aliases.clone() })
             })

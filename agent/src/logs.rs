@@ -28,7 +28,8 @@ pub async fn serve(channel: Channel, engine: Engine, node_id: String) -> Result<
             }
             continue;
         }
-        let publisher = Publisher { client: client.clone(), engine: engine.clone(), node_id: node_id.clone() };
+        let publisher =
+            Publisher { client: client.clone(), engine: engine.clone(), node_id: node_id.clone() };
         running.insert(subscription.id.clone(), tokio::spawn(publisher.publish(subscription)));
     }
     running.into_values().for_each(|task| task.abort());
@@ -60,7 +61,8 @@ impl Publisher {
         let mut events = self.engine.events();
         let mut readers = tokio::task::JoinSet::new();
         let mut known = std::collections::HashSet::new();
-        let start = |readers: &mut tokio::task::JoinSet<()>, known: &mut std::collections::HashSet<String>| {
+        let start = |readers: &mut tokio::task::JoinSet<()>,
+                     known: &mut std::collections::HashSet<String>| {
             for c in self.engine.list() {
                 let label = |name: &str| c.config.labels.get(name).cloned().unwrap_or_default();
                 let (service, task) = (label(SERVICE_LABEL), label(TASK_LABEL));
@@ -92,7 +94,11 @@ impl Publisher {
             }
         }
         while readers.join_next().await.is_some() {}
-        let close = v1::PublishLogsMessage { subscription_id: subscription.id.clone(), close: true, ..Default::default() };
+        let close = v1::PublishLogsMessage {
+            subscription_id: subscription.id.clone(),
+            close: true,
+            ..Default::default()
+        };
         // The subscriber may have left already; then there is nobody to tell.
         let _ = sender.send(close).await;
     }

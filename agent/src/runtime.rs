@@ -98,7 +98,9 @@ impl TaskRuntime for EngineRuntime {
         let grace = if grace > 0 { Duration::from_nanos(grace as u64) } else { defaults::STOP_GRACE };
         match self.engine.stop(&task_name(a), Some(grace)).await {
             Ok(())
-            | Err(skep_engine::Error::NoSuchContainer { .. } | skep_engine::Error::NotRunning { .. }) => Ok(()),
+            | Err(skep_engine::Error::NoSuchContainer { .. } | skep_engine::Error::NotRunning { .. }) => {
+                Ok(())
+            }
             Err(e) => Err(failed(e)),
         }
     }
@@ -126,7 +128,9 @@ fn container_config(a: &v1::TaskAssignment) -> Result<ContainerConfig, String> {
     let spec = a.spec.as_ref().ok_or("the manager sent an assignment without its spec")?;
     let c = spec.container.as_ref().ok_or("the service names no container to run")?;
     if c.health.as_ref().is_some_and(|h| !h.test.is_empty() && h.test != ["NONE"]) {
-        return Err("health checks of services are not there yet: create the service with --no-healthcheck".into());
+        return Err(
+            "health checks of services are not there yet: create the service with --no-healthcheck".into()
+        );
     }
     let name = task_name(a);
     let own: BTreeMap<String, String> = [
@@ -167,7 +171,11 @@ fn container_config(a: &v1::TaskAssignment) -> Result<ContainerConfig, String> {
             pids: (limits.pids > 0).then_some(limits.pids),
             ..Default::default()
         },
-        ulimits: c.ulimits.iter().map(|u| UlimitConfig { name: u.name.clone(), soft: u.soft, hard: u.hard }).collect(),
+        ulimits: c
+            .ulimits
+            .iter()
+            .map(|u| UlimitConfig { name: u.name.clone(), soft: u.soft, hard: u.hard })
+            .collect(),
         sysctls: c.sysctls.clone(),
         oom_score_adj: (c.oom_score_adj != 0).then_some(c.oom_score_adj as i32),
         init: c.init.unwrap_or(false),
@@ -203,11 +211,17 @@ fn network(a: &v1::TaskAssignment, task: &v1::Task, spec: &v1::TaskSpec) -> Resu
     }
     if task.addresses.is_empty() {
         // As in Swarm, a task on no overlay network still reaches out through the default bridge.
-        return Ok(NetworkMode::Networks(vec![NetworkJoin { network: "bridge".into(), ..Default::default() }]));
+        return Ok(NetworkMode::Networks(vec![NetworkJoin {
+            network: "bridge".into(),
+            ..Default::default()
+        }]));
     }
     let mut joins = Vec::with_capacity(task.addresses.len());
     for at in &task.addresses {
-        let addr = at.addr.parse().map_err(|_| format!("the manager sent address {:?} for network {}", at.addr, at.network_id))?;
+        let addr = at
+            .addr
+            .parse()
+            .map_err(|_| format!("the manager sent address {:?} for network {}", at.addr, at.network_id))?;
         let aliases = spec.networks.iter().find(|n| n.network == at.network_id);
         let mut aliases = aliases.map(|n| n.aliases.clone()).unwrap_or_default();
         aliases.push(task_name(a));
@@ -235,17 +249,29 @@ fn mount(m: &v1::Mount) -> Result<MountConfig, String> {
         "bind" => {
             let source = PathBuf::from(&m.source);
             if !source.exists() {
-                return Err(format!("invalid mount config for type \"bind\": bind source path does not exist: {}", m.source));
+                return Err(format!(
+                    "invalid mount config for type \"bind\": bind source path does not exist: {}",
+                    m.source
+                ));
             }
             MountKind::Bind { source }
         }
-        "tmpfs" => MountKind::Tmpfs { size: u64::try_from(m.tmpfs_size_bytes).ok().filter(|s| *s > 0), mode: None },
-        other => return Err(format!("mounts of type {other:?} at {} are not there yet: use bind or tmpfs", m.target)),
+        "tmpfs" => {
+            MountKind::Tmpfs { size: u64::try_from(m.tmpfs_size_bytes).ok().filter(|s| *s > 0), mode: None }
+        }
+        other => {
+            return Err(format!(
+                "mounts of type {other:?} at {} are not there yet: use bind or tmpfs",
+                m.target
+            ));
+        }
     };
     Ok(MountConfig { kind, target: PathBuf::from(&m.target), read_only: m.read_only })
 }
 
 fn log(spec: &v1::TaskSpec) -> Result<LogConfig, String> {
-    let Some(driver) = spec.log_driver.as_ref().filter(|d| !d.name.is_empty()) else { return Ok(LogConfig::default()) };
+    let Some(driver) = spec.log_driver.as_ref().filter(|d| !d.name.is_empty()) else {
+        return Ok(LogConfig::default());
+    };
     LogConfig::from_options(&driver.name, &driver.options).map_err(|e| e.to_string())
 }

@@ -22,6 +22,7 @@ pub(crate) struct Shared {
     pub advertise_addr: String,
     pub assignments: watch::Sender<Assignments>,
     pub node: watch::Sender<Option<v1::Node>>,
+    pub managers: watch::Sender<Vec<v1::ManagerPeer>>,
     pub outbox: Arc<Outbox>,
     pub remotes: Arc<Remotes>,
 }
@@ -70,7 +71,8 @@ async fn timely<T>(call: impl Future<Output = Result<T, tonic::Status>>) -> Resu
 }
 
 fn take_session(shared: &Shared, message: v1::SessionMessage) {
-    shared.remotes.replace(message.managers.into_iter().map(|m| m.addr).collect());
+    shared.remotes.replace(message.managers.iter().map(|m| m.addr.clone()).collect());
+    shared.managers.send_replace(message.managers);
     if let Some(node) = message.node {
         shared.node.send_if_modified(|have| {
             let changed = have.as_ref() != Some(&node);

@@ -88,8 +88,10 @@ impl Outbox {
 
 /// The ingress view is acknowledged under an empty network ID.
 fn acks(applied: &Applied) -> impl Iterator<Item = v1::ViewAck> {
-    let networks =
-        applied.networks.iter().map(|(id, version)| v1::ViewAck { network_id: id.clone(), version: *version });
+    let networks = applied
+        .networks
+        .iter()
+        .map(|(id, version)| v1::ViewAck { network_id: id.clone(), version: *version });
     networks.chain([v1::ViewAck { network_id: String::new(), version: applied.ingress }])
 }
 

@@ -3,10 +3,15 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod build;
+mod demo;
+mod lab;
+mod packages;
 mod proto;
+mod test;
 
 #[derive(Parser)]
-#[command(about = "Skep's build, test and laboratory chores")]
+#[command(name = "cargo xtask", about = "Skep's build, test and laboratory chores")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -14,6 +19,13 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Show Skep at work: a single-node swarm on throw-away state with a replicated service.
+    Demo(demo::DemoArgs),
+    /// Install what the tests need from Debian, then run every check and every test.
+    Test,
+    /// A laboratory of hosts on this machine.
+    #[command(subcommand)]
+    Lab(lab::LabCommand),
     /// Regenerate proto/src/gen from proto/skep/v1/*.proto (no protoc needed).
     Proto {
         /// Fail instead of writing when the checked-in code differs.
@@ -24,6 +36,9 @@ enum Command {
 
 fn main() -> Result<()> {
     match Cli::parse().command {
+        Command::Demo(args) => demo::run(args),
+        Command::Test => test::run(),
+        Command::Lab(command) => lab::run(command),
         Command::Proto { check } => proto::generate(check),
     }
 }

@@ -61,11 +61,8 @@ impl TaskSet {
     }
 
     fn spawn(&self, id: String, assignment: Arc<v1::TaskAssignment>) -> Entry {
-        let networks = assignment
-            .task
-            .iter()
-            .flat_map(|t| t.addresses.iter().map(|a| a.network_id.clone()))
-            .collect();
+        let networks =
+            assignment.task.iter().flat_map(|t| t.addresses.iter().map(|a| a.network_id.clone())).collect();
         let (target, receiver) = watch::channel(Target::Follow(assignment.clone()));
         let worker = Worker::new(self.around.clone(), receiver, assignment);
         let (workers, ended) = (self.workers.clone(), self.ended.clone());

@@ -1,0 +1,32 @@
+//! What this node tells the swarm of itself.
+
+use std::collections::BTreeMap;
+
+use skep_engine::Engine;
+use skep_proto::v1;
+
+/// The description of this host.
+pub fn describe(engine: &Engine, wireguard_public_key: String, labels: &[String]) -> v1::NodeDescription {
+    let host = engine.info();
+    v1::NodeDescription {
+        hostname: hostname(),
+        platform: Some(v1::Platform { os: host.os.clone(), architecture: host.arch.clone() }),
+        resources: Some(v1::Resources {
+            nano_cpus: i64::try_from(host.ncpu).unwrap_or(0).saturating_mul(1_000_000_000),
+            memory_bytes: i64::try_from(host.mem_total).unwrap_or(i64::MAX),
+            pids: 0,
+        }),
+        engine_version: env!("CARGO_PKG_VERSION").into(),
+        engine_labels: labels
+            .iter()
+            .filter_map(|l| l.split_once('='))
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .collect::<BTreeMap<_, _>>(),
+        wireguard_public_key,
+    }
+}
+
+/// The host's name.
+pub fn hostname() -> String {
+    nix::unistd::gethostname().map_or_else(|_| "localhost".into(), |n| n.to_string_lossy().into_owned())
+}

@@ -1,0 +1,223 @@
+//! `skep daemon` and `skep dev`: puts engine, data plane, swarm node and API together and runs them
+//! until a signal. Containers outlive it.
+
+mod address;
+mod description;
+mod instance;
+mod membership;
+mod node;
+mod options;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use skep_agent::LocalNetworking;
+use skep_api::swarm::{InitRequest, Swarm};
+use skep_api::{ApiState, DaemonInfo, Listener, ServeError};
+use skep_engine::{Engine, EngineOptions};
+use skep_overlay::{DataPlane, DataPlaneOptions};
+use tokio::signal::unix::{SignalKind, signal};
+
+use node::{Node, NodeOptions};
+pub use options::DaemonArgs;
+use options::{Config, Host};
+
+/// Flags of `skep dev`.
+#[derive(Args, Clone, Debug, Default)]
+pub struct DevArgs {
+    /// Directory of all state [default: $HOME/.local/share/skep-dev]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// How much to log: trace, debug, info, warn or error
+    #[arg(short = 'l', long, value_name = "LEVEL", default_value = "warn")]
+    pub log_level: String,
+}
+
+/// Runs the daemon until SIGTERM or SIGINT.
+pub fn run(args: DaemonArgs) -> Result<()> {
+    let config = Config::decide(args)?;
+    start_logging(config.log_level);
+    runtime()?.block_on(async {
+        let daemon = Daemon::start(config).await?;
+        notify_ready();
+        tracing::info!("skep {} is ready", env!("CARGO_PKG_VERSION"));
+        let outcome = daemon.until_signalled().await;
+        daemon.stop(false).await;
+        outcome
+    })
+}
+
+/// Runs a single-node swarm in the foreground until ctrl-C, which also stops what it ran.
+pub fn dev(args: DevArgs) -> Result<()> {
+    let dir = match args.dir {
+        Some(dir) => dir,
+        None => PathBuf::from(std::env::var_os("HOME").context("HOME is not set: name a directory with --dir")?)
+            .join(".local/share/skep-dev"),
+    };
+    let config = Config::decide(DaemonArgs {
+        data_root: Some(dir.join("data")),
+        exec_root: Some(dir.join("run")),
+        log_level: Some(args.log_level),
+        // Nothing of a real node's configuration applies here.
+        config_file: Some("/dev/null".into()),
+        ..Default::default()
+    })?;
+    start_logging(config.log_level);
+    let socket = config.exec_root.join("skep.sock");
+    runtime()?.block_on(async {
+        let daemon = Daemon::start(config).await?;
+        if daemon.node.local().node_id.is_empty() {
+            let request = InitRequest {
+                listen_addr: "127.0.0.1:0".into(),
+                advertise_addr: "127.0.0.1".into(),
+                ..Default::default()
+            };
+            daemon.node.init(request).await.map_err(|e| anyhow::anyhow!("start the single-node swarm: {e}"))?;
+        }
+        println!("A single-node swarm is ready. In another shell:\n\n  export DOCKER_HOST=unix://{}\n\nctrl-C stops it; its state stays in {}.", socket.display(), dir.display());
+        let outcome = daemon.until_signalled().await;
+        daemon.stop(true).await;
+        outcome
+    })
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("skepd").build();
+    runtime.context("start the daemon's runtime")
+}
+
+fn start_logging(level: tracing::Level) {
+    let filter = tracing_subscriber::EnvFilter::builder()
+        .with_default_directive(level.into())
+        .with_env_var("SKEP_LOG")
+        .from_env_lossy();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}
+
+/// Tells systemd that the daemon is ready, where it asked to be told (sd_notify(3)).
+fn notify_ready() {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let sent = std::os::unix::net::UnixDatagram::unbound().and_then(|s| s.send_to(b"READY=1", &path));
+    if let Err(e) = sent {
+        tracing::warn!(socket = ?path, error = %e, "cannot tell systemd that the daemon is ready");
+    }
+}
+
+/// Identifier of this daemon, made once and kept under its data root.
+fn identifier(data_root: &std::path::Path) -> Result<String> {
+    let path = data_root.join("engine-id");
+    if let Ok(id) = std::fs::read_to_string(&path) {
+        return Ok(id.trim().to_owned());
+    }
+    let id = skep_proto::ids::random(&mut rand::rng());
+    std::fs::write(&path, &id).with_context(|| format!("write {}", path.display()))?;
+    Ok(id)
+}
+
+struct Daemon {
+    engine: Engine,
+    plane: DataPlane,
+    node: Node,
+    pidfile: PathBuf,
+    api: tokio::task::JoinHandle<Result<(), ServeError>>,
+    stop: tokio_util::sync::CancellationToken,
+}
+
+impl Daemon {
+    async fn start(config: Config) -> Result<Self> {
+        let instance = instance::name(&config.data_root)?;
+        let helper_exe = std::env::current_exe().context("find the skep binary")?;
+        let plane = DataPlane::start(DataPlaneOptions {
+            data_root: config.data_root.join("network"),
+            exec_root: config.exec_root.join("network"),
+            instance: instance.clone(),
+            helper_exe: helper_exe.clone(),
+        })
+        .await
+        .context("start the data plane")?;
+        let engine = Engine::open(EngineOptions {
+            data_root: config.data_root.clone(),
+            exec_root: config.exec_root.clone(),
+            instance,
+            cgroup_parent: config.cgroup_parent.clone(),
+            helper_exe,
+            networking: Arc::new(LocalNetworking::new(plane.clone())),
+        })
+        .await
+        .context("start the engine")?;
+        let live: Vec<String> = engine.list().iter().filter(|c| c.pid.is_some()).map(|c| c.id.to_string()).collect();
+        plane.retain(&live).await.context("remove networks of containers that are gone")?;
+        let node = Node::start(NodeOptions {
+            dir: config.data_root.join("swarm"),
+            engine: engine.clone(),
+            plane: plane.clone(),
+            labels: config.labels.clone(),
+        })
+        .await?;
+        std::fs::write(&config.pidfile, std::process::id().to_string())
+            .with_context(|| format!("write {}", config.pidfile.display()))?;
+        let info = DaemonInfo {
+            version: env!("CARGO_PKG_VERSION").into(),
+            id: identifier(&config.data_root)?,
+            data_root: config.data_root.clone(),
+            labels: config.labels.clone(),
+            debug: config.log_level >= tracing::Level::DEBUG,
+            ..Default::default()
+        };
+        let state = ApiState::new(engine.clone(), plane.clone(), Arc::new(node.clone()), info);
+        let stop = tokio_util::sync::CancellationToken::new();
+        let mut listeners = Vec::with_capacity(config.hosts.len());
+        for host in &config.hosts {
+            listeners.push(match host {
+                Host::Unix(path) => Listener::unix(path).await?,
+                Host::Tcp(addr) => Listener::tcp(*addr).await?,
+            });
+        }
+        let api = tokio::spawn(skep_api::serve(listeners, state, stop.clone().cancelled_owned()));
+        Ok(Self { engine, plane, node, pidfile: config.pidfile, api, stop })
+    }
+
+    async fn until_signalled(&self) -> Result<()> {
+        let mut term = signal(SignalKind::terminate())?;
+        let mut int = signal(SignalKind::interrupt())?;
+        tokio::select! {
+            _ = term.recv() => tracing::info!("SIGTERM: stopping, containers go on"),
+            _ = int.recv() => tracing::info!("SIGINT: stopping"),
+        }
+        Ok(())
+    }
+
+    /// Stops everything of the daemon; with `containers`, also the containers.
+    async fn stop(self, containers: bool) {
+        self.stop.cancel();
+        self.node.shutdown().await;
+        if containers {
+            let running = self.engine.list().into_iter().filter(|c| c.pid.is_some());
+            let stops = running.map(|c| {
+                let engine = self.engine.clone();
+                async move {
+                    let grace = Some(std::time::Duration::from_secs(2));
+                    if let Err(e) = engine.stop(c.id.as_str(), grace).await {
+                        tracing::warn!(container = %c.name, error = %e, "could not be stopped");
+                    }
+                }
+            });
+            futures::future::join_all(stops).await;
+            if let Err(e) = self.plane.leave_swarm().await {
+                tracing::warn!(error = %e, "the data plane could not be taken down");
+            }
+        }
+        match tokio::time::timeout(std::time::Duration::from_secs(2), self.api).await {
+            Ok(Ok(Err(e))) => tracing::error!(error = %e, "the API ended with an error"),
+            Ok(Err(e)) => tracing::error!(error = %e, "the API task ended"),
+            Ok(Ok(Ok(()))) | Err(_) => {}
+        }
+        self.engine.shutdown().await;
+        self.plane.shutdown().await;
+        if let Err(e) = std::fs::remove_file(&self.pidfile) {
+            tracing::warn!(pidfile = %self.pidfile.display(), error = %e, "cannot remove the pidfile");
+        }
+    }
+}

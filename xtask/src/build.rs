@@ -1,0 +1,40 @@
+//! Building the binaries that the other chores use.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// Root of the workspace.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is a folder of the workspace")
+}
+
+/// Runs cargo in the workspace; fails when it does.
+pub fn cargo(args: &[&str]) -> Result<()> {
+    println!("+ cargo {}", args.join(" "));
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo).args(args).current_dir(root()).status().context("run cargo")?;
+    if !status.success() {
+        bail!("cargo {} failed ({status})", args.join(" "));
+    }
+    Ok(())
+}
+
+/// Builds the binaries; the path of `name` among them.
+pub fn binary(name: &str, package: &str, release: bool) -> Result<PathBuf> {
+    let mut args = vec!["build", "--quiet", "--package", package, "--bin", name];
+    if release {
+        args.push("--release");
+    }
+    cargo(&args)?;
+    let profile = if release { "release" } else { "debug" };
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    let path = target.join(TARGET).join(profile).join(name);
+    if !path.exists() {
+        bail!("cargo built no {}", path.display());
+    }
+    Ok(path)
+}

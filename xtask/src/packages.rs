@@ -1,0 +1,47 @@
+//! Installing Debian packages that the tests and the laboratory need.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+/// What the laboratory needs: a command, and the package that brings it.
+pub const LAB: &[(&str, &str)] = &[("ip", "iproute2"), ("nsenter", "util-linux")];
+
+/// What the tests need besides.
+pub const TEST: &[(&str, &str)] = &[
+    ("busybox", "busybox-static"),
+    ("nft", "nftables"),
+    ("tcpdump", "tcpdump"),
+    ("curl", "curl"),
+    ("docker", "docker.io"),
+    ("runc", "runc"),
+];
+
+fn there(command: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).any(|dir| dir.join(command).exists())
+}
+
+/// Installs the packages whose command is missing.
+pub fn install(wanted: &[(&str, &str)]) -> Result<()> {
+    let missing: Vec<_> = wanted.iter().filter(|(command, _)| !there(command)).map(|(_, package)| *package).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    println!("+ installing {}", missing.join(" "));
+    apt(&["update", "-qq"])?;
+    apt(&[&["install", "-y", "-qq", "--no-install-recommends"], missing.as_slice()].concat())
+}
+
+fn apt(args: &[&str]) -> Result<()> {
+    let status = Command::new("apt-get")
+        .args(args)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .stdout(std::process::Stdio::null())
+        .status()
+        .context("run apt-get (Skep's tests install what they need on Debian; run as root)")?;
+    if !status.success() {
+        bail!("apt-get {} failed ({status})", args.join(" "));
+    }
+    Ok(())
+}

@@ -1,0 +1,16 @@
+//! `cargo xtask test`: everything that must hold before a change lands.
+
+use anyhow::Result;
+
+use crate::{build, packages, proto};
+
+pub fn run() -> Result<()> {
+    packages::install(packages::LAB)?;
+    packages::install(packages::TEST)?;
+    proto::generate(true)?;
+    build::cargo(&["fmt", "--all", "--check"])?;
+    build::cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])?;
+    // The end-to-end tests run the product itself: it has to be there before them.
+    build::binary("skep", "skep", false)?;
+    build::cargo(&["test", "--workspace", "--no-fail-fast"])
+}
