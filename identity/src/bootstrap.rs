@@ -73,7 +73,7 @@ pub async fn renew(identity: &Identity, channel: Channel) -> Result<Role, Error>
     let (key_pem, csr_pem) = ca::request()?;
     let issued = with_timeout(
         "a manager",
-        CaClient::new(channel).renew_certificate(RenewCertificateRequest { csr_pem, node_id: String::new() }),
+        CaClient::new(channel).renew_certificate(RenewCertificateRequest { csr_pem }),
     )
     .await
     .map_err(|status| refused("renew the certificate", "a manager", &status))?;

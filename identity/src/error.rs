@@ -193,3 +193,16 @@ pub fn explain(addr: &str, status: &tonic::Status) -> String {
     }
     status.message().to_owned()
 }
+
+/// Whether a failed call over a [`crate::channel`] never left this host, because there was no connection:
+/// then it can be repeated elsewhere without doing things twice.
+pub fn not_sent(status: &tonic::Status) -> bool {
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        if error.downcast_ref::<Error>().is_some() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}

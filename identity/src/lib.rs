@@ -24,7 +24,7 @@ pub use bootstrap::{Bootstrap, bootstrap, renew, renew_when_due};
 pub use ca::RootCa;
 pub use client::{channel, dial};
 pub use credentials::Credentials;
-pub use error::{Error, explain};
+pub use error::{Error, explain, not_sent};
 pub use identity::Identity;
 pub use network::{Io, IoStream, Listener, Network, Tcp};
 pub use peer::{PeerIdentity, PeerInfo, peer, require, require_any};

@@ -3,18 +3,20 @@
 
 #![forbid(unsafe_code)]
 
+pub mod allocator;
 mod ca;
 pub mod consensus;
 mod context;
 pub mod control;
 mod dispatcher;
-pub mod logs;
-pub mod raft;
-pub mod store;
-pub mod allocator;
+mod genesis;
 pub mod leader;
+pub mod logs;
 pub mod orchestrator;
+pub mod raft;
 pub mod reaper;
 pub mod restart;
 pub mod scheduler;
+mod services;
+pub mod store;
 pub mod updater;

@@ -1,0 +1,162 @@
+//! The control service: what the REST API and other managers ask. Reads are answered from this manager's
+//! own store once a quorum confirms how far it must be; writes happen on the leader, wherever it is.
+
+mod cluster;
+mod networks;
+mod nodes;
+mod read;
+pub(crate) mod roles;
+mod services;
+mod validate;
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use skep_proto::v1::control_client::ControlClient;
+use skep_proto::v1::{self, control_server::Control};
+use tonic::{Request, Response, Status};
+
+use crate::context::{Context, forward, is_forwarded};
+use crate::store::LookupError;
+
+pub(crate) use cluster::with_defaults;
+pub(crate) use read::service_name;
+pub use validate::MAX_REPLICAS;
+
+/// The control service of this manager. Cheap to clone; in process it needs no connection.
+#[derive(Clone)]
+pub struct ControlHandle {
+    ctx: Arc<Context>,
+}
+
+impl ControlHandle {
+    pub(crate) fn new(ctx: Arc<Context>) -> Self {
+        Self { ctx }
+    }
+}
+
+/// Runs `$local(ctx, message)` where the leader is.
+macro_rules! on_leader {
+    ($self:ident, $request:ident, $method:ident, $local:path) => {{
+        let forwarded = is_forwarded($request.metadata());
+        let message = $request.into_inner();
+        let ctx = $self.ctx.clone();
+        let again = message.clone();
+        let local = move || -> BoxFuture<'static, _> {
+            let (ctx, message) = (ctx.clone(), message.clone());
+            Box::pin(async move { $local(&ctx, message).await })
+        };
+        let remote = move |channel| -> BoxFuture<'static, _> {
+            let (mut client, request) = (ControlClient::new(channel), forward(again.clone()));
+            Box::pin(async move { client.$method(request).await.map(Response::into_inner) })
+        };
+        $self.ctx.on_leader(forwarded, local, remote).await.map(Response::new)
+    }};
+}
+
+#[tonic::async_trait]
+impl Control for ControlHandle {
+    async fn get_cluster(
+        &self,
+        _: Request<v1::GetClusterRequest>,
+    ) -> Result<Response<v1::ClusterResponse>, Status> {
+        let (view, stale) = self.ctx.read().await;
+        let cluster = view.cluster().map(|c| v1::Cluster::clone(c));
+        Ok(Response::new(v1::ClusterResponse { cluster, stale }))
+    }
+    async fn update_cluster(
+        &self,
+        request: Request<v1::UpdateClusterRequest>,
+    ) -> Result<Response<v1::ClusterResponse>, Status> {
+        on_leader!(self, request, update_cluster, cluster::update)
+    }
+    async fn list_nodes(
+        &self,
+        request: Request<v1::ListNodesRequest>,
+    ) -> Result<Response<v1::ListNodesResponse>, Status> {
+        let (view, stale) = self.ctx.read().await;
+        let nodes = read::nodes(&self.ctx, &view, &request.into_inner().ids_or_names)?;
+        Ok(Response::new(v1::ListNodesResponse { nodes, stale }))
+    }
+    async fn update_node(
+        &self,
+        request: Request<v1::UpdateNodeRequest>,
+    ) -> Result<Response<v1::NodeResponse>, Status> {
+        on_leader!(self, request, update_node, nodes::update)
+    }
+    async fn remove_node(
+        &self,
+        request: Request<v1::RemoveNodeRequest>,
+    ) -> Result<Response<v1::Empty>, Status> {
+        on_leader!(self, request, remove_node, nodes::remove)
+    }
+    async fn create_service(
+        &self,
+        request: Request<v1::CreateServiceRequest>,
+    ) -> Result<Response<v1::ServiceResponse>, Status> {
+        on_leader!(self, request, create_service, services::create)
+    }
+    async fn update_service(
+        &self,
+        request: Request<v1::UpdateServiceRequest>,
+    ) -> Result<Response<v1::ServiceResponse>, Status> {
+        on_leader!(self, request, update_service, services::update)
+    }
+    async fn remove_service(
+        &self,
+        request: Request<v1::RemoveRequest>,
+    ) -> Result<Response<v1::Empty>, Status> {
+        on_leader!(self, request, remove_service, services::remove)
+    }
+    async fn list_services(
+        &self,
+        request: Request<v1::ListServicesRequest>,
+    ) -> Result<Response<v1::ListServicesResponse>, Status> {
+        let (view, stale) = self.ctx.read().await;
+        let services = read::services(&view, &request.into_inner().ids_or_names)?;
+        Ok(Response::new(v1::ListServicesResponse { services, stale }))
+    }
+    async fn list_tasks(
+        &self,
+        request: Request<v1::ListTasksRequest>,
+    ) -> Result<Response<v1::ListTasksResponse>, Status> {
+        let (view, stale) = self.ctx.read().await;
+        let tasks = read::tasks(&view, &request.into_inner())?;
+        Ok(Response::new(v1::ListTasksResponse { tasks, stale }))
+    }
+    async fn create_network(
+        &self,
+        request: Request<v1::CreateNetworkRequest>,
+    ) -> Result<Response<v1::NetworkResponse>, Status> {
+        on_leader!(self, request, create_network, networks::create)
+    }
+    async fn remove_network(
+        &self,
+        request: Request<v1::RemoveRequest>,
+    ) -> Result<Response<v1::Empty>, Status> {
+        on_leader!(self, request, remove_network, networks::remove)
+    }
+    async fn list_networks(
+        &self,
+        request: Request<v1::ListNetworksRequest>,
+    ) -> Result<Response<v1::ListNetworksResponse>, Status> {
+        let (view, stale) = self.ctx.read().await;
+        let networks = read::networks(&view, &request.into_inner().ids_or_names)?;
+        Ok(Response::new(v1::ListNetworksResponse { networks, stale }))
+    }
+}
+
+fn lookup(error: LookupError) -> Status {
+    match error {
+        LookupError::NotFound { .. } => Status::not_found(error.to_string()),
+        LookupError::Ambiguous { .. } => Status::invalid_argument(error.to_string()),
+    }
+}
+
+/// An update must name the version it was based on.
+fn check_version(meta: Option<&v1::Meta>, version: u64) -> Result<(), Status> {
+    if meta.map_or(0, |m| m.version) == version {
+        return Ok(());
+    }
+    Err(Status::failed_precondition("update out of sequence"))
+}

@@ -1,0 +1,81 @@
+//! Writes to networks.
+
+use skep_proto::v1;
+use tonic::Status;
+
+use super::{lookup, read, validate};
+use crate::allocator::Cidr;
+use crate::context::Context;
+use crate::store::StoreView;
+use crate::store::change::{put, remove_network};
+
+pub(super) async fn create(
+    ctx: &Context,
+    request: v1::CreateNetworkRequest,
+) -> Result<v1::NetworkResponse, Status> {
+    let mut spec = request.spec.ok_or_else(|| Status::invalid_argument("a network needs a specification"))?;
+    validate::network(&spec)?;
+    spec.driver = "overlay".to_owned();
+    let name = spec.annotations.as_ref().map(|a| a.name.clone()).unwrap_or_default();
+    let id = ctx.new_id();
+    let view = ctx
+        .write(|view| {
+            if view.network_by_name(&name).is_some() {
+                return Err(Status::already_exists(format!("network with name {name} already exists")));
+            }
+            if spec.ingress
+                && let Some(other) = view.ingress_network()
+            {
+                return Err(Status::already_exists(format!(
+                    "ingress network ({}) already present: remove it first",
+                    other.id
+                )));
+            }
+            free_subnet(view, &spec.subnet)?;
+            Ok(vec![put(v1::Network { id: id.clone(), spec: Some(spec.clone()), ..Default::default() })])
+        })
+        .await?;
+    Ok(v1::NetworkResponse { network: view.network(&id).map(|n| v1::Network::clone(n)) })
+}
+
+fn free_subnet(view: &StoreView, subnet: &str) -> Result<(), Status> {
+    let Ok(wanted) = subnet.parse::<Cidr>() else { return Ok(()) };
+    let taken = crate::allocator::subnets::overlap(view, wanted, "");
+    taken.map_or(Ok(()), |why| Err(Status::invalid_argument(format!("{why}: choose another one"))))
+}
+
+pub(super) async fn remove(ctx: &Context, request: v1::RemoveRequest) -> Result<v1::Empty, Status> {
+    ctx.write(|view| {
+        let network = view.find_network(&request.id).map_err(lookup)?;
+        in_use(view, network)?;
+        Ok(vec![remove_network(&network.id)])
+    })
+    .await?;
+    Ok(v1::Empty {})
+}
+
+fn in_use(view: &StoreView, network: &v1::Network) -> Result<(), Status> {
+    let refuse = |what: String| {
+        let name = read::network_name(network);
+        Err(Status::failed_precondition(format!("network {name} is in use by {what}: remove that first")))
+    };
+    let ingress = network.spec.as_ref().is_some_and(|s| s.ingress);
+    for service in view.services().filter(|s| !s.removing) {
+        let spec = service.spec.as_ref();
+        let attached = spec
+            .and_then(|s| s.task.as_ref())
+            .is_some_and(|t| t.networks.iter().any(|n| n.network == network.id));
+        let publishes = ingress
+            && spec
+                .and_then(|s| s.endpoint.as_ref())
+                .is_some_and(|e| e.ports.iter().any(|p| p.mode == i32::from(v1::PublishMode::Ingress)));
+        if attached || publishes {
+            return refuse(format!("service {}", read::service_name(service)));
+        }
+    }
+    let live = view.tasks().find(|t| {
+        t.status.as_ref().is_none_or(|s| s.state <= v1::TaskState::Running.into())
+            && t.addresses.iter().any(|a| a.network_id == network.id)
+    });
+    live.map_or(Ok(()), |t| refuse(format!("task {}, which is shutting down", t.id)))
+}

@@ -1,0 +1,80 @@
+//! Writes to nodes: labels, availability, promotion, demotion, removal.
+
+use skep_proto::v1::{self, NodeRole};
+use tonic::Status;
+
+use super::{check_version, lookup, read, validate};
+use crate::context::Context;
+use crate::store::StoreView;
+use crate::store::change::{put, remove_node};
+
+pub(super) async fn update(
+    ctx: &Context,
+    request: v1::UpdateNodeRequest,
+) -> Result<v1::NodeResponse, Status> {
+    let spec = request.spec.ok_or_else(|| Status::invalid_argument("a node update needs a specification"))?;
+    validate::node(&spec)?;
+    let view = ctx
+        .write(|view| {
+            let node = view.find_node(&request.id).map_err(lookup)?;
+            check_version(node.meta.as_ref(), request.version)?;
+            let before = node.spec.as_ref().map_or(NodeRole::Worker, v1::NodeSpec::role);
+            if before == NodeRole::Manager && spec.role() == NodeRole::Worker {
+                demotable(ctx, view, node)?;
+            }
+            let mut node = v1::Node::clone(node);
+            node.spec = Some(spec.clone());
+            Ok(vec![put(node)])
+        })
+        .await?;
+    let node = view.find_node(&request.id).map_err(lookup)?;
+    Ok(v1::NodeResponse { node: Some(read::node(ctx, node)) })
+}
+
+/// Taking this manager away must leave a quorum of those that are left.
+fn demotable(ctx: &Context, view: &StoreView, node: &v1::Node) -> Result<(), Status> {
+    let managers = view.nodes().filter(|n| n.spec.as_ref().is_some_and(|s| s.role() == NodeRole::Manager));
+    if managers.count() <= 1 {
+        return Err(Status::failed_precondition(
+            "attempting to demote the last manager of the swarm: promote another node first",
+        ));
+    }
+    let members = ctx.consensus.members();
+    if !members.iter().any(|m| m.peer.node_id == node.id) {
+        return Ok(());
+    }
+    let left: Vec<_> = members.iter().filter(|m| m.voter && m.peer.node_id != node.id).collect();
+    let reachable = left.iter().filter(|m| m.reachable).count();
+    if reachable * 2 <= left.len() {
+        return Err(Status::failed_precondition(format!(
+            "can't remove manager {} from the raft group: of the {} managers left only {reachable} can be reached, \
+             which is no quorum; bring one back first",
+            node.id,
+            left.len()
+        )));
+    }
+    Ok(())
+}
+
+pub(super) async fn remove(ctx: &Context, request: v1::RemoveNodeRequest) -> Result<v1::Empty, Status> {
+    ctx.write(|view| {
+        let node = view.find_node(&request.id).map_err(lookup)?;
+        let id = &node.id;
+        let manager = node.spec.as_ref().is_some_and(|s| s.role() == NodeRole::Manager)
+            || node.manager.is_some()
+            || ctx.consensus.members().iter().any(|m| m.peer.node_id == *id);
+        if manager {
+            return Err(Status::failed_precondition(format!(
+                "node {id} is a cluster manager and is a member of the raft cluster. It must be demoted to worker before removal"
+            )));
+        }
+        if !request.force && node.state() == v1::NodeState::Ready {
+            return Err(Status::failed_precondition(format!(
+                "node {id} is not down and can't be removed: let it leave (docker swarm leave), or use --force"
+            )));
+        }
+        Ok(vec![remove_node(id)])
+    })
+    .await?;
+    Ok(v1::Empty {})
+}

@@ -1,0 +1,88 @@
+//! Turns promotions and demotions into fact, on the leader. A promoted node gets the manager role at its
+//! next certificate and then joins raft by itself; a demoted one leaves raft first, so that no worker ever
+//! has a vote. Also keeps in each node object what raft knows of its manager.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use skep_proto::v1::{self, NodeRole};
+use tonic::Status;
+
+use crate::consensus::Member;
+use crate::context::Context;
+use crate::store::StoreView;
+use crate::store::change::put;
+
+/// How often membership is compared even when nothing in the store changes.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// Runs until the store is gone.
+pub(crate) async fn reconcile(ctx: Arc<Context>) {
+    let mut leadership = ctx.consensus.leader();
+    let (_, mut updates) = ctx.store().subscribe();
+    loop {
+        if ctx.is_leader() {
+            if let Err(error) = step(&ctx).await {
+                tracing::warn!(%error, "cannot adjust the roles of nodes yet");
+            }
+            tokio::select! {
+                update = updates.next() => if update.is_none() { return },
+                _ = leadership.changed() => {}
+                () = tokio::time::sleep(PERIOD) => {}
+            }
+            while updates.try_next().is_some() {}
+        } else if leadership.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn step(ctx: &Context) -> Result<(), Status> {
+    let members = ctx.consensus.members();
+    let view = ctx.view();
+    for node in view.nodes().filter(|n| is_demoted(n)) {
+        if !members.iter().any(|m| m.peer.node_id == node.id) {
+            continue;
+        }
+        let result = if node.id == ctx.node_id {
+            // The next leader takes this one out.
+            ctx.consensus.transfer_leadership().await
+        } else {
+            ctx.consensus.remove_member(&node.id).await
+        };
+        return result.map_err(|e| Status::unavailable(e.to_string()));
+    }
+    if changes(&view, &members).is_empty() {
+        return Ok(());
+    }
+    ctx.write(|view| Ok(changes(view, &members))).await.map(drop)
+}
+
+fn is_demoted(node: &v1::Node) -> bool {
+    node.role() == NodeRole::Manager && wanted(node) == NodeRole::Worker
+}
+
+fn wanted(node: &v1::Node) -> NodeRole {
+    node.spec.as_ref().map_or(NodeRole::Worker, v1::NodeSpec::role)
+}
+
+/// What the node objects should say, given who is a member.
+fn changes(view: &StoreView, members: &[Member]) -> Vec<v1::Change> {
+    let mut changes = Vec::new();
+    for stored in view.nodes() {
+        let mut node = v1::Node::clone(stored);
+        let member = members.iter().find(|m| m.peer.node_id == node.id);
+        node.manager = member.map(|m| v1::ManagerStatus {
+            raft_id: m.peer.raft_id,
+            addr: m.peer.addr.clone(),
+            ..Default::default()
+        });
+        if wanted(&node) == NodeRole::Manager || member.is_none() {
+            node.set_role(wanted(&node));
+        }
+        if **stored != node {
+            changes.push(put(node));
+        }
+    }
+    changes
+}

@@ -1,0 +1,131 @@
+//! Writes to services. A service's task specification lives in numbered revisions; an update that changes
+//! it makes a new one.
+
+use skep_proto::v1;
+use tonic::Status;
+
+use super::{check_version, read, validate};
+use crate::context::{Context, now_ms};
+use crate::store::StoreView;
+use crate::store::change::put;
+
+pub(super) async fn create(
+    ctx: &Context,
+    request: v1::CreateServiceRequest,
+) -> Result<v1::ServiceResponse, Status> {
+    let spec = request.spec.ok_or_else(|| Status::invalid_argument("a service needs a specification"))?;
+    validate::service(&spec)?;
+    let id = ctx.new_id();
+    let view = ctx
+        .write(|view| {
+            let spec = resolve(view, spec.clone(), &id)?;
+            let revision = revision(&id, 1, &spec);
+            let service = v1::Service { id: id.clone(), spec: Some(spec), revision: 1, ..Default::default() };
+            Ok(vec![put(service), put(revision)])
+        })
+        .await?;
+    response(&view, &id)
+}
+
+pub(super) async fn update(
+    ctx: &Context,
+    request: v1::UpdateServiceRequest,
+) -> Result<v1::ServiceResponse, Status> {
+    if !request.rollback {
+        let spec = request.spec.as_ref();
+        validate::service(
+            spec.ok_or_else(|| Status::invalid_argument("a service update needs a specification"))?,
+        )?;
+    }
+    let view = ctx
+        .write(|view| {
+            let service = read::find_service(view, &request.id)?;
+            check_version(service.meta.as_ref(), request.version)?;
+            let mut service = v1::Service::clone(service);
+            let wanted = match (request.rollback, &request.spec) {
+                (false, Some(spec)) => resolve(view, spec.clone(), &service.id)?,
+                _ => service.previous_spec.clone().ok_or_else(|| {
+                    Status::failed_precondition(format!(
+                        "service {} does not have a previous spec to roll back to",
+                        read::service_name(&service)
+                    ))
+                })?,
+            };
+            Ok(replace_spec(&mut service, wanted, request.rollback))
+        })
+        .await?;
+    response(&view, &read::find_service(&view, &request.id)?.id)
+}
+
+fn replace_spec(service: &mut v1::Service, wanted: v1::ServiceSpec, rollback: bool) -> Vec<v1::Change> {
+    let mut changes = Vec::new();
+    let new_task = service.spec.as_ref().map(|s| &s.task) != Some(&wanted.task);
+    service.previous_spec = service.spec.replace(wanted.clone());
+    service.update_status = rollback.then(|| v1::UpdateStatus {
+        state: v1::UpdateState::RollbackStarted.into(),
+        started_at_ms: now_ms(),
+        message: "manually requested rollback".to_owned(),
+        ..Default::default()
+    });
+    if new_task {
+        service.revision += 1;
+        if let Some(status) = &mut service.update_status {
+            status.revision = service.revision;
+        }
+        changes.push(put(revision(&service.id, service.revision, &wanted)));
+    }
+    changes.push(put(service.clone()));
+    changes
+}
+
+fn revision(service_id: &str, number: u64, spec: &v1::ServiceSpec) -> v1::Revision {
+    v1::Revision { service_id: service_id.to_owned(), number, meta: None, spec: spec.task.clone() }
+}
+
+pub(super) async fn remove(ctx: &Context, request: v1::RemoveRequest) -> Result<v1::Empty, Status> {
+    ctx.write(|view| {
+        let mut service = v1::Service::clone(read::find_service(view, &request.id)?);
+        service.removing = true;
+        Ok(vec![put(service)])
+    })
+    .await?;
+    Ok(v1::Empty {})
+}
+
+fn response(view: &StoreView, id: &str) -> Result<v1::ServiceResponse, Status> {
+    let service = view.service(id).map(|s| v1::Service::clone(s));
+    Ok(v1::ServiceResponse { service, warnings: Vec::new() })
+}
+
+/// Checks what depends on other objects, and replaces network names by identifiers.
+fn resolve(view: &StoreView, mut spec: v1::ServiceSpec, id: &str) -> Result<v1::ServiceSpec, Status> {
+    let name = spec.annotations.as_ref().map_or("", |a| &a.name);
+    if let Some(other) = view.services().find(|s| !s.removing && s.id != id && read::service_name(s) == name)
+    {
+        return Err(Status::already_exists(format!(
+            "name conflicts with an existing object: service {name} already exists ({})",
+            other.id
+        )));
+    }
+    let ports = spec.endpoint.as_ref().map_or(&[][..], |e| &e.ports);
+    if let Some(why) = crate::allocator::ports::conflict(view, id, ports) {
+        return Err(Status::invalid_argument(why));
+    }
+    for attachment in spec.task.iter_mut().flat_map(|t| &mut t.networks) {
+        let network = view.find_network(&attachment.network).map_err(super::lookup)?;
+        if network.spec.as_ref().is_some_and(|s| s.ingress) {
+            return Err(Status::invalid_argument(format!(
+                "network {} is the ingress network: a service is in it by publishing ports, not by attaching",
+                attachment.network
+            )));
+        }
+        attachment.network.clone_from(&network.id);
+    }
+    let networks = spec.task.as_ref().map_or(&[][..], |t| &t.networks);
+    let mut ids: Vec<_> = networks.iter().map(|n| &n.network).collect();
+    ids.sort_unstable();
+    if let Some(twice) = ids.windows(2).find(|w| w[0] == w[1]) {
+        return Err(Status::invalid_argument(format!("network {} is attached twice", twice[0])));
+    }
+    Ok(spec)
+}

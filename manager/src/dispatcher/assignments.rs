@@ -1,0 +1,221 @@
+//! One node's assignment stream: first everything, then what changed. Networks come before the tasks that
+//! need them. A task that is to stop is told so only when every node has taken it out of its load
+//! balancing, or after a bound.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use skep_proto::v1::assignment_change::Op;
+use skep_proto::v1::{self, NodeState, TaskState};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tonic::Status;
+
+use super::acks::Acks;
+use super::network::NetworkState;
+use super::sessions::Session;
+use super::world::{World, is_live};
+use crate::control::service_name;
+
+/// Longest time a task's stop waits for the other nodes' acknowledgement.
+const DRAIN_BOUND: Duration = Duration::from_secs(2);
+/// Changes in one message; the rest of a large complete set follows in increments.
+const BATCH: usize = 2000;
+
+/// What the agent has been told.
+struct Told {
+    tasks: BTreeMap<String, Arc<v1::Task>>,
+    networks: BTreeMap<String, Arc<NetworkState>>,
+    ingress: Option<Arc<v1::IngressView>>,
+    overlay_addr: String,
+    /// Number of the last message.
+    number: u64,
+    /// Until when the stop of a task may be held back.
+    held: BTreeMap<String, Instant>,
+}
+
+/// Sends until the session or the connection ends.
+pub(super) async fn stream(
+    node_id: String,
+    session: Arc<Session>,
+    mut worlds: watch::Receiver<Arc<World>>,
+    acks: Arc<Acks>,
+    tx: mpsc::Sender<Result<v1::AssignmentsMessage, Status>>,
+) {
+    let mut acked = acks.changes();
+    let mut seen = None;
+    let mut told = Told {
+        tasks: BTreeMap::new(),
+        networks: BTreeMap::new(),
+        ingress: None,
+        overlay_addr: String::new(),
+        number: 0,
+        held: BTreeMap::new(),
+    };
+    loop {
+        let world = worlds.borrow_and_update().clone();
+        acked.borrow_and_update();
+        if world.view.node(&node_id).is_some() {
+            let own = world.nodes.get(&node_id).copied().unwrap_or(0);
+            let tasks_changed = seen.replace(own) != Some(own) || !told.held.is_empty();
+            for message in told.next(&node_id, &world, &acks, tasks_changed) {
+                if tx.send(Ok(message)).await.is_err() {
+                    return;
+                }
+            }
+        }
+        let held_until = told.held.values().min().copied();
+        tokio::select! {
+            changed = worlds.changed() => if changed.is_err() { return },
+            _ = acked.changed(), if held_until.is_some() => {}
+            () = tokio::time::sleep_until(held_until.unwrap_or_else(Instant::now)), if held_until.is_some() => {}
+            () = session.closed.cancelled() => return,
+            () = tx.closed() => return,
+        }
+    }
+}
+
+impl Told {
+    /// The messages that bring the agent to `world`; none if it is there.
+    fn next(
+        &mut self,
+        node_id: &str,
+        world: &World,
+        acks: &Acks,
+        tasks_changed: bool,
+    ) -> Vec<v1::AssignmentsMessage> {
+        let first = self.number == 0;
+        let mut changes = Vec::new();
+        let mut after = Vec::new();
+        self.network_changes(node_id, world, &mut changes, &mut after);
+        if self.ingress.as_ref().is_none_or(|i| !Arc::ptr_eq(i, &world.ingress)) {
+            changes.push(Op::Ingress(v1::IngressView::clone(&world.ingress)));
+            self.ingress = Some(world.ingress.clone());
+        }
+        if tasks_changed {
+            self.task_changes(node_id, world, acks, &mut changes);
+        }
+        changes.extend(after);
+        let overlay_addr = world.view.node(node_id).map(|n| n.overlay_addr.clone()).unwrap_or_default();
+        let moved = overlay_addr != self.overlay_addr;
+        self.overlay_addr.clone_from(&overlay_addr);
+        if changes.is_empty() && !first && !moved {
+            return Vec::new();
+        }
+        let data_path_port = world.view.cluster().map_or(0, |c| c.data_path_port);
+        let mut messages = Vec::new();
+        let mut changes = changes.into_iter().map(|op| v1::AssignmentChange { op: Some(op) }).peekable();
+        loop {
+            let applies_to = self.number;
+            self.number += 1;
+            messages.push(v1::AssignmentsMessage {
+                complete: applies_to == 0,
+                applies_to,
+                results_in: self.number,
+                changes: changes.by_ref().take(BATCH).collect(),
+                overlay_addr: overlay_addr.clone(),
+                data_path_port,
+            });
+            if changes.peek().is_none() {
+                return messages;
+            }
+        }
+    }
+
+    fn network_changes(&mut self, node_id: &str, world: &World, changes: &mut Vec<Op>, after: &mut Vec<Op>) {
+        let mut wanted: BTreeSet<&str> = BTreeSet::new();
+        for (id, state) in &world.networks {
+            if state.nodes.contains(node_id) {
+                wanted.insert(id);
+                if self.networks.get(id).is_none_or(|n| !Arc::ptr_eq(n, state)) {
+                    let mut view = state.view.clone();
+                    view.peers.retain(|p| p.node_id != node_id);
+                    changes.push(Op::Network(view));
+                    self.networks.insert(id.clone(), state.clone());
+                }
+            }
+        }
+        self.networks.retain(|id, _| {
+            let keep = wanted.contains(id.as_str());
+            if !keep {
+                after.push(Op::RemoveNetwork(id.clone()));
+            }
+            keep
+        });
+    }
+
+    fn task_changes(&mut self, node_id: &str, world: &World, acks: &Acks, changes: &mut Vec<Op>) {
+        let mut present = BTreeSet::new();
+        for task in world.view.tasks_of_node(node_id).filter(|t| is_assigned(t)) {
+            present.insert(task.id.as_str());
+            let told = self.tasks.get(&task.id);
+            if told.is_some_and(|t| same_for_agent(t, task)) {
+                continue;
+            }
+            if told.is_some_and(|t| !stops(t)) && stops(task) && !self.may_stop(world, acks, task) {
+                continue;
+            }
+            self.held.remove(&task.id);
+            changes.push(Op::Task(assignment(world, task)));
+            self.tasks.insert(task.id.clone(), task.clone());
+        }
+        self.held.retain(|id, _| present.contains(id.as_str()));
+        self.tasks.retain(|id, _| {
+            let keep = present.contains(id.as_str());
+            if !keep {
+                changes.push(Op::RemoveTask(id.clone()));
+            }
+            keep
+        });
+    }
+
+    /// Whether no node sends the task new connections any more, or it was waited for long enough.
+    fn may_stop(&mut self, world: &World, acks: &Acks, task: &v1::Task) -> bool {
+        let Some(since) = world.drained.get(&task.id).filter(|_| is_live(task)) else { return true };
+        let deadline = *self.held.entry(task.id.clone()).or_insert_with(|| Instant::now() + DRAIN_BOUND);
+        if Instant::now() >= deadline {
+            tracing::info!(task = %task.id, "stopping a task although not every node has acknowledged its leaving the load balancer");
+            return true;
+        }
+        let up = |id: &&String| world.view.node(id).is_some_and(|n| n.state() == NodeState::Ready);
+        task.addresses.iter().all(|address| {
+            let Some(state) = world.networks.get(&address.network_id) else { return true };
+            let ack = if address.network_id == world.ingress_id { "" } else { &address.network_id };
+            if ack.is_empty() && world.ingress.ports.is_empty() {
+                return true;
+            }
+            state.nodes.iter().filter(up).all(|node| acks.reached(node, ack, *since))
+        })
+    }
+}
+
+fn is_assigned(task: &v1::Task) -> bool {
+    task.status.as_ref().is_some_and(|s| s.state >= TaskState::Assigned.into())
+}
+
+fn stops(task: &v1::Task) -> bool {
+    task.desired_state > TaskState::Running.into()
+}
+
+/// The agent knows its own statuses; the rest is the manager's to tell.
+fn same_for_agent(a: &v1::Task, b: &v1::Task) -> bool {
+    (a.desired_state, a.revision, a.start_not_before_ms, &a.addresses, &a.ports)
+        == (b.desired_state, b.revision, b.start_not_before_ms, &b.addresses, &b.ports)
+}
+
+fn assignment(world: &World, task: &Arc<v1::Task>) -> v1::TaskAssignment {
+    let service = world.view.service(&task.service_id);
+    let node = world.view.node(&task.node_id);
+    let annotations = service.and_then(|s| s.spec.as_ref()).and_then(|s| s.annotations.as_ref());
+    v1::TaskAssignment {
+        task: Some(v1::Task::clone(task)),
+        spec: world.view.task_spec(task).cloned(),
+        service_name: service.map(|s| service_name(s).to_owned()).unwrap_or_default(),
+        service_labels: annotations.map(|a| a.labels.clone()).unwrap_or_default(),
+        node_hostname: node
+            .and_then(|n| n.description.as_ref())
+            .map(|d| d.hostname.clone())
+            .unwrap_or_default(),
+    }
+}

@@ -1,0 +1,231 @@
+//! The dispatcher: sessions of agents with this manager. Assignments come from this manager's own copy of
+//! the store; heartbeats and statuses go to the leader in batches.
+
+mod acks;
+mod assignments;
+mod liveness;
+mod network;
+mod report;
+mod reporter;
+mod sessions;
+mod world;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use skep_identity::{Role, peer, require, require_any};
+use skep_proto::v1::{self, dispatcher_server::Dispatcher};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use crate::ca::removed;
+use crate::context::{Context, is_forwarded};
+use acks::Acks;
+use liveness::Liveness;
+use reporter::Reporter;
+use sessions::Sessions;
+use world::World;
+
+/// The dispatcher of one manager.
+#[derive(Clone)]
+pub(crate) struct DispatcherService {
+    ctx: Arc<Context>,
+    sessions: Arc<Sessions>,
+    reporter: Reporter,
+    liveness: Arc<Liveness>,
+    acks: Arc<Acks>,
+    worlds: watch::Receiver<Arc<World>>,
+    stop: CancellationToken,
+}
+
+impl DispatcherService {
+    /// Starts the dispatcher; its loops end when `stop` is cancelled.
+    pub fn start(ctx: Arc<Context>, stop: &CancellationToken) -> Self {
+        let sessions = Arc::new(Sessions::default());
+        let liveness = Arc::new(Liveness::default());
+        let worlds = world::start(ctx.store().clone(), stop.clone());
+        let reporter = Reporter::start(ctx.clone(), liveness.clone(), sessions.clone(), stop.clone());
+        let acks = Acks::start(ctx.clone(), stop.clone());
+        tokio::spawn(stop.clone().run_until_cancelled_owned(liveness::watch(ctx.clone(), liveness.clone())));
+        Self { ctx, sessions, reporter, liveness, acks, worlds, stop: stop.clone() }
+    }
+
+    fn period(&self) -> Duration {
+        heartbeat_period(&self.ctx)
+    }
+}
+
+fn heartbeat_period(ctx: &Context) -> Duration {
+    let view = ctx.view();
+    let asked = view.cluster().and_then(|c| c.spec.as_ref()).map_or(0, |s| s.heartbeat_ms);
+    if asked == 0 { skep_proto::defaults::HEARTBEAT } else { Duration::from_millis(asked) }
+}
+
+type Messages<T> = ReceiverStream<Result<T, Status>>;
+
+#[tonic::async_trait]
+impl Dispatcher for DispatcherService {
+    type SessionStream = Messages<v1::SessionMessage>;
+    type AssignmentsStream = Messages<v1::AssignmentsMessage>;
+
+    async fn session(
+        &self,
+        request: Request<v1::SessionRequest>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let identity = require_any(request.extensions())?;
+        let from = peer(request.extensions()).map(|p| p.addr.ip().to_string()).unwrap_or_default();
+        let message = request.into_inner();
+        let node_id = String::from(identity.node_id);
+        let addr = if message.advertise_addr.is_empty() { from } else { host_of(&message.advertise_addr) };
+        let report = v1::NodeReport {
+            node_id: node_id.clone(),
+            description: Some(message.description.unwrap_or_default()),
+            addr,
+            updates: Vec::new(),
+        };
+        self.reporter.deliver(report).await?;
+        let session = self.sessions.open(&node_id, self.ctx.new_id());
+        let (tx, rx) = mpsc::channel(4);
+        let stop = self.stop.clone();
+        let told = tell(self.ctx.clone(), self.sessions.clone(), session, self.worlds.clone(), tx);
+        tokio::spawn(async move { stop.run_until_cancelled(told).await });
+        Ok(Response::new(ReceiverStream::new(rx)))
+    }
+
+    async fn heartbeat(
+        &self,
+        request: Request<v1::HeartbeatRequest>,
+    ) -> Result<Response<v1::HeartbeatResponse>, Status> {
+        let node = require_any(request.extensions())?.node_id;
+        self.sessions.check(node.as_str(), &request.into_inner().session_id)?;
+        self.reporter.beat(node.as_str());
+        let period_ms = u64::try_from(self.period().as_millis()).unwrap_or(u64::MAX);
+        Ok(Response::new(v1::HeartbeatResponse { period_ms }))
+    }
+
+    async fn update_task_status(
+        &self,
+        request: Request<v1::UpdateTaskStatusRequest>,
+    ) -> Result<Response<v1::Empty>, Status> {
+        let node = require_any(request.extensions())?.node_id;
+        let message = request.into_inner();
+        self.sessions.check(node.as_str(), &message.session_id)?;
+        if !message.acks.is_empty() {
+            self.acks.take(node.as_str(), message.acks);
+        }
+        if !message.updates.is_empty() {
+            let node_id = node.into();
+            self.reporter
+                .deliver(v1::NodeReport { node_id, updates: message.updates, ..Default::default() })
+                .await?;
+        }
+        Ok(Response::new(v1::Empty {}))
+    }
+
+    async fn assignments(
+        &self,
+        request: Request<v1::AssignmentsRequest>,
+    ) -> Result<Response<Self::AssignmentsStream>, Status> {
+        let node = require_any(request.extensions())?.node_id;
+        let session = self.sessions.check(node.as_str(), &request.into_inner().session_id)?;
+        let (tx, rx) = mpsc::channel(4);
+        let (worlds, acks, stop) = (self.worlds.clone(), self.acks.clone(), self.stop.clone());
+        tokio::spawn(async move {
+            stop.run_until_cancelled(assignments::stream(node.into(), session, worlds, acks, tx)).await
+        });
+        Ok(Response::new(ReceiverStream::new(rx)))
+    }
+
+    async fn report(
+        &self,
+        request: Request<v1::ReportRequest>,
+    ) -> Result<Response<v1::ReportResponse>, Status> {
+        require(request.extensions(), Role::Manager)?;
+        let forwarded = is_forwarded(request.metadata());
+        let message = request.into_inner();
+        let (ctx, liveness) = (self.ctx.clone(), self.liveness.clone());
+        let local = move || -> BoxFuture<'static, _> {
+            let (ctx, liveness, message) = (ctx.clone(), liveness.clone(), message.clone());
+            Box::pin(async move { report::apply(&ctx, &liveness, &message).await })
+        };
+        let remote = |_| -> BoxFuture<'static, _> {
+            Box::pin(async { Err(Status::internal("a report goes from the agent's manager to the leader")) })
+        };
+        self.ctx.on_leader(forwarded, local, remote).await.map(Response::new)
+    }
+
+    async fn share_acks(
+        &self,
+        request: Request<v1::ShareAcksRequest>,
+    ) -> Result<Response<v1::Empty>, Status> {
+        require(request.extensions(), Role::Manager)?;
+        self.acks.merge(request.into_inner());
+        Ok(Response::new(v1::Empty {}))
+    }
+}
+
+/// The host of `host[:port]`.
+fn host_of(addr: &str) -> String {
+    match addr.parse::<std::net::SocketAddr>() {
+        Ok(addr) => addr.ip().to_string(),
+        Err(_) => addr.rsplit_once(':').map_or(addr, |(host, _)| host).to_owned(),
+    }
+}
+
+/// Tells a session of its node and of the managers, at first and whenever either changes.
+async fn tell(
+    ctx: Arc<Context>,
+    sessions: Arc<Sessions>,
+    session: Arc<sessions::Session>,
+    mut worlds: watch::Receiver<Arc<World>>,
+    tx: mpsc::Sender<Result<v1::SessionMessage, Status>>,
+) {
+    let _open = sessions.closing(&session);
+    let mut told = None;
+    loop {
+        // The registration is committed on the leader; here it may still be on its way.
+        let view = ctx.view();
+        worlds.borrow_and_update();
+        let Some(node) = view.node(&session.node_id) else {
+            if told.is_some() {
+                let _ = tx.send(Err(removed(&session.node_id))).await;
+                return;
+            }
+            tokio::select! {
+                changed = worlds.changed() => if changed.is_err() { return },
+                () = session.closed.cancelled() => return,
+                () = tx.closed() => return,
+            }
+            continue;
+        };
+        let message = v1::SessionMessage {
+            session_id: session.id.clone(),
+            node: Some(v1::Node::clone(node)),
+            managers: managers(&view),
+            root_ca_pem: ctx.identity.root_pem(),
+        };
+        if told.as_ref() != Some(&message) {
+            if tx.send(Ok(message.clone())).await.is_err() {
+                return;
+            }
+            told = Some(message);
+        }
+        tokio::select! {
+            changed = worlds.changed() => if changed.is_err() { return },
+            () = tx.closed() => return,
+            () = session.closed.cancelled() => {
+                let _ = tx.send(Err(Status::aborted("this node has opened another session"))).await;
+                return;
+            }
+        }
+    }
+}
+
+fn managers(view: &crate::store::StoreView) -> Vec<v1::ManagerPeer> {
+    let status = |n: &Arc<v1::Node>| n.manager.as_ref().map(|m| (n.id.clone(), m.addr.clone()));
+    let known = view.nodes().filter_map(status).filter(|(_, addr)| !addr.is_empty());
+    known.map(|(node_id, addr)| v1::ManagerPeer { node_id, addr }).collect()
+}

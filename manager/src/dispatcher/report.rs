@@ -1,0 +1,76 @@
+//! What the leader makes of reports: descriptions and states of nodes, statuses of their tasks.
+
+use std::collections::BTreeMap;
+
+use skep_proto::v1::{self, NodeState};
+use tonic::Status;
+
+use super::liveness::Liveness;
+use crate::context::Context;
+use crate::store::StoreView;
+use crate::store::change::put;
+
+/// Takes a batch of reports; returns once what they change is committed.
+pub(super) async fn apply(
+    ctx: &Context,
+    liveness: &Liveness,
+    request: &v1::ReportRequest,
+) -> Result<v1::ReportResponse, Status> {
+    for node in &request.nodes {
+        liveness.beat(&node.node_id);
+    }
+    // Most batches are heartbeats that change nothing: those need no turn at the writer.
+    let mut view = ctx.view();
+    if !changes(&view, request).is_empty() {
+        view = ctx.write(|view| Ok(changes(view, request))).await?;
+    }
+    let unknown = request.nodes.iter().filter(|n| view.node(&n.node_id).is_none());
+    Ok(v1::ReportResponse { unknown_nodes: unknown.map(|n| n.node_id.clone()).collect() })
+}
+
+fn changes(view: &StoreView, request: &v1::ReportRequest) -> Vec<v1::Change> {
+    let mut nodes = BTreeMap::new();
+    let mut tasks = BTreeMap::new();
+    for report in &request.nodes {
+        let Some(stored) = view.node(&report.node_id) else { continue };
+        let node = nodes.entry(&report.node_id).or_insert_with(|| v1::Node::clone(stored));
+        if let Some(description) = &report.description {
+            node.description = Some(description.clone());
+            node.addr.clone_from(&report.addr);
+        }
+        node.state = NodeState::Ready.into();
+        node.message.clear();
+        for update in &report.updates {
+            take_status(view, &report.node_id, update, &mut tasks);
+        }
+    }
+    nodes.retain(|id, node| view.node(id).is_none_or(|stored| **stored != *node));
+    let nodes = nodes.into_values().map(put);
+    nodes.chain(tasks.into_values().map(put)).collect()
+}
+
+/// A task's observed state only moves forward, and only its own node may say so.
+fn take_status<'a>(
+    view: &StoreView,
+    node_id: &str,
+    update: &'a v1::TaskStatusUpdate,
+    tasks: &mut BTreeMap<&'a str, v1::Task>,
+) {
+    let (Some(stored), Some(status)) = (view.task(&update.task_id), &update.status) else { return };
+    let current = tasks.get(update.task_id.as_str()).unwrap_or(stored);
+    let behind = current.status.as_ref().is_some_and(|s| status.state < s.state);
+    let finished = current.status.as_ref().is_some_and(|s| s.state > v1::TaskState::Running.into());
+    let known = v1::TaskState::try_from(status.state).is_ok();
+    let same = current.status.as_ref() == Some(status);
+    if stored.node_id != node_id
+        || behind
+        || same
+        || !known
+        || (finished && current.status.as_ref().is_some_and(|s| s.state != status.state))
+    {
+        return;
+    }
+    let mut task = current.clone();
+    task.status = Some(status.clone());
+    tasks.insert(&update.task_id, task);
+}

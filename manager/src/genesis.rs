@@ -1,0 +1,72 @@
+//! The objects a new cluster begins with: itself, its first node, and the ingress network.
+
+use rand::Rng;
+use skep_identity::{JoinToken, RootCa};
+use skep_proto::v1::{self, NodeRole};
+use skep_proto::{defaults, ids};
+
+use crate::ca::new_node;
+use crate::control::with_defaults;
+use crate::store::change::put;
+
+/// What `swarm init` decides. Empty and zero stand for the defaults.
+#[derive(Debug)]
+pub struct Init {
+    /// The new root; the node's identity is from it.
+    pub ca: RootCa,
+    /// Settings of the cluster.
+    pub spec: v1::ClusterSpec,
+    /// Availability of the first node.
+    pub availability: v1::NodeAvailability,
+    /// Name of the first node.
+    pub hostname: String,
+    /// Pools overlay networks are cut from.
+    pub address_pools: Vec<String>,
+    /// Prefix length of each network.
+    pub subnet_size: u32,
+    /// UDP port of the data path.
+    pub data_path_port: u32,
+}
+
+pub(crate) fn objects(
+    init: &Init,
+    node_id: &str,
+    manager: v1::ManagerStatus,
+    rng: &mut impl Rng,
+) -> Vec<v1::Change> {
+    let token = |rng: &mut _| JoinToken::generate(init.ca.digest(), rng).to_string();
+    let or = |value: u32, default: u32| if value == 0 { default } else { value };
+    let pools = if init.address_pools.is_empty() {
+        vec![defaults::ADDRESS_POOL.to_owned()]
+    } else {
+        init.address_pools.clone()
+    };
+    let cluster = v1::Cluster {
+        id: init.ca.cluster_id().as_str().to_owned(),
+        meta: None,
+        spec: Some(with_defaults(init.spec.clone())),
+        root_ca_pem: init.ca.cert_pem().to_owned(),
+        root_key_pem: init.ca.key_pem().to_owned(),
+        worker_token: token(rng),
+        manager_token: token(rng),
+        address_pools: pools,
+        subnet_size: or(init.subnet_size, defaults::SUBNET_SIZE),
+        data_path_port: or(init.data_path_port, defaults::DATA_PATH_PORT.into()),
+        node_pool: defaults::NODE_POOL.to_owned(),
+    };
+    let node = v1::Node {
+        manager: Some(manager),
+        ..new_node(node_id, NodeRole::Manager, init.availability.into(), &init.hostname)
+    };
+    let ingress = v1::Network {
+        id: ids::random(rng),
+        spec: Some(v1::NetworkSpec {
+            annotations: Some(v1::Annotations { name: "ingress".to_owned(), ..Default::default() }),
+            driver: "overlay".to_owned(),
+            ingress: true,
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    vec![put(cluster), put(node), put(ingress)]
+}

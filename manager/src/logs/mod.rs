@@ -1,0 +1,275 @@
+//! Service logs. A client subscribes at any manager; that manager asks the agents that listen to it, and
+//! subscribes at every other manager for theirs (those do not pass it on again). So agents talk to one
+//! manager only, and no subscription is replicated.
+
+mod subscription;
+
+use std::collections::{BTreeSet, HashMap};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+
+use skep_identity::{Role, peer, require, require_any};
+use skep_proto::v1::logs_client::LogsClient;
+use skep_proto::v1::{self, logs_server::Logs};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::context::{Context, forward, is_forwarded};
+use crate::store::StoreView;
+use subscription::Active;
+
+type Messages<T> = ReceiverStream<Result<T, Status>>;
+
+/// The log service of this manager. Cheap to clone.
+#[derive(Clone)]
+pub struct LogsHandle {
+    ctx: Arc<Context>,
+    state: Arc<Mutex<State>>,
+    stop: CancellationToken,
+}
+
+#[derive(Default)]
+struct State {
+    active: HashMap<String, Active>,
+    /// Agents that listen here.
+    listeners: HashMap<String, Listener>,
+    next_listener: u64,
+}
+
+struct Listener {
+    number: u64,
+    tx: mpsc::Sender<Result<v1::Subscription, Status>>,
+}
+
+impl LogsHandle {
+    pub(crate) fn new(ctx: Arc<Context>, stop: CancellationToken) -> Self {
+        let handle = Self { ctx, state: Arc::default(), stop };
+        let ending = handle.clone();
+        tokio::spawn(async move {
+            ending.stop.cancelled().await;
+            // Subscribers see the end of their streams.
+            ending.lock().active.clear();
+        });
+        handle
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Removes a subscription and tells the agents that serve it.
+    fn end(&self, id: &str) {
+        let mut state = self.lock();
+        let Some(active) = state.active.remove(id) else { return };
+        for node in active.served {
+            if let Some(listener) = state.listeners.get(&node) {
+                let close = v1::Subscription { id: id.to_owned(), close: true, ..Default::default() };
+                // A full queue means the agent hangs; its connection will end, and the subscription with it.
+                let _ = listener.tx.try_send(Ok(close));
+            }
+        }
+    }
+
+    /// An agent has said all, or is gone: without `follow` the last one ends the subscription.
+    fn node_done(&self, id: &str, node: &str) {
+        let mut state = self.lock();
+        let done = state.active.get_mut(id).is_some_and(|active| active.node_done(node));
+        if done {
+            state.active.remove(id);
+        }
+    }
+
+    fn listener_gone(&self, node: &str, number: u64) {
+        let mut state = self.lock();
+        if state.listeners.get(node).is_some_and(|l| l.number == number) {
+            state.listeners.remove(node);
+            state.active.retain(|_, active| !active.node_done(node));
+        }
+    }
+
+    /// Subscribes at the other managers on behalf of `id`; their streams flow into the same channel.
+    fn fan_out(
+        &self,
+        request: &v1::SubscribeLogsRequest,
+        tx: &mpsc::Sender<Result<v1::SubscribeLogsMessage, Status>>,
+    ) {
+        for manager in self.ctx.other_managers() {
+            let mut client = LogsClient::new(self.ctx.channel(&manager.addr));
+            let (request, tx) = (forward(request.clone()), tx.clone());
+            let pump = async move {
+                let mut stream = match client.subscribe_logs(request).await {
+                    Ok(response) => response.into_inner(),
+                    Err(status) => {
+                        let why = skep_identity::explain(&manager.addr, &status);
+                        let warning =
+                            format!("logs of agents at manager {} are missing: {why}", manager.node_id);
+                        let _ = tx.send(Ok(v1::SubscribeLogsMessage { warning, ..Default::default() })).await;
+                        return;
+                    }
+                };
+                loop {
+                    let message = tokio::select! {
+                        message = stream.message() => message,
+                        () = tx.closed() => return,
+                    };
+                    match message {
+                        Ok(Some(message)) => {
+                            if tx.send(Ok(message)).await.is_err() {
+                                return;
+                            }
+                        }
+                        Ok(None) => return,
+                        Err(status) => {
+                            let warning =
+                                format!("logs from manager {} ended: {}", manager.node_id, status.message());
+                            let _ =
+                                tx.send(Ok(v1::SubscribeLogsMessage { warning, ..Default::default() })).await;
+                            return;
+                        }
+                    }
+                }
+            };
+            let stop = self.stop.clone();
+            tokio::spawn(async move { stop.run_until_cancelled(pump).await });
+        }
+    }
+}
+
+/// The nodes that hold tasks a selector names.
+fn nodes_of(view: &StoreView, selector: &v1::LogSelector) -> BTreeSet<String> {
+    let of_services = selector.service_ids.iter().flat_map(|id| view.tasks_of_service(id));
+    let tasks = of_services.chain(selector.task_ids.iter().filter_map(|id| view.task(id)));
+    tasks.map(|t| t.node_id.clone()).filter(|n| !n.is_empty()).collect()
+}
+
+#[tonic::async_trait]
+impl Logs for LogsHandle {
+    type SubscribeLogsStream = Subscribed;
+    type ListenSubscriptionsStream = Messages<v1::Subscription>;
+
+    async fn subscribe_logs(
+        &self,
+        request: Request<v1::SubscribeLogsRequest>,
+    ) -> Result<Response<Self::SubscribeLogsStream>, Status> {
+        // In process there is no connection, and the caller is this manager itself.
+        if peer(request.extensions()).is_some() {
+            require(request.extensions(), Role::Manager)?;
+        }
+        let forwarded = is_forwarded(request.metadata());
+        let request = request.into_inner();
+        let selector = request.selector.clone().unwrap_or_default();
+        if selector.service_ids.is_empty() && selector.task_ids.is_empty() {
+            return Err(Status::invalid_argument("a log subscription names services or tasks"));
+        }
+        let (tx, rx) = mpsc::channel(64);
+        let id = self.ctx.new_id();
+        let view = self.ctx.view();
+        let nodes = nodes_of(&view, &selector);
+        if !forwarded {
+            for node in nodes.iter().filter_map(|n| view.node(n)) {
+                if node.state() != v1::NodeState::Ready {
+                    let warning = format!("node {} is not reachable: its logs are missing", node.id);
+                    let _ = tx.try_send(Ok(v1::SubscribeLogsMessage { warning, ..Default::default() }));
+                }
+            }
+            self.fan_out(&request, &tx);
+        }
+        let options = request.options.unwrap_or_default();
+        let mut active = Active::new(id.clone(), selector, options, tx.clone());
+        {
+            let mut state = self.lock();
+            for (node, listener) in &state.listeners {
+                if (options.follow || nodes.contains(node))
+                    && listener.tx.try_send(Ok(active.open_for(node))).is_ok()
+                {
+                    active.served.insert(node.clone());
+                }
+            }
+            if options.follow || !active.served.is_empty() {
+                state.active.insert(id.clone(), active);
+            }
+        }
+        Ok(Response::new(Subscribed { messages: ReceiverStream::new(rx), handle: self.clone(), id }))
+    }
+
+    async fn listen_subscriptions(
+        &self,
+        request: Request<v1::Empty>,
+    ) -> Result<Response<Self::ListenSubscriptionsStream>, Status> {
+        let node = String::from(require_any(request.extensions())?.node_id);
+        let (tx, rx) = mpsc::channel(1024);
+        let number = {
+            let mut state = self.lock();
+            state.next_listener += 1;
+            let number = state.next_listener;
+            for active in state.active.values_mut().filter(|a| a.options.follow) {
+                if tx.try_send(Ok(active.open_for(&node))).is_ok() {
+                    active.served.insert(node.clone());
+                }
+            }
+            state.listeners.insert(node.clone(), Listener { number, tx: tx.clone() });
+            number
+        };
+        let handle = self.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = tx.closed() => {}
+                () = handle.stop.cancelled() => {}
+            }
+            handle.listener_gone(&node, number);
+        });
+        Ok(Response::new(ReceiverStream::new(rx)))
+    }
+
+    async fn publish_logs(
+        &self,
+        request: Request<Streaming<v1::PublishLogsMessage>>,
+    ) -> Result<Response<v1::Empty>, Status> {
+        let node = String::from(require_any(request.extensions())?.node_id);
+        let mut stream = request.into_inner();
+        let mut id = None;
+        while let Some(message) = stream.message().await? {
+            id = Some(message.subscription_id.clone());
+            let tx = self.lock().active.get(&message.subscription_id).map(|a| a.tx.clone());
+            // Gone: the agent learns by this call's end.
+            let Some(tx) = tx else { break };
+            if !message.entries.is_empty() || !message.warning.is_empty() {
+                let out = v1::SubscribeLogsMessage { entries: message.entries, warning: message.warning };
+                if tx.send(Ok(out)).await.is_err() {
+                    break;
+                }
+            }
+            if message.close {
+                break;
+            }
+        }
+        if let Some(id) = id {
+            self.node_done(&id, &node);
+        }
+        Ok(Response::new(v1::Empty {}))
+    }
+}
+
+/// A subscriber's stream; dropping it ends the subscription.
+pub struct Subscribed {
+    messages: Messages<v1::SubscribeLogsMessage>,
+    handle: LogsHandle,
+    id: String,
+}
+
+impl futures::Stream for Subscribed {
+    type Item = Result<v1::SubscribeLogsMessage, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<Option<Self::Item>> {
+        Pin::new(&mut self.messages).poll_next(cx)
+    }
+}
+
+impl Drop for Subscribed {
+    fn drop(&mut self) {
+        self.handle.end(&self.id);
+    }
+}
