@@ -148,9 +148,18 @@ impl DataPlane {
         Ok(differences)
     }
 
+    /// Removes what [`DataPlane::check`] finds now, instead of at the next half minute.
+    pub async fn reconcile(&self) -> Result<()> {
+        let tunnel = self.refresh_swarm().await;
+        let rest = self.inner.reconcile().await;
+        Error::gather([tunnel, rest].into_iter().filter_map(Result::err).collect())
+    }
+
     /// Ends the daemon's part; containers keep their network.
     pub async fn shutdown(&self) {
         self.inner.stop.cancel();
+        self.inner.end_all_names().await;
+        self.inner.ports().release_all();
         self.inner.reaper.drain().await;
     }
 }
@@ -246,10 +255,7 @@ impl Inner {
             }
             self.refresh_upstreams().await;
             let plane = DataPlane { inner: self.clone() };
-            if let Err(error) = plane.refresh_swarm().await {
-                tracing::warn!(%error, "the overlay is not in order; trying again in 30 s");
-            }
-            if let Err(error) = self.reconcile().await {
+            if let Err(error) = plane.reconcile().await {
                 tracing::warn!(%error, "the network is not in order; trying again in 30 s");
             }
         }

@@ -129,6 +129,12 @@ impl Record {
         open.or_else(overlay).map(|m| m.endpoint.addr)
     }
 
+    /// Whether there are rules of its own: a container of one bridge, without published ports, is
+    /// covered by its network's.
+    pub fn has_rules(&self) -> bool {
+        !self.ports.is_empty() || self.routed().is_some() || self.interfaces.len() > 1
+    }
+
     /// Whether it has a DNS server of its own: in all but the default bridge network.
     pub fn has_dns(&self) -> bool {
         self.members().any(|m| m.endpoint.network != DEFAULT_BRIDGE)

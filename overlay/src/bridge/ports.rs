@@ -61,6 +61,11 @@ impl Ports {
         self.held.remove(owner);
     }
 
+    /// Gives back all ports.
+    pub fn release_all(&mut self) {
+        self.held.clear();
+    }
+
     /// Makes an owner's ports on all addresses exactly these (protocol, port); returns the ones that
     /// another program has.
     pub fn set(&mut self, owner: &str, wanted: &[(String, u16)]) -> Vec<(String, u16)> {

@@ -101,13 +101,14 @@ fn same_network(state: &State) -> Set {
     set
 }
 
-/// Addresses that may leave the host.
+/// Who may leave the host, and to where. Plain interval sets refuse ranges that touch; those of several
+/// fields do not.
 fn egress(state: &State) -> Set {
-    let mut set = Set::ranges(&[Field::Addr]);
+    let mut set = Set::ranges(&[Field::Addr, Field::Addr]);
     for (subnet, kind) in networks(state) {
         if !kind.internal {
-            let after = Ipv4Addr::from(u32::from(subnet.last()).wrapping_add(1));
-            set.add_span(subnet.first().octets().to_vec(), after.octets().to_vec());
+            let (first, last) = (subnet.first().octets(), subnet.last().octets());
+            set.add_range(vip::key(&[&first, &[0; 4]]), vip::key(&[&last, &[255; 4]]));
         }
     }
     set
@@ -157,7 +158,7 @@ fn nodes(state: &State) -> Set {
 /// Pairs of addresses of one container: a backend that reached itself.
 fn hairpin(state: &State) -> Set {
     let mut set = Set::of(&[Field::Addr, Field::Addr]);
-    for record in state.containers.values() {
+    for record in state.containers.values().filter(|r| r.has_rules()) {
         for from in record.members() {
             for to in record.members() {
                 let (from, to) = (from.endpoint.addr.octets(), to.endpoint.addr.octets());
@@ -247,7 +248,7 @@ fn guard(names: &Names) -> Chain {
         Rule::to("published or virtual").translated().accept(),
         Rule::to("same network").pair_in("same_network").accept(),
         Rule::to("from a host of the swarm").iif(&tunnel).source_in("nodes").accept(),
-        Rule::to("way out").iif(&links).oif_not(&links).oif_not(&tunnel).source_in("egress").accept(),
+        Rule::to("way out").iif(&links).oif_not(&links).oif_not(&tunnel).pair_in("egress").accept(),
         Rule::to("anything else").drop(),
     ];
     Chain { hook: None, rules }
@@ -270,6 +271,6 @@ fn postrouting(state: &State, names: &Names) -> Chain {
                 .masquerade(),
         );
     }
-    rules.push(Rule::to("way out").oif_not(&links).source_in("egress").masquerade());
+    rules.push(Rule::to("way out").oif_not(&links).pair_in("egress").masquerade());
     base("nat", POSTROUTING, SNAT, rules)
 }

@@ -68,7 +68,8 @@ pub fn route_body(index: u32, route: &Route) -> Attrs {
 }
 
 pub fn veth_message(veth: &Veth<'_>) -> Message {
-    let peer = link_header(0, IFF_UP, IFF_UP)
+    // Up only later: while the pair is being made, the far end has no peer yet (ENOTCONN).
+    let peer = link_header(0, 0, 0)
         .text(IFLA_IFNAME, veth.guest)
         .put(IFLA_ADDRESS, &veth.guest_mac)
         .u32(IFLA_MTU, veth.mtu)

@@ -152,7 +152,7 @@ impl Links {
             .collect())
     }
 
-    /// Makes a veth pair, both ends up, the far one in the container's namespace.
+    /// Makes a veth pair, the host's end up, the far one in the container's namespace.
     pub fn add_veth(&mut self, veth: &Veth<'_>) -> Result<()> {
         self.run(vec![(format!("add veth {}", veth.host), veth_message(veth))], &[])
     }
@@ -199,6 +199,19 @@ pub mod step {
             body = body.u32(IFLA_MASTER, bridge);
         }
         (format!("set up interface {index}"), Message::new(RTM_NEWLINK, 0, body))
+    }
+
+    /// Lets a bridge send a packet back where it came from: a container that reaches itself by a
+    /// published port.
+    pub fn hairpin(index: u32) -> (String, Message) {
+        const IFLA_INFO_SLAVE_KIND: u16 = 4;
+        const IFLA_INFO_SLAVE_DATA: u16 = 5;
+        const IFLA_BRPORT_MODE: u16 = 4;
+        let info = Attrs::default()
+            .text(IFLA_INFO_SLAVE_KIND, "bridge")
+            .nest(IFLA_INFO_SLAVE_DATA, Attrs::default().put(IFLA_BRPORT_MODE, &[1]));
+        let body = link_header(index, 0, 0).nest(IFLA_LINKINFO, info);
+        (format!("set hairpin mode of interface {index}"), Message::new(RTM_NEWLINK, 0, body))
     }
 
     /// Makes a bridge, up.

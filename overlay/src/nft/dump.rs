@@ -67,13 +67,7 @@ fn read_contents(socket: &mut Socket, name: &str) -> io::Result<Table> {
             let payload = reply.payload.get(4..).unwrap_or_default();
             for (_, element) in attr(payload, 3).into_iter().flat_map(attrs) {
                 let value = |kind| attr(element, kind).and_then(|d| attr(d, 1)).unwrap_or_default().to_vec();
-                let flags = attr(element, 3).and_then(|v| be32_at(v, 0)).unwrap_or(0);
-                read.elements.insert(Element {
-                    key: value(1),
-                    end: value(10),
-                    closes: flags & 1 != 0,
-                    data: value(2),
-                });
+                read.elements.insert(Element { key: value(1), end: value(10), data: value(2) });
             }
         }
         table.sets.insert(set_name, read);

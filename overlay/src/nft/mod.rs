@@ -66,7 +66,7 @@ pub struct Set {
     pub key: Vec<Field>,
     /// Fields of the value.
     pub data: Vec<Field>,
-    /// Elements are ranges.
+    /// Elements are ranges; the key then needs two fields or more.
     pub interval: bool,
     /// What it holds.
     pub elements: BTreeSet<Element>,
@@ -77,10 +77,8 @@ pub struct Set {
 pub struct Element {
     /// Key, or the start of the range.
     pub key: Vec<u8>,
-    /// Last key of the range (concatenated intervals).
+    /// Last key of the range.
     pub end: Vec<u8>,
-    /// This is the first key after a range (plain intervals).
-    pub closes: bool,
     /// Value.
     pub data: Vec<u8>,
 }
@@ -114,12 +112,6 @@ impl Set {
     /// Adds a range of concatenated keys, both ends included.
     pub fn add_range(&mut self, key: Vec<u8>, end: Vec<u8>) {
         self.elements.insert(Element { key, end, ..Element::default() });
-    }
-
-    /// Adds a range of single keys: `start` included, `after` not.
-    pub fn add_span(&mut self, start: Vec<u8>, after: Vec<u8>) {
-        self.elements.insert(Element { key: start, ..Element::default() });
-        self.elements.insert(Element { key: after, closes: true, ..Element::default() });
     }
 
     fn same_shape(&self, other: &Self) -> bool {

@@ -168,9 +168,6 @@ fn element_messages(
                 if !element.data.is_empty() {
                     body = body.nest(2, value(&element.data));
                 }
-                if element.closes {
-                    body = body.be32(3, 1);
-                }
                 list.nest(LIST_ELEM, body)
             });
             message(kind, flags, head().text(2, set).nest(3, list))

@@ -54,10 +54,10 @@ impl DataPlane {
         let Some(record) = record else { return Ok(()) };
         self.inner.end_names(container_id).await;
         self.inner.refresh_zones(Some(&record));
-        let needs_rules = needs_rules(&record);
+        let has_rules = record.has_rules();
         let inner = self.inner.clone();
         let unplugged = blocking("disconnecting a container", move || inner.disconnect(&record)).await;
-        let rules = if needs_rules { self.inner.commit(generation).await } else { Ok(()) };
+        let rules = if has_rules { self.inner.commit(generation).await } else { Ok(()) };
         Error::gather([unplugged, rules].into_iter().filter_map(Result::err).collect())
     }
 
@@ -77,11 +77,6 @@ impl DataPlane {
 
 fn hosts(record: &Record) -> Vec<String> {
     record.interfaces.iter().map(|i| i.host.clone()).collect()
-}
-
-/// A container of bridges alone, without ports, is covered by its networks' rules.
-fn needs_rules(record: &Record) -> bool {
-    !record.ports.is_empty() || record.routed().is_some() || record.interfaces.len() > 1
 }
 
 impl Inner {
@@ -132,7 +127,7 @@ impl Inner {
         self.store.save_container(record)?;
         // The endpoints' rules come with the veth there: no address opens before it has its owner.
         let (_, generation) = self.change(|state| state.containers.insert(id.clone(), record.clone()));
-        Ok(needs_rules(record).then_some(generation))
+        Ok(record.has_rules().then_some(generation))
     }
 
     /// Frees all a container had; its veths go in the background.

@@ -1,5 +1,6 @@
 //! The name servers inside containers: started, told what has changed, ended.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -41,21 +42,31 @@ impl Inner {
             return Ok(());
         }
         let id = &record.container_id;
-        let zone = {
-            let state = self.state();
-            Arc::new(ArcSwap::from_pointee(reconcile::zone(&state, record)))
-        };
-        self.dns.zones().insert(id.clone(), zone.clone());
+        let zone = Arc::new(ArcSwap::from_pointee(reconcile::zone(&self.state(), record)));
+        match self.dns.zones().entry(id.clone()) {
+            Entry::Occupied(_) => return Ok(()),
+            Entry::Vacant(place) => drop(place.insert(zone.clone())),
+        }
         let served = self.dns.resolver.serve(&self.pins.join(id), id, zone).await;
-        // Whoever came or went between the zone's making and its registration.
-        self.refresh_zones(None);
-        served.map_err(|e| Error::Dns { container: id.clone(), reason: e.to_string() })
+        if let Err(e) = served {
+            self.dns.zones().remove(id);
+            return Err(Error::Dns { container: id.clone(), reason: e.to_string() });
+        }
+        Ok(())
     }
 
     /// Ends a container's name server.
     pub(super) async fn end_names(&self, container_id: &str) {
         self.dns.zones().remove(container_id);
         self.dns.resolver.stop(container_id).await;
+    }
+
+    /// Ends all name servers.
+    pub(super) async fn end_all_names(&self) {
+        let all = std::mem::take(&mut *self.dns.zones());
+        for id in all.into_keys() {
+            self.dns.resolver.stop(&id).await;
+        }
     }
 
     /// Renews the zones of all containers, or of those that share a named network with `changed`.

@@ -24,7 +24,14 @@ pub enum Repair {
     /// A container's veth or namespace is missing.
     Wire(Box<Record>),
     /// A veth is not in its bridge, or not up.
-    Enslave(String, Option<String>),
+    Enslave {
+        /// The veth.
+        link: String,
+        /// Its bridge.
+        bridge: Option<String>,
+        /// Whether it publishes ports.
+        hairpin: bool,
+    },
     /// Settings of an interface of ours.
     Settings(String),
     /// A route is missing.
@@ -45,7 +52,7 @@ impl fmt::Display for Repair {
                 write!(f, "bridge {} of network {} is not in order", bridge.interface, bridge.name)
             }
             Self::Wire(record) => write!(f, "container {} is not wired", record.container_id),
-            Self::Enslave(link, _) => write!(f, "interface {link} is not up or not in its bridge"),
+            Self::Enslave { link, .. } => write!(f, "interface {link} is not up or not in its bridge"),
             Self::Settings(link) => write!(f, "settings of interface {link} differ"),
             Self::Route(link, route) => write!(f, "route {} on {link} is missing", route.to),
             Self::DropRoute(link, route) => write!(f, "route {} on {link} is not wanted", route.to),
@@ -89,9 +96,16 @@ pub fn plan(state: &State, names: &Names, pins: &Path, leaving: &BTreeSet<String
         }
         for interface in &record.interfaces {
             let link = &links[&interface.host];
-            let master = interface.bridge.as_ref().and_then(|b| links.get(b)).map(|l| l.index);
-            if !link.up || link.master != master {
-                repairs.push(Repair::Enslave(interface.host.clone(), interface.bridge.clone()));
+            let fine = match &interface.bridge {
+                Some(bridge) => links.get(bridge).is_some_and(|b| link.master == Some(b.index)),
+                None => link.master.is_none(),
+            };
+            if !link.up || !fine {
+                repairs.push(Repair::Enslave {
+                    link: interface.host.clone(),
+                    bridge: interface.bridge.clone(),
+                    hairpin: !record.ports.is_empty(),
+                });
             }
             if interface.bridge.is_none() {
                 for route in host_routes(interface) {
@@ -170,10 +184,17 @@ pub fn repair(repair: &Repair, pins: &Path) -> Result<()> {
         Repair::Sysctl(name, value) => sysctl::write(name, value),
         Repair::Bridge(bridge) => make_bridge(&mut host, bridge).map(drop),
         Repair::Wire(record) => wire(record, &pins.join(&record.container_id)),
-        Repair::Enslave(link, bridge) => {
-            let bridge = bridge.as_deref().map(|b| host.index(b)).transpose()?;
+        Repair::Enslave { link, bridge, hairpin } => {
             let index = host.index(link)?;
-            host.run(vec![step::set(index, None, bridge)], &[])
+            let mut steps = Vec::new();
+            if let Some(bridge) = bridge {
+                steps.push(step::set(index, None, Some(host.index(bridge)?)));
+                steps.extend(hairpin.then(|| step::hairpin(index)));
+            } else {
+                // 0 = out of whatever bridge it was put into.
+                steps.push(step::set(index, None, Some(0)));
+            }
+            host.run(steps, &[])
         }
         Repair::Settings(link) => ours(link),
         Repair::Route(link, route) => {

@@ -40,6 +40,7 @@ pub fn wire(record: &Record, path: &Path) -> Result<()> {
         let index = namespace.links.index(&guest)?;
         let mut steps: Vec<_> =
             routed::addresses(interface).iter().map(|a| step::address(index, *a)).collect();
+        steps.push(step::set(index, None, None));
         if bridge.is_none() {
             steps.push(step::neighbour(index, GATEWAY, GATEWAY_MAC));
         }
@@ -50,6 +51,9 @@ pub fn wire(record: &Record, path: &Path) -> Result<()> {
             let steps = host_routes(interface).into_iter().map(|r| step::route(index, &r));
             host.run(steps.collect(), &[])?;
             ours(&interface.host)?;
+        } else if !record.ports.is_empty() {
+            let index = host.index(&interface.host)?;
+            host.run(vec![step::hairpin(index)], &[])?;
         }
     }
     Ok(())

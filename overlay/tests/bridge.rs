@@ -1,0 +1,260 @@
+//! Bridge networks on the real kernel: connectivity, published ports, isolation, restarts, drift,
+//! teardown.
+
+mod lab;
+
+use std::net::Ipv4Addr;
+
+use lab::{Host, ask, publish, request, serve, up};
+use skep_overlay::{BridgeSpec, DataPlane, Error, Publish};
+
+const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
+
+async fn start(host: &Host) -> DataPlane {
+    DataPlane::start(host.options()).await.expect("data plane")
+}
+
+fn spec(name: &str, subnet: &str) -> BridgeSpec {
+    BridgeSpec { name: name.into(), subnet: Some(subnet.parse().expect("subnet")), ..BridgeSpec::default() }
+}
+
+#[test]
+fn containers_of_one_bridge_reach_each_other_and_nobody_else() {
+    let host = Host::new();
+    host.run(async {
+        let plane = start(&host).await;
+        plane.create_bridge(spec("blue", "10.77.1.0/24")).await.expect("blue");
+        plane.create_bridge(spec("red", "10.77.2.0/24")).await.expect("red");
+        let a = up(&plane, request("a", &["blue"])).await;
+        let b = up(&plane, request("b", &["blue"])).await;
+        let c = up(&plane, request("c", &["red"])).await;
+        let (addr_b, addr_c) = (b.endpoints[0].addr, c.endpoints[0].addr);
+        assert_eq!(addr_b, Ipv4Addr::new(10, 77, 1, 3));
+        assert_eq!(ask(&a.netns, addr_b, 80), Some(("b".into(), "10.77.1.2".into())));
+        assert_eq!(ask(&a.netns, addr_c, 80), None, "networks are apart");
+        assert_eq!(ask(host.netns(), addr_c, 80).map(|r| r.0), Some("c".into()));
+        assert_eq!(plane.check().await.expect("check"), Vec::<String>::new());
+        assert!(a.resolv_conf.starts_with("nameserver 127.0.0.11\n"), "{}", a.resolv_conf);
+        plane.shutdown().await;
+    });
+}
+
+#[test]
+fn published_ports_answer_on_loopback_from_afar_and_round_the_corner() {
+    let (host, far) = (Host::new(), Host::new());
+    host.connect(&far, "under", "10.66.0.1", "10.66.0.2");
+    host.run(async {
+        let plane = start(&host).await;
+        let mut web = request("web", &["bridge"]);
+        web.ports = vec![publish(8080, 80), publish(0, 80)];
+        let web = up(&plane, web).await;
+        let other = up(&plane, request("other", &["bridge"])).await;
+        let here = Ipv4Addr::new(10, 66, 0, 1);
+        let served = |answer: Option<(String, String)>| answer.map(|a| a.0);
+        assert_eq!(served(ask(host.netns(), LOOPBACK, 8080)), Some("web".into()), "loopback");
+        assert_eq!(served(ask(host.netns(), here, 8080)), Some("web".into()), "own address");
+        assert_eq!(
+            ask(far.netns(), here, 8080),
+            Some(("web".into(), "10.66.0.2".into())),
+            "from afar, with the client's address"
+        );
+        assert_eq!(served(ask(&other.netns, here, 8080)), Some("web".into()), "from a neighbour");
+        assert_eq!(served(ask(&web.netns, here, 8080)), Some("web".into()), "from itself");
+        let random = web.ports[1].host_port;
+        assert!((32_768..=60_999).contains(&random), "{random}");
+        assert_eq!(served(ask(far.netns(), here, random)), Some("web".into()));
+        // The way out hides the container behind the host.
+        serve(far.netns(), 81, "far");
+        let far_addr = Ipv4Addr::new(10, 66, 0, 2);
+        assert_eq!(ask(&other.netns, far_addr, 81), Some(("far".into(), "10.66.0.1".into())));
+        plane.detach("web").await.expect("detach");
+        assert_eq!(ask(far.netns(), here, 8080), None);
+        plane.shutdown().await;
+    });
+}
+
+#[test]
+fn a_taken_port_is_refused_by_name_and_nothing_is_left_behind() {
+    let host = Host::new();
+    host.run(async {
+        let plane = start(&host).await;
+        let _listener = std::net::TcpListener::bind("0.0.0.0:7777").expect("bind");
+        let mut first = request("first", &["bridge"]);
+        first.ports = vec![publish(7776, 80), publish(7777, 80)];
+        let error = plane.attach(first.clone()).await.expect_err("the port is taken");
+        assert!(matches!(error, Error::PortTaken { port: 7777, .. }), "{error}");
+        assert!(error.to_string().contains("7777"), "{error}");
+        first.ports.truncate(1);
+        plane.attach(first).await.expect("7776 was given back");
+        let mut second = request("second", &["bridge"]);
+        second.ports = vec![publish(7776, 80)];
+        assert!(plane.attach(second.clone()).await.is_err(), "another container has it");
+        let squatter = std::net::TcpListener::bind("0.0.0.0:7776");
+        assert!(squatter.is_err(), "other programs are kept off");
+        plane.detach("first").await.expect("detach");
+        plane.attach(second).await.expect("free again");
+        let mut odd = request("odd", &["bridge"]);
+        odd.ports = vec![Publish { protocol: "icmp".into(), ..publish(1, 1) }];
+        assert!(plane.attach(odd).await.is_err());
+        plane.shutdown().await;
+    });
+}
+
+#[test]
+fn an_internal_network_has_no_way_out() {
+    let (host, far) = (Host::new(), Host::new());
+    host.connect(&far, "under", "10.66.0.1", "10.66.0.2");
+    serve(far.netns(), 81, "far");
+    host.run(async {
+        let plane = start(&host).await;
+        let spec = BridgeSpec { internal: true, ..spec("inner", "10.77.3.0/24") };
+        plane.create_bridge(spec).await.expect("inner");
+        let a = up(&plane, request("a", &["inner"])).await;
+        let b = up(&plane, request("b", &["inner"])).await;
+        assert_eq!(ask(&a.netns, b.endpoints[0].addr, 80).map(|r| r.0), Some("b".into()));
+        // Even a container that makes itself a route does not get out.
+        lab::within(&a.netns, || {
+            let added = std::process::Command::new("ip")
+                .args(["route", "add", "default", "via", "10.77.3.1"])
+                .status();
+            assert!(added.expect("ip").success());
+        });
+        assert_eq!(ask(&a.netns, Ipv4Addr::new(10, 66, 0, 2), 81), None);
+        plane.shutdown().await;
+    });
+}
+
+#[test]
+fn a_restarted_daemon_takes_up_what_it_finds() {
+    let host = Host::new();
+    let (netns, addr) = host.run(async {
+        let plane = start(&host).await;
+        plane.create_bridge(spec("blue", "10.77.1.0/24")).await.expect("blue");
+        let mut web = request("web", &["blue"]);
+        web.ports = vec![publish(8080, 80)];
+        let web = up(&plane, web).await;
+        plane.attach(request("gone", &["bridge"])).await.expect("attach");
+        plane.shutdown().await;
+        (web.netns.clone(), web.endpoints[0].addr)
+    });
+    let before = host.sh("nft -a list ruleset; ip -o link");
+    assert_eq!(ask(host.netns(), LOOPBACK, 8080).map(|a| a.0), Some("web".into()), "no daemon needed");
+    host.run(async {
+        let plane = start(&host).await;
+        lab::assert_same(&before, &host.sh("nft -a list ruleset; ip -o link"));
+        plane.retain(&["web".to_owned()]).await.expect("retain");
+        let again = plane.attach(request("web", &["blue"])).await.expect("attach");
+        assert_eq!((again.netns, again.endpoints[0].addr), (netns, addr));
+        let next = plane.attach(request("next", &["blue"])).await.expect("attach");
+        assert_ne!(next.endpoints[0].addr, addr);
+        assert!(plane.inspect_bridge("bridge").expect("bridge").containers.is_empty());
+        plane.shutdown().await;
+        assert_eq!(plane.check().await.expect("check"), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn drift_is_seen_and_repaired() {
+    let host = Host::new();
+    host.run(async {
+        let plane = start(&host).await;
+        let mut web = request("web", &["bridge"]);
+        web.ports = vec![publish(8080, 80)];
+        let web = up(&plane, web).await;
+        let table = format!("skep_{}", host.instance);
+        let bridge = plane.inspect_bridge("bridge").expect("bridge").interface;
+        let breakages = [
+            format!("nft flush table ip {table}"),
+            format!("nft delete table ip {table}"),
+            format!("nft flush map ip {table} ports_any"),
+            format!("nft add rule ip {table} guard accept"),
+            format!("nft add set ip {table} stray '{{ type mark; }}'"),
+            format!("ip link del {bridge}"),
+            format!("ip addr flush dev {bridge}"),
+            "ip link add sk${I}x1 type bridge".replace("${I}", &host.instance),
+            "sysctl -qw net.ipv4.ip_forward=0".to_owned(),
+            format!(
+                "for l in $(ls -1 /proc/sys/net/ipv4/conf | grep {}v); do ip link del $l; done",
+                host.instance
+            ),
+        ];
+        for breakage in breakages {
+            host.sh(&breakage);
+            assert!(!plane.check().await.expect("check").is_empty(), "unseen: {breakage}");
+            plane.reconcile().await.expect("reconcile");
+            assert_eq!(plane.check().await.expect("check"), Vec::<String>::new(), "{breakage}");
+            let answer = ask(host.netns(), LOOPBACK, 8080);
+            assert_eq!(answer.map(|a| a.0), Some("web".into()), "after {breakage}");
+        }
+        drop(web);
+        plane.shutdown().await;
+    });
+}
+
+#[test]
+fn teardown_leaves_nothing() {
+    let host = Host::new();
+    host.run(async {
+        let plane = start(&host).await;
+        let list = "ip -o link | cut -d: -f2 | cut -d@ -f1 | sort; ip route | sed 's/ linkdown//' | sort; nft list ruleset";
+        let before = host.sh(list);
+        plane.create_bridge(spec("blue", "10.77.1.0/24")).await.expect("blue");
+        for number in 0..5 {
+            let mut each = request(&format!("c{number}"), &["blue", "bridge"]);
+            each.ports = vec![publish(9000 + number, 80)];
+            plane.attach(each).await.expect("attach");
+        }
+        let busy = plane.remove_bridge("blue").await.expect_err("in use");
+        assert!(busy.to_string().contains("c0-name"), "{busy}");
+        plane.retain(&[]).await.expect("retain");
+        plane.remove_bridge("blue").await.expect("remove");
+        plane.detach("c0").await.expect("twice is fine");
+        plane.shutdown().await;
+        lab::assert_same(&before, &host.sh(list));
+        let files = |path: &str| std::fs::read_dir(host.root.path().join(path)).expect("dir").count();
+        assert_eq!((files("run/netns"), files("data/network/containers")), (0, 0));
+    });
+}
+
+#[test]
+fn what_cannot_be_is_refused_with_a_reason() {
+    let host = Host::new();
+    host.sh("ip link add under type bridge && ip link set under up && ip addr add 172.17.9.9/24 dev under");
+    host.run(async {
+        let plane = start(&host).await;
+        let default = plane.inspect_bridge("bridge").expect("bridge");
+        assert_eq!(default.subnet.to_string(), "172.18.0.0/16", "172.17.9.0/24 is routed already");
+        plane.create_bridge(spec("blue", "10.77.1.0/29")).await.expect("blue");
+        let bad = [
+            spec("blue", "10.77.5.0/24"),
+            spec("over", "10.77.0.0/16"),
+            spec("-bad", "10.77.5.0/24"),
+            spec("host", "10.77.5.0/24"),
+            spec("tiny", "10.77.5.0/31"),
+            spec("loop", "127.0.0.0/8"),
+            BridgeSpec { gateway: Some(Ipv4Addr::new(10, 1, 1, 1)), ..spec("gate", "10.77.5.0/24") },
+            BridgeSpec {
+                options: [("mtu".to_owned(), "9000".to_owned())].into(),
+                ..spec("opt", "10.77.5.0/24")
+            },
+        ];
+        for spec in bad {
+            let error = plane.create_bridge(spec.clone()).await.expect_err(&spec.name);
+            assert!(!error.to_string().is_empty());
+        }
+        assert!(plane.remove_bridge("bridge").await.is_err());
+        assert!(plane.attach(request("a", &["nowhere"])).await.is_err());
+        assert!(plane.attach(request("a", &["blue", "blue"])).await.is_err());
+        assert!(plane.attach(request("a", &["blue=10.78.0.1"])).await.is_err());
+        assert!(plane.attach(request("../a", &["blue"])).await.is_err());
+        for number in 0..5 {
+            plane.attach(request(&format!("n{number}"), &["blue"])).await.expect("fits");
+        }
+        let full = plane.attach(request("full", &["blue"])).await.expect_err("all given");
+        assert!(matches!(full, Error::Exhausted { .. }), "{full}");
+        plane.detach("n3").await.expect("detach");
+        plane.attach(request("full", &["blue=10.77.1.5"])).await.expect("its address is free");
+        plane.shutdown().await;
+        assert_eq!(plane.check().await.expect("check"), Vec::<String>::new());
+    });
+}

@@ -1,0 +1,333 @@
+//! Two hosts of a swarm on the real kernel: encrypted overlay networks, virtual addresses, ports
+//! published on every node, isolation, restarts. Has a `main` of its own because it also is the
+//! userspace WireGuard of the hosts it makes.
+
+mod lab;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::net::Ipv4Addr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use lab::{Host, ask, assert_same, request, serve, up};
+use skep_overlay::desired::{Backend, Cidr, Desired, Network, Peer, PublishedPort, Service};
+use skep_overlay::{Attached, DataPlane};
+
+const PORT: u16 = 4789;
+const NODES: [&str; 2] = ["node-a", "node-b"];
+const VIP: Ipv4Addr = Ipv4Addr::new(10, 40, 1, 2);
+
+fn main() {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    if args.get(1).is_some_and(|a| a == "wireguard") {
+        std::process::exit(skep_overlay::wireguard_main(&args[2..]));
+    }
+    let filter = args.iter().skip(1).filter_map(|a| a.to_str()).find(|a| !a.starts_with('-'));
+    let tests: [(&str, fn()); 5] = [
+        ("virtual_addresses", virtual_addresses),
+        ("isolation", isolation),
+        ("published_ports", published_ports),
+        ("restart_and_drift", restart_and_drift),
+        ("leaving", leaving),
+    ];
+    if args.iter().any(|a| a == "--list") {
+        tests.iter().for_each(|(name, _)| println!("{name}: test"));
+        return;
+    }
+    let mut failed = Vec::new();
+    for (name, test) in tests.iter().filter(|(n, _)| filter.is_none_or(|f| n.contains(f))) {
+        let ok = catch_unwind(AssertUnwindSafe(test)).is_ok();
+        println!("test {name} ... {}", if ok { "ok" } else { "FAILED" });
+        if !ok {
+            failed.push(*name);
+        }
+    }
+    if !failed.is_empty() {
+        eprintln!("failed: {failed:?}");
+        std::process::exit(101);
+    }
+}
+
+fn cidr(text: &str) -> Cidr {
+    text.parse().expect("network")
+}
+
+/// Two hosts on one underlay, and a client beside the second one.
+struct Swarm {
+    hosts: [Host; 2],
+    client: Host,
+    planes: [DataPlane; 2],
+}
+
+const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 67, 0, 9);
+/// The second host's address as the client sees it.
+const DOOR: Ipv4Addr = Ipv4Addr::new(10, 67, 0, 1);
+
+impl Swarm {
+    fn new() -> Self {
+        let hosts = [Host::new(), Host::new()];
+        let client = Host::new();
+        hosts[0].connect(&hosts[1], "under", "10.66.0.1", "10.66.0.2");
+        hosts[1].connect(&client, "side", "10.67.0.1", "10.67.0.9");
+        let planes = [start(&hosts[0]), start(&hosts[1])];
+        Self { hosts, client, planes }
+    }
+
+    /// Networks 1 and 2 and the ingress network; service `web` with these backends in network 1 and on
+    /// port 8080.
+    fn desired(&self, node: usize, backends: &[(usize, u8)]) -> Desired {
+        let other = 1 - node;
+        let peer = Peer {
+            node_id: NODES[other].into(),
+            endpoint: format!("10.66.0.{}:{PORT}", other + 1).parse().expect("endpoint"),
+            public_key: self.planes[other].public_key(),
+            overlay_addr: Ipv4Addr::new(10, 255, 0, other as u8 + 1),
+        };
+        let backend = |net: u8| {
+            move |(node, host): &(usize, u8)| Backend {
+                task_id: format!("task{host}"),
+                task_name: format!("web.{host}"),
+                addr: Ipv4Addr::new(10, 40, net, *host),
+                node_id: NODES[*node].into(),
+            }
+        };
+        let network = |net: u8| {
+            let web = Service {
+                id: "web-id".into(),
+                name: "web".into(),
+                aliases: vec![],
+                vip: Some(VIP),
+                backends: backends.iter().map(backend(1)).collect(),
+            };
+            let network = Network {
+                id: format!("net{net}"),
+                name: format!("network-{net}"),
+                version: 7,
+                subnet: cidr(&format!("10.40.{net}.0/24")),
+                internal: net == 2,
+                ingress: net == 0,
+                peers: vec![peer.clone()],
+                blocks: BTreeMap::from([
+                    (cidr(&format!("10.40.{net}.64/26")), NODES[0].to_owned()),
+                    (cidr(&format!("10.40.{net}.128/26")), NODES[1].to_owned()),
+                ]),
+                services: if net == 1 { vec![web] } else { vec![] },
+            };
+            (network.id.clone(), network)
+        };
+        Desired {
+            node_id: NODES[node].into(),
+            overlay_addr: Some(Ipv4Addr::new(10, 255, 0, node as u8 + 1)),
+            networks: [network(0), network(1), network(2)].into(),
+            ingress_version: 3,
+            ports: vec![PublishedPort {
+                protocol: "tcp".into(),
+                published: 8080,
+                target: 80,
+                backends: backends.iter().map(backend(0)).collect(),
+            }],
+        }
+    }
+
+    fn apply(&self, backends: &[(usize, u8)]) {
+        for node in 0..2 {
+            let applied = self.hosts[node].run(self.planes[node].apply(self.desired(node, backends), PORT));
+            let applied = applied.expect("apply");
+            assert_eq!((applied.networks["net1"], applied.ingress), (7, 3));
+        }
+    }
+
+    /// A container with the same last number in each of these networks.
+    fn container(&self, node: usize, networks: &[u8], host: u8) -> Attached {
+        let joins: Vec<_> = networks.iter().map(|n| format!("net{n}=10.40.{n}.{host}")).collect();
+        let joins: Vec<&str> = joins.iter().map(String::as_str).collect();
+        let name = format!("c{host}");
+        self.hosts[node].run(up(&self.planes[node], request(&name, &joins)))
+    }
+
+    fn check(&self) {
+        for node in 0..2 {
+            let found = self.hosts[node].run(self.planes[node].check()).expect("check");
+            assert_eq!(found, Vec::<String>::new(), "host {node}");
+        }
+    }
+}
+
+impl Drop for Swarm {
+    fn drop(&mut self) {
+        for node in 0..2 {
+            if let Err(error) = self.hosts[node].run(self.planes[node].leave_swarm()) {
+                eprintln!("leaving: {error}");
+            }
+        }
+    }
+}
+
+fn start(host: &Host) -> DataPlane {
+    host.run(DataPlane::start(host.options())).expect("data plane")
+}
+
+/// How often each server answers.
+fn tally(times: usize, mut ask: impl FnMut() -> Option<(String, String)>) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for _ in 0..times {
+        let (name, _) = ask().unwrap_or_else(|| ("nobody".into(), String::new()));
+        *counts.entry(name).or_default() += 1;
+    }
+    counts
+}
+
+fn assert_thirds(counts: &BTreeMap<String, usize>, total: usize, names: &[&str]) {
+    assert_eq!(counts.keys().map(String::as_str).collect::<Vec<_>>(), names, "{counts:?}");
+    // Four standard deviations of a fair third.
+    let slack = 4.0 * (total as f64 * 2.0 / 9.0).sqrt() + total as f64 / 64.0;
+    for count in counts.values() {
+        assert!((*count as f64 - total as f64 / 3.0).abs() < slack, "{counts:?}");
+    }
+}
+
+const BACKENDS: [(usize, u8); 3] = [(0, 70), (0, 71), (1, 130)];
+
+fn virtual_addresses() {
+    let swarm = Swarm::new();
+    swarm.apply(&BACKENDS);
+    let own = swarm.container(0, &[1], 70);
+    swarm.container(0, &[1], 71);
+    let remote = swarm.container(1, &[1], 130);
+    let caller = swarm.container(0, &[1], 75);
+    swarm.check();
+    let direct = ask(&caller.netns, Ipv4Addr::new(10, 40, 1, 130), 80);
+    assert_eq!(direct, Some(("c130".into(), "10.40.1.75".into())), "across hosts");
+    let counts = tally(300, || {
+        let answer = ask(&caller.netns, VIP, 80);
+        assert_eq!(answer.as_ref().map(|a| a.1.as_str()), Some("10.40.1.75"), "client's address");
+        answer
+    });
+    assert_thirds(&counts, 300, &["c130", "c70", "c71"]);
+    for (name, netns) in [("backend", &own.netns), ("backend elsewhere", &remote.netns)] {
+        let counts = tally(90, || ask(netns, VIP, 80));
+        assert_thirds(&counts, 90, &["c130", "c70", "c71"]);
+        println!("from a {name}: {counts:?}");
+    }
+    let counts = tally(90, || ask(swarm.hosts[1].netns(), VIP, 80));
+    assert_thirds(&counts, 90, &["c130", "c70", "c71"]);
+    swarm.apply(&[(1, 130)]);
+    assert_eq!(tally(20, || ask(&caller.netns, VIP, 80)), BTreeMap::from([("c130".to_owned(), 20)]));
+    swarm.check();
+}
+
+fn isolation() {
+    let swarm = Swarm::new();
+    swarm.apply(&BACKENDS);
+    let one = swarm.container(0, &[1], 70);
+    let both = swarm.container(0, &[1, 2], 71);
+    let two = swarm.container(0, &[2], 72);
+    swarm.container(1, &[1], 130);
+    swarm.container(1, &[2], 131);
+    let bridge = swarm.hosts[0].run(up(&swarm.planes[0], request("bridged", &["bridge"])));
+    serve(swarm.hosts[1].netns(), 81, "outside");
+    let addr = |net, host| Ipv4Addr::new(10, 40, net, host);
+    let answers = |from: &Attached, to| ask(&from.netns, to, 80).map(|a| a.0);
+    assert_eq!(answers(&one, addr(1, 71)), Some("c71".into()));
+    assert_eq!(answers(&two, addr(2, 131)), Some("c131".into()), "across hosts");
+    assert_eq!(answers(&both, addr(2, 72)), Some("c72".into()));
+    for (what, from, to) in [
+        ("a neighbour of another network", &two, addr(1, 70)),
+        ("another network's virtual address", &two, VIP),
+        ("another network on another host", &two, addr(1, 130)),
+        ("the other way", &one, addr(2, 131)),
+        ("from a bridge", &bridge, addr(1, 70)),
+        ("from a bridge, virtual address", &bridge, VIP),
+        ("to a bridge", &one, bridge.endpoints[0].addr),
+    ] {
+        assert_eq!(answers(from, to), None, "{what}");
+    }
+    let outside = Ipv4Addr::new(10, 66, 0, 2);
+    assert_eq!(ask(&one.netns, outside, 81), Some(("outside".into(), "10.66.0.1".into())));
+    assert_eq!(ask(&two.netns, outside, 81), None, "an internal network has no way out");
+    // An address taken by force opens nothing.
+    lab::within(&two.netns, || {
+        let script = "ip addr add 10.40.1.99/32 dev eth0 && ip route replace 10.40.1.0/24 via 169.254.1.1 src 10.40.1.99";
+        assert!(std::process::Command::new("sh").args(["-c", script]).status().expect("sh").success());
+    });
+    assert_eq!(answers(&two, addr(1, 70)), None, "forged source");
+    assert_eq!(answers(&two, addr(1, 130)), None, "forged source, across hosts");
+    swarm.check();
+}
+
+fn published_ports() {
+    let swarm = Swarm::new();
+    swarm.apply(&BACKENDS);
+    let own = swarm.container(0, &[1, 0], 70);
+    swarm.container(0, &[1, 0], 71);
+    swarm.container(1, &[1, 0], 130);
+    let mut seen = BTreeMap::new();
+    let counts = tally(150, || {
+        let answer = ask(swarm.client.netns(), DOOR, 8080);
+        seen.extend(answer.clone());
+        answer
+    });
+    assert_thirds(&counts, 150, &["c130", "c70", "c71"]);
+    assert_eq!(seen["c130"], CLIENT.to_string(), "a local task sees the client");
+    let local = tally(60, || ask(swarm.hosts[0].netns(), Ipv4Addr::LOCALHOST, 8080));
+    assert_thirds(&local, 60, &["c130", "c70", "c71"]);
+    let around = tally(60, || ask(&own.netns, Ipv4Addr::new(10, 66, 0, 1), 8080));
+    assert_thirds(&around, 60, &["c130", "c70", "c71"]);
+    // Tasks do not reach each other by their ingress addresses.
+    assert_eq!(ask(&own.netns, Ipv4Addr::new(10, 40, 0, 71), 80), None);
+    swarm.check();
+    // A program of the host that has the port keeps it.
+    swarm.apply(&[]);
+    swarm.hosts[1].run(swarm.planes[1].leave_swarm()).expect("leave");
+    serve(swarm.hosts[1].netns(), 8080, "squatter");
+    swarm.apply(&BACKENDS);
+    assert_eq!(ask(swarm.client.netns(), DOOR, 8080).map(|a| a.0), Some("squatter".into()));
+}
+
+fn restart_and_drift() {
+    let mut swarm = Swarm::new();
+    swarm.apply(&BACKENDS);
+    let caller = swarm.container(0, &[1, 0], 70);
+    swarm.container(1, &[1, 0], 130);
+    let reach = || ask(&caller.netns, Ipv4Addr::new(10, 40, 1, 130), 80).map(|a| a.0);
+    assert_eq!(reach(), Some("c130".into()));
+    let list = "ip -o link; ip route; nft -a list ruleset";
+    let before = swarm.hosts[0].sh(list);
+    swarm.hosts[0].run(swarm.planes[0].shutdown());
+    assert_eq!(reach(), Some("c130".into()), "without a daemon");
+    swarm.planes[0] = start(&swarm.hosts[0]);
+    assert_same(&before, &swarm.hosts[0].sh(list));
+    swarm.hosts[0].run(swarm.planes[0].retain(&["c70".to_owned()])).expect("retain");
+    swarm.check();
+    assert_eq!(reach(), Some("c130".into()), "with the next daemon");
+    let instance = &swarm.hosts[0].instance;
+    for breakage in [
+        format!("ip route flush dev wg-{instance}"),
+        format!("nft flush map ip skep_{instance} vip_few"),
+        format!("ip route flush dev $(ls /proc/sys/net/ipv4/conf | grep sk{instance}o)"),
+        format!("ip link del $(ls /proc/sys/net/ipv4/conf | grep sk{instance}o)"),
+        format!("ip link del wg-{instance}"),
+    ] {
+        swarm.hosts[0].sh(&breakage);
+        let found = swarm.hosts[0].run(swarm.planes[0].check());
+        assert!(found.is_err() || found.is_ok_and(|f| !f.is_empty()), "unseen: {breakage}");
+        swarm.hosts[0].run(swarm.planes[0].reconcile()).expect("reconcile");
+        swarm.check();
+        assert_eq!(reach(), Some("c130".into()), "{breakage}");
+    }
+}
+
+fn leaving() {
+    let swarm = Swarm::new();
+    let list = "ip -o link | cut -d: -f2 | cut -d@ -f1 | sort; ip route; nft list ruleset";
+    let before = swarm.hosts[0].sh(list);
+    swarm.apply(&BACKENDS);
+    swarm.container(0, &[1, 0], 70);
+    swarm.hosts[0].run(async {
+        swarm.planes[0].retain(&[]).await.expect("retain");
+        swarm.planes[0].leave_swarm().await.expect("leave");
+        swarm.planes[0].shutdown().await;
+    });
+    assert_same(&before, &swarm.hosts[0].sh(list));
+    assert!(!swarm.hosts[0].root.path().join("data/network/swarm.json").exists());
+}
