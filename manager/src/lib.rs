@@ -18,5 +18,7 @@ pub mod reaper;
 pub mod restart;
 pub mod scheduler;
 mod services;
+#[cfg(test)]
+mod services_tests;
 pub mod store;
 pub mod updater;

@@ -102,7 +102,7 @@ fn networks() {
         ("overlay", "", ""),
         ("", "10.1.0.0/16", ""),
         ("bridge", "", "use overlay"),
-        ("overlay", "10.1.0.1/16", "CIDR"),
+        ("overlay", "10.1.0.1/16", ""),
         ("overlay", "fd00::/64", "CIDR"),
         ("overlay", "10.1.0.0/33", "CIDR"),
         ("overlay", "10.1.0.0/30", "from 8 to 28"),
