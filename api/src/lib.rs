@@ -1,16 +1,25 @@
 //! The Docker Engine REST API over the engine, the data plane and the swarm.
 //!
 //! [`convert`] holds the pure translations between Docker's JSON and Skep's own types, `routes` one
-//! file per group of operations. The daemon supplies the handles in an [`ApiState`].
+//! file per group of operations. The daemon supplies the handles in an [`ApiState`] and calls
+//! [`serve`]; [`swarm::Swarm`] is what it implements for the part that starts and stops a manager.
 
 #![forbid(unsafe_code)]
 
 pub mod convert;
 mod error;
+mod event_log;
 pub mod fields;
 pub mod filters;
+mod hijack;
+mod routes;
+mod server;
+mod state;
 mod stdcopy;
 pub mod swarm;
 pub mod version;
 
 pub use error::{ApiError, ApiResult};
+pub use routes::router;
+pub use server::{Listener, ServeError, serve};
+pub use state::{ApiState, DaemonInfo};

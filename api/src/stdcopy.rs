@@ -6,6 +6,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 pub const STDOUT: u8 = 1;
 /// Stream number of standard error.
 pub const STDERR: u8 = 2;
+/// Stream number of the daemon's own errors: a client reports them and stops.
+pub const SYSTEM_ERROR: u8 = 3;
 /// Content type of a multiplexed stream.
 pub const MULTIPLEXED: &str = "application/vnd.docker.multiplexed-stream";
 /// Content type of a terminal's bytes, as they are.

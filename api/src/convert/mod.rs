@@ -2,6 +2,7 @@
 
 pub mod cluster;
 pub mod container;
+pub mod image;
 pub mod names;
 pub mod network;
 pub mod node;

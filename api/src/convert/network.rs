@@ -1,8 +1,11 @@
 //! Networks: the body of `create` read, swarm networks written, and the filters of `network ls`.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 use serde_json::{Value, json};
+use skep_overlay::BridgeInfo;
+use skep_overlay::desired::Cidr;
 use skep_proto::v1::{Annotations, Network, NetworkSpec};
 
 use super::created;
@@ -30,10 +33,10 @@ pub enum Create {
 pub struct Bridge {
     /// Name.
     pub name: String,
-    /// Address range asked for, CIDR.
-    pub subnet: Option<String>,
+    /// Address range asked for.
+    pub subnet: Option<Cidr>,
     /// Gateway asked for.
-    pub gateway: Option<String>,
+    pub gateway: Option<Ipv4Addr>,
     /// No way out.
     pub internal: bool,
     /// Labels.
@@ -109,7 +112,7 @@ pub fn read(body: &[u8]) -> ApiResult<Create> {
             let spec = NetworkSpec {
                 annotations: Some(Annotations { name, labels: labels.into_iter().collect() }),
                 driver,
-                subnet: subnet.unwrap_or_default(),
+                subnet: subnet.map(|s| s.to_string()).unwrap_or_default(),
                 ingress,
                 attachable,
                 internal,
@@ -123,7 +126,7 @@ pub fn read(body: &[u8]) -> ApiResult<Create> {
     }
 }
 
-fn read_ipam(mut f: Fields) -> ApiResult<(Option<String>, Option<String>)> {
+fn read_ipam(mut f: Fields) -> ApiResult<(Option<Cidr>, Option<Ipv4Addr>)> {
     f.only("Driver", &[json!("default")], "addresses are managed by Skep; leave it out")?;
     let mut configs = f.objects("Config")?.into_iter();
     f.refuse_rest(&[])?;
@@ -131,25 +134,22 @@ fn read_ipam(mut f: Fields) -> ApiResult<(Option<String>, Option<String>)> {
     if configs.next().is_some() {
         return Err(ApiError::bad_request("IPAM.Config: give one subnet per network"));
     }
-    let subnet = config.opt_string("Subnet")?;
-    if let Some(text) = &subnet {
-        text.parse::<skep_overlay::desired::Cidr>()
-            .map_err(|e| ApiError::bad_request(format!("IPAM.Config[0].Subnet: {e}")))?;
-    }
-    let gateway = config.opt_string("Gateway")?;
-    if let Some(text) = &gateway {
-        text.parse::<std::net::Ipv4Addr>().map_err(|_| {
+    let subnet = config.opt_string("Subnet")?.map(|text| {
+        text.parse::<Cidr>().map_err(|e| ApiError::bad_request(format!("IPAM.Config[0].Subnet: {e}")))
+    });
+    let gateway = config.opt_string("Gateway")?.map(|text| {
+        text.parse::<Ipv4Addr>().map_err(|_| {
             ApiError::bad_request(format!("IPAM.Config[0].Gateway = {text:?} is not an IPv4 address"))
-        })?;
-    }
+        })
+    });
     config.refuse_rest(&[
         ("IPRange", "the whole subnet is used; give a smaller subnet"),
         ("AuxiliaryAddresses", "leave them out"),
     ])?;
-    Ok((subnet, gateway))
+    Ok((subnet.transpose()?, gateway.transpose()?))
 }
 
-/// What a network is filtered by.
+/// What every network is told apart by.
 #[derive(Debug)]
 pub struct Facts<'a> {
     /// Identifier.
@@ -224,6 +224,17 @@ pub fn swarm(n: &Network) -> Value {
     out
 }
 
+/// A bridge of this host.
+pub fn bridge(b: &BridgeInfo) -> Value {
+    let facts = Facts { id: &b.id, name: &b.name, driver: "bridge", scope: "local" };
+    let mut out = shown(&facts, super::time::from_ns(b.created_at_ns));
+    out["IPAM"]["Config"] = json!([{ "Subnet": b.subnet.to_string(), "Gateway": b.gateway.to_string() }]);
+    out["Internal"] = b.internal.into();
+    out["Options"] = json!(b.options);
+    out["Labels"] = json!(b.labels);
+    out
+}
+
 /// `host` or `none`. Their IDs are their names written in hexadecimal, filled up with zeros.
 pub fn fixed(name: &str) -> Value {
     let hex: String = name.bytes().map(|b| format!("{b:02x}")).collect();
@@ -244,7 +255,7 @@ mod tests {
         assert!(spec.attachable && !spec.internal);
         let bridge = br#"{"Name":"b","Driver":"bridge","IPAM":{"Config":[{"Subnet":"10.9.0.0/24"}]},"EnableIPv6":false}"#;
         let Ok(Create::Bridge(b)) = read(bridge) else { panic!("a bridge") };
-        assert_eq!(b.subnet.as_deref(), Some("10.9.0.0/24"));
+        assert_eq!(b.subnet.map(|s| s.to_string()).as_deref(), Some("10.9.0.0/24"));
     }
 
     #[test]

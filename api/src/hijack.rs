@@ -1,0 +1,215 @@
+//! A connection taken over by `attach`: output one way, input the other, until the output ends or
+//! the user types the detach keys.
+
+use std::pin::Pin;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use crate::error::{ApiError, ApiResult};
+
+/// What takes a container's input.
+pub type Input = Pin<Box<dyn AsyncWrite + Send>>;
+
+/// The keys that leave an attached terminal without ending what runs in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DetachKeys(Vec<u8>);
+
+impl DetachKeys {
+    /// Reads `ctrl-p,ctrl-q`, which is also what an empty text means.
+    pub fn parse(text: &str) -> ApiResult<Self> {
+        let text = if text.is_empty() { "ctrl-p,ctrl-q" } else { text };
+        text.split(',')
+            .map(|key| {
+                let bad = || {
+                    ApiError::bad_request(format!(
+                        "invalid detach keys {text:?}: {key:?} is neither one character nor ctrl- and one of a-z @ [ \\ ] ^ _"
+                    ))
+                };
+                match (key.as_bytes(), key.strip_prefix("ctrl-").map(str::as_bytes)) {
+                    ([c], _) => Ok(*c),
+                    (_, Some([c @ (b'a'..=b'z')])) => Ok(c - b'a' + 1),
+                    (_, Some([c @ (b'@' | b'[' | b'\\' | b']' | b'^' | b'_')])) => Ok(c - b'@'),
+                    _ => Err(bad()),
+                }
+            })
+            .collect::<ApiResult<_>>()
+            .map(Self)
+    }
+}
+
+/// Watches input for the keys; holds back what may be their beginning.
+#[derive(Debug)]
+struct Watch {
+    keys: Vec<u8>,
+    seen: usize,
+}
+
+impl Watch {
+    /// What of `data` is input, and whether the keys were typed.
+    fn pass(&mut self, data: &[u8]) -> (Vec<u8>, bool) {
+        let mut out = Vec::with_capacity(data.len() + self.seen);
+        for &byte in data {
+            if byte == self.keys[self.seen] {
+                self.seen += 1;
+                if self.seen == self.keys.len() {
+                    return (out, true);
+                }
+                continue;
+            }
+            out.extend_from_slice(&self.keys[..self.seen]);
+            self.seen = usize::from(byte == self.keys[0]);
+            if self.seen == 0 {
+                out.push(byte);
+            }
+        }
+        (out, false)
+    }
+}
+
+/// Joins an upgraded connection with a container. Ends when the output does.
+pub async fn run(
+    upgrade: OnUpgrade,
+    output: BoxStream<'static, Bytes>,
+    input: Option<Input>,
+    keys: Option<DetachKeys>,
+) {
+    let connection = match upgrade.await {
+        Ok(upgraded) => TokioIo::new(upgraded),
+        Err(e) => {
+            tracing::debug!(error = %e, "the client left before its connection was taken over");
+            return;
+        }
+    };
+    join(connection, output, input, keys).await;
+}
+
+async fn join<C>(
+    connection: C,
+    mut output: BoxStream<'static, Bytes>,
+    input: Option<Input>,
+    keys: Option<DetachKeys>,
+) where
+    C: AsyncRead + AsyncWrite + Send + 'static,
+{
+    let (from_client, mut to_client) = tokio::io::split(connection);
+    let down = async {
+        while let Some(piece) = output.next().await {
+            if to_client.write_all(&piece).await.is_err() || to_client.flush().await.is_err() {
+                return;
+            }
+        }
+    };
+    let up = async {
+        match input {
+            Some(input) => {
+                if feed(from_client, input, keys).await == Fed::Eof {
+                    // The client has no more to say, but listens on.
+                    std::future::pending::<()>().await;
+                }
+            }
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = down => {}
+        () = up => {}
+    }
+    // The other end may have gone already.
+    let _ = to_client.shutdown().await;
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Fed {
+    Eof,
+    Detached,
+}
+
+async fn feed(mut from: impl AsyncRead + Unpin, mut to: Input, keys: Option<DetachKeys>) -> Fed {
+    let mut watch = keys.filter(|k| !k.0.is_empty()).map(|k| Watch { keys: k.0, seen: 0 });
+    let mut buffer = vec![0; 16 << 10];
+    loop {
+        let read = match from.read(&mut buffer).await {
+            Ok(0) | Err(_) => break,
+            Ok(n) => &buffer[..n],
+        };
+        let (data, detached) = match &mut watch {
+            Some(watch) => watch.pass(read),
+            None => (read.to_vec(), false),
+        };
+        if to.write_all(&data).await.is_err() || to.flush().await.is_err() {
+            // The container has closed its stdin or ended: what is typed on goes nowhere.
+            return Fed::Eof;
+        }
+        if detached {
+            return Fed::Detached;
+        }
+    }
+    if let Some(watch) = watch {
+        // Held back as the beginning of the keys, and never completed.
+        let _ = to.write_all(&watch.keys[..watch.seen]).await;
+    }
+    // Tells the container that its input has ended; it may have ended itself.
+    let _ = to.shutdown().await;
+    Fed::Eof
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn detach_keys_are_read() {
+        assert_eq!(DetachKeys::parse(""), Ok(DetachKeys(vec![16, 17])));
+        assert_eq!(DetachKeys::parse("ctrl-@,x,ctrl-["), Ok(DetachKeys(vec![0, b'x', 27])));
+        for bad in ["ctrl-", "ctrl-A", "ab", "a,"] {
+            assert!(DetachKeys::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn keys_are_found_across_reads_and_nothing_else_is_lost() {
+        let table: [(&[&[u8]], &[u8], bool); 5] = [
+            (&[b"ab\x10", b"\x11cd"], b"ab", true),
+            (&[b"ab\x10", b"cd"], b"ab\x10cd", false),
+            (&[b"\x10\x10\x11"], b"\x10", true),
+            (&[b"\x11"], b"\x11", false),
+            (&[b""], b"", false),
+        ];
+        for (reads, expected, detached) in table {
+            let mut watch = Watch { keys: vec![16, 17], seen: 0 };
+            let (mut out, mut found) = (Vec::new(), false);
+            for read in reads {
+                let (data, end) = watch.pass(read);
+                out.extend(data);
+                found |= end;
+            }
+            assert_eq!((out.as_slice(), found), (expected, detached), "{reads:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_has_no_more_to_say_still_gets_the_output() {
+        let (client, server) = tokio::io::duplex(1024);
+        let (input, mut container) = tokio::io::duplex(1024);
+        let (send, output) = tokio::sync::mpsc::channel::<Bytes>(1);
+        let output = tokio_stream::wrappers::ReceiverStream::new(output).boxed();
+        let joined = tokio::spawn(join(server, output, Some(Box::pin(input)), None));
+        let (mut from, mut to) = tokio::io::split(client);
+        to.write_all(b"in").await.expect("open");
+        to.shutdown().await.expect("open");
+        let mut got = Vec::new();
+        container.read_to_end(&mut got).await.expect("input ends");
+        assert_eq!(got, b"in");
+        send.send(Bytes::from_static(b"out")).await.expect("open");
+        drop(send);
+        let mut got = Vec::new();
+        from.read_to_end(&mut got).await.expect("output ends");
+        assert_eq!(got, b"out");
+        joined.await.expect("no panic");
+    }
+}

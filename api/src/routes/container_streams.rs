@@ -1,0 +1,218 @@
+//! What streams from a container: `logs`, `wait`, `attach`.
+
+use std::io;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Extension, Path, Query, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt};
+use serde::Deserialize;
+use serde_json::json;
+use skep_engine::{AttachOptions, LogFrame, LogOptions, StdStream, WaitCondition};
+
+use super::{Spoken, body};
+use crate::convert::time;
+use crate::error::{ApiError, ApiResult};
+use crate::hijack;
+use crate::state::ApiState;
+use crate::stdcopy::{self, STDERR, STDOUT};
+use crate::version::Version;
+
+pub(super) fn routes() -> Router<ApiState> {
+    Router::new()
+        .route("/containers/{id}/logs", get(logs))
+        .route("/containers/{id}/wait", post(wait))
+        .route("/containers/{id}/attach", post(attach))
+}
+
+/// The query of every kind of logs.
+#[derive(Deserialize)]
+pub(super) struct LogQuery {
+    follow: Option<String>,
+    stdout: Option<String>,
+    stderr: Option<String>,
+    since: Option<String>,
+    until: Option<String>,
+    timestamps: Option<String>,
+    details: Option<String>,
+    tail: Option<String>,
+}
+
+impl LogQuery {
+    /// What is asked of the log.
+    pub(super) fn read(&self) -> ApiResult<LogOptions> {
+        let options = LogOptions {
+            follow: body::flag(self.follow.as_deref()),
+            stdout: body::flag(self.stdout.as_deref()),
+            stderr: body::flag(self.stderr.as_deref()),
+            since_ns: time::parse("since", self.since.as_deref().unwrap_or_default())?,
+            until_ns: time::parse("until", self.until.as_deref().unwrap_or_default())?,
+            // What is not a number is all of it, as Docker reads it.
+            tail: self.tail.as_deref().and_then(|t| t.parse().ok()),
+        };
+        if !options.stdout && !options.stderr {
+            return Err(ApiError::bad_request("Bad parameters: you must choose at least one stream"));
+        }
+        Ok(options)
+    }
+
+    pub(super) fn timestamps(&self) -> bool {
+        body::flag(self.timestamps.as_deref())
+    }
+
+    pub(super) fn details(&self) -> bool {
+        body::flag(self.details.as_deref())
+    }
+}
+
+async fn logs(
+    State(s): State<ApiState>,
+    Path(id): Path<String>,
+    Query(q): Query<LogQuery>,
+    Extension(spoken): Extension<Spoken>,
+) -> ApiResult {
+    let options = q.read()?;
+    let container = s.engine().inspect(&id)?;
+    let tty = container.config.tty;
+    let (timestamps, details) = (q.timestamps(), q.details());
+    let frames = s.engine().logs(container.id.as_str(), options).await?;
+    let pieces = frames.map(move |frame| {
+        Ok::<_, io::Error>(match frame {
+            Ok(f) => {
+                let mut prefix = String::new();
+                if timestamps {
+                    prefix = time::fixed(f.timestamp_ns) + " ";
+                }
+                if details {
+                    // A container's log has no details of its own; their place stays empty.
+                    prefix.push(' ');
+                }
+                piece(&f, prefix.as_bytes(), tty)
+            }
+            Err(e) => failure(&e.to_string(), tty),
+        })
+    });
+    Ok(body::stream(content_type(spoken.0, tty), pieces))
+}
+
+/// A piece of output on the wire.
+fn piece(f: &LogFrame, prefix: &[u8], tty: bool) -> Bytes {
+    let stream = if f.stream == StdStream::Stderr { STDERR } else { STDOUT };
+    match (tty, prefix) {
+        (true, b"") => f.data.clone(),
+        (true, _) => [prefix, &f.data].concat().into(),
+        (false, _) => stdcopy::frame(stream, prefix, &f.data),
+    }
+}
+
+/// An error after the stream has begun.
+fn failure(text: &str, tty: bool) -> Bytes {
+    let text = format!("{text}\n");
+    if tty { text.into() } else { stdcopy::frame(stdcopy::SYSTEM_ERROR, b"", text.as_bytes()) }
+}
+
+/// The content type since API 1.42; before it, always raw.
+fn content_type(spoken: Version, tty: bool) -> &'static str {
+    if tty || spoken < Version(1, 42) { stdcopy::RAW } else { stdcopy::MULTIPLEXED }
+}
+
+#[derive(Deserialize)]
+struct Wait {
+    condition: Option<String>,
+}
+
+/// Registered before it answers, and answered before the condition holds: `docker run` starts the
+/// container only once it has these headers.
+async fn wait(State(s): State<ApiState>, Path(id): Path<String>, Query(q): Query<Wait>) -> ApiResult {
+    let until = match q.condition.as_deref() {
+        None | Some("" | "not-running") => WaitCondition::NotRunning,
+        Some("next-exit") => WaitCondition::NextExit,
+        Some("removed") => WaitCondition::Removed,
+        Some(other) => {
+            return Err(ApiError::bad_request(format!(
+                "invalid condition: {other:?}: use not-running, next-exit or removed"
+            )));
+        }
+    };
+    let exit = s.engine().wait(&id, until)?;
+    let answer = exit.map(|exit| {
+        Ok::<_, io::Error>(body::line(&match exit {
+            Ok(exit) if exit.error.is_empty() => json!({ "StatusCode": exit.code }),
+            Ok(exit) => json!({ "StatusCode": exit.code, "Error": { "Message": exit.error } }),
+            Err(e) => json!({ "StatusCode": -1, "Error": { "Message": e.to_string() } }),
+        }))
+    });
+    Ok(body::stream("application/json", answer.into_stream()))
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Attach {
+    stream: Option<String>,
+    stdin: Option<String>,
+    stdout: Option<String>,
+    stderr: Option<String>,
+    logs: Option<String>,
+    detach_keys: Option<String>,
+}
+
+async fn attach(
+    State(s): State<ApiState>,
+    Path(id): Path<String>,
+    Query(q): Query<Attach>,
+    Extension(spoken): Extension<Spoken>,
+    mut request: Request,
+) -> ApiResult {
+    let keys = hijack::DetachKeys::parse(q.detach_keys.as_deref().unwrap_or_default())?;
+    let container = s.engine().inspect(&id)?;
+    let tty = container.config.tty;
+    let stream = body::flag(q.stream.as_deref());
+    let stdin = stream && body::flag(q.stdin.as_deref());
+    let options = AttachOptions {
+        stdin,
+        stdout: stream && body::flag(q.stdout.as_deref()),
+        stderr: stream && body::flag(q.stderr.as_deref()),
+        logs: body::flag(q.logs.as_deref()),
+    };
+    let upgrade = hyper::upgrade::on(&mut request);
+    let upgrades = wants_upgrade(request.headers());
+    if stdin && !upgrades {
+        return Err(ApiError::bad_request(
+            "attach with stdin needs a connection of its own: send Connection: Upgrade and Upgrade: tcp",
+        ));
+    }
+    let attached = s.engine().attach(container.id.as_str(), options).await?;
+    let kind = HeaderValue::from_static(content_type(spoken.0, tty));
+    let output = attached.output.map(move |frame| match frame {
+        Ok(f) => piece(&f, b"", tty),
+        Err(e) => failure(&e.to_string(), tty),
+    });
+    if !upgrades {
+        let output = output.map(Ok::<_, io::Error>);
+        return Ok(([(header::CONTENT_TYPE, kind)], Body::from_stream(output)).into_response());
+    }
+    let keys = tty.then_some(keys);
+    tokio::spawn(hijack::run(upgrade, output.boxed(), attached.input, keys));
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, kind);
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("tcp"));
+    Ok(response)
+}
+
+fn wants_upgrade(headers: &HeaderMap) -> bool {
+    let says = |name, word: &str| {
+        headers
+            .get_all(name)
+            .iter()
+            .filter_map(|v| v.to_str().ok())
+            .any(|v| v.split(',').any(|v| v.trim().eq_ignore_ascii_case(word)))
+    };
+    says(header::CONNECTION, "upgrade") && says(header::UPGRADE, "tcp")
+}

@@ -1,0 +1,310 @@
+//! `/containers`: all but what streams.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Path, Query, Request, State};
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use axum::routing::{delete, get, post};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use skep_engine::{Container, ContainerState, Error, WaitCondition};
+
+use super::body;
+use crate::convert::{container, time};
+use crate::error::{ApiError, ApiResult};
+use crate::filters::Filters;
+use crate::state::ApiState;
+
+/// Time from the stop signal to SIGKILL when nobody said.
+const GRACE: Duration = Duration::from_secs(10);
+
+pub(super) fn routes() -> Router<ApiState> {
+    Router::new()
+        .route("/containers/json", get(list))
+        .route("/containers/create", post(create))
+        .route("/containers/{id}/json", get(inspect))
+        .route("/containers/{id}/start", post(start))
+        .route("/containers/{id}/stop", post(stop))
+        .route("/containers/{id}/restart", post(restart))
+        .route("/containers/{id}/kill", post(kill))
+        .route("/containers/{id}/resize", post(resize))
+        .route("/containers/{id}/rename", post(rename))
+        .route("/containers/{id}", delete(remove))
+}
+
+#[derive(Deserialize)]
+struct List {
+    all: Option<String>,
+    limit: Option<String>,
+    size: Option<String>,
+    filters: Option<String>,
+}
+
+async fn list(State(s): State<ApiState>, Query(q): Query<List>) -> ApiResult {
+    let filters = Filters::parse(q.filters.as_deref(), container::FILTERS)?;
+    let limit: i64 = match q.limit.as_deref() {
+        None | Some("") => 0,
+        Some(n) => {
+            n.parse().map_err(|_| ApiError::bad_request(format!("limit = {n:?} must be a whole number")))?
+        }
+    };
+    if body::flag(q.size.as_deref()) {
+        return Err(ApiError::bad_request("size is not supported by this version of Skep: leave out --size"));
+    }
+    let engine = s.engine();
+    let find = |name: &str| Ok(engine.inspect(name)?.created_at_ns);
+    let image = |name: &str| engine.images().resolve(name).ok().map(|i| i.id);
+    let select = container::Select::new(filters, body::flag(q.all.as_deref()) || limit > 0, find, image)?;
+    let mut containers = engine.list();
+    containers.sort_by_key(|c| std::cmp::Reverse(c.created_at_ns));
+    let now = time::now_ns();
+    let shown: Vec<Value> = containers
+        .iter()
+        .filter(|c| select.matches(c))
+        .take(if limit > 0 { limit as usize } else { usize::MAX })
+        .map(|c| container::summary(c, image_name(&s, c), now))
+        .collect();
+    Ok(body::ok(&shown.into()))
+}
+
+/// The name a container's image was given by, unless that name now means another image.
+fn image_name<'a>(s: &ApiState, c: &'a Container) -> &'a str {
+    match s.engine().images().resolve(&c.config.image) {
+        Ok(image) if image.id == c.image_id => &c.config.image,
+        _ => &c.image_id,
+    }
+}
+
+#[derive(Deserialize)]
+struct Create {
+    name: Option<String>,
+    platform: Option<String>,
+}
+
+async fn create(State(s): State<ApiState>, Query(q): Query<Create>, request: Request) -> ApiResult {
+    let arch = s.engine().info().arch;
+    let ours = if arch == "x86_64" { "amd64" } else { &arch };
+    match q.platform.as_deref() {
+        None | Some("" | "linux") => {}
+        Some(p) if p == format!("linux/{ours}") => {}
+        Some(other) => {
+            return Err(ApiError::bad_request(format!(
+                "platform {other} is not run by this host, which is linux/{ours}: leave out --platform"
+            )));
+        }
+    }
+    let create = container::read(&body::read(request).await?)?;
+    make_directories(create.make_directories).await?;
+    let name = q.name.map(|n| n.trim_start_matches('/').to_owned()).filter(|n| !n.is_empty());
+    let id = s.engine().create(name, create.config).await.map_err(|e| match e {
+        // The client looks for these words, with the tag, before it thinks of a pull.
+        Error::NoSuchImage { reference } => {
+            ApiError::not_found(format!("No such image: {}", with_tag(&reference)))
+        }
+        e => e.into(),
+    })?;
+    Ok(body::json(StatusCode::CREATED, &json!({ "Id": id, "Warnings": [] })))
+}
+
+fn with_tag(reference: &str) -> String {
+    let last = reference.rsplit('/').next().unwrap_or_default();
+    if last.contains([':', '@']) { reference.to_owned() } else { format!("{reference}:latest") }
+}
+
+async fn make_directories(paths: Vec<PathBuf>) -> ApiResult<()> {
+    for path in paths {
+        if !tokio::fs::try_exists(&path).await.unwrap_or(false) {
+            tokio::fs::create_dir_all(&path).await.map_err(|e| {
+                ApiError::bad_request(format!("cannot make the bind source {}: {e}", path.display()))
+            })?;
+        }
+    }
+    Ok(())
+}
+
+async fn inspect(State(s): State<ApiState>, Path(id): Path<String>) -> ApiResult {
+    let container = s.engine().inspect(&id)?;
+    Ok(body::ok(&container::inspect(&container)))
+}
+
+#[derive(Deserialize)]
+struct Start {
+    checkpoint: Option<String>,
+}
+
+async fn start(
+    State(s): State<ApiState>,
+    Path(id): Path<String>,
+    Query(q): Query<Start>,
+    request: Request,
+) -> ApiResult {
+    if q.checkpoint.is_some_and(|c| !c.is_empty()) {
+        return Err(ApiError::bad_request(
+            "checkpoint is not supported by this version of Skep: leave it out",
+        ));
+    }
+    // Docker once took the host configuration here; a client that still sends it must be told.
+    let sent = body::read(request).await?;
+    if !matches!(sent.trim_ascii(), b"" | b"{}" | b"null") {
+        return Err(ApiError::bad_request(
+            "starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24",
+        ));
+    }
+    match s.engine().start(&id).await {
+        Ok(()) => Ok(StatusCode::NO_CONTENT.into_response()),
+        Err(Error::AlreadyStarted { .. }) => Ok(StatusCode::NOT_MODIFIED.into_response()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+#[derive(Deserialize)]
+struct Stop {
+    t: Option<String>,
+    signal: Option<String>,
+}
+
+impl Stop {
+    /// Seconds to wait; negative waits for ever.
+    fn timeout(&self) -> ApiResult<Option<Duration>> {
+        match self.t.as_deref() {
+            None | Some("") => Ok(None),
+            Some(t) => match t.parse::<i64>() {
+                Ok(n) if n < 0 => Ok(Some(Duration::from_secs(u32::MAX.into()))),
+                Ok(n) => Ok(Some(Duration::from_secs(n.unsigned_abs()))),
+                Err(_) => Err(ApiError::bad_request(format!("t = {t:?} must be a number of seconds"))),
+            },
+        }
+    }
+}
+
+async fn stop(State(s): State<ApiState>, Path(id): Path<String>, Query(q): Query<Stop>) -> ApiResult {
+    let container = s.engine().inspect(&id)?;
+    if !runs(&container) {
+        return Ok(StatusCode::NOT_MODIFIED.into_response());
+    }
+    end(&s, &container, &q).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+fn runs(c: &Container) -> bool {
+    matches!(c.state, ContainerState::Running | ContainerState::Paused | ContainerState::Restarting)
+}
+
+/// Stops it; that it has stopped by itself meanwhile is as good.
+async fn end(s: &ApiState, c: &Container, q: &Stop) -> ApiResult<()> {
+    let (engine, id, timeout) = (s.engine(), c.id.as_str(), q.timeout()?);
+    let ended = match q.signal.as_deref().filter(|s| !s.is_empty()) {
+        None => engine.stop(id, timeout).await,
+        Some(signal) => {
+            let exited = engine.wait(id, WaitCondition::NotRunning)?;
+            let grace = timeout.or(c.config.stop_timeout).unwrap_or(GRACE);
+            match engine.kill(id, signal).await {
+                Ok(()) => match tokio::time::timeout(grace, exited).await {
+                    Ok(_) => Ok(()),
+                    // Stops what its restart policy would start again, too.
+                    Err(_) => engine.stop(id, Some(Duration::ZERO)).await,
+                },
+                Err(e) => Err(e),
+            }
+        }
+    };
+    match ended {
+        Ok(()) | Err(Error::NotRunning { .. }) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+async fn restart(State(s): State<ApiState>, Path(id): Path<String>, Query(q): Query<Stop>) -> ApiResult {
+    let container = s.engine().inspect(&id)?;
+    if runs(&container) {
+        end(&s, &container, &q).await?;
+    }
+    match s.engine().start(container.id.as_str()).await {
+        // Its restart policy was faster.
+        Ok(()) | Err(Error::AlreadyStarted { .. }) => Ok(StatusCode::NO_CONTENT.into_response()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+#[derive(Deserialize)]
+struct Kill {
+    signal: Option<String>,
+}
+
+async fn kill(State(s): State<ApiState>, Path(id): Path<String>, Query(q): Query<Kill>) -> ApiResult {
+    let signal = q.signal.filter(|s| !s.is_empty()).unwrap_or_else(|| "KILL".into());
+    s.engine().kill(&id, &signal).await.map_err(|e| match e {
+        Error::NotRunning { id } => {
+            ApiError::conflict(format!("cannot kill container: {id}: container {id} is not running"))
+        }
+        e => e.into(),
+    })?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+#[derive(Deserialize)]
+struct Resize {
+    h: Option<String>,
+    w: Option<String>,
+}
+
+async fn resize(State(s): State<ApiState>, Path(id): Path<String>, Query(q): Query<Resize>) -> ApiResult {
+    let size = |name: &str, text: &Option<String>| {
+        text.as_deref().unwrap_or_default().parse::<u16>().map_err(|_| {
+            ApiError::bad_request(format!("invalid resize {name}: give a number of rows (h) and columns (w)"))
+        })
+    };
+    let (rows, columns) = (size("height", &q.h)?, size("width", &q.w)?);
+    s.engine().resize(&id, rows, columns).await?;
+    Ok(StatusCode::OK.into_response())
+}
+
+#[derive(Deserialize)]
+struct Rename {
+    name: Option<String>,
+}
+
+async fn rename(State(s): State<ApiState>, Path(id): Path<String>, Query(q): Query<Rename>) -> ApiResult {
+    let name = q.name.unwrap_or_default();
+    let name = name.trim_start_matches('/');
+    if name.is_empty() {
+        return Err(ApiError::bad_request("Neither old nor new names may be empty"));
+    }
+    s.engine().rename(&id, name).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+#[derive(Deserialize)]
+struct Remove {
+    force: Option<String>,
+    link: Option<String>,
+}
+
+/// `v` asks for anonymous volumes to go too: there are none.
+async fn remove(State(s): State<ApiState>, Path(id): Path<String>, Query(q): Query<Remove>) -> ApiResult {
+    if body::flag(q.link.as_deref()) {
+        return Err(ApiError::bad_request("link is not supported: containers find each other by name"));
+    }
+    s.engine().remove(&id, body::flag(q.force.as_deref())).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references_are_shown_with_their_tag() {
+        for (reference, expected) in [
+            ("busybox", "busybox:latest"),
+            ("busybox:1", "busybox:1"),
+            ("host:5000/busybox", "host:5000/busybox:latest"),
+            ("a@sha256:0", "a@sha256:0"),
+        ] {
+            assert_eq!(with_tag(reference), expected);
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! `/images`. A name may have slashes, so paths with one end in a wildcard that is taken apart here.
+
+use std::io;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::{get, post};
+use futures::StreamExt;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use skep_engine::{Image, Removed};
+use tokio_util::io::ReaderStream;
+
+use super::{body, later};
+use crate::convert::{image, time};
+use crate::error::{ApiError, ApiResult};
+use crate::filters::Filters;
+use crate::state::ApiState;
+
+/// The names `images --filter` knows.
+const FILTERS: &[&str] = &["before", "dangling", "label", "reference", "since", "until"];
+
+pub(super) fn routes() -> Router<ApiState> {
+    Router::new()
+        .route("/images/json", get(list))
+        .route("/images/load", post(load))
+        .route("/images/create", post(create))
+        .route("/images/get", get(get_many))
+        .route("/images/{*path}", get(get_one).post(post_one).delete(remove))
+}
+
+#[derive(Deserialize)]
+struct List {
+    filters: Option<String>,
+}
+
+async fn list(State(s): State<ApiState>, Query(q): Query<List>) -> ApiResult {
+    let filters = Filters::parse(q.filters.as_deref(), FILTERS)?;
+    let dangling = filters.flag("dangling")?;
+    let created = |name: &str| {
+        let found = filters.values(name).next().map(|r| s.engine().images().resolve(r));
+        found.transpose().map(|i| i.map(|i| i.created_at_ns))
+    };
+    let (before, since) = (created("before")?, created("since")?);
+    let until = filters.values("until").map(|t| time::parse("until", t)).collect::<ApiResult<Vec<_>>>()?;
+    let until = until.into_iter().flatten().min();
+    let shown = |i: &Image| {
+        dangling.is_none_or(|want| i.references.is_empty() == want)
+            && before.is_none_or(|t| i.created_at_ns < t)
+            && since.is_none_or(|t| i.created_at_ns > t)
+            && until.is_none_or(|t| i.created_at_ns < t)
+            && filters.labels("label", |k| i.config.labels.get(k).map(String::as_str))
+            && filters.any("reference", |v| i.references.iter().any(|r| reference_matches(r, v)))
+    };
+    let mut images: Vec<Image> = s.engine().images().list().into_iter().filter(shown).collect();
+    images.sort_by_key(|i| std::cmp::Reverse(i.created_at_ns));
+    let list: Vec<Value> = images.iter().map(|i| image::summary(i, -1)).collect();
+    Ok(body::ok(&list.into()))
+}
+
+/// A reference or its name alone against a pattern with `*` (which does not cross a slash).
+fn reference_matches(reference: &str, pattern: &str) -> bool {
+    fn glob(text: &[u8], pattern: &[u8]) -> bool {
+        match (text, pattern) {
+            (_, [b'*', rest @ ..]) => {
+                glob(text, rest) || matches!(text, [c, more @ ..] if *c != b'/' && glob(more, pattern))
+            }
+            ([c, text @ ..], [p, pattern @ ..]) => (*p == b'?' || c == p) && glob(text, pattern),
+            ([], []) => true,
+            _ => false,
+        }
+    }
+    let name = reference.rsplit_once(':').map_or(reference, |(name, _)| name);
+    [reference, name].iter().any(|t| glob(t.as_bytes(), pattern.as_bytes()))
+}
+
+#[derive(Deserialize)]
+struct Load {
+    platform: Option<String>,
+}
+
+async fn load(State(s): State<ApiState>, Query(q): Query<Load>, request: Request) -> ApiResult {
+    if q.platform.is_some_and(|p| !p.is_empty()) {
+        return Err(ApiError::bad_request(
+            "platform is not supported: the archive's image for this host is loaded; leave it out",
+        ));
+    }
+    let mut archive = body::reader(request);
+    let loaded = s.engine().images().load(&mut archive).await;
+    body::drain(archive).await;
+    let mut lines = Vec::new();
+    for image in loaded? {
+        if image.references.is_empty() {
+            lines.push(format!("Loaded image ID: {}\n", image.id));
+        }
+        lines.extend(image.references.iter().map(|r| format!("Loaded image: {r}\n")));
+    }
+    let lines = lines.into_iter().map(|l| Ok::<_, io::Error>(body::line(&json!({ "stream": l }))));
+    Ok(body::stream("application/json", futures::stream::iter(lines)))
+}
+
+/// `import`, and `pull`, which is not there yet.
+async fn create(
+    State(s): State<ApiState>,
+    Query(q): Query<Vec<(String, String)>>,
+    request: Request,
+) -> ApiResult {
+    let value = |key: &str| q.iter().find(|(k, _)| k == key).map_or("", |(_, v)| v.as_str());
+    let tag = value("tag");
+    if !value("fromImage").is_empty() {
+        let name = named(value("fromImage"), tag);
+        return Err(ApiError::not_implemented(format!(
+            "cannot pull {name}: pulling from a registry is not supported by this version of Skep yet; bring the image with docker load or docker import"
+        )));
+    }
+    match value("fromSrc") {
+        "-" => {}
+        "" => return Err(ApiError::bad_request("neither fromSrc nor fromImage is given")),
+        other => {
+            return Err(ApiError::bad_request(format!(
+                "import from {other} is not supported by this version of Skep: give the archive on stdin (docker import -)"
+            )));
+        }
+    }
+    if !matches!(value("platform"), "" | "linux" | "linux/amd64" | "linux/x86_64") {
+        return Err(ApiError::bad_request(format!(
+            "platform = {:?} is not supported: images are imported for this host; leave it out",
+            value("platform")
+        )));
+    }
+    let text = |key: &str| Some(value(key).to_owned()).filter(|v| !v.is_empty());
+    let reference = text("repo").map(|repo| named(&repo, tag));
+    let changes = q.iter().filter(|(k, _)| k == "changes").map(|(_, v)| v.clone()).collect();
+    let mut archive = body::reader(request);
+    let imported = s.engine().images().import(&mut archive, reference, changes, text("message")).await;
+    body::drain(archive).await;
+    let line = body::line(&json!({ "status": imported? }));
+    Ok(body::stream("application/json", futures::stream::iter([Ok::<_, io::Error>(line)])))
+}
+
+/// A name with its tag or digest.
+fn named(name: &str, tag: &str) -> String {
+    match tag {
+        "" => name.to_owned(),
+        digest if digest.contains(':') => format!("{name}@{digest}"),
+        tag => format!("{name}:{tag}"),
+    }
+}
+
+async fn get_many(State(s): State<ApiState>, Query(q): Query<Vec<(String, String)>>) -> ApiResult {
+    let names: Vec<String> = q.into_iter().filter(|(k, _)| k == "names").map(|(_, v)| v).collect();
+    if names.is_empty() {
+        return Err(ApiError::bad_request("names is missing: name the images to save"));
+    }
+    save(&s, &names).await
+}
+
+async fn save(s: &ApiState, names: &[String]) -> ApiResult {
+    let archive = s.engine().images().save(names).await?;
+    let kind = HeaderValue::from_static("application/x-tar");
+    let pieces = ReaderStream::with_capacity(archive, 64 << 10);
+    Ok(([(header::CONTENT_TYPE, kind)], Body::from_stream(pieces.boxed())).into_response())
+}
+
+async fn get_one(State(s): State<ApiState>, Path(path): Path<String>) -> ApiResult {
+    match path.rsplit_once('/') {
+        Some((name, "json")) => Ok(body::ok(&image::inspect(&s.engine().images().resolve(name)?))),
+        Some((name, "get")) => save(&s, &[name.to_owned()]).await,
+        Some((_, "history")) => Err(later::not_yet("history")),
+        Some((_, "attestations")) => Err(later::not_yet("image attestations")),
+        _ => Err(ApiError::page_not_found()),
+    }
+}
+
+#[derive(Deserialize)]
+struct Tag {
+    repo: Option<String>,
+    tag: Option<String>,
+}
+
+async fn post_one(State(s): State<ApiState>, Path(path): Path<String>, Query(q): Query<Tag>) -> ApiResult {
+    match path.rsplit_once('/') {
+        Some((name, "tag")) => {
+            let repo = q.repo.unwrap_or_default();
+            if repo.is_empty() {
+                return Err(ApiError::bad_request("repo is missing: give the new name"));
+            }
+            let target = named(&repo, q.tag.as_deref().unwrap_or_default());
+            s.engine().images().tag(name, &target).await?;
+            Ok(StatusCode::CREATED.into_response())
+        }
+        Some((_, "push")) => Err(later::not_yet("push")),
+        _ => Err(ApiError::page_not_found()),
+    }
+}
+
+#[derive(Deserialize)]
+struct Remove {
+    force: Option<String>,
+}
+
+async fn remove(State(s): State<ApiState>, Path(name): Path<String>, Query(q): Query<Remove>) -> ApiResult {
+    let removed = s.engine().images().remove(&name, body::flag(q.force.as_deref())).await?;
+    let list: Vec<Value> = removed
+        .into_iter()
+        .map(|r| match r {
+            Removed::Untagged(reference) => json!({ "Untagged": reference }),
+            Removed::Deleted(id) => json!({ "Deleted": id }),
+        })
+        .collect();
+    Ok(body::ok(&list.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references_match_with_and_without_tag() {
+        for (reference, pattern, expected) in [
+            ("busybox:1", "busybox", true),
+            ("busybox:1", "busybox:1", true),
+            ("busybox:1", "busy*", true),
+            ("busybox:1", "*:1", true),
+            ("a/busybox:1", "busybox", false),
+            ("a/busybox:1", "*/busybox", true),
+            ("a/busybox:1", "*", false),
+        ] {
+            assert_eq!(reference_matches(reference, pattern), expected, "{reference} {pattern}");
+        }
+    }
+
+    #[test]
+    fn names_take_a_tag_or_a_digest() {
+        assert_eq!(named("a", ""), "a");
+        assert_eq!(named("a", "1"), "a:1");
+        assert_eq!(named("a", "sha256:0"), "a@sha256:0");
+    }
+}

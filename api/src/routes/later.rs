@@ -1,0 +1,71 @@
+//! Operations Docker has and Skep does not have yet: each says so by name.
+
+use axum::Router;
+use axum::routing::{MethodFilter, on};
+
+use crate::error::ApiError;
+use crate::state::ApiState;
+
+const GET: MethodFilter = MethodFilter::GET;
+const POST: MethodFilter = MethodFilter::POST;
+const PUT: MethodFilter = MethodFilter::PUT;
+const DELETE: MethodFilter = MethodFilter::DELETE;
+
+/// Method, path, and what a user calls the operation.
+const LATER: &[(MethodFilter, &str, &str)] = &[
+    (POST, "/auth", "login"),
+    (POST, "/build", "build"),
+    (POST, "/build/prune", "builder prune"),
+    (POST, "/commit", "commit"),
+    (GET, "/system/df", "system df"),
+    (GET, "/images/search", "search"),
+    (POST, "/images/prune", "image prune"),
+    (GET, "/containers/{id}/top", "top"),
+    (GET, "/containers/{id}/changes", "diff"),
+    (GET, "/containers/{id}/export", "export"),
+    (GET, "/containers/{id}/stats", "stats"),
+    (POST, "/containers/{id}/update", "update"),
+    (POST, "/containers/{id}/pause", "pause"),
+    (POST, "/containers/{id}/unpause", "unpause"),
+    (POST, "/containers/{id}/exec", "exec"),
+    (GET, "/containers/{id}/attach/ws", "attach over websocket"),
+    (GET, "/containers/{id}/archive", "cp"),
+    (PUT, "/containers/{id}/archive", "cp"),
+    (POST, "/containers/prune", "container prune"),
+    (POST, "/exec/{id}/start", "exec"),
+    (POST, "/exec/{id}/resize", "exec"),
+    (GET, "/exec/{id}/json", "exec"),
+    (POST, "/volumes/create", "volume create"),
+    (POST, "/volumes/prune", "volume prune"),
+    (GET, "/volumes/{id}", "volume inspect"),
+    (PUT, "/volumes/{id}", "volume update"),
+    (DELETE, "/volumes/{id}", "volume rm"),
+    (POST, "/networks/{id}/connect", "network connect"),
+    (POST, "/networks/{id}/disconnect", "network disconnect"),
+    (POST, "/networks/prune", "network prune"),
+    (GET, "/swarm/unlockkey", "swarm unlock-key"),
+    (POST, "/swarm/unlock", "swarm unlock"),
+    (GET, "/secrets", "secret ls"),
+    (POST, "/secrets/create", "secret create"),
+    (GET, "/secrets/{id}", "secret inspect"),
+    (DELETE, "/secrets/{id}", "secret rm"),
+    (POST, "/secrets/{id}/update", "secret update"),
+    (GET, "/configs", "config ls"),
+    (POST, "/configs/create", "config create"),
+    (GET, "/configs/{id}", "config inspect"),
+    (DELETE, "/configs/{id}", "config rm"),
+    (POST, "/configs/{id}/update", "config update"),
+    (GET, "/plugins", "plugin ls"),
+    (POST, "/session", "session"),
+];
+
+pub(super) fn routes() -> Router<ApiState> {
+    LATER.iter().fold(Router::new(), |router, &(method, path, name)| {
+        router.route(path, on(method, move || async move { not_yet(name) }))
+    })
+}
+
+/// The answer to an operation that is not there yet.
+pub(super) fn not_yet(name: &str) -> ApiError {
+    ApiError::not_implemented(format!("{name} is not supported by this version of Skep yet"))
+}

@@ -1,0 +1,80 @@
+//! One file per group of operations, and the router that joins them.
+
+mod body;
+mod container_streams;
+mod containers;
+mod distribution;
+mod events;
+mod images;
+mod later;
+mod networks;
+mod nodes;
+mod service_logs;
+mod services;
+mod swarm;
+mod system;
+mod tasks;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::Uri;
+use axum::response::{IntoResponse, Response};
+use tower::ServiceExt;
+
+use crate::error::ApiError;
+use crate::state::ApiState;
+use crate::version::{self, Version};
+
+/// The version a request speaks, as an extension of the request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Spoken(pub Version);
+
+/// All operations. Serve it with [`crate::serve`], or call it as a tower service in tests.
+pub fn router(state: ApiState) -> Router {
+    let daemon_version = state.info().version.clone();
+    let operations = Router::new()
+        .merge(system::routes())
+        .merge(events::routes())
+        .merge(images::routes())
+        .merge(containers::routes())
+        .merge(container_streams::routes())
+        .merge(networks::routes())
+        .merge(distribution::routes())
+        .merge(swarm::routes())
+        .merge(nodes::routes())
+        .merge(services::routes())
+        .merge(service_logs::routes())
+        .merge(tasks::routes())
+        .merge(later::routes())
+        .fallback(|| async { ApiError::page_not_found() })
+        .method_not_allowed_fallback(|| async { ApiError::page_not_found() })
+        .with_state(state);
+    // The version is cut off the path before any route is looked up.
+    Router::new().fallback(move |request: Request| {
+        let (operations, daemon_version) = (operations.clone(), daemon_version.clone());
+        async move {
+            let mut response = dispatch(operations, request).await;
+            version::headers(response.headers_mut(), &daemon_version);
+            response
+        }
+    })
+}
+
+async fn dispatch(operations: Router, mut request: Request<Body>) -> Response {
+    let (spoken, uri) = match version::negotiate(request.uri()) {
+        Ok(negotiated) => negotiated,
+        Err(e) => return e.into_response(),
+    };
+    tracing::debug!(method = %request.method(), uri = %shown(&uri), "request");
+    *request.uri_mut() = uri;
+    request.extensions_mut().insert(Spoken(spoken));
+    match operations.oneshot(request).await {
+        Ok(response) => response,
+        Err(never) => match never {},
+    }
+}
+
+fn shown(uri: &Uri) -> &str {
+    uri.path_and_query().map_or("/", |p| p.as_str())
+}

@@ -1,0 +1,152 @@
+//! `/services`.
+
+use axum::Router;
+use axum::extract::{Path, Query, Request, State};
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use axum::routing::{get, post};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use skep_proto::v1::service_spec::Mode;
+use skep_proto::v1::{
+    CreateServiceRequest, ListServicesRequest, RemoveRequest, ServiceWithStatus, UpdateServiceRequest,
+};
+
+use super::body;
+use crate::convert::service;
+use crate::error::{ApiError, ApiResult};
+use crate::fields::Fields;
+use crate::filters::Filters;
+use crate::state::ApiState;
+
+/// The names `service ls --filter` knows.
+const FILTERS: &[&str] = &["id", "label", "mode", "name", "runtime"];
+
+pub(super) fn routes() -> Router<ApiState> {
+    Router::new()
+        .route("/services", get(list))
+        .route("/services/create", post(create))
+        .route("/services/{id}", get(inspect).delete(remove))
+        .route("/services/{id}/update", post(update))
+}
+
+#[derive(Deserialize)]
+struct List {
+    filters: Option<String>,
+    status: Option<String>,
+}
+
+async fn list(State(s): State<ApiState>, Query(q): Query<List>) -> ApiResult {
+    let filters = Filters::parse(q.filters.as_deref(), FILTERS)?;
+    filters.check("mode", &["replicated", "global", "replicated-job", "global-job"])?;
+    filters.check("runtime", &["container"])?;
+    let request = tonic::Request::new(ListServicesRequest::default());
+    let response = s.control()?.list_services(request).await?.into_inner();
+    let with_status = body::flag(q.status.as_deref());
+    let shown: Vec<Value> = response
+        .services
+        .iter()
+        .filter(|s| matches(&filters, s))
+        .map(|s| {
+            let mut out = service::service(&s.service.clone().unwrap_or_default());
+            if with_status {
+                out["ServiceStatus"] = service::status(s);
+            }
+            out
+        })
+        .collect();
+    Ok(body::swarm(&shown.into(), response.stale))
+}
+
+fn name(s: &ServiceWithStatus) -> &str {
+    let spec = s.service.as_ref().and_then(|s| s.spec.as_ref());
+    spec.and_then(|s| s.annotations.as_ref()).map_or("", |a| &a.name)
+}
+
+fn matches(filters: &Filters, s: &ServiceWithStatus) -> bool {
+    let spec = s.service.as_ref().and_then(|s| s.spec.as_ref());
+    let labels = spec.and_then(|s| s.annotations.as_ref()).map(|a| &a.labels);
+    let mode = match spec.and_then(|s| s.mode.as_ref()) {
+        Some(Mode::Global(_)) => "global",
+        _ => "replicated",
+    };
+    filters.any("id", |v| s.service.as_ref().is_some_and(|s| s.id.starts_with(v)))
+        && filters.any("name", |v| name(s).starts_with(v))
+        && filters.any("mode", |v| v == mode)
+        && filters.labels("label", |k| labels.and_then(|l| l.get(k)).map(String::as_str))
+}
+
+/// The one service of this name, ID or unique beginning of an ID.
+pub(super) async fn find(s: &ApiState, wanted: &str) -> ApiResult<(ServiceWithStatus, bool)> {
+    let request = tonic::Request::new(ListServicesRequest { ids_or_names: vec![wanted.to_owned()] });
+    let response = s.control()?.list_services(request).await?.into_inner();
+    let id = |s: &ServiceWithStatus| s.service.as_ref().map(|s| s.id.clone()).unwrap_or_default();
+    let found = body::one("service", wanted, response.services, id, |s| name(s) == wanted)?;
+    Ok((found, response.stale))
+}
+
+async fn inspect(State(s): State<ApiState>, Path(name): Path<String>) -> ApiResult {
+    let (found, stale) = find(&s, &name).await?;
+    Ok(body::swarm(&service::service(&found.service.unwrap_or_default()), stale))
+}
+
+async fn create(State(s): State<ApiState>, request: Request) -> ApiResult {
+    let control = s.control()?;
+    let spec = service::read(Fields::parse(&body::read(request).await?)?)?;
+    let request = tonic::Request::new(CreateServiceRequest { spec: Some(spec) });
+    let response = control.create_service(request).await?.into_inner();
+    let id = response.service.map(|s| s.id).unwrap_or_default();
+    Ok(body::json(StatusCode::CREATED, &with_warnings(json!({ "ID": id }), response.warnings)))
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Update {
+    version: Option<String>,
+    rollback: Option<String>,
+    registry_auth_from: Option<String>,
+}
+
+async fn update(
+    State(s): State<ApiState>,
+    Path(name): Path<String>,
+    Query(q): Query<Update>,
+    request: Request,
+) -> ApiResult {
+    let control = s.control()?;
+    let version = body::version(q.version.as_deref(), "service")?;
+    let rollback = match q.rollback.as_deref() {
+        None | Some("") => false,
+        Some("previous") => true,
+        Some(other) => {
+            return Err(ApiError::bad_request(format!("unrecognized rollback option {other}: use previous")));
+        }
+    };
+    if let Some(from) = q.registry_auth_from.as_deref() {
+        // No registry is asked yet, so either source of credentials comes to the same.
+        if !matches!(from, "" | "spec" | "previous-spec") {
+            return Err(ApiError::bad_request(format!(
+                "registryAuthFrom = {from:?} is not valid: use spec or previous-spec"
+            )));
+        }
+    }
+    let spec = service::read(Fields::parse(&body::read(request).await?)?)?;
+    let id = find(&s, &name).await?.0.service.map(|s| s.id).unwrap_or_default();
+    let request = UpdateServiceRequest { id, version, spec: Some(spec), rollback };
+    let response = control.update_service(tonic::Request::new(request)).await?.into_inner();
+    Ok(body::ok(&with_warnings(json!({ "Warnings": null }), response.warnings)))
+}
+
+fn with_warnings(mut out: Value, warnings: Vec<String>) -> Value {
+    if !warnings.is_empty() {
+        out["Warnings"] = json!(warnings);
+    }
+    out
+}
+
+async fn remove(State(s): State<ApiState>, Path(name): Path<String>) -> ApiResult {
+    let control = s.control()?;
+    let id = find(&s, &name).await?.0.service.map(|s| s.id).unwrap_or_default();
+    control.remove_service(tonic::Request::new(RemoveRequest { id })).await?;
+    Ok(StatusCode::OK.into_response())
+}

@@ -1,0 +1,191 @@
+//! `_ping`, `version`, `info`, `auth`, and the volume list, which is empty.
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, Method, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use serde_json::{Value, json};
+use skep_proto::v1::{GetClusterRequest, ListNodesRequest};
+use tonic::Request;
+
+use super::body;
+use crate::convert::{cluster, time};
+use crate::state::ApiState;
+use crate::swarm::LocalState;
+use crate::version::{API, MINIMUM};
+
+pub(super) fn routes() -> Router<ApiState> {
+    Router::new()
+        .route("/_ping", get(ping))
+        .route("/version", get(version))
+        .route("/info", get(info))
+        .route("/volumes", get(volumes))
+}
+
+async fn ping(State(s): State<ApiState>, method: Method) -> Response {
+    let local = s.swarm().local();
+    let swarm = match (local.state, local.control_available) {
+        (LocalState::Active, true) => "active/manager",
+        (LocalState::Active, false) => "active/worker",
+        (state, _) => state.as_str(),
+    };
+    let mut headers = HeaderMap::new();
+    for (name, value) in [
+        // 1 is the builder without BuildKit.
+        ("Builder-Version", "1"),
+        ("Docker-Experimental", "false"),
+        ("Cache-Control", "no-cache, no-store, must-revalidate"),
+        ("Pragma", "no-cache"),
+        ("Swarm", swarm),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    let text = if method == Method::HEAD { "" } else { "OK" };
+    (headers, text).into_response()
+}
+
+async fn version(State(s): State<ApiState>) -> Response {
+    let (info, host) = (s.info(), s.engine().info());
+    let arch = if host.arch == "x86_64" { "amd64" } else { &host.arch };
+    let (api, minimum) = (API.to_string(), MINIMUM.to_string());
+    body::ok(&json!({
+        "Platform": { "Name": "Skep" },
+        "Components": [{
+            "Name": "Engine",
+            "Version": info.version,
+            "Details": {
+                "ApiVersion": api, "MinAPIVersion": minimum, "Arch": arch, "Os": "linux",
+                "KernelVersion": host.kernel, "BuildTime": info.build_time,
+                "GitCommit": info.git_commit, "GoVersion": "none (Rust)", "Experimental": "false",
+            },
+        }],
+        "Version": info.version,
+        "ApiVersion": api,
+        "MinAPIVersion": minimum,
+        "GitCommit": info.git_commit,
+        "GoVersion": "none (Rust)",
+        "Os": "linux",
+        "Arch": arch,
+        "KernelVersion": host.kernel,
+        "BuildTime": info.build_time,
+    }))
+}
+
+async fn info(State(s): State<ApiState>) -> Response {
+    let (info, host) = (s.info(), s.engine().info());
+    let (swarm, warnings) = swarm_info(&s).await;
+    let now = time::from_ns(time::now_ns());
+    let mut out = json!({
+        "ID": info.id,
+        "Containers": host.containers,
+        "ContainersRunning": host.running,
+        "ContainersPaused": host.paused,
+        "ContainersStopped": host.stopped,
+        "Images": host.images,
+        "Driver": host.storage_driver,
+        "DriverStatus": [],
+        "Plugins": { "Volume": [], "Network": ["bridge", "host", "null", "overlay"], "Authorization": null, "Log": ["json-file", "none"] },
+        "MemoryLimit": true,
+        "SwapLimit": true,
+        "CpuCfsPeriod": true,
+        "CpuCfsQuota": true,
+        "CPUShares": true,
+        "CPUSet": false,
+        "PidsLimit": true,
+        "IPv4Forwarding": true,
+        "Debug": info.debug,
+        "NFd": 0,
+        "OomKillDisable": false,
+        "NGoroutines": 0,
+        "SystemTime": now,
+        "LoggingDriver": "json-file",
+        "CgroupDriver": host.cgroup_driver,
+        "CgroupVersion": host.cgroup_version.to_string(),
+        "NEventsListener": 0,
+    });
+    let more = json!({
+        "KernelVersion": host.kernel,
+        "OperatingSystem": host.os,
+        "OSVersion": "",
+        "OSType": "linux",
+        "Architecture": host.arch,
+        "IndexServerAddress": "",
+        "RegistryConfig": { "InsecureRegistryCIDRs": [], "IndexConfigs": {}, "Mirrors": [] },
+        "NCPU": host.ncpu,
+        "MemTotal": host.mem_total,
+        "GenericResources": null,
+        "DockerRootDir": info.data_root,
+        "HttpProxy": "",
+        "HttpsProxy": "",
+        "NoProxy": "",
+        "Name": host.hostname,
+        "Labels": info.labels,
+        "ExperimentalBuild": false,
+        "ServerVersion": info.version,
+        "Runtimes": { "skep": { "path": "skep" } },
+        "DefaultRuntime": "skep",
+        "Swarm": swarm,
+        "LiveRestoreEnabled": true,
+        "Isolation": "",
+        "InitBinary": "skep",
+        "SecurityOptions": ["name=seccomp,profile=builtin", "name=cgroupns"],
+        "Warnings": if warnings.is_empty() { Value::Null } else { json!(warnings) },
+    });
+    if let (Some(out), Value::Object(more)) = (out.as_object_mut(), more) {
+        out.extend(more);
+    }
+    body::ok(&out)
+}
+
+/// `info`'s `Swarm`, and what a user should be warned of. Answers what is known locally when the
+/// managers do not.
+async fn swarm_info(s: &ApiState) -> (Value, Vec<String>) {
+    let local = s.swarm().local();
+    let managers: Vec<Value> =
+        local.managers.iter().map(|(id, addr)| json!({ "NodeID": id, "Addr": addr })).collect();
+    let mut out = json!({
+        "NodeID": local.node_id,
+        "NodeAddr": local.node_addr,
+        "LocalNodeState": local.state.as_str(),
+        "ControlAvailable": local.control_available,
+        "Error": local.error,
+        "RemoteManagers": if managers.is_empty() { Value::Null } else { json!(managers) },
+    });
+    let Some(control) = s.swarm().control() else { return (out, Vec::new()) };
+    let mut stale = false;
+    let mut warnings = Vec::new();
+    match control.get_cluster(Request::new(GetClusterRequest {})).await {
+        Ok(response) => {
+            let response = response.into_inner();
+            stale |= response.stale;
+            if let Some(c) = &response.cluster {
+                out["Cluster"] = cluster::cluster_info(c);
+            }
+        }
+        Err(e) => warnings.push(format!("the swarm does not answer: {}", e.message())),
+    }
+    match control.list_nodes(Request::new(ListNodesRequest::default())).await {
+        Ok(response) => {
+            let response = response.into_inner();
+            stale |= response.stale;
+            out["Nodes"] = response.nodes.len().into();
+            out["Managers"] = response.nodes.iter().filter(|n| n.manager.is_some()).count().into();
+        }
+        Err(e) => warnings.push(format!("the swarm does not answer: {}", e.message())),
+    }
+    if stale {
+        warnings.push("the swarm has no leader: what is shown of it may be out of date".into());
+    }
+    warnings.dedup();
+    if let (false, true) = (warnings.is_empty(), out["Error"] == "") {
+        out["Error"] = warnings[0].clone().into();
+    }
+    (out, warnings)
+}
+
+/// Clients ask for it on the way to other things.
+async fn volumes() -> Response {
+    body::ok(&json!({ "Volumes": [], "Warnings": null }))
+}

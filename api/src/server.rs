@@ -1,0 +1,243 @@
+//! Serves the router on sockets, with connections that a handler may take over.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use axum::body::Body;
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use nix::unistd::{Gid, chown};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
+
+use crate::state::ApiState;
+
+/// Longest that requests in flight hold up a shutdown.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Why a socket cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Another daemon answers there.
+    #[error("{path} is in use by a running daemon; stop it, or give this one its own --host")]
+    InUse {
+        /// Socket.
+        path: PathBuf,
+    },
+    /// Something that is no socket is there.
+    #[error("{path} exists and is not a socket; remove it, or give another --host")]
+    NotASocket {
+        /// Path.
+        path: PathBuf,
+    },
+    /// A system call.
+    #[error("cannot {operation} {subject}: {source}")]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        subject: String,
+        /// The system's answer.
+        source: io::Error,
+    },
+}
+
+fn failed(operation: &'static str, subject: impl std::fmt::Display) -> impl FnOnce(io::Error) -> ServeError {
+    let subject = subject.to_string();
+    move |source| ServeError::Io { operation, subject, source }
+}
+
+/// A socket that requests come in by.
+#[derive(Debug)]
+pub enum Listener {
+    /// A socket file, removed when serving ends.
+    Unix(UnixListener, PathBuf),
+    /// A TCP port.
+    Tcp(TcpListener),
+}
+
+impl Listener {
+    /// Listens on a socket file: mode 0660, group `docker` or `skep` where there is one. A file that
+    /// nobody answers on is replaced.
+    pub async fn unix(path: impl Into<PathBuf>) -> Result<Self, ServeError> {
+        let path: PathBuf = path.into();
+        clear(&path).await?;
+        if let Some(parent) = path.parent() {
+            tokio::fs::create_dir_all(parent)
+                .await
+                .map_err(failed("make the directory", parent.display()))?;
+        }
+        let listener = UnixListener::bind(&path).map_err(failed("listen on", path.display()))?;
+        restrict(&path).await?;
+        Ok(Self::Unix(listener, path))
+    }
+
+    /// Listens on a TCP port.
+    pub async fn tcp(addr: SocketAddr) -> Result<Self, ServeError> {
+        TcpListener::bind(addr).await.map(Self::Tcp).map_err(failed("listen on", addr))
+    }
+}
+
+/// Removes what a daemon that is gone has left; refuses anything else.
+async fn clear(path: &Path) -> Result<(), ServeError> {
+    match tokio::fs::symlink_metadata(path).await {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(failed("look at", path.display())(e)),
+        Ok(meta) if !meta.file_type().is_socket() => {
+            return Err(ServeError::NotASocket { path: path.into() });
+        }
+        Ok(_) => {}
+    }
+    match UnixStream::connect(path).await {
+        Ok(_) => Err(ServeError::InUse { path: path.into() }),
+        Err(_) => tokio::fs::remove_file(path).await.map_err(failed("remove", path.display())),
+    }
+}
+
+async fn restrict(path: &Path) -> Result<(), ServeError> {
+    let groups = tokio::fs::read_to_string("/etc/group").await.unwrap_or_default();
+    if let Some(group) = ["docker", "skep"].iter().find_map(|name| group_id(&groups, name)) {
+        chown(path, None, Some(Gid::from_raw(group)))
+            .map_err(|e| failed("give to its group", path.display())(e.into()))?;
+    }
+    let mode = std::fs::Permissions::from_mode(0o660);
+    tokio::fs::set_permissions(path, mode).await.map_err(failed("restrict", path.display()))
+}
+
+/// The number of a group in the text of /etc/group (a static binary has no NSS to ask).
+fn group_id(groups: &str, name: &str) -> Option<u32> {
+    groups.lines().find_map(|line| {
+        let mut parts = line.split(':');
+        (parts.next() == Some(name)).then(|| parts.nth(1)?.parse().ok()).flatten()
+    })
+}
+
+/// Connections open now, and the two ways to end them.
+#[derive(Clone, Debug, Default)]
+struct Connections {
+    open: TaskTracker,
+    /// Finish the request in flight.
+    finish: CancellationToken,
+    /// Close.
+    cut: CancellationToken,
+}
+
+/// Serves until `shutdown` resolves, then lets requests in flight end, for a while.
+pub async fn serve(
+    listeners: Vec<Listener>,
+    state: ApiState,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    let router = crate::router(state);
+    let connections = Connections::default();
+    let mut accepting = tokio::task::JoinSet::new();
+    let mut files = Vec::new();
+    for listener in listeners {
+        if let Listener::Unix(_, path) = &listener {
+            files.push(path.clone());
+        }
+        accepting.spawn(accept(listener, router.clone(), connections.clone()));
+    }
+    shutdown.await;
+    accepting.shutdown().await;
+    connections.finish.cancel();
+    connections.open.close();
+    if tokio::time::timeout(DRAIN, connections.open.wait()).await.is_err() {
+        tracing::info!(open = connections.open.len(), "requests that did not end were cut off");
+        connections.cut.cancel();
+        connections.open.wait().await;
+    }
+    let mut result = Ok(());
+    for path in files {
+        if let Err(e) = tokio::fs::remove_file(&path).await {
+            result = Err(failed("remove", path.display())(e));
+        }
+    }
+    result
+}
+
+async fn accept(listener: Listener, router: axum::Router, connections: Connections) {
+    loop {
+        let accepted = match &listener {
+            Listener::Unix(listener, _) => listener
+                .accept()
+                .await
+                .map(|(io, _)| connections.open.spawn(connection(io, router.clone(), connections.clone()))),
+            Listener::Tcp(listener) => listener.accept().await.map(|(io, _)| {
+                // Terminals are typed on through this socket.
+                let _ = io.set_nodelay(true);
+                connections.open.spawn(connection(io, router.clone(), connections.clone()))
+            }),
+        };
+        if let Err(e) = accepted {
+            // Out of descriptors, for one: trying again at once would only burn a CPU.
+            tracing::warn!(error = %e, "cannot accept a connection");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+async fn connection<I>(io: I, router: axum::Router, connections: Connections)
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+        router.clone().oneshot(request.map(Body::new))
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .title_case_headers(true)
+        .serve_connection(TokioIo::new(io), service)
+        .with_upgrades();
+    let mut connection = std::pin::pin!(connection);
+    let mut finishing = false;
+    let ended = loop {
+        tokio::select! {
+            ended = connection.as_mut() => break ended,
+            () = connections.finish.cancelled(), if !finishing => {
+                finishing = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = connections.cut.cancelled() => return,
+        }
+    };
+    if let Err(e) = ended {
+        tracing::debug!(error = %e, "connection ended");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_are_found_by_name() {
+        let groups = "root:x:0:\ndocker:x:998:me\nodd\n";
+        assert_eq!(group_id(groups, "docker"), Some(998));
+        assert_eq!(group_id(groups, "odd"), None);
+        assert_eq!(group_id(groups, "skep"), None);
+    }
+
+    #[tokio::test]
+    async fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("sub/skep.sock");
+        let live = Listener::unix(&path).await.expect("first");
+        assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o660);
+        assert!(matches!(Listener::unix(&path).await, Err(ServeError::InUse { .. })));
+        drop(live);
+        Listener::unix(&path).await.expect("replaced");
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").expect("written");
+        assert!(matches!(Listener::unix(&file).await, Err(ServeError::NotASocket { .. })));
+    }
+}

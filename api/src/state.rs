@@ -1,0 +1,98 @@
+//! What every handler is given: the handles of the daemon's parts.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use skep_engine::Engine;
+use skep_overlay::DataPlane;
+
+use crate::error::{ApiError, ApiResult};
+use crate::event_log::EventLog;
+use crate::swarm::{ControlHandle, LocalState, LogsHandle, Swarm};
+
+/// What the daemon says of itself.
+#[derive(Clone, Debug, Default)]
+pub struct DaemonInfo {
+    /// Skep's version.
+    pub version: String,
+    /// Commit it was built from, as far as known.
+    pub git_commit: String,
+    /// When it was built, as far as known.
+    pub build_time: String,
+    /// Identifier of this daemon, kept under its data root.
+    pub id: String,
+    /// Where it keeps its state.
+    pub data_root: PathBuf,
+    /// Labels of the engine (`key=value`).
+    pub labels: Vec<String>,
+    /// Whether it logs at level debug.
+    pub debug: bool,
+}
+
+/// The handles; cheap to clone.
+#[derive(Clone)]
+pub struct ApiState(Arc<Inner>);
+
+struct Inner {
+    engine: Engine,
+    dataplane: DataPlane,
+    swarm: Arc<dyn Swarm>,
+    info: DaemonInfo,
+    events: EventLog,
+}
+
+impl ApiState {
+    /// Must be called on a tokio runtime: it starts to record events, for `events --since`.
+    pub fn new(engine: Engine, dataplane: DataPlane, swarm: Arc<dyn Swarm>, info: DaemonInfo) -> Self {
+        let events = EventLog::start(engine.events());
+        Self(Arc::new(Inner { engine, dataplane, swarm, info, events }))
+    }
+
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.0.engine
+    }
+
+    pub(crate) fn dataplane(&self) -> &DataPlane {
+        &self.0.dataplane
+    }
+
+    pub(crate) fn swarm(&self) -> &dyn Swarm {
+        self.0.swarm.as_ref()
+    }
+
+    pub(crate) fn info(&self) -> &DaemonInfo {
+        &self.0.info
+    }
+
+    pub(crate) fn events(&self) -> &EventLog {
+        &self.0.events
+    }
+
+    /// The control service, or why this node has none, in Docker's words.
+    pub(crate) fn control(&self) -> ApiResult<ControlHandle> {
+        self.swarm().control().ok_or_else(|| self.not_a_manager())
+    }
+
+    /// The log service, likewise.
+    pub(crate) fn logs(&self) -> ApiResult<LogsHandle> {
+        self.swarm().logs().ok_or_else(|| self.not_a_manager())
+    }
+
+    fn not_a_manager(&self) -> ApiError {
+        let local = self.swarm().local();
+        ApiError::unavailable(match local.state {
+            LocalState::Locked => {
+                "Swarm is encrypted and needs to be unlocked before it can be used. Please use \"docker swarm unlock\" to unlock it.".to_owned()
+            }
+            LocalState::Inactive => {
+                "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.".to_owned()
+            }
+            LocalState::Pending | LocalState::Error if !local.error.is_empty() => {
+                format!("This node is not a swarm manager: it is {} ({}). Wait, or leave the swarm with \"docker swarm leave --force\".", local.state.as_str(), local.error)
+            }
+            LocalState::Active | LocalState::Pending | LocalState::Error => {
+                "This node is not a swarm manager. Worker nodes can't be used to view or modify cluster state. Please run this command on a manager node or promote the current node to a manager.".to_owned()
+            }
+        })
+    }
+}
