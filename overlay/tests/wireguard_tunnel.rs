@@ -247,7 +247,7 @@ fn roaming() {
     assert!(lab.hosts[1].pings("10.88.0.1"));
     assert_eq!(lab.hosts[0].show()[0]["endpoint"], "10.99.0.77:4789");
     // The manager still says the old address: that is no reason to lose the peer.
-    lab.hosts[0].set_peers(&[peer.clone()]).expect("peers");
+    lab.hosts[0].set_peers(std::slice::from_ref(&peer)).expect("peers");
     assert!(lab.hosts[0].pings("10.88.0.2"));
     // Now it says another one.
     must(&format!("ip -n {two} addr add 10.99.0.78/24 dev eth0"));
