@@ -5,6 +5,7 @@ mod message;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
@@ -59,6 +60,8 @@ pub struct Link {
     pub master: Option<u32>,
     /// MTU.
     pub mtu: u32,
+    /// The kernel has taken note of its carrier: only then it forwards, and sends.
+    pub operational: bool,
 }
 
 /// rtnetlink in one namespace.
@@ -96,6 +99,25 @@ impl Links {
             Err(e) if e.raw_os_error() == Some(Errno::ENODEV as i32) => Ok(None),
             Err(e) => Err(Error::io("look up interface", name)(e)),
         }
+    }
+
+    /// Waits until the interface carries packets. The kernel takes note of a carrier in the background
+    /// (since 6.8 at once when asked), and drops what is sent before.
+    pub fn wait_operational(&mut self, name: &str) -> Result<()> {
+        const LIMIT: Duration = Duration::from_secs(2);
+        const STEP: Duration = Duration::from_micros(500);
+        let start = Instant::now();
+        while !self.find(name)?.is_some_and(|link| link.operational) {
+            if start.elapsed() > LIMIT {
+                return Err(Error::Io {
+                    operation: "wait for the carrier of",
+                    subject: name.into(),
+                    source: std::io::ErrorKind::TimedOut.into(),
+                });
+            }
+            std::thread::sleep(STEP);
+        }
+        Ok(())
     }
 
     /// Index of an interface that must be there.
@@ -168,11 +190,12 @@ impl Links {
 fn parse_link(payload: &[u8]) -> Option<Link> {
     let index = u32_at(payload, 4)?;
     let up = u32_at(payload, 8)? & IFF_UP != 0;
-    let mut link = Link { index, name: String::new(), up, master: None, mtu: 0 };
+    let mut link = Link { index, name: String::new(), up, master: None, mtu: 0, operational: false };
     for (kind, value) in attrs(payload.get(16..)?) {
         match kind {
             IFLA_IFNAME => link.name = text_of(value),
             IFLA_MTU => link.mtu = u32_at(value, 0)?,
+            IFLA_OPERSTATE => link.operational = value.first() == Some(&IF_OPER_UP),
             IFLA_MASTER => link.master = u32_at(value, 0),
             _ => {}
         }

@@ -41,6 +41,9 @@ impl Namespace {
             // As Docker does: no capability is needed for low ports and ping within a container.
             sysctl::write("ipv4/ip_unprivileged_port_start", "0")?;
             sysctl::write("ipv4/ping_group_range", "0 2147483647")?;
+            // Timestamps without an offset per destination: a client that reaches one server both
+            // directly and by a virtual address must not look as if its clock went backwards.
+            sysctl::write("ipv4/tcp_timestamps", "2")?;
             Ok(links)
         });
         match made {

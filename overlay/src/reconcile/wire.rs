@@ -55,6 +55,8 @@ pub fn wire(record: &Record, path: &Path) -> Result<()> {
             let index = host.index(&interface.host)?;
             host.run(vec![step::hairpin(index)], &[])?;
         }
+        host.wait_operational(&interface.host)?;
+        namespace.links.wait_operational(&guest)?;
     }
     Ok(())
 }

@@ -132,10 +132,20 @@ pub fn serve(netns: &Path, port: u16, name: &str) {
     wait.recv_timeout(PATIENCE).expect("server is up");
 }
 
-/// What the server says: its name and the address it saw; none = unreachable.
+/// What the server says: its name and the address it saw; none = unreachable. Patient with a loaded
+/// machine.
 pub fn ask(netns: &Path, addr: Ipv4Addr, port: u16) -> Option<(String, String)> {
+    ask_for(netns, addr, port, Duration::from_secs(5))
+}
+
+/// Who answers at once, where nobody should.
+pub fn knock(netns: &Path, addr: Ipv4Addr, port: u16) -> Option<String> {
+    ask_for(netns, addr, port, SILENCE).map(|answer| answer.0)
+}
+
+fn ask_for(netns: &Path, addr: Ipv4Addr, port: u16, patience: Duration) -> Option<(String, String)> {
     within(netns, || {
-        let mut stream = TcpStream::connect_timeout(&SocketAddr::from((addr, port)), SILENCE).ok()?;
+        let mut stream = TcpStream::connect_timeout(&SocketAddr::from((addr, port)), patience).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
         let mut text = String::new();
         stream.read_to_string(&mut text).ok()?;
