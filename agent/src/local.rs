@@ -88,7 +88,7 @@ impl Networking for LocalNetworking {
                 .map(|p| BoundPort {
                     protocol: p.protocol,
                     container_port: p.container_port,
-                    host_ip: p.host_ip,
+                    host_ip: IpAddr::V4(p.host_ip),
                     host_port: p.host_port,
                 })
                 .collect(),

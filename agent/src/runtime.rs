@@ -273,5 +273,5 @@ fn log(spec: &v1::TaskSpec) -> Result<LogConfig, String> {
     let Some(driver) = spec.log_driver.as_ref().filter(|d| !d.name.is_empty()) else {
         return Ok(LogConfig::default());
     };
-    LogConfig::from_options(&driver.name, &driver.options).map_err(|e| e.to_string())
+    LogConfig::from_options(&driver.name, driver.options.iter().map(|(k, v)| (k.as_str(), v.as_str())))
 }

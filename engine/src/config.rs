@@ -153,6 +153,59 @@ impl Default for LogConfig {
     }
 }
 
+impl LogConfig {
+    /// Reads a log driver and its options as Docker writes them (`max-size=10m`, `max-file=3`). The error
+    /// names what is not valid or not supported.
+    pub fn from_options<'a>(
+        driver: &str,
+        options: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Result<Self, String> {
+        let driver = match driver {
+            "" => "json-file",
+            "json-file" | "none" => driver,
+            other => return Err(format!("log driver {other:?} is not supported: use json-file or none")),
+        };
+        let mut log = Self { driver: driver.into(), ..Self::default() };
+        for (name, value) in options {
+            let bad = |want: &str| format!("log option {name}={value:?} is not valid: give {want}");
+            match (driver, name) {
+                ("json-file", "max-size") if value == "-1" => log.max_size = None,
+                ("json-file", "max-size") => {
+                    let size = parse_size(value).filter(|n| *n > 0);
+                    log.max_size = Some(size.ok_or_else(|| bad("a size like 10m"))?);
+                }
+                ("json-file", "max-file") => {
+                    log.max_file = value.parse().ok().filter(|n| *n > 0).ok_or_else(|| bad("1 or more"))?;
+                }
+                _ => {
+                    return Err(format!(
+                        "unknown log opt '{name}' for {driver} log driver: use max-size and max-file with json-file"
+                    ));
+                }
+            }
+        }
+        if log.max_size.is_none() && log.max_file > 1 {
+            return Err("log option max-file needs max-size: files are rotated by size".into());
+        }
+        Ok(log)
+    }
+}
+
+/// A size with an optional unit (`10m`, `1gb`, `512`), in powers of 1024 as Docker reads it.
+pub fn parse_size(text: &str) -> Option<u64> {
+    let lower = text.trim().to_ascii_lowercase();
+    let number = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match lower.get(number.len()..)? {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        "t" | "tb" | "tib" => 40,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
 /// Which seccomp filter a container gets.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -41,7 +41,8 @@ impl Worker {
     pub(super) async fn run(mut self) {
         self.recover().await;
         loop {
-            let desired = match self.target.borrow_and_update().clone() {
+            let target = self.target.borrow_and_update().clone();
+            let desired = match target {
                 Target::Forget => {
                     self.forget().await;
                     return;
