@@ -22,6 +22,7 @@ use v1::TaskState;
 
 pub use plan::Plan;
 use slot::{Slot, SlotKey};
+use task::Place;
 
 use crate::store::{StoreView, change};
 use crate::{restart, scheduler, updater};
@@ -134,8 +135,7 @@ fn replace(
         }
     };
     let Some(restart) = restart else { return };
-    let node = if old.slot == 0 { old.node_id.as_str() } else { "" };
-    let mut new = task::new(&service.id, old.revision, old.slot, node, now_ms, rng);
+    let mut new = task::new(&service.id, old.revision, Place::after(old), now_ms, rng);
     new.start_not_before_ms = restart.not_before_ms;
     new.restarts_ms = restart.restarts_ms;
     let must_wait = slot.stopping(view) || (reason != Reason::Finished && task::may_run(view, old));
@@ -168,7 +168,9 @@ fn globalise(
                 plan.more = true;
                 break;
             }
-            let mut new = task::new(&service.id, service.revision, 0, &node.id, now_ms, rng);
+            let incarnation = slots.get(&key).map_or(1, Slot::next_incarnation);
+            let place = Place { slot: 0, node: &node.id, incarnation };
+            let mut new = task::new(&service.id, service.revision, place, now_ms, rng);
             if slots.get(&key).is_some_and(|s| s.stopping(view)) {
                 new.set_desired_state(TaskState::Ready);
             }

@@ -7,6 +7,7 @@ use skep_proto::v1;
 use v1::TaskState;
 
 use super::slot::{Slot, SlotKey};
+use super::task::Place;
 use super::{CREATE_LIMIT, Plan, task};
 use crate::store::StoreView;
 
@@ -36,7 +37,9 @@ pub(super) fn scale(
             plan.more = true;
             return;
         }
-        let mut new = task::new(&service.id, service.revision, number, "", now_ms, rng);
+        let incarnation = slot.map_or(1, Slot::next_incarnation);
+        let place = Place { slot: number, node: "", incarnation };
+        let mut new = task::new(&service.id, service.revision, place, now_ms, rng);
         if slot.is_some_and(|s| s.stopping(view)) {
             new.set_desired_state(TaskState::Ready);
         }

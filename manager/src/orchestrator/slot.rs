@@ -33,6 +33,11 @@ impl Slot {
         self.tasks.last()
     }
 
+    /// The number of the slot's next task.
+    pub fn next_incarnation(&self) -> u64 {
+        self.tasks.iter().chain(&self.leaving).map(|t| t.incarnation).max().unwrap_or(0) + 1
+    }
+
     /// Live tasks besides the newest.
     pub fn older_live(&self) -> impl Iterator<Item = &Arc<v1::Task>> {
         let older = self.tasks.len().saturating_sub(1);

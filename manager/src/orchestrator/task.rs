@@ -56,8 +56,8 @@ pub fn since_ms(task: &v1::Task) -> i64 {
 }
 
 /// Order of creation within a slot.
-pub fn age_key(task: &v1::Task) -> (i64, &str) {
-    (task.meta.map_or(0, |m| m.created_at_ms), &task.id)
+pub fn age_key(task: &v1::Task) -> (u64, &str) {
+    (task.incarnation, &task.id)
 }
 
 /// The task with another desired state. One that no agent knows of stops there and then.
@@ -75,21 +75,15 @@ pub fn with_desired(task: &v1::Task, desired: TaskState, now_ms: i64, why: &str)
     task
 }
 
-/// A new task for a slot (0: of a global service, on `node_id`).
-pub fn new(
-    service_id: &str,
-    revision: u64,
-    slot: u64,
-    node_id: &str,
-    now_ms: i64,
-    rng: &mut impl Rng,
-) -> v1::Task {
+/// A new task of a service, the `incarnation`th of its slot.
+pub fn new(service_id: &str, revision: u64, place: Place, now_ms: i64, rng: &mut impl Rng) -> v1::Task {
     v1::Task {
         id: ids::random(rng),
         service_id: service_id.to_owned(),
         revision,
-        slot,
-        node_id: node_id.to_owned(),
+        slot: place.slot,
+        node_id: place.node.to_owned(),
+        incarnation: place.incarnation,
         desired_state: TaskState::Running.into(),
         status: Some(v1::TaskStatus {
             state: TaskState::New.into(),
@@ -98,5 +92,24 @@ pub fn new(
             ..Default::default()
         }),
         ..Default::default()
+    }
+}
+
+/// Where a new task belongs.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// Number of the replica; 0 for a global service.
+    pub slot: u64,
+    /// Node of a global service's task; empty for a replica.
+    pub node: &'a str,
+    /// Its number among the tasks of the slot.
+    pub incarnation: u64,
+}
+
+impl<'a> Place<'a> {
+    /// The place of `old`'s successor.
+    pub fn after(old: &'a v1::Task) -> Self {
+        let node = if old.slot == 0 { old.node_id.as_str() } else { "" };
+        Self { slot: old.slot, node, incarnation: old.incarnation + 1 }
     }
 }

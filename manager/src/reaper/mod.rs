@@ -21,7 +21,7 @@ pub fn reap(view: &StoreView, service_id: &str, now_ms: i64) -> Plan {
     let mut named: BTreeSet<u64> = BTreeSet::new();
     for t in view.tasks_of_service(service_id) {
         let gone = service.is_none() || t.desired_state() == TaskState::Remove;
-        if gone && (task::finished(t) || !task::may_run(view, t)) {
+        if gone && !awaited(view, t, service.is_none_or(|s| s.removing)) {
             plan.changes.push(change::remove_task(&t.id));
             continue;
         }
@@ -54,6 +54,15 @@ pub fn reap(view: &StoreView, service_id: &str, now_ms: i64) -> Plan {
         plan.changes.push(change::remove_revision(service_id, r.number));
     }
     plan
+}
+
+/// Whether a task on its way out still has to be reported stopped. One on a node that is down does, as its
+/// slot may come to life again on that node; with the whole service going it does not.
+fn awaited(view: &StoreView, t: &v1::Task, all_going: bool) -> bool {
+    if task::finished(t) || task::state(t) < TaskState::Assigned {
+        return false;
+    }
+    view.node(&t.node_id).is_some_and(|n| !all_going || n.state() != v1::NodeState::Down)
 }
 
 /// Gives up on a task whose node has been down for too long or has left the swarm.

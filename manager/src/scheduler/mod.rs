@@ -77,6 +77,7 @@ struct Group<'a> {
     service: &'a v1::Service,
     demand: Demand,
     networks: Vec<&'a str>,
+    network_names: Vec<&'a str>,
     ports: Vec<v1::PortConfig>,
     preferences: Vec<String>,
     revision: u64,
@@ -91,11 +92,14 @@ impl<'a> Group<'a> {
         revision: u64,
         now_ms: i64,
     ) -> Self {
+        let networks = allocator::networks_of(view, service, spec);
+        let names = networks.iter().map(|id| view.network(id).map_or(*id, |n| crate::store::network_name(n)));
         let preferences = spec.placement.iter().flat_map(|p| &p.preferences).map(|p| p.descriptor.clone());
         Self {
             service,
             demand: Demand::of(service, spec),
-            networks: allocator::networks_of(view, service, spec),
+            network_names: names.collect(),
+            networks,
             ports: service.endpoint.as_ref().map(|e| e.ports.clone()).unwrap_or_default(),
             preferences: preferences.collect(),
             revision,
@@ -217,7 +221,7 @@ impl<'a> Group<'a> {
     fn exhausted(&self) -> String {
         format!(
             "a network of the service ({}) has no free address left: use a larger subnet or fewer replicas",
-            self.networks.join(", ")
+            self.network_names.join(", ")
         )
     }
 
@@ -240,6 +244,7 @@ impl<'a> Group<'a> {
             ports: self.ports.clone(),
             start_not_before_ms: t.start_not_before_ms,
             restarts_ms: t.restarts_ms.clone(),
+            incarnation: t.incarnation,
         }
     }
 }

@@ -12,7 +12,7 @@ use v1::{TaskState, UpdateState};
 
 use crate::orchestrator::Plan;
 use crate::orchestrator::slot::{Slot, SlotKey};
-use crate::orchestrator::task;
+use crate::orchestrator::task::{self, Place};
 use crate::store::{StoreView, change::put};
 use progress::Progress;
 
@@ -88,8 +88,7 @@ fn replace(
     plan: &mut Plan,
 ) {
     let Some(old) = slot.newest() else { return };
-    let node = if old.slot == 0 { old.node_id.as_str() } else { "" };
-    let mut new = task::new(&service.id, service.revision, old.slot, node, now_ms, rng);
+    let mut new = task::new(&service.id, service.revision, Place::after(old), now_ms, rng);
     let keeps_running = order == v1::UpdateOrder::StartFirst && task::live(old);
     for t in slot.tasks.iter().filter(|t| task::wanted(t)) {
         if !keeps_running || task::state(t) < TaskState::Assigned {

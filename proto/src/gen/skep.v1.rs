@@ -522,6 +522,9 @@ pub struct Task {
     /// When this slot was restarted before, as far as the restart policy's window and limit need to know.
     #[prost(int64, repeated, tag = "12")]
     pub restarts_ms: ::prost::alloc::vec::Vec<i64>,
+    /// Counts the tasks of a slot: the one with the greatest number speaks for it.
+    #[prost(uint64, tag = "13")]
+    pub incarnation: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct NetworkSpec {

@@ -1,0 +1,237 @@
+//! The commands' words: `verb name key=value flag ...`.
+
+use skep_manager::store::StoreView;
+use skep_manager::store::change::put;
+use skep_proto::v1;
+
+use super::Result;
+
+/// A command split into words.
+pub struct Words<'a>(Vec<&'a str>);
+
+impl<'a> Words<'a> {
+    pub fn new(command: &'a str) -> Self {
+        Self(command.split_whitespace().collect())
+    }
+    pub fn verb(&self) -> &'a str {
+        self.0.first().copied().unwrap_or_default()
+    }
+    pub fn name(&self) -> Result<&'a str> {
+        self.0.get(1).copied().ok_or_else(|| "what is its name?".to_owned())
+    }
+    pub fn rest(&self) -> &[&'a str] {
+        self.0.get(2..).unwrap_or_default()
+    }
+    pub fn has(&self, flag: &str) -> bool {
+        self.0.contains(&flag)
+    }
+    fn all(&self, key: &str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter_map(move |w| w.strip_prefix(key)?.strip_prefix('='))
+    }
+    fn get(&self, key: &str) -> Option<&'a str> {
+        self.all(key).next()
+    }
+    fn number(&self, key: &str) -> Result<Option<u64>> {
+        self.get(key).map(|v| v.parse().map_err(|e| format!("{key}={v}: {e}"))).transpose()
+    }
+    fn duration_ns(&self, key: &str) -> Result<Option<i64>> {
+        self.get(key).map(|v| duration_ms(v).map(|ms| ms * 1_000_000)).transpose()
+    }
+}
+
+/// 500ms, 5s, 3m, 25h
+pub fn duration_ms(text: &str) -> Result<i64> {
+    let units = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)];
+    units
+        .iter()
+        .find_map(|(unit, ms)| Some(text.strip_suffix(unit)?.parse::<i64>().ok()? * ms))
+        .ok_or_else(|| format!("{text} is not a duration"))
+}
+
+fn annotations(name: &str) -> Option<v1::Annotations> {
+    Some(v1::Annotations { name: name.to_owned(), ..Default::default() })
+}
+
+pub fn cluster(words: &Words) -> Result<v1::Cluster> {
+    Ok(v1::Cluster {
+        id: "cluster".into(),
+        spec: Some(v1::ClusterSpec {
+            task_history_limit: words.number("history")?.unwrap_or(5) as i64,
+            ..Default::default()
+        }),
+        address_pools: words.all("pool").map(str::to_owned).collect(),
+        subnet_size: words.number("size")?.unwrap_or(0) as u32,
+        ..Default::default()
+    })
+}
+
+pub fn node(view: &StoreView, words: &Words) -> Result<v1::Node> {
+    let name = words.name()?;
+    let mut node = view.node(name).map(|n| v1::Node::clone(n)).unwrap_or_else(|| v1::Node {
+        id: name.to_owned(),
+        state: v1::NodeState::Ready.into(),
+        description: Some(v1::NodeDescription {
+            hostname: name.to_owned(),
+            platform: Some(v1::Platform { os: "linux".into(), architecture: "x86_64".into() }),
+            resources: Some(v1::Resources { nano_cpus: 4_000_000_000, memory_bytes: 4096 << 20, pids: 0 }),
+            ..Default::default()
+        }),
+        spec: Some(v1::NodeSpec { annotations: annotations(""), ..Default::default() }),
+        ..Default::default()
+    });
+    let description = node.description.get_or_insert_default();
+    let resources = description.resources.get_or_insert_default();
+    if let Some(mib) = words.number("mem")? {
+        resources.memory_bytes = (mib << 20) as i64;
+    }
+    if let Some(cpus) = words.number("cpus")? {
+        resources.nano_cpus = (cpus * 1_000_000_000) as i64;
+    }
+    if let Some(arch) = words.get("arch") {
+        description.platform.get_or_insert_default().architecture = arch.to_owned();
+    }
+    let spec = node.spec.get_or_insert_default();
+    if let Some((k, v)) = words.get("label").and_then(|l| l.split_once(':')) {
+        spec.annotations.get_or_insert_default().labels.insert(k.to_owned(), v.to_owned());
+    }
+    if let Some(role) = words.get("role") {
+        spec.role =
+            v1::NodeRole::from_str_name(&format!("NODE_ROLE_{}", role.to_uppercase())).ok_or("role")?.into();
+    }
+    if let Some(a) = words.get("availability") {
+        let a = format!("NODE_AVAILABILITY_{}", a.to_uppercase());
+        spec.availability = v1::NodeAvailability::from_str_name(&a).ok_or("availability")?.into();
+    }
+    if let Some(state) = words.get("state") {
+        node.state = v1::NodeState::from_str_name(&format!("NODE_STATE_{}", state.to_uppercase()))
+            .ok_or("state")?
+            .into();
+    }
+    Ok(node)
+}
+
+pub fn network(words: &Words) -> Result<v1::Network> {
+    let name = words.name()?;
+    Ok(v1::Network {
+        id: name.to_owned(),
+        spec: Some(v1::NetworkSpec {
+            annotations: annotations(name),
+            subnet: words.get("subnet").unwrap_or_default().to_owned(),
+            ingress: words.has("ingress"),
+            ..Default::default()
+        }),
+        ..Default::default()
+    })
+}
+
+/// Creates or updates a service as control does: another task spec makes another revision.
+pub fn service(view: &StoreView, words: &Words) -> Result<Vec<v1::Change>> {
+    let name = words.name()?;
+    let before = view.service_by_name(name);
+    let mut service = before.map(|s| v1::Service::clone(s)).unwrap_or_default();
+    service.id = name.to_owned();
+    let mut spec = service.spec.clone().unwrap_or_default();
+    spec.annotations = annotations(name);
+    if words.has("global") {
+        spec.mode = Some(v1::service_spec::Mode::Global(v1::Global {}));
+    } else if let Some(replicas) = words.number("replicas")?.or(before.is_none().then_some(1)) {
+        spec.mode = Some(v1::service_spec::Mode::Replicated(v1::Replicated { replicas }));
+    }
+    let task = spec.task.get_or_insert_default();
+    task_spec(task, words)?;
+    let config = |old: Option<v1::UpdateConfig>, prefix: &str| -> Result<Option<v1::UpdateConfig>> {
+        let mut c = old.unwrap_or(v1::UpdateConfig { parallelism: 1, ..Default::default() });
+        let key = |k: &str| format!("{prefix}{k}");
+        c.parallelism = words.number(&key("parallelism"))?.unwrap_or(c.parallelism);
+        c.delay_ns = words.duration_ns(&key("delay"))?.unwrap_or(c.delay_ns);
+        c.monitor_ns = words.duration_ns(&key("monitor"))?.unwrap_or(c.monitor_ns);
+        if let Some(percent) = words.number(&key("ratio"))? {
+            c.max_failure_ratio = percent as f32 / 100.0;
+        }
+        match words.get(&key("order")) {
+            Some("start-first") => c.set_order(v1::UpdateOrder::StartFirst),
+            Some("stop-first") => c.set_order(v1::UpdateOrder::StopFirst),
+            _ => {}
+        }
+        if let Some(action) = words.get(&key("on-failure")) {
+            let action = format!("UPDATE_FAILURE_ACTION_{}", action.to_uppercase());
+            c.failure_action = v1::UpdateFailureAction::from_str_name(&action).ok_or("on-failure")?.into();
+        }
+        Ok(Some(c))
+    };
+    spec.update = config(spec.update, "update-")?;
+    spec.rollback = config(spec.rollback, "rollback-")?;
+    let ports: Vec<_> = words.all("port").map(port).collect::<Result<_>>()?;
+    if !ports.is_empty() || words.has("no-ports") {
+        spec.endpoint.get_or_insert_default().ports = ports;
+    }
+    if words.has("dnsrr") {
+        spec.endpoint.get_or_insert_default().set_mode(v1::EndpointMode::Dnsrr);
+    }
+    let mut changes = Vec::new();
+    let old_task = service.spec.as_ref().and_then(|s| s.task.as_ref());
+    if old_task != spec.task.as_ref() {
+        service.revision += 1;
+        changes.push(put(v1::Revision {
+            service_id: service.id.clone(),
+            number: service.revision,
+            spec: spec.task.clone(),
+            ..Default::default()
+        }));
+    }
+    service.previous_spec = service.spec.replace(spec);
+    changes.push(put(service));
+    Ok(changes)
+}
+
+fn task_spec(task: &mut v1::TaskSpec, words: &Words) -> Result<()> {
+    if let Some(image) = words.get("image") {
+        task.container.get_or_insert_default().image = image.to_owned();
+    }
+    if let Some(mib) = words.number("mem")? {
+        task.reservations.get_or_insert_default().memory_bytes = (mib << 20) as i64;
+    }
+    if let Some(cpus) = words.number("cpus")? {
+        task.reservations.get_or_insert_default().nano_cpus = (cpus * 1_000_000_000) as i64;
+    }
+    let restart = task.restart.get_or_insert_default();
+    match words.get("restart") {
+        Some("none") => restart.set_condition(v1::RestartCondition::None),
+        Some("on-failure") => restart.set_condition(v1::RestartCondition::OnFailure),
+        _ => {}
+    }
+    restart.delay_ns = words.duration_ns("delay")?.or(restart.delay_ns);
+    restart.max_attempts = words.number("attempts")?.unwrap_or(restart.max_attempts);
+    restart.window_ns = words.duration_ns("window")?.unwrap_or(restart.window_ns);
+    let placement = task.placement.get_or_insert_default();
+    placement.max_replicas = words.number("max")?.unwrap_or(placement.max_replicas);
+    placement.constraints.extend(words.all("constraint").map(str::to_owned));
+    placement.preferences.extend(words.all("prefer").map(|d| v1::SpreadOver { descriptor: d.to_owned() }));
+    placement.platforms.extend(
+        words
+            .all("platform")
+            .filter_map(|p| p.split_once('/'))
+            .map(|(os, arch)| v1::Platform { os: os.to_owned(), architecture: arch.to_owned() }),
+    );
+    task.networks.extend(
+        words.all("network").map(|n| v1::NetworkAttachment { network: n.to_owned(), ..Default::default() }),
+    );
+    Ok(())
+}
+
+/// 8080:80, 8080:80/udp, 8080:80/host
+fn port(text: &str) -> Result<v1::PortConfig> {
+    let (numbers, kind) = text.split_once('/').unwrap_or((text, "tcp"));
+    let (published, target) = numbers.split_once(':').ok_or("port=PUBLISHED:TARGET")?;
+    let mut port = v1::PortConfig {
+        published_port: published.parse().map_err(|_| "published port")?,
+        target_port: target.parse().map_err(|_| "target port")?,
+        ..Default::default()
+    };
+    match kind {
+        "udp" => port.set_protocol(v1::PortProtocol::Udp),
+        "host" => port.set_mode(v1::PublishMode::Host),
+        _ => {}
+    }
+    Ok(port)
+}

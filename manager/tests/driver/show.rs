@@ -1,0 +1,92 @@
+//! What the commands print.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use skep_manager::orchestrator::task;
+use skep_manager::store::StoreView;
+use skep_proto::v1;
+
+fn state(s: v1::TaskState) -> String {
+    s.as_str_name().trim_start_matches("TASK_STATE_").to_lowercase()
+}
+
+/// One line a task, by service, slot and age.
+pub fn tasks(view: &StoreView) -> String {
+    let mut out = String::new();
+    for service in view.services() {
+        let mut tasks: Vec<_> = view.tasks_of_service(&service.id).collect();
+        let order = |t: &v1::Task| (t.slot, if t.slot == 0 { t.node_id.clone() } else { String::new() });
+        tasks.sort_by(|a, b| order(a).cmp(&order(b)).then_with(|| task::age_key(a).cmp(&task::age_key(b))));
+        for t in tasks {
+            let slot = if t.slot == 0 { t.node_id.clone() } else { t.slot.to_string() };
+            let node = if t.node_id.is_empty() { "-" } else { &t.node_id };
+            let _ = write!(out, "{}.{slot} r{} {node} {}", service.id, t.revision, state(task::state(t)));
+            let _ = write!(out, " (wanted {})", state(t.desired_state()));
+            for a in &t.addresses {
+                let _ = write!(out, " {}={}", a.network_id, a.addr);
+            }
+            if let Some(s) = t.status.as_ref().filter(|s| !s.err.is_empty()) {
+                let _ = write!(out, ": {}", s.err);
+            }
+            out.push('\n');
+        }
+    }
+    out
+}
+
+/// How many live tasks of each service each node has.
+pub fn spread(view: &StoreView) -> String {
+    let mut counts: BTreeMap<(&str, &str), u32> = BTreeMap::new();
+    for t in view.tasks().filter(|t| task::live(t)) {
+        *counts.entry((&t.service_id, &t.node_id)).or_default() += 1;
+    }
+    counts.iter().fold(String::new(), |mut out, ((service, node), n)| {
+        let _ = writeln!(out, "{service} {} {n}", if node.is_empty() { "-" } else { node });
+        out
+    })
+}
+
+/// Revision, update, addresses and ports of a service.
+pub fn status(view: &StoreView, name: &str) -> Result<String, String> {
+    let service = match view.find_service(name) {
+        Ok(service) => service,
+        Err(e) => return Ok(format!("{e}\n")),
+    };
+    let image = service.spec.as_ref().and_then(|s| s.task.as_ref()).and_then(|t| t.container.as_ref());
+    let mut out = format!("revision {} image {}\n", service.revision, image.map_or("", |c| &c.image));
+    if let Some(u) = &service.update_status {
+        let state = u.state().as_str_name().trim_start_matches("UPDATE_STATE_").to_lowercase();
+        let message = u.message.split(" task ").next().unwrap_or_default();
+        let _ = writeln!(out, "{state}: {message}");
+    }
+    for vip in service.endpoint.iter().flat_map(|e| &e.virtual_ips) {
+        let _ = writeln!(out, "vip {} {}", vip.network_id, vip.addr);
+    }
+    for p in service.endpoint.iter().flat_map(|e| &e.ports) {
+        let _ = writeln!(out, "port {} -> {}", p.published_port, p.target_port);
+    }
+    let revisions: Vec<_> = view.revisions_of(&service.id).map(|r| r.number.to_string()).collect();
+    let _ = writeln!(out, "revisions kept: {}", revisions.join(" "));
+    Ok(out)
+}
+
+/// Subnets of networks and overlay addresses of nodes.
+pub fn networks(view: &StoreView) -> String {
+    let mut out = String::new();
+    for n in view.networks() {
+        let _ = writeln!(out, "network {} {} gateway {}", n.id, n.subnet, n.gateway);
+    }
+    for n in view.nodes() {
+        let _ = writeln!(out, "node {} {}", n.id, n.overlay_addr);
+    }
+    out
+}
+
+/// Routes of a network.
+pub fn blocks(view: &StoreView, network: &str) -> String {
+    skep_manager::allocator::blocks(view, network).iter().fold(String::new(), |mut out, (cidr, node)| {
+        let _ = writeln!(out, "{cidr} {node}");
+        out
+    })
+}
