@@ -140,7 +140,9 @@ impl DataPlane {
             let held = nft::read(&mut rules.socket, &table)?;
             let wanted = isolation::table(&state, &inner.names);
             let changes = nft::diff(held.as_ref(), &wanted);
-            let rules = changes.iter().map(|c| format!("nftables table {table}: {c}"));
+            let admitted = nft::admitted(&mut rules.socket, &isolation::passage(&inner.names))?;
+            let shut = (!admitted).then(|| "iptables' FORWARD chain drops our traffic".to_owned());
+            let rules = changes.iter().map(|c| format!("nftables table {table}: {c}")).chain(shut);
             Ok(repairs.iter().map(ToString::to_string).chain(rules).collect::<Vec<_>>())
         })
         .await?;
@@ -153,6 +155,33 @@ impl DataPlane {
         let tunnel = self.refresh_swarm().await;
         let rest = self.inner.reconcile().await;
         Error::gather([tunnel, rest].into_iter().filter_map(Result::err).collect())
+    }
+
+    /// Removes every trace from the kernel: for a data root that is given up. Containers are
+    /// disconnected first.
+    pub async fn uninstall(&self) -> Result<()> {
+        let detached = self.retain(&[]).await;
+        let left = self.leave_swarm().await;
+        self.shutdown().await;
+        let inner = self.inner.clone();
+        let mut rules = inner.rules.clone().lock_owned().await;
+        let removed = blocking("removing bridges and rules", move || {
+            let mut errors = Vec::new();
+            match crate::link::Links::open() {
+                Ok(mut host) => {
+                    let bridges = inner.state().bridges.clone();
+                    errors.extend(bridges.values().filter_map(|b| host.delete(&b.interface).err()));
+                }
+                Err(error) => errors.push(error),
+            }
+            let passage = isolation::passage(&inner.names);
+            errors.extend(nft::withdraw(&mut rules.socket, &passage).err().map(Error::from));
+            let table = inner.names.table();
+            errors.extend(nft::delete_table(&mut rules.socket, &table).err().map(Error::from));
+            Error::gather(errors)
+        })
+        .await;
+        Error::gather([detached, left, removed].into_iter().filter_map(Result::err).collect())
     }
 
     /// Ends the daemon's part; containers keep their network.
@@ -234,7 +263,15 @@ impl Inner {
         })
         .await;
         let rules = self.commit(generation).await;
-        Error::gather([links, rules].into_iter().filter_map(Result::err).collect())
+        let passage = self.admit().await;
+        Error::gather([links, rules, passage].into_iter().filter_map(Result::err).collect())
+    }
+
+    /// Keeps another firewall's default from stopping what our own rules let pass.
+    async fn admit(self: &Arc<Self>) -> Result<()> {
+        let mut rules = self.rules.clone().lock_owned().await;
+        let passage = isolation::passage(&self.names);
+        blocking("admitting our traffic", move || Ok(nft::admit(&mut rules.socket, &passage)?)).await
     }
 
     /// Makes the tunnel's routes and settings right.

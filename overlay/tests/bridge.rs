@@ -258,3 +258,29 @@ fn what_cannot_be_is_refused_with_a_reason() {
         assert_eq!(plane.check().await.expect("check"), Vec::<String>::new());
     });
 }
+
+#[test]
+fn another_firewalls_default_does_not_stop_containers() {
+    let (host, far) = (Host::new(), Host::new());
+    host.connect(&far, "under", "10.66.0.1", "10.66.0.2");
+    serve(far.netns(), 81, "far");
+    host.sh(
+        "nft add table ip filter && nft 'add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }'",
+    );
+    let before = host.sh("nft list ruleset; ip -o link | cut -d: -f2; ip route");
+    host.run(async {
+        let plane = start(&host).await;
+        let a = up(&plane, request("a", &["bridge"])).await;
+        let there = Ipv4Addr::new(10, 66, 0, 2);
+        assert_eq!(ask(&a.netns, there, 81).map(|a| a.0), Some("far".into()));
+        host.sh("nft flush chain ip filter FORWARD");
+        assert_eq!(lab::knock(&a.netns, there, 81), None);
+        assert_eq!(plane.check().await.expect("check").len(), 1);
+        plane.reconcile().await.expect("reconcile");
+        assert_eq!(ask(&a.netns, there, 81).map(|a| a.0), Some("far".into()));
+        plane.reconcile().await.expect("reconcile");
+        assert_eq!(host.sh("nft list chain ip filter FORWARD").matches("skep:").count(), 4);
+        plane.uninstall().await.expect("uninstall");
+    });
+    lab::assert_same(&before, &host.sh("nft list ruleset; ip -o link | cut -d: -f2; ip route"));
+}

@@ -241,6 +241,17 @@ fn forward(names: &Names) -> Chain {
     base("filter", FORWARD, FILTER, rules)
 }
 
+/// What a firewall that drops by policy must let pass; our own table then judges it.
+pub fn passage(names: &Names) -> Vec<Rule> {
+    let (links, tunnel) = (any(names.links()), names.wireguard());
+    vec![
+        Rule::to("skep: from a container").iif(&links).accept(),
+        Rule::to("skep: to a container").oif(&links).accept(),
+        Rule::to("skep: from the tunnel").iif(&tunnel).accept(),
+        Rule::to("skep: to the tunnel").oif(&tunnel).accept(),
+    ]
+}
+
 fn guard(names: &Names) -> Chain {
     let (links, tunnel) = (any(names.links()), names.wireguard());
     let rules = vec![

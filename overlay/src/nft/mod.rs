@@ -4,6 +4,7 @@
 mod diff;
 mod dump;
 mod expr;
+mod guest;
 mod transaction;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,6 +13,7 @@ pub use diff::{Change, diff};
 pub use dump::read;
 pub(crate) use expr::digest;
 pub use expr::{Field, Rule};
+pub use guest::{admit, admitted, withdraw};
 pub use transaction::{apply, delete_table};
 
 /// A table with all it holds, as wanted or as read from the kernel.
@@ -104,8 +106,12 @@ impl Set {
         self.elements.insert(Element { key, ..Element::default() });
     }
 
-    /// Adds a key with its value.
+    /// Adds a key with its value; a key that is there keeps its own.
     pub fn set(&mut self, key: Vec<u8>, data: Vec<u8>) {
+        let least = Element { key: key.clone(), ..Element::default() };
+        if self.elements.range(least..).next().is_some_and(|e| e.key == key) {
+            return;
+        }
         self.elements.insert(Element { key, data, ..Element::default() });
     }
 

@@ -10,8 +10,8 @@ const BATCH_END: u16 = 0x11;
 const NEWTABLE: u16 = SUBSYS;
 const DELTABLE: u16 = SUBSYS | 2;
 const NEWCHAIN: u16 = SUBSYS | 3;
-const NEWRULE: u16 = SUBSYS | 6;
-const DELRULE: u16 = SUBSYS | 8;
+pub(super) const NEWRULE: u16 = SUBSYS | 6;
+pub(super) const DELRULE: u16 = SUBSYS | 8;
 const NEWSET: u16 = SUBSYS | 9;
 const NEWSETELEM: u16 = SUBSYS | 12;
 const DELSETELEM: u16 = SUBSYS | 14;
@@ -48,7 +48,7 @@ pub fn delete_table(socket: &mut Socket, table: &str) -> Result<(), Error> {
     }
 }
 
-fn commit(socket: &mut Socket, table: &str, steps: Vec<(String, Message)>) -> Result<(), Error> {
+pub(super) fn commit(socket: &mut Socket, table: &str, steps: Vec<(String, Message)>) -> Result<(), Error> {
     if steps.is_empty() {
         return Ok(());
     }
@@ -73,7 +73,7 @@ fn commit(socket: &mut Socket, table: &str, steps: Vec<(String, Message)>) -> Re
     })
 }
 
-fn message(kind: u16, flags: u16, body: Attrs) -> Message {
+pub(super) fn message(kind: u16, flags: u16, body: Attrs) -> Message {
     Message { kind, flags: NLM_F_REQUEST | flags, body }
 }
 
@@ -111,7 +111,7 @@ fn messages(table: &str, change: &Change, id: u32) -> Vec<Message> {
 }
 
 /// The comment in the form `nft` prints: type 0, length, text.
-fn comment(rule: &Rule) -> Vec<u8> {
+pub(super) fn comment(rule: &Rule) -> Vec<u8> {
     let text = rule.comment.as_bytes();
     let text = &text[..text.len().min(120)];
     let mut bytes = vec![0, text.len() as u8 + 1];
