@@ -1,0 +1,247 @@
+//! Whole managers over TLS on loopback with their real logs on disk, each in a runtime of its own, so that
+//! killing one is as abrupt as the death of its process.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use skep_identity::{Bootstrap, Identity, Network, Tcp, bootstrap};
+use skep_manager::{InitOptions, Manager, ManagerOptions, Start};
+use skep_proto::v1;
+use skep_proto::v1::control_server::Control;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use tonic::{Request, Status};
+
+/// One host that may run a manager.
+struct Host {
+    dir: PathBuf,
+    addr: String,
+    identity: Option<Identity>,
+    running: Option<(Runtime, Manager)>,
+}
+
+struct Cluster {
+    hosts: Vec<Host>,
+    test: Runtime,
+    _dir: TempDir,
+}
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("runtime")
+}
+
+fn tcp() -> Arc<dyn Network> {
+    Arc::new(Tcp)
+}
+
+fn free_addr() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+    listener.local_addr().expect("addr").to_string()
+}
+
+impl Host {
+    fn manager(&self) -> &Manager {
+        &self.running.as_ref().expect("running").1
+    }
+
+    fn options(&self, start: Start) -> ManagerOptions {
+        let identity = self.identity.clone().expect("joined");
+        ManagerOptions::new(
+            self.dir.join("manager"),
+            identity,
+            tcp(),
+            self.addr.clone(),
+            self.addr.clone(),
+            start,
+        )
+    }
+
+    fn start(&mut self, start: Start) {
+        let (runtime, options) = (runtime(), self.options(start));
+        let manager = runtime.block_on(Manager::start(options)).expect("started");
+        self.running = Some((runtime, manager));
+    }
+
+    /// The process dies.
+    fn kill(&mut self) {
+        let (runtime, manager) = self.running.take().expect("running");
+        runtime.shutdown_background();
+        drop(manager);
+    }
+
+    fn stop(&mut self) {
+        let (runtime, manager) = self.running.take().expect("running");
+        runtime.block_on(manager.stop());
+    }
+}
+
+impl Cluster {
+    /// A first manager and two that join.
+    fn new() -> Self {
+        let dir = TempDir::new().expect("dir");
+        let host = |i: usize| Host {
+            dir: dir.path().join(format!("host{i}")),
+            addr: free_addr(),
+            identity: None,
+            running: None,
+        };
+        let mut hosts: Vec<_> = (0..3).map(host).collect();
+        let first = runtime();
+        let init = InitOptions { hostname: "host0".into(), ..Default::default() };
+        let (state, identity) = (hosts[0].dir.join("manager"), hosts[0].dir.join("identity"));
+        let addr = hosts[0].addr.clone();
+        let made = first.block_on(Manager::init(state, &identity, tcp(), addr.clone(), addr, init));
+        let (manager, identity) = made.expect("made");
+        hosts[0].identity = Some(identity);
+        hosts[0].running = Some((first, manager));
+        let mut cluster = Self { hosts, test: runtime(), _dir: dir };
+        for i in 1..3 {
+            cluster.join(i);
+        }
+        cluster
+    }
+
+    fn join(&mut self, i: usize) {
+        let remote = self.hosts[0].addr.clone();
+        let token = self.cluster(0).manager_token.parse().expect("token");
+        let hostname = format!("host{i}");
+        let join = Bootstrap {
+            addr: &remote,
+            token: &token,
+            availability: v1::NodeAvailability::Active,
+            hostname: &hostname,
+        };
+        let dir = self.hosts[i].dir.join("identity");
+        self.hosts[i].identity = Some(self.test.block_on(bootstrap(&tcp(), &dir, join)).expect("joined"));
+        self.hosts[i].start(Start::Join { remote });
+    }
+
+    fn cluster(&self, at: usize) -> v1::Cluster {
+        let control = self.hosts[at].manager().control();
+        let answer = self.test.block_on(control.get_cluster(Request::new(v1::GetClusterRequest {})));
+        answer.expect("read").into_inner().cluster.expect("there")
+    }
+
+    fn create(&self, at: usize, name: &str) -> Result<v1::Service, Status> {
+        let spec = v1::ServiceSpec {
+            annotations: Some(v1::Annotations { name: name.into(), ..Default::default() }),
+            task: Some(v1::TaskSpec {
+                container: Some(v1::ContainerSpec { image: "whoami".into(), ..Default::default() }),
+                ..Default::default()
+            }),
+            mode: Some(v1::service_spec::Mode::Replicated(v1::Replicated { replicas: 0 })),
+            ..Default::default()
+        };
+        let control = self.hosts[at].manager().control();
+        let request = Request::new(v1::CreateServiceRequest { spec: Some(spec) });
+        self.test.block_on(control.create_service(request)).map(|r| r.into_inner().service.expect("there"))
+    }
+
+    fn services(&self, at: usize) -> Vec<String> {
+        let control = self.hosts[at].manager().control();
+        let answer =
+            self.test.block_on(control.list_services(Request::new(v1::ListServicesRequest::default())));
+        let answer = answer.expect("read").into_inner();
+        assert!(!answer.stale, "a confirmed read");
+        let name = |s: v1::ServiceWithStatus| {
+            s.service.and_then(|s| s.spec).and_then(|s| s.annotations).map(|a| a.name)
+        };
+        let mut names: Vec<_> = answer.services.into_iter().filter_map(name).collect();
+        names.sort();
+        names
+    }
+
+    fn nodes(&self, at: usize) -> Vec<v1::Node> {
+        let control = self.hosts[at].manager().control();
+        let answer = self.test.block_on(control.list_nodes(Request::new(v1::ListNodesRequest::default())));
+        answer.expect("read").into_inner().nodes
+    }
+
+    fn leader(&self, at: usize) -> usize {
+        let mut leader = self.hosts[at].manager().leader();
+        let known = self.test.block_on(async {
+            let known = leader.wait_for(|l| l.is_some());
+            tokio::time::timeout(Duration::from_secs(10), known)
+                .await
+                .expect("a leader")
+                .expect("running")
+                .clone()
+        });
+        let id = known.expect("known").node_id;
+        let is = |h: &Host| h.identity.as_ref().is_some_and(|i| i.node_id().as_str() == id);
+        self.hosts.iter().position(is).expect("one of ours")
+    }
+
+    fn until(&self, what: &str, mut condition: impl FnMut() -> bool) {
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        while !condition() {
+            assert!(std::time::Instant::now() < deadline, "never {what}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn set_role(&self, at: usize, id: &str, role: v1::NodeRole) -> Result<(), Status> {
+        let node = self.nodes(at).into_iter().find(|n| n.id == id).expect("there");
+        let spec = v1::NodeSpec { role: role.into(), ..node.spec.unwrap_or_default() };
+        let version = node.meta.map_or(0, |m| m.version);
+        let request = v1::UpdateNodeRequest { id: id.into(), version, spec: Some(spec) };
+        let control = self.hosts[at].manager().control();
+        self.test.block_on(control.update_node(Request::new(request))).map(drop)
+    }
+}
+
+#[test]
+fn writes_go_on_when_the_leader_is_killed_and_it_returns_from_its_disk() {
+    let mut cluster = Cluster::new();
+    cluster.create(2, "before").expect("written through a follower");
+    let old = cluster.leader(1);
+    let other = (old + 1) % 3;
+    cluster.hosts[old].kill();
+    cluster.create(other, "after").expect("written under a new leader");
+    assert_eq!(cluster.services((old + 2) % 3), ["after", "before"]);
+    cluster.hosts[old].start(Start::Restart);
+    assert_eq!(cluster.services(old), ["after", "before"]);
+}
+
+#[test]
+fn without_quorum_writes_fail_and_all_is_there_after_a_restart_of_all() {
+    let mut cluster = Cluster::new();
+    cluster.create(0, "kept").expect("written");
+    cluster.hosts[1].kill();
+    cluster.hosts[2].kill();
+    let status = cluster.create(0, "lost").expect_err("no quorum");
+    assert_eq!(status.code(), tonic::Code::Unavailable, "{status}");
+    cluster.hosts[0].stop();
+    for host in &mut cluster.hosts {
+        host.start(Start::Restart);
+    }
+    assert!(cluster.services(1).contains(&"kept".to_owned()));
+}
+
+#[test]
+fn a_demoted_manager_leaves_raft_and_a_stopped_leader_hands_over() {
+    let mut cluster = Cluster::new();
+    let all = |c: &Cluster| c.nodes(0).iter().filter(|n| n.manager.is_some()).count() == 3;
+    cluster.until("three managers", || all(&cluster));
+    let id = String::from(cluster.hosts[2].identity.as_ref().expect("joined").node_id());
+    cluster.set_role(1, &id, v1::NodeRole::Worker).expect("demoted");
+    let demoted = |n: &v1::Node| n.id != id || (n.manager.is_none() && n.role() == v1::NodeRole::Worker);
+    cluster.until("demoted", || cluster.nodes(0).iter().all(demoted));
+    cluster.hosts[2].stop();
+    let (leader, other) = if cluster.leader(0) == 0 { (0, 1) } else { (1, 0) };
+    cluster.set_role(other, &id, v1::NodeRole::Manager).expect("promoted again");
+    cluster.create(leader, "two").expect("two managers are a quorum of two");
+}
+
+#[test]
+fn one_manager_goes_on_alone_by_force() {
+    let mut cluster = Cluster::new();
+    cluster.create(0, "kept").expect("written");
+    cluster.hosts.iter_mut().for_each(Host::kill);
+    cluster.hosts[1].start(Start::ForceNewCluster);
+    assert_eq!(cluster.services(1), ["kept"]);
+    cluster.create(1, "more").expect("written alone");
+    let managers = cluster.nodes(1).into_iter().filter(|n| n.role() == v1::NodeRole::Manager).count();
+    assert_eq!(managers, 1);
+}

@@ -1,0 +1,60 @@
+//! Whatever happens to a cluster, in whatever order: no address is given twice, no node is asked for more than
+//! it has, no slot runs two tasks, nothing moves backwards (all checked by the driver after every write), and
+//! in the end every replica runs or says why not.
+
+mod driver;
+
+use driver::Driver;
+use proptest::prelude::*;
+
+fn command() -> impl Strategy<Value = String> {
+    let service = prop::sample::select(vec!["a", "b", "c"]);
+    let node = 1..=4u32;
+    prop_oneof![
+        4 => (service.clone(), 0..9u32).prop_map(|(s, n)| format!("service {s} replicas={n}")),
+        2 => (service.clone(), 1..5u32).prop_map(|(s, n)| format!("service {s} image=v{n} update-parallelism=2")),
+        1 => service.clone().prop_map(|s| format!("service {s} update-order=start-first")),
+        1 => service.clone().prop_map(|s| format!("service {s} update-on-failure=rollback")),
+        1 => service.clone().prop_map(|s| format!("remove {s}")),
+        2 => (node.clone(), prop::sample::select(vec!["down", "ready"])).prop_map(|(n, s)| format!("node n{n} state={s}")),
+        2 => (node, prop::sample::select(vec!["drain", "pause", "active"]))
+            .prop_map(|(n, a)| format!("node n{n} availability={a}")),
+        3 => (service, 1..9u32, prop::sample::select(vec!["failed", "rejected", "complete", "running"]))
+            .prop_map(|(s, n, to)| format!("report {s}.{n} {to}")),
+        6 => Just("agent once".to_owned()),
+        2 => prop::sample::select(vec!["500ms", "2s", "1m", "25h"]).prop_map(|d| format!("advance {d}")),
+        1 => Just("new-leader".to_owned()),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_history_keeps_the_promises_and_comes_to_rest(commands in prop::collection::vec(command(), 1..60)) {
+        let mut driver = Driver::new();
+        let setup = [
+            "cluster c history=2", "network small subnet=10.1.0.0/27", "network wide",
+            "node n1 mem=1000", "node n2 mem=1500", "node n3 mem=500", "node n4 mem=800",
+            "service a replicas=3 mem=200 network=small network=wide delay=1s",
+            "service b replicas=3 mem=100 network=small delay=1s restart=on-failure attempts=2",
+            "service c global mem=50 network=small delay=1s",
+        ];
+        for command in setup.into_iter().map(str::to_owned).chain(commands) {
+            // Some commands make no sense where they come; that is part of the chance.
+            let _ = driver.run(&command);
+        }
+        for command in ["node n1 state=ready availability=active", "node n2 state=ready availability=active",
+                        "node n3 state=ready availability=active", "node n4 state=ready availability=active",
+                        "agent", "advance 1m", "agent", "advance 1m", "agent"] {
+            driver.run(command).expect("the cluster mends");
+        }
+        let tasks = driver.run("tasks").expect("prints");
+        for line in tasks.lines().filter(|l| l.contains("(wanted running)") || l.contains("(wanted ready)")) {
+            prop_assert!(line.contains(" running (") || line.contains("pending (wanted running): "), "{tasks}");
+        }
+        for line in tasks.lines() {
+            prop_assert!(!line.contains("(wanted remove)"), "{tasks}");
+        }
+    }
+}
