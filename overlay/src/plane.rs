@@ -19,6 +19,7 @@ use crate::model::{BridgeSpec, DataPlaneOptions};
 use crate::names::Names;
 use crate::netlink::Socket;
 use crate::state::{DEFAULT_BRIDGE, State, Store};
+use crate::vip::SwarmMaps;
 use crate::{isolation, nft, reconcile, wireguard};
 
 /// Time between comparisons of the whole with the kernel.
@@ -55,6 +56,20 @@ struct Rules {
     socket: Socket,
     written: Option<nft::Table>,
     generation: u64,
+    maps: Option<SwarmMaps>,
+}
+
+impl Rules {
+    /// The table wanted now.
+    fn wanted(&mut self, state: &State, names: &Names) -> nft::Table {
+        let fresh = self.maps.take().filter(|m| m.generation == state.swarm_generation);
+        let maps = fresh.unwrap_or_else(|| {
+            let nothing = Default::default();
+            let desired = state.swarm.as_ref().map_or(&nothing, |s| &s.desired);
+            SwarmMaps::new(state.swarm_generation, desired, &state.refused_ports)
+        });
+        isolation::table(state, names, self.maps.insert(maps))
+    }
 }
 
 impl DataPlane {
@@ -103,7 +118,7 @@ impl DataPlane {
             .map_err(|e| Error::WireGuard { interface: names.wireguard(), reason: e.to_string() })?;
         let socket =
             Socket::open(SockProtocol::NetlinkNetFilter).map_err(Error::io("open", "the nftables socket"))?;
-        let rules = Rules { socket, written: None, generation: 0 };
+        let rules = Rules { socket, written: None, generation: 0, maps: None };
         state.generation = 1;
         let inner = Inner {
             names,
@@ -138,7 +153,7 @@ impl DataPlane {
             let repairs = reconcile::plan(&state, &inner.names, &inner.pins, &inner.reaper.leaving())?;
             let table = inner.names.table();
             let held = nft::read(&mut rules.socket, &table)?;
-            let wanted = isolation::table(&state, &inner.names);
+            let wanted = rules.wanted(&state, &inner.names);
             let changes = nft::diff(held.as_ref(), &wanted);
             let admitted = nft::admitted(&mut rules.socket, &isolation::passage(&inner.names))?;
             let shut = (!admitted).then(|| "iptables' FORWARD chain drops our traffic".to_owned());
@@ -220,7 +235,7 @@ impl Inner {
         blocking("writing nftables rules", move || {
             let (wanted, current) = {
                 let state = inner.state();
-                (isolation::table(&state, &inner.names), state.generation)
+                (rules.wanted(&state, &inner.names), state.generation)
             };
             let table = inner.names.table();
             if rules.written.is_none() {

@@ -96,6 +96,8 @@ pub struct State {
     pub refused_ports: Vec<(String, u16)>,
     /// The address each bridge network gave last, by network ID.
     pub last_given: BTreeMap<String, Ipv4Addr>,
+    /// Counts changes of `swarm` and `refused_ports`.
+    pub swarm_generation: u64,
     /// Counts changes.
     pub generation: u64,
 }
@@ -122,10 +124,15 @@ impl Record {
         self.order.iter().filter_map(of).map(|m| m.endpoint.clone()).collect()
     }
 
-    /// Where published ports lead: the first bridge with a way out, else the first overlay address.
+    /// Where published ports lead: the first bridge with a way out, else the first overlay address,
+    /// that of the ingress network last.
     pub fn target(&self) -> Option<Ipv4Addr> {
         let open = self.bridged().find(|m| !m.internal);
-        let overlay = || self.routed()?.members.iter().find(|m| !m.internal);
+        let overlay = || {
+            let members = || self.routed().into_iter().flat_map(|r| &r.members);
+            let own = members().find(|m| !m.internal && !m.ingress);
+            own.or_else(|| members().find(|m| m.ingress))
+        };
         open.or_else(overlay).map(|m| m.endpoint.addr)
     }
 

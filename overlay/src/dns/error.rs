@@ -30,4 +30,13 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// Port 53 could not be led to the server.
+    #[error("DNS of container {container}: leading port 53 to the server: {source}")]
+    Redirect {
+        /// Which container.
+        container: String,
+        /// Why.
+        #[source]
+        source: crate::nft::Error,
+    },
 }

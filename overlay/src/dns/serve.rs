@@ -89,7 +89,8 @@ impl Resolver {
         self.stop(container_id).await;
         let Sockets { udp, tcp } = sockets::open(netns, container_id).await?;
         let listen = |protocol| {
-            let (container, address) = (container_id.to_owned(), SocketAddr::from((sockets::ADDRESS, 53)));
+            let (container, address) =
+                (container_id.to_owned(), SocketAddr::from((sockets::ADDRESS, sockets::PORT)));
             move |source| Error::Listen { container, address, protocol, source }
         };
         let udp = Arc::new(UdpSocket::from_std(udp).map_err(listen("udp"))?);

@@ -10,7 +10,7 @@ use crate::desired::Cidr;
 use crate::names::Names;
 use crate::nft::{Chain, FORWARD, Field, Hook, OUTPUT, POSTROUTING, PREROUTING, Rule, Set, Table};
 use crate::state::{Record, State};
-use crate::vip;
+use crate::vip::{self, SwarmMaps};
 
 const RAW: i32 = -300;
 const MANGLE: i32 = -150;
@@ -18,12 +18,8 @@ const DNAT: i32 = -100;
 const FILTER: i32 = 0;
 const SNAT: i32 = 100;
 
-/// The whole table for this state.
-pub fn table(state: &State, names: &Names) -> Table {
-    let nothing = Default::default();
-    let desired = state.swarm.as_ref().map_or(&nothing, |s| &s.desired);
-    let (vip_few, vip_many) = vip::service_maps(desired);
-    let (ingress_few, ingress_many) = vip::ingress_maps(desired, &state.refused_ports);
+/// The whole table for this state; `maps` are those of its swarm part.
+pub fn table(state: &State, names: &Names, maps: &SwarmMaps) -> Table {
     let published = state.containers.values().filter_map(|r| Some((r.target()?, r)));
     let (ports_any, ports_one) =
         vip::host_maps(published.flat_map(|(to, r)| r.ports.iter().map(move |p| (to, p))));
@@ -34,10 +30,6 @@ pub fn table(state: &State, names: &Names) -> Table {
         ("bridged", bridged(state)),
         ("nodes", nodes(state)),
         ("hairpin", hairpin(state)),
-        ("vip_few", vip_few),
-        ("vip_many", vip_many),
-        ("ingress_few", ingress_few),
-        ("ingress_many", ingress_many),
         ("ports_any", ports_any),
         ("ports_one", ports_one),
     ];
@@ -51,7 +43,11 @@ pub fn table(state: &State, names: &Names) -> Table {
         ("postrouting", postrouting(state, names)),
     ];
     Table {
-        sets: sets.into_iter().map(|(n, s)| (n.to_owned(), s)).collect(),
+        sets: sets
+            .into_iter()
+            .map(|(n, s)| (n.to_owned(), s.into()))
+            .chain(maps.maps.iter().map(|(n, s)| ((*n).to_owned(), s.clone())))
+            .collect(),
         chains: chains.into_iter().map(|(n, c)| (n.to_owned(), c)).collect(),
     }
 }

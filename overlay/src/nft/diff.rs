@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use super::{Chain, Element, Rule, Set, Table};
 
@@ -56,7 +57,12 @@ pub fn diff(held: Option<&Table>, wanted: &Table) -> Vec<Change> {
     };
     for (name, set) in &wanted.sets {
         if !held.sets.contains_key(name) {
-            let empty = Set { elements: Default::default(), ..set.clone() };
+            let empty = Set {
+                key: set.key.clone(),
+                data: set.data.clone(),
+                interval: set.interval,
+                ..Set::default()
+            };
             changes.push(Change::AddSet(name.clone(), empty));
         }
     }
@@ -67,6 +73,9 @@ pub fn diff(held: Option<&Table>, wanted: &Table) -> Vec<Change> {
         }
     }
     for (name, set) in &wanted.sets {
+        if held.sets.get(name).is_some_and(|have| Arc::ptr_eq(have, set)) {
+            continue;
+        }
         let none = Default::default();
         let have = held.sets.get(name).map_or(&none, |s| &s.elements);
         let gone: Vec<_> = have.difference(&set.elements).cloned().collect();
@@ -89,7 +98,7 @@ pub fn diff(held: Option<&Table>, wanted: &Table) -> Vec<Change> {
 
 /// Whether only elements and rules may differ. Sets and chains held but not wanted are a difference.
 fn same_shape(held: &Table, wanted: &Table) -> bool {
-    let sets = |have: &BTreeMap<String, Set>| {
+    let sets = |have: &BTreeMap<String, Arc<Set>>| {
         have.iter().all(|(n, s)| wanted.sets.get(n).is_some_and(|w| w.same_shape(s)))
     };
     let chains = |have: &BTreeMap<String, Chain>| {

@@ -70,7 +70,7 @@ fn read_contents(socket: &mut Socket, name: &str) -> io::Result<Table> {
                 read.elements.insert(Element { key: value(1), end: value(10), data: value(2) });
             }
         }
-        table.sets.insert(set_name, read);
+        table.sets.insert(set_name, read.into());
     }
     Ok(table)
 }

@@ -8,6 +8,7 @@ mod guest;
 mod transaction;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 pub use diff::{Change, diff};
 pub use dump::read;
@@ -21,8 +22,8 @@ pub use transaction::{apply, delete_table};
 pub struct Table {
     /// Chains by name.
     pub chains: BTreeMap<String, Chain>,
-    /// Sets and maps by name.
-    pub sets: BTreeMap<String, Set>,
+    /// Sets and maps by name; shared, because the large ones seldom change.
+    pub sets: BTreeMap<String, Arc<Set>>,
 }
 
 /// A chain; a base chain where it has a hook.

@@ -15,7 +15,10 @@ impl DataPlane {
         let inner = self.inner.clone();
         let saved = swarm.clone();
         blocking("saving the swarm's network state", move || inner.store.save_swarm(Some(&saved))).await?;
-        self.inner.change(|state| state.swarm = Some(swarm));
+        self.inner.change(|state| {
+            state.swarm = Some(swarm);
+            state.swarm_generation += 1;
+        });
         self.enforce().await
     }
 
@@ -24,6 +27,7 @@ impl DataPlane {
         let _one = self.inner.changing.lock().await;
         let (_, generation) = self.inner.change(|state| {
             state.swarm = None;
+            state.swarm_generation += 1;
             state.tunnel_mtu = None;
             state.refused_ports.clear();
         });
@@ -67,7 +71,12 @@ impl DataPlane {
         for (protocol, port) in &refused {
             tracing::warn!(protocol, port, "another program has this port: the swarm does not serve it here");
         }
-        let (_, generation) = self.inner.change(|state| state.refused_ports = refused);
+        let (_, generation) = self.inner.change(|state| {
+            if state.refused_ports != refused {
+                state.refused_ports = refused;
+                state.swarm_generation += 1;
+            }
+        });
         self.inner.refresh_zones(None);
         let rules = self.inner.commit(generation).await;
         let inner = self.inner.clone();

@@ -120,6 +120,9 @@ pub fn plan(state: &State, names: &Names, pins: &Path, leaving: &BTreeSet<String
         }
     }
     repairs.extend(tunnel(state, names, &links, &routes));
+    if state.swarm.is_none() && links.contains_key(&names.wireguard()) {
+        repairs.push(Repair::DropLink(names.wireguard()));
+    }
     let prefix = names.links();
     for name in links.keys().filter(|n| n.starts_with(&prefix)) {
         if !wanted.contains(name.as_str()) && !leaving.contains(name) {

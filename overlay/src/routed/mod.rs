@@ -221,3 +221,78 @@ pub fn routes(record: &Record) -> Vec<Vec<Route>> {
     }
     all
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn interface(bridge: bool, networks: &[(&str, bool, bool)]) -> Interface {
+        let member = |(addr, internal, ingress): &(&str, bool, bool)| {
+            let addr: Ipv4Addr = addr.parse().expect("address");
+            let [a, b, c, _] = addr.octets();
+            Membership {
+                endpoint: Endpoint {
+                    network: String::new(),
+                    network_id: addr.to_string(),
+                    endpoint_id: String::new(),
+                    addr,
+                    prefix_len: 24,
+                    gateway: (bridge && !internal).then_some(Ipv4Addr::new(a, b, c, 1)),
+                    mac: String::new(),
+                    aliases: Vec::new(),
+                },
+                subnet: Cidr { addr: Ipv4Addr::new(a, b, c, 0), len: 24 },
+                internal: *internal,
+                ingress: *ingress,
+            }
+        };
+        Interface {
+            host: String::new(),
+            mac: [0; 6],
+            mtu: 1420,
+            bridge: bridge.then(String::new),
+            members: networks.iter().map(member).collect(),
+        }
+    }
+
+    /// The default routes as (interface, next hop, source).
+    fn defaults(interfaces: Vec<Interface>) -> Vec<(usize, String, String)> {
+        let record = Record {
+            container_id: String::new(),
+            name: String::new(),
+            interfaces,
+            order: Vec::new(),
+            ports: Vec::new(),
+            dns: Dns::default(),
+        };
+        let text = |a: Option<Ipv4Addr>| a.map_or_else(String::new, |a| a.to_string());
+        let all = routes(&record).into_iter().enumerate().flat_map(|(n, routes)| {
+            let defaults = routes.into_iter().filter(|r| r.to.len == 0);
+            defaults.map(move |r| (n, text(r.via), text(r.src))).collect::<Vec<_>>()
+        });
+        all.collect()
+    }
+
+    #[test]
+    fn one_default_route_by_the_best_way_out() {
+        let one = |n, via: &str, src: &str| vec![(n, via.to_owned(), src.to_owned())];
+        let gateway = GATEWAY.to_string();
+        let ingress = ("10.0.0.5", false, true);
+        let open = ("10.0.1.5", false, false);
+        let inner = ("10.0.2.5", true, false);
+        let bridge = interface(true, &[("172.18.0.2", false, false)]);
+        let closed = interface(true, &[("172.19.0.2", true, false)]);
+        for (interfaces, expected) in [
+            (vec![bridge.clone()], one(0, "172.18.0.1", "")),
+            (vec![closed.clone()], vec![]),
+            (vec![closed.clone(), bridge.clone()], one(1, "172.18.0.1", "")),
+            (vec![interface(false, &[ingress])], one(0, &gateway, "10.0.0.5")),
+            (vec![interface(false, &[ingress, inner])], one(0, &gateway, "10.0.2.5")),
+            (vec![interface(false, &[ingress, inner, open])], one(0, &gateway, "10.0.1.5")),
+            (vec![interface(false, &[inner]), bridge.clone()], one(1, "172.18.0.1", "")),
+            (vec![interface(false, &[open]), bridge.clone()], one(0, &gateway, "10.0.1.5")),
+        ] {
+            assert_eq!(defaults(interfaces.clone()), expected, "{interfaces:?}");
+        }
+    }
+}

@@ -2,6 +2,7 @@
 //! that one rule serves all services and a change of backends touches only elements.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use crate::desired::{Backend, Desired, PublishedPort};
 use crate::model::Bound;
@@ -14,8 +15,32 @@ pub const MANY: u32 = 1024;
 /// Up to this many backends are few.
 const FEW_BACKENDS: usize = 16;
 
+/// The maps that follow from the swarm's state alone, kept between changes of it.
+#[derive(Clone, Debug)]
+pub struct SwarmMaps {
+    /// Change of the swarm's state they were made for.
+    pub generation: u64,
+    /// Name and map.
+    pub maps: [(&'static str, Arc<Set>); 4],
+}
+
+impl SwarmMaps {
+    /// Makes them.
+    pub fn new(generation: u64, desired: &Desired, refused: &[(String, u16)]) -> Self {
+        let (vip_few, vip_many) = service_maps(desired);
+        let (ingress_few, ingress_many) = ingress_maps(desired, refused);
+        let maps = [
+            ("vip_few", vip_few.into()),
+            ("vip_many", vip_many.into()),
+            ("ingress_few", ingress_few.into()),
+            ("ingress_many", ingress_many.into()),
+        ];
+        Self { generation, maps }
+    }
+}
+
 /// Address maps for services of few and of many backends.
-pub fn service_maps(desired: &Desired) -> (Set, Set) {
+fn service_maps(desired: &Desired) -> (Set, Set) {
     let empty = || Set::map(&[Field::Addr, Field::Slot], &[Field::Addr]);
     let (mut few, mut many) = (empty(), empty());
     for service in desired.networks.values().flat_map(|n| &n.services) {
@@ -30,7 +55,7 @@ pub fn service_maps(desired: &Desired) -> (Set, Set) {
 }
 
 /// Port maps of the swarm's published ports, without those in `refused`.
-pub fn ingress_maps(desired: &Desired, refused: &[(String, u16)]) -> (Set, Set) {
+fn ingress_maps(desired: &Desired, refused: &[(String, u16)]) -> (Set, Set) {
     let empty = || {
         let fields = [Field::Protocol, Field::Port, Field::Slot];
         Set::map(&fields, &[Field::Addr, Field::Port])
@@ -100,4 +125,43 @@ fn choose(node: &str, backends: &[Backend]) -> Vec<Ipv4Addr> {
 
 fn spread(backends: &[Ipv4Addr], slots: u32) -> impl Iterator<Item = (u32, Ipv4Addr)> + '_ {
     (0..slots).zip(backends.iter().copied().cycle())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn backends(count: u16) -> Vec<Backend> {
+        let one = |n: u16| Backend {
+            task_id: n.to_string(),
+            task_name: n.to_string(),
+            addr: Ipv4Addr::from(0x0a28_0000 + u32::from(n)),
+            node_id: "n".into(),
+        };
+        (0..count).map(one).collect()
+    }
+
+    #[test]
+    fn every_backend_gets_its_share_of_slots() {
+        for (count, slots) in [(1, FEW), (3, FEW), (16, FEW), (17, MANY), (100, MANY), (1024, MANY)] {
+            let chosen = choose("node", &backends(count));
+            let (mut few, mut many) = (Set::default(), Set::default());
+            assert_eq!(size(&mut few, &mut many, &chosen).1, slots);
+            let mut shares = BTreeMap::new();
+            spread(&chosen, slots).for_each(|(_, addr)| *shares.entry(addr).or_insert(0) += 1);
+            let (least, most) = (shares.values().min(), shares.values().max());
+            assert_eq!(shares.len(), usize::from(count));
+            assert!(most <= least.map(|l| l + 1).as_ref(), "{count}: {least:?} to {most:?}");
+        }
+    }
+
+    #[test]
+    fn no_backend_is_no_slot_and_too_many_are_shared_out() {
+        assert_eq!(spread(&choose("node", &[]), FEW).count(), 0);
+        let (a, b) = (choose("a", &backends(3000)), choose("b", &backends(3000)));
+        assert_eq!((a.len(), b.len()), (1024, 1024));
+        assert_ne!(a, b);
+    }
 }
