@@ -1,0 +1,183 @@
+//! The connection to a daemon: plain HTTP over its socket, JSON in and out, streams and hijacks.
+//!
+//! Answers are kept as the JSON the daemon sent, so that `inspect` and `--format` show every field of
+//! it, also ones this client has never heard of.
+
+use anyhow::{Context, Result, bail};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
+use hyper::body::{Frame, Incoming};
+use hyper::client::conn::http1;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// Path all requests are made under.
+const VERSION: &str = "/v1.50";
+
+/// Body of a request.
+pub type Body = BoxBody<Bytes, std::io::Error>;
+
+trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Socket for T {}
+
+/// An answer other than success, in the daemon's own words.
+#[derive(Debug, thiserror::Error)]
+#[error("Error response from daemon: {message}")]
+pub struct Refused {
+    /// HTTP status.
+    pub status: StatusCode,
+    /// The daemon's message.
+    pub message: String,
+}
+
+/// A daemon's address.
+#[derive(Clone, Debug)]
+pub struct Api {
+    host: String,
+}
+
+impl Api {
+    /// `-H`, else SKEP_HOST, else DOCKER_HOST, else the default socket.
+    pub fn new(host: Option<String>) -> Self {
+        let from_env = |name| std::env::var(name).ok().filter(|v: &String| !v.is_empty());
+        let host = host.or_else(|| from_env("SKEP_HOST")).or_else(|| from_env("DOCKER_HOST"));
+        Self { host: host.unwrap_or_else(|| "unix:///run/skep/skep.sock".into()) }
+    }
+
+    /// The address.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    async fn connect(&self) -> Result<Box<dyn Socket>> {
+        let unreachable = || format!("Cannot connect to the skep daemon at {}. Is `skep daemon` running?", self.host);
+        if let Some(path) = self.host.strip_prefix("unix://") {
+            return Ok(Box::new(tokio::net::UnixStream::connect(path).await.with_context(unreachable)?));
+        }
+        if let Some(addr) = self.host.strip_prefix("tcp://") {
+            let stream = tokio::net::TcpStream::connect(addr).await.with_context(unreachable)?;
+            stream.set_nodelay(true)?;
+            return Ok(Box::new(stream));
+        }
+        bail!("host {:?}: want unix:///path or tcp://address:port", self.host)
+    }
+
+    /// Sends a request; any status below 400 is an answer.
+    pub async fn send(&self, method: Method, path: &str, query: &Query, body: Body, headers: &[(&str, &str)]) -> Result<Response<Incoming>> {
+        let (mut sender, connection) = http1::handshake(TokioIo::new(self.connect().await?)).await?;
+        // Ends with the connection; an error of it shows where the answer is read.
+        tokio::spawn(async move { connection.with_upgrades().await });
+        let mut request = Request::builder().method(method).uri(format!("{VERSION}{path}{query}")).header("Host", "skep");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = sender.send_request(request.body(body)?).await.context("ask the daemon")?;
+        let status = response.status();
+        if status.is_client_error() || status.is_server_error() {
+            let bytes = response.into_body().collect().await?.to_bytes();
+            let message = serde_json::from_slice::<Value>(&bytes).ok().and_then(|v| v["message"].as_str().map(str::to_owned));
+            let message = message.unwrap_or_else(|| String::from_utf8_lossy(&bytes).into_owned());
+            return Err(Refused { status, message }.into());
+        }
+        Ok(response)
+    }
+
+    /// Sends JSON or nothing, reads JSON or nothing.
+    pub async fn call(&self, method: Method, path: &str, query: &Query, body: Option<&Value>) -> Result<Value> {
+        let (body, headers): (_, &[_]) = match body {
+            Some(value) => (full(serde_json::to_vec(value)?), &[("Content-Type", "application/json")]),
+            None => (full(Vec::new()), &[]),
+        };
+        let response = self.send(method, path, query, body, headers).await?;
+        let bytes = response.into_body().collect().await.context("read the daemon's answer")?.to_bytes();
+        if bytes.is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_slice(&bytes).context("the daemon's answer is not JSON")
+    }
+
+    /// GET.
+    pub async fn get(&self, path: &str, query: &Query) -> Result<Value> {
+        self.call(Method::GET, path, query, None).await
+    }
+
+    /// POST of JSON.
+    pub async fn post(&self, path: &str, query: &Query, body: Option<&Value>) -> Result<Value> {
+        self.call(Method::POST, path, query, body).await
+    }
+
+    /// DELETE.
+    pub async fn delete(&self, path: &str, query: &Query) -> Result<Value> {
+        self.call(Method::DELETE, path, query, None).await
+    }
+}
+
+/// A body at hand.
+pub fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed()
+}
+
+/// A body read as it is sent.
+pub fn reader(from: impl AsyncRead + Send + Sync + Unpin + 'static) -> Body {
+    use futures::TryStreamExt;
+    BodyExt::boxed(StreamBody::new(tokio_util::io::ReaderStream::with_capacity(from, 1 << 16).map_ok(Frame::data)))
+}
+
+/// A query string.
+#[derive(Clone, Debug, Default)]
+pub struct Query(String);
+
+impl Query {
+    /// No parameters.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a parameter.
+    pub fn with(mut self, name: &str, value: impl AsRef<str>) -> Self {
+        self.0.push(if self.0.is_empty() { '?' } else { '&' });
+        self.0.push_str(name);
+        self.0.push('=');
+        self.0.push_str(&encode(value.as_ref()));
+        self
+    }
+
+    /// Adds a flag when it is set.
+    pub fn flag(self, name: &str, set: bool) -> Self {
+        if set { self.with(name, "1") } else { self }
+    }
+
+    /// Adds `-f key=value` filters.
+    pub fn filters(self, filters: &[String]) -> Result<Self> {
+        if filters.is_empty() {
+            return Ok(self);
+        }
+        let mut map = std::collections::BTreeMap::<&str, Vec<&str>>::new();
+        for filter in filters {
+            let (key, value) = filter.split_once('=').with_context(|| format!("invalid filter {filter:?}: want name=value"))?;
+            map.entry(key).or_default().push(value);
+        }
+        Ok(self.with("filters", serde_json::to_string(&map)?))
+    }
+}
+
+impl std::fmt::Display for Query {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Percent-encodes one path segment or query value (RFC 3986, unreserved characters stay).
+pub fn encode(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for b in text.bytes() {
+        if b.is_ascii_alphanumeric() || b"-._~".contains(&b) {
+            out.push(b as char);
+        } else {
+            out.push_str(&format!("%{b:02X}"));
+        }
+    }
+    out
+}
