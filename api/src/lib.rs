@@ -2,7 +2,7 @@
 //!
 //! [`convert`] holds the pure translations between Docker's JSON and Skep's own types, `routes` one
 //! file per group of operations. The daemon supplies the handles in an [`ApiState`] and calls
-//! [`serve`]; [`swarm::Swarm`] is what it implements for the part that starts and stops a manager.
+//! [`serve`]; [`Swarm`] is what it implements for the part that starts and stops a manager.
 
 #![forbid(unsafe_code)]
 
@@ -23,3 +23,4 @@ pub use error::{ApiError, ApiResult};
 pub use routes::router;
 pub use server::{Listener, ServeError, serve};
 pub use state::{ApiState, DaemonInfo};
+pub use swarm::Swarm;

@@ -281,14 +281,16 @@ async fn rename(State(s): State<ApiState>, Path(id): Path<String>, Query(q): Que
 struct Remove {
     force: Option<String>,
     link: Option<String>,
+    /// Its anonymous volumes go too.
+    v: Option<String>,
 }
 
-/// `v` asks for anonymous volumes to go too: there are none.
 async fn remove(State(s): State<ApiState>, Path(id): Path<String>, Query(q): Query<Remove>) -> ApiResult {
     if body::flag(q.link.as_deref()) {
         return Err(ApiError::bad_request("link is not supported: containers find each other by name"));
     }
-    s.engine().remove(&id, body::flag(q.force.as_deref())).await?;
+    let (force, volumes) = (body::flag(q.force.as_deref()), body::flag(q.v.as_deref()));
+    s.engine().remove_with(&id, force, volumes).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 

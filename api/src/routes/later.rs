@@ -1,7 +1,8 @@
 //! Operations Docker has and Skep does not have yet: each says so by name.
 
 use axum::Router;
-use axum::routing::{MethodFilter, on};
+use axum::extract::Path;
+use axum::routing::{MethodFilter, get, on};
 
 use crate::error::ApiError;
 use crate::state::ApiState;
@@ -9,7 +10,6 @@ use crate::state::ApiState;
 const GET: MethodFilter = MethodFilter::GET;
 const POST: MethodFilter = MethodFilter::POST;
 const PUT: MethodFilter = MethodFilter::PUT;
-const DELETE: MethodFilter = MethodFilter::DELETE;
 
 /// Method, path, and what a user calls the operation.
 const LATER: &[(MethodFilter, &str, &str)] = &[
@@ -37,9 +37,7 @@ const LATER: &[(MethodFilter, &str, &str)] = &[
     (GET, "/exec/{id}/json", "exec"),
     (POST, "/volumes/create", "volume create"),
     (POST, "/volumes/prune", "volume prune"),
-    (GET, "/volumes/{id}", "volume inspect"),
     (PUT, "/volumes/{id}", "volume update"),
-    (DELETE, "/volumes/{id}", "volume rm"),
     (POST, "/networks/{id}/connect", "network connect"),
     (POST, "/networks/{id}/disconnect", "network disconnect"),
     (POST, "/networks/prune", "network prune"),
@@ -47,22 +45,35 @@ const LATER: &[(MethodFilter, &str, &str)] = &[
     (POST, "/swarm/unlock", "swarm unlock"),
     (GET, "/secrets", "secret ls"),
     (POST, "/secrets/create", "secret create"),
-    (GET, "/secrets/{id}", "secret inspect"),
-    (DELETE, "/secrets/{id}", "secret rm"),
     (POST, "/secrets/{id}/update", "secret update"),
     (GET, "/configs", "config ls"),
     (POST, "/configs/create", "config create"),
-    (GET, "/configs/{id}", "config inspect"),
-    (DELETE, "/configs/{id}", "config rm"),
     (POST, "/configs/{id}/update", "config update"),
     (GET, "/plugins", "plugin ls"),
     (POST, "/session", "session"),
 ];
 
+/// Objects of kinds that cannot be made yet: none is there, and `docker inspect NAME`, which asks for
+/// every kind in turn, goes on to the next.
+const NONE: &[(&str, &str)] = &[
+    ("/volumes/{id}", "volume"),
+    ("/secrets/{id}", "secret"),
+    ("/configs/{id}", "config"),
+    ("/plugins/{id}/json", "plugin"),
+];
+
 pub(super) fn routes() -> Router<ApiState> {
-    LATER.iter().fold(Router::new(), |router, &(method, path, name)| {
+    let none = NONE.iter().fold(Router::new(), |router, &(path, kind)| {
+        let absent = move |Path(id): Path<String>| async move { absent(kind, &id) };
+        router.route(path, get(absent).delete(absent))
+    });
+    LATER.iter().fold(none, |router, &(method, path, name)| {
         router.route(path, on(method, move || async move { not_yet(name) }))
     })
+}
+
+fn absent(kind: &str, id: &str) -> ApiError {
+    ApiError::not_found(format!("{kind} {id} not found: no {kind}s are kept by this version of Skep yet"))
 }
 
 /// The answer to an operation that is not there yet.
