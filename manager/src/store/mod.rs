@@ -74,7 +74,8 @@ impl Store {
         self.0.view.store(view.clone());
         // Nobody watching is fine.
         let _ = updates.send(Update::Commit(Commit { view, events: events.clone() }));
-        self.0.index.send_replace(index);
+        drop(updates);
+        self.advance(index);
         Ok(events)
     }
 
@@ -83,8 +84,10 @@ impl Store {
         let view = Arc::new(StoreView::restore(snapshot));
         let updates = self.0.apply.lock().unwrap_or_else(PoisonError::into_inner);
         self.0.view.store(view.clone());
-        self.0.index.send_replace(view.index);
+        let index = view.index;
         let _ = updates.send(Update::Resync(view));
+        drop(updates);
+        self.advance(index);
     }
 
     /// The latest state as a snapshot. Copies every object: call it off the runtime's threads.
@@ -100,7 +103,17 @@ impl Store {
         (view, watch)
     }
 
-    /// Waits until the batch at `index` (or a later one) is applied.
+    /// Notes that the log is applied up to `index`: entries that carry no batch (of elections, of
+    /// membership) leave the view as it is, but a reader may wait for them.
+    pub fn advance(&self, index: u64) {
+        self.0.index.send_if_modified(|reached| {
+            let further = *reached < index;
+            *reached = (*reached).max(index);
+            further
+        });
+    }
+
+    /// Waits until the log is applied up to `index`.
     pub async fn wait_for(&self, index: u64) -> Arc<StoreView> {
         let mut reached = self.0.index.subscribe();
         // The sender lives in self: it cannot be closed meanwhile.
