@@ -1,5 +1,131 @@
 //! The shim: one small process per container that owns its stdio, log, exit status and cgroup.
+//!
+//! It outlives the daemon: a daemon that comes back finds it through the bundle directory
+//! ([`Shim::connect`]). It has one thread, no runtime, and reads its whole task from [`SPEC_FILE`].
 
+pub mod client;
 pub mod spec;
 
+mod connection;
+mod exit_file;
+mod json_log;
+mod protocol;
+mod server;
+mod stdio;
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::FromRawFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+
+use nix::unistd::{ForkResult, fork, setsid};
+
+pub use client::{AttachInput, AttachOutput, AttachStream, Shim, ShimError};
 pub use spec::*;
+
+use self::json_log::JsonLog;
+use self::server::Server;
+use self::stdio::Stdio;
+use crate::runtime::{Container, Error};
+
+/// Runs `skep shim BUNDLE`. Standard input is the socket of whoever launched it. Returns the exit
+/// code of the calling process; the shim itself goes on in the background.
+pub fn shim_main(args: &[OsString]) -> i32 {
+    let [bundle] = args else {
+        let _ = writeln!(io::stderr(), "usage: skep shim BUNDLE (started by the daemon, not by hand)");
+        return 2;
+    };
+    // SAFETY: this process has one thread.
+    match unsafe { fork() } {
+        Ok(ForkResult::Parent { .. }) => 0,
+        Ok(ForkResult::Child) => {
+            let code = serve(Path::new(bundle));
+            // SAFETY: ends the process; nothing is buffered.
+            unsafe { libc::_exit(code) }
+        }
+        Err(e) => {
+            let _ = writeln!(io::stderr(), "fork: {e}");
+            1
+        }
+    }
+}
+
+fn serve(bundle: &Path) -> i32 {
+    let launcher = match detach(bundle) {
+        Ok(stream) => stream,
+        Err(e) => {
+            let _ = writeln!(io::stderr(), "shim for {}: {e}", bundle.display());
+            return 1;
+        }
+    };
+    match make(&launcher) {
+        Ok(()) => 0,
+        Err(e) => {
+            let mut frame = Vec::new();
+            let text = e.to_string();
+            protocol::put(&mut frame, protocol::FAILED, &[&e.exit_code().to_be_bytes(), text.as_bytes()]);
+            let _ = (&launcher).write_all(&frame);
+            1
+        }
+    }
+}
+
+/// Leaves the daemon's session and directory, and takes the socket off standard input.
+fn detach(bundle: &Path) -> io::Result<UnixStream> {
+    setsid()?;
+    std::env::set_current_dir(bundle)?;
+    // SAFETY: F_DUPFD_CLOEXEC of standard input gives a descriptor known to nobody else.
+    let launcher = unsafe {
+        let fd = libc::fcntl(0, libc::F_DUPFD_CLOEXEC, 3);
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        UnixStream::from_raw_fd(fd)
+    };
+    let null = File::open("/dev/null")?;
+    nix::unistd::dup2_stdin(&null)?;
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM, libc::SIGPIPE] {
+        // SAFETY: installs no handler. What ends the daemon must not end the container.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+    Ok(launcher)
+}
+
+fn make(launcher: &UnixStream) -> Result<(), Error> {
+    // Relative from here on: a socket's path may not be longer than 107 bytes.
+    let bundle = Path::new(".");
+    let fault = |operation, subject: &str| {
+        let subject = subject.to_owned();
+        move |source| Error::System { operation, subject, source }
+    };
+    let json = std::fs::read(SPEC_FILE).map_err(fault("read", SPEC_FILE))?;
+    let spec: ShimSpec = serde_json::from_slice(&json).map_err(|e| Error::Refused(format!("{SPEC_FILE}: {e}")))?;
+    drop(json);
+    let log_path = spec.log_path.display().to_string();
+    let log = JsonLog::open(&spec.log, spec.log_path.clone()).map_err(fault("open log", &log_path))?;
+    let listener = UnixListener::bind(SOCKET_FILE).map_err(fault("listen on", SOCKET_FILE))?;
+    let (piped, pipes) = match spec.tty {
+        true => (None, None),
+        false => {
+            let (ours, theirs) = Stdio::pipes(spec.open_stdin).map_err(fault("make", "stdio pipes"))?;
+            (Some(ours), Some(theirs))
+        }
+    };
+    // SAFETY: the shim has one thread.
+    let container = unsafe { Container::create(&spec, bundle, pipes)? };
+    let stdio = match (piped, &container.terminal) {
+        (Some(stdio), _) => stdio,
+        (None, Some(master)) => Stdio::terminal(master, spec.open_stdin).map_err(fault("open", "terminal"))?,
+        (None, None) => {
+            container.discard();
+            return Err(Error::Refused("container init opened no terminal".into()));
+        }
+    };
+    let pids = format!("{} {}\n", std::process::id(), container.pid);
+    let first = std::fs::write(PID_FILE, pids).and_then(|()| launcher.try_clone());
+    let first = first.map_err(fault("write", PID_FILE)).inspect_err(|_| container.discard())?;
+    let server = Server::new(&spec, bundle, container, stdio, log, listener).map_err(fault("set up", "shim"))?;
+    server.run(first).map_err(fault("poll", "clients"))
+}

@@ -146,3 +146,14 @@ pub struct Exit {
     /// Nanoseconds since the Unix epoch.
     pub finished_at_ns: i64,
 }
+
+/// How a shim and its container are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// Host PID of the container's first process.
+    pub pid: u32,
+    /// Whether the command has been started.
+    pub started: bool,
+    /// The last error that kept the shim from its work, e.g. a full disk under the log.
+    pub log_error: Option<String>,
+}

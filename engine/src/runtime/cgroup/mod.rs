@@ -1,0 +1,178 @@
+//! The control group of a container: made, limited, observed and removed, on whichever version of
+//! cgroups the host has.
+
+mod device_program;
+mod v1;
+mod v2;
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+
+use super::devices::DeviceRule;
+use super::error::{Context, Error};
+use crate::config::ResourceLimits;
+
+/// Where the kernel shows cgroups.
+const MOUNT: &str = "/sys/fs/cgroup";
+const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
+
+/// A container's control group.
+pub struct Cgroup {
+    path: PathBuf,
+    kind: Kind,
+}
+
+enum Kind {
+    /// Separate hierarchies: the container's directory in each.
+    V1(Vec<v1::Directory>),
+    /// One hierarchy.
+    V2 { directory: PathBuf, fd: Option<OwnedFd> },
+}
+
+/// 1 or 2, by what is mounted.
+pub fn version() -> u8 {
+    match nix::sys::statfs::statfs(MOUNT) {
+        Ok(s) if s.filesystem_type().0 as i64 == CGROUP2_SUPER_MAGIC => 2,
+        _ => 1,
+    }
+}
+
+impl Cgroup {
+    /// The group at `path` below each hierarchy's root, which need not exist.
+    pub fn at(path: &str) -> Result<Self, Error> {
+        let path = PathBuf::from(path.trim_start_matches('/'));
+        let plain = path.components().all(|c| matches!(c, Component::Normal(_)));
+        if path.as_os_str().is_empty() || !plain {
+            return Err(Error::Refused(format!("{path:?} is not a cgroup path")));
+        }
+        let kind = match version() {
+            2 => Kind::V2 { directory: Path::new(MOUNT).join(&path), fd: None },
+            _ => Kind::V1(v1::directories(&path)?),
+        };
+        Ok(Self { path, kind })
+    }
+
+    /// Makes it, with its limits. Processes that are in one of that name already are an error: it
+    /// is another container's.
+    pub fn create(&mut self, limits: &ResourceLimits, devices: Option<&[DeviceRule]>) -> Result<(), Error> {
+        let path = self.path.clone();
+        match &mut self.kind {
+            Kind::V1(directories) => v1::create(directories, limits, devices),
+            Kind::V2 { directory, fd } => {
+                *fd = Some(v2::create(directory, &path, limits, devices)?);
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether children enter it by clone3 (v2), so that it must be made before them.
+    pub fn is_entered_by_clone(&self) -> bool {
+        matches!(self.kind, Kind::V2 { .. })
+    }
+
+    /// For CLONE_INTO_CGROUP, once created, on v2.
+    pub fn clone_target(&self) -> Option<BorrowedFd<'_>> {
+        match &self.kind {
+            Kind::V2 { fd: Some(fd), .. } => Some(fd.as_fd()),
+            _ => None,
+        }
+    }
+
+    /// Moves the calling single-threaded process into it (v1; on v2 it was cloned into it).
+    pub fn join(&self) -> Result<(), Error> {
+        match &self.kind {
+            Kind::V1(directories) => v1::join(directories),
+            Kind::V2 { .. } => Ok(()),
+        }
+    }
+
+    /// Host directories to show at /sys/fs/cgroup/NAME (v1), or none: cgroup2 is mounted whole.
+    pub fn views(&self) -> Vec<(String, &Path)> {
+        match &self.kind {
+            Kind::V1(directories) => directories.iter().map(|d| (d.name.clone(), d.path.as_path())).collect(),
+            Kind::V2 { .. } => Vec::new(),
+        }
+    }
+
+    /// Whether the kernel killed a process of it for want of memory.
+    pub fn oom_killed(&self) -> bool {
+        let (file, key) = match &self.kind {
+            Kind::V1(directories) => match directories.iter().find(|d| d.has("memory")) {
+                Some(d) => (d.path.join("memory.oom_control"), "oom_kill "),
+                None => return false,
+            },
+            Kind::V2 { directory, .. } => (directory.join("memory.events"), "oom_kill "),
+        };
+        let Ok(text) = std::fs::read_to_string(file) else { return false };
+        text.lines().filter_map(|l| l.strip_prefix(key)).any(|n| n.trim() != "0")
+    }
+
+    /// The host PIDs in it.
+    pub fn processes(&self) -> io::Result<Vec<i32>> {
+        let directory = match &self.kind {
+            Kind::V1(directories) => match directories.first() {
+                Some(d) => &d.path,
+                None => return Ok(Vec::new()),
+            },
+            Kind::V2 { directory, .. } => directory,
+        };
+        match std::fs::read_to_string(directory.join("cgroup.procs")) {
+            Ok(text) => Ok(text.lines().filter_map(|l| l.parse().ok()).collect()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Changes the limits of a group that exists.
+    pub fn update(&self, limits: &ResourceLimits) -> Result<(), Error> {
+        match &self.kind {
+            Kind::V1(directories) => v1::limit(directories, limits),
+            Kind::V2 { directory, .. } => v2::limit(directory, limits),
+        }
+    }
+
+    /// Removes it, and its parent directories up to the first that another container uses.
+    pub fn remove(&self) -> Result<(), Error> {
+        let mut failures = Vec::new();
+        match &self.kind {
+            Kind::V1(directories) => {
+                for d in directories {
+                    failures.extend(remove(&d.path).err());
+                }
+            }
+            Kind::V2 { directory, .. } => failures.extend(remove(directory).err()),
+        }
+        match failures.len() {
+            0 => Ok(()),
+            _ => Err(Error::Refused(failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))),
+        }
+    }
+}
+
+fn remove(directory: &Path) -> Result<(), Error> {
+    // Groups that the container itself made go first.
+    if let Ok(entries) = std::fs::read_dir(directory) {
+        for entry in entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())) {
+            remove(&entry.path())?;
+        }
+    }
+    match std::fs::remove_dir(directory) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).on("remove cgroup", directory.display()),
+        _ => Ok(()),
+    }
+}
+
+fn write(directory: &Path, file: &str, value: impl std::fmt::Display) -> Result<(), Error> {
+    let path = directory.join(file);
+    std::fs::OpenOptions::new()
+        .write(true)
+        .open(&path)
+        .and_then(|mut f| io::Write::write_all(&mut f, value.to_string().as_bytes()))
+        .on("set", format_args!("{}={value}", path.display()))
+}
+
+/// Microseconds of CPU per 100 ms for billionths of a CPU.
+fn quota(nano_cpus: u64) -> u64 {
+    (nano_cpus / 10_000).max(1000)
+}

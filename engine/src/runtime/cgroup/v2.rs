@@ -1,0 +1,83 @@
+//! Cgroups v2: one hierarchy, entered by CLONE_INTO_CGROUP.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use super::device_program;
+use super::{MOUNT, quota, write};
+use crate::config::ResourceLimits;
+use crate::runtime::devices::DeviceRule;
+use crate::runtime::error::{Context, Error};
+
+const CONTROLLERS: [&str; 5] = ["memory", "pids", "cpu", "io", "cpuset"];
+const PERIOD: u64 = 100_000;
+
+/// Makes the group and sets limits and device rules.
+pub fn create(
+    directory: &Path,
+    path: &Path,
+    limits: &ResourceLimits,
+    devices: Option<&[DeviceRule]>,
+) -> Result<OwnedFd, Error> {
+    match std::fs::create_dir(directory) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            std::fs::create_dir_all(directory).on("make cgroup", directory.display())?;
+        }
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+            let inside = std::fs::read_to_string(directory.join("cgroup.procs")).on("read", directory.display())?;
+            if !inside.is_empty() {
+                let text = format!("cgroup {} has processes already", directory.display());
+                return Err(Error::Refused(text));
+            }
+        }
+        other => other.on("make cgroup", directory.display())?,
+    }
+    delegate(path);
+    limit(directory, limits)?;
+    let fd = OwnedFd::from(std::fs::File::open(directory).on("open cgroup", directory.display())?);
+    if let Some(rules) = devices {
+        device_program::attach(&fd, rules).on("attach device rules to cgroup", directory.display())?;
+    }
+    Ok(fd)
+}
+
+/// Turns controllers on in every ancestor. What cannot be turned on shows as a missing file when a
+/// limit needs it, and that error names the limit.
+fn delegate(path: &Path) {
+    let mut at = Path::new(MOUNT).to_path_buf();
+    for component in path.components() {
+        let enabled = std::fs::read_to_string(at.join("cgroup.subtree_control")).unwrap_or_default();
+        for controller in CONTROLLERS.iter().filter(|c| !enabled.split_whitespace().any(|e| e == **c)) {
+            let _ = write(&at, "cgroup.subtree_control", format_args!("+{controller}"));
+        }
+        at.push(component);
+    }
+}
+
+/// Sets limits.
+pub fn limit(directory: &Path, limits: &ResourceLimits) -> Result<(), Error> {
+    if let Some(memory) = limits.memory.filter(|m| *m > 0) {
+        write(directory, "memory.max", memory)?;
+        let swap = match limits.memory_swap {
+            Some(-1) => "max".to_owned(),
+            None | Some(0) => memory.to_string(),
+            Some(total) => u64::try_from(total).unwrap_or(0).saturating_sub(memory).to_string(),
+        };
+        if directory.join("memory.swap.max").exists() {
+            write(directory, "memory.swap.max", swap)?;
+        }
+    }
+    if let Some(nano) = limits.nano_cpus.filter(|n| *n > 0) {
+        write(directory, "cpu.max", format_args!("{} {PERIOD}", quota(nano)))?;
+    }
+    if let Some(shares) = limits.cpu_shares.filter(|s| *s > 0) {
+        // 2-262144 onto 1-10000, as every runtime does.
+        let weight = 1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142;
+        write(directory, "cpu.weight", weight)?;
+    }
+    if let Some(pids) = limits.pids.filter(|p| *p > 0) {
+        write(directory, "pids.max", pids)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,98 @@
+//! The command: found as a shell would find it, with Docker's answers when it is not there.
+
+use std::convert::Infallible;
+use std::ffi::CString;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{AccessFlags, eaccess};
+
+use super::error::Error;
+use super::user::User;
+use crate::shim::ShimSpec;
+
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Ready for execve(2).
+pub struct Command {
+    given: String,
+    path: CString,
+    argv: Vec<CString>,
+    env: Vec<CString>,
+}
+
+impl Command {
+    /// Looks the command up, as the user it will run as and in its working directory.
+    pub fn find(spec: &ShimSpec, user: &User) -> Result<Self, Error> {
+        let given = spec.argv.first().filter(|a| !a.is_empty());
+        let given = given.ok_or_else(|| Error::Refused("no command specified".into()))?.clone();
+        let mut env = spec.env.clone();
+        let mut add = |name: &str, value: &str| {
+            if !env.iter().any(|e| e.split('=').next() == Some(name)) {
+                env.push(format!("{name}={value}"));
+            }
+        };
+        add("PATH", DEFAULT_PATH);
+        add("HOSTNAME", &spec.hostname);
+        add("HOME", &user.home);
+        if spec.tty {
+            add("TERM", "xterm");
+        }
+        let path = if given.contains('/') {
+            check(&given, Path::new(&given)).map(|()| PathBuf::from(&given))?
+        } else {
+            search(&given, env.iter().find_map(|e| e.strip_prefix("PATH=")).unwrap_or_default())?
+        };
+        Ok(Self {
+            path: c_string(&path.to_string_lossy())?,
+            argv: spec.argv.iter().map(|a| c_string(a)).collect::<Result<_, _>>()?,
+            env: env.iter().map(|e| c_string(e)).collect::<Result<_, _>>()?,
+            given,
+        })
+    }
+
+    /// Becomes it.
+    pub fn execute(&self) -> Result<Infallible, Error> {
+        let errno = match nix::unistd::execve(&self.path, &self.argv, &self.env) {
+            Err(errno) => errno,
+            Ok(never) => match never {},
+        };
+        Err(failure(&self.given, errno.into()))
+    }
+}
+
+fn c_string(text: &str) -> Result<CString, Error> {
+    CString::new(text).map_err(|_| Error::Refused(format!("{text:?} contains a NUL byte")))
+}
+
+fn failure(given: &str, e: io::Error) -> Error {
+    let command = given.to_owned();
+    match e.raw_os_error() {
+        Some(libc::ENOENT) => Error::NotFound { command, reason: "no such file or directory" },
+        Some(libc::ENOEXEC) => Error::NotExecutable { command, reason: "exec format error".into() },
+        Some(libc::EACCES) => Error::NotExecutable { command, reason: "permission denied".into() },
+        _ => Error::NotExecutable { command, reason: e.to_string() },
+    }
+}
+
+fn check(given: &str, path: &Path) -> Result<(), Error> {
+    let meta = std::fs::metadata(path).map_err(|e| failure(given, e))?;
+    if meta.is_dir() {
+        return Err(Error::NotExecutable { command: given.to_owned(), reason: "is a directory: permission denied".into() });
+    }
+    eaccess(path, AccessFlags::X_OK).map_err(|e| failure(given, e.into()))
+}
+
+fn search(given: &str, path: &str) -> Result<PathBuf, Error> {
+    let mut refused = None;
+    for directory in path.split(':') {
+        let candidate = Path::new(if directory.is_empty() { "." } else { directory }).join(given);
+        match check(given, &candidate) {
+            Ok(()) => return Ok(candidate),
+            Err(e @ Error::NotExecutable { .. }) => refused = refused.or(Some(e)),
+            Err(_) => {}
+        }
+    }
+    let reason = "executable file not found in $PATH";
+    Err(refused.unwrap_or(Error::NotFound { command: given.to_owned(), reason }))
+}

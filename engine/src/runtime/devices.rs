@@ -1,0 +1,125 @@
+//! Device nodes of a container's /dev, and which devices its cgroup lets it use.
+
+use std::fmt;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use nix::sys::stat::{Mode, SFlag, mknodat};
+use nix::unistd::{Gid, Uid, symlinkat};
+
+use super::error::{Context, Error};
+use super::resolve::Root;
+
+/// Nodes that every container has: name, major, minor.
+const NODES: [(&str, u64, u64); 6] =
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+
+/// Links that every container has.
+const LINKS: [(&str, &str); 6] = [
+    ("/proc/self/fd", "fd"),
+    ("/proc/self/fd/0", "stdin"),
+    ("/proc/self/fd/1", "stdout"),
+    ("/proc/self/fd/2", "stderr"),
+    ("/proc/kcore", "core"),
+    ("pts/ptmx", "ptmx"),
+];
+
+/// A rule of the device cgroup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceRule {
+    /// `c`, `b` or `a` (both).
+    pub kind: char,
+    /// Major number; none = any.
+    pub major: Option<u32>,
+    /// Minor number; none = any.
+    pub minor: Option<u32>,
+    /// Letters of `rwm`.
+    pub access: &'static str,
+}
+
+impl fmt::Display for DeviceRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let number = |n: Option<u32>| n.map_or("*".to_owned(), |n| n.to_string());
+        write!(f, "{} {}:{} {}", self.kind, number(self.major), number(self.minor), self.access)
+    }
+}
+
+/// What an ordinary container may use; nodes of any kind may be made (they cannot be opened).
+pub fn default_rules() -> Vec<DeviceRule> {
+    let rule = |kind, major, minor, access| DeviceRule { kind, major, minor, access };
+    let mut rules = vec![rule('c', None, None, "m"), rule('b', None, None, "m")];
+    rules.extend(NODES.iter().map(|(_, major, minor)| rule('c', Some(*major as u32), Some(*minor as u32), "rwm")));
+    // Consoles, the pty multiplexer and ptys.
+    rules.extend([
+        rule('c', Some(5), Some(1), "rwm"),
+        rule('c', Some(5), Some(2), "rwm"),
+        rule('c', Some(136), None, "rwm"),
+    ]);
+    rules
+}
+
+/// A device node of the host.
+pub struct HostDevice {
+    path: PathBuf,
+    kind: SFlag,
+    mode: Mode,
+    number: u64,
+    uid: u32,
+    gid: u32,
+}
+
+/// All device nodes of the host, for a privileged container.
+pub fn host_devices() -> Vec<HostDevice> {
+    let mut found = Vec::new();
+    collect(Path::new("/dev"), &mut found);
+    found
+}
+
+fn collect(directory: &Path, found: &mut Vec<HostDevice>) {
+    // Devices come and go: what cannot be read any more is not there.
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        let (path, Ok(meta)) = (entry.path(), entry.path().symlink_metadata()) else { continue };
+        let own = ["pts", "shm", "mqueue", "fd"].iter().any(|n| directory == Path::new("/dev") && entry.file_name() == *n);
+        let kind = match meta.file_type() {
+            t if t.is_dir() && !own => {
+                collect(&path, found);
+                continue;
+            }
+            t if t.is_char_device() => SFlag::S_IFCHR,
+            t if t.is_block_device() => SFlag::S_IFBLK,
+            _ => continue,
+        };
+        if matches!(path.to_str(), Some("/dev/console" | "/dev/ptmx")) {
+            continue;
+        }
+        let mode = Mode::from_bits_truncate(meta.mode() & 0o7777);
+        found.push(HostDevice { path, kind, mode, number: meta.rdev(), uid: meta.uid(), gid: meta.gid() });
+    }
+}
+
+/// Fills the fresh /dev of `root`. The umask must be 0.
+pub fn populate(root: &Root, host: &[HostDevice]) -> Result<(), Error> {
+    let dev = root.directory(Path::new("/dev")).on("open", "/dev")?;
+    for (name, major, minor) in NODES {
+        let mode = Mode::from_bits_truncate(0o666);
+        mknodat(&dev, name, SFlag::S_IFCHR, mode, libc::makedev(major as u32, minor as u32)).on("make /dev node", name)?;
+    }
+    for (target, name) in LINKS {
+        symlinkat(target, &dev, name).on("make /dev link", name)?;
+    }
+    for device in host {
+        let parent = root.directory(device.path.parent().unwrap_or(Path::new("/dev"))).on("make", device.path.display())?;
+        let name = device.path.file_name().unwrap_or_default();
+        match mknodat(&parent, name, device.kind, device.mode, device.number) {
+            Err(nix::Error::EEXIST) => continue,
+            other => other.on("make node", device.path.display())?,
+        }
+        let owner = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
+        let flags = nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW;
+        nix::unistd::fchownat(&parent, name, Some(owner.0), Some(owner.1), flags)
+            .map_err(io::Error::from)
+            .on("own node", device.path.display())?;
+    }
+    Ok(())
+}

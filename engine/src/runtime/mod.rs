@@ -1,0 +1,205 @@
+//! The runtime: makes a container's process out of a [`ShimSpec`], one kernel mechanism per file.
+//!
+//! Runs inside the single-threaded shim, never in the daemon. Order of things: the shim decides
+//! what can be decided without the kernel ([`process::Plan`]), clones a child into new namespaces,
+//! and makes the cgroup while the child mounts the root file system; the child then waits at its
+//! [`gate`] until it is started.
+//!
+//! On overwriting our own binary from inside a container (CVE-2019-5736): the daemon runs the shim
+//! from a detached read-only mount of the binary (see `shim::client`), so the file that
+//! `/proc/PID/exe` leads to cannot be opened for writing by anybody without CAP_SYS_ADMIN on the
+//! host, and nothing has to be copied.
+
+pub mod capabilities;
+pub mod cgroup;
+pub mod error;
+pub mod mount_api;
+pub mod seccomp;
+pub mod sysctls;
+
+mod clone;
+mod command;
+mod devices;
+mod gate;
+mod mounts;
+mod namespaces;
+mod paths;
+mod process;
+mod reaper;
+mod resolve;
+mod rlimits;
+mod rootfs;
+mod terminal;
+mod user;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use nix::sys::signal::Signal;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
+
+use self::capabilities::Capabilities;
+use self::cgroup::Cgroup;
+use self::clone::{Side, clone3};
+pub use self::error::Error;
+use self::error::Context;
+use self::gate::{Gate, Message};
+pub use self::process::Pipes;
+use self::process::Plan;
+use self::seccomp::Filter;
+pub use self::terminal::resize;
+use crate::shim::{NetworkNamespace, ShimSpec};
+
+/// Checks all of `spec` that can be checked without making anything.
+pub fn validate(spec: &ShimSpec) -> Result<(), Error> {
+    let capabilities = Capabilities::resolve(&spec.cap_add, &spec.cap_drop, spec.privileged)?;
+    Filter::compile(&spec.seccomp, capabilities, spec.privileged)?;
+    rlimits::parse(&spec.ulimits)?;
+    sysctls::check(&spec.sysctls, &spec.network)
+}
+
+/// A container whose process is ready and waits to be started, or runs.
+pub struct Container {
+    /// Host PID of its first process.
+    pub pid: Pid,
+    /// Readable once that process has ended.
+    pub pidfd: OwnedFd,
+    /// The master of its terminal, where it has one.
+    pub terminal: Option<OwnedFd>,
+    /// Its cgroup.
+    pub cgroup: Cgroup,
+    gate: Gate,
+}
+
+impl Container {
+    /// Makes the container. `scratch` is any directory; `pipes` are the child's ends of its stdio,
+    /// unless it has a terminal.
+    ///
+    /// # Safety
+    /// The process must be single-threaded.
+    pub unsafe fn create(spec: &ShimSpec, scratch: &Path, pipes: Option<Pipes>) -> Result<Self, Error> {
+        let capabilities = Capabilities::resolve(&spec.cap_add, &spec.cap_drop, spec.privileged)?.possible();
+        sysctls::check(&spec.sysctls, &spec.network)?;
+        let network = match &spec.network {
+            NetworkNamespace::Path(path) => Some(namespaces::open_network(path)?),
+            NetworkNamespace::New | NetworkNamespace::Host => None,
+        };
+        let plan = Plan {
+            spec,
+            capabilities,
+            filter: Filter::compile(&spec.seccomp, capabilities, spec.privileged)?,
+            rlimits: rlimits::parse(&spec.ulimits)?,
+            network,
+            scratch: File::open(scratch).on("open", scratch.display())?.into(),
+        };
+        let mut cgroup = Cgroup::at(&spec.cgroup)?;
+        let rules = (!spec.privileged).then(devices::default_rules);
+        let early = cgroup.is_entered_by_clone();
+        if early {
+            make_cgroup(&mut cgroup, spec, rules.as_deref())?;
+        }
+        let (ours, theirs) = Gate::pair()?;
+        // SAFETY: single-threaded, by contract.
+        let side = unsafe { clone3(namespaces::clone_flags(&spec.network), cgroup.clone_target()) };
+        let (pid, pidfd) = match side {
+            Ok(Side::Child) => {
+                drop(ours);
+                child(&plan, &cgroup, pipes, &theirs)
+            }
+            Ok(Side::Parent(pid, pidfd)) => (pid, pidfd),
+            Err(e) => {
+                let _ = cgroup.remove();
+                return Err(e).on("clone", "container init");
+            }
+        };
+        drop((theirs, pipes));
+        let mut container = Self { pid, pidfd, terminal: None, cgroup, gate: ours };
+        let ready = match early {
+            true => Ok(()),
+            false => make_cgroup(&mut container.cgroup, spec, rules.as_deref())
+                .and_then(|()| container.gate.send(&Message::Join, None)),
+        };
+        // A child that failed says why; a broken gate is only the consequence.
+        match (ready, container.await_ready()) {
+            (Ok(()), Ok(())) => Ok(container),
+            (Ok(()) | Err(Error::System { operation: "send to", .. }), Err(e)) | (Err(e), _) => {
+                container.discard();
+                Err(e)
+            }
+        }
+    }
+
+    fn await_ready(&mut self) -> Result<(), Error> {
+        loop {
+            match self.gate.receive()? {
+                Some((Message::Ready, _)) => return Ok(()),
+                Some((Message::Terminal, fd)) => self.terminal = fd,
+                Some((Message::Failed { message, exit_code }, _)) => return Err(Error::Init { message, exit_code }),
+                Some((other, _)) => return Err(Error::Refused(format!("container init said {other:?}"))),
+                None => return Err(Error::Refused("container init died while setting up".into())),
+            }
+        }
+    }
+
+    /// Runs the command; returns once it has been executed, or with the reason why not.
+    pub fn start(&self) -> Result<(), Error> {
+        self.gate.send(&Message::Start, None)?;
+        match self.gate.receive()? {
+            Some((Message::Failed { message, exit_code }, _)) => Err(Error::Init { message, exit_code }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Sends a signal to the first process, or to all processes.
+    pub fn signal(&self, signal: i32, all: bool) -> Result<(), Error> {
+        if all && signal != libc::SIGKILL {
+            for pid in self.cgroup.processes().on("read", "cgroup")? {
+                // SAFETY: plain integers. One that is gone meanwhile needs no signal.
+                unsafe { libc::kill(pid, signal) };
+            }
+            return Ok(());
+        }
+        // SAFETY: plain integers. Until `wait` succeeds the PID is ours.
+        if unsafe { libc::kill(self.pid.as_raw(), signal) } != 0 {
+            return Err(io::Error::last_os_error()).on("signal", self.pid);
+        }
+        Ok(())
+    }
+
+    /// The exit code, if the first process has ended: 128+n for signal n.
+    pub fn try_wait(&self) -> Result<Option<i32>, Error> {
+        match waitid(Id::Pid(self.pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG).on("wait for", self.pid)? {
+            WaitStatus::Exited(_, code) => Ok(Some(code)),
+            WaitStatus::Signaled(_, signal, _) => Ok(Some(128 + signal as i32)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Kills what there is of it and removes its cgroup.
+    pub fn discard(&self) {
+        // SAFETY: plain integers.
+        unsafe { libc::kill(self.pid.as_raw(), Signal::SIGKILL as i32) };
+        let _ = waitid(Id::Pid(self.pid), WaitPidFlag::WEXITED);
+        let _ = self.cgroup.remove();
+    }
+}
+
+fn make_cgroup(cgroup: &mut Cgroup, spec: &ShimSpec, rules: Option<&[devices::DeviceRule]>) -> Result<(), Error> {
+    cgroup.create(&spec.resources, rules).inspect_err(|_| drop(cgroup.remove()))
+}
+
+fn child(plan: &Plan<'_>, cgroup: &Cgroup, pipes: Option<Pipes>, gate: &Gate) -> ! {
+    let run = std::panic::AssertUnwindSafe(|| match process::run(plan, cgroup, pipes, gate) {
+        Err(e) => e,
+        Ok(never) => match never {},
+    });
+    // Unwinding out of here would go on as a second shim.
+    let error = std::panic::catch_unwind(run).unwrap_or_else(|_| Error::Refused("container init panicked".into()));
+    let failed = Message::Failed { message: error.to_string(), exit_code: error.exit_code() };
+    let _ = gate.send(&failed, None);
+    // SAFETY: ends this process at once, without running what belongs to its parent.
+    unsafe { libc::_exit(error.exit_code()) }
+}

@@ -1,0 +1,56 @@
+//! Paths of /proc and /sys that a container must not see, or not write.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use nix::sys::stat::{SFlag, fstat};
+
+use super::error::{Context, Error};
+use super::mount_api::{self, RDONLY};
+use super::mounts::kernel_tree;
+use super::resolve::Root;
+
+const MASKED: [&str; 12] = [
+    "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
+    "/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+];
+
+const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// Hides and protects them.
+pub fn protect(root: &Root) -> Result<(), Error> {
+    let mut nothing: Option<OwnedFd> = None;
+    for path in MASKED {
+        let Some(place) = find(root, path)? else { continue };
+        let mode = fstat(&place).on("examine", path)?.st_mode;
+        let cover = if mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits() {
+            let empty = match nothing.take() {
+                Some(tree) => tree,
+                None => kernel_tree("tmpfs", RDONLY, &[("nr_inodes", "1"), ("mode", "755")])?,
+            };
+            let copy = mount_api::clone_tree(empty.as_fd(), Path::new(""), false).on("clone", "empty directory")?;
+            nothing = Some(empty);
+            copy
+        } else {
+            mount_api::clone_path(Path::new("/dev/null"), false).on("clone", "/dev/null")?
+        };
+        mount_api::attach(&cover, place).on("mask", path)?;
+    }
+    for path in READ_ONLY {
+        let Some(place) = find(root, path)? else { continue };
+        let copy = mount_api::clone_tree(place.as_fd(), Path::new(""), true).on("clone", path)?;
+        mount_api::set_attributes(&copy, RDONLY, true).on("make read-only", path)?;
+        mount_api::attach(&copy, place).on("make read-only", path)?;
+    }
+    Ok(())
+}
+
+fn find(root: &Root, path: &str) -> Result<Option<OwnedFd>, Error> {
+    match root.locate(Path::new(path)) {
+        Ok(fd) => Ok(Some(fd)),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        Err(e) => Err(e).on("open", path),
+    }
+}

@@ -1,0 +1,199 @@
+//! The container's first process, from its first instruction to the command.
+
+use std::convert::Infallible;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::stat::{Mode, umask};
+
+use super::capabilities::{self, Capabilities};
+use super::cgroup::Cgroup;
+use super::command::Command;
+use super::error::{Context, Error};
+use super::gate::{Gate, Message};
+use super::mounts::FromHost;
+use super::reaper::{self, Role};
+use super::resolve::Root;
+use super::rlimits::{self, Rlimit};
+use super::seccomp::Filter;
+use super::user::User;
+use super::{devices, mount_api, namespaces, paths, rootfs, sysctls, terminal};
+use crate::shim::{NetworkNamespace, ShimSpec};
+
+/// Everything decided before the process exists.
+pub struct Plan<'a> {
+    /// As asked for.
+    pub spec: &'a ShimSpec,
+    /// What it may keep.
+    pub capabilities: Capabilities,
+    /// Its filter.
+    pub filter: Option<Filter>,
+    /// Its resource limits.
+    pub rlimits: Vec<Rlimit>,
+    /// The namespace to enter.
+    pub network: Option<OwnedFd>,
+    /// A directory that the root file system is mounted on before it becomes the root.
+    pub scratch: OwnedFd,
+}
+
+/// stdin, stdout and stderr of a container without a terminal.
+pub type Pipes = [OwnedFd; 3];
+
+/// Sets everything up, waits to be started, and becomes the command. Returns only failures, except
+/// in the reaper, which never does.
+pub fn run(plan: &Plan<'_>, cgroup: &Cgroup, pipes: Option<Pipes>, gate: &Gate) -> Result<Infallible, Error> {
+    let spec = plan.spec;
+    reset_signals()?;
+    nix::unistd::setsid().on("make", "session")?;
+    if let Some(score) = spec.oom_score_adj {
+        std::fs::write("/proc/self/oom_score_adj", score.to_string())
+            .on("set", format_args!("oom_score_adj={score}"))?;
+    }
+    rlimits::apply(&plan.rlimits)?;
+    if let Some(network) = &plan.network {
+        namespaces::enter_network(network)?;
+    }
+    if spec.network == NetworkNamespace::New {
+        namespaces::loopback_up()?;
+    }
+    namespaces::set_names(spec)?;
+    let root = build_root(plan, cgroup, gate)?;
+    let slave = match spec.tty {
+        true => Some(open_terminal(&root, gate)?),
+        false => None,
+    };
+    sysctls::apply(&spec.sysctls)?;
+    if !spec.privileged {
+        paths::protect(&root)?;
+    }
+    if spec.read_only {
+        let top = root.locate(Path::new("/")).on("open", "/")?;
+        mount_api::set_attributes(&top, mount_api::RDONLY, false).on("make read-only", "root file system")?;
+    }
+    umask(Mode::from_bits_truncate(0o022));
+    let user = User::resolve(&root, &spec.user, &spec.groups)?;
+    enter_directory(&root, &spec.cwd)?;
+    connect_stdio(pipes, slave, &user)?;
+    drop(root);
+    become_user(&user, plan.capabilities)?;
+    let command = Command::find(spec, &user)?;
+    gate.send(&Message::Ready, None)?;
+    match gate.receive()? {
+        Some((Message::Start, _)) => execute(plan, &user, &command, gate),
+        _ => Err(Error::Refused("the shim is gone".into())),
+    }
+}
+
+fn build_root(plan: &Plan<'_>, cgroup: &Cgroup, gate: &Gate) -> Result<Root, Error> {
+    let spec = plan.spec;
+    rootfs::isolate()?;
+    let mut from_host = FromHost::collect(spec)?;
+    let host_devices = if spec.privileged { devices::host_devices() } else { Vec::new() };
+    let tree = rootfs::prepare(&spec.rootfs, &plan.scratch)?;
+    if !cgroup.is_entered_by_clone() {
+        // Its directories were being made meanwhile.
+        match gate.receive()? {
+            Some((Message::Join, _)) => cgroup.join()?,
+            _ => return Err(Error::Refused("the shim is gone".into())),
+        }
+    }
+    namespaces::unshare_cgroup()?;
+    from_host.collect_cgroups(cgroup, !spec.privileged)?;
+    rootfs::enter(&tree, &plan.scratch)?;
+    umask(Mode::empty());
+    let root = Root::current().on("open", "/")?;
+    from_host.attach_kernel(&root, spec)?;
+    devices::populate(&root, &host_devices)?;
+    umask(Mode::from_bits_truncate(0o022));
+    from_host.attach_volumes(&root)?;
+    Ok(root)
+}
+
+fn open_terminal(root: &Root, gate: &Gate) -> Result<OwnedFd, Error> {
+    let (master, slave) = terminal::open(root)?;
+    gate.send(&Message::Terminal, Some(&master))?;
+    Ok(slave)
+}
+
+fn reset_signals() -> Result<(), Error> {
+    for number in 1..=64 {
+        if !matches!(number, libc::SIGKILL | libc::SIGSTOP | 32 | 33) {
+            // SAFETY: installs no handler.
+            unsafe { libc::signal(number, libc::SIG_DFL) };
+        }
+    }
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).on("reset", "signals")
+}
+
+fn enter_directory(root: &Root, cwd: &str) -> Result<(), Error> {
+    let cwd = if cwd.is_empty() { "/" } else { cwd };
+    if !cwd.starts_with('/') {
+        return Err(Error::Refused(format!("working directory {cwd:?} is not an absolute path")));
+    }
+    let directory = root.directory(Path::new(cwd)).on("make working directory", cwd)?;
+    nix::unistd::fchdir(directory).on("enter working directory", cwd)
+}
+
+fn connect_stdio(pipes: Option<Pipes>, slave: Option<OwnedFd>, user: &User) -> Result<(), Error> {
+    let ends: [OwnedFd; 3] = match (pipes, slave) {
+        (Some(pipes), _) => pipes,
+        (None, Some(slave)) => {
+            let copy = || slave.try_clone().on("copy", "terminal");
+            [copy()?, copy()?, copy()?]
+        }
+        (None, None) => return Err(Error::Refused("neither pipes nor a terminal".into())),
+    };
+    for end in &ends {
+        // So that the command can open /dev/stdout by name. /dev/null must keep its owner.
+        let meta = nix::sys::stat::fstat(end).on("examine", "stdio")?;
+        if meta.st_rdev != libc::makedev(1, 3) {
+            nix::unistd::fchown(end.as_fd(), Some(user.uid), None).on("own", "stdio")?;
+        }
+    }
+    let [stdin, stdout, stderr] = &ends;
+    nix::unistd::dup2_stdin(stdin).on("connect", "stdin")?;
+    nix::unistd::dup2_stdout(stdout).on("connect", "stdout")?;
+    nix::unistd::dup2_stderr(stderr).on("connect", "stderr")
+}
+
+fn become_user(user: &User, capabilities: Capabilities) -> Result<(), Error> {
+    capabilities.bound()?;
+    nix::unistd::setgroups(&user.groups).on("set", "supplementary groups")?;
+    nix::unistd::setresgid(user.gid, user.gid, user.gid).on("set group", user.gid)?;
+    nix::sys::prctl::set_keepcaps(true).on("keep", "capabilities")?;
+    nix::unistd::setresuid(user.uid, user.uid, user.uid).on("set user", user.uid)?;
+    nix::sys::prctl::set_keepcaps(false).on("keep", "capabilities")?;
+    // After the change of user, which clears it. A shim that dies takes its container along.
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).on("set", "parent death signal")
+}
+
+fn execute(plan: &Plan<'_>, user: &User, command: &Command, gate: &Gate) -> Result<Infallible, Error> {
+    let own = if user.uid.is_root() { plan.capabilities } else { Capabilities::none() };
+    if plan.spec.no_new_privileges {
+        nix::sys::prctl::set_no_new_privs().on("set", "no_new_privs")?;
+        own.apply()?;
+        load(plan)?;
+    } else {
+        // Loading takes CAP_SYS_ADMIN, which goes next.
+        capabilities::raise_permitted()?;
+        load(plan)?;
+        own.apply()?;
+    }
+    if plan.spec.init {
+        // SAFETY: this process has never had a second thread.
+        match unsafe { reaper::split(plan.spec.tty) }? {
+            Role::Reaper(child) => {
+                // Else the shim could not see the command being executed.
+                gate.close();
+                std::process::exit(reaper::run(child));
+            }
+            Role::Command => {}
+        }
+    }
+    command.execute()
+}
+
+fn load(plan: &Plan<'_>) -> Result<(), Error> {
+    plan.filter.as_ref().map_or(Ok(()), Filter::load)
+}

@@ -1,0 +1,113 @@
+//! Paths inside a root file system that its author may have laid traps in.
+//!
+//! Every lookup goes through openat2(2) with RESOLVE_IN_ROOT (symbolic links cannot lead out) and
+//! RESOLVE_NO_MAGICLINKS (`/proc/self/fd/N` cannot lead to a file of the host we still hold open).
+
+use std::ffi::{CString, OsStr};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+
+use nix::fcntl::OFlag;
+use nix::sys::stat::{Mode, SFlag, mkdirat, mknodat};
+
+/// Do not follow a symbolic link anywhere in the path.
+pub const NO_SYMLINKS: u64 = 0x04;
+const NO_MAGICLINKS: u64 = 0x02;
+const IN_ROOT: u64 = 0x10;
+
+#[repr(C)]
+struct OpenHow {
+    flags: u64,
+    mode: u64,
+    resolve: u64,
+}
+
+/// The root that lookups stay in.
+pub struct Root(OwnedFd);
+
+impl Root {
+    /// The root directory of this process.
+    pub fn current() -> io::Result<Self> {
+        Ok(Self(nix::fcntl::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?))
+    }
+
+    /// Opens `path` below this root.
+    pub fn open(&self, path: &Path, flags: OFlag, extra: u64) -> io::Result<OwnedFd> {
+        let path = CString::new(path.as_os_str().as_bytes())
+            .map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+        let how = OpenHow {
+            flags: (flags | OFlag::O_CLOEXEC).bits() as u64,
+            mode: 0,
+            resolve: IN_ROOT | NO_MAGICLINKS | extra,
+        };
+        // SAFETY: `how` is a live struct of the size given, `path` a valid C string.
+        let fd = unsafe {
+            libc::syscall(
+                libc::SYS_openat2,
+                self.0.as_raw_fd(),
+                path.as_ptr(),
+                std::ptr::from_ref(&how),
+                size_of::<OpenHow>(),
+            )
+        };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the kernel just returned this descriptor to us and nobody else knows it.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+    }
+
+    /// A handle on `path`, without opening what it is.
+    pub fn locate(&self, path: &Path) -> io::Result<OwnedFd> {
+        self.open(path, OFlag::O_PATH, 0)
+    }
+
+    /// The directory `path`, made with mode 755 where missing.
+    pub fn directory(&self, path: &Path) -> io::Result<OwnedFd> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+        match self.open(path, flags, 0) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            other => return other,
+        }
+        let mut so_far = PathBuf::from("/");
+        let mut dir = self.open(&so_far, flags, 0)?;
+        for component in path.components() {
+            let name = match component {
+                Component::Normal(name) => name,
+                Component::ParentDir => {
+                    return Err(io::Error::new(io::ErrorKind::InvalidInput, "`..` in a path to make"));
+                }
+                _ => continue,
+            };
+            so_far.push(name);
+            dir = match self.open(&so_far, flags, 0) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    mkdirat(&dir, name, Mode::from_bits_truncate(0o755))?;
+                    self.open(&so_far, flags, 0)?
+                }
+                other => other?,
+            };
+        }
+        Ok(dir)
+    }
+
+    /// The file `path`, made empty (with its directories) where missing.
+    pub fn file(&self, path: &Path) -> io::Result<OwnedFd> {
+        match self.locate(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            other => return other,
+        }
+        let invalid = || io::Error::from_raw_os_error(libc::EINVAL);
+        let dir = self.directory(path.parent().ok_or_else(invalid)?)?;
+        let name: &OsStr = path.file_name().ok_or_else(invalid)?;
+        mknodat(&dir, name, SFlag::S_IFREG, Mode::from_bits_truncate(0o644), 0)?;
+        self.locate(path)
+    }
+}
+
+/// `/proc/self/fd/N` for calls that only take a path.
+pub fn fd_path(fd: BorrowedFd<'_>) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+}

@@ -1,0 +1,95 @@
+//! The root file system: an overlay (or a directory) mounted apart, then made the root by pivot_root.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::stat::Mode;
+
+use super::error::{Context, Error};
+use super::mount_api::{self, FsContext};
+use super::resolve::fd_path;
+use crate::shim::Rootfs;
+
+/// fsconfig(2) takes no longer values than this.
+const MAX_VALUE: usize = 255;
+
+/// Mounts it without attaching it anywhere.
+pub fn prepare(rootfs: &Rootfs, scratch: &OwnedFd) -> Result<OwnedFd, Error> {
+    match rootfs {
+        Rootfs::Directory(path) => mount_api::clone_path(path, true).on("clone root directory", path.display()),
+        Rootfs::Overlay { lowers, upper, work } => {
+            if lowers.is_empty() {
+                return Err(Error::Refused("the root file system has no layer".into()));
+            }
+            overlay(lowers, upper, work, scratch)
+        }
+    }
+}
+
+fn overlay(lowers: &[PathBuf], upper: &Path, work: &Path, scratch: &OwnedFd) -> Result<OwnedFd, Error> {
+    let mut held = Vec::new();
+    let mut short = |path: &Path| -> Result<PathBuf, Error> {
+        if path.as_os_str().as_bytes().len() <= MAX_VALUE {
+            return Ok(path.to_path_buf());
+        }
+        let fd = open_directory(path)?;
+        let link = fd_path(fd.as_fd());
+        held.push(fd);
+        Ok(link)
+    };
+    let context = FsContext::open("overlay").on("open file system", "overlay")?;
+    context.set("source", "overlay").on("set", "overlay source")?;
+    for lower in lowers {
+        match context.set("lowerdir+", short(lower)?) {
+            // Before Linux 6.7 layers can only be given all at once.
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) && lower.is_dir() => {
+                return classic_overlay(lowers, upper, work, scratch);
+            }
+            other => other.on("add overlay layer", lower.display())?,
+        }
+    }
+    context.set("upperdir", short(upper)?).on("set overlay upper directory", upper.display())?;
+    context.set("workdir", short(work)?).on("set overlay work directory", work.display())?;
+    context.mount(0).on("mount overlay on", upper.display())
+}
+
+/// mount(2): options of at most a page, so every directory is named by a descriptor.
+fn classic_overlay(lowers: &[PathBuf], upper: &Path, work: &Path, scratch: &OwnedFd) -> Result<OwnedFd, Error> {
+    let fds = lowers.iter().map(|l| open_directory(l)).collect::<Result<Vec<_>, _>>()?;
+    let (upper_fd, work_fd) = (open_directory(upper)?, open_directory(work)?);
+    let path = |fd: &OwnedFd| fd_path(fd.as_fd()).to_string_lossy().into_owned();
+    let layers = fds.iter().map(path).collect::<Vec<_>>().join(":");
+    let options = format!("lowerdir={layers},upperdir={},workdir={}", path(&upper_fd), path(&work_fd));
+    mount(Some("overlay"), &fd_path(scratch.as_fd()), Some("overlay"), MsFlags::empty(), Some(options.as_str()))
+        .on("mount overlay on", upper.display())?;
+    let target = std::fs::read_link(fd_path(scratch.as_fd())).on("read", "scratch directory")?;
+    let tree = mount_api::clone_path(&target, false).on("clone overlay at", target.display())?;
+    umount2(&target, MntFlags::MNT_DETACH).on("unmount", target.display())?;
+    Ok(tree)
+}
+
+fn open_directory(path: &Path) -> Result<OwnedFd, Error> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    nix::fcntl::open(path, flags, Mode::empty()).on("open directory", path.display())
+}
+
+/// Cuts this mount namespace off from the host's: nothing mounted here shows there, nor the reverse.
+pub fn isolate() -> Result<(), Error> {
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+        .on("make private", "/")
+}
+
+/// Makes `tree` the root of this mount namespace and lets go of everything else.
+pub fn enter(tree: &OwnedFd, scratch: &OwnedFd) -> Result<(), Error> {
+    mount_api::make_private(tree).on("make private", "root file system")?;
+    mount_api::attach(tree, scratch).on("attach", "root file system")?;
+    nix::unistd::fchdir(tree).on("enter", "root file system")?;
+    // Stacks the old root on the new one, where it can be taken off without a directory for it.
+    nix::unistd::pivot_root(".", ".").on("pivot_root", "root file system")?;
+    umount2(".", MntFlags::MNT_DETACH).on("unmount", "old root")?;
+    nix::unistd::chdir("/").map_err(io::Error::from).on("enter", "/")
+}

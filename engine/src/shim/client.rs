@@ -1,0 +1,385 @@
+//! The daemon's side of a shim.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use futures::{Stream, StreamExt};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
+
+use super::spec::{Exit, PID_FILE, SOCKET_FILE, SPEC_FILE, ShimSpec, State};
+use super::{exit_file, protocol};
+use crate::config::ResourceLimits;
+use crate::runtime::cgroup::Cgroup;
+use crate::runtime::mount_api;
+
+/// What can go wrong between daemon and shim.
+#[derive(Debug, thiserror::Error)]
+pub enum ShimError {
+    /// The shim says why: the text is for the user as it is.
+    #[error("{message}")]
+    Refused {
+        /// Why.
+        message: String,
+        /// Docker's exit code for it: 126 not executable, 127 not found, 128 anything else.
+        exit_code: i32,
+    },
+    /// Reaching it failed.
+    #[error("{operation} {subject}: {source}")]
+    System {
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        subject: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// It ended without leaving an exit status: it was killed.
+    #[error("the shim of {bundle} is gone and has left no exit status")]
+    Lost {
+        /// Its bundle directory.
+        bundle: PathBuf,
+    },
+}
+
+impl ShimError {
+    /// The exit code that a container gets whose start failed like this.
+    pub fn exit_code(&self) -> i32 {
+        match self {
+            Self::Refused { exit_code, .. } => *exit_code,
+            Self::System { .. } | Self::Lost { .. } => 128,
+        }
+    }
+
+    fn system(operation: &'static str, subject: &Path) -> impl FnOnce(io::Error) -> Self {
+        let subject = subject.display().to_string();
+        move |source| Self::System { operation, subject, source }
+    }
+}
+
+type Frames = FramedRead<OwnedReadHalf, LengthDelimitedCodec>;
+
+/// A shim, running or not: what it leaves behind answers for it.
+#[derive(Debug)]
+pub struct Shim {
+    bundle: PathBuf,
+    pid: u32,
+}
+
+impl Shim {
+    /// Writes the specification, starts a shim in the directory `bundle` (which must exist) and
+    /// returns once the container is ready to be started.
+    pub async fn launch(helper_exe: &Path, bundle: &Path, spec: &ShimSpec) -> Result<Self, ShimError> {
+        let json = serde_json::to_vec(spec).map_err(io::Error::from).map_err(ShimError::system("encode", bundle))?;
+        let (exe, directory) = (helper_exe.to_owned(), bundle.to_owned());
+        let spawned = tokio::task::spawn_blocking(move || spawn(&exe, &directory, &json)).await;
+        let stream = spawned.map_err(io::Error::other).map_err(ShimError::system("launch shim in", bundle))??;
+        let (mut frames, _write) = open(stream, bundle)?;
+        match next(&mut frames, bundle).await? {
+            (protocol::CREATED, mut pid) if pid.len() == 4 => Ok(Self { bundle: bundle.to_owned(), pid: pid.get_u32() }),
+            other => Err(unexpected(other, bundle)),
+        }
+    }
+
+    /// Finds the shim that an earlier daemon launched in `bundle`, whether it still runs or has
+    /// left an exit status. None when there is neither; [`Shim::sweep`] then removes what is left.
+    pub async fn connect(bundle: &Path) -> Result<Option<Self>, ShimError> {
+        let shim = Self { bundle: bundle.to_owned(), pid: 0 };
+        if let Ok(state) = shim.state().await {
+            return Ok(Some(Self { pid: state.pid, ..shim }));
+        }
+        let read = |b: &Path| -> io::Result<Option<u32>> {
+            let Some(_) = exit_file::read(b)? else { return Ok(None) };
+            let pids = std::fs::read_to_string(b.join(PID_FILE)).unwrap_or_default();
+            Ok(Some(pids.split_whitespace().nth(1).and_then(|p| p.parse().ok()).unwrap_or(0)))
+        };
+        let found = blocking(bundle, read).await?;
+        Ok(found.map(|pid| Self { pid, ..shim }))
+    }
+
+    /// Kills what a lost shim left in its cgroup and removes the cgroup.
+    pub async fn sweep(bundle: &Path) -> Result<(), ShimError> {
+        blocking(bundle, |b| {
+            let spec: ShimSpec = match std::fs::read(b.join(SPEC_FILE)) {
+                Ok(json) => serde_json::from_slice(&json)?,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+                Err(e) => return Err(e),
+            };
+            let cgroup = Cgroup::at(&spec.cgroup).map_err(io::Error::other)?;
+            for pid in cgroup.processes()? {
+                // SAFETY: plain integers; the process is in a cgroup that is ours alone.
+                unsafe { libc::kill(pid, libc::SIGKILL) };
+            }
+            cgroup.remove().map_err(io::Error::other)
+        })
+        .await
+    }
+
+    /// Host PID of the container's first process.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Runs the command. Returns its host PID once it has been executed.
+    pub async fn start(&self) -> Result<u32, ShimError> {
+        self.request(protocol::START, &[]).await.map(|_| self.pid)
+    }
+
+    /// Sends a signal to the container's first process.
+    pub async fn signal(&self, signal: i32) -> Result<(), ShimError> {
+        self.send_signal(signal, false).await
+    }
+
+    /// Sends a signal to all processes of the container.
+    pub async fn signal_all(&self, signal: i32) -> Result<(), ShimError> {
+        self.send_signal(signal, true).await
+    }
+
+    async fn send_signal(&self, signal: i32, all: bool) -> Result<(), ShimError> {
+        let number = (signal as u32).to_be_bytes();
+        self.request(protocol::SIGNAL, &[&number, &[u8::from(all)]]).await.map(|_| ())
+    }
+
+    /// Closes the container's stdin.
+    pub async fn close_stdin(&self) -> Result<(), ShimError> {
+        self.request(protocol::CLOSE_STDIN, &[]).await.map(|_| ())
+    }
+
+    /// Sets the size of the container's terminal.
+    pub async fn resize(&self, rows: u16, cols: u16) -> Result<(), ShimError> {
+        self.request(protocol::RESIZE, &[&rows.to_be_bytes(), &cols.to_be_bytes()]).await.map(|_| ())
+    }
+
+    /// Changes the limits of the running container.
+    pub async fn update(&self, limits: &ResourceLimits) -> Result<(), ShimError> {
+        let json = serde_json::to_vec(limits).map_err(io::Error::from);
+        let json = json.map_err(ShimError::system("encode limits for", &self.bundle))?;
+        self.request(protocol::UPDATE, &[&json]).await.map(|_| ())
+    }
+
+    /// How it is. Fails once the container has ended.
+    pub async fn state(&self) -> Result<State, ShimError> {
+        let json = self.request(protocol::GET_STATE, &[]).await?;
+        serde_json::from_slice(&json).map_err(io::Error::from).map_err(ShimError::system("decode", &self.bundle))
+    }
+
+    /// Waits until the container has ended. Works just as well afterwards.
+    pub async fn wait(&self) -> Result<Exit, ShimError> {
+        if let Ok((mut frames, mut write)) = self.connection().await {
+            let mut request = Vec::new();
+            protocol::put(&mut request, protocol::WAIT, &[]);
+            if write.write_all(&request).await.is_ok()
+                && let Ok((protocol::EXITED, json)) = next(&mut frames, &self.bundle).await
+                && let Ok(exit) = serde_json::from_slice(&json)
+            {
+                return Ok(exit);
+            }
+        }
+        let exit = blocking(&self.bundle, exit_file::read).await?;
+        exit.ok_or_else(|| ShimError::Lost { bundle: self.bundle.clone() })
+    }
+
+    /// Becomes a client of the container's stdio. Output begins with what comes after this.
+    pub async fn attach(&self, stdin: bool, stdout: bool, stderr: bool) -> Result<AttachStream, ShimError> {
+        let flag = |wanted, flag| if wanted { flag } else { 0 };
+        let flags = flag(stdin, protocol::ATTACH_STDIN)
+            | flag(stdout, protocol::ATTACH_STDOUT)
+            | flag(stderr, protocol::ATTACH_STDERR);
+        let (mut frames, write) = self.connection().await?;
+        let write = self.ask(&mut frames, write, protocol::ATTACH, &[&[flags]]).await?.1;
+        let input = AttachInput { half: write, frame: Vec::new(), sent: 0 };
+        Ok(AttachStream { output: AttachOutput(frames), input })
+    }
+
+    async fn connection(&self) -> Result<(Frames, OwnedWriteHalf), ShimError> {
+        let stream = blocking(&self.bundle, dial).await?;
+        open(stream, &self.bundle)
+    }
+
+    async fn request(&self, kind: u8, payload: &[&[u8]]) -> Result<Bytes, ShimError> {
+        let (mut frames, write) = self.connection().await?;
+        Ok(self.ask(&mut frames, write, kind, payload).await?.0)
+    }
+
+    async fn ask(
+        &self,
+        frames: &mut Frames,
+        mut write: OwnedWriteHalf,
+        kind: u8,
+        payload: &[&[u8]],
+    ) -> Result<(Bytes, OwnedWriteHalf), ShimError> {
+        let mut request = Vec::new();
+        protocol::put(&mut request, kind, payload);
+        write.write_all(&request).await.map_err(ShimError::system("ask shim in", &self.bundle))?;
+        match next(frames, &self.bundle).await? {
+            (protocol::OK | protocol::STATE, answer) => Ok((answer, write)),
+            other => Err(unexpected(other, &self.bundle)),
+        }
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    bundle: &Path,
+    work: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
+) -> Result<T, ShimError> {
+    let owned = bundle.to_owned();
+    let done = tokio::task::spawn_blocking(move || work(&owned)).await;
+    done.map_err(io::Error::other).and_then(|r| r).map_err(ShimError::system("reach shim in", bundle))
+}
+
+/// Connects by way of the directory's descriptor: the path itself may be too long for a socket.
+fn dial(bundle: &Path) -> io::Result<std::os::unix::net::UnixStream> {
+    let directory = std::fs::File::open(bundle)?;
+    let path = format!("/proc/self/fd/{}/{SOCKET_FILE}", directory.as_raw_fd());
+    std::os::unix::net::UnixStream::connect(path)
+}
+
+fn open(
+    stream: std::os::unix::net::UnixStream,
+    bundle: &Path,
+) -> Result<(Frames, OwnedWriteHalf), ShimError> {
+    let ready = stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream));
+    let (read, write) = ready.map_err(ShimError::system("talk to shim in", bundle))?.into_split();
+    let codec = LengthDelimitedCodec::builder().max_frame_length(protocol::MAX_FRAME).new_codec();
+    Ok((FramedRead::new(read, codec), write))
+}
+
+async fn next(frames: &mut Frames, bundle: &Path) -> Result<(u8, Bytes), ShimError> {
+    match frames.next().await {
+        Some(Ok(mut frame)) if !frame.is_empty() => Ok((frame.get_u8(), frame.freeze())),
+        Some(Err(e)) => Err(ShimError::system("hear from shim in", bundle)(e)),
+        _ => Err(ShimError::Lost { bundle: bundle.to_owned() }),
+    }
+}
+
+fn unexpected((kind, mut payload): (u8, Bytes), bundle: &Path) -> ShimError {
+    if kind == protocol::FAILED && payload.len() >= 4 {
+        let exit_code = payload.get_i32();
+        return ShimError::Refused { message: String::from_utf8_lossy(&payload).into_owned(), exit_code };
+    }
+    ShimError::system("understand shim in", bundle)(io::Error::other(format!("unexpected frame {kind}")))
+}
+
+fn spawn(exe: &Path, bundle: &Path, spec: &[u8]) -> Result<std::os::unix::net::UnixStream, ShimError> {
+    std::fs::write(bundle.join(SPEC_FILE), spec).map_err(ShimError::system("write", &bundle.join(SPEC_FILE)))?;
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(ShimError::system("open socket for", bundle))?;
+    let program = protected(exe)?;
+    let mut child = Command::new(program)
+        .arg0("skep")
+        .arg("shim")
+        .arg(bundle)
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(ShimError::system("run", exe))?;
+    // The process itself forks and ends at once.
+    child.wait().map_err(ShimError::system("wait for", exe))?;
+    Ok(ours)
+}
+
+/// A path to `exe` on a detached read-only mount, so that no container can write to it through
+/// /proc (CVE-2019-5736). The mounts live as long as the daemon.
+fn protected(exe: &Path) -> Result<PathBuf, ShimError> {
+    static MOUNTS: OnceLock<Mutex<Vec<(PathBuf, OwnedFd)>>> = OnceLock::new();
+    let mut mounts = MOUNTS.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
+    let at = match mounts.iter().position(|(path, _)| path == exe) {
+        Some(at) => at,
+        None => {
+            let mount = mount_api::clone_path(exe, false)
+                .and_then(|m| mount_api::set_attributes(&m, mount_api::RDONLY, false).map(|()| m))
+                .map_err(ShimError::system("protect", exe))?;
+            mounts.push((exe.to_owned(), mount));
+            mounts.len() - 1
+        }
+    };
+    Ok(PathBuf::from(format!("/proc/self/fd/{}", mounts[at].1.as_raw_fd())))
+}
+
+/// A client's view of a container's stdio.
+#[derive(Debug)]
+pub struct AttachStream {
+    /// Ends with the container.
+    pub output: AttachOutput,
+    /// Shutting it down ends this client's input; dropping both halves detaches.
+    pub input: AttachInput,
+}
+
+/// What the container writes: stream (1 stdout, 2 stderr; a terminal is all stdout) and bytes.
+#[derive(Debug)]
+pub struct AttachOutput(Frames);
+
+impl Stream for AttachOutput {
+    type Item = io::Result<(u8, Bytes)>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            return match ready!(self.0.poll_next_unpin(cx)) {
+                Some(Ok(mut frame)) if frame.len() >= 2 && frame[0] == protocol::OUTPUT => {
+                    let stream = frame[1];
+                    frame.advance(2);
+                    Poll::Ready(Some(Ok((stream, frame.freeze()))))
+                }
+                Some(Ok(_)) => continue,
+                Some(Err(e)) => Poll::Ready(Some(Err(e))),
+                None => Poll::Ready(None),
+            };
+        }
+    }
+}
+
+/// The container's stdin.
+#[derive(Debug)]
+pub struct AttachInput {
+    half: OwnedWriteHalf,
+    frame: Vec<u8>,
+    sent: usize,
+}
+
+impl AttachInput {
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.sent < self.frame.len() {
+            let n = ready!(Pin::new(&mut self.half).poll_write(cx, &self.frame[self.sent..]))?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.sent += n;
+        }
+        self.frame.clear();
+        self.sent = 0;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for AttachInput {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_drain(cx))?;
+        let n = data.len().min(protocol::CHUNK);
+        if n > 0 {
+            protocol::put(&mut self.frame, protocol::STDIN, &[&data[..n]]);
+            // What does not go now goes with the next write or flush.
+            if let Poll::Ready(Err(e)) = self.poll_drain(cx) {
+                return Poll::Ready(Err(e));
+            }
+        }
+        Poll::Ready(Ok(n))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_drain(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_drain(cx))?;
+        Pin::new(&mut self.half).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,75 @@
+//! Frames between daemon and shim: a big-endian u32 length, then one byte of kind and its payload.
+
+/// Longest frame either side accepts.
+pub const MAX_FRAME: usize = 1 << 20;
+/// Data is cut into frames of at most this.
+pub const CHUNK: usize = 16 << 10;
+
+/// To the shim: run the command. Answered.
+pub const START: u8 = 1;
+/// To the shim: u32 signal, u8 whether to all processes. Answered.
+pub const SIGNAL: u8 = 2;
+/// To the shim: this connection is a client's stdio (u8 of [`ATTACH_STDIN`] etc.). Answered once,
+/// then [`OUTPUT`] frames follow until the container's end.
+pub const ATTACH: u8 = 3;
+/// To the shim, on an attached connection: bytes for stdin. Shutting the connection down for
+/// writing is the end of this client's stdin.
+pub const STDIN: u8 = 4;
+/// To the shim: close the container's stdin. Answered.
+pub const CLOSE_STDIN: u8 = 5;
+/// To the shim: u16 rows, u16 columns. Answered.
+pub const RESIZE: u8 = 6;
+/// To the shim: answered by [`STATE`].
+pub const GET_STATE: u8 = 7;
+/// To the shim: resource limits as JSON. Answered.
+pub const UPDATE: u8 = 8;
+/// To the shim: answered by [`EXITED`] when there is something to tell.
+pub const WAIT: u8 = 9;
+
+/// From the shim: u32 host PID; the container waits to be started.
+pub const CREATED: u8 = 0x81;
+/// From the shim: done.
+pub const OK: u8 = 0x82;
+/// From the shim: i32 exit code that the failure stands for, then the text.
+pub const FAILED: u8 = 0x83;
+/// From the shim: u8 stream (1 stdout, 2 stderr), then bytes.
+pub const OUTPUT: u8 = 0x84;
+/// From the shim: the exit as JSON.
+pub const EXITED: u8 = 0x85;
+/// From the shim: the state as JSON.
+pub const STATE: u8 = 0x86;
+
+/// Flag of [`ATTACH`].
+pub const ATTACH_STDIN: u8 = 1;
+/// Flag of [`ATTACH`].
+pub const ATTACH_STDOUT: u8 = 2;
+/// Flag of [`ATTACH`].
+pub const ATTACH_STDERR: u8 = 4;
+
+/// Appends a frame to `out`.
+pub fn put(out: &mut Vec<u8>, kind: u8, payload: &[&[u8]]) {
+    let length = 1 + payload.iter().map(|p| p.len()).sum::<usize>();
+    out.extend_from_slice(&(length as u32).to_be_bytes());
+    out.push(kind);
+    for part in payload {
+        out.extend_from_slice(part);
+    }
+}
+
+/// The first frame of `bytes`, as (whole length, kind, payload); none while it is incomplete.
+pub fn first(bytes: &[u8]) -> Result<Option<(usize, u8, &[u8])>, FrameTooLong> {
+    let Some((head, rest)) = bytes.split_first_chunk::<4>() else { return Ok(None) };
+    let length = u32::from_be_bytes(*head) as usize;
+    if length == 0 || length > MAX_FRAME {
+        return Err(FrameTooLong);
+    }
+    match rest.get(..length) {
+        Some([kind, payload @ ..]) => Ok(Some((4 + length, *kind, payload))),
+        _ => Ok(None),
+    }
+}
+
+/// A length that no frame has: the other side is not what it should be.
+#[derive(Debug, thiserror::Error)]
+#[error("a frame of no valid length")]
+pub struct FrameTooLong;

@@ -1,0 +1,311 @@
+//! The shim's loop: one thread, one poll(2), over the container's end, its output, and the clients.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+
+use time::OffsetDateTime;
+
+use super::connection::Connection;
+use super::exit_file;
+use super::json_log::JsonLog;
+use super::protocol::{self, ATTACH_STDERR, ATTACH_STDIN, ATTACH_STDOUT, CHUNK};
+use super::spec::{Exit, SHIM_LOG_FILE, ShimSpec, State};
+use super::stdio::{ReadOutcome, Stdio};
+use crate::runtime::{self, Container, Error};
+
+/// A shim with its container.
+pub struct Server<'a> {
+    spec: &'a ShimSpec,
+    bundle: &'a Path,
+    container: Container,
+    stdio: Stdio,
+    log: JsonLog,
+    listener: UnixListener,
+    clients: Vec<Connection>,
+    started: bool,
+    exit: Option<Exit>,
+    log_error: Option<String>,
+    buffer: Vec<u8>,
+}
+
+/// What a polled descriptor belongs to.
+#[derive(Clone, Copy)]
+enum Source {
+    Exit,
+    Listener,
+    Input,
+    Output(usize),
+    Client(usize),
+}
+
+impl<'a> Server<'a> {
+    /// A server for a container that has just been created.
+    pub fn new(
+        spec: &'a ShimSpec,
+        bundle: &'a Path,
+        container: Container,
+        stdio: Stdio,
+        log: JsonLog,
+        listener: UnixListener,
+    ) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        Ok(Self {
+            spec,
+            bundle,
+            container,
+            stdio,
+            log,
+            listener,
+            clients: Vec::new(),
+            started: false,
+            exit: None,
+            log_error: None,
+            buffer: vec![0; CHUNK],
+        })
+    }
+
+    /// Serves until the container has ended and everybody connected has been told.
+    pub fn run(mut self, first: UnixStream) -> io::Result<()> {
+        let pid = self.container.pid.as_raw() as u32;
+        let mut launcher = Connection::new(first)?;
+        launcher.send(protocol::CREATED, &[&pid.to_be_bytes()]);
+        if launcher.is_done() {
+            // Nobody knows of this container: the daemon died while it was made.
+            self.container.discard();
+            return Ok(());
+        }
+        self.clients.push(launcher);
+        loop {
+            self.clients.retain(|c| !c.is_done());
+            if self.exit.is_some() && !self.clients.iter().any(Connection::has_output) {
+                return Ok(());
+            }
+            for (source, events) in self.poll()? {
+                self.handle(source, events);
+            }
+        }
+    }
+
+    fn poll(&self) -> io::Result<Vec<(Source, i16)>> {
+        let mut sources = Vec::with_capacity(8);
+        let mut fds: Vec<libc::pollfd> = Vec::with_capacity(8);
+        let mut add = |source, fd: RawFd, events| {
+            sources.push(source);
+            fds.push(libc::pollfd { fd, events, revents: 0 });
+        };
+        if self.exit.is_none() {
+            add(Source::Exit, self.container.pidfd.as_raw_fd(), libc::POLLIN);
+            add(Source::Listener, self.listener.as_raw_fd(), libc::POLLIN);
+            if let Some(fd) = self.stdio.waiting_input() {
+                add(Source::Input, fd, libc::POLLOUT);
+            }
+            // A client that does not keep up holds the container's output back, as a slow pipe would.
+            if !self.clients.iter().any(Connection::is_full) {
+                for (i, output) in self.stdio.outputs.iter().enumerate() {
+                    if let Some(fd) = output.fd() {
+                        add(Source::Output(i), fd, libc::POLLIN);
+                    }
+                }
+            }
+        }
+        for (i, c) in self.clients.iter().enumerate() {
+            let stalled = c.attached & ATTACH_STDIN != 0 && !self.stdio.has_room();
+            let read = if c.is_readable() && !stalled && self.exit.is_none() { libc::POLLIN } else { 0 };
+            let write = if c.has_output() { libc::POLLOUT } else { 0 };
+            add(Source::Client(i), c.fd(), read | write);
+        }
+        loop {
+            // SAFETY: a live slice and its length.
+            let r = unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, -1) };
+            if r >= 0 {
+                break;
+            }
+            let e = io::Error::last_os_error();
+            if e.kind() != io::ErrorKind::Interrupted {
+                return Err(e);
+            }
+        }
+        let ready = sources.into_iter().zip(&fds).filter(|(_, f)| f.revents != 0);
+        Ok(ready.map(|(s, f)| (s, f.revents)).collect())
+    }
+
+    fn handle(&mut self, source: Source, events: i16) {
+        match source {
+            Source::Exit => self.ended(),
+            Source::Listener => self.accept(),
+            Source::Input => self.stdio.pump(),
+            Source::Output(i) => drop(self.read_output(i)),
+            Source::Client(i) => self.serve(i, events),
+        }
+    }
+
+    fn accept(&mut self) {
+        while let Ok((stream, _)) = self.listener.accept() {
+            match Connection::new(stream) {
+                Ok(c) => self.clients.push(c),
+                Err(e) => self.note("accept", &e),
+            }
+        }
+    }
+
+    /// Reads an output once. False when there is nothing now or any more.
+    fn read_output(&mut self, i: usize) -> bool {
+        let output = &mut self.stdio.outputs[i];
+        let n = match output.read(&mut self.buffer) {
+            ReadOutcome::Data(n) => n,
+            ReadOutcome::Empty | ReadOutcome::Closed => return false,
+        };
+        let data = &self.buffer[..n];
+        let logged = self.log.write(&mut output.lines, data);
+        let wanted = if output.number == 1 { ATTACH_STDOUT } else { ATTACH_STDERR };
+        for c in self.clients.iter_mut().filter(|c| c.attached & wanted != 0) {
+            c.send(protocol::OUTPUT, &[&[output.number], data]);
+        }
+        if let Err(e) = logged {
+            self.note("write log", &e);
+        }
+        true
+    }
+
+    fn serve(&mut self, i: usize, events: i16) {
+        let c = &mut self.clients[i];
+        if events & libc::POLLOUT != 0 {
+            c.flush();
+        }
+        if events & libc::POLLIN != 0 {
+            let open = c.fill(&mut self.buffer);
+            while let Some((kind, payload)) = self.clients[i].next() {
+                self.request(i, kind, &payload);
+            }
+            if !open {
+                self.input_ended(i);
+            }
+        } else if events & (libc::POLLHUP | libc::POLLERR) != 0 {
+            // Both directions are gone.
+            c.give_up();
+            self.input_ended(i);
+        }
+    }
+
+    fn input_ended(&mut self, i: usize) {
+        let c = &mut self.clients[i];
+        if c.attached & ATTACH_STDIN != 0 && !std::mem::replace(&mut c.input_ended, true) {
+            // On a terminal the end of one client's input is not the end of the terminal.
+            if self.spec.stdin_once && !self.spec.tty {
+                self.stdio.close_input();
+            }
+        }
+    }
+
+    fn request(&mut self, i: usize, kind: u8, payload: &[u8]) {
+        let done = match (kind, payload) {
+            (protocol::STDIN, data) => return self.stdio.feed(data),
+            (protocol::ATTACH, [flags]) => {
+                self.clients[i].attached = *flags;
+                Ok(())
+            }
+            (protocol::WAIT, []) => {
+                self.clients[i].waiting = true;
+                return;
+            }
+            (protocol::GET_STATE, []) => {
+                let state = serde_json::to_vec(&self.state()).unwrap_or_default();
+                return self.clients[i].send(protocol::STATE, &[&state]);
+            }
+            (protocol::START, []) => self.start(),
+            (protocol::SIGNAL, [a, b, c, d, all]) => {
+                self.container.signal(u32::from_be_bytes([*a, *b, *c, *d]) as i32, *all != 0)
+            }
+            (protocol::CLOSE_STDIN, []) => {
+                self.stdio.close_input();
+                Ok(())
+            }
+            (protocol::RESIZE, [a, b, c, d]) => {
+                self.resize(u16::from_be_bytes([*a, *b]), u16::from_be_bytes([*c, *d]))
+            }
+            (protocol::UPDATE, json) => match serde_json::from_slice(json) {
+                Ok(limits) => self.container.cgroup.update(&limits),
+                Err(e) => Err(Error::Refused(format!("resource limits: {e}"))),
+            },
+            (other, _) => Err(Error::Refused(format!("the shim does not know request {other}"))),
+        };
+        match done {
+            Ok(()) => self.clients[i].send(protocol::OK, &[]),
+            Err(e) => {
+                let text = e.to_string();
+                self.clients[i].send(protocol::FAILED, &[&e.exit_code().to_be_bytes(), text.as_bytes()]);
+            }
+        }
+    }
+
+    fn start(&mut self) -> Result<(), Error> {
+        if std::mem::replace(&mut self.started, true) {
+            return Err(Error::Refused("the container has been started already".into()));
+        }
+        self.container.start()
+    }
+
+    fn resize(&self, rows: u16, cols: u16) -> Result<(), Error> {
+        match &self.container.terminal {
+            Some(master) => runtime::resize(master, rows, cols)
+                .map_err(|source| Error::System { operation: "resize", subject: "terminal".into(), source }),
+            None => Err(Error::Refused("the container has no terminal to resize".into())),
+        }
+    }
+
+    fn state(&self) -> State {
+        State {
+            pid: self.container.pid.as_raw() as u32,
+            started: self.started,
+            log_error: self.log_error.clone(),
+        }
+    }
+
+    /// The container's first process has ended, and the kernel has ended the others.
+    fn ended(&mut self) {
+        let code = match self.container.try_wait() {
+            Ok(Some(code)) => code,
+            Ok(None) => return,
+            Err(e) => {
+                self.note("wait", &io::Error::other(e));
+                255
+            }
+        };
+        let finished_at_ns = i64::try_from(OffsetDateTime::now_utc().unix_timestamp_nanos()).unwrap_or(0);
+        for i in 0..self.stdio.outputs.len() {
+            while self.read_output(i) {}
+            if let Err(e) = self.log.finish(&mut self.stdio.outputs[i].lines) {
+                self.note("write log", &e);
+            }
+        }
+        let exit = Exit { code, oom_killed: self.container.cgroup.oom_killed(), finished_at_ns };
+        if let Err(e) = self.container.cgroup.remove() {
+            self.note("remove cgroup", &io::Error::other(e));
+        }
+        if let Err(e) = exit_file::write(self.bundle, &exit) {
+            self.note("write exit status", &e);
+        }
+        // Whoever is connecting right now was not told, and finds the file instead.
+        self.accept();
+        let json = serde_json::to_vec(&exit).unwrap_or_default();
+        for c in &mut self.clients {
+            if c.waiting {
+                c.send(protocol::EXITED, &[&json]);
+            }
+        }
+        self.exit = Some(exit);
+    }
+
+    fn note(&mut self, operation: &str, e: &io::Error) {
+        let text = format!("{operation}: {e}\n");
+        if self.log_error.as_deref() != Some(&text) {
+            let file = OpenOptions::new().create(true).append(true).open(self.bundle.join(SHIM_LOG_FILE));
+            // There is nobody left to tell if this fails as well.
+            let _ = file.and_then(|mut f| f.write_all(text.as_bytes()));
+            self.log_error = Some(text);
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Creation, start, exit codes, limits, and life without a daemon.
+
+use skep_engine::shim::Shim;
+
+use crate::fixture::Bundle;
+
+#[tokio::test]
+async fn exit_codes_are_reported() {
+    for (script, code) in [("exit 0", 0), ("exit 3", 3), ("kill -9 $$; sleep 9", 137)] {
+        let mut bundle = Bundle::script(script);
+        // PID 1 cannot kill itself; under the reaper the command can.
+        bundle.spec.init = code == 137;
+        assert_eq!(bundle.run().await.code, code, "{script}");
+    }
+}
+
+#[tokio::test]
+async fn commands_that_cannot_run_are_named() {
+    let cases = [
+        ("nonesuch", 127, "exec: \"nonesuch\": executable file not found in $PATH"),
+        ("/bin/nonesuch", 127, "exec: \"/bin/nonesuch\": no such file or directory"),
+        ("/bin/data", 126, "exec: \"/bin/data\": permission denied"),
+        ("/bin", 126, "exec: \"/bin\": is a directory: permission denied"),
+    ];
+    for (command, code, text) in cases {
+        let error = Bundle::new(&[command]).launch().await.err().expect("refused");
+        assert_eq!((error.exit_code(), error.to_string().as_str()), (code, text));
+    }
+}
+
+#[tokio::test]
+async fn a_kill_ends_a_container_started_or_not() {
+    for start in [true, false] {
+        let bundle = Bundle::new(&["sleep", "1000"]);
+        let shim = bundle.launch().await.expect("created");
+        if start {
+            shim.start().await.expect("started");
+        }
+        shim.signal(libc::SIGKILL).await.expect("signalled");
+        assert_eq!(shim.wait().await.expect("ended").code, 137);
+    }
+}
+
+#[tokio::test]
+async fn a_new_daemon_adopts_what_an_old_one_left() {
+    let mut bundle = Bundle::script("echo before; read word; echo \"after $word\"; exit 7");
+    bundle.spec.open_stdin = true;
+    // The first daemon's handle is dropped, as by a crash: nothing of it is needed.
+    drop(bundle.launch().await.expect("created"));
+    let shim = Shim::connect(&bundle.path("bundle")).await.expect("reached").expect("still there");
+    shim.start().await.expect("started");
+    let mut stdio = shim.attach(true, false, false).await.expect("attached");
+    drop(shim);
+    let again = Shim::connect(&bundle.path("bundle")).await.expect("reached").expect("still there");
+    tokio::io::AsyncWriteExt::write_all(&mut stdio.input, b"word\n").await.expect("written");
+    assert_eq!(again.wait().await.expect("ended").code, 7);
+    let late = Shim::connect(&bundle.path("bundle")).await.expect("reached").expect("left an exit status");
+    assert_eq!(late.wait().await.expect("recorded").code, 7);
+    let text: String = bundle.log().into_iter().map(|(_, t)| t).collect();
+    assert_eq!(text, "before\nafter word\n");
+}
+
+#[tokio::test]
+async fn a_killed_shim_takes_its_container_along() {
+    let bundle = Bundle::new(&["sleep", "1000"]);
+    let shim = bundle.launch().await.expect("created");
+    shim.start().await.expect("started");
+    let pids = std::fs::read_to_string(bundle.path("bundle/pids")).expect("process IDs");
+    let pid: i32 = pids.split_whitespace().next().and_then(|p| p.parse().ok()).expect("the shim's");
+    // SAFETY: plain integers.
+    unsafe { libc::kill(pid, libc::SIGKILL) };
+    assert!(shim.wait().await.is_err(), "nobody knows how it ended");
+    while std::path::Path::new(&format!("/proc/{}", shim.pid())).exists() {
+        tokio::task::yield_now().await;
+    }
+    assert!(Shim::connect(&bundle.path("bundle")).await.expect("looked").is_none());
+    Shim::sweep(&bundle.path("bundle")).await.expect("swept");
+}
+
+#[tokio::test]
+async fn limits_hold() {
+    let mut hungry = Bundle::script("exec dd if=/dev/zero of=/dev/null bs=200M count=1");
+    hungry.spec.resources.memory = Some(32 << 20);
+    hungry.spec.resources.memory_swap = Some(32 << 20);
+    let exit = hungry.run().await;
+    assert_eq!((exit.code, exit.oom_killed), (137, true));
+
+    let mut forking = Bundle::script("for i in 1 2 3 4 5 6 7 8; do sleep 5 & done; wait");
+    forking.spec.resources.pids = Some(4);
+    let (code, text) = forking.output().await;
+    assert!(code != 0 && text.contains("fork"), "{code} {text}");
+
+    let mut open = Bundle::script("ulimit -n");
+    open.spec.ulimits =
+        vec![skep_engine::UlimitConfig { name: "nofile".into(), soft: 100, hard: 200 }];
+    assert_eq!(open.output().await, (0, "100\n".into()));
+}
+
+#[tokio::test]
+async fn the_cgroup_is_gone_afterwards() {
+    let bundle = Bundle::new(&["true"]);
+    assert_eq!(bundle.run().await.code, 0);
+    let left = std::fs::read_dir("/sys/fs/cgroup").expect("cgroups").flatten();
+    assert!(!left.into_iter().any(|h| h.path().join(&bundle.spec.cgroup).exists()));
+}
