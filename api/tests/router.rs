@@ -149,6 +149,9 @@ fn root_file_system() -> Vec<u8> {
     let mut header = tar::Header::new_gnu();
     header.set_size(2);
     header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
     tar.append_data(&mut header, Path::new("etc/hello"), &b"hi"[..]).expect("in memory");
     tar.into_inner().expect("in memory")
 }
