@@ -139,6 +139,11 @@ fn large_transfer() {
     let data = noise(24 << 20);
     assert!(transfer(&lab, 0, 1, "10.88.0.2", &data) == data, "bytes changed on the way");
     assert!(transfer(&lab, 1, 0, "10.88.0.1", &data) == data, "bytes changed on the way back");
+    if lab.hosts[0].helper().is_some() {
+        let shown =
+            must(&format!("ip -n {} -d link show {}", lab.hosts[0].namespace, lab.hosts[0].interface));
+        assert!(shown.contains("gso_max_segs 128"), "{shown}");
+    }
     // Just fits, and just does not: the MTU is the underlay's less 60.
     assert_eq!(lab.hosts[0].ensure().expect("ensure")["mtu"], 1440);
     assert!(lab.hosts[0].ping("10.88.0.2", 1412, true));

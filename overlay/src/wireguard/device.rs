@@ -11,6 +11,7 @@ use rtnetlink::packet_route::link::InfoKind;
 use wireguard_control::{Backend, DeviceUpdate, InterfaceName};
 
 use super::peers::{PeerConfig, PeerState, difference};
+use super::userspace::SEGMENTS;
 use super::{Error, helper, key, link};
 
 /// Bytes that WireGuard over UDP adds to a packet: 32 of its own, 8 UDP, and the outer IP header.
@@ -141,7 +142,8 @@ impl Device {
                 source: std::io::ErrorKind::NotFound.into(),
             });
         };
-        link::bring_up(netlink, name, found.index, self.inner.mtu).await?;
+        let segments = (!self.is_kernel()).then_some(SEGMENTS);
+        link::bring_up(netlink, name, found.index, self.inner.mtu, segments).await?;
         match addr {
             Some(addr) => link::set_address(netlink, name, found.index, addr).await,
             None => Ok(()),

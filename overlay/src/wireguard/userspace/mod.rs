@@ -24,6 +24,9 @@ use nix::unistd::{ForkResult, dup2_stderr, dup2_stdout, fork, pipe, setsid};
 use self::options::Options;
 use super::helper::{lock, log, whole_file};
 
+/// Most packets that the process takes joined into one; the interface's `gso_max_segs` keeps the
+/// kernel to it.
+pub(super) const SEGMENTS: u32 = 128;
 /// What the process tells its parent when it serves.
 const READY: &[u8] = b"ready";
 

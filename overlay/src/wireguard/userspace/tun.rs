@@ -12,8 +12,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tun_rs::{AsyncDevice, DeviceBuilder, GROTable, VIRTIO_NET_HDR_LEN};
 
-/// Most packets that one read is cut into; the link's `gso_max_segs` keeps the kernel to it.
-pub(in crate::wireguard) const SEGMENTS: usize = 128;
+/// Most packets that one read is cut into.
+const SEGMENTS: usize = super::SEGMENTS as usize;
 /// Most packets that are joined for one write.
 const BATCH: usize = 128;
 /// Packets waiting to be written.
