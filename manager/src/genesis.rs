@@ -5,15 +5,14 @@ use skep_identity::{JoinToken, RootCa};
 use skep_proto::v1::{self, NodeRole};
 use skep_proto::{defaults, ids};
 
+use crate::allocator::Cidr;
 use crate::ca::new_node;
 use crate::control::with_defaults;
 use crate::store::change::put;
 
 /// What `swarm init` decides. Empty and zero stand for the defaults.
-#[derive(Debug)]
-pub struct Init {
-    /// The new root; the node's identity is from it.
-    pub ca: RootCa,
+#[derive(Clone, Debug, Default)]
+pub struct InitOptions {
     /// Settings of the cluster.
     pub spec: v1::ClusterSpec,
     /// Availability of the first node.
@@ -28,13 +27,31 @@ pub struct Init {
     pub data_path_port: u32,
 }
 
+/// Refuses what cannot be a cluster's address plan.
+pub(crate) fn check(init: &InitOptions) -> Result<(), String> {
+    for pool in &init.address_pools {
+        let cidr: Cidr = pool.parse().map_err(|e| format!("address pool: {e}"))?;
+        if init.subnet_size != 0 && u32::from(cidr.len()) > init.subnet_size {
+            return Err(format!("address pool {pool} is smaller than one network of /{}", init.subnet_size));
+        }
+    }
+    if init.subnet_size != 0 && !(8..=28).contains(&init.subnet_size) {
+        return Err(format!("subnet size {} is not between 8 and 28", init.subnet_size));
+    }
+    if init.data_path_port != 0 && !(1024..=49151).contains(&init.data_path_port) {
+        return Err(format!("data path port {} is not between 1024 and 49151", init.data_path_port));
+    }
+    crate::control::check_cluster_spec(&init.spec).map_err(|status| status.message().to_owned())
+}
+
 pub(crate) fn objects(
-    init: &Init,
+    init: &InitOptions,
+    ca: &RootCa,
     node_id: &str,
     manager: v1::ManagerStatus,
     rng: &mut impl Rng,
 ) -> Vec<v1::Change> {
-    let token = |rng: &mut _| JoinToken::generate(init.ca.digest(), rng).to_string();
+    let token = |rng: &mut _| JoinToken::generate(ca.digest(), rng).to_string();
     let or = |value: u32, default: u32| if value == 0 { default } else { value };
     let pools = if init.address_pools.is_empty() {
         vec![defaults::ADDRESS_POOL.to_owned()]
@@ -42,11 +59,11 @@ pub(crate) fn objects(
         init.address_pools.clone()
     };
     let cluster = v1::Cluster {
-        id: init.ca.cluster_id().as_str().to_owned(),
+        id: ca.cluster_id().as_str().to_owned(),
         meta: None,
         spec: Some(with_defaults(init.spec.clone())),
-        root_ca_pem: init.ca.cert_pem().to_owned(),
-        root_key_pem: init.ca.key_pem().to_owned(),
+        root_ca_pem: ca.cert_pem().to_owned(),
+        root_key_pem: ca.key_pem().to_owned(),
         worker_token: token(rng),
         manager_token: token(rng),
         address_pools: pools,

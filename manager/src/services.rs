@@ -30,7 +30,6 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Everything of a running manager but its raft node.
 pub(crate) struct Services {
-    pub ctx: Arc<Context>,
     pub control: ControlHandle,
     pub logs: LogsHandle,
     stop: CancellationToken,
@@ -42,15 +41,14 @@ impl Services {
     pub fn start(
         ctx: Arc<Context>,
         listener: Box<dyn Listener>,
-        raft: Option<impl Raft>,
+        raft: RaftServer<impl Raft>,
         seed: Option<u64>,
     ) -> Self {
         let stop = CancellationToken::new();
         let control = ControlHandle::new(ctx.clone());
         let logs = LogsHandle::new(ctx.clone(), stop.clone());
         let dispatcher = DispatcherService::start(ctx.clone(), &stop);
-        let mut services =
-            Self { ctx: ctx.clone(), control: control.clone(), logs: logs.clone(), stop, tasks: Vec::new() };
+        let mut services = Self { control: control.clone(), logs: logs.clone(), stop, tasks: Vec::new() };
 
         let incoming = skep_identity::incoming(&ctx.identity, listener);
         let router = skep_identity::server()
@@ -58,10 +56,7 @@ impl Services {
             .add_service(DispatcherServer::new(dispatcher).max_decoding_message_size(MAX_MESSAGE))
             .add_service(LogsServer::new(logs).max_decoding_message_size(MAX_MESSAGE))
             .add_service(ControlServer::with_interceptor(control, managers_only))
-            .add_optional_service(raft.map(|raft| {
-                let server = RaftServer::new(raft).max_decoding_message_size(MAX_MESSAGE);
-                tonic::service::interceptor::InterceptedService::new(server, managers_only)
-            }));
+            .add_service(raft);
         services.spawn(serve(router, incoming, services.stop.clone()));
         services.spawn_until_stop(roles::reconcile(ctx.clone()));
         services.spawn_until_stop(lead(ctx, services.stop.child_token(), seed));

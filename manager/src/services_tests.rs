@@ -14,7 +14,7 @@ use skep_proto::v1::control_server::Control;
 use skep_proto::v1::dispatcher_client::DispatcherClient;
 use skep_proto::v1::logs_client::LogsClient;
 use skep_proto::v1::logs_server::Logs;
-use skep_proto::v1::raft_server::Raft;
+use skep_proto::v1::raft_server::{Raft, RaftServer};
 use skep_proto::v1::{self, TaskState};
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -24,7 +24,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::consensus::{Consensus, ConsensusError, Leader, Member};
 use crate::context::{Context, now_ms};
-use crate::genesis::{self, Init};
+use crate::genesis::{self, InitOptions};
 use crate::services::Services;
 use crate::store::{Propose, ProposeError, Store, Writer};
 
@@ -151,8 +151,7 @@ async fn swarm() -> Swarm {
         Identity::create(&dir.path().join(node), credentials).expect("stored")
     };
     let identities: Vec<_> = members.iter().map(|m| identity(&m.peer.node_id)).collect();
-    let init = Init {
-        ca,
+    let init = InitOptions {
         // A node is down after 900 ms here: the tests that are not about that keep beating.
         spec: v1::ClusterSpec { heartbeat_ms: 300, ..Default::default() },
         availability: v1::NodeAvailability::Drain,
@@ -161,7 +160,8 @@ async fn swarm() -> Swarm {
         subnet_size: 0,
         data_path_port: 0,
     };
-    let mut changes = genesis::objects(&init, "manager1", v1::ManagerStatus::default(), &mut rand::rng());
+    let mut changes =
+        genesis::objects(&init, &ca, "manager1", v1::ManagerStatus::default(), &mut rand::rng());
     for node in ["manager2", "manager3"] {
         let drain = v1::NodeAvailability::Drain.into();
         changes.push(crate::store::change::put(crate::ca::new_node(node, Role::Manager, drain, node)));
@@ -171,7 +171,7 @@ async fn swarm() -> Swarm {
     let managers = listeners.into_iter().enumerate().map(|(i, listener)| {
         let writer = Writer::new(stores[i].clone(), node(i));
         let ctx = Context::new(identities[i].clone(), network.clone(), writer, Arc::new(node(i)), None);
-        Services::start(Arc::new(ctx), listener, Some(NoRaft), None)
+        Services::start(Arc::new(ctx), listener, RaftServer::new(NoRaft), None)
     });
     Swarm { managers: managers.collect(), log: log.clone(), network: network.clone(), dir }
 }

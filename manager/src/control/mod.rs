@@ -22,6 +22,7 @@ use crate::store::LookupError;
 pub(crate) use cluster::with_defaults;
 pub(crate) use read::service_name;
 pub use validate::MAX_REPLICAS;
+pub(crate) use validate::cluster as check_cluster_spec;
 
 /// The control service of this manager. Cheap to clone; in process it needs no connection.
 #[derive(Clone)]

@@ -40,7 +40,7 @@ pub(crate) async fn reconcile(ctx: Arc<Context>) {
 async fn step(ctx: &Context) -> Result<(), Status> {
     let members = ctx.consensus.members();
     let view = ctx.view();
-    for node in view.nodes().filter(|n| is_demoted(n)) {
+    for node in view.nodes().filter(|n| wanted(n) == NodeRole::Worker) {
         if !members.iter().any(|m| m.peer.node_id == node.id) {
             continue;
         }
@@ -56,10 +56,6 @@ async fn step(ctx: &Context) -> Result<(), Status> {
         return Ok(());
     }
     ctx.write(|view| Ok(changes(view, &members))).await.map(drop)
-}
-
-fn is_demoted(node: &v1::Node) -> bool {
-    node.role() == NodeRole::Manager && wanted(node) == NodeRole::Worker
 }
 
 fn wanted(node: &v1::Node) -> NodeRole {

@@ -248,7 +248,7 @@ pub(super) fn network(spec: &v1::NetworkSpec) -> Checked {
 }
 
 /// Settings of the cluster.
-pub(super) fn cluster(spec: &v1::ClusterSpec) -> Checked {
+pub(crate) fn cluster(spec: &v1::ClusterSpec) -> Checked {
     if spec.autolock {
         return refuse("autolock is not supported yet");
     }

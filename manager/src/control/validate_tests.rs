@@ -103,8 +103,8 @@ fn networks() {
         ("", "10.1.0.0/16", ""),
         ("bridge", "", "use overlay"),
         ("overlay", "10.1.0.1/16", ""),
-        ("overlay", "fd00::/64", "CIDR"),
-        ("overlay", "10.1.0.0/33", "CIDR"),
+        ("overlay", "fd00::/64", "not an IPv4 network"),
+        ("overlay", "10.1.0.0/33", "not an IPv4 network"),
         ("overlay", "10.1.0.0/30", "from 8 to 28"),
     ] {
         let spec = v1::NetworkSpec {

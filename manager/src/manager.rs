@@ -1,0 +1,325 @@
+//! A manager: the raft node, the store it drives, and the services over it, started and stopped as one.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use skep_identity::{Identity, Network, Role, RootCa};
+use skep_proto::ids::{ClusterId, NodeId};
+use skep_proto::v1;
+use skep_proto::v1::raft_client::RaftClient;
+use tokio::sync::{Mutex, watch};
+use tonic::Code;
+
+use crate::consensus::Leader;
+use crate::context::{Context, now_ms};
+use crate::control::ControlHandle;
+use crate::error::Error;
+use crate::genesis::{self, InitOptions};
+use crate::logs::LogsHandle;
+use crate::raft::Timing;
+use crate::replica::Replica;
+use crate::services::Services;
+use crate::store::{Store, Writer};
+
+/// How long a joiner tries to be let in: another joiner may be at it.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(20);
+/// Pause before a joiner asks again.
+const JOIN_RETRY: Duration = Duration::from_millis(200);
+/// Longest wait for another manager to take over when this one stops.
+const TRANSFER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How a manager begins.
+#[derive(Clone, Debug)]
+pub enum Start {
+    /// As another manager of the swarm that `remote` manages; the identity has the manager's role.
+    Join {
+        /// Address (host:port) of a manager.
+        remote: String,
+    },
+    /// From what it has on disk.
+    Restart,
+    /// From what it has on disk, as the only manager: the others are lost.
+    ForceNewCluster,
+}
+
+/// What a manager is started with.
+#[derive(Clone)]
+pub struct ManagerOptions {
+    /// Where its log lies.
+    pub state_dir: PathBuf,
+    /// Who it is.
+    pub identity: Identity,
+    /// What it talks over.
+    pub network: Arc<dyn Network>,
+    /// Where it listens (host:port).
+    pub listen_addr: String,
+    /// Where others reach it (host:port).
+    pub advertise_addr: String,
+    /// How it begins.
+    pub start: Start,
+    /// Raft's periods.
+    pub timing: Timing,
+    /// Makes everything random repeatable, for simulations.
+    pub seed: Option<u64>,
+}
+
+impl ManagerOptions {
+    /// Options with the default timing.
+    pub fn new(
+        state_dir: PathBuf,
+        identity: Identity,
+        network: Arc<dyn Network>,
+        listen_addr: String,
+        advertise_addr: String,
+        start: Start,
+    ) -> Self {
+        let timing = Timing::default();
+        Self { state_dir, identity, network, listen_addr, advertise_addr, start, timing, seed: None }
+    }
+}
+
+/// A running manager. Cheap to clone.
+#[derive(Clone)]
+pub struct Manager {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    ctx: Arc<Context>,
+    control: ControlHandle,
+    logs: LogsHandle,
+    services: Mutex<Option<Services>>,
+    replica: Replica,
+}
+
+impl Manager {
+    /// Makes a new swarm with this host as its first node and manager. The node's identity is made with
+    /// it, and stored under `identity_dir`.
+    pub async fn init(
+        state_dir: PathBuf,
+        identity_dir: &Path,
+        network: Arc<dyn Network>,
+        listen_addr: String,
+        advertise_addr: String,
+        init: InitOptions,
+    ) -> Result<(Self, Identity), Error> {
+        genesis::check(&init).map_err(Error::Init)?;
+        let listener = bind(&network, &listen_addr).await?;
+        let (cluster_id, node_id) = (ClusterId::random(&mut rand::rng()), NodeId::random(&mut rand::rng()));
+        let ca = RootCa::generate(cluster_id)?;
+        let life = Duration::from_secs(crate::control::with_defaults(init.spec.clone()).cert_expiry_s);
+        let credentials = ca.credentials(&node_id, Role::Manager, life)?;
+        let dir = identity_dir.to_owned();
+        let identity = blocking(move || Identity::create(&dir, credentials)).await??;
+        let status = v1::ManagerStatus { addr: advertise_addr.clone(), ..Default::default() };
+        let changes = genesis::objects(&init, &ca, node_id.as_str(), status, &mut rand::rng());
+        let store = Store::new();
+        // The group begins with a snapshot at index 1, and this is what it holds.
+        let batch = v1::Batch { changes, at_ms: now_ms(), ..Default::default() };
+        store.apply(1, batch).map_err(|e| Error::Init(e.to_string()))?;
+        let options = ManagerOptions::new(
+            state_dir,
+            identity.clone(),
+            network,
+            listen_addr,
+            advertise_addr,
+            Start::Restart,
+        );
+        let begin = crate::raft::Start::Init {
+            cluster_id: identity.cluster_id().into(),
+            node_id: node_id.into(),
+            addr: options.advertise_addr.clone(),
+        };
+        let manager = Self::assemble(options, listener, store, begin).await?;
+        Ok((manager, identity))
+    }
+
+    /// Starts the manager of a node that is part of a swarm.
+    pub async fn start(options: ManagerOptions) -> Result<Self, Error> {
+        let listener = bind(&options.network, &options.listen_addr).await?;
+        let begin = match &options.start {
+            Start::Join { remote } => {
+                let response = ask_to_join(&options, remote).await?;
+                crate::raft::Start::Join { response, node_id: options.identity.node_id().into() }
+            }
+            Start::Restart => crate::raft::Start::Restart,
+            Start::ForceNewCluster => {
+                crate::raft::Start::ForceNewCluster { addr: options.advertise_addr.clone() }
+            }
+        };
+        let alone = matches!(options.start, Start::ForceNewCluster);
+        let manager = Self::assemble(options, listener, Store::new(), begin).await?;
+        if alone {
+            manager.give_up_others().await?;
+        }
+        Ok(manager)
+    }
+
+    async fn assemble(
+        options: ManagerOptions,
+        listener: Box<dyn skep_identity::Listener>,
+        store: Store,
+        begin: crate::raft::Start,
+    ) -> Result<Self, Error> {
+        let replica = Replica::start(&options, store.clone(), begin).await?;
+        let writer = Writer::new(store, replica.clone());
+        let consensus = Arc::new(replica.clone());
+        let ctx = Context::new(options.identity, options.network, writer, consensus, options.seed);
+        let ctx = Arc::new(ctx);
+        let services = Services::start(ctx.clone(), listener, replica.service(), options.seed);
+        let (control, logs) = (services.control.clone(), services.logs.clone());
+        let inner = Inner { ctx, control, logs, services: Mutex::new(Some(services)), replica };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The control service; it forwards to the leader by itself.
+    pub fn control(&self) -> ControlHandle {
+        self.inner.control.clone()
+    }
+
+    /// The log service.
+    pub fn logs(&self) -> LogsHandle {
+        self.inner.logs.clone()
+    }
+
+    /// Who leads, as it changes.
+    pub fn leader(&self) -> watch::Receiver<Option<Leader>> {
+        self.inner.ctx.consensus.leader()
+    }
+
+    /// This manager's copy of the cluster's state.
+    pub fn store(&self) -> Store {
+        self.inner.ctx.store().clone()
+    }
+
+    /// Stops serving; what it leads it hands over first. What is on disk stays.
+    pub async fn stop(&self) {
+        self.hand_over().await;
+        if let Some(mut services) = self.inner.services.lock().await.take() {
+            services.stop().await;
+        }
+        self.inner.replica.stop().await;
+    }
+
+    /// Takes this manager out of the swarm's managers and stops it. Its state is of no use afterwards.
+    pub async fn leave(&self) -> Result<(), Error> {
+        let others = !self.inner.ctx.other_managers().is_empty();
+        let left = if others { self.ask_to_leave().await } else { Ok(()) };
+        self.stop().await;
+        left
+    }
+
+    /// What leaving would mean, for a person to confirm.
+    pub fn leave_warning(&self) -> String {
+        let members = self.inner.ctx.consensus.members();
+        let voters = members.iter().filter(|m| m.voter).count();
+        let reachable = members.iter().filter(|m| m.voter && m.reachable).count();
+        let beginning =
+            "You are attempting to leave the swarm on a node that is participating as a manager. ";
+        let rest = match voters {
+            0 | 1 => "Removing the last manager erases all current state of the swarm. Use `--force` to ignore this message. ".to_owned(),
+            2 => "Leaving with only one other manager means that the swarm goes on with a single one. Demote this node first (docker node demote), or use `--force`. ".to_owned(),
+            _ => format!(
+                "The swarm has {voters} managers, {reachable} of them reachable from here. The only way to keep their quorum safe is to demote this node first (docker node demote). Use `--force` to suppress this message. "
+            ),
+        };
+        format!("{beginning}{}", rest.trim_end())
+    }
+
+    async fn hand_over(&self) {
+        let ctx = &self.inner.ctx;
+        if !ctx.is_leader() || ctx.other_managers().is_empty() {
+            return;
+        }
+        match tokio::time::timeout(TRANSFER_TIMEOUT, ctx.consensus.transfer_leadership()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "leadership is not handed over: the others will elect"),
+            Err(_) => tracing::warn!("nobody took leadership over in time: the others will elect"),
+        }
+    }
+
+    async fn ask_to_leave(&self) -> Result<(), Error> {
+        self.hand_over().await;
+        let ctx = &self.inner.ctx;
+        let mut leadership = ctx.consensus.leader();
+        let other = leadership.wait_for(|l| l.as_ref().is_some_and(|l| l.node_id != ctx.node_id));
+        let leader = match tokio::time::timeout(TRANSFER_TIMEOUT, other).await {
+            Ok(Ok(leader)) => leader.clone(),
+            _ => None,
+        };
+        let leader = leader.ok_or_else(|| Error::Leave("no other manager leads".to_owned()))?;
+        let request = v1::RaftLeaveRequest { node_id: ctx.node_id.clone() };
+        let mut client = RaftClient::new(ctx.channel(&leader.addr));
+        let left = tokio::time::timeout(TRANSFER_TIMEOUT, client.leave(request)).await;
+        match left {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(status)) => Err(Error::Leave(skep_identity::explain(&leader.addr, &status))),
+            Err(_) => Err(Error::Leave(format!("the leader at {} did not answer", leader.addr))),
+        }
+    }
+
+    /// After a lost quorum: the other managers are managers no more.
+    async fn give_up_others(&self) -> Result<(), Error> {
+        let ctx = &self.inner.ctx;
+        let mut leadership = ctx.consensus.leader();
+        let own = leadership.wait_for(|l| l.as_ref().is_some_and(|l| l.node_id == ctx.node_id));
+        own.await.map_err(|e| Error::Internal(e.to_string()))?;
+        let demoted = ctx.write(|view| {
+            let others = view.nodes().filter(|n| n.id != ctx.node_id);
+            let managers = others.filter(|n| n.spec.as_ref().is_some_and(|s| s.role() == Role::Manager));
+            let demoted = managers.map(|node| {
+                let mut node = v1::Node::clone(node);
+                node.spec.get_or_insert_default().set_role(Role::Worker);
+                node.set_role(Role::Worker);
+                node.manager = None;
+                crate::store::change::put(node)
+            });
+            Ok(demoted.collect())
+        });
+        demoted.await.map(drop).map_err(|e| Error::Internal(e.message().to_owned()))
+    }
+}
+
+async fn bind(network: &Arc<dyn Network>, addr: &str) -> Result<Box<dyn skep_identity::Listener>, Error> {
+    network.bind(addr).await.map_err(|source| Error::Listen { addr: addr.to_owned(), source })
+}
+
+pub(crate) async fn blocking<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+    tokio::task::spawn_blocking(f).await.map_err(|e| Error::Internal(e.to_string()))
+}
+
+async fn ask_to_join(options: &ManagerOptions, remote: &str) -> Result<v1::RaftJoinResponse, Error> {
+    let fail = |addr: &str, reason: String| Error::Join { addr: addr.to_owned(), reason };
+    skep_identity::dial(&options.identity, &options.network, remote, Role::Manager)
+        .await
+        .map_err(|e| fail(remote, e.to_string()))?;
+    let deadline = tokio::time::Instant::now() + JOIN_TIMEOUT;
+    let request = v1::RaftJoinRequest {
+        node_id: options.identity.node_id().into(),
+        addr: options.advertise_addr.clone(),
+    };
+    let mut addr = remote.to_owned();
+    loop {
+        let channel = skep_identity::channel(&options.identity, &options.network, &addr, Role::Manager);
+        let mut client = RaftClient::new(channel);
+        let status = match tokio::time::timeout_at(deadline, client.join(request.clone())).await {
+            Ok(Ok(response)) => return Ok(response.into_inner()),
+            Ok(Err(status)) => status,
+            Err(_) => return Err(fail(&addr, "no answer in time".to_owned())),
+        };
+        // Not the leader, no leader at the moment, or another change of members is under way.
+        let passing = matches!(status.code(), Code::Unavailable | Code::FailedPrecondition | Code::Unknown);
+        if !passing || tokio::time::Instant::now() + JOIN_RETRY >= deadline {
+            return Err(fail(&addr, skep_identity::explain(&addr, &status)));
+        }
+        let leader = status.metadata().get(crate::raft::LEADER).and_then(|l| l.to_str().ok());
+        match leader {
+            Some(leader) if leader != addr => leader.clone_into(&mut addr),
+            _ => {
+                remote.clone_into(&mut addr);
+                tokio::time::sleep(JOIN_RETRY).await;
+            }
+        }
+    }
+}

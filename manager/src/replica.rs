@@ -1,0 +1,159 @@
+//! This manager's raft node as the store's writer and the services see it.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::future::BoxFuture;
+use skep_identity::{Role, require};
+use skep_proto::v1;
+use skep_proto::v1::raft_server::RaftServer;
+use tokio::sync::watch;
+
+use crate::consensus::{Consensus, ConsensusError, Leader, Member};
+use crate::context::now_ms;
+use crate::error::Error;
+use crate::manager::{ManagerOptions, blocking};
+use crate::raft::disk::RealDisk;
+use crate::raft::log::LogOptions;
+use crate::raft::{self, GrpcTransport, Leadership, MembershipError, Raft, RaftOptions, RaftService};
+use crate::store::{Propose, ProposeError, Store};
+
+/// Size of a segment file: several snapshots' worth of small entries, and cheap to preallocate.
+const SEGMENT_BYTES: u64 = 16 << 20;
+/// Entries kept behind a snapshot, for followers that lag a little.
+const TRAILING: u64 = 500;
+/// Largest batch: a scheduling pass over a great many tasks.
+const MAX_ENTRY_BYTES: usize = 128 << 20;
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Replica {
+    raft: Raft,
+    leader: watch::Receiver<Option<Leader>>,
+}
+
+impl Replica {
+    pub async fn start(options: &ManagerOptions, store: Store, begin: raft::Start) -> Result<Self, Error> {
+        let (identity, network) = (options.identity.clone(), options.network.clone());
+        let connect =
+            move |peer: &v1::RaftPeer| skep_identity::channel(&identity, &network, &peer.addr, Role::Manager);
+        let transport = Arc::new(GrpcTransport::new(Arc::new(connect)));
+        let raft_options = raft_options(options);
+        let machine = Arc::new(store.clone());
+        let start = move || Raft::start(raft_options, begin, machine, transport);
+        // A simulation has one thread, and waits for no other.
+        let raft = if options.seed.is_some() { start()? } else { blocking(start).await?? };
+        // Not every entry is a batch of the store's, but every index may be waited for.
+        let mut applied = raft.applied();
+        tokio::spawn(async move {
+            store.advance(*applied.borrow_and_update());
+            while applied.changed().await.is_ok() {
+                store.advance(*applied.borrow_and_update());
+            }
+        });
+        let mut leadership = raft.leadership();
+        let (tx, leader) = watch::channel(leader_of(&leadership.borrow_and_update()));
+        tokio::spawn(async move {
+            while leadership.changed().await.is_ok() {
+                let now = leader_of(&leadership.borrow_and_update());
+                tx.send_if_modified(|known| {
+                    let changed = *known != now;
+                    *known = now;
+                    changed
+                });
+            }
+        });
+        Ok(Self { raft, leader })
+    }
+
+    /// What other managers call.
+    pub fn service(&self) -> RaftServer<RaftService> {
+        let managers_only = |extensions: &tonic::Extensions| require(extensions, Role::Manager).map(drop);
+        RaftService::server(self.raft.clone(), Arc::new(managers_only))
+    }
+
+    /// Ends the node and closes its log.
+    pub async fn stop(&self) {
+        self.raft.stop().await;
+    }
+}
+
+fn raft_options(options: &ManagerOptions) -> RaftOptions {
+    let seed = options.seed.unwrap_or_else(rand::random);
+    let log = LogOptions {
+        state_dir: options.state_dir.clone(),
+        disk: Arc::new(RealDisk),
+        segment_bytes: SEGMENT_BYTES,
+        unlock: None,
+    };
+    RaftOptions {
+        log,
+        timing: options.timing.clone(),
+        snapshot_interval: skep_proto::defaults::SNAPSHOT_INTERVAL,
+        trailing: TRAILING,
+        max_entry_bytes: MAX_ENTRY_BYTES,
+        seed,
+        clock: Arc::new(now_ms),
+        inline_log: options.seed.is_some(),
+    }
+}
+
+fn leader_of(leadership: &Leadership) -> Option<Leader> {
+    let peer = leadership.leader.as_ref()?;
+    Some(Leader { node_id: peer.node_id.clone(), addr: peer.addr.clone() })
+}
+
+impl Propose for Replica {
+    fn propose(
+        &self,
+        based_on: u64,
+        changes: Vec<v1::Change>,
+    ) -> BoxFuture<'static, Result<u64, ProposeError>> {
+        let raft = self.raft.clone();
+        Box::pin(async move {
+            raft.propose(based_on, changes).await.map_err(|error| match error {
+                raft::ProposeError::NotLeader { leader } => {
+                    ProposeError::NotLeader { leader: leader.map(|l| l.node_id) }
+                }
+                // Nothing was written: whoever asked looks for a leader as long as it wants one.
+                raft::ProposeError::QuorumLost { .. } => ProposeError::NotLeader { leader: None },
+                raft::ProposeError::Rejected(_) => ProposeError::Stale { based_on, actual: 0 },
+                raft::ProposeError::Stopped(_) => ProposeError::Stopping,
+                other => ProposeError::Unknown(other.to_string()),
+            })
+        })
+    }
+}
+
+#[async_trait]
+impl Consensus for Replica {
+    fn leader(&self) -> watch::Receiver<Option<Leader>> {
+        self.leader.clone()
+    }
+
+    fn members(&self) -> Vec<Member> {
+        let status = self.raft.status();
+        let status = status.borrow();
+        let members = status.members.iter();
+        members.map(|m| Member { peer: m.peer.clone(), voter: m.voter, reachable: m.reachable }).collect()
+    }
+
+    async fn read_index(&self) -> Result<u64, ConsensusError> {
+        self.raft.read_index().await.map_err(|e| failed("confirm a read", e))
+    }
+
+    async fn remove_member(&self, node_id: &str) -> Result<(), ConsensusError> {
+        match self.raft.remove(node_id).await {
+            Ok(()) | Err(MembershipError::NotMember { .. }) => Ok(()),
+            Err(error) => Err(failed("remove a manager from the raft group", error)),
+        }
+    }
+
+    async fn transfer_leadership(&self) -> Result<(), ConsensusError> {
+        self.raft.transfer_leadership().await.map_err(|e| failed("hand leadership over", e))
+    }
+}
+
+fn failed(operation: &'static str, error: impl std::fmt::Display) -> ConsensusError {
+    ConsensusError { operation, reason: error.to_string() }
+}
