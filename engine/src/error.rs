@@ -119,6 +119,14 @@ pub enum Error {
         /// Each failure.
         reasons: Vec<String>,
     },
+    /// A line of a log that cannot be read; the lines after it can.
+    #[error("log {path} has a damaged line, which is left out: {reason}")]
+    DamagedLog {
+        /// The log.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The engine is shutting down.
     #[error("the engine is shutting down")]
     ShuttingDown,
@@ -126,7 +134,10 @@ pub enum Error {
 
 impl Error {
     /// For `map_err`: a failed file operation with its subject.
-    pub(crate) fn io(operation: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Error {
+    pub(crate) fn io(
+        operation: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(std::io::Error) -> Error {
         let path = path.into();
         move |source| Error::Io { operation, path, source }
     }

@@ -101,10 +101,11 @@ fn set_aside(
             Kind::File => {
                 let known = name.strip_prefix("blobs/sha256/").and_then(|h| have(&format!("sha256:{h}")));
                 let path = known.clone().unwrap_or_else(|| scratch.join(format!("m{count}")));
-                let staged = stage(&mut archive, known.is_none().then_some(path.as_path())).map_err(|e| match e {
-                    Error::Archive(why) => Error::Archive(format!("entry {name:?}: {why}")),
-                    e => e,
-                })?;
+                let staged =
+                    stage(&mut archive, known.is_none().then_some(path.as_path())).map_err(|e| match e {
+                        Error::Archive(why) => Error::Archive(format!("entry {name:?}: {why}")),
+                        e => e,
+                    })?;
                 if archive.left() > 0 {
                     return Err(archive.cut(archive.left()));
                 }
@@ -118,7 +119,11 @@ fn set_aside(
                 let target = normal(&String::from_utf8_lossy(&entry.link), &base)?;
                 members.links.insert(name, target);
             }
-            _ => return Err(Error::Archive(format!("entry {name:?} is a device, which an image archive does not hold"))),
+            _ => {
+                return Err(Error::Archive(format!(
+                    "entry {name:?} is a device, which an image archive does not hold"
+                )));
+            }
         }
     }
     Ok(members)
@@ -194,12 +199,15 @@ impl Members {
             }
         }
         let member = self.files.get(&at).ok_or_else(|| {
-            Error::Archive(format!("it is incomplete: the manifest names {name:?}, which the archive does not hold"))
+            Error::Archive(format!(
+                "it is incomplete: the manifest names {name:?}, which the archive does not hold"
+            ))
         })?;
         match at.strip_prefix("blobs/sha256/") {
-            Some(hex) if member.staged.digest != format!("sha256:{hex}") => {
-                Err(Error::Archive(format!("{at:?} is damaged: its content has digest {}", member.staged.digest)))
-            }
+            Some(hex) if member.staged.digest != format!("sha256:{hex}") => Err(Error::Archive(format!(
+                "{at:?} is damaged: its content has digest {}",
+                member.staged.digest
+            ))),
             _ => Ok(member),
         }
     }
@@ -207,7 +215,10 @@ impl Members {
     fn read_json(&self, name: &str) -> Result<Vec<u8>, Error> {
         let member = self.get(name)?;
         if member.staged.size > self.json {
-            return Err(Error::Archive(format!("{name:?} is {} bytes; the limit is {}", member.staged.size, self.json)));
+            return Err(Error::Archive(format!(
+                "{name:?} is {} bytes; the limit is {}",
+                member.staged.size, self.json
+            )));
         }
         std::fs::read(&member.path).map_err(Error::io("read", &member.path))
     }
@@ -226,8 +237,10 @@ impl Members {
             .iter()
             .map(|m| {
                 let tags = m.repo_tags.iter().flatten();
-                let references = tags.map(|t| Ok(Reference::parse(t)?.or_latest())).collect::<Result<_, Error>>()?;
-                let layers = m.layers.iter().flatten().map(|l| self.get(l).cloned()).collect::<Result<_, _>>()?;
+                let references =
+                    tags.map(|t| Ok(Reference::parse(t)?.or_latest())).collect::<Result<_, Error>>()?;
+                let layers =
+                    m.layers.iter().flatten().map(|l| self.get(l).cloned()).collect::<Result<_, _>>()?;
                 self.found(&m.config, layers, references)
             })
             .collect()
@@ -278,11 +291,16 @@ impl Members {
             found.references.extend(reference(d));
             return Ok(found);
         }
-        let config = document.config.ok_or_else(|| Error::Archive(format!("{name:?} is neither an index nor a manifest")))?;
+        let config = document
+            .config
+            .ok_or_else(|| Error::Archive(format!("{name:?} is neither an index nor a manifest")))?;
         let mut layers = Vec::new();
         for l in document.layers.unwrap_or_default() {
             if !l.media_type.contains("tar") || l.media_type.contains("encrypted") {
-                return Err(Error::Archive(format!("layer {} is of type {:?}, which is not a layer this engine unpacks", l.digest, l.media_type)));
+                return Err(Error::Archive(format!(
+                    "layer {} is of type {:?}, which is not a layer this engine unpacks",
+                    l.digest, l.media_type
+                )));
             }
             layers.push(self.blob(&l)?.1);
         }
@@ -319,8 +337,8 @@ fn no_platform(all: &[Descriptor]) -> Error {
 /// The reference an index gives a manifest. A bare tag (`latest`) names nothing.
 fn reference(d: &Descriptor) -> Option<Reference> {
     let notes = d.annotations.as_ref()?;
-    let named = notes.get("io.containerd.image.name").or_else(|| {
-        notes.get("org.opencontainers.image.ref.name").filter(|n| n.contains([':', '/']))
-    })?;
+    let named = notes
+        .get("io.containerd.image.name")
+        .or_else(|| notes.get("org.opencontainers.image.ref.name").filter(|n| n.contains([':', '/'])))?;
     Reference::parse(named).ok().map(Reference::or_latest)
 }

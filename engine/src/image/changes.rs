@@ -6,7 +6,10 @@ use crate::error::Error;
 /// Applies one instruction, such as `CMD ["sh"]`.
 pub(super) fn apply(config: &mut ImageConfig, change: &str) -> Result<(), Error> {
     let bad = |why: &str| Error::Invalid(format!("invalid change {change:?}: {why}"));
-    let (word, rest) = change.trim().split_once(char::is_whitespace).ok_or_else(|| bad("an instruction and its arguments are wanted"))?;
+    let (word, rest) = change
+        .trim()
+        .split_once(char::is_whitespace)
+        .ok_or_else(|| bad("an instruction and its arguments are wanted"))?;
     let rest = rest.trim();
     match word.to_ascii_uppercase().as_str() {
         "CMD" => config.cmd = command(rest),
@@ -25,7 +28,8 @@ pub(super) fn apply(config: &mut ImageConfig, change: &str) -> Result<(), Error>
         "EXPOSE" => {
             for port in rest.split_whitespace() {
                 let (number, protocol) = port.split_once('/').unwrap_or((port, "tcp"));
-                let good = number.parse::<u16>().is_ok_and(|n| n > 0) && ["tcp", "udp", "sctp"].contains(&protocol);
+                let good =
+                    number.parse::<u16>().is_ok_and(|n| n > 0) && ["tcp", "udp", "sctp"].contains(&protocol);
                 if !good {
                     return Err(bad("EXPOSE takes ports such as 80 or 53/udp"));
                 }
@@ -33,7 +37,11 @@ pub(super) fn apply(config: &mut ImageConfig, change: &str) -> Result<(), Error>
             }
         }
         "VOLUME" => {
-            let paths = if rest.starts_with('[') { command(rest) } else { words(rest).ok_or_else(|| bad("a quote is open"))? };
+            let paths = if rest.starts_with('[') {
+                command(rest)
+            } else {
+                words(rest).ok_or_else(|| bad("a quote is open"))?
+            };
             if paths.iter().any(|p| !p.starts_with('/')) {
                 return Err(bad("a volume is an absolute path"));
             }
@@ -102,8 +110,18 @@ mod tests {
     fn applies_instructions_and_refuses_the_rest() {
         let mut c = ImageConfig::default();
         for change in [
-            "CMD [\"a\", \"b c\"]", "entrypoint run me", "ENV A=1 B=\"two words\"", "ENV A=2", "ENV C old form",
-            "LABEL x=y", "EXPOSE 80 53/udp", "VOLUME /data", "WORKDIR /a", "WORKDIR b", "USER 1:2", "STOPSIGNAL SIGINT",
+            "CMD [\"a\", \"b c\"]",
+            "entrypoint run me",
+            "ENV A=1 B=\"two words\"",
+            "ENV A=2",
+            "ENV C old form",
+            "LABEL x=y",
+            "EXPOSE 80 53/udp",
+            "VOLUME /data",
+            "WORKDIR /a",
+            "WORKDIR b",
+            "USER 1:2",
+            "STOPSIGNAL SIGINT",
         ] {
             apply(&mut c, change).expect(change);
         }

@@ -21,12 +21,16 @@ impl Compression {
 }
 
 /// Looks at the head of `inner` and gives a reader of what it holds.
-pub(super) fn decoder<'a, R: Read + Send + 'a>(inner: R) -> io::Result<(Compression, Box<dyn Read + Send + 'a>)> {
+pub(super) fn decoder<'a, R: Read + Send + 'a>(
+    inner: R,
+) -> io::Result<(Compression, Box<dyn Read + Send + 'a>)> {
     let mut buffered = Peeked::new(BufReader::with_capacity(128 << 10, inner));
     let compression = Compression::of(buffered.peek(4)?);
     let reader: Box<dyn Read + Send + 'a> = match compression {
         Compression::Plain => Box::new(buffered),
-        Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(BufReader::with_capacity(128 << 10, buffered))),
+        Compression::Gzip => {
+            Box::new(flate2::bufread::MultiGzDecoder::new(BufReader::with_capacity(128 << 10, buffered)))
+        }
         Compression::Zstd => Box::new(ZstdFrames { source: Some(buffered), frame: None }),
     };
     Ok((compression, reader))
@@ -93,7 +97,8 @@ impl<R: Read> Read for ZstdFrames<R> {
                 self.source = Some(source);
                 return Ok(0);
             }
-            let frame = ZstdDecoder::new(source).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.to_string()))?;
+            let frame = ZstdDecoder::new(source)
+                .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.to_string()))?;
             self.frame = Some(Box::new(frame));
         }
     }
@@ -118,9 +123,12 @@ mod tests {
         let gz = gz.finish().expect("finishes");
         let zst = ruzstd::encoding::compress_to_vec(&text[..], ruzstd::encoding::CompressionLevel::Fastest);
         let twice = [zst.clone(), zst.clone()].concat();
-        for (bytes, kind, times) in
-            [(&text, Compression::Plain, 1), (&gz, Compression::Gzip, 1), (&zst, Compression::Zstd, 1), (&twice, Compression::Zstd, 2)]
-        {
+        for (bytes, kind, times) in [
+            (&text, Compression::Plain, 1),
+            (&gz, Compression::Gzip, 1),
+            (&zst, Compression::Zstd, 1),
+            (&twice, Compression::Zstd, 2),
+        ] {
             let (c, out) = read(bytes);
             assert_eq!((c, out.expect("reads")), (kind, text.repeat(times)));
         }

@@ -140,10 +140,16 @@ pub(super) struct RootfsBlob {
 impl ConfigBlob {
     /// Reads and checks a blob.
     pub(super) fn parse(bytes: &[u8], name: &str) -> Result<Self, Error> {
+        // Serde would take an array for a struct.
+        if !bytes.trim_ascii_start().starts_with(b"{") {
+            return Err(Error::Archive(format!("image configuration {name} is not a JSON object")));
+        }
         let blob: Self = serde_json::from_slice(bytes)
             .map_err(|e| Error::Archive(format!("image configuration {name} is not valid: {e}")))?;
         if let Some(bad) = blob.rootfs.diff_ids.iter().find(|d| !super::reference::is_digest(d)) {
-            return Err(Error::Archive(format!("image configuration {name}: diff ID {bad:?} is not a sha256 digest")));
+            return Err(Error::Archive(format!(
+                "image configuration {name}: diff ID {bad:?} is not a sha256 digest"
+            )));
         }
         if !blob.os.is_empty() && blob.os != "linux" {
             return Err(Error::Archive(format!("image {name} is for {}, this host runs linux", blob.os)));

@@ -25,9 +25,20 @@ const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// Unpacks everything in `archive` below `root`; returns the bytes written.
-pub(super) fn extract<R: Read>(archive: &mut TarReader<R>, root: &Path, limits: &Limits) -> Result<u64, Error> {
+pub(super) fn extract<R: Read>(
+    archive: &mut TarReader<R>,
+    root: &Path,
+    limits: &Limits,
+) -> Result<u64, Error> {
     let dir = File::open(root).map_err(Error::io("open", root))?;
-    let mut x = Extraction { root: dir.into(), parent: None, made: HashSet::new(), directories: Vec::new(), bytes: 0, entries: 0 };
+    let mut x = Extraction {
+        root: dir.into(),
+        parent: None,
+        made: HashSet::new(),
+        directories: Vec::new(),
+        bytes: 0,
+        entries: 0,
+    };
     while let Some(entry) = archive.next()? {
         x.entry(&entry, archive, limits)?;
     }
@@ -35,7 +46,8 @@ pub(super) fn extract<R: Read>(archive: &mut TarReader<R>, root: &Path, limits: 
     for (path, mtime) in std::mem::take(&mut x.directories) {
         if let Ok(fd) = x.open(&path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW) {
             let at = TimeSpec::new(mtime.0, mtime.1);
-            futimens(&fd, &at, &at).map_err(|e| failed("set the time of", &String::from_utf8_lossy(&path), e))?;
+            futimens(&fd, &at, &at)
+                .map_err(|e| failed("set the time of", &String::from_utf8_lossy(&path), e))?;
         }
     }
     Ok(x.bytes)
@@ -124,7 +136,12 @@ impl Extraction {
         Ok(fd)
     }
 
-    fn entry<R: Read>(&mut self, e: &Entry, archive: &mut TarReader<R>, limits: &Limits) -> Result<(), Error> {
+    fn entry<R: Read>(
+        &mut self,
+        e: &Entry,
+        archive: &mut TarReader<R>,
+        limits: &Limits,
+    ) -> Result<(), Error> {
         let name = e.name();
         self.entries += 1;
         if self.entries > limits.entries {
@@ -133,7 +150,13 @@ impl Extraction {
         if e.kind == Kind::File {
             self.bytes = self.bytes.saturating_add(e.size.max(archive.left()));
             if self.bytes > limits.bytes {
-                return Err(refused(&name, &format!("it says that it is {} bytes, and a layer may unpack to {} at most", e.size, limits.bytes)));
+                return Err(refused(
+                    &name,
+                    &format!(
+                        "it says that it is {} bytes, and a layer may unpack to {} at most",
+                        e.size, limits.bytes
+                    ),
+                ));
             }
         }
         let path = clean(&e.path, &name)?;
@@ -159,8 +182,14 @@ impl Extraction {
         self.made.insert(path.clone());
         let mode = Mode::from_bits_truncate(e.mode);
         let owner = || {
-            fchownat(&dir, last, Some(Uid::from_raw(e.uid)), Some(Gid::from_raw(e.gid)), AtFlags::AT_SYMLINK_NOFOLLOW)
-                .map_err(|err| failed("give an owner to", &name, err))
+            fchownat(
+                &dir,
+                last,
+                Some(Uid::from_raw(e.uid)),
+                Some(Gid::from_raw(e.gid)),
+                AtFlags::AT_SYMLINK_NOFOLLOW,
+            )
+            .map_err(|err| failed("give an owner to", &name, err))
         };
         match e.kind {
             Kind::HardLink => return self.hard_link(e, &dir, last, &name),
@@ -202,13 +231,15 @@ impl Extraction {
                     .map_err(|err| failed("set the time of", &name, err));
             }
         }
-        let fd = open_in(&dir, last, OFlag::O_RDONLY | OFlag::O_DIRECTORY).map_err(|err| failed("open", &name, err))?;
+        let fd = open_in(&dir, last, OFlag::O_RDONLY | OFlag::O_DIRECTORY)
+            .map_err(|err| failed("open", &name, err))?;
         attributes(&fd, e, mode, &name)
     }
 
     fn attributes_of_root(&mut self, e: &Entry, name: &str) -> Result<(), Error> {
         self.directories.push((Vec::new(), e.mtime));
-        let fd = self.open(b"", OFlag::O_RDONLY | OFlag::O_DIRECTORY).map_err(|err| failed("open", name, err))?;
+        let fd =
+            self.open(b"", OFlag::O_RDONLY | OFlag::O_DIRECTORY).map_err(|err| failed("open", name, err))?;
         attributes(&fd, e, Mode::from_bits_truncate(e.mode), name)
     }
 
@@ -252,8 +283,12 @@ impl Extraction {
         let target = clean(&e.link, name)?;
         // The link is made from the descriptor that was resolved beneath the root.
         let fd = self.open(&target, OFlag::O_PATH | OFlag::O_NOFOLLOW).map_err(|err| match err {
-            Errno::ENOENT => refused(name, &format!("it is a hard link to {shown:?}, which is not in this layer")),
-            Errno::EXDEV | Errno::ELOOP => refused(name, &format!("it is a hard link to {shown:?}, which leaves the image")),
+            Errno::ENOENT => {
+                refused(name, &format!("it is a hard link to {shown:?}, which is not in this layer"))
+            }
+            Errno::EXDEV | Errno::ELOOP => {
+                refused(name, &format!("it is a hard link to {shown:?}, which leaves the image"))
+            }
             err => failed("link", name, err),
         })?;
         let proc_path = format!("/proc/self/fd/{}", fd.as_raw_fd());
@@ -278,7 +313,12 @@ fn escape(name: &str, e: Errno) -> Error {
 
 /// Opens an entry of `dir` itself, never through a symlink.
 fn open_in(dir: &OwnedFd, name: &[u8], flags: OFlag) -> Result<OwnedFd, Errno> {
-    nix::fcntl::openat(dir, name, flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::from_bits_truncate(0o600))
+    nix::fcntl::openat(
+        dir,
+        name,
+        flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC,
+        Mode::from_bits_truncate(0o600),
+    )
 }
 
 fn write_data<R: Read>(file: &File, e: &Entry, archive: &mut TarReader<R>, name: &str) -> Result<(), Error> {
@@ -328,10 +368,17 @@ fn set_xattr(fd: &impl AsFd, key: &[u8], value: &[u8], name: &str) -> Result<(),
     match fsetxattr(fd.as_fd(), key, value) {
         Ok(()) => Ok(()),
         Err(Errno::EOPNOTSUPP) => {
-            tracing::warn!(entry = name, attribute = text, "this file system does not take the attribute; it is left out");
+            tracing::warn!(
+                entry = name,
+                attribute = text,
+                "this file system does not take the attribute; it is left out"
+            );
             Ok(())
         }
-        Err(e) => Err(Error::Archive(format!("cannot set attribute {text} of entry {name:?}: {}", io::Error::from(e)))),
+        Err(e) => Err(Error::Archive(format!(
+            "cannot set attribute {text} of entry {name:?}: {}",
+            io::Error::from(e)
+        ))),
     }
 }
 

@@ -17,5 +17,5 @@ pub use reference::Reference;
 pub use save::SavedArchive;
 pub use store::{Images, LoadedImage, Removed};
 
-pub(crate) use layer::{Limits, unused_name};
+use layer::unused_name;
 pub(crate) use store::Holder;

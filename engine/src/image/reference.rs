@@ -50,13 +50,17 @@ impl Reference {
             return Err(bad("repository name must be lowercase"));
         }
         if !path.split('/').all(is_component) {
-            return Err(bad("a name is lower-case letters and digits, separated by '.', '_', '__', '-' or '/'"));
+            return Err(bad(
+                "a name is lower-case letters and digits, separated by '.', '_', '__', '-' or '/'",
+            ));
         }
         if domain.is_some_and(|d| !is_domain(d)) {
             return Err(bad("the registry is not a host name with an optional port"));
         }
         let name = match domain {
-            None | Some("docker.io" | "index.docker.io") => path.strip_prefix("library/").unwrap_or(path).to_owned(),
+            None | Some("docker.io" | "index.docker.io") => {
+                path.strip_prefix("library/").unwrap_or(path).to_owned()
+            }
             Some(d) => format!("{d}/{path}"),
         };
         if digest.is_none() && tag.is_none() && name.len() == 64 && is_hex(&name) {
@@ -115,7 +119,9 @@ fn is_component(c: &str) -> bool {
     if !(c.starts_with(alnum) && c.ends_with(alnum)) {
         return false;
     }
-    c.split(alnum).filter(|s| !s.is_empty()).all(|s| matches!(s, "." | "_" | "__") || s.bytes().all(|b| b == b'-'))
+    c.split(alnum)
+        .filter(|s| !s.is_empty())
+        .all(|s| matches!(s, "." | "_" | "__") || s.bytes().all(|b| b == b'-'))
 }
 
 fn is_domain(d: &str) -> bool {
@@ -161,8 +167,29 @@ mod tests {
         let long = "a".repeat(300);
         let long_tag = format!("x:{}", "t".repeat(129));
         for text in [
-            "", ":", "x:", ":x", "x@", "x@sha256:12", "X", "a//b", "/a", "a/", "a..b", "a___b", "-a", "a-", "x:.y", "x:a b",
-            "a b", "exa mple.com/x", "a.b:port/x", "../x", id.as_str(), long.as_str(), long_tag.as_str(),
+            "",
+            ":",
+            "x:",
+            ":x",
+            "x@",
+            "x@sha256:12",
+            "X",
+            "a//b",
+            "/a",
+            "a/",
+            "a..b",
+            "a___b",
+            "-a",
+            "a-",
+            "x:.y",
+            "x:a b",
+            "a b",
+            "exa mple.com/x",
+            "a.b:port/x",
+            "../x",
+            id.as_str(),
+            long.as_str(),
+            long_tag.as_str(),
         ] {
             assert!(Reference::parse(text).is_err(), "{text:?} was taken");
         }

@@ -87,7 +87,10 @@ impl Images {
             if reasons.is_empty() {
                 return Ok(());
             }
-            Err(Error::Several { operation: "some files of the image are left, to be swept at the next start".into(), reasons })
+            Err(Error::Several {
+                operation: "some files of the image are left, to be swept at the next start".into(),
+                reasons,
+            })
         })
         .await?;
         Ok(layers)
@@ -97,7 +100,8 @@ impl Images {
 /// The image, the references that go, and whether the image goes.
 fn plan(state: &State, asked: &str, force: bool) -> Result<(String, Vec<String>, bool), Error> {
     let id = state.find(asked)?;
-    let all: Vec<String> = state.references.iter().filter(|(_, i)| **i == id).map(|(r, _)| r.clone()).collect();
+    let all: Vec<String> =
+        state.references.iter().filter(|(_, i)| **i == id).map(|(r, _)| r.clone()).collect();
     let named = Reference::parse(asked).ok().map(|r| r.or_latest()).and_then(|r| {
         let keys = [r.by_digest(), Some(r.to_string())];
         keys.into_iter().flatten().find(|k| state.references.get(k) == Some(&id))

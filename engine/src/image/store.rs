@@ -90,7 +90,10 @@ impl State {
     /// Layers and blobs that an image or a container still needs.
     pub(super) fn needed(&self) -> (BTreeSet<&str>, BTreeSet<&str>) {
         let images = self.images.values();
-        let chains = images.clone().flat_map(|i| &i.image.chain_ids).chain(self.holders.values().flat_map(|h| &h.chain_ids));
+        let chains = images
+            .clone()
+            .flat_map(|i| &i.image.chain_ids)
+            .chain(self.holders.values().flat_map(|h| &h.chain_ids));
         let blobs = images.flat_map(|i| i.blobs.iter().chain([&i.image.id]));
         (chains.map(String::as_str).collect(), blobs.map(String::as_str).collect())
     }
@@ -132,7 +135,8 @@ impl State {
             return Err(missing());
         }
         let full = format!("sha256:{prefix}");
-        let mut fitting = self.images.range(full.clone()..).map(|(id, _)| id).take_while(|id| id.starts_with(&full));
+        let mut fitting =
+            self.images.range(full.clone()..).map(|(id, _)| id).take_while(|id| id.starts_with(&full));
         match (fitting.next(), fitting.next()) {
             (Some(id), None) => Ok(id.clone()),
             (Some(_), Some(_)) => Err(Error::AmbiguousPrefix { kind: "image", prefix: asked.to_owned() }),
@@ -180,7 +184,13 @@ impl Images {
             let in_use = |set: &BTreeSet<&str>, name: &str| set.contains(format!("sha256:{name}").as_str());
             root.sweep(&root.layers(), "a layer that no image uses", |n| in_use(&chains, n))?;
             root.sweep(&root.blobs(), "a blob that no image uses", |n| in_use(&blobs, n))?;
-            gone.extend(state.layers.keys().filter(|c| !chains.contains(c.as_str())).map(|c| Change::delete(Kind::Layer, c)));
+            gone.extend(
+                state
+                    .layers
+                    .keys()
+                    .filter(|c| !chains.contains(c.as_str()))
+                    .map(|c| Change::delete(Kind::Layer, c)),
+            );
         }
         let kept: BTreeSet<String> = state.needed().0.into_iter().map(str::to_owned).collect();
         state.layers.retain(|c, _| kept.contains(c));
@@ -235,7 +245,8 @@ impl Images {
     pub(crate) fn hold(&self, asked: &str, container: &str) -> Result<Image, Error> {
         let mut state = self.state();
         let id = state.find(asked)?;
-        let stored = state.images.get(&id).cloned().ok_or(Error::NoSuchImage { reference: asked.to_owned() })?;
+        let stored =
+            state.images.get(&id).cloned().ok_or(Error::NoSuchImage { reference: asked.to_owned() })?;
         let chain_ids = stored.image.chain_ids.clone();
         state.holders.insert(container.to_owned(), Holder { image_id: id, chain_ids, running: false });
         Ok(state.shown(&stored))
@@ -259,7 +270,8 @@ impl Images {
     pub fn resolve(&self, reference_or_id: &str) -> Result<Image, Error> {
         let state = self.state();
         let id = state.find(reference_or_id)?;
-        let stored = state.images.get(&id).ok_or(Error::NoSuchImage { reference: reference_or_id.to_owned() })?;
+        let stored =
+            state.images.get(&id).ok_or(Error::NoSuchImage { reference: reference_or_id.to_owned() })?;
         Ok(state.shown(stored))
     }
 
@@ -267,7 +279,9 @@ impl Images {
     pub async fn tag(&self, source: &str, target: &str) -> Result<(), Error> {
         let target = Reference::parse(target)?.or_latest();
         if target.digest.is_some() {
-            return Err(Error::Invalid(format!("refusing to create a tag with a digest reference: {target}")));
+            return Err(Error::Invalid(format!(
+                "refusing to create a tag with a digest reference: {target}"
+            )));
         }
         let _changing = self.changing().lock().await;
         let id = self.state().find(source)?;
@@ -292,7 +306,11 @@ impl Images {
         changes: Vec<String>,
         message: Option<String>,
     ) -> Result<String, Error> {
-        let reference = reference.filter(|r| !r.is_empty()).map(|r| Reference::parse(&r)).transpose()?.map(Reference::or_latest);
+        let reference = reference
+            .filter(|r| !r.is_empty())
+            .map(|r| Reference::parse(&r))
+            .transpose()?
+            .map(Reference::or_latest);
         if reference.as_ref().is_some_and(|r| r.digest.is_some()) {
             return Err(Error::Invalid("cannot import digest reference".into()));
         }
@@ -312,7 +330,8 @@ impl Images {
         work: impl FnOnce(Feed) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let (send, receive) = tokio::sync::mpsc::channel::<io::Result<Bytes>>(8);
-        let worker = tokio::spawn(blocking(move || work(Feed { receive, chunk: Bytes::new(), ended: false })));
+        let worker =
+            tokio::spawn(blocking(move || work(Feed { receive, chunk: Bytes::new(), ended: false })));
         loop {
             let mut chunk = bytes::BytesMut::with_capacity(256 << 10);
             let read = source.read_buf(&mut chunk).await;
@@ -341,7 +360,10 @@ impl Images {
         for p in &prepared {
             self.emit("load", &p.stored.image.id, &p.references.join(", "));
         }
-        Ok(prepared.into_iter().map(|p| LoadedImage { id: p.stored.image.id, references: p.references }).collect())
+        Ok(prepared
+            .into_iter()
+            .map(|p| LoadedImage { id: p.stored.image.id, references: p.references })
+            .collect())
     }
 
     fn import_blocking(
@@ -367,11 +389,15 @@ impl Images {
             os: "linux".into(),
             comment: message.clone(),
             config,
-            rootfs: super::config::RootfsBlob { kind: "layers".into(), diff_ids: vec![unpacked.diff_id.clone()] },
+            rootfs: super::config::RootfsBlob {
+                kind: "layers".into(),
+                diff_ids: vec![unpacked.diff_id.clone()],
+            },
             history: vec![History { created, comment: message, ..History::default() }],
             ..ConfigBlob::default()
         };
-        let config_bytes = serde_json::to_vec(&blob).map_err(|e| Error::Invalid(format!("cannot encode the configuration: {e}")))?;
+        let config_bytes = serde_json::to_vec(&blob)
+            .map_err(|e| Error::Invalid(format!("cannot encode the configuration: {e}")))?;
         let _changing = self.changing().blocking_lock();
         let found = Found {
             config: blob,
@@ -392,7 +418,12 @@ impl Images {
     }
 
     /// Unpacks, under the temporary directory, the layers that are not there yet, and checks their diff IDs.
-    fn prepare_with(&self, found: Found, scratch: &Scratch, mut ready: Option<(String, PathBuf, u64)>) -> Result<Prepared, Error> {
+    fn prepare_with(
+        &self,
+        found: Found,
+        scratch: &Scratch,
+        mut ready: Option<(String, PathBuf, u64)>,
+    ) -> Result<Prepared, Error> {
         let id = digest_of(&found.config_bytes);
         let diff_ids = found.config.rootfs.diff_ids.clone();
         let chains = chain_ids(&diff_ids);
@@ -406,7 +437,12 @@ impl Images {
                         Some((_, dir, size)) => (dir, size),
                         None => {
                             let dir = scratch.0.join(format!("layer-{}", super::unused_name()));
-                            let unpacked = unpack(&member.path, &member.staged.digest, &dir.join("diff"), &self.0.limits)?;
+                            let unpacked = unpack(
+                                &member.path,
+                                &member.staged.digest,
+                                &dir.join("diff"),
+                                &self.0.limits,
+                            )?;
                             if unpacked.diff_id != *diff_id {
                                 return Err(Error::Archive(format!(
                                     "a layer is damaged: its content is {}, the configuration says {diff_id}",
@@ -469,7 +505,11 @@ impl Images {
         if moved {
             let root = self.0.root.path();
             let dir = fs::File::open(root).map_err(Error::io("open", root))?;
-            nix::unistd::syncfs(dir.as_fd()).map_err(|e| Error::Io { operation: "sync", path: root.into(), source: e.into() })?;
+            nix::unistd::syncfs(dir.as_fd()).map_err(|e| Error::Io {
+                operation: "sync",
+                path: root.into(),
+                source: e.into(),
+            })?;
             sync_dir(&self.0.root.blobs())?;
             sync_dir(&self.0.root.layers())?;
         }

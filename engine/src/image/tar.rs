@@ -71,7 +71,15 @@ fn broken(what: impl Into<String>) -> Error {
 impl<R: Read> TarReader<R> {
     /// With `trailer_required`, an archive that ends without its end mark counts as cut short.
     pub(super) fn new(inner: R, trailer_required: bool) -> Self {
-        Self { inner, left: 0, padding: 0, current: String::new(), entries: 0, global: BTreeMap::new(), trailer_required }
+        Self {
+            inner,
+            left: 0,
+            padding: 0,
+            current: String::new(),
+            entries: 0,
+            global: BTreeMap::new(),
+            trailer_required,
+        }
     }
 
     /// The next entry; what is left of the current one is skipped.
@@ -90,7 +98,8 @@ impl<R: Read> TarReader<R> {
             let header = tar::Header::from_byte_slice(&block);
             let name = String::from_utf8_lossy(&header.path_bytes()).into_owned();
             self.check(header, &name)?;
-            let stored = header.entry_size().map_err(|e| broken(format!("entry {name:?} has no valid size: {e}")))?;
+            let stored =
+                header.entry_size().map_err(|e| broken(format!("entry {name:?} has no valid size: {e}")))?;
             self.entries += 1;
             self.begin(name, stored)?;
             match header.entry_type() {
@@ -131,7 +140,10 @@ impl<R: Read> TarReader<R> {
                 if self.entries == 0 {
                     return Err(broken("it is not a tar archive, nor one compressed with gzip or zstd"));
                 }
-                return Err(broken(format!("it is cut short: it ends within the header after entry {:?}", self.current)));
+                return Err(broken(format!(
+                    "it is cut short: it ends within the header after entry {:?}",
+                    self.current
+                )));
             }
             if block.iter().any(|b| *b != 0) {
                 if zeros > 0 {
@@ -159,7 +171,10 @@ impl<R: Read> TarReader<R> {
         if self.entries == 0 {
             return Err(broken("it is not a tar archive, nor one compressed with gzip or zstd"));
         }
-        Err(broken(format!("the header of entry {name:?} (after {:?}) is damaged: its checksum does not match", self.current)))
+        Err(broken(format!(
+            "the header of entry {name:?} (after {:?}) is damaged: its checksum does not match",
+            self.current
+        )))
     }
 
     fn begin(&mut self, name: String, size: u64) -> Result<(), Error> {
@@ -200,10 +215,13 @@ impl<R: Read> TarReader<R> {
                 Some(v) => v,
                 None => r.map_err(|e| broken(format!("entry {name:?} has an invalid {what}: {e}")))?,
             };
-            u32::try_from(v).map_err(|_| broken(format!("entry {name:?} has {what} {v}, which is out of range")))
+            u32::try_from(v)
+                .map_err(|_| broken(format!("entry {name:?} has {what} {v}, which is out of range")))
         };
         let kind = match header.entry_type() {
-            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse if path.ends_with(b"/") => Kind::Directory,
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse if path.ends_with(b"/") => {
+                Kind::Directory
+            }
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => Kind::File,
             EntryType::Link => Kind::HardLink,
             EntryType::Symlink => Kind::Symlink,
@@ -211,7 +229,12 @@ impl<R: Read> TarReader<R> {
             EntryType::Block => Kind::BlockDevice,
             EntryType::Directory => Kind::Directory,
             EntryType::Fifo => Kind::Fifo,
-            other => return Err(broken(format!("entry {name:?} is of unknown type {:?}", char::from(other.as_byte())))),
+            other => {
+                return Err(broken(format!(
+                    "entry {name:?} is of unknown type {:?}",
+                    char::from(other.as_byte())
+                )));
+            }
         };
         let extents = self.extents(header, pax)?;
         let size = match (&extents, number("GNU.sparse.realsize")?.or(number("GNU.sparse.size")?)) {
@@ -234,9 +257,9 @@ impl<R: Read> TarReader<R> {
             mode: field("mode", header.mode().map(u64::from), None)? & 0o7777,
             uid: field("uid", header.uid(), number("uid")?)?,
             gid: field("gid", header.gid(), number("gid")?)?,
-            mtime: text("mtime").and_then(|v| timestamp(v)).unwrap_or_else(|| {
-                (header.mtime().ok().and_then(|t| i64::try_from(t).ok()).unwrap_or(0), 0)
-            }),
+            mtime: text("mtime")
+                .and_then(|v| timestamp(v))
+                .unwrap_or_else(|| (header.mtime().ok().and_then(|t| i64::try_from(t).ok()).unwrap_or(0), 0)),
             major: device("device major", header.device_major())?,
             minor: device("device minor", header.device_minor())?,
             xattrs: pax
@@ -249,7 +272,11 @@ impl<R: Read> TarReader<R> {
         })
     }
 
-    fn extents(&mut self, header: &tar::Header, pax: &BTreeMap<Vec<u8>, Vec<u8>>) -> Result<Option<Vec<(u64, u64)>>, Error> {
+    fn extents(
+        &mut self,
+        header: &tar::Header,
+        pax: &BTreeMap<Vec<u8>, Vec<u8>>,
+    ) -> Result<Option<Vec<(u64, u64)>>, Error> {
         let name = self.current.clone();
         let bad = move || broken(format!("entry {name:?} has an invalid map of its holes"));
         if header.entry_type() == EntryType::GNUSparse {
@@ -259,14 +286,18 @@ impl<R: Read> TarReader<R> {
             return self.pax_extents().map(Some);
         }
         if let Some(map) = pax.get(b"GNU.sparse.map".as_slice()) {
-            let numbers: Vec<u64> = map.split(|b| *b == b',').map(decimal).collect::<Option<_>>().ok_or_else(&bad)?;
+            let numbers: Vec<u64> =
+                map.split(|b| *b == b',').map(decimal).collect::<Option<_>>().ok_or_else(&bad)?;
             if numbers.len() % 2 != 0 || numbers.len() / 2 > MAX_EXTENTS {
                 return Err(bad());
             }
             return Ok(Some(numbers.chunks_exact(2).map(|p| (p[0], p[1])).collect()));
         }
         if pax.keys().any(|k| k.starts_with(b"GNU.sparse.offset")) {
-            return Err(broken(format!("entry {:?} uses sparse format 0.0; make the archive with a newer tar", self.current)));
+            return Err(broken(format!(
+                "entry {:?} uses sparse format 0.0; make the archive with a newer tar",
+                self.current
+            )));
         }
         Ok(None)
     }
@@ -361,7 +392,8 @@ impl<R: Read> TarReader<R> {
         let mut rest = bytes.as_slice();
         let mut out = BTreeMap::new();
         while !rest.is_empty() {
-            let record = pax_record(rest).ok_or_else(|| broken(format!("extension header {:?} is damaged", self.current)))?;
+            let record = pax_record(rest)
+                .ok_or_else(|| broken(format!("extension header {:?} is damaged", self.current)))?;
             out.insert(record.0.to_vec(), record.1.to_vec());
             rest = record.2;
         }
@@ -370,7 +402,8 @@ impl<R: Read> TarReader<R> {
 
     fn skip(&mut self) -> Result<(), Error> {
         let all = self.left + self.padding;
-        let skipped = io::copy(&mut (&mut self.inner).take(all), &mut io::sink()).map_err(|e| self.unreadable(&e))?;
+        let skipped =
+            io::copy(&mut (&mut self.inner).take(all), &mut io::sink()).map_err(|e| self.unreadable(&e))?;
         // The padding of the very last entry may be missing; its data may not.
         if skipped < self.left {
             return Err(self.cut(self.left - skipped));

@@ -1,0 +1,208 @@
+//! Taking up again, at start, what a previous daemon left: running containers, exits that nobody saw,
+//! half-done removals, and containers whose policy starts them with the daemon.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::restart::at_daemon_start;
+use super::slot::{Record, Slot};
+use super::supervise::UNSEEN;
+use crate::config::{Container, ContainerState, NetworkMode};
+use crate::data_root::remove_tree;
+use crate::engine::Engine;
+use crate::error::{Error, blocking};
+use crate::events::now_ns;
+use crate::metadata::{Change, Kind};
+use crate::shim::spec::{EXIT_FILE, PID_FILE};
+use crate::shim::{self, Shim};
+
+impl Engine {
+    pub(crate) async fn adopt(&self, records: Vec<Record>) -> Result<(), Error> {
+        let known: std::collections::HashSet<String> =
+            records.iter().map(|r| r.container.id.0.clone()).collect();
+        let mut starts = Vec::new();
+        for record in records {
+            let id = record.container.id.0.clone();
+            let gone = !self.root().container(&id).is_dir();
+            if gone || record.container.state == ContainerState::Removing {
+                self.finish_removal(record).await?;
+                continue;
+            }
+            let was_running = was_running(&record.container);
+            let slot = Arc::new(Slot::new(record));
+            self.table().insert(slot.clone());
+            let run = self.find_run(&slot).await;
+            self.take_up(&slot, run).await;
+            let c = slot.container();
+            let idle =
+                matches!(c.state, ContainerState::Created | ContainerState::Exited) && c.started_at_ns > 0;
+            let stopped = slot.volatile().stopped_by_user;
+            if idle && at_daemon_start(&c.config.restart, was_running, stopped, c.exit_code.unwrap_or(0)) {
+                starts.push(slot);
+            }
+        }
+        self.sweep_bundles(known).await?;
+        for slot in starts {
+            let engine = self.clone();
+            tokio::spawn(async move {
+                let _op = slot.op.lock().await;
+                match engine.start_locked(&slot, Duration::ZERO, 0).await {
+                    Ok(()) | Err(Error::AlreadyStarted { .. }) => {}
+                    Err(e) => {
+                        tracing::warn!(container = slot.id, error = %e, "cannot start a container whose policy asks for it")
+                    }
+                }
+            });
+        }
+        Ok(())
+    }
+
+    async fn finish_removal(&self, record: Record) -> Result<(), Error> {
+        let id = record.container.id.0.clone();
+        tracing::info!(container = id, "finished the removal that was under way");
+        let (dir, bundle) = (self.root().container(&id), self.bundle(&id));
+        blocking(move || {
+            remove_tree(&dir)?;
+            remove_tree(&bundle)
+        })
+        .await?;
+        self.metadata().commit(vec![Change::delete(Kind::Container, &id)]).await?;
+        self.images().release(&id).await
+    }
+
+    /// What the last run left in its bundle.
+    async fn find_run(&self, slot: &Slot) -> Run {
+        let bundle = self.bundle(&slot.id);
+        let look = {
+            let bundle = bundle.clone();
+            blocking(move || Ok((read_exit(&bundle), started_at(&bundle), bundle.is_dir()))).await
+        };
+        let (found, started_at_ns, there) = look.unwrap_or((None, None, false));
+        if let Some(exit) = found {
+            return Run::Ended { exit, started_at_ns };
+        }
+        if !there {
+            return Run::None;
+        }
+        let lost = match Shim::connect(&bundle).await {
+            Ok(Some(shim)) => match shim.state().await {
+                Ok(s) if s.started => return Run::Going { shim: Arc::new(shim), pid: s.pid, started_at_ns },
+                Ok(_) => "the daemon ended before the start was done".to_owned(),
+                // It ended between the two looks.
+                Err(e) => match shim.wait().await {
+                    Ok(exit) => return Run::Ended { exit, started_at_ns },
+                    Err(_) => e.to_string(),
+                },
+            },
+            Ok(None) => "its shim is gone without an exit status".to_owned(),
+            Err(e) => e.to_string(),
+        };
+        if let Err(e) = Shim::sweep(&bundle).await {
+            tracing::warn!(container = slot.id, error = %e, "what a lost shim left could not be swept");
+        }
+        Run::Lost(lost)
+    }
+
+    async fn take_up(&self, slot: &Arc<Slot>, run: Run) {
+        let c = slot.container();
+        let networked = matches!(c.config.network, NetworkMode::Networks(_));
+        let began = |started_at_ns: Option<i64>| {
+            slot.update(|c| {
+                if c.started_at_ns == 0 {
+                    c.started_at_ns = started_at_ns.unwrap_or(c.created_at_ns);
+                }
+            });
+        };
+        match run {
+            Run::Going { shim, pid, started_at_ns } => {
+                began(started_at_ns);
+                slot.update(|c| {
+                    c.state = ContainerState::Running;
+                    c.pid = Some(pid);
+                });
+                {
+                    let mut v = slot.volatile();
+                    v.shim = Some(shim.clone());
+                    v.detach_network = networked;
+                }
+                slot.life.send_modify(|l| l.running = true);
+                self.images().set_running(&slot.id, true);
+                tracing::info!(container = slot.id, pid, "took up a running container");
+                self.supervise(slot.clone(), shim, Duration::ZERO, c.restart_count);
+            }
+            // The end that is recorded already.
+            Run::Ended { exit, .. } if c.finished_at_ns == exit.finished_at_ns && !was_running(&c) => {}
+            Run::Ended { exit, started_at_ns } => {
+                began(started_at_ns);
+                slot.volatile().detach_network = networked;
+                tracing::info!(
+                    container = slot.id,
+                    code = exit.code,
+                    "a container ended while no daemon ran"
+                );
+                self.ended_unwatched(slot, exit, String::new());
+            }
+            Run::Lost(why) => {
+                slot.volatile().detach_network = networked;
+                let exit = shim::Exit { code: UNSEEN, oom_killed: false, finished_at_ns: now_ns() };
+                if was_running(&c) {
+                    self.ended_unwatched(slot, exit, why);
+                }
+            }
+            Run::None if was_running(&c) => {
+                slot.volatile().detach_network = networked;
+                let exit = shim::Exit { code: UNSEEN, oom_killed: false, finished_at_ns: now_ns() };
+                slot.update(|c| {
+                    c.state = ContainerState::Exited;
+                    c.pid = None;
+                    c.exit_code = Some(exit.code);
+                    c.finished_at_ns = exit.finished_at_ns;
+                    c.error = "the host was restarted under it".into();
+                });
+                self.store_later(slot);
+            }
+            Run::None => {}
+        }
+    }
+
+    /// The rest of an exit (events, network, restart policy) goes its usual way, beside the opening.
+    fn ended_unwatched(&self, slot: &Arc<Slot>, exit: shim::Exit, error: String) {
+        slot.update(|c| {
+            c.state = ContainerState::Running;
+            c.pid = None;
+        });
+        slot.life.send_modify(|l| l.running = true);
+        let (engine, slot) = (self.clone(), slot.clone());
+        tokio::spawn(async move { engine.ended(&slot, exit, error, Duration::ZERO, 0).await });
+    }
+
+    /// Bundles of containers that are no more.
+    async fn sweep_bundles(&self, known: std::collections::HashSet<String>) -> Result<(), Error> {
+        let (root, dir) = (self.root().clone(), self.bundle("").components().collect::<std::path::PathBuf>());
+        blocking(move || {
+            root.sweep(&dir, "the bundle of a container that is no more", |n| known.contains(n)).map(drop)
+        })
+        .await
+    }
+}
+
+enum Run {
+    None,
+    Going { shim: Arc<Shim>, pid: u32, started_at_ns: Option<i64> },
+    Ended { exit: shim::Exit, started_at_ns: Option<i64> },
+    Lost(String),
+}
+
+fn was_running(c: &Container) -> bool {
+    matches!(c.state, ContainerState::Running | ContainerState::Paused | ContainerState::Restarting)
+}
+
+fn read_exit(bundle: &Path) -> Option<shim::Exit> {
+    serde_json::from_slice(&std::fs::read(bundle.join(EXIT_FILE)).ok()?).ok()
+}
+
+fn started_at(bundle: &Path) -> Option<i64> {
+    let at = std::fs::metadata(bundle.join(PID_FILE)).ok()?.modified().ok()?;
+    i64::try_from(at.duration_since(std::time::UNIX_EPOCH).ok()?.as_nanos()).ok()
+}

@@ -1,0 +1,144 @@
+//! Making a container, and giving it another name.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::files::Layout;
+use super::resolve::plan;
+use super::slot::{Record, Slot};
+use super::{names, volumes};
+use crate::config::{Container, ContainerConfig, ContainerId, ContainerState};
+use crate::data_root::remove_tree;
+use crate::engine::Engine;
+use crate::error::{Error, blocking};
+use crate::events::now_ns;
+use crate::image::Image;
+use crate::metadata::{Change, Kind};
+
+impl Engine {
+    /// Makes a container. It is on disk when this returns; nothing runs yet.
+    pub async fn create(&self, name: Option<String>, config: ContainerConfig) -> Result<ContainerId, Error> {
+        let id = hex::encode(rand::random::<[u8; 32]>());
+        let name = self.take_name(name, &id)?;
+        // Both are let go of again when anything fails.
+        let result = match self.images().hold(&config.image, &id) {
+            Ok(image) => self.make(&id, &name, config, image).await,
+            Err(e) => Err(e),
+        };
+        if let Err(e) = result {
+            self.table().free_name(&name);
+            if let Err(e) = self.images().release(&id).await {
+                tracing::warn!(error = %e, container = id, "cannot release the image");
+            }
+            return Err(e);
+        }
+        Ok(ContainerId(id))
+    }
+
+    fn take_name(&self, asked: Option<String>, id: &str) -> Result<String, Error> {
+        if let Some(name) = asked.filter(|n| !n.is_empty()) {
+            let name = names::checked(&name)?;
+            self.table().reserve(&name, id)?;
+            return Ok(name);
+        }
+        let mut retry = 0;
+        loop {
+            let name = names::made_up(retry);
+            match self.table().reserve(&name, id) {
+                Err(Error::NameInUse { .. }) if retry < 1000 => retry += 1,
+                other => return other.map(|()| name),
+            }
+        }
+    }
+
+    async fn make(
+        &self,
+        id: &str,
+        name: &str,
+        mut config: ContainerConfig,
+        image: Image,
+    ) -> Result<(), Error> {
+        let plan = plan(&config, &image.config)?;
+        for (k, v) in &image.config.labels {
+            config.labels.entry(k.clone()).or_insert_with(|| v.clone());
+        }
+        if config.log.driver.is_empty() {
+            config.log.driver = "json-file".into();
+        }
+        let layout = Layout { dir: self.root().container(id) };
+        let volumes = volumes::wanted(&image.config.volumes, &config);
+        let log_path = if config.log.driver == "none" { PathBuf::new() } else { layout.log() };
+        let container = Container {
+            id: ContainerId(id.to_owned()),
+            name: name.to_owned(),
+            image_id: image.id,
+            argv: plan.argv.clone(),
+            env: plan.env.clone(),
+            created_at_ns: now_ns(),
+            state: ContainerState::Created,
+            pid: None,
+            exit_code: None,
+            oom_killed: false,
+            error: String::new(),
+            started_at_ns: 0,
+            finished_at_ns: 0,
+            restart_count: 0,
+            endpoints: Vec::new(),
+            ports: Vec::new(),
+            log_path,
+            config,
+        };
+        let record = Record { container, plan, chain_ids: image.chain_ids, volumes, stopped_by_user: false };
+        let change = Change::put(Kind::Container, id, &record)?;
+        let slot = Arc::new(Slot::new(record));
+        let (root, s, images) = (self.root().clone(), slot.clone(), self.images().clone());
+        // The directory and the record are made side by side; a start finds and sweeps one without the other.
+        let made = blocking(move || {
+            layout.make()?;
+            let lowers: Vec<PathBuf> = s.chain_ids.iter().map(|c| images.layer_path(c)).collect();
+            s.volumes.iter().try_for_each(|v| volumes::make(&root, v, &lowers))
+        });
+        let (made, stored) = tokio::join!(made, self.metadata().commit(vec![change]));
+        if let Err(e) = made.and(stored) {
+            self.metadata().later(Change::delete(Kind::Container, id));
+            let (root, s) = (self.root().clone(), slot.clone());
+            let cleaned = blocking(move || {
+                let mut all = vec![remove_tree(&root.container(&s.id))];
+                all.extend(s.volumes.iter().map(|v| volumes::remove(&root, v)));
+                all.into_iter().collect::<Result<(), Error>>()
+            });
+            if let Err(left) = cleaned.await {
+                tracing::warn!(error = %left, "a container that was not made left something behind");
+            }
+            return Err(e);
+        }
+        self.table().insert(slot.clone());
+        self.emit(&slot, "create", &[]);
+        Ok(())
+    }
+
+    /// Gives a container another name.
+    pub async fn rename(&self, id: &str, name: &str) -> Result<(), Error> {
+        let slot = self.table().find(id)?;
+        let name = names::checked(name)?;
+        let _op = slot.op.lock().await;
+        let old = slot.container().name.clone();
+        if old == name {
+            return Err(Error::Conflict(format!(
+                "Renaming a container with the same name as its current name: {name}"
+            )));
+        }
+        self.table().reserve(&name, &slot.id)?;
+        slot.update(|c| c.name.clone_from(&name));
+        if let Err(e) =
+            self.metadata().commit(vec![Change::put(Kind::Container, &slot.id, &slot.record())?]).await
+        {
+            slot.update(|c| c.name.clone_from(&old));
+            self.table().free_name(&name);
+            return Err(e);
+        }
+        self.table().free_name(&old);
+        self.emit(&slot, "rename", &[("oldName", &format!("/{old}"))]);
+        Ok(())
+    }
+}

@@ -1,0 +1,122 @@
+//! The host files of a container: /etc/hosts, /etc/hostname, /etc/resolv.conf and its directories.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::resolve::host_line;
+use crate::config::{Container, NetworkMode};
+use crate::data_root::make_dir;
+use crate::error::Error;
+use crate::network::Attachment;
+use crate::shim::spec::HostFiles;
+
+/// Where things lie in a container's directory.
+pub(super) struct Layout {
+    pub(super) dir: PathBuf,
+}
+
+impl Layout {
+    pub(super) fn upper(&self) -> PathBuf {
+        self.dir.join("upper")
+    }
+
+    pub(super) fn work(&self) -> PathBuf {
+        self.dir.join("work")
+    }
+
+    pub(super) fn log(&self) -> PathBuf {
+        let id = self.dir.file_name().unwrap_or_default().to_string_lossy();
+        self.dir.join(format!("{id}-json.log"))
+    }
+
+    pub(super) fn make(&self) -> Result<(), Error> {
+        make_dir(&self.dir, 0o710)?;
+        for dir in [self.upper(), self.work()] {
+            make_dir(&dir, 0o755)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the files anew, as each start may come with other addresses.
+    pub(super) fn write_host_files(
+        &self,
+        c: &Container,
+        attachment: Option<&Attachment>,
+        peer: Option<&Path>,
+    ) -> Result<HostFiles, Error> {
+        if let Some(peer) = peer {
+            // In another's network namespace, its names are ours.
+            let of = |n: &str| Some(peer.join(n)).filter(|p| p.exists());
+            return Ok(HostFiles {
+                hosts: of("hosts"),
+                resolv_conf: of("resolv.conf"),
+                hostname: of("hostname"),
+            });
+        }
+        let write = |name: &str, text: String| {
+            let path = self.dir.join(name);
+            fs::write(&path, text).map_err(Error::io("write", &path))?;
+            Ok::<_, Error>(Some(path))
+        };
+        let resolv_conf = match attachment {
+            Some(a) => a.resolv_conf.clone(),
+            None => resolv_conf(c, &fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
+        };
+        Ok(HostFiles {
+            hosts: write("hosts", hosts(c, attachment)?)?,
+            resolv_conf: write("resolv.conf", resolv_conf)?,
+            hostname: write("hostname", format!("{}\n", hostname(c)))?,
+        })
+    }
+}
+
+/// The host name a container sees.
+pub(super) fn hostname(c: &Container) -> String {
+    match (&c.config.hostname, &c.config.network) {
+        (Some(h), _) if !h.is_empty() => h.clone(),
+        (_, NetworkMode::Host) => nix::unistd::gethostname()
+            .map_or_else(|_| "localhost".into(), |h| h.to_string_lossy().into_owned()),
+        _ => c.id.0.chars().take(12).collect(),
+    }
+}
+
+fn hosts(c: &Container, attachment: Option<&Attachment>) -> Result<String, Error> {
+    let mut out = match c.config.network {
+        NetworkMode::Host => fs::read_to_string("/etc/hosts").unwrap_or_default(),
+        _ => "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\nff00::0\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n".into(),
+    };
+    for line in &c.config.extra_hosts {
+        out.push_str(&host_line(line)?);
+    }
+    let name = hostname(c);
+    for e in attachment.map_or(&[][..], |a| &a.endpoints) {
+        match &c.config.domainname {
+            Some(d) if !d.is_empty() => writeln!(out, "{}\t{name}.{d} {name}", e.addr),
+            _ => writeln!(out, "{}\t{name}", e.addr),
+        }
+        .map_err(|_| Error::Invalid("a line of /etc/hosts cannot be written".into()))?;
+    }
+    Ok(out)
+}
+
+/// The host's, each part replaced by what was asked for.
+fn resolv_conf(c: &Container, host: &str) -> String {
+    let of_host = |word: &str| -> Vec<String> {
+        host.lines().filter_map(|l| l.trim().strip_prefix(word)).map(|r| r.trim().to_owned()).collect()
+    };
+    let or = |ours: Vec<String>, theirs: Vec<String>| if ours.is_empty() { theirs } else { ours };
+    let mut out = String::new();
+    for server in or(c.config.dns.iter().map(ToString::to_string).collect(), of_host("nameserver ")) {
+        out.push_str(&format!("nameserver {server}\n"));
+    }
+    let search = or(c.config.dns_search.clone(), of_host("search "));
+    if !search.is_empty() && search != ["."] {
+        out.push_str(&format!("search {}\n", search.join(" ")));
+    }
+    let options = or(c.config.dns_options.clone(), of_host("options "));
+    if !options.is_empty() {
+        out.push_str(&format!("options {}\n", options.join(" ")));
+    }
+    out
+}

@@ -1,0 +1,99 @@
+//! Removing a container and all that is its own.
+
+use std::sync::Arc;
+
+use super::slot::Slot;
+use super::volumes;
+use crate::config::ContainerState;
+use crate::data_root::{DataRoot, remove_tree};
+use crate::engine::Engine;
+use crate::error::{Error, blocking};
+use crate::metadata::{Change, Kind};
+
+impl Engine {
+    /// Removes a container; a running one only with `force`, which kills it. Its anonymous volumes stay
+    /// unless it was to remove itself.
+    pub async fn remove(&self, id: &str, force: bool) -> Result<(), Error> {
+        self.remove_with(id, force, false).await
+    }
+
+    /// As [`Engine::remove`]; with `volumes`, its anonymous volumes go too.
+    pub async fn remove_with(&self, id: &str, force: bool, volumes: bool) -> Result<(), Error> {
+        let slot = self.table().find(id)?;
+        if slot.is_active() {
+            if !force {
+                let c = slot.container();
+                return Err(Error::Conflict(format!(
+                    "cannot remove container \"/{}\": container is {}: stop the container before removing or force remove",
+                    c.name,
+                    if c.state == ContainerState::Running { "running" } else { "restarting" }
+                )));
+            }
+            self.kill_for_removal(&slot).await?;
+        }
+        let _op = slot.op.lock().await;
+        if slot.life.borrow().removed {
+            return Err(Error::NoSuchContainer { name: id.to_owned() });
+        }
+        if slot.is_active() {
+            return Err(Error::Conflict(format!(
+                "container {} was started again while it was being removed",
+                slot.id
+            )));
+        }
+        let with_volumes = volumes || slot.container().config.auto_remove;
+        slot.update(|c| c.state = ContainerState::Removing);
+        let mut reasons = Vec::new();
+        reasons.extend(self.unwire(&slot).await.err().map(|e| e.to_string()));
+        slot.volatile().pending.clear();
+        let (root, s, bundle) = (self.root().clone(), slot.clone(), self.bundle(&slot.id));
+        reasons.extend(blocking(move || Ok(delete_files(&root, &s, &bundle, with_volumes))).await?);
+        if !reasons.is_empty() {
+            slot.update(|c| c.state = ContainerState::Dead);
+            self.store_later(&slot);
+            return Err(Error::Several {
+                operation: format!("container {} could not be removed whole", slot.id),
+                reasons,
+            });
+        }
+        // Its directory is gone: should a crash lose this, the next start removes the record too.
+        self.metadata().later(Change::delete(Kind::Container, &slot.id));
+        self.table().remove(&slot.id);
+        self.emit(&slot, "destroy", &[]);
+        slot.life.send_modify(|l| l.removed = true);
+        self.images().release(&slot.id).await
+    }
+
+    async fn kill_for_removal(&self, slot: &Arc<Slot>) -> Result<(), Error> {
+        slot.volatile().stopped_by_user = true;
+        {
+            let _op = slot.op.lock().await;
+            if slot.container().state == ContainerState::Restarting {
+                slot.update(|c| c.state = ContainerState::Exited);
+                slot.life.send_modify(|l| l.running = false);
+                slot.no_restart.notify_waiters();
+            }
+        }
+        self.kill_and_wait(slot).await
+    }
+}
+
+/// All of it, past every error. The directory is moved away first, so that it is there whole or not at all.
+fn delete_files(root: &DataRoot, slot: &Slot, bundle: &std::path::Path, with_volumes: bool) -> Vec<String> {
+    let mut reasons = Vec::new();
+    let dir = root.container(&slot.id);
+    let away = root.temporary().join(format!("removed-{}", slot.id));
+    match std::fs::rename(&dir, &away) {
+        Ok(()) => {}
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+        Err(e) => reasons.push(Error::io("move away", &dir)(e).to_string()),
+    }
+    reasons.extend(remove_tree(&away).err().map(|e| e.to_string()));
+    reasons.extend(remove_tree(bundle).err().map(|e| e.to_string()));
+    if with_volumes {
+        reasons.extend(
+            slot.volumes.iter().filter_map(|v| volumes::remove(root, v).err()).map(|e| e.to_string()),
+        );
+    }
+    reasons
+}

@@ -1,0 +1,221 @@
+//! What a container runs, from its configuration and its image, as Docker merges them; and refusing by
+//! name what cannot be.
+
+use std::path::{Component, Path};
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{ContainerConfig, MountKind};
+use crate::error::Error;
+use crate::image::ImageConfig;
+
+const LEAST_MEMORY: u64 = 6 << 20;
+
+/// The configuration and the image taken together.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Plan {
+    pub(super) argv: Vec<String>,
+    pub(super) env: Vec<String>,
+    pub(super) cwd: String,
+    pub(super) user: String,
+    pub(super) stop_signal: i32,
+}
+
+pub(super) fn plan(config: &ContainerConfig, image: &ImageConfig) -> Result<Plan, Error> {
+    check(config)?;
+    let argv = argv(config, image);
+    if argv.first().is_none_or(String::is_empty) {
+        return Err(Error::Invalid(
+            "no command specified: neither the request nor the image names one".into(),
+        ));
+    }
+    let filled = |ours: &Option<String>, theirs: &str| {
+        ours.clone().filter(|s| !s.is_empty()).unwrap_or_else(|| theirs.to_owned())
+    };
+    let cwd = filled(&config.working_dir, &image.working_dir);
+    if !cwd.is_empty() && !cwd.starts_with('/') {
+        return Err(Error::Invalid(format!(
+            "the working directory '{cwd}' is invalid, it needs to be an absolute path"
+        )));
+    }
+    let stop_signal = match filled(&config.stop_signal, &image.stop_signal) {
+        s if s.is_empty() => libc::SIGTERM,
+        s => signal(&s)?,
+    };
+    Ok(Plan {
+        argv,
+        env: env(&image.env, &config.env)?,
+        cwd,
+        user: filled(&config.user, &image.user),
+        stop_signal,
+    })
+}
+
+fn argv(config: &ContainerConfig, image: &ImageConfig) -> Vec<String> {
+    let cleared = |e: &Vec<String>| e.is_empty() || (e.len() == 1 && e[0].is_empty());
+    let cmd = config.cmd.clone().filter(|c| !c.is_empty());
+    let (entrypoint, cmd) = match &config.entrypoint {
+        Some(e) if cleared(e) => (Vec::new(), cmd.unwrap_or_else(|| image.cmd.clone())),
+        Some(e) => (e.clone(), cmd.unwrap_or_default()),
+        None => (image.entrypoint.clone(), cmd.unwrap_or_else(|| image.cmd.clone())),
+    };
+    entrypoint.into_iter().chain(cmd).collect()
+}
+
+/// The image's, overridden; a bare `NAME` removes.
+fn env(image: &[String], ours: &[String]) -> Result<Vec<String>, Error> {
+    let key = |e: &str| e.split('=').next().unwrap_or_default().to_owned();
+    let mut out: Vec<String> = image.to_vec();
+    for e in ours {
+        let k = key(e);
+        if k.is_empty() || e.contains('\0') {
+            return Err(Error::Invalid(format!("invalid environment variable: {e:?}")));
+        }
+        match (out.iter().position(|o| key(o) == k), e.contains('=')) {
+            (Some(i), true) => out[i].clone_from(e),
+            (Some(i), false) => drop(out.remove(i)),
+            (None, true) => out.push(e.clone()),
+            (None, false) => {}
+        }
+    }
+    Ok(out)
+}
+
+fn check(c: &ContainerConfig) -> Result<(), Error> {
+    let bad = |why: String| Err(Error::Invalid(why));
+    if !["json-file", "none", ""].contains(&c.log.driver.as_str()) {
+        return bad(format!(
+            "logger: no log driver named '{}' is registered; there are json-file and none",
+            c.log.driver
+        ));
+    }
+    if let Some(m) = c.resources.memory.filter(|m| *m < LEAST_MEMORY) {
+        return bad(format!("Minimum memory limit allowed is 6MB, and {m} bytes were asked for"));
+    }
+    if let (Some(m), Some(s)) = (c.resources.memory, c.resources.memory_swap)
+        && s >= 0
+        && u64::try_from(s).is_ok_and(|s| s != 0 && s < m)
+    {
+        return bad("Minimum memoryswap limit should be larger than memory limit, see usage".into());
+    }
+    if c.auto_remove && c.restart != crate::config::RestartPolicy::No {
+        return bad("can't create 'AutoRemove' container with restart policy".into());
+    }
+    let mut targets = std::collections::BTreeSet::new();
+    for m in &c.mounts {
+        let shown = m.target.display();
+        let plain = m.target.is_absolute() && !m.target.components().any(|p| p == Component::ParentDir);
+        if !plain || m.target == Path::new("/") {
+            return bad(format!(
+                "invalid mount path: '{shown}': it must be absolute, without \"..\", and not '/'"
+            ));
+        }
+        if !targets.insert(&m.target) {
+            return bad(format!("Duplicate mount point: {shown}"));
+        }
+        if let MountKind::Bind { source } = &m.kind {
+            if !source.is_absolute() {
+                return bad(format!(
+                    "invalid mount config for type \"bind\": source path {} must be absolute",
+                    source.display()
+                ));
+            }
+            if !source.exists() {
+                return bad(format!(
+                    "invalid mount config for type \"bind\": bind source path does not exist: {}",
+                    source.display()
+                ));
+            }
+        }
+    }
+    for h in &c.extra_hosts {
+        host_line(h)?;
+    }
+    Ok(())
+}
+
+/// `name:IP` as a line of /etc/hosts.
+pub(super) fn host_line(text: &str) -> Result<String, Error> {
+    let parsed = text.split_once([':', '=']).and_then(|(name, ip)| {
+        let ip: std::net::IpAddr = ip.trim_matches(['[', ']']).parse().ok()?;
+        (!name.is_empty() && !name.contains(char::is_whitespace)).then(|| format!("{ip}\t{name}\n"))
+    });
+    parsed.ok_or_else(|| Error::Invalid(format!("bad format for add-host: {text:?}; give name:IP")))
+}
+
+/// A signal by number or name, with or without `SIG`.
+pub(super) fn signal(text: &str) -> Result<i32, Error> {
+    let bad = || Error::Invalid(format!("Invalid signal: {text}"));
+    if let Ok(n) = text.parse::<i32>() {
+        return (1..=64).contains(&n).then_some(n).ok_or_else(bad);
+    }
+    let upper = text.to_ascii_uppercase();
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    let real_time = |base: i32, rest: &str, sign: i32| match rest.get(1..) {
+        None => Some(base),
+        Some(n) => n.parse::<i32>().ok().map(|n| base + sign * n),
+    };
+    // 34 is where glibc begins, whose numbers users know.
+    let number = match (name.strip_prefix("RTMIN"), name.strip_prefix("RTMAX")) {
+        (Some(rest), _) => real_time(34, rest, 1),
+        (_, Some(rest)) => real_time(64, rest, -1),
+        _ => format!("SIG{name}").parse::<nix::sys::signal::Signal>().ok().map(|s| s as i32),
+    };
+    number.filter(|n| (1..=64).contains(n)).ok_or_else(bad)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn strings(s: &[&str]) -> Vec<String> {
+        s.iter().map(|s| (*s).to_owned()).collect()
+    }
+
+    #[test]
+    fn merges_commands_as_docker_does() {
+        let image =
+            ImageConfig { entrypoint: strings(&["/e"]), cmd: strings(&["c"]), ..ImageConfig::default() };
+        for (entrypoint, cmd, wanted) in [
+            (None, None, vec!["/e", "c"]),
+            (None, Some(vec!["x"]), vec!["/e", "x"]),
+            (Some(vec!["/o"]), None, vec!["/o"]),
+            (Some(vec!["/o"]), Some(vec!["x"]), vec!["/o", "x"]),
+            (Some(vec![]), None, vec!["c"]),
+            (Some(vec![""]), Some(vec!["x"]), vec!["x"]),
+        ] {
+            let c = ContainerConfig {
+                entrypoint: entrypoint.as_deref().map(strings),
+                cmd: cmd.as_deref().map(strings),
+                ..ContainerConfig::default()
+            };
+            assert_eq!(argv(&c, &image), strings(&wanted), "{entrypoint:?} {cmd:?}");
+        }
+        assert!(plan(&ContainerConfig::default(), &ImageConfig::default()).is_err());
+    }
+
+    #[test]
+    fn environment_signals_and_hosts() {
+        assert_eq!(
+            env(&strings(&["A=1", "B=2"]), &strings(&["A=3", "B", "C=4", "D"])).expect("merges"),
+            strings(&["A=3", "C=4"])
+        );
+        for (text, n) in [
+            ("TERM", 15),
+            ("SIGKILL", 9),
+            ("9", 9),
+            ("sigint", 2),
+            ("RTMIN+3", 37),
+            ("SIGRTMAX-1", 63),
+            ("RTMIN", 34),
+        ] {
+            assert_eq!(signal(text).expect(text), n, "{text}");
+        }
+        for text in ["", "0", "65", "SIGNOPE", "RTMIN+99", "-1"] {
+            assert!(signal(text).is_err(), "{text}");
+        }
+        assert_eq!(host_line("a:1.2.3.4").expect("parses"), "1.2.3.4\ta\n");
+        assert_eq!(host_line("a:::1").expect("parses"), "::1\ta\n");
+        assert!(host_line("a").is_err() && host_line("a:b").is_err());
+    }
+}

@@ -1,0 +1,121 @@
+//! One container in memory: what is shown, what is stored, and who waits for it.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Notify, watch};
+
+use super::attach::Pending;
+use super::resolve::Plan;
+use super::wait::Exit;
+use crate::config::{Container, ContainerState};
+use crate::shim::Shim;
+
+/// What the metadata store keeps of a container.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) container: Container,
+    pub(super) plan: Plan,
+    /// Layers, bottom first.
+    pub(crate) chain_ids: Vec<String>,
+    pub(super) volumes: Vec<AnonymousVolume>,
+    pub(super) stopped_by_user: bool,
+}
+
+/// A volume that the image asked for and only this container has.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct AnonymousVolume {
+    pub(super) id: String,
+    pub(super) target: PathBuf,
+}
+
+/// Where a container is, for those who wait.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Life {
+    pub(crate) running: bool,
+    /// Runs that ended.
+    pub(super) exits: u64,
+    pub(super) exit: Exit,
+    pub(super) removed: bool,
+}
+
+#[derive(Default)]
+pub(super) struct Volatile {
+    pub(super) shim: Option<Arc<Shim>>,
+    pub(super) stopped_by_user: bool,
+    /// Attached before the start.
+    pub(super) pending: Vec<Pending>,
+    pub(super) detach_network: bool,
+}
+
+pub(crate) struct Slot {
+    pub(super) id: String,
+    shown: ArcSwap<Container>,
+    pub(super) plan: Plan,
+    pub(super) chain_ids: Vec<String>,
+    pub(super) volumes: Vec<AnonymousVolume>,
+    volatile: Mutex<Volatile>,
+    /// Held by whoever starts, removes or tidies up after an exit.
+    pub(super) op: tokio::sync::Mutex<()>,
+    pub(crate) life: watch::Sender<Life>,
+    /// Ends the wait before a restart.
+    pub(super) no_restart: Notify,
+}
+
+impl Slot {
+    pub(super) fn new(record: Record) -> Self {
+        let c = &record.container;
+        let exit = Exit { code: c.exit_code.unwrap_or(0), error: c.error.clone() };
+        let life = Life { exit, ..Life::default() };
+        Self {
+            id: c.id.0.clone(),
+            plan: record.plan,
+            chain_ids: record.chain_ids,
+            volumes: record.volumes,
+            volatile: Mutex::new(Volatile { stopped_by_user: record.stopped_by_user, ..Volatile::default() }),
+            op: tokio::sync::Mutex::new(()),
+            life: watch::Sender::new(life),
+            no_restart: Notify::new(),
+            shown: ArcSwap::from_pointee(record.container),
+        }
+    }
+
+    pub(crate) fn container(&self) -> Arc<Container> {
+        self.shown.load_full()
+    }
+
+    /// Changes what is shown; returns the new state of it.
+    pub(super) fn update(&self, change: impl Fn(&mut Container)) -> Arc<Container> {
+        self.shown.rcu(|old| {
+            let mut new = Container::clone(old);
+            change(&mut new);
+            new
+        });
+        self.container()
+    }
+
+    pub(super) fn volatile(&self) -> MutexGuard<'_, Volatile> {
+        self.volatile.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn shim(&self) -> Option<Arc<Shim>> {
+        self.volatile().shim.clone()
+    }
+
+    pub(super) fn record(&self) -> Record {
+        Record {
+            container: Container::clone(&self.container()),
+            plan: self.plan.clone(),
+            chain_ids: self.chain_ids.clone(),
+            volumes: self.volumes.clone(),
+            stopped_by_user: self.volatile().stopped_by_user,
+        }
+    }
+
+    pub(super) fn is_active(&self) -> bool {
+        use ContainerState::{Paused, Restarting, Running};
+        matches!(self.container().state, Running | Paused | Restarting)
+    }
+}

@@ -1,0 +1,238 @@
+//! Starting a container: network, host files, shim, process.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::files::{Layout, hostname};
+use super::slot::Slot;
+use super::volumes;
+use super::wait::Exit;
+use crate::config::{Container, ContainerState, NetworkMode};
+use crate::data_root::{make_dir, remove_tree};
+use crate::engine::Engine;
+use crate::error::{Error, blocking};
+use crate::events::now_ns;
+use crate::network::Attachment;
+use crate::shim::Shim;
+use crate::shim::spec::{NetworkNamespace, Rootfs, ShimSpec};
+
+/// Where the network comes from.
+#[derive(Default)]
+struct Wired {
+    namespace: NetworkNamespace,
+    attachment: Option<Attachment>,
+    /// Directory of the container whose namespace is shared.
+    peer: Option<PathBuf>,
+}
+
+impl Engine {
+    /// Starts a container; [`Error::AlreadyStarted`] when it runs.
+    pub async fn start(&self, id_or_name: &str) -> Result<(), Error> {
+        let slot = self.table().find(id_or_name)?;
+        if slot.container().state == ContainerState::Restarting {
+            // A user's start does not wait for the delay.
+            slot.no_restart.notify_waiters();
+        }
+        let _op = slot.op.lock().await;
+        self.start_locked(&slot, Duration::ZERO, 0).await
+    }
+
+    /// The caller holds `op`. `last_delay` and `restarts` are those of the restart policy.
+    pub(super) async fn start_locked(
+        &self,
+        slot: &Arc<Slot>,
+        last_delay: Duration,
+        restarts: u32,
+    ) -> Result<(), Error> {
+        match slot.container().state {
+            ContainerState::Running | ContainerState::Paused => {
+                return Err(Error::AlreadyStarted { id: slot.id.clone() });
+            }
+            ContainerState::Removing | ContainerState::Dead => {
+                return Err(Error::Conflict("container is marked for removal and cannot be started".into()));
+            }
+            _ => {}
+        }
+        slot.volatile().stopped_by_user = false;
+        match self.launch(slot).await {
+            Ok((shim, pid)) => {
+                slot.volatile().shim = Some(shim.clone());
+                slot.update(|c| {
+                    c.state = ContainerState::Running;
+                    c.pid = Some(pid);
+                    c.exit_code = None;
+                    c.oom_killed = false;
+                    c.error.clear();
+                    c.started_at_ns = now_ns();
+                    c.restart_count = restarts;
+                });
+                slot.life.send_modify(|l| l.running = true);
+                self.images().set_running(&slot.id, true);
+                self.store_later(slot);
+                self.emit(slot, "start", &[]);
+                self.supervise(slot.clone(), shim, last_delay, restarts);
+                Ok(())
+            }
+            Err(e) => {
+                self.start_failed(slot, &e).await;
+                Err(e)
+            }
+        }
+    }
+
+    async fn start_failed(&self, slot: &Arc<Slot>, e: &Error) {
+        let code = match e {
+            Error::StartFailed { code, .. } => *code,
+            _ => 128,
+        };
+        let message = e.to_string();
+        if let Err(e) = self.unwire(slot).await {
+            tracing::warn!(error = %e, container = slot.id, "the network of a container that did not start is left");
+        }
+        slot.volatile().pending.clear();
+        slot.update(|c| {
+            c.exit_code = Some(code);
+            c.error.clone_from(&message);
+            c.pid = None;
+            if c.state != ContainerState::Created {
+                c.state = ContainerState::Exited;
+            }
+        });
+        self.store_later(slot);
+        slot.life.send_modify(|l| {
+            l.running = false;
+            l.exits += 1;
+            l.exit = Exit { code, error: message.clone() };
+        });
+        if slot.container().config.auto_remove {
+            let (engine, id) = (self.clone(), slot.id.clone());
+            tokio::spawn(async move {
+                if let Err(e) = engine.remove(&id, true).await {
+                    tracing::warn!(error = %e, container = id, "a container that did not start could not be removed");
+                }
+            });
+        }
+    }
+
+    async fn launch(&self, slot: &Arc<Slot>) -> Result<(Arc<Shim>, u32), Error> {
+        let c = slot.container();
+        let wired = self.wire(slot, &c).await?;
+        let bundle = self.bundle(&slot.id);
+        let spec = {
+            let (engine, slot, bundle) = (self.clone(), slot.clone(), bundle.clone());
+            blocking(move || {
+                // What the last run left: its exit is recorded by now.
+                remove_tree(&bundle)?;
+                make_dir(&bundle, 0o700)?;
+                engine.spec(&slot, &c, wired)
+            })
+            .await?
+        };
+        let failed = |e: crate::shim::ShimError| Error::StartFailed {
+            id: slot.id.clone(),
+            code: e.exit_code(),
+            reason: e.to_string(),
+        };
+        let shim = Arc::new(Shim::launch(self.helper_exe(), &bundle, &spec).await.map_err(failed)?);
+        let pending = std::mem::take(&mut slot.volatile().pending);
+        for p in pending {
+            p.connect(&shim, &slot.id).await;
+        }
+        let pid = shim.start().await.map_err(failed)?;
+        Ok((shim, pid))
+    }
+
+    async fn wire(&self, slot: &Arc<Slot>, c: &Container) -> Result<Wired, Error> {
+        match &c.config.network {
+            NetworkMode::None => Ok(Wired::default()),
+            NetworkMode::Host => Ok(Wired { namespace: NetworkNamespace::Host, ..Wired::default() }),
+            NetworkMode::Container(other) => {
+                let peer = self.table().find(other)?;
+                let pid = peer.container().pid.ok_or_else(|| {
+                    Error::Conflict(format!(
+                        "cannot join network namespace of a non running container: {other}; start it first"
+                    ))
+                })?;
+                Ok(Wired {
+                    namespace: NetworkNamespace::Path(format!("/proc/{pid}/ns/net").into()),
+                    peer: Some(self.root().container(&peer.id)),
+                    attachment: None,
+                })
+            }
+            NetworkMode::Networks(_) => {
+                slot.volatile().detach_network = true;
+                let attached = self.networking().attach(&c.id, &c.name, &c.config).await;
+                let a = attached.map_err(|source| Error::Network { id: slot.id.clone(), source })?;
+                slot.update(|c| {
+                    c.endpoints.clone_from(&a.endpoints);
+                    c.ports.clone_from(&a.ports);
+                });
+                Ok(Wired {
+                    namespace: NetworkNamespace::Path(a.netns.clone()),
+                    attachment: Some(a),
+                    peer: None,
+                })
+            }
+        }
+    }
+
+    /// Takes the network away again. The caller holds `op`.
+    pub(super) async fn unwire(&self, slot: &Slot) -> Result<(), Error> {
+        if !std::mem::take(&mut slot.volatile().detach_network) {
+            return Ok(());
+        }
+        let c = slot.update(|c| {
+            c.endpoints.clear();
+            c.ports.clear();
+        });
+        self.networking().detach(&c.id).await.map_err(|source| Error::Network { id: slot.id.clone(), source })
+    }
+
+    fn spec(&self, slot: &Slot, c: &Container, wired: Wired) -> Result<ShimSpec, Error> {
+        let layout = Layout { dir: self.root().container(&slot.id) };
+        let lowers: Vec<PathBuf> =
+            slot.chain_ids.iter().rev().map(|id| self.images().layer_path(id)).collect();
+        let rootfs = if lowers.is_empty() {
+            Rootfs::Directory(layout.upper())
+        } else {
+            Rootfs::Overlay { lowers, upper: layout.upper(), work: layout.work() }
+        };
+        let mut mounts = c.config.mounts.clone();
+        mounts.extend(slot.volumes.iter().map(|v| volumes::mount(self.root(), v)));
+        mounts.sort_by_key(|m| m.target.components().count());
+        let g = &c.config;
+        Ok(ShimSpec {
+            id: slot.id.clone(),
+            rootfs,
+            read_only: g.read_only,
+            argv: slot.plan.argv.clone(),
+            env: slot.plan.env.clone(),
+            cwd: slot.plan.cwd.clone(),
+            user: slot.plan.user.clone(),
+            groups: g.groups.clone(),
+            hostname: hostname(c),
+            domainname: g.domainname.clone().unwrap_or_default(),
+            mounts,
+            host_files: layout.write_host_files(c, wired.attachment.as_ref(), wired.peer.as_deref())?,
+            shm_size: g.shm_size.unwrap_or(0),
+            network: wired.namespace,
+            cap_add: g.cap_add.clone(),
+            cap_drop: g.cap_drop.clone(),
+            privileged: g.privileged,
+            no_new_privileges: g.no_new_privileges,
+            seccomp: g.seccomp.clone(),
+            cgroup: format!("{}/{}", self.cgroup_parent(), slot.id),
+            resources: g.resources.clone(),
+            ulimits: g.ulimits.clone(),
+            sysctls: g.sysctls.clone(),
+            oom_score_adj: g.oom_score_adj,
+            init: g.init,
+            tty: g.tty,
+            open_stdin: g.open_stdin,
+            stdin_once: g.stdin_once,
+            log: g.log.clone(),
+            log_path: c.log_path.clone(),
+        })
+    }
+}

@@ -1,0 +1,106 @@
+//! Ending a container's process: the stop signal, time, then SIGKILL; any signal; the terminal's size.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::resolve::signal;
+use super::slot::Slot;
+use crate::config::ContainerState;
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::metadata::{Change, Kind};
+
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the kernel may take to end what was killed.
+const KILL_PATIENCE: Duration = Duration::from_secs(30);
+
+impl Engine {
+    /// Sends the stop signal, waits, then kills. [`Error::NotRunning`] when it does not run.
+    pub async fn stop(&self, id: &str, timeout: Option<Duration>) -> Result<(), Error> {
+        let slot = self.table().find(id)?;
+        if !slot.is_active() {
+            return Err(Error::NotRunning { id: slot.id.clone() });
+        }
+        let c = slot.container();
+        let timeout = timeout.or(c.config.stop_timeout).unwrap_or(DEFAULT_TIMEOUT);
+        self.mark_stopped(&slot).await?;
+        if let Some(shim) = slot.shim() {
+            match shim.signal(slot.plan.stop_signal).await {
+                Ok(()) => {}
+                Err(e) => tracing::debug!(container = slot.id, error = %e, "the stop signal was not taken"),
+            }
+            if !self.ends_within(&slot, timeout).await {
+                self.kill_and_wait(&slot).await?;
+            }
+        }
+        // Whatever the exit has to tidy up has been tidied up when this lock is free.
+        drop(slot.op.lock().await);
+        self.emit(&slot, "stop", &[]);
+        Ok(())
+    }
+
+    /// A user wants it stopped: no policy starts it again, also not after a crash from here on.
+    async fn mark_stopped(&self, slot: &Arc<Slot>) -> Result<(), Error> {
+        slot.volatile().stopped_by_user = true;
+        {
+            let _op = slot.op.lock().await;
+            if slot.container().state == ContainerState::Restarting {
+                slot.update(|c| c.state = ContainerState::Exited);
+                self.images().set_running(&slot.id, false);
+                slot.life.send_modify(|l| l.running = false);
+                slot.no_restart.notify_waiters();
+            }
+        }
+        // Only a policy that survives the daemon makes the flag worth a disk write of its own.
+        if slot.container().config.restart == crate::config::RestartPolicy::No {
+            return Ok(());
+        }
+        self.metadata().commit(vec![Change::put(Kind::Container, &slot.id, &slot.record())?]).await
+    }
+
+    pub(super) async fn kill_and_wait(&self, slot: &Arc<Slot>) -> Result<(), Error> {
+        if let Some(shim) = slot.shim() {
+            let failed =
+                |e: crate::shim::ShimError| Error::Shim { id: slot.id.clone(), reason: e.to_string() };
+            let sent = shim.signal(libc::SIGKILL).await.map_err(failed);
+            if !self.ends_within(slot, KILL_PATIENCE).await {
+                sent?;
+                return Err(Error::Shim {
+                    id: slot.id.clone(),
+                    reason: format!("it did not end within {} s of SIGKILL", KILL_PATIENCE.as_secs()),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    async fn ends_within(&self, slot: &Slot, timeout: Duration) -> bool {
+        let mut life = slot.life.subscribe();
+        let ended = life.wait_for(|l| !l.running);
+        tokio::time::timeout(timeout, ended).await.is_ok()
+    }
+
+    /// Sends a signal, by name or number.
+    pub async fn kill(&self, id: &str, name: &str) -> Result<(), Error> {
+        let slot = self.table().find(id)?;
+        let number = if name.is_empty() { libc::SIGKILL } else { signal(name)? };
+        let Some(shim) = slot.shim() else { return Err(Error::NotRunning { id: slot.id.clone() }) };
+        // As Docker: what ends it by a user's hand is no reason to start it again.
+        if number == libc::SIGKILL || number == slot.plan.stop_signal {
+            self.mark_stopped(&slot).await?;
+        }
+        shim.signal(number).await.map_err(|e| Error::Shim { id: slot.id.clone(), reason: e.to_string() })?;
+        self.emit(&slot, "kill", &[("signal", &number.to_string())]);
+        if number == libc::SIGKILL {
+            self.kill_and_wait(&slot).await?;
+        }
+        Ok(())
+    }
+
+    /// Sets the size of the container's terminal.
+    pub async fn resize(&self, id: &str, rows: u16, cols: u16) -> Result<(), Error> {
+        let slot = self.table().find(id)?;
+        let Some(shim) = slot.shim() else { return Err(Error::NotRunning { id: slot.id.clone() }) };
+        shim.resize(rows, cols).await.map_err(|e| Error::Shim { id: slot.id.clone(), reason: e.to_string() })
+    }
+}

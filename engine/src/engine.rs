@@ -1,0 +1,180 @@
+//! The engine's handle: opening a data root, and what all operations share.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Container, ContainerState};
+use crate::container::{Record, Table};
+use crate::data_root::{DataRoot, make_dir};
+use crate::error::{Error, blocking};
+use crate::events::{Event, Events};
+use crate::host::{self, HostInfo};
+use crate::image::{Holder, Images};
+use crate::metadata::{Kind, Metadata};
+use crate::network::Networking;
+
+/// What an engine needs to know of its surroundings.
+#[derive(Clone)]
+pub struct EngineOptions {
+    /// State that survives the host's restart.
+    pub data_root: PathBuf,
+    /// State that does not (a tmpfs, usually).
+    pub exec_root: PathBuf,
+    /// Short name that tells this daemon's global objects from another's.
+    pub instance: String,
+    /// Cgroup below which containers get theirs; none = `skep-<instance>`.
+    pub cgroup_parent: Option<String>,
+    /// The executable whose `shim` subcommand is [`crate::shim_main`].
+    pub helper_exe: PathBuf,
+    /// Who makes networks.
+    pub networking: Arc<dyn Networking>,
+}
+
+/// Cheap handle to the engine of one data root.
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+struct Inner {
+    options: EngineOptions,
+    cgroup_parent: String,
+    root: Arc<DataRoot>,
+    metadata: Metadata,
+    events: Events,
+    images: Images,
+    table: Table,
+    closing: CancellationToken,
+}
+
+impl Engine {
+    /// Takes the data root (a second daemon is refused by name), sweeps what a crash left half-made, and takes
+    /// up again the containers that run.
+    pub async fn open(o: EngineOptions) -> Result<Engine, Error> {
+        let (engine, records) = blocking(move || Self::open_blocking(o)).await?;
+        engine.adopt(records).await?;
+        Ok(engine)
+    }
+
+    fn open_blocking(options: EngineOptions) -> Result<(Engine, Vec<Record>), Error> {
+        let root = Arc::new(DataRoot::lock(&options.data_root)?);
+        make_dir(&options.exec_root, 0o711)?;
+        make_dir(&options.exec_root.join("containers"), 0o700)?;
+        root.sweep(&root.temporary(), "what was half-made", |_| false)?;
+        let (metadata, stored) = Metadata::open(&root.metadata())?;
+        let records: Vec<Record> =
+            stored.all::<Record>(Kind::Container).into_iter().map(|(_, r)| r).collect();
+        let holders: HashMap<String, Holder> = records
+            .iter()
+            .map(|r| {
+                let held = Holder {
+                    image_id: r.container.image_id.clone(),
+                    chain_ids: r.chain_ids.clone(),
+                    running: false,
+                };
+                (r.container.id.0.clone(), held)
+            })
+            .collect();
+        root.sweep(&root.containers(), "a container that was never finished", |n| holders.contains_key(n))?;
+        let events = Events::default();
+        let images = Images::open(root.clone(), metadata.clone(), events.clone(), &stored, holders)?;
+        let cgroup_parent =
+            options.cgroup_parent.clone().unwrap_or_else(|| format!("skep-{}", options.instance));
+        let inner = Inner {
+            cgroup_parent: cgroup_parent.trim_matches('/').to_owned(),
+            options,
+            root,
+            metadata,
+            events,
+            images,
+            table: Table::default(),
+            closing: CancellationToken::new(),
+        };
+        Ok((Engine(Arc::new(inner)), records))
+    }
+
+    /// Stops supervising and writes down what is known. Containers go on; the next `open` takes them up.
+    pub async fn shutdown(&self) {
+        self.0.closing.cancel();
+        if let Err(e) = self.0.metadata.flush().await {
+            tracing::warn!(error = %e, "the last changes are left to be derived at the next start");
+        }
+    }
+
+    /// The images.
+    pub fn images(&self) -> &Images {
+        &self.0.images
+    }
+
+    /// A container by ID, name or unique prefix of its ID.
+    pub fn inspect(&self, id_or_name_or_prefix: &str) -> Result<Arc<Container>, Error> {
+        Ok(self.0.table.find(id_or_name_or_prefix)?.container())
+    }
+
+    /// All containers, newest first.
+    pub fn list(&self) -> Vec<Arc<Container>> {
+        let mut all: Vec<Arc<Container>> = self.0.table.all().iter().map(|s| s.container()).collect();
+        all.sort_by_key(|c| std::cmp::Reverse(c.created_at_ns));
+        all
+    }
+
+    /// Everything that happens from now on.
+    pub fn events(&self) -> broadcast::Receiver<Event> {
+        self.0.events.subscribe()
+    }
+
+    /// The host and how many of what there are.
+    pub fn info(&self) -> HostInfo {
+        let all = self.list();
+        let count = |wanted: &[ContainerState]| all.iter().filter(|c| wanted.contains(&c.state)).count();
+        let running = count(&[ContainerState::Running, ContainerState::Restarting]);
+        let paused = count(&[ContainerState::Paused]);
+        HostInfo {
+            containers: all.len(),
+            running,
+            paused,
+            stopped: all.len() - running - paused,
+            images: self.0.images.list().len(),
+            ..host::read()
+        }
+    }
+
+    pub(crate) fn table(&self) -> &Table {
+        &self.0.table
+    }
+
+    pub(crate) fn root(&self) -> &Arc<DataRoot> {
+        &self.0.root
+    }
+
+    pub(crate) fn metadata(&self) -> &Metadata {
+        &self.0.metadata
+    }
+
+    pub(crate) fn networking(&self) -> &Arc<dyn Networking> {
+        &self.0.options.networking
+    }
+
+    pub(crate) fn helper_exe(&self) -> &Path {
+        &self.0.options.helper_exe
+    }
+
+    pub(crate) fn cgroup_parent(&self) -> &str {
+        &self.0.cgroup_parent
+    }
+
+    pub(crate) fn closing(&self) -> &CancellationToken {
+        &self.0.closing
+    }
+
+    pub(crate) fn event_sender(&self) -> &Events {
+        &self.0.events
+    }
+
+    /// A container's bundle directory, shared with its shim.
+    pub(crate) fn bundle(&self, id: &str) -> PathBuf {
+        self.0.options.exec_root.join("containers").join(id)
+    }
+}

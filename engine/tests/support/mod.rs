@@ -1,0 +1,196 @@
+//! What the engine's tests share: archives made in memory and an engine on throw-away roots.
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+use std::path::Path;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+use skep_engine::{
+    Attachment, ContainerConfig, ContainerId, Engine, EngineOptions, NetworkError, Networking,
+};
+
+/// Every test's result.
+pub type Outcome = Result<(), Box<dyn std::error::Error + Send + Sync>>;
+
+/// Networks are the overlay's business; here none is asked for.
+pub struct NoNetworks;
+
+#[async_trait::async_trait]
+impl Networking for NoNetworks {
+    async fn attach(
+        &self,
+        _: &ContainerId,
+        _: &str,
+        _: &ContainerConfig,
+    ) -> Result<Attachment, NetworkError> {
+        Err("this test has no networks".into())
+    }
+
+    async fn detach(&self, _: &ContainerId) -> Result<(), NetworkError> {
+        Ok(())
+    }
+}
+
+/// Options below `dir`, with this very binary as helper.
+pub fn options(dir: &Path) -> EngineOptions {
+    let instance = format!(
+        "t{:x}",
+        Sha256::digest(dir.as_os_str().as_encoded_bytes())
+            .iter()
+            .take(4)
+            .fold(0u32, |a, b| a << 8 | u32::from(*b))
+    );
+    EngineOptions {
+        data_root: dir.join("data"),
+        exec_root: dir.join("exec"),
+        instance,
+        cgroup_parent: None,
+        helper_exe: std::env::current_exe().unwrap_or_default(),
+        networking: Arc::new(NoNetworks),
+    }
+}
+
+pub async fn engine(dir: &Path) -> Result<Engine, skep_engine::Error> {
+    Engine::open(options(dir)).await
+}
+
+pub fn digest(bytes: &[u8]) -> String {
+    format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
+}
+
+/// A tar made entry by entry.
+pub struct Tar(tar::Builder<Vec<u8>>);
+
+impl Default for Tar {
+    fn default() -> Self {
+        Self(tar::Builder::new(Vec::new()))
+    }
+}
+
+impl Tar {
+    fn entry(mut self, kind: tar::EntryType, path: &str, link: &str, mode: u32, data: &[u8]) -> Self {
+        let mut h = tar::Header::new_gnu();
+        h.set_entry_type(kind);
+        h.set_mode(mode);
+        h.set_size(data.len() as u64);
+        h.set_mtime(1_700_000_000);
+        // Raw, as the crate's own setters refuse what the tests must try.
+        let name = h.as_old_mut();
+        name.name[..path.len()].copy_from_slice(path.as_bytes());
+        name.linkname[..link.len()].copy_from_slice(link.as_bytes());
+        h.set_cksum();
+        self.0.append(&h, data).expect("writing to memory");
+        self
+    }
+
+    pub fn file(self, path: &str, mode: u32, data: &[u8]) -> Self {
+        self.entry(tar::EntryType::Regular, path, "", mode, data)
+    }
+
+    pub fn dir(self, path: &str, mode: u32) -> Self {
+        self.entry(tar::EntryType::Directory, path, "", mode, b"")
+    }
+
+    pub fn symlink(self, path: &str, target: &str) -> Self {
+        self.entry(tar::EntryType::Symlink, path, target, 0o777, b"")
+    }
+
+    pub fn hard_link(self, path: &str, target: &str) -> Self {
+        self.entry(tar::EntryType::Link, path, target, 0o644, b"")
+    }
+
+    pub fn raw(mut self, header: &tar::Header, data: &[u8]) -> Self {
+        self.0.append(header, data).expect("writing to memory");
+        self
+    }
+
+    pub fn bytes(self) -> Vec<u8> {
+        self.0.into_inner().expect("writing to memory")
+    }
+}
+
+/// A root file system of busybox and its applets.
+pub fn busybox() -> Vec<u8> {
+    let program = std::fs::read("/bin/busybox").expect("busybox-static is installed");
+    let mut tar = Tar::default()
+        .dir("bin/", 0o755)
+        .dir("etc/", 0o755)
+        .dir("tmp/", 0o1777)
+        .dir("proc/", 0o755)
+        .dir("sys/", 0o755)
+        .dir("dev/", 0o755);
+    tar = tar.file("bin/busybox", 0o755, &program);
+    for applet in [
+        "sh", "true", "false", "cat", "echo", "sleep", "ls", "id", "hostname", "env", "seq", "kill", "pwd",
+        "test", "touch", "stat", "wc", "head", "yes",
+    ] {
+        tar = tar.symlink(&format!("bin/{applet}"), "busybox");
+    }
+    tar.file("etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000::/home/user:/bin/sh\n")
+        .file("etc/group", 0o644, b"root:x:0:\nuser:x:1000:\n")
+        .bytes()
+}
+
+pub fn image_config(layers: &[&[u8]], config: serde_json::Value) -> Vec<u8> {
+    let diff_ids: Vec<String> = layers.iter().map(|l| digest(l)).collect();
+    serde_json::to_vec(&serde_json::json!({
+        "architecture": "amd64", "os": "linux", "created": "2024-01-02T03:04:05Z", "config": config,
+        "rootfs": {"type": "layers", "diff_ids": diff_ids},
+    }))
+    .expect("encodes")
+}
+
+/// A docker-archive of one image with plain layers.
+pub fn docker_archive(reference: &str, layers: &[&[u8]], config: serde_json::Value) -> Vec<u8> {
+    let config = image_config(layers, config);
+    let mut tar = Tar::default().file("config.json", 0o644, &config);
+    let mut names = Vec::new();
+    for (i, l) in layers.iter().enumerate() {
+        names.push(format!("l{i}/layer.tar"));
+        tar = tar.file(&names[i], 0o644, l);
+    }
+    let manifest = serde_json::json!([{"Config": "config.json", "RepoTags": [reference], "Layers": names}]);
+    tar.file("manifest.json", 0o644, manifest.to_string().as_bytes()).bytes()
+}
+
+/// An OCI archive of one image; each layer as it is in the archive, and plain.
+pub fn oci_archive(reference: &str, layers: &[(&[u8], &[u8])], config: serde_json::Value) -> Vec<u8> {
+    let plain: Vec<&[u8]> = layers.iter().map(|(_, p)| *p).collect();
+    let config = image_config(&plain, config);
+    let blob = |b: &[u8]| format!("blobs/sha256/{}", &digest(b)[7..]);
+    let descriptor =
+        |media: &str, b: &[u8]| serde_json::json!({"mediaType": media, "digest": digest(b), "size": b.len()});
+    let manifest = serde_json::json!({
+        "schemaVersion": 2,
+        "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
+        "layers": layers.iter().map(|(a, _)| descriptor("application/vnd.oci.image.layer.v1.tar+gzip", a)).collect::<Vec<_>>(),
+    })
+    .to_string();
+    let mut entry = descriptor("application/vnd.oci.image.manifest.v1+json", manifest.as_bytes());
+    entry["annotations"] = serde_json::json!({"io.containerd.image.name": reference});
+    let index = serde_json::json!({"schemaVersion": 2, "manifests": [entry]}).to_string();
+    let mut tar = Tar::default().file("oci-layout", 0o644, b"{\"imageLayoutVersion\":\"1.0.0\"}");
+    for (archived, _) in layers {
+        tar = tar.raw(&header(&blob(archived), archived.len()), archived);
+    }
+    tar.raw(&header(&blob(&config), config.len()), &config)
+        .raw(&header(&blob(manifest.as_bytes()), manifest.len()), manifest.as_bytes())
+        .file("index.json", 0o644, index.as_bytes())
+        .bytes()
+}
+
+fn header(path: &str, size: usize) -> tar::Header {
+    let mut h = tar::Header::new_gnu();
+    h.set_path(path).expect("fits");
+    h.set_size(size as u64);
+    h.set_mode(0o644);
+    h.set_cksum();
+    h
+}
+
+pub fn gzip(bytes: &[u8]) -> Vec<u8> {
+    use std::io::Write;
+    let mut z = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    z.write_all(bytes).expect("writing to memory");
+    z.finish().expect("writing to memory")
+}
