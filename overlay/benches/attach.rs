@@ -5,10 +5,15 @@ mod lab;
 
 use std::time::{Duration, Instant};
 
-use lab::{Host, ask, knock, publish, request};
-use skep_overlay::DataPlane;
+use lab::{Host, ask, assert_same, knock, request, up};
+use skep_overlay::{DataPlane, Publish};
 
 const TIMES: usize = 40;
+
+/// `host_port:container_port` over TCP.
+fn publish(host_port: u16, container_port: u16) -> Publish {
+    Publish { protocol: "tcp".into(), container_port, host_ip: None, host_port }
+}
 
 fn report(what: &str, mut times: Vec<Duration>) {
     times.sort_unstable();
@@ -16,7 +21,10 @@ fn report(what: &str, mut times: Vec<Duration>) {
 }
 
 fn main() {
-    let host = Host::new();
+    let (host, far) = (Host::new(), Host::new());
+    host.connect(&far, "under", "10.66.0.1", "10.66.0.2");
+    let list = "ip -o link | cut -d: -f2; nft list ruleset";
+    let before = host.sh(list);
     host.run(async {
         let plane = DataPlane::start(host.options()).await.expect("data plane");
         for (what, ports) in [("bridge", false), ("bridge, one published port", true)] {
@@ -44,14 +52,15 @@ fn main() {
             one.await.expect("task").expect("attach");
         }
         println!("attach, {TIMES} at once: {:.2?} each", start.elapsed() / TIMES as u32);
-        let container = plane.attach(request("p0", &["bridge"])).await.expect("attach");
-        lab::serve(&container.netns, 80, "p0");
-        let addr = container.endpoints[0].addr;
+        let mut web = request("web", &["bridge"]);
+        web.ports = vec![publish(8080, 80)];
+        up(&plane, web).await;
+        let door = "10.66.0.1".parse().expect("address");
         let start = Instant::now();
-        ask(host.netns(), addr, 80).expect("answer");
-        println!("first connection: {:.2?}", start.elapsed());
-        knock(host.netns(), addr, 80).expect("answer");
-        plane.retain(&[]).await.expect("retain");
-        plane.shutdown().await;
+        ask(far.netns(), door, 8080).expect("answer");
+        println!("first connection by a published port: {:.2?}", start.elapsed());
+        knock(far.netns(), door, 8080).expect("answer");
+        plane.uninstall().await.expect("uninstall");
     });
+    assert_same(&before, &host.sh(list));
 }

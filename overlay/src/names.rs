@@ -47,14 +47,15 @@ impl Names {
         format!("{}{}", self.bridges(), short(network_id))
     }
 
-    /// The host's end of a container's routed veth.
-    pub fn routed_veth(&self, container_id: &str) -> String {
-        format!("{}{}", self.routed(), short(container_id))
+    /// The host's end of a routed veth. From the endpoint, not the container: a container that comes
+    /// back must not meet the veth it left, whose removal takes its time.
+    pub fn routed_veth(&self, endpoint_id: &str) -> String {
+        format!("{}{}", self.routed(), short(endpoint_id))
     }
 
-    /// The host's end of a container's veth in a bridge.
-    pub fn bridge_veth(&self, container_id: &str, network_id: &str) -> String {
-        format!("{}v{}", self.links(), short(&format!("{container_id}{network_id}")))
+    /// The host's end of a veth in a bridge.
+    pub fn bridge_veth(&self, endpoint_id: &str) -> String {
+        format!("{}v{}", self.links(), short(endpoint_id))
     }
 }
 

@@ -99,9 +99,8 @@ impl Message {
     }
 }
 
-/// One answer: its type and what follows the netlink header.
+/// One answer: what follows the netlink header.
 pub struct Reply {
-    pub kind: u16,
     pub payload: Vec<u8>,
 }
 
@@ -250,8 +249,8 @@ impl Socket {
                         error_of(payload)?;
                         return Ok((replies, torn));
                     }
-                    kind => {
-                        replies.push(Reply { kind, payload: payload.to_vec() });
+                    _ => {
+                        replies.push(Reply { payload: payload.to_vec() });
                         if flags & NLM_F_DUMP == 0 {
                             return Ok((replies, torn));
                         }

@@ -2,6 +2,7 @@
 //! compared every half minute.
 
 mod attach;
+mod busy;
 mod names;
 mod networks;
 mod reaper;
@@ -46,6 +47,7 @@ struct Inner {
     /// One change of bridges or of the swarm's state at a time.
     changing: tokio::sync::Mutex<()>,
     tunnel: tokio::sync::Mutex<Option<wireguard::Device>>,
+    busy: busy::Busy,
     reaper: reaper::Reaper,
     dns: names::NameServers,
     stop: tokio_util::sync::CancellationToken,
@@ -130,6 +132,7 @@ impl DataPlane {
             rules: Arc::new(tokio::sync::Mutex::new(rules)),
             changing: tokio::sync::Mutex::default(),
             tunnel: tokio::sync::Mutex::default(),
+            busy: busy::Busy::default(),
             reaper: reaper::Reaper::default(),
             dns: names::NameServers::new(),
             stop: tokio_util::sync::CancellationToken::new(),
@@ -267,6 +270,7 @@ impl Inner {
             let repairs = reconcile::plan(&state, &inner.names, &inner.pins, &inner.reaper.leaving())?;
             let mut errors = Vec::new();
             for repair in repairs {
+                let _alone = repair.container().map(|id| inner.busy.hold(id));
                 // What was attached or detached since the plan was made is not ours to mend.
                 if inner.is_stale(&repair) {
                     continue;

@@ -5,13 +5,18 @@ mod lab;
 
 use std::net::Ipv4Addr;
 
-use lab::{Host, ask, publish, request, serve, up};
+use lab::{Host, ask, request, serve, up};
 use skep_overlay::{BridgeSpec, DataPlane, Error, Publish};
 
 const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
 async fn start(host: &Host) -> DataPlane {
     DataPlane::start(host.options()).await.expect("data plane")
+}
+
+/// `host_port:container_port` over TCP.
+fn publish(host_port: u16, container_port: u16) -> Publish {
+    Publish { protocol: "tcp".into(), container_port, host_ip: None, host_port }
 }
 
 fn spec(name: &str, subnet: &str) -> BridgeSpec {
@@ -283,4 +288,85 @@ fn another_firewalls_default_does_not_stop_containers() {
         plane.uninstall().await.expect("uninstall");
     });
     lab::assert_same(&before, &host.sh("nft list ruleset; ip -o link | cut -d: -f2; ip route"));
+}
+
+/// The address a name stands for, asked of the container's own server.
+fn resolve(netns: &std::path::Path, name: &str) -> Option<Ipv4Addr> {
+    let mut query = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.split('.') {
+        query.push(label.len() as u8);
+        query.extend_from_slice(label.as_bytes());
+    }
+    query.extend_from_slice(&[0, 0, 1, 0, 1]);
+    lab::within(netns, || {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("bind");
+        socket.set_read_timeout(Some(lab::PATIENCE)).expect("timeout");
+        socket.send_to(&query, "127.0.0.11:53").expect("send");
+        let mut answer = [0; 512];
+        let n = socket.recv(&mut answer).expect("an answer");
+        // One answer: it ends with the address.
+        let addr: [u8; 4] = answer[n - 4..n].try_into().ok()?;
+        (answer[7] == 1).then(|| Ipv4Addr::from(addr))
+    })
+}
+
+#[test]
+fn names_follow_containers_as_they_come_and_go() {
+    let host = Host::new();
+    host.run(async {
+        let plane = start(&host).await;
+        plane
+            .create_bridge(BridgeSpec { internal: true, ..spec("blue", "10.77.1.0/24") })
+            .await
+            .expect("blue");
+        let a = plane.attach(request("a", &["blue"])).await.expect("attach");
+        let mut other = request("0123456789abcdef", &["blue"]);
+        other.networks[0].aliases = vec!["db".into()];
+        assert_eq!(resolve(&a.netns, "db"), None);
+        let b = plane.attach(other).await.expect("attach");
+        let addr = Some(b.endpoints[0].addr);
+        for name in ["db", "0123456789abcdef-name", "0123456789ab"] {
+            assert_eq!(resolve(&a.netns, name), addr, "{name}");
+        }
+        assert_eq!(resolve(&b.netns, "a-name"), Some(a.endpoints[0].addr));
+        plane.shutdown().await;
+        let plane = start(&host).await;
+        assert_eq!(resolve(&a.netns, "db"), addr, "served again after a restart");
+        plane.detach("0123456789abcdef").await.expect("detach");
+        assert_eq!(resolve(&a.netns, "db"), None);
+        plane.shutdown().await;
+    });
+}
+
+#[test]
+fn comings_goings_and_repairs_at_once_end_in_order() {
+    let host = Host::new();
+    host.run(async {
+        let plane = start(&host).await;
+        plane.create_bridge(spec("blue", "10.77.1.0/24")).await.expect("blue");
+        let rounds = (0..12u16).map(|number| {
+            let plane = plane.clone();
+            tokio::spawn(async move {
+                let id = format!("c{number}");
+                for _ in 0..4 {
+                    let mut each = request(&id, &["blue"]);
+                    each.ports = vec![publish(0, 80)];
+                    plane.attach(each).await.expect("attach");
+                    plane.detach(&id).await.expect("detach");
+                }
+                plane.attach(request(&id, &["blue"])).await.expect("attach")
+            })
+        });
+        let rounds: Vec<_> = rounds.collect();
+        for _ in 0..6 {
+            plane.reconcile().await.expect("reconcile");
+        }
+        let mut addresses = std::collections::BTreeSet::new();
+        for round in rounds {
+            addresses.insert(round.await.expect("task").endpoints[0].addr);
+        }
+        assert_eq!(addresses.len(), 12, "no address twice");
+        plane.shutdown().await;
+        assert_eq!(plane.check().await.expect("check"), Vec::<String>::new());
+    });
 }

@@ -179,10 +179,10 @@ fn antispoof(names: &Names) -> Chain {
         Rule::to("foreign source on a routed veth").iif(&any(names.routed())).spoofed("owned").drop(),
         Rule::to("foreign source on a bridge").iif(&any(names.bridges())).spoofed("bridged").drop(),
         // route_localnet must not open the host's loopback to containers.
-        Rule::to("loopback from a container").iif(&links).to_addr(Ipv4Addr::new(127, 0, 0, 0), 8).drop(),
+        Rule::to("loopback from a container").iif(&links).bound_for(Ipv4Addr::new(127, 0, 0, 0), 8).drop(),
         Rule::to("loopback from the tunnel")
             .iif(&names.wireguard())
-            .to_addr(Ipv4Addr::new(127, 0, 0, 0), 8)
+            .bound_for(Ipv4Addr::new(127, 0, 0, 0), 8)
             .drop(),
     ];
     base("filter", PREROUTING, RAW, rules)
@@ -190,10 +190,10 @@ fn antispoof(names: &Names) -> Chain {
 
 fn published() -> [Rule; 4] {
     [
-        Rule::to("port of one address").to_local().dnat_addr_port("ports_one"),
-        Rule::to("port of all addresses").to_local().dnat_port("ports_any"),
-        Rule::to("swarm port").to_local().dnat_port_by_slot("ingress_few", vip::FEW),
-        Rule::to("swarm port, many tasks").to_local().dnat_port_by_slot("ingress_many", vip::MANY),
+        Rule::to("port of one address").for_this_host().dnat_addr_port("ports_one"),
+        Rule::to("port of all addresses").for_this_host().dnat_port("ports_any"),
+        Rule::to("swarm port").for_this_host().dnat_port_by_slot("ingress_few", vip::FEW),
+        Rule::to("swarm port, many tasks").for_this_host().dnat_port_by_slot("ingress_many", vip::MANY),
     ]
 }
 

@@ -261,15 +261,6 @@ pub mod step {
         (format!("add address {addr}"), Message::new(RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, body))
     }
 
-    /// Takes an address from an interface.
-    pub fn drop_address(index: u32, addr: Cidr) -> (String, Message) {
-        let body = Attrs::default()
-            .raw(&[AF_INET, addr.len, 0, 0])
-            .raw(&index.to_ne_bytes())
-            .put(IFA_LOCAL, &addr.addr.octets());
-        (format!("delete address {addr}"), Message::new(RTM_DELADDR, 0, body))
-    }
-
     /// Makes or replaces a route.
     pub fn route(index: u32, route: &Route) -> (String, Message) {
         let body = route_body(index, route);

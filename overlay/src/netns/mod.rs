@@ -24,7 +24,7 @@ pub struct Namespace {
     pub path: PathBuf,
     file: File,
     /// Its interfaces.
-    pub links: Links,
+    pub(crate) links: Links,
 }
 
 impl Namespace {

@@ -44,7 +44,7 @@ pub enum Field {
 
 impl Field {
     /// Bytes it has.
-    pub fn len(self) -> u32 {
+    pub fn size(self) -> u32 {
         match self {
             Self::Addr | Self::Slot => 4,
             Self::Protocol => 1,
@@ -55,7 +55,7 @@ impl Field {
 
     /// Bytes it takes within a key of several fields.
     pub fn padded(self) -> u32 {
-        self.len().next_multiple_of(4)
+        self.size().next_multiple_of(4)
     }
 
     /// Type number of `nft`.
@@ -151,11 +151,6 @@ impl Builder {
         self.name_is(META_IIFNAME, name, true)
     }
 
-    /// Arrived on another interface than this.
-    pub fn iif_not(self, name: &str) -> Self {
-        self.name_is(META_IIFNAME, name, false)
-    }
-
     /// Leaves by this interface.
     pub fn oif(self, name: &str) -> Self {
         self.name_is(META_OIFNAME, name, true)
@@ -182,7 +177,7 @@ impl Builder {
     }
 
     /// Destination within a network.
-    pub fn to_addr(self, addr: Ipv4Addr, len: u8) -> Self {
+    pub fn bound_for(self, addr: Ipv4Addr, len: u8) -> Self {
         self.addr_in(16, addr, len)
     }
 
@@ -197,7 +192,7 @@ impl Builder {
     }
 
     /// Destination is an address of this host.
-    pub fn to_local(self) -> Self {
+    pub fn for_this_host(self) -> Self {
         const RESULT_ADDRTYPE: u32 = 3;
         const FLAG_DADDR: u32 = 2;
         const RTN_LOCAL: u32 = 2;

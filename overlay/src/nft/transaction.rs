@@ -126,7 +126,7 @@ pub(super) fn type_of(fields: &[Field]) -> u32 {
 
 fn length_of(fields: &[Field]) -> u32 {
     match fields {
-        [one] => one.len(),
+        [one] => one.size(),
         many => many.iter().map(|f| f.padded()).sum(),
     }
 }
@@ -143,7 +143,7 @@ fn describe(body: Attrs, set: &Set, id: u32) -> Attrs {
         let fields = set
             .key
             .iter()
-            .fold(Attrs::default(), |all, f| all.nest(LIST_ELEM, Attrs::default().be32(1, f.len())));
+            .fold(Attrs::default(), |all, f| all.nest(LIST_ELEM, Attrs::default().be32(1, f.size())));
         body = body.nest(9, Attrs::default().nest(2, fields));
     }
     body.be32(10, id)

@@ -83,6 +83,7 @@ impl Inner {
     /// State, ports, kernel, disk, in this order; undone when one fails. Returns the change to wait for.
     fn connect(self: &Arc<Self>, request: &AttachRequest) -> Result<(Record, Option<u64>)> {
         let id = &request.container_id;
+        let _alone = self.busy.hold(id);
         let (planned, _) = self.change(|state| {
             if let Some(known) = state.containers.get(id) {
                 return Ok((known.clone(), true));
@@ -111,7 +112,7 @@ impl Inner {
         if outcome.is_err() {
             self.reaper.expect(&hosts(&record));
             self.change(|state| state.containers.remove(id));
-            if let Err(error) = self.disconnect(&record) {
+            if let Err(error) = self.clear(&record) {
                 tracing::warn!(container = id, %error, "undoing a failed connection");
             }
         }
@@ -130,8 +131,13 @@ impl Inner {
         Ok(record.has_rules().then_some(generation))
     }
 
-    /// Frees all a container had; its veths go in the background.
     fn disconnect(self: &Arc<Self>, record: &Record) -> Result<()> {
+        let _alone = self.busy.hold(&record.container_id);
+        self.clear(record)
+    }
+
+    /// Frees all a container had; its veths go in the background.
+    fn clear(self: &Arc<Self>, record: &Record) -> Result<()> {
         let id = &record.container_id;
         let mut errors = Vec::new();
         errors.extend(netns::unpin(&self.pins.join(id)).err());

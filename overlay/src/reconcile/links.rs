@@ -62,6 +62,17 @@ impl fmt::Display for Repair {
     }
 }
 
+impl Repair {
+    /// The container it is about, where it makes or removes what is a container's.
+    pub fn container(&self) -> Option<&str> {
+        match self {
+            Self::Wire(record) => Some(&record.container_id),
+            Self::Unpin(path) => path.file_name().and_then(|n| n.to_str()),
+            _ => None,
+        }
+    }
+}
+
 const GLOBAL: [(&str, &str); 2] = [("ipv4/ip_forward", "1"), ("ipv4/conf/all/send_redirects", "0")];
 
 /// Compares the kernel with the state. `leaving` are interfaces whose removal is under way.

@@ -16,7 +16,8 @@ use crate::{bridge, netns};
 
 /// Makes the container's namespace where there is none, and its interfaces where they are missing.
 pub fn wire(record: &Record, path: &Path) -> Result<()> {
-    let mut namespace = match netns::is_pinned(path) {
+    let found = netns::is_pinned(path);
+    let mut namespace = match found {
         true => Namespace::open(path)?,
         false => Namespace::create(path)?,
     };
@@ -25,7 +26,11 @@ pub fn wire(record: &Record, path: &Path) -> Result<()> {
     for (number, (interface, routes)) in record.interfaces.iter().zip(routes).enumerate() {
         let guest = format!("eth{number}");
         if host.find(&interface.host)?.is_some() {
-            continue;
+            if found {
+                continue;
+            }
+            // It leads to a namespace that nobody can find any more.
+            host.delete(&interface.host)?;
         }
         let bridge = interface.bridge.as_deref().map(|name| host.index(name)).transpose()?;
         host.add_veth(&Veth {

@@ -74,13 +74,13 @@ pub fn plan(state: &State, request: &AttachRequest, names: &Names) -> Result<Rec
         }
         record.order.push(found.id().to_owned());
         match found {
-            Found::Bridge(bridge) => record.interfaces.push(bridged(state, bridge, join, id, names)?),
+            Found::Bridge(bridge) => record.interfaces.push(bridged(state, bridge, join, names)?),
             Found::Overlay(network) => routed.push(membership(state, network, join)?),
         }
     }
     if let Some(first) = routed.first() {
         let interface = Interface {
-            host: names.routed_veth(id),
+            host: names.routed_veth(&first.endpoint.endpoint_id),
             mac: mac_of(first.endpoint.addr),
             mtu: state.tunnel_mtu.unwrap_or(SAFE_MTU).into(),
             bridge: None,
@@ -100,7 +100,7 @@ fn addresses_of<'a>(state: &'a State, network_id: &'a str) -> impl Iterator<Item
     members.filter(move |m| m.endpoint.network_id == network_id).map(|m| m.endpoint.addr)
 }
 
-fn bridged(state: &State, bridge: &Bridge, join: &Join, id: &str, names: &Names) -> Result<Interface> {
+fn bridged(state: &State, bridge: &Bridge, join: &Join, names: &Names) -> Result<Interface> {
     let used: BTreeSet<_> = addresses_of(state, &bridge.id).collect();
     let addr = match join.addr {
         Some(addr) => {
@@ -124,8 +124,9 @@ fn bridged(state: &State, bridge: &Bridge, join: &Join, id: &str, names: &Names)
         }
     };
     let mac = mac_of(addr);
+    let endpoint_id = random_id();
     Ok(Interface {
-        host: names.bridge_veth(id, &bridge.id),
+        host: names.bridge_veth(&endpoint_id),
         mac,
         mtu: bridge.mtu,
         bridge: Some(bridge.interface.clone()),
@@ -133,7 +134,7 @@ fn bridged(state: &State, bridge: &Bridge, join: &Join, id: &str, names: &Names)
             endpoint: Endpoint {
                 network: bridge.name.clone(),
                 network_id: bridge.id.clone(),
-                endpoint_id: random_id(),
+                endpoint_id,
                 addr,
                 prefix_len: bridge.subnet.len,
                 gateway: (!bridge.internal).then_some(bridge.gateway),

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns};
 use skep_overlay::netns::{Namespace, unpin};
-use skep_overlay::{AttachRequest, Attached, DataPlane, DataPlaneOptions, Join, Publish};
+use skep_overlay::{AttachRequest, Attached, DataPlane, DataPlaneOptions, Join};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -166,11 +166,6 @@ pub fn request(id: &str, networks: &[&str]) -> AttachRequest {
         networks: networks.iter().map(join).collect(),
         ..AttachRequest::default()
     }
-}
-
-/// `host_port:container_port` over TCP.
-pub fn publish(host_port: u16, container_port: u16) -> Publish {
-    Publish { protocol: "tcp".into(), container_port, host_ip: None, host_port }
 }
 
 /// Attaches and serves port 80 under the container's ID.
