@@ -74,6 +74,24 @@ pub struct RaftOptions {
     pub inline_log: bool,
 }
 
+impl RaftOptions {
+    /// The usual settings, by the host's clock and with timeouts no other node draws alike.
+    pub fn new(log: LogOptions) -> Self {
+        let since_epoch =
+            || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        Self {
+            log,
+            timing: Timing::default(),
+            snapshot_interval: 10_000,
+            trailing: 1_000,
+            max_entry_bytes: 16 << 20,
+            seed: since_epoch().as_nanos() as u64,
+            clock: Arc::new(move || since_epoch().as_millis() as i64),
+            inline_log: false,
+        }
+    }
+}
+
 /// How a node begins.
 #[derive(Debug, Clone)]
 pub enum Start {

@@ -11,6 +11,11 @@ mod recover;
 mod snapshot;
 pub(crate) mod writer;
 
+#[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
+mod sim_disk;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -39,6 +44,12 @@ pub struct LogOptions {
 }
 
 impl LogOptions {
+    /// A log on the host's disk with the usual segment size, unlocked by the key file.
+    pub fn new(state_dir: impl Into<PathBuf>) -> Self {
+        let disk = Arc::new(super::disk::RealDisk);
+        Self { state_dir: state_dir.into(), disk, segment_bytes: 8 << 20, unlock: None }
+    }
+
     fn dir(&self) -> PathBuf {
         self.state_dir.join("raft")
     }

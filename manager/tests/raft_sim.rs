@@ -1,0 +1,108 @@
+//! Seeded simulation of raft groups under partition, loss, reordering, crash and restart, in virtual time.
+
+mod raft;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use skep_manager::raft::{ProposeError, Start};
+use tokio::time::{sleep, timeout};
+
+use raft::{Group, put};
+
+/// One run; returns how many writes were acknowledged.
+async fn run(seed: u64, count: usize) -> usize {
+    let mut group = Group::form(seed, true, 0.02, count).await;
+    let mut rng = StdRng::seed_from_u64(seed ^ 0x5EED);
+    let mut acknowledged = BTreeSet::new();
+    let mut refused = BTreeSet::new();
+    for number in 0..250 {
+        match rng.random_range(0..100) {
+            0..5 => {
+                let victim = rng.random_range(0..count);
+                group.crash(victim).await;
+            }
+            5..13 => {
+                let victim = rng.random_range(0..count);
+                if group.nodes[victim].raft.is_none() {
+                    let name = group.nodes[victim].name.clone();
+                    group.start(&name, Start::Restart);
+                }
+            }
+            13..18 => group.net.cut(group.nodes[rng.random_range(0..count)].id),
+            18..24 => group.net.heal(),
+            _ => {}
+        }
+        let name = format!("w{number}");
+        let node = &group.nodes[rng.random_range(0..count)];
+        let Some(raft) = group.leader().or_else(|| node.raft.clone()) else {
+            sleep(Duration::from_millis(300)).await;
+            continue;
+        };
+        match timeout(Duration::from_millis(rng.random_range(50..1500)), raft.propose(0, put(&name))).await {
+            Ok(Ok(_)) => drop(acknowledged.insert(name)),
+            Ok(Err(ProposeError::NotLeader { .. } | ProposeError::QuorumLost { .. })) => {
+                drop(refused.insert(name))
+            }
+            _ => {}
+        }
+        sleep(Duration::from_millis(rng.random_range(0..200))).await;
+    }
+    group.net.heal();
+    for position in 0..count {
+        if group.nodes[position].raft.is_none() {
+            let name = group.nodes[position].name.clone();
+            group.start(&name, Start::Restart);
+        }
+    }
+    let index = loop {
+        match group.leader() {
+            Some(raft) => match raft.propose(0, put("last")).await {
+                Ok(index) => break index,
+                Err(_) => sleep(Duration::from_millis(100)).await,
+            },
+            None => sleep(Duration::from_millis(100)).await,
+        }
+    };
+    let expected = {
+        let leader = group.leader().unwrap();
+        group.nodes.iter().find(|node| node.id == leader.identity().raft_id).unwrap().names.all()
+    };
+    for node in &group.nodes {
+        let mut applied = node.raft.as_ref().unwrap().applied();
+        let caught_up = timeout(Duration::from_secs(60), applied.wait_for(|now| *now >= index)).await;
+        assert!(caught_up.is_ok(), "seed {seed}: {} did not catch up after the heal", node.name);
+        assert_eq!(node.names.all(), expected, "seed {seed}: {} differs", node.name);
+    }
+    let present: BTreeSet<String> = expected.iter().cloned().collect();
+    assert_eq!(present.len(), expected.len(), "seed {seed}: a write was applied twice");
+    let lost: Vec<_> = acknowledged.difference(&present).collect();
+    assert!(lost.is_empty(), "seed {seed}: acknowledged writes lost: {lost:?}");
+    let ghosts: Vec<_> = refused.intersection(&present).collect();
+    assert!(ghosts.is_empty(), "seed {seed}: refused writes applied: {ghosts:?}");
+    for (term, leaders) in group.leaders.lock().unwrap().iter() {
+        assert_eq!(leaders.len(), 1, "seed {seed}: term {term} had the leaders {leaders:?}");
+    }
+    acknowledged.len()
+}
+
+fn simulate(seeds: std::ops::Range<u64>, count: usize) {
+    for seed in seeds {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        let acknowledged = runtime.block_on(run(seed, count));
+        assert!(acknowledged > 30, "seed {seed}: only {acknowledged} writes got through");
+    }
+}
+
+#[test]
+fn three_nodes_lose_nothing_and_heal() {
+    simulate(0..12, 3);
+}
+
+#[test]
+fn five_nodes_lose_nothing_and_heal() {
+    simulate(100..105, 5);
+}
