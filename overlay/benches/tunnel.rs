@@ -79,7 +79,10 @@ impl Drop for Process {
 }
 
 /// The peer of the comparison: wireguard-go on both hosts, 10.66.0.N.
-struct WireguardGo(Vec<Process>);
+struct WireguardGo {
+    processes: Vec<Process>,
+    names: Vec<String>,
+}
 
 impl WireguardGo {
     fn start(lab: &Lab) -> Self {
@@ -106,13 +109,17 @@ impl WireguardGo {
                 n + 1
             ));
         }
-        Self(processes)
+        Self { processes, names }
     }
 }
 
 impl Drop for WireguardGo {
     fn drop(&mut self) {
-        self.0.clear();
+        self.processes.clear();
+        for name in &self.names {
+            // Killed, it leaves its control socket behind.
+            let _ = std::fs::remove_file(format!("/var/run/wireguard/{name}.sock"));
+        }
     }
 }
 
