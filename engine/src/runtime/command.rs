@@ -78,7 +78,10 @@ fn failure(given: &str, e: io::Error) -> Error {
 fn check(given: &str, path: &Path) -> Result<(), Error> {
     let meta = std::fs::metadata(path).map_err(|e| failure(given, e))?;
     if meta.is_dir() {
-        return Err(Error::NotExecutable { command: given.to_owned(), reason: "is a directory: permission denied".into() });
+        return Err(Error::NotExecutable {
+            command: given.to_owned(),
+            reason: "is a directory: permission denied".into(),
+        });
     }
     eaccess(path, AccessFlags::X_OK).map_err(|e| failure(given, e.into()))
 }

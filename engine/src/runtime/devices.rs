@@ -49,7 +49,9 @@ impl fmt::Display for DeviceRule {
 pub fn default_rules() -> Vec<DeviceRule> {
     let rule = |kind, major, minor, access| DeviceRule { kind, major, minor, access };
     let mut rules = vec![rule('c', None, None, "m"), rule('b', None, None, "m")];
-    rules.extend(NODES.iter().map(|(_, major, minor)| rule('c', Some(*major as u32), Some(*minor as u32), "rwm")));
+    rules.extend(
+        NODES.iter().map(|(_, major, minor)| rule('c', Some(*major as u32), Some(*minor as u32), "rwm")),
+    );
     // Consoles, the pty multiplexer and ptys.
     rules.extend([
         rule('c', Some(5), Some(1), "rwm"),
@@ -80,7 +82,9 @@ fn collect(directory: &Path, found: &mut Vec<HostDevice>) {
     // Devices come and go: what cannot be read any more is not there.
     for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
         let (path, Ok(meta)) = (entry.path(), entry.path().symlink_metadata()) else { continue };
-        let own = ["pts", "shm", "mqueue", "fd"].iter().any(|n| directory == Path::new("/dev") && entry.file_name() == *n);
+        let own = ["pts", "shm", "mqueue", "fd"]
+            .iter()
+            .any(|n| directory == Path::new("/dev") && entry.file_name() == *n);
         let kind = match meta.file_type() {
             t if t.is_dir() && !own => {
                 collect(&path, found);
@@ -103,13 +107,16 @@ pub fn populate(root: &Root, host: &[HostDevice]) -> Result<(), Error> {
     let dev = root.directory(Path::new("/dev")).on("open", "/dev")?;
     for (name, major, minor) in NODES {
         let mode = Mode::from_bits_truncate(0o666);
-        mknodat(&dev, name, SFlag::S_IFCHR, mode, libc::makedev(major as u32, minor as u32)).on("make /dev node", name)?;
+        mknodat(&dev, name, SFlag::S_IFCHR, mode, libc::makedev(major as u32, minor as u32))
+            .on("make /dev node", name)?;
     }
     for (target, name) in LINKS {
         symlinkat(target, &dev, name).on("make /dev link", name)?;
     }
     for device in host {
-        let parent = root.directory(device.path.parent().unwrap_or(Path::new("/dev"))).on("make", device.path.display())?;
+        let parent = root
+            .directory(device.path.parent().unwrap_or(Path::new("/dev")))
+            .on("make", device.path.display())?;
         let name = device.path.file_name().unwrap_or_default();
         match mknodat(&parent, name, device.kind, device.mode, device.number) {
             Err(nix::Error::EEXIST) => continue,

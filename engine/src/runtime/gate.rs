@@ -6,7 +6,8 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::cmsg_space;
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, socketpair,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg,
+    socketpair,
 };
 use serde::{Deserialize, Serialize};
 
@@ -59,7 +60,8 @@ impl Gate {
             false => &[ControlMessage::ScmRights(&raw)],
         };
         let iov = [io::IoSlice::new(&bytes)];
-        sendmsg::<()>(self.0.as_raw_fd(), &iov, control, MsgFlags::MSG_NOSIGNAL, None).on("send to", "container init")?;
+        sendmsg::<()>(self.0.as_raw_fd(), &iov, control, MsgFlags::MSG_NOSIGNAL, None)
+            .on("send to", "container init")?;
         Ok(())
     }
 
@@ -97,7 +99,8 @@ impl Gate {
         if length == 0 {
             return Ok(None);
         }
-        let message = serde_json::from_slice(&buffer[..length]).map_err(io::Error::from).on("decode", "message")?;
+        let message =
+            serde_json::from_slice(&buffer[..length]).map_err(io::Error::from).on("decode", "message")?;
         Ok(Some((message, fd)))
     }
 }

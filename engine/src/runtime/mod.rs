@@ -32,7 +32,6 @@ mod rootfs;
 mod terminal;
 mod user;
 
-use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -44,8 +43,8 @@ use nix::unistd::Pid;
 use self::capabilities::Capabilities;
 use self::cgroup::Cgroup;
 use self::clone::{Side, clone3};
-pub use self::error::Error;
 use self::error::Context;
+pub use self::error::Error;
 use self::gate::{Gate, Message};
 pub use self::process::Pipes;
 use self::process::Plan;
@@ -93,7 +92,7 @@ impl Container {
             filter: Filter::compile(&spec.seccomp, capabilities, spec.privileged)?,
             rlimits: rlimits::parse(&spec.ulimits)?,
             network,
-            scratch: File::open(scratch).on("open", scratch.display())?.into(),
+            scratch,
         };
         let mut cgroup = Cgroup::at(&spec.cgroup)?;
         let rules = (!spec.privileged).then(devices::default_rules);
@@ -137,7 +136,9 @@ impl Container {
             match self.gate.receive()? {
                 Some((Message::Ready, _)) => return Ok(()),
                 Some((Message::Terminal, fd)) => self.terminal = fd,
-                Some((Message::Failed { message, exit_code }, _)) => return Err(Error::Init { message, exit_code }),
+                Some((Message::Failed { message, exit_code }, _)) => {
+                    return Err(Error::Init { message, exit_code });
+                }
                 Some((other, _)) => return Err(Error::Refused(format!("container init said {other:?}"))),
                 None => return Err(Error::Refused("container init died while setting up".into())),
             }
@@ -171,7 +172,9 @@ impl Container {
 
     /// The exit code, if the first process has ended: 128+n for signal n.
     pub fn try_wait(&self) -> Result<Option<i32>, Error> {
-        match waitid(Id::Pid(self.pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG).on("wait for", self.pid)? {
+        match waitid(Id::Pid(self.pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG)
+            .on("wait for", self.pid)?
+        {
             WaitStatus::Exited(_, code) => Ok(Some(code)),
             WaitStatus::Signaled(_, signal, _) => Ok(Some(128 + signal as i32)),
             _ => Ok(None),
@@ -187,7 +190,11 @@ impl Container {
     }
 }
 
-fn make_cgroup(cgroup: &mut Cgroup, spec: &ShimSpec, rules: Option<&[devices::DeviceRule]>) -> Result<(), Error> {
+fn make_cgroup(
+    cgroup: &mut Cgroup,
+    spec: &ShimSpec,
+    rules: Option<&[devices::DeviceRule]>,
+) -> Result<(), Error> {
     cgroup.create(&spec.resources, rules).inspect_err(|_| drop(cgroup.remove()))
 }
 
@@ -197,7 +204,8 @@ fn child(plan: &Plan<'_>, cgroup: &Cgroup, pipes: Option<Pipes>, gate: &Gate) ->
         Ok(never) => match never {},
     });
     // Unwinding out of here would go on as a second shim.
-    let error = std::panic::catch_unwind(run).unwrap_or_else(|_| Error::Refused("container init panicked".into()));
+    let error =
+        std::panic::catch_unwind(run).unwrap_or_else(|_| Error::Refused("container init panicked".into()));
     let failed = Message::Failed { message: error.to_string(), exit_code: error.exit_code() };
     let _ = gate.send(&failed, None);
     // SAFETY: ends this process at once, without running what belongs to its parent.

@@ -149,7 +149,13 @@ pub fn kernel_tree(kind: &str, attributes: u64, options: &[(&str, &str)]) -> Res
     context.mount(attributes).on("mount", kind)
 }
 
-fn kernel(root: &Root, kind: &str, target: &str, attributes: u64, options: &[(&str, &str)]) -> Result<(), Error> {
+fn kernel(
+    root: &Root,
+    kind: &str,
+    target: &str,
+    attributes: u64,
+    options: &[(&str, &str)],
+) -> Result<(), Error> {
     let tree = kernel_tree(kind, attributes, options)?;
     mount_api::attach(&tree, directory(root, target)?).on("mount", target)
 }

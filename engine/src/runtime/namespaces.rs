@@ -26,7 +26,10 @@ pub fn open_network(path: &Path) -> Result<OwnedFd, Error> {
     let file = File::open(path).on("open network namespace", path.display())?;
     let kind = nix::sys::statfs::fstatfs(&file).on("examine", path.display())?;
     if kind.filesystem_type().0 as i64 != NSFS_MAGIC {
-        return Err(Error::Refused(format!("{} is not a network namespace: nothing is mounted there", path.display())));
+        return Err(Error::Refused(format!(
+            "{} is not a network namespace: nothing is mounted there",
+            path.display()
+        )));
     }
     Ok(file.into())
 }

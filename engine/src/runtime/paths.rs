@@ -12,8 +12,17 @@ use super::mounts::kernel_tree;
 use super::resolve::Root;
 
 const MASKED: [&str; 12] = [
-    "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
-    "/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap",
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
     "/sys/firmware",
 ];
 
@@ -30,7 +39,8 @@ pub fn protect(root: &Root) -> Result<(), Error> {
                 Some(tree) => tree,
                 None => kernel_tree("tmpfs", RDONLY, &[("nr_inodes", "1"), ("mode", "755")])?,
             };
-            let copy = mount_api::clone_tree(empty.as_fd(), Path::new(""), false).on("clone", "empty directory")?;
+            let copy =
+                mount_api::clone_tree(empty.as_fd(), Path::new(""), false).on("clone", "empty directory")?;
             nothing = Some(empty);
             copy
         } else {

@@ -34,7 +34,7 @@ pub struct Plan<'a> {
     /// The namespace to enter.
     pub network: Option<OwnedFd>,
     /// A directory that the root file system is mounted on before it becomes the root.
-    pub scratch: OwnedFd,
+    pub scratch: &'a Path,
 }
 
 /// stdin, stdout and stderr of a container without a terminal.
@@ -88,9 +88,11 @@ pub fn run(plan: &Plan<'_>, cgroup: &Cgroup, pipes: Option<Pipes>, gate: &Gate) 
 fn build_root(plan: &Plan<'_>, cgroup: &Cgroup, gate: &Gate) -> Result<Root, Error> {
     let spec = plan.spec;
     rootfs::isolate()?;
+    // Opened here, since a mount point must be of this mount namespace.
+    let scratch = OwnedFd::from(std::fs::File::open(plan.scratch).on("open", plan.scratch.display())?);
     let mut from_host = FromHost::collect(spec)?;
     let host_devices = if spec.privileged { devices::host_devices() } else { Vec::new() };
-    let tree = rootfs::prepare(&spec.rootfs, &plan.scratch)?;
+    let tree = rootfs::prepare(&spec.rootfs, &scratch)?;
     if !cgroup.is_entered_by_clone() {
         // Its directories were being made meanwhile.
         match gate.receive()? {
@@ -100,7 +102,7 @@ fn build_root(plan: &Plan<'_>, cgroup: &Cgroup, gate: &Gate) -> Result<Root, Err
     }
     namespaces::unshare_cgroup()?;
     from_host.collect_cgroups(cgroup, !spec.privileged)?;
-    rootfs::enter(&tree, &plan.scratch)?;
+    rootfs::enter(&tree, &scratch)?;
     umask(Mode::empty());
     let root = Root::current().on("open", "/")?;
     from_host.attach_kernel(&root, spec)?;

@@ -29,7 +29,8 @@ pub unsafe fn split(terminal: bool) -> Result<Role, Error> {
             let own = Pid::from_raw(0);
             nix::unistd::setpgid(own, own).on("set", "process group")?;
             if terminal {
-                nix::unistd::tcsetpgrp(std::io::stdin(), nix::unistd::getpid()).on("set", "foreground process group")?;
+                nix::unistd::tcsetpgrp(std::io::stdin(), nix::unistd::getpid())
+                    .on("set", "foreground process group")?;
             }
             sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None).on("restore", "signals")?;
             Ok(Role::Command)

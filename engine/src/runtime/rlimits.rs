@@ -53,7 +53,8 @@ fn one(u: &UlimitConfig) -> Result<Rlimit, Error> {
 /// Sets the limits on this process. They were asked for, so a refusal is an error.
 pub fn apply(limits: &[Rlimit]) -> Result<(), Error> {
     for l in limits {
-        setrlimit(l.resource, l.soft, l.hard).on("set ulimit", format_args!("{}={}:{}", l.name, l.soft, l.hard))?;
+        setrlimit(l.resource, l.soft, l.hard)
+            .on("set ulimit", format_args!("{}={}:{}", l.name, l.soft, l.hard))?;
     }
     Ok(())
 }

@@ -20,7 +20,9 @@ const MAX_VALUE: usize = 255;
 /// Mounts it without attaching it anywhere.
 pub fn prepare(rootfs: &Rootfs, scratch: &OwnedFd) -> Result<OwnedFd, Error> {
     match rootfs {
-        Rootfs::Directory(path) => mount_api::clone_path(path, true).on("clone root directory", path.display()),
+        Rootfs::Directory(path) => {
+            mount_api::clone_path(path, true).on("clone root directory", path.display())
+        }
         Rootfs::Overlay { lowers, upper, work } => {
             if lowers.is_empty() {
                 return Err(Error::Refused("the root file system has no layer".into()));
@@ -58,14 +60,25 @@ fn overlay(lowers: &[PathBuf], upper: &Path, work: &Path, scratch: &OwnedFd) -> 
 }
 
 /// mount(2): options of at most a page, so every directory is named by a descriptor.
-fn classic_overlay(lowers: &[PathBuf], upper: &Path, work: &Path, scratch: &OwnedFd) -> Result<OwnedFd, Error> {
+fn classic_overlay(
+    lowers: &[PathBuf],
+    upper: &Path,
+    work: &Path,
+    scratch: &OwnedFd,
+) -> Result<OwnedFd, Error> {
     let fds = lowers.iter().map(|l| open_directory(l)).collect::<Result<Vec<_>, _>>()?;
     let (upper_fd, work_fd) = (open_directory(upper)?, open_directory(work)?);
     let path = |fd: &OwnedFd| fd_path(fd.as_fd()).to_string_lossy().into_owned();
     let layers = fds.iter().map(path).collect::<Vec<_>>().join(":");
     let options = format!("lowerdir={layers},upperdir={},workdir={}", path(&upper_fd), path(&work_fd));
-    mount(Some("overlay"), &fd_path(scratch.as_fd()), Some("overlay"), MsFlags::empty(), Some(options.as_str()))
-        .on("mount overlay on", upper.display())?;
+    mount(
+        Some("overlay"),
+        &fd_path(scratch.as_fd()),
+        Some("overlay"),
+        MsFlags::empty(),
+        Some(options.as_str()),
+    )
+    .on("mount overlay on", upper.display())?;
     let target = std::fs::read_link(fd_path(scratch.as_fd())).on("read", "scratch directory")?;
     let tree = mount_api::clone_path(&target, false).on("clone overlay at", target.display())?;
     umount2(&target, MntFlags::MNT_DETACH).on("unmount", target.display())?;

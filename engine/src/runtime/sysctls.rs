@@ -7,8 +7,14 @@ use super::error::{Context, Error};
 use crate::shim::NetworkNamespace;
 
 const IPC: [&str; 8] = [
-    "kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax",
-    "kernel.shmmni", "kernel.shm_rmid_forced",
+    "kernel.msgmax",
+    "kernel.msgmnb",
+    "kernel.msgmni",
+    "kernel.sem",
+    "kernel.shmall",
+    "kernel.shmmax",
+    "kernel.shmmni",
+    "kernel.shm_rmid_forced",
 ];
 
 /// Refuses what is not the container's own.
@@ -21,7 +27,9 @@ pub fn check(sysctls: &BTreeMap<String, String>, network: &NetworkNamespace) -> 
         }
         if !odd && name.starts_with("net.") {
             if *network == NetworkNamespace::Host {
-                return Err(Error::Refused(format!("sysctl {name:?} is not allowed with the host's network")));
+                return Err(Error::Refused(format!(
+                    "sysctl {name:?} is not allowed with the host's network"
+                )));
             }
             continue;
         }

@@ -49,9 +49,12 @@ impl User {
             Some(g) => find_group(group, g)?,
             None => default_gid,
         };
-        let mut groups = Vec::new();
+        // Among the supplementary ones too, or files could tell the process from its group's members.
+        let mut groups = vec![gid];
         // As Docker does: a group named explicitly replaces the user's memberships.
-        if group_name.is_none_or(str::is_empty) && let Some(login) = login {
+        if group_name.is_none_or(str::is_empty)
+            && let Some(login) = login
+        {
             for f in group.lines().map(fields).filter(|f| f.len() >= 4) {
                 if f[3].split(',').any(|m| m == login) {
                     groups.push(number("group", f[2])?);
@@ -79,12 +82,17 @@ fn fields(line: &str) -> Vec<&str> {
 
 fn unknown(kind: &str, name: &str) -> Error {
     let file = if kind == "user" { "passwd" } else { "group" };
-    Error::Refused(format!("unable to find {kind} {name}: no matching entries in the container's /etc/{file}"))
+    Error::Refused(format!(
+        "unable to find {kind} {name}: no matching entries in the container's /etc/{file}"
+    ))
 }
 
 fn number(kind: &str, text: &str) -> Result<u32, Error> {
     // The kernel takes the highest number as "no change", so it is no ID.
-    text.parse().ok().filter(|n| *n != u32::MAX).ok_or_else(|| Error::Refused(format!("{kind} ID {text:?} is not valid")))
+    text.parse()
+        .ok()
+        .filter(|n| *n != u32::MAX)
+        .ok_or_else(|| Error::Refused(format!("{kind} ID {text:?} is not valid")))
 }
 
 fn find_group(database: &str, name: &str) -> Result<u32, Error> {
@@ -98,7 +106,9 @@ fn read(root: &Root, path: &str) -> Result<String, Error> {
     // Nonblocking: a FIFO in that place must not hold us up.
     let fd = match root.open(Path::new(path), OFlag::O_RDONLY | OFlag::O_NONBLOCK, 0) {
         Ok(fd) => fd,
-        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP)) => return Ok(String::new()),
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP)) => {
+            return Ok(String::new());
+        }
         Err(e) => return Err(e).on("read", path),
     };
     let file = std::fs::File::from(fd);
@@ -120,18 +130,22 @@ mod tests {
     #[test]
     fn users_resolve_as_docker_does() {
         let cases: [(&str, (u32, u32, &[u32], &str)); 7] = [
-            ("", (0, 0, &[40], "/root")),
-            ("web", (33, 33, &[40], "/var/www")),
-            ("33", (33, 33, &[40], "/var/www")),
-            ("web:logs", (33, 40, &[], "/var/www")),
-            ("web:7", (33, 7, &[], "/var/www")),
-            ("1000", (1000, 0, &[], "/")),
-            ("1000:1000", (1000, 1000, &[], "/")),
+            ("", (0, 0, &[0, 40], "/root")),
+            ("web", (33, 33, &[33, 40], "/var/www")),
+            ("33", (33, 33, &[33, 40], "/var/www")),
+            ("web:logs", (33, 40, &[40], "/var/www")),
+            ("web:7", (33, 7, &[7], "/var/www")),
+            ("1000", (1000, 0, &[0], "/")),
+            ("1000:1000", (1000, 1000, &[1000], "/")),
         ];
         for (spec, (uid, gid, groups, home)) in cases {
             let user = User::from_databases(spec, &[], PASSWD, GROUP).expect("resolves");
             let found: Vec<u32> = user.groups.iter().map(|g| g.as_raw()).collect();
-            assert_eq!((user.uid.as_raw(), user.gid.as_raw(), &found[..], &user.home[..]), (uid, gid, groups, home), "{spec}");
+            assert_eq!(
+                (user.uid.as_raw(), user.gid.as_raw(), &found[..], &user.home[..]),
+                (uid, gid, groups, home),
+                "{spec}"
+            );
         }
         for bad in ["nobody", "web:none", "4294967295", "-1"] {
             assert!(User::from_databases(bad, &[], PASSWD, GROUP).is_err(), "{bad}");

@@ -79,13 +79,17 @@ impl Shim {
     /// Writes the specification, starts a shim in the directory `bundle` (which must exist) and
     /// returns once the container is ready to be started.
     pub async fn launch(helper_exe: &Path, bundle: &Path, spec: &ShimSpec) -> Result<Self, ShimError> {
-        let json = serde_json::to_vec(spec).map_err(io::Error::from).map_err(ShimError::system("encode", bundle))?;
+        let json =
+            serde_json::to_vec(spec).map_err(io::Error::from).map_err(ShimError::system("encode", bundle))?;
         let (exe, directory) = (helper_exe.to_owned(), bundle.to_owned());
         let spawned = tokio::task::spawn_blocking(move || spawn(&exe, &directory, &json)).await;
-        let stream = spawned.map_err(io::Error::other).map_err(ShimError::system("launch shim in", bundle))??;
+        let stream =
+            spawned.map_err(io::Error::other).map_err(ShimError::system("launch shim in", bundle))??;
         let (mut frames, _write) = open(stream, bundle)?;
         match next(&mut frames, bundle).await? {
-            (protocol::CREATED, mut pid) if pid.len() == 4 => Ok(Self { bundle: bundle.to_owned(), pid: pid.get_u32() }),
+            (protocol::CREATED, mut pid) if pid.len() == 4 => {
+                Ok(Self { bundle: bundle.to_owned(), pid: pid.get_u32() })
+            }
             other => Err(unexpected(other, bundle)),
         }
     }
@@ -169,7 +173,9 @@ impl Shim {
     /// How it is. Fails once the container has ended.
     pub async fn state(&self) -> Result<State, ShimError> {
         let json = self.request(protocol::GET_STATE, &[]).await?;
-        serde_json::from_slice(&json).map_err(io::Error::from).map_err(ShimError::system("decode", &self.bundle))
+        serde_json::from_slice(&json)
+            .map_err(io::Error::from)
+            .map_err(ShimError::system("decode", &self.bundle))
     }
 
     /// Waits until the container has ended. Works just as well afterwards.
@@ -270,8 +276,10 @@ fn unexpected((kind, mut payload): (u8, Bytes), bundle: &Path) -> ShimError {
 }
 
 fn spawn(exe: &Path, bundle: &Path, spec: &[u8]) -> Result<std::os::unix::net::UnixStream, ShimError> {
-    std::fs::write(bundle.join(SPEC_FILE), spec).map_err(ShimError::system("write", &bundle.join(SPEC_FILE)))?;
-    let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(ShimError::system("open socket for", bundle))?;
+    std::fs::write(bundle.join(SPEC_FILE), spec)
+        .map_err(ShimError::system("write", &bundle.join(SPEC_FILE)))?;
+    let (ours, theirs) =
+        std::os::unix::net::UnixStream::pair().map_err(ShimError::system("open socket for", bundle))?;
     let program = protected(exe)?;
     let mut child = Command::new(program)
         .arg0("skep")

@@ -182,7 +182,9 @@ fn unfinished_character(bytes: &[u8]) -> usize {
 fn escape(bytes: &[u8], out: &mut Vec<u8>) {
     for chunk in bytes.utf8_chunks() {
         let mut rest = chunk.valid();
-        while let Some(at) = rest.find(|c: char| matches!(c, '\0'..='\x1f' | '"' | '\\' | '<' | '>' | '&' | '\u{2028}' | '\u{2029}')) {
+        while let Some(at) = rest.find(|c: char| {
+            matches!(c, '\0'..='\x1f' | '"' | '\\' | '<' | '>' | '&' | '\u{2028}' | '\u{2029}')
+        }) {
             out.extend_from_slice(&rest.as_bytes()[..at]);
             let Some(c) = rest[at..].chars().next() else { break };
             match c {
@@ -205,7 +207,15 @@ fn escape(bytes: &[u8], out: &mut Vec<u8>) {
 /// RFC 3339 with as many digits of the second as there are.
 fn timestamp(t: OffsetDateTime, out: &mut Vec<u8>) -> io::Result<()> {
     let (date, month) = (t.date(), u8::from(t.month()));
-    write!(out, "{:04}-{month:02}-{:02}T{:02}:{:02}:{:02}", date.year(), date.day(), t.hour(), t.minute(), t.second())?;
+    write!(
+        out,
+        "{:04}-{month:02}-{:02}T{:02}:{:02}:{:02}",
+        date.year(),
+        date.day(),
+        t.hour(),
+        t.minute(),
+        t.second()
+    )?;
     if t.nanosecond() != 0 {
         let digits = format!("{:09}", t.nanosecond());
         write!(out, ".{}", digits.trim_end_matches('0'))?;

@@ -101,7 +101,8 @@ fn make(launcher: &UnixStream) -> Result<(), Error> {
         move |source| Error::System { operation, subject, source }
     };
     let json = std::fs::read(SPEC_FILE).map_err(fault("read", SPEC_FILE))?;
-    let spec: ShimSpec = serde_json::from_slice(&json).map_err(|e| Error::Refused(format!("{SPEC_FILE}: {e}")))?;
+    let spec: ShimSpec =
+        serde_json::from_slice(&json).map_err(|e| Error::Refused(format!("{SPEC_FILE}: {e}")))?;
     drop(json);
     let log_path = spec.log_path.display().to_string();
     let log = JsonLog::open(&spec.log, spec.log_path.clone()).map_err(fault("open log", &log_path))?;
@@ -117,7 +118,9 @@ fn make(launcher: &UnixStream) -> Result<(), Error> {
     let container = unsafe { Container::create(&spec, bundle, pipes)? };
     let stdio = match (piped, &container.terminal) {
         (Some(stdio), _) => stdio,
-        (None, Some(master)) => Stdio::terminal(master, spec.open_stdin).map_err(fault("open", "terminal"))?,
+        (None, Some(master)) => {
+            Stdio::terminal(master, spec.open_stdin).map_err(fault("open", "terminal"))?
+        }
         (None, None) => {
             container.discard();
             return Err(Error::Refused("container init opened no terminal".into()));
@@ -126,6 +129,7 @@ fn make(launcher: &UnixStream) -> Result<(), Error> {
     let pids = format!("{} {}\n", std::process::id(), container.pid);
     let first = std::fs::write(PID_FILE, pids).and_then(|()| launcher.try_clone());
     let first = first.map_err(fault("write", PID_FILE)).inspect_err(|_| container.discard())?;
-    let server = Server::new(&spec, bundle, container, stdio, log, listener).map_err(fault("set up", "shim"))?;
+    let server =
+        Server::new(&spec, bundle, container, stdio, log, listener).map_err(fault("set up", "shim"))?;
     server.run(first).map_err(fault("poll", "clients"))
 }

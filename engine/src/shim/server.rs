@@ -250,8 +250,11 @@ impl<'a> Server<'a> {
 
     fn resize(&self, rows: u16, cols: u16) -> Result<(), Error> {
         match &self.container.terminal {
-            Some(master) => runtime::resize(master, rows, cols)
-                .map_err(|source| Error::System { operation: "resize", subject: "terminal".into(), source }),
+            Some(master) => runtime::resize(master, rows, cols).map_err(|source| Error::System {
+                operation: "resize",
+                subject: "terminal".into(),
+                source,
+            }),
             None => Err(Error::Refused("the container has no terminal to resize".into())),
         }
     }

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use skep_engine::shim::{Exit, Rootfs, Shim, ShimError, ShimSpec};
 
 const APPLETS: [&str; 36] = [
-    "sh", "true", "false", "cat", "echo", "printf", "sleep", "id", "hostname", "mount", "umount", "unshare", "ls",
-    "touch", "mkdir", "grep", "ulimit", "kill", "ps", "tr", "head", "dd", "env", "pwd", "ip", "stty", "tail", "wc",
-    "seq", "readlink", "stat", "mknod", "tty", "test", "date", "chroot",
+    "sh", "true", "false", "cat", "echo", "printf", "sleep", "id", "hostname", "mount", "umount", "unshare",
+    "ls", "touch", "mkdir", "grep", "ulimit", "kill", "ps", "tr", "head", "dd", "env", "pwd", "ip", "stty",
+    "tail", "wc", "seq", "readlink", "stat", "mknod", "tty", "test", "date", "chroot",
 ];
 
 /// The binary that serves as the helper: the example beside this test.
@@ -49,8 +49,11 @@ impl Bundle {
         for applet in APPLETS {
             std::os::unix::fs::symlink("busybox", at("lower/bin").join(applet)).expect("a link");
         }
-        std::fs::write(at("lower/etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nweb:x:33:33:Web:/srv:/bin/sh\n")
-            .expect("passwd");
+        std::fs::write(
+            at("lower/etc/passwd"),
+            "root:x:0:0:root:/root:/bin/sh\nweb:x:33:33:Web:/srv:/bin/sh\n",
+        )
+        .expect("passwd");
         std::fs::write(at("lower/etc/group"), "root:x:0:\nweb:x:33:\nlogs:x:40:web\n").expect("group");
         std::fs::write(at("lower/bin/data"), "not a program\n").expect("a file");
         let id = format!("t{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));

@@ -91,8 +91,7 @@ async fn limits_hold() {
     assert!(code != 0 && text.contains("fork"), "{code} {text}");
 
     let mut open = Bundle::script("ulimit -n");
-    open.spec.ulimits =
-        vec![skep_engine::UlimitConfig { name: "nofile".into(), soft: 100, hard: 200 }];
+    open.spec.ulimits = vec![skep_engine::UlimitConfig { name: "nofile".into(), soft: 100, hard: 200 }];
     assert_eq!(open.output().await, (0, "100\n".into()));
 }
 

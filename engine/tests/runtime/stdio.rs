@@ -46,7 +46,9 @@ async fn several_clients_share_stdio() {
         one.input.write_all(&data).await.expect("written");
         one.input.shutdown().await.expect("ended");
     };
-    let read = |output: skep_engine::shim::AttachOutput| output.fold(0, |n, frame| async move { n + frame.expect("a frame").1.len() });
+    let read = |output: skep_engine::shim::AttachOutput| {
+        output.fold(0, |n, frame| async move { n + frame.expect("a frame").1.len() })
+    };
     let ((), first, second) = tokio::join!(write, read(one.output), read(two.output));
     assert_eq!((first, second), (data.len(), data.len()));
     assert_eq!(shim.wait().await.expect("ended").code, 0);
@@ -56,7 +58,8 @@ async fn several_clients_share_stdio() {
 
 #[tokio::test]
 async fn a_terminal_is_one() {
-    let mut bundle = Bundle::script("test -t 0 && test -t 1 && test -c /dev/console && tty && read x && stty size");
+    let mut bundle =
+        Bundle::script("test -t 0 && test -t 1 && test -c /dev/console && tty && read x && stty size");
     bundle.spec.tty = true;
     bundle.spec.open_stdin = true;
     let shim = bundle.launch().await.expect("created");

@@ -132,7 +132,7 @@ impl Cgroup {
         }
     }
 
-    /// Removes it, and its parent directories up to the first that another container uses.
+    /// Removes it with what the container made below it. Its parent, the daemon's, stays.
     pub fn remove(&self) -> Result<(), Error> {
         let mut failures = Vec::new();
         match &self.kind {

@@ -51,7 +51,9 @@ pub fn directories(path: &Path) -> Result<Vec<Directory>, Error> {
 
 fn find<'a>(directories: &'a [Directory], controller: &str, wish: &str) -> Result<&'a Path, Error> {
     directories.iter().find(|d| d.has(controller)).map(|d| d.path.as_path()).ok_or_else(|| {
-        Error::Refused(format!("{wish} needs the cgroup controller {controller:?}, which is not mounted on this host"))
+        Error::Refused(format!(
+            "{wish} needs the cgroup controller {controller:?}, which is not mounted on this host"
+        ))
     })
 }
 
@@ -81,7 +83,8 @@ fn make(path: &Path) -> Result<(), Error> {
             std::fs::create_dir_all(path).on("make cgroup", path.display())
         }
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-            let inside = std::fs::read_to_string(path.join("cgroup.procs")).on("read cgroup", path.display())?;
+            let inside =
+                std::fs::read_to_string(path.join("cgroup.procs")).on("read cgroup", path.display())?;
             match inside.is_empty() {
                 true => Ok(()),
                 false => Err(Error::Refused(format!("cgroup {} has processes already", path.display()))),

@@ -25,7 +25,8 @@ pub fn create(
             std::fs::create_dir_all(directory).on("make cgroup", directory.display())?;
         }
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-            let inside = std::fs::read_to_string(directory.join("cgroup.procs")).on("read", directory.display())?;
+            let inside =
+                std::fs::read_to_string(directory.join("cgroup.procs")).on("read", directory.display())?;
             if !inside.is_empty() {
                 let text = format!("cgroup {} has processes already", directory.display());
                 return Err(Error::Refused(text));

@@ -18,7 +18,11 @@ pub struct Filter(Vec<Instruction>);
 
 impl Filter {
     /// Compiles what the configuration asks for; none for an unconfined or privileged container.
-    pub fn compile(seccomp: &Seccomp, capabilities: Capabilities, privileged: bool) -> Result<Option<Self>, Error> {
+    pub fn compile(
+        seccomp: &Seccomp,
+        capabilities: Capabilities,
+        privileged: bool,
+    ) -> Result<Option<Self>, Error> {
         if privileged {
             return Ok(None);
         }
@@ -28,7 +32,8 @@ impl Filter {
             Seccomp::Profile(json) => profile::custom_program(json, capabilities)?,
         };
         if program.len() > 4096 {
-            let text = format!("seccomp profile: {} instructions are more than the kernel's 4096", program.len());
+            let text =
+                format!("seccomp profile: {} instructions are more than the kernel's 4096", program.len());
             return Err(Error::Refused(text));
         }
         Ok(Some(Self(program)))
@@ -38,7 +43,8 @@ impl Filter {
     pub fn load(&self) -> Result<(), Error> {
         let program = libc::sock_fprog { len: self.0.len() as u16, filter: self.0.as_ptr().cast_mut() };
         // SAFETY: the kernel copies the program before returning.
-        let r = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) };
+        let r =
+            unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) };
         if r != 0 {
             return Err(io::Error::last_os_error()).on("load", "seccomp filter");
         }

@@ -29,7 +29,8 @@ struct Architecture {
 
 /// What the host can run: filters that share an audit number are merged.
 fn architectures() -> Vec<Architecture> {
-    let make = |name, audit, table: &[(&'static str, u32)]| Architecture { name, audit, table: table.to_vec() };
+    let make =
+        |name, audit, table: &[(&'static str, u32)]| Architecture { name, audit, table: table.to_vec() };
     if cfg!(target_arch = "aarch64") {
         return vec![
             make("SCMP_ARCH_AARCH64", 0xc000_00b7, tables::aarch64::TABLE),
@@ -45,11 +46,42 @@ fn architectures() -> Vec<Architecture> {
 
 /// Calls of x32 with numbers of their own, from 512 up.
 const X32_OWN: [&str; 36] = [
-    "rt_sigaction", "rt_sigreturn", "ioctl", "readv", "writev", "recvfrom", "sendmsg", "recvmsg", "execve", "ptrace",
-    "rt_sigpending", "rt_sigtimedwait", "rt_sigqueueinfo", "sigaltstack", "timer_create", "mq_notify", "kexec_load",
-    "waitid", "set_robust_list", "get_robust_list", "vmsplice", "move_pages", "preadv", "pwritev",
-    "rt_tgsigqueueinfo", "recvmmsg", "sendmmsg", "process_vm_readv", "process_vm_writev", "setsockopt", "getsockopt",
-    "io_setup", "io_submit", "execveat", "preadv2", "pwritev2",
+    "rt_sigaction",
+    "rt_sigreturn",
+    "ioctl",
+    "readv",
+    "writev",
+    "recvfrom",
+    "sendmsg",
+    "recvmsg",
+    "execve",
+    "ptrace",
+    "rt_sigpending",
+    "rt_sigtimedwait",
+    "rt_sigqueueinfo",
+    "sigaltstack",
+    "timer_create",
+    "mq_notify",
+    "kexec_load",
+    "waitid",
+    "set_robust_list",
+    "get_robust_list",
+    "vmsplice",
+    "move_pages",
+    "preadv",
+    "pwritev",
+    "rt_tgsigqueueinfo",
+    "recvmmsg",
+    "sendmmsg",
+    "process_vm_readv",
+    "process_vm_writev",
+    "setsockopt",
+    "getsockopt",
+    "io_setup",
+    "io_submit",
+    "execveat",
+    "preadv2",
+    "pwritev2",
 ];
 
 fn x32() -> Vec<(&'static str, u32)> {
@@ -176,7 +208,8 @@ pub fn custom_program(json: &str, capabilities: Capabilities) -> Result<Vec<Inst
             if !call.applies(capabilities) {
                 continue;
             }
-            let clause = Clause { conditions: call.conditions()?, action: action(&call.action, call.errno_ret)? };
+            let clause =
+                Clause { conditions: call.conditions()?, action: action(&call.action, call.errno_ret)? };
             for name in call.names.iter().chain(Some(&call.name).filter(|n| !n.is_empty())) {
                 // Names unknown on this architecture are ignored, as libseccomp does.
                 let Some(number) = numbers.get(name.as_str()) else { continue };
@@ -267,6 +300,7 @@ fn kernel_is_at_least(wanted: &str) -> bool {
         let mut parts = text.split(|c: char| !c.is_ascii_digit()).map(|p| p.parse().unwrap_or(0));
         (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
     };
-    let release = nix::sys::utsname::uname().map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default();
+    let release =
+        nix::sys::utsname::uname().map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default();
     parse(&release) >= parse(wanted)
 }
