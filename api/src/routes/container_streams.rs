@@ -141,8 +141,8 @@ async fn wait(State(s): State<ApiState>, Path(id): Path<String>, Query(q): Query
     let exit = s.engine().wait(&id, until)?;
     let answer = exit.map(|exit| {
         Ok::<_, io::Error>(body::line(&match exit {
-            Ok(exit) if exit.error.is_empty() => json!({ "StatusCode": exit.code }),
-            Ok(exit) => json!({ "StatusCode": exit.code, "Error": { "Message": exit.error } }),
+            // Why a start failed is told by `start`; said here too, the client would print it twice.
+            Ok(exit) => json!({ "StatusCode": exit.code }),
             Err(e) => json!({ "StatusCode": -1, "Error": { "Message": e.to_string() } }),
         }))
     });
