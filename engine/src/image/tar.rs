@@ -98,8 +98,8 @@ impl<R: Read> TarReader<R> {
             let header = tar::Header::from_byte_slice(&block);
             let name = String::from_utf8_lossy(&header.path_bytes()).into_owned();
             self.check(header, &name)?;
-            let stored =
-                header.entry_size().map_err(|e| broken(format!("entry {name:?} has no valid size: {e}")))?;
+            let stored = or_blank(&header.as_old().size, header.entry_size())
+                .map_err(|e| broken(format!("entry {name:?} has no valid size: {e}")))?;
             self.entries += 1;
             self.begin(name, stored)?;
             match header.entry_type() {
@@ -218,6 +218,7 @@ impl<R: Read> TarReader<R> {
             u32::try_from(v)
                 .map_err(|_| broken(format!("entry {name:?} has {what} {v}, which is out of range")))
         };
+        let old = header.as_old();
         let kind = match header.entry_type() {
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse if path.ends_with(b"/") => {
                 Kind::Directory
@@ -254,9 +255,9 @@ impl<R: Read> TarReader<R> {
                 .or_else(|| header.link_name_bytes().map(|l| l.into_owned()))
                 .unwrap_or_default(),
             kind,
-            mode: field("mode", header.mode().map(u64::from), None)? & 0o7777,
-            uid: field("uid", header.uid(), number("uid")?)?,
-            gid: field("gid", header.gid(), number("gid")?)?,
+            mode: field("mode", or_blank(&old.mode, header.mode().map(u64::from)), None)? & 0o7777,
+            uid: field("uid", or_blank(&old.uid, header.uid()), number("uid")?)?,
+            gid: field("gid", or_blank(&old.gid, header.gid()), number("gid")?)?,
             mtime: text("mtime")
                 .and_then(|v| timestamp(v))
                 .unwrap_or_else(|| (header.mtime().ok().and_then(|t| i64::try_from(t).ok()).unwrap_or(0), 0)),
@@ -459,6 +460,11 @@ fn check_extents(extents: &[(u64, u64)], size: u64, stored: u64, name: &str) -> 
         return Err(broken(format!("entry {name:?} says it has {data} bytes of data and holds {stored}")));
     }
     Ok(())
+}
+
+/// A numeric field that is left blank is 0, as other readers have it.
+fn or_blank(raw: &[u8], parsed: io::Result<u64>) -> io::Result<u64> {
+    if raw.iter().all(|b| matches!(b, 0 | b' ')) { Ok(0) } else { parsed }
 }
 
 /// Reads until the buffer is full or the stream ends.

@@ -31,7 +31,7 @@ impl Networking for NoNetworks {
     }
 }
 
-/// Options below `dir`, with this very binary as helper.
+/// Options below `dir`.
 pub fn options(dir: &Path) -> EngineOptions {
     let instance = format!(
         "t{:x}",
@@ -45,9 +45,15 @@ pub fn options(dir: &Path) -> EngineOptions {
         exec_root: dir.join("exec"),
         instance,
         cgroup_parent: None,
-        helper_exe: std::env::current_exe().unwrap_or_default(),
+        helper_exe: helper(),
         networking: Arc::new(NoNetworks),
     }
+}
+
+/// `examples/shim`, which cargo builds with the tests.
+fn helper() -> std::path::PathBuf {
+    let exe = std::env::current_exe().unwrap_or_default();
+    exe.ancestors().nth(2).unwrap_or(Path::new("/")).join("examples/shim")
 }
 
 pub async fn engine(dir: &Path) -> Result<Engine, skep_engine::Error> {
@@ -193,4 +199,63 @@ pub fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut z = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     z.write_all(bytes).expect("writing to memory");
     z.finish().expect("writing to memory")
+}
+
+/// An engine with a busybox image `bb:1` (`A=1` in its environment), on roots that go with it.
+pub struct Fixture {
+    pub engine: Engine,
+    /// Host PIDs by name, as of the last crash.
+    pub pids: std::collections::HashMap<String, u32>,
+    dir: tempfile::TempDir,
+}
+
+impl Fixture {
+    pub async fn new() -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+        let dir = tempfile::tempdir()?;
+        let engine = engine(dir.path()).await?;
+        let archive = docker_archive("bb:1", &[&busybox()], serde_json::json!({"Env": ["A=1", "PATH=/bin"]}));
+        engine.images().load(archive.as_slice()).await?;
+        Ok(Self { engine, pids: Default::default(), dir })
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The daemon is gone: nothing supervises, nothing is tidied up. An engine on other roots stands in.
+    pub async fn crash(&mut self) -> Outcome {
+        self.pids = self.engine.list().iter().filter_map(|c| Some((c.name.clone(), c.pid?))).collect();
+        let spare = engine(&self.dir.path().join("spare")).await?;
+        let old = std::mem::replace(&mut self.engine, spare);
+        old.shutdown().await;
+        Ok(())
+    }
+
+    /// A new daemon on the same roots.
+    pub async fn reopen(&mut self) -> Outcome {
+        self.engine = loop {
+            // The old one's threads let go of lock and file once they have seen that they are alone.
+            match engine(self.dir.path()).await {
+                Err(skep_engine::Error::DataRootInUse { .. } | skep_engine::Error::Metadata { .. }) => {
+                    tokio::task::yield_now().await
+                }
+                other => break other?,
+            }
+        };
+        Ok(())
+    }
+}
+
+impl Drop for Fixture {
+    /// Kills what a failed test left running.
+    fn drop(&mut self) {
+        for c in self.engine.list() {
+            if let Some(pid) = c.pid.and_then(|p| i32::try_from(p).ok()) {
+                let _ = nix::sys::signal::kill(
+                    nix::unistd::Pid::from_raw(pid),
+                    nix::sys::signal::Signal::SIGKILL,
+                );
+            }
+        }
+    }
 }

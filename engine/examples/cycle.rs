@@ -1,0 +1,93 @@
+//! Measures create, start, wait and remove of `busybox true`: `cycle [rounds]`; give it `examples/shim` beside it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use skep_engine::{
+    Attachment, ContainerConfig, ContainerId, Engine, EngineOptions, NetworkError, Networking, WaitCondition,
+};
+
+struct NoNetworks;
+
+#[async_trait::async_trait]
+impl Networking for NoNetworks {
+    async fn attach(
+        &self,
+        _: &ContainerId,
+        _: &str,
+        _: &ContainerConfig,
+    ) -> Result<Attachment, NetworkError> {
+        Err("no networks here".into())
+    }
+
+    async fn detach(&self, _: &ContainerId) -> Result<(), NetworkError> {
+        Ok(())
+    }
+}
+
+type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+fn root_file_system() -> Outcome<Vec<u8>> {
+    let mut tar = tar::Builder::new(Vec::new());
+    tar.append_path_with_name("/bin/busybox", "bin/busybox")?;
+    let mut link = tar::Header::new_gnu();
+    link.set_entry_type(tar::EntryType::Symlink);
+    (link.set_size(0), link.set_mode(0o777), link.set_uid(0), link.set_gid(0));
+    tar.append_link(&mut link, "bin/true", "busybox")?;
+    Ok(tar.into_inner()?)
+}
+
+#[tokio::main]
+async fn main() -> Outcome<()> {
+    let rounds: usize = std::env::args().nth(1).map_or(Ok(50), |n| n.parse())?;
+    let dir = tempfile::tempdir()?;
+    let helper_exe = std::env::current_exe()?.with_file_name("shim");
+    let engine = Engine::open(EngineOptions {
+        data_root: dir.path().join("data"),
+        exec_root: dir.path().join("exec"),
+        instance: format!("cycle{}", std::process::id()),
+        cgroup_parent: None,
+        helper_exe,
+        networking: Arc::new(NoNetworks),
+    })
+    .await?;
+    engine.images().import(root_file_system()?.as_slice(), Some("bb".into()), vec![], None).await?;
+    let mut times: [Vec<Duration>; 5] = Default::default();
+    for _ in 0..rounds {
+        let config =
+            ContainerConfig { image: "bb".into(), cmd: Some(vec!["/bin/true".into()]), ..Default::default() };
+        let began = Instant::now();
+        let id = engine.create(None, config).await?;
+        let created = Instant::now();
+        let exit = engine.wait(id.as_str(), WaitCondition::NextExit)?;
+        engine.start(id.as_str()).await?;
+        let started = Instant::now();
+        exit.await?;
+        let ended = Instant::now();
+        engine.remove(id.as_str(), false).await?;
+        let removed = Instant::now();
+        for (list, (from, to)) in times.iter_mut().zip([
+            (began, created),
+            (created, started),
+            (started, ended),
+            (ended, removed),
+            (began, removed),
+        ]) {
+            list.push(to - from);
+        }
+    }
+    for (name, list) in ["create", "start", "wait", "remove", "whole"].iter().zip(&mut times) {
+        list.sort();
+        println!(
+            "{name:>7}: median {:6.2} ms, p95 {:6.2} ms",
+            ms(list[rounds / 2]),
+            ms(list[rounds * 95 / 100])
+        );
+    }
+    engine.shutdown().await;
+    Ok(())
+}
+
+fn ms(d: Duration) -> f64 {
+    d.as_secs_f64() * 1000.0
+}
