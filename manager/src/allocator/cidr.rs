@@ -27,6 +27,11 @@ impl Cidr {
         self.base
     }
     /// Length of the prefix.
+    pub fn prefix_len(self) -> u8 {
+        self.len
+    }
+    /// The same, by the name other parts call it.
+    #[allow(clippy::len_without_is_empty, reason = "a length of bits, not of a collection")]
     pub fn len(self) -> u8 {
         self.len
     }

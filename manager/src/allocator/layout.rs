@@ -16,7 +16,7 @@ pub struct Layout {
 impl Layout {
     /// The division of `subnet`.
     pub fn of(subnet: Cidr) -> Self {
-        let host_bits = 32 - subnet.len();
+        let host_bits = 32 - subnet.prefix_len();
         Self { subnet, block_bits: (host_bits / 2).saturating_sub(2).min(8) }
     }
     /// Address of the gateway field.
