@@ -29,14 +29,14 @@ pub struct InitOptions {
 
 /// Refuses what cannot be a cluster's address plan.
 pub(crate) fn check(init: &InitOptions) -> Result<(), String> {
-    for pool in &init.address_pools {
-        let cidr: Cidr = pool.parse().map_err(|e| format!("address pool: {e}"))?;
-        if init.subnet_size != 0 && u32::from(cidr.len()) > init.subnet_size {
-            return Err(format!("address pool {pool} is smaller than one network of /{}", init.subnet_size));
-        }
-    }
     if init.subnet_size != 0 && !(8..=28).contains(&init.subnet_size) {
         return Err(format!("subnet size {} is not between 8 and 28", init.subnet_size));
+    }
+    for pool in &init.address_pools {
+        let cidr: Cidr = pool.parse().map_err(|e| format!("address pool: {e}"))?;
+        if init.subnet_size != 0 && cidr.size() < 1 << (32 - init.subnet_size) {
+            return Err(format!("address pool {pool} is smaller than one network of /{}", init.subnet_size));
+        }
     }
     if init.data_path_port != 0 && !(1024..=49151).contains(&init.data_path_port) {
         return Err(format!("data path port {} is not between 1024 and 49151", init.data_path_port));

@@ -240,7 +240,7 @@ pub(super) fn network(spec: &v1::NetworkSpec) -> Checked {
     if !spec.subnet.is_empty() {
         let cidr: Cidr =
             spec.subnet.parse().map_err(|e: CidrError| Status::invalid_argument(format!("subnet: {e}")))?;
-        if !(8..=28).contains(&cidr.len()) {
+        if !(1 << 4..=1 << 24).contains(&cidr.size()) {
             return refuse(format!("subnet {} must have a prefix length from 8 to 28", spec.subnet));
         }
     }
