@@ -91,6 +91,7 @@ impl Engine {
             tracing::warn!(error = %e, container = slot.id, "the network of a container that did not start is left");
         }
         slot.volatile().pending.clear();
+        self.images().set_running(&slot.id, false);
         slot.update(|c| {
             c.exit_code = Some(code);
             c.error.clone_from(&message);

@@ -176,3 +176,37 @@ pub(super) fn unpack(blob: &Path, blob_digest: &str, to: &Path, limits: &Limits)
     };
     Ok(Unpacked { diff_id, size })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn zeros(bytes: usize) -> Vec<u8> {
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut h = tar::Header::new_gnu();
+        h.set_size(bytes as u64);
+        h.set_mode(0o644);
+        tar.append_data(&mut h, "zeros", io::repeat(0).take(bytes as u64)).expect("writes");
+        let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        gz.write_all(&tar.into_inner().expect("writes")).expect("compresses");
+        gz.finish().expect("compresses")
+    }
+
+    #[test]
+    fn bombs_are_refused_and_chains_are_computed() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let blob = dir.path().join("blob");
+        std::fs::write(&blob, zeros(4 << 20)).expect("writes");
+        let small = |free, bytes| Limits { free, bytes, ratio: 20, ..Limits::default() };
+        let attempt = |name: &str, limits: Limits| {
+            unpack(&blob, "", &dir.path().join(name), &limits).map_err(|e| e.to_string())
+        };
+        let ratio = attempt("a", small(1 << 20, 1 << 30)).expect_err("a bomb");
+        assert!(ratio.contains("far more than its compressed size"), "{ratio}");
+        let size = attempt("b", small(1 << 30, 1 << 20)).expect_err("too big");
+        assert!(size.contains("\"zeros\"") && size.contains("at most"), "{size}");
+        assert_eq!(attempt("c", Limits::default()).expect("honest").size, 4 << 20);
+        let ids = ["sha256:a".to_owned(), "sha256:b".to_owned()];
+        assert_eq!(chain_ids(&ids), ["sha256:a".to_owned(), digest_of(b"sha256:a sha256:b")]);
+    }
+}

@@ -289,7 +289,7 @@ impl<R: Read> TarReader<R> {
         if let Some(map) = pax.get(b"GNU.sparse.map".as_slice()) {
             let numbers: Vec<u64> =
                 map.split(|b| *b == b',').map(decimal).collect::<Option<_>>().ok_or_else(&bad)?;
-            if numbers.len() % 2 != 0 || numbers.len() / 2 > MAX_EXTENTS {
+            if !numbers.len().is_multiple_of(2) || numbers.len() / 2 > MAX_EXTENTS {
                 return Err(bad());
             }
             return Ok(Some(numbers.chunks_exact(2).map(|p| (p[0], p[1])).collect()));
