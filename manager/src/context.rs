@@ -134,7 +134,17 @@ impl Context {
             let outcome = match &leader {
                 Some(l) if l.node_id == self.node_id => timeout_at(deadline, local()).await,
                 _ if forwarded => return Err(not_leader("this manager is not the leader any more")),
-                Some(l) => timeout_at(deadline, remote(self.channel(&l.addr))).await,
+                Some(l) => {
+                    let mut watching = self.consensus.leader();
+                    let replaced = watching.wait_for(|now| now.as_ref().is_some_and(|now| now != l));
+                    tokio::select! {
+                        outcome = timeout_at(deadline, remote(self.channel(&l.addr))) => outcome,
+                        // A leader that was cut off does not answer any more; do not wait for it.
+                        _ = replaced => Ok(Err(Status::unavailable(
+                            "the leader was replaced before it answered: look whether the change was made, and repeat it if not",
+                        ))),
+                    }
+                }
                 None => match timeout_at(deadline, leadership.changed()).await {
                     Ok(Ok(())) => continue,
                     Ok(Err(_)) => return Err(not_leader("the manager is stopping")),

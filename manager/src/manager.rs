@@ -148,10 +148,14 @@ impl Manager {
                 crate::raft::Start::ForceNewCluster { addr: options.advertise_addr.clone() }
             }
         };
-        let alone = matches!(options.start, Start::ForceNewCluster);
+        let (alone, joins) =
+            (matches!(options.start, Start::ForceNewCluster), matches!(options.start, Start::Join { .. }));
         let manager = Self::assemble(options, listener, Store::new(), begin).await?;
         if alone {
             manager.give_up_others().await?;
+        }
+        if joins && !manager.inner.replica.votes(JOIN_TIMEOUT).await {
+            tracing::warn!("this manager has not caught up yet: it votes as soon as it has");
         }
         Ok(manager)
     }

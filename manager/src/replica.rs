@@ -1,6 +1,7 @@
 //! This manager's raft node as the store's writer and the services see it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::future::BoxFuture;
@@ -70,6 +71,13 @@ impl Replica {
     pub fn service(&self) -> RaftServer<RaftService> {
         let managers_only = |extensions: &tonic::Extensions| require(extensions, Role::Manager).map(drop);
         RaftService::server(self.raft.clone(), Arc::new(managers_only))
+    }
+
+    /// Waits until this manager is a voter; false if it is not in time.
+    pub async fn votes(&self, limit: Duration) -> bool {
+        let mut status = self.raft.status();
+        let voter = |s: &raft::RaftStatus| s.members.iter().any(|m| m.voter && m.peer.raft_id == s.raft_id);
+        matches!(tokio::time::timeout(limit, status.wait_for(voter)).await, Ok(Ok(_)))
     }
 
     /// Ends the node and closes its log.
