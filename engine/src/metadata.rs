@@ -128,7 +128,9 @@ impl Metadata {
     /// On disk soon; for what a start derives again.
     pub(crate) fn later(&self, change: Change) {
         if self.send(Message::Write(vec![change], None)).is_err() {
-            tracing::warn!("metadata writer has stopped: a lazy change is left to be derived at the next start");
+            tracing::warn!(
+                "metadata writer has stopped: a lazy change is left to be derived at the next start"
+            );
         }
     }
 
@@ -198,10 +200,13 @@ fn write_loop(db: &Database, inbox: &mpsc::Receiver<Message>) {
             oldest.get_or_insert_with(Instant::now);
         }
         if due || !waiters.is_empty() {
-            let result = if pending.is_empty() { Ok(()) } else { write(db, &pending).map_err(|e| e.to_string()) };
+            let result =
+                if pending.is_empty() { Ok(()) } else { write(db, &pending).map_err(|e| e.to_string()) };
             match &result {
                 Ok(()) => pending.clear(),
-                Err(e) => tracing::error!(error = %e, "metadata commit failed; it is tried again with the next"),
+                Err(e) => {
+                    tracing::error!(error = %e, "metadata commit failed; it is tried again with the next")
+                }
             }
             oldest = (!pending.is_empty()).then(Instant::now);
             for w in waiters {
