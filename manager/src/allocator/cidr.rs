@@ -30,11 +30,6 @@ impl Cidr {
     pub fn prefix_len(self) -> u8 {
         self.len
     }
-    /// The same, by the name other parts call it.
-    #[allow(clippy::len_without_is_empty, reason = "a length of bits, not of a collection")]
-    pub fn len(self) -> u8 {
-        self.len
-    }
     /// Number of addresses.
     pub fn size(self) -> u64 {
         1u64 << (32 - self.len)
