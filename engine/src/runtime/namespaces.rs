@@ -25,7 +25,7 @@ pub fn clone_flags(network: &NetworkNamespace) -> i32 {
 pub fn open_network(path: &Path) -> Result<OwnedFd, Error> {
     let file = File::open(path).on("open network namespace", path.display())?;
     let kind = nix::sys::statfs::fstatfs(&file).on("examine", path.display())?;
-    if kind.filesystem_type().0 as i64 != NSFS_MAGIC {
+    if kind.filesystem_type().0 != NSFS_MAGIC {
         return Err(Error::Refused(format!(
             "{} is not a network namespace: nothing is mounted there",
             path.display()

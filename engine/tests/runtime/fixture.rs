@@ -111,11 +111,17 @@ impl Bundle {
 
 impl Drop for Bundle {
     fn drop(&mut self) {
-        let Ok(pids) = std::fs::read_to_string(self.path("bundle/pids")) else { return };
-        let exited = self.path("bundle/exit.json").exists();
-        for pid in pids.split_whitespace().filter_map(|p| p.parse::<i32>().ok()).filter(|_| !exited) {
+        let pids = std::fs::read_to_string(self.path("bundle/pids")).unwrap_or_default();
+        let mut pids = pids.split_whitespace().filter_map(|p| p.parse::<i32>().ok());
+        if let (Some(shim), Some(init), false) =
+            (pids.next(), pids.next(), self.path("bundle/exit.json").exists())
+        {
             // SAFETY: plain integers; without an exit status the container is still there.
-            unsafe { libc::kill(pid, libc::SIGKILL) };
+            unsafe { libc::kill(init, libc::SIGKILL) };
+            // The shim removes the cgroup before it goes.
+            while Path::new(&format!("/proc/{shim}")).exists() {
+                std::thread::yield_now();
+            }
         }
         let parent = self.spec.cgroup.split('/').next().unwrap_or_default().to_owned();
         for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {

@@ -30,7 +30,7 @@ async fn the_network_namespace_is_the_one_asked_for() {
 
     bundle.spec.network = NetworkNamespace::Path("/etc/hostname".into());
     std::fs::remove_file(bundle.path("bundle/shim.sock")).expect("the old socket");
-    let error = bundle.launch().await.err().expect("refused").to_string();
+    let error = bundle.launch().await.expect_err("refused").to_string();
     assert!(error.contains("is not a network namespace"), "{error}");
 }
 
@@ -140,12 +140,12 @@ async fn links_of_an_image_do_not_lead_out() {
     std::os::unix::fs::symlink("/proc/self/fd", bundle.path("lower/trap")).expect("a link");
     std::os::unix::fs::symlink("/../../../../outside", bundle.path("lower/away")).expect("a link");
     bundle.spec.cwd = "/trap/3".into();
-    let error = bundle.launch().await.err().expect("refused").to_string();
+    let error = bundle.launch().await.expect_err("refused").to_string();
     assert!(error.contains("working directory"), "{error}");
     let mut bundle = Bundle::new(&["pwd"]);
     std::os::unix::fs::symlink("/etc", bundle.path("lower/proc")).expect("a link");
     bundle.spec.id.push('x');
-    let error = bundle.launch().await.err().expect("refused").to_string();
+    let error = bundle.launch().await.expect_err("refused").to_string();
     assert!(error.contains("/proc of the root file system is not a directory"), "{error}");
 }
 
@@ -159,7 +159,7 @@ async fn users_and_directories_are_as_asked() {
     assert!(text.starts_with(id) && text.contains("no\n") && text.contains("via\n"), "{text}");
     let mut nobody = Bundle::new(&["true"]);
     nobody.spec.user = "ghost".into();
-    let error = nobody.launch().await.err().expect("refused").to_string();
+    let error = nobody.launch().await.expect_err("refused").to_string();
     assert!(error.contains("unable to find user ghost"), "{error}");
 }
 

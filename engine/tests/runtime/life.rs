@@ -23,7 +23,7 @@ async fn commands_that_cannot_run_are_named() {
         ("/bin", 126, "exec: \"/bin\": is a directory: permission denied"),
     ];
     for (command, code, text) in cases {
-        let error = Bundle::new(&[command]).launch().await.err().expect("refused");
+        let error = Bundle::new(&[command]).launch().await.expect_err("refused");
         assert_eq!((error.exit_code(), error.to_string().as_str()), (code, text));
     }
 }

@@ -33,7 +33,7 @@ enum Kind {
 /// 1 or 2, by what is mounted.
 pub fn version() -> u8 {
     match nix::sys::statfs::statfs(MOUNT) {
-        Ok(s) if s.filesystem_type().0 as i64 == CGROUP2_SUPER_MAGIC => 2,
+        Ok(s) if s.filesystem_type().0 == CGROUP2_SUPER_MAGIC => 2,
         _ => 1,
     }
 }
