@@ -65,11 +65,6 @@ pub(super) fn line(value: &Value) -> Bytes {
     Bytes::from(format!("{value}\r\n"))
 }
 
-/// An error inside a stream that has begun.
-pub(super) fn error_line(message: &str) -> Bytes {
-    line(&serde_json::json!({ "errorDetail": { "message": message }, "error": message }))
-}
-
 /// The status Docker gives to what the engine answered.
 impl From<Error> for ApiError {
     fn from(e: Error) -> Self {
