@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::config::{Container, ContainerState};
 use crate::container::{Record, Table};
@@ -47,6 +48,8 @@ struct Inner {
     images: Images,
     table: Table,
     closing: CancellationToken,
+    /// Deletions that nobody waits for but the shutdown.
+    cleaning: TaskTracker,
 }
 
 impl Engine {
@@ -91,6 +94,7 @@ impl Engine {
             images,
             table: Table::default(),
             closing: CancellationToken::new(),
+            cleaning: TaskTracker::new(),
         };
         Ok((Engine(Arc::new(inner)), records))
     }
@@ -98,6 +102,9 @@ impl Engine {
     /// Stops supervising and writes down what is known. Containers go on; the next `open` takes them up.
     pub async fn shutdown(&self) {
         self.0.closing.cancel();
+        self.0.cleaning.close();
+        self.0.cleaning.wait().await;
+        self.remove_empty_cgroups();
         if let Err(e) = self.0.metadata.flush().await {
             tracing::warn!(error = %e, "the last changes are left to be derived at the next start");
         }
@@ -167,6 +174,22 @@ impl Engine {
 
     pub(crate) fn closing(&self) -> &CancellationToken {
         &self.0.closing
+    }
+
+    pub(crate) fn cleaning(&self) -> &TaskTracker {
+        &self.0.cleaning
+    }
+
+    /// The parent of all containers' cgroups, where it has none below it (rmdir refuses otherwise).
+    fn remove_empty_cgroups(&self) {
+        let root = Path::new("/sys/fs/cgroup");
+        let hierarchies = std::fs::read_dir(root).into_iter().flatten().flatten().map(|e| e.path());
+        for hierarchy in hierarchies.chain([root.to_path_buf()]) {
+            let parent = hierarchy.join(&self.0.cgroup_parent);
+            if let Ok(()) = std::fs::remove_dir(&parent) {
+                tracing::debug!(cgroup = %parent.display(), "removed the empty parent of all containers");
+            }
+        }
     }
 
     pub(crate) fn event_sender(&self) -> &Events {

@@ -1,9 +1,9 @@
 //! Removing a container and all that is its own.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::slot::Slot;
-use super::volumes;
+use super::slot::{AnonymousVolume, Slot};
 use crate::config::ContainerState;
 use crate::data_root::{DataRoot, remove_tree};
 use crate::engine::Engine;
@@ -47,7 +47,9 @@ impl Engine {
         reasons.extend(self.unwire(&slot).await.err().map(|e| e.to_string()));
         slot.volatile().pending.clear();
         let (root, s, bundle) = (self.root().clone(), slot.clone(), self.bundle(&slot.id));
-        reasons.extend(blocking(move || Ok(delete_files(&root, &s, &bundle, with_volumes))).await?);
+        let (away, failed) = blocking(move || Ok(move_away(&root, &s, &bundle, with_volumes))).await?;
+        reasons.extend(failed);
+        self.cleaning().spawn_blocking(move || delete(&away));
         if !reasons.is_empty() {
             slot.update(|c| c.state = ContainerState::Dead);
             self.store_later(&slot);
@@ -78,22 +80,33 @@ impl Engine {
     }
 }
 
-/// All of it, past every error. The directory is moved away first, so that it is there whole or not at all.
-fn delete_files(root: &DataRoot, slot: &Slot, bundle: &std::path::Path, with_volumes: bool) -> Vec<String> {
-    let mut reasons = Vec::new();
-    let dir = root.container(&slot.id);
-    let away = root.temporary().join(format!("removed-{}", slot.id));
-    match std::fs::rename(&dir, &away) {
-        Ok(()) => {}
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-        Err(e) => reasons.push(Error::io("move away", &dir)(e).to_string()),
-    }
-    reasons.extend(remove_tree(&away).err().map(|e| e.to_string()));
-    reasons.extend(remove_tree(bundle).err().map(|e| e.to_string()));
+/// Moves all of it away, past every error: that is the removal, as what lies there is swept by a start
+/// after a crash. Gives the paths to delete, which on a busy disk takes longer than a container lives.
+fn move_away(root: &DataRoot, slot: &Slot, bundle: &Path, with_volumes: bool) -> (Vec<PathBuf>, Vec<String>) {
+    let mut moves = vec![
+        (root.container(&slot.id), root.temporary().join(format!("removed-{}", slot.id))),
+        (bundle.to_path_buf(), bundle.with_file_name(format!("removed-{}", slot.id))),
+    ];
     if with_volumes {
-        reasons.extend(
-            slot.volumes.iter().filter_map(|v| volumes::remove(root, v).err()).map(|e| e.to_string()),
-        );
+        let away =
+            |v: &AnonymousVolume| (root.volume(&v.id), root.temporary().join(format!("removed-{}", v.id)));
+        moves.extend(slot.volumes.iter().map(away));
     }
-    reasons
+    let (mut away, mut reasons) = (Vec::new(), Vec::new());
+    for (from, to) in moves {
+        match std::fs::rename(&from, &to) {
+            Ok(()) => away.push(to),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => reasons.push(Error::io("move away", &from)(e).to_string()),
+        }
+    }
+    (away, reasons)
+}
+
+fn delete(paths: &[PathBuf]) {
+    for path in paths {
+        if let Err(e) = remove_tree(path) {
+            tracing::warn!(error = %e, "left to be swept at the next start");
+        }
+    }
 }

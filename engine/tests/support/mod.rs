@@ -247,8 +247,9 @@ impl Fixture {
 }
 
 impl Drop for Fixture {
-    /// Kills what a failed test left running.
+    /// Kills what a test left running, and takes the cgroups away.
     fn drop(&mut self) {
+        let parent = format!("skep-{}", options(self.dir.path()).instance);
         for c in self.engine.list() {
             if let Some(pid) = c.pid.and_then(|p| i32::try_from(p).ok()) {
                 let _ = nix::sys::signal::kill(
@@ -256,6 +257,9 @@ impl Drop for Fixture {
                     nix::sys::signal::Signal::SIGKILL,
                 );
             }
+        }
+        for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+            let _ = std::fs::remove_dir(hierarchy.path().join(&parent));
         }
     }
 }
