@@ -69,9 +69,10 @@ impl Bundle {
         Self { directory, spec }
     }
 
-    /// A container that runs a shell script.
+    /// A container that runs a shell script, whose errors go to stdout: between two pipes the order
+    /// would be left to chance.
     pub fn script(text: &str) -> Self {
-        Self::new(&["sh", "-c", text])
+        Self::new(&["sh", "-c", &format!("exec 2>&1; {text}")])
     }
 
     /// A file or directory of the fixture.

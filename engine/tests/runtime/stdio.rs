@@ -7,7 +7,7 @@ use crate::fixture::Bundle;
 
 #[tokio::test]
 async fn output_is_logged_by_stream() {
-    let bundle = Bundle::script("echo out; echo err >&2; printf unfinished");
+    let bundle = Bundle::new(&["sh", "-c", "echo out; echo err >&2; printf unfinished"]);
     assert_eq!(bundle.run().await.code, 0);
     let mut log = bundle.log();
     log.sort();
