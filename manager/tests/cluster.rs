@@ -79,6 +79,11 @@ impl Host {
 impl Cluster {
     /// A first manager and two that join.
     fn new() -> Self {
+        // Shown when a test fails, at the level RUST_LOG asks for.
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+            .with_test_writer()
+            .try_init();
         let dir = TempDir::new().expect("dir");
         let host = |i: usize| Host {
             dir: dir.path().join(format!("host{i}")),
@@ -216,6 +221,7 @@ fn without_quorum_writes_fail_and_all_is_there_after_a_restart_of_all() {
     for host in &mut cluster.hosts {
         host.start(Start::Restart);
     }
+    cluster.leader(1);
     assert!(cluster.services(1).contains(&"kept".to_owned()));
 }
 
@@ -240,6 +246,7 @@ fn one_manager_goes_on_alone_by_force() {
     cluster.create(0, "kept").expect("written");
     cluster.hosts.iter_mut().for_each(Host::kill);
     cluster.hosts[1].start(Start::ForceNewCluster);
+    cluster.leader(1);
     assert_eq!(cluster.services(1), ["kept"]);
     cluster.create(1, "more").expect("written alone");
     let managers = cluster.nodes(1).into_iter().filter(|n| n.role() == v1::NodeRole::Manager).count();
