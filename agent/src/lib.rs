@@ -120,7 +120,14 @@ impl Agent {
             node_seen.clone(),
         ));
         running.spawn(reach(options, shared, connected));
-        Ok(Self { node: node_seen, connected: connected_seen, managers: managers_seen, remotes, tasks, _running: running })
+        Ok(Self {
+            node: node_seen,
+            connected: connected_seen,
+            managers: managers_seen,
+            remotes,
+            tasks,
+            _running: running,
+        })
     }
 
     /// This node as the managers see it; none until the first session.

@@ -82,15 +82,17 @@ impl Publisher {
             }
         };
         start(&mut readers, &mut known);
-        while options.follow {
-            tokio::select! {
-                event = events.recv() => match event {
-                    Ok(e) if e.kind == "container" && e.action == "start" => start(&mut readers, &mut known),
-                    Ok(_) => {}
-                    Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => start(&mut readers, &mut known),
-                    Err(tokio::sync::broadcast::error::RecvError::Closed) => break,
-                },
-                () = sender.closed() => return,
+        if options.follow {
+            loop {
+                tokio::select! {
+                    event = events.recv() => match event {
+                        Ok(e) if e.kind == "container" && e.action == "start" => start(&mut readers, &mut known),
+                        Ok(_) => {}
+                        Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => start(&mut readers, &mut known),
+                        Err(tokio::sync::broadcast::error::RecvError::Closed) => break,
+                    },
+                    () = sender.closed() => return,
+                }
             }
         }
         while readers.join_next().await.is_some() {}

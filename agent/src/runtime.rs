@@ -143,7 +143,7 @@ fn container_config(a: &v1::TaskAssignment) -> Result<ContainerConfig, String> {
     ]
     .map(|(k, v)| (k.to_owned(), v.to_owned()))
     .into();
-    let limits = spec.limits.clone().unwrap_or_default();
+    let limits = spec.limits.unwrap_or_default();
     let positive = |n: i64| u64::try_from(n).ok().filter(|n| *n > 0);
     let parse_ip = |s: &String| s.parse().map_err(|_| format!("DNS server {s:?} is not an IP address"));
     Ok(ContainerConfig {

@@ -69,7 +69,7 @@ impl Context {
 
     /// A fresh identifier.
     pub fn new_id(&self) -> String {
-        self.with_rng(|rng| skep_proto::ids::random(rng))
+        self.with_rng(skep_proto::ids::random)
     }
 
     pub fn with_rng<T>(&self, f: impl FnOnce(&mut StdRng) -> T) -> T {

@@ -138,7 +138,7 @@ async fn lead(ctx: Arc<Context>, stop: CancellationToken, seed: Option<u64>) {
         let options = leader::Options {
             writer: ctx.writer.clone(),
             clock: Arc::new(now_ms),
-            seed: seed.unwrap_or_else(|| ctx.with_rng(|rng| rand::Rng::random(rng))),
+            seed: seed.unwrap_or_else(|| ctx.with_rng(rand::Rng::random)),
         };
         let deposed = async { while ctx.is_leader() && leadership.changed().await.is_ok() {} };
         tokio::select! {

@@ -33,7 +33,10 @@ extern "C" fn interrupt(_: i32) {
 pub fn run(args: DemoArgs) -> Result<()> {
     // SAFETY: the handler only stores to an atomic.
     unsafe {
-        nix::sys::signal::signal(nix::sys::signal::Signal::SIGINT, nix::sys::signal::SigHandler::Handler(interrupt))
+        nix::sys::signal::signal(
+            nix::sys::signal::Signal::SIGINT,
+            nix::sys::signal::SigHandler::Handler(interrupt),
+        )
     }?;
     println!("Building skep (release; the first time takes a few minutes) ...");
     let skep = build::binary("skep", "skep", true)?;
@@ -74,7 +77,11 @@ impl Demo {
     }
 
     fn skep(&self, args: &[&str]) -> Result<String> {
-        let out = Command::new(&self.skep).args(args).env("DOCKER_HOST", self.docker_host()).stdin(Stdio::null()).output()?;
+        let out = Command::new(&self.skep)
+            .args(args)
+            .env("DOCKER_HOST", self.docker_host())
+            .stdin(Stdio::null())
+            .output()?;
         if !out.status.success() {
             bail!("skep {}: {}", args.join(" "), String::from_utf8_lossy(&out.stderr));
         }
@@ -92,7 +99,10 @@ impl Demo {
         let wait = Duration::from_secs(30);
         eventually("the daemon answers", wait, || {
             if let Some(status) = self.daemon.try_wait()? {
-                bail!("skep dev ended with {status}: {}", std::fs::read_to_string(self.dir.join("daemon.log"))?);
+                bail!(
+                    "skep dev ended with {status}: {}",
+                    std::fs::read_to_string(self.dir.join("daemon.log"))?
+                );
             }
             self.skep(&["node", "ls", "-q"]).map(drop)
         })?;
@@ -100,13 +110,29 @@ impl Demo {
         whoami_image(&self.skep, &archive)?;
         self.say(&["import", &archive.display().to_string(), "whoami"])?;
         let published = format!("{port}:80");
-        self.say(&["service", "create", "--name", "web", "--replicas", "3", "-p", &published, "whoami", "/skep", "whoami"])?;
+        self.say(&[
+            "service",
+            "create",
+            "--name",
+            "web",
+            "--replicas",
+            "3",
+            "-p",
+            &published,
+            "whoami",
+            "/skep",
+            "whoami",
+        ])?;
         self.say(&["service", "ps", "web"])?;
         println!("\nAsking http://127.0.0.1:{port}/ until every replica has answered:");
         let mut seen = BTreeSet::new();
         eventually_some("all three replicas answer", wait, || {
             let answer = get(port)?;
-            let name = answer.lines().find_map(|l| l.strip_prefix("Hostname: ")).context("no host name in the answer")?.to_owned();
+            let name = answer
+                .lines()
+                .find_map(|l| l.strip_prefix("Hostname: "))
+                .context("no host name in the answer")?
+                .to_owned();
             if seen.insert(name.clone()) {
                 println!("  answered by {name}");
             }
@@ -114,7 +140,13 @@ impl Demo {
         })?;
         println!("\nAll three replicas answer. Try, in another shell:\n");
         println!("  export DOCKER_HOST={}", self.docker_host());
-        for next in ["curl http://127.0.0.1:PORT/", "skep service scale web=5", "skep service ps web", "skep service logs -f web", "docker service ls    # the docker client works too"] {
+        for next in [
+            "curl http://127.0.0.1:PORT/",
+            "skep service scale web=5",
+            "skep service ps web",
+            "skep service logs -f web",
+            "docker service ls    # the docker client works too",
+        ] {
             println!("  {}", next.replace("PORT", &port.to_string()));
         }
         println!("\n(skep is {})", self.skep.display());

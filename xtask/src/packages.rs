@@ -19,12 +19,15 @@ pub const TEST: &[(&str, &str)] = &[
 
 fn there(command: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).any(|dir| dir.join(command).exists())
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .any(|dir| dir.join(command).exists())
 }
 
 /// Installs the packages whose command is missing.
 pub fn install(wanted: &[(&str, &str)]) -> Result<()> {
-    let missing: Vec<_> = wanted.iter().filter(|(command, _)| !there(command)).map(|(_, package)| *package).collect();
+    let missing: Vec<_> =
+        wanted.iter().filter(|(command, _)| !there(command)).map(|(_, package)| *package).collect();
     if missing.is_empty() {
         return Ok(());
     }

@@ -84,12 +84,12 @@ impl Worker {
 
     /// Picks up where an earlier daemon left the task.
     async fn recover(&mut self) {
-        if let Some(status) = self.assignment.task.as_ref().and_then(|t| t.status.as_ref()) {
-            if status.state() > TaskState::Running {
-                self.state = status.state();
-                self.container = status.container.clone();
-                return;
-            }
+        if let Some(status) = self.assignment.task.as_ref().and_then(|t| t.status.as_ref())
+            && status.state() > TaskState::Running
+        {
+            self.state = status.state();
+            self.container = status.container.clone();
+            return;
         }
         match self.around.runtime.observe(&self.assignment).await {
             Observed::Absent => {}

@@ -52,7 +52,8 @@ impl Api {
     }
 
     async fn connect(&self) -> Result<Box<dyn Socket>> {
-        let unreachable = || format!("Cannot connect to the skep daemon at {}. Is `skep daemon` running?", self.host);
+        let unreachable =
+            || format!("Cannot connect to the skep daemon at {}. Is `skep daemon` running?", self.host);
         if let Some(path) = self.host.strip_prefix("unix://") {
             return Ok(Box::new(tokio::net::UnixStream::connect(path).await.with_context(unreachable)?));
         }
@@ -65,11 +66,19 @@ impl Api {
     }
 
     /// Sends a request; any status below 400 is an answer.
-    pub async fn send(&self, method: Method, path: &str, query: &Query, body: Body, headers: &[(&str, &str)]) -> Result<Response<Incoming>> {
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        query: &Query,
+        body: Body,
+        headers: &[(&str, &str)],
+    ) -> Result<Response<Incoming>> {
         let (mut sender, connection) = http1::handshake(TokioIo::new(self.connect().await?)).await?;
         // Ends with the connection; an error of it shows where the answer is read.
         tokio::spawn(async move { connection.with_upgrades().await });
-        let mut request = Request::builder().method(method).uri(format!("{VERSION}{path}{query}")).header("Host", "skep");
+        let mut request =
+            Request::builder().method(method).uri(format!("{VERSION}{path}{query}")).header("Host", "skep");
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -77,7 +86,9 @@ impl Api {
         let status = response.status();
         if status.is_client_error() || status.is_server_error() {
             let bytes = response.into_body().collect().await?.to_bytes();
-            let message = serde_json::from_slice::<Value>(&bytes).ok().and_then(|v| v["message"].as_str().map(str::to_owned));
+            let message = serde_json::from_slice::<Value>(&bytes)
+                .ok()
+                .and_then(|v| v["message"].as_str().map(str::to_owned));
             let message = message.unwrap_or_else(|| String::from_utf8_lossy(&bytes).into_owned());
             return Err(Refused { status, message }.into());
         }
@@ -85,7 +96,13 @@ impl Api {
     }
 
     /// Sends JSON or nothing, reads JSON or nothing.
-    pub async fn call(&self, method: Method, path: &str, query: &Query, body: Option<&Value>) -> Result<Value> {
+    pub async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        query: &Query,
+        body: Option<&Value>,
+    ) -> Result<Value> {
         let (body, headers): (_, &[_]) = match body {
             Some(value) => (full(serde_json::to_vec(value)?), &[("Content-Type", "application/json")]),
             None => (full(Vec::new()), &[]),
@@ -122,7 +139,9 @@ pub fn full(bytes: impl Into<Bytes>) -> Body {
 /// A body read as it is sent.
 pub fn reader(from: impl AsyncRead + Send + Sync + Unpin + 'static) -> Body {
     use futures::TryStreamExt;
-    BodyExt::boxed(StreamBody::new(tokio_util::io::ReaderStream::with_capacity(from, 1 << 16).map_ok(Frame::data)))
+    BodyExt::boxed(StreamBody::new(
+        tokio_util::io::ReaderStream::with_capacity(from, 1 << 16).map_ok(Frame::data),
+    ))
 }
 
 /// A query string.
@@ -156,7 +175,9 @@ impl Query {
         }
         let mut map = std::collections::BTreeMap::<&str, Vec<&str>>::new();
         for filter in filters {
-            let (key, value) = filter.split_once('=').with_context(|| format!("invalid filter {filter:?}: want name=value"))?;
+            let (key, value) = filter
+                .split_once('=')
+                .with_context(|| format!("invalid filter {filter:?}: want name=value"))?;
             map.entry(key).or_default().push(value);
         }
         Ok(self.with("filters", serde_json::to_string(&map)?))

@@ -121,7 +121,8 @@ pub async fn run(api: &Api, command: Containers) -> Result<u8> {
         }
         Containers::Logs { follow, timestamps, tail, container } => {
             let path = format!("/containers/{}", encode(&container));
-            let tty = api.get(&format!("{path}/json"), &Query::new()).await?["Config"]["Tty"] == Value::Bool(true);
+            let tty =
+                api.get(&format!("{path}/json"), &Query::new()).await?["Config"]["Tty"] == Value::Bool(true);
             let query = Query::new().flag("stdout", true).flag("stderr", true).flag("follow", follow);
             let query = query.flag("timestamps", timestamps).with("tail", tail);
             copy(api, &format!("{path}/logs"), &query, tty).await?;
@@ -201,7 +202,14 @@ async fn inspect_any(api: &Api, names: &[String], format: Option<&str>) -> Resul
     let mut missing = Vec::new();
     'names: for name in names {
         let at = encode(name);
-        for path in [format!("/containers/{at}/json"), format!("/images/{at}/json"), format!("/networks/{at}"), format!("/services/{at}"), format!("/nodes/{at}"), format!("/tasks/{at}")] {
+        for path in [
+            format!("/containers/{at}/json"),
+            format!("/images/{at}/json"),
+            format!("/networks/{at}"),
+            format!("/services/{at}"),
+            format!("/nodes/{at}"),
+            format!("/tasks/{at}"),
+        ] {
             match api.get(&path, &Query::new()).await {
                 Ok(object) => {
                     found.push(object);

@@ -87,7 +87,8 @@ pub async fn run(api: &Api, command: Images) -> Result<()> {
             list(&found, quiet, no_trunc, format.as_deref())
         }
         Images::Load { input, quiet } => {
-            progress(api, "/images/load", &Query::new().flag("quiet", quiet), open(input.as_deref()).await?).await
+            progress(api, "/images/load", &Query::new().flag("quiet", quiet), open(input.as_deref()).await?)
+                .await
         }
         Images::Import { change, message, file, reference } => {
             let mut query = Query::new().with("fromSrc", "-");
@@ -105,7 +106,9 @@ pub async fn run(api: &Api, command: Images) -> Result<()> {
         }
         Images::Rmi { force, images } => {
             each(&images, async |name| {
-                let removed = api.delete(&format!("/images/{}", encode(&name)), &Query::new().flag("force", force)).await?;
+                let removed = api
+                    .delete(&format!("/images/{}", encode(&name)), &Query::new().flag("force", force))
+                    .await?;
                 for one in removed.as_array().into_iter().flatten() {
                     for (what, id) in one.as_object().into_iter().flatten() {
                         println!("{what}: {}", id.as_str().unwrap_or_default());
@@ -178,7 +181,8 @@ fn list(found: &Value, quiet: bool, whole: bool, format: Option<&str>) -> Result
             println!("{id}");
             continue;
         }
-        let tags: Vec<_> = image["RepoTags"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let tags: Vec<_> =
+            image["RepoTags"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         let tags = if tags.is_empty() { vec!["<none>:<none>"] } else { tags };
         for tag in tags {
             let (name, tag) = tag.rsplit_once(':').unwrap_or((tag, "<none>"));
@@ -186,7 +190,10 @@ fn list(found: &Value, quiet: bool, whole: bool, format: Option<&str>) -> Result
                 name.into(),
                 tag.into(),
                 id.clone(),
-                format!("{} ago", output::duration(output::since_unix(image["Created"].as_i64().unwrap_or(0)))),
+                format!(
+                    "{} ago",
+                    output::duration(output::since_unix(image["Created"].as_i64().unwrap_or(0)))
+                ),
                 output::size(image["Size"].as_i64().unwrap_or(0)),
             ]);
         }

@@ -173,7 +173,8 @@ async fn list(api: &Api, quiet: bool, filter: &[String], format: Option<&str>) -
     let found = api.get("/nodes", &Query::new().filters(filter)?).await?;
     let info = api.get("/info", &Query::new()).await?;
     let own = info["Swarm"]["NodeID"].as_str().unwrap_or_default();
-    let mut table = Table::new(&["ID", "HOSTNAME", "STATUS", "AVAILABILITY", "MANAGER STATUS", "ENGINE VERSION"]);
+    let mut table =
+        Table::new(&["ID", "HOSTNAME", "STATUS", "AVAILABILITY", "MANAGER STATUS", "ENGINE VERSION"]);
     for n in found.as_array().into_iter().flatten() {
         let id = n["ID"].as_str().unwrap_or_default();
         if quiet {

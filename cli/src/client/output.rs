@@ -30,7 +30,8 @@ impl Table {
         let format = if format == "json" { "{{json .}}" } else { format };
         for row in &self.rows {
             let fields = self.headings.iter().zip(row);
-            let object: serde_json::Map<_, _> = fields.map(|(h, c)| (field_name(h), Value::String(c.clone()))).collect();
+            let object: serde_json::Map<_, _> =
+                fields.map(|(h, c)| (field_name(h), Value::String(c.clone()))).collect();
             println!("{}", render(format, &Value::Object(object))?);
         }
         Ok(())
@@ -157,7 +158,13 @@ pub fn size(bytes: i64) -> String {
         n /= 1000.0;
         unit += 1;
     }
-    let digits = if n >= 100.0 || unit == 0 { 0 } else if n >= 10.0 { 1 } else { 2 };
+    let digits = if n >= 100.0 || unit == 0 {
+        0
+    } else if n >= 10.0 {
+        1
+    } else {
+        2
+    };
     format!("{n:.digits$}{}", UNITS[unit])
 }
 

@@ -37,7 +37,10 @@ pub async fn converge(api: &Api, service: &str, quiet: bool) -> Result<()> {
         tokio::time::sleep(POLL).await;
     }
     if !quiet {
-        println!("{}verify: Service {service} converged", if std::io::stdout().is_terminal() { "\n" } else { "" });
+        println!(
+            "{}verify: Service {service} converged",
+            if std::io::stdout().is_terminal() { "\n" } else { "" }
+        );
     }
     Ok(())
 }
@@ -69,10 +72,13 @@ fn show(line: &str) -> Result<()> {
 
 async fn look(api: &Api, service: &str) -> Result<Seen> {
     let found = api.get(&format!("/services/{service}"), &Query::new()).await?;
-    let filters = json!({ "service": [service], "_up-to-date": ["true"], "desired-state": ["running", "accepted"] });
+    let filters =
+        json!({ "service": [service], "_up-to-date": ["true"], "desired-state": ["running", "accepted"] });
     let tasks = api.get("/tasks", &Query::new().with("filters", filters.to_string())).await?;
     let tasks: Vec<&Value> = tasks.as_array().into_iter().flatten().collect();
-    let running = tasks.iter().filter(|t| t["Status"]["State"] == "running" && t["DesiredState"] == "running").count() as u64;
+    let running =
+        tasks.iter().filter(|t| t["Status"]["State"] == "running" && t["DesiredState"] == "running").count()
+            as u64;
     let wanted = found["Spec"]["Mode"]["Replicated"]["Replicas"].as_u64().unwrap_or(tasks.len() as u64);
     let reason = tasks.iter().find_map(|t| t["Status"]["Err"].as_str().filter(|e| !e.is_empty()));
     let status = &found["UpdateStatus"];
@@ -84,5 +90,11 @@ async fn look(api: &Api, service: &str) -> Result<Seen> {
         _ => None,
     };
     let settled = state.is_empty() || state == "completed";
-    Ok(Seen { wanted, running, complete: settled && running == wanted, failed, reason: reason.unwrap_or_default().to_owned() })
+    Ok(Seen {
+        wanted,
+        running,
+        complete: settled && running == wanted,
+        failed,
+        reason: reason.unwrap_or_default().to_owned(),
+    })
 }

@@ -95,7 +95,8 @@ pub struct RunArgs {
 pub async fn run(api: &Api, args: RunArgs) -> Result<u8> {
     let body = request(&args).map_err(|e| NeverRan(format!("{e:#}")))?;
     let query = args.name.iter().fold(Query::new(), |q, name| q.with("name", name));
-    let created = api.post("/containers/create", &query, Some(&body)).await.map_err(|e| NeverRan(format!("{e:#}")))?;
+    let created =
+        api.post("/containers/create", &query, Some(&body)).await.map_err(|e| NeverRan(format!("{e:#}")))?;
     for warning in created["Warnings"].as_array().into_iter().flatten() {
         eprintln!("WARNING: {}", warning.as_str().unwrap_or_default());
     }
@@ -119,7 +120,11 @@ async fn start(api: &Api, path: &str, rm: bool) -> Result<(), anyhow::Error> {
 }
 
 async fn foreground(api: &Api, path: &str, args: &RunArgs) -> Result<u8> {
-    let query = Query::new().flag("stream", true).flag("stdout", true).flag("stderr", true).flag("stdin", args.interactive);
+    let query = Query::new()
+        .flag("stream", true)
+        .flag("stdout", true)
+        .flag("stderr", true)
+        .flag("stdin", args.interactive);
     let upgrade = [("Connection", "Upgrade"), ("Upgrade", "tcp")];
     let attached = api.send(Method::POST, &format!("{path}/attach"), &query, full(""), &upgrade).await?;
     if attached.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -127,7 +132,15 @@ async fn foreground(api: &Api, path: &str, args: &RunArgs) -> Result<u8> {
     }
     let (from, mut to) = tokio::io::split(hyper_util::rt::TokioIo::new(hyper::upgrade::on(attached).await?));
     let condition = if args.rm { "removed" } else { "next-exit" };
-    let wait = api.send(Method::POST, &format!("{path}/wait"), &Query::new().with("condition", condition), full(""), &[]).await?;
+    let wait = api
+        .send(
+            Method::POST,
+            &format!("{path}/wait"),
+            &Query::new().with("condition", condition),
+            full(""),
+            &[],
+        )
+        .await?;
     start(api, path, args.rm).await?;
     if args.interactive {
         tokio::spawn(async move {
@@ -159,7 +172,8 @@ async fn foreground(api: &Api, path: &str, args: &RunArgs) -> Result<u8> {
 /// Passes SIGINT and SIGTERM on to the container; ends only with an error.
 async fn forward_signals(api: &Api, path: &str) -> anyhow::Error {
     use tokio::signal::unix::{SignalKind, signal};
-    let listen = || Ok::<_, std::io::Error>((signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?));
+    let listen =
+        || Ok::<_, std::io::Error>((signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?));
     let (mut int, mut term) = match listen() {
         Ok(pair) => pair,
         Err(e) => return e.into(),
@@ -188,7 +202,8 @@ fn request(args: &RunArgs) -> Result<Value> {
         .map(|(k, v)| (k.to_owned(), v.into()))
         .collect();
     let memory = match &args.memory {
-        Some(text) => skep_engine::parse_size(text).with_context(|| format!("invalid memory limit {text:?}: want a size like 512m"))?,
+        Some(text) => skep_engine::parse_size(text)
+            .with_context(|| format!("invalid memory limit {text:?}: want a size like 512m"))?,
         None => 0,
     };
     let (policy, retries) = restart(args.restart.as_deref().unwrap_or("no"))?;
@@ -245,7 +260,10 @@ fn env(text: &str) -> String {
 
 fn restart(text: &str) -> Result<(&str, u32)> {
     match text.split_once(':') {
-        Some((name, count)) => Ok((name, count.parse().with_context(|| format!("restart policy {text:?}: {count:?} is not a number"))?)),
+        Some((name, count)) => Ok((
+            name,
+            count.parse().with_context(|| format!("restart policy {text:?}: {count:?} is not a number"))?,
+        )),
         None => Ok((text, 0)),
     }
 }

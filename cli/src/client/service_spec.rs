@@ -204,7 +204,8 @@ impl UpdateArgs {
         if let Some(labels) = spec["Labels"].as_object_mut() {
             labels.retain(|k, _| !self.label_rm.contains(k));
         }
-        let mut ports: Vec<Value> = serde_json::from_value(spec["EndpointSpec"]["Ports"].take()).unwrap_or_default();
+        let mut ports: Vec<Value> =
+            serde_json::from_value(spec["EndpointSpec"]["Ports"].take()).unwrap_or_default();
         ports.retain(|p| !self.publish_rm.iter().any(|t| p["TargetPort"] == *t));
         ports.extend(self.publish_add.iter().map(|p| port(p)).collect::<Result<Vec<_>>>()?);
         spec["EndpointSpec"]["Ports"] = json!(ports);
@@ -233,7 +234,8 @@ impl SpecArgs {
                 Some(("spread", over)) => Ok(json!({ "Spread": { "SpreadDescriptor": over } })),
                 _ => bail!("placement preference {p:?}: want spread=node.labels.NAME"),
             };
-            task["Placement"]["Preferences"] = Value::Array(self.placement_pref.iter().map(one).collect::<Result<_>>()?);
+            task["Placement"]["Preferences"] =
+                Value::Array(self.placement_pref.iter().map(one).collect::<Result<_>>()?);
         }
         set(&mut task["Placement"]["MaxReplicas"], self.replicas_max_per_node);
         let resources = &mut task["Resources"];
@@ -279,7 +281,8 @@ fn without_nulls(value: &mut Value) {
 }
 
 fn bytes(text: Option<&str>) -> Result<Option<u64>> {
-    text.map(|t| skep_engine::parse_size(t).with_context(|| format!("{t:?} is not a size like 512m"))).transpose()
+    text.map(|t| skep_engine::parse_size(t).with_context(|| format!("{t:?} is not a size like 512m")))
+        .transpose()
 }
 
 /// `1m30s`, `500ms`, `5s` in nanoseconds (Go's duration syntax).
@@ -353,7 +356,9 @@ fn port(text: &str) -> Result<Value> {
         Some((p, t)) => (number(p)?, number(t)?),
         None => (0, number(ports)?),
     };
-    Ok(json!({ "Protocol": protocol, "PublishMode": "ingress", "PublishedPort": published, "TargetPort": target }))
+    Ok(
+        json!({ "Protocol": protocol, "PublishMode": "ingress", "PublishedPort": published, "TargetPort": target }),
+    )
 }
 
 #[cfg(test)]

@@ -191,7 +191,9 @@ async fn scale(api: &Api, scales: &[String], detach: bool) -> Result<()> {
     let mut asked = Vec::new();
     for text in scales {
         let parsed = text.split_once('=').and_then(|(name, n)| Some((name, n.parse::<u64>().ok()?)));
-        asked.push(parsed.with_context(|| format!("invalid scale specifier {text:?}: want service=replicas"))?);
+        asked.push(
+            parsed.with_context(|| format!("invalid scale specifier {text:?}: want service=replicas"))?,
+        );
     }
     let mut ids = Vec::new();
     for (name, replicas) in asked {
@@ -225,7 +227,14 @@ async fn list(api: &Api, quiet: bool, filter: &[String], format: Option<&str>) -
         let spec = &s["Spec"];
         let mode = spec["Mode"].as_object().and_then(|m| m.keys().next().cloned()).unwrap_or_default();
         let number = |name: &str| s["ServiceStatus"][name].as_u64().unwrap_or(0);
-        let port = |p: &Value| format!("*:{}->{}/{}", p["PublishedPort"], p["TargetPort"], p["Protocol"].as_str().unwrap_or("tcp"));
+        let port = |p: &Value| {
+            format!(
+                "*:{}->{}/{}",
+                p["PublishedPort"],
+                p["TargetPort"],
+                p["Protocol"].as_str().unwrap_or("tcp")
+            )
+        };
         let ports: Vec<_> = s["Endpoint"]["Ports"].as_array().into_iter().flatten().map(port).collect();
         table.row(vec![
             id.chars().take(12).collect(),
@@ -252,7 +261,10 @@ pub async fn tasks(api: &Api, filters: &[String], show: TaskFormat) -> Result<()
     let found = api.get("/tasks", &Query::new().filters(filters)?).await?;
     let mut nodes = BTreeMap::new();
     for n in api.get("/nodes", &Query::new()).await?.as_array().into_iter().flatten() {
-        nodes.insert(n["ID"].to_string(), n["Description"]["Hostname"].as_str().unwrap_or_default().to_owned());
+        nodes.insert(
+            n["ID"].to_string(),
+            n["Description"]["Hostname"].as_str().unwrap_or_default().to_owned(),
+        );
     }
     let mut services = BTreeMap::new();
     for s in api.get("/services", &Query::new()).await?.as_array().into_iter().flatten() {

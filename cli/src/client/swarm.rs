@@ -68,16 +68,28 @@ pub enum SwarmCommand {
 
 pub async fn run(api: &Api, command: SwarmCommand) -> Result<()> {
     match command {
-        SwarmCommand::Init { advertise_addr, listen_addr, data_path_port, default_addr_pool, default_addr_pool_mask_length, availability } => {
+        SwarmCommand::Init {
+            advertise_addr,
+            listen_addr,
+            data_path_port,
+            default_addr_pool,
+            default_addr_pool_mask_length,
+            availability,
+        } => {
             let body = json!({
                 "AdvertiseAddr": advertise_addr, "ListenAddr": listen_addr, "DataPathPort": data_path_port,
                 "DefaultAddrPool": default_addr_pool, "SubnetSize": default_addr_pool_mask_length,
                 "Availability": availability, "Spec": {},
             });
             let id = api.post("/swarm/init", &Query::new(), Some(&body)).await?;
-            println!("Swarm initialized: current node ({}) is now a manager.\n", id.as_str().unwrap_or_default());
+            println!(
+                "Swarm initialized: current node ({}) is now a manager.\n",
+                id.as_str().unwrap_or_default()
+            );
             token(api, "worker", false).await?;
-            println!("To add a manager to this swarm, run 'skep swarm join-token manager' and follow the instructions.");
+            println!(
+                "To add a manager to this swarm, run 'skep swarm join-token manager' and follow the instructions."
+            );
             Ok(())
         }
         SwarmCommand::Join { token, advertise_addr, listen_addr, availability, manager } => {
@@ -125,6 +137,8 @@ async fn token(api: &Api, role: &str, quiet: bool) -> Result<()> {
     let managers = info["Swarm"]["RemoteManagers"].as_array().cloned().unwrap_or_default();
     let this = managers.iter().find(|m| m["NodeID"] == own).or(managers.first());
     let addr = this.and_then(|m| m["Addr"].as_str()).unwrap_or("MANAGER:2377");
-    println!("To add a {role} to this swarm, run the following command:\n\n    skep swarm join --token {token} {addr}\n");
+    println!(
+        "To add a {role} to this swarm, run the following command:\n\n    skep swarm join --token {token} {addr}\n"
+    );
     Ok(())
 }

@@ -43,9 +43,20 @@ fn show_info(info: &Value) {
     let swarm = &info["Swarm"];
     println!("Server:");
     for (label, name) in [
-        ("Containers", "Containers"), (" Running", "ContainersRunning"), (" Stopped", "ContainersStopped"), ("Images", "Images"),
-        ("Server Version", "ServerVersion"), ("Storage Driver", "Driver"), ("Cgroup Driver", "CgroupDriver"), ("Cgroup Version", "CgroupVersion"),
-        ("Kernel Version", "KernelVersion"), ("Operating System", "OperatingSystem"), ("Architecture", "Architecture"), ("CPUs", "NCPU"), ("Name", "Name"), ("Root Dir", "DockerRootDir"),
+        ("Containers", "Containers"),
+        (" Running", "ContainersRunning"),
+        (" Stopped", "ContainersStopped"),
+        ("Images", "Images"),
+        ("Server Version", "ServerVersion"),
+        ("Storage Driver", "Driver"),
+        ("Cgroup Driver", "CgroupDriver"),
+        ("Cgroup Version", "CgroupVersion"),
+        ("Kernel Version", "KernelVersion"),
+        ("Operating System", "OperatingSystem"),
+        ("Architecture", "Architecture"),
+        ("CPUs", "NCPU"),
+        ("Name", "Name"),
+        ("Root Dir", "DockerRootDir"),
     ] {
         println!(" {label}: {}", text(&info[name]));
     }
@@ -77,11 +88,25 @@ async fn version(api: &Api, format: Option<&str>) -> Result<u8> {
         println!("{}", if format == "json" { both.to_string() } else { output::render(format, &both)? });
         return Ok(0);
     }
-    println!("Client: skep\n Version: {}\n OS/Arch: {}/{}", env!("CARGO_PKG_VERSION"), std::env::consts::OS, std::env::consts::ARCH);
+    println!(
+        "Client: skep\n Version: {}\n OS/Arch: {}/{}",
+        env!("CARGO_PKG_VERSION"),
+        std::env::consts::OS,
+        std::env::consts::ARCH
+    );
     match server {
         Ok(s) => {
             let text = |name: &str| s[name].as_str().unwrap_or_default().to_owned();
-            println!("\nServer: skep ({})\n Version: {}\n API version: {} (minimum version {})\n OS/Arch: {}/{}\n Kernel: {}", api.host(), text("Version"), text("ApiVersion"), text("MinAPIVersion"), text("Os"), text("Arch"), text("KernelVersion"));
+            println!(
+                "\nServer: skep ({})\n Version: {}\n API version: {} (minimum version {})\n OS/Arch: {}/{}\n Kernel: {}",
+                api.host(),
+                text("Version"),
+                text("ApiVersion"),
+                text("MinAPIVersion"),
+                text("Os"),
+                text("Arch"),
+                text("KernelVersion")
+            );
             Ok(0)
         }
         Err(e) => {

@@ -34,7 +34,8 @@ pub fn advertise(text: &str, port: u16, towards: Option<SocketAddr>) -> Result<S
             "could not find an address of this host to advertise: name one with --advertise-addr".into(),
         )),
         _ => {
-            let shown: Vec<_> = candidates.iter().map(|(name, ip)| format!("{ip} on interface {name}")).collect();
+            let shown: Vec<_> =
+                candidates.iter().map(|(name, ip)| format!("{ip} on interface {name}")).collect();
             Err(SwarmError::Invalid(format!(
                 "could not choose an IP address to advertise since this system has multiple addresses ({}) - specify one with --advertise-addr",
                 shown.join(" and ")
@@ -68,7 +69,11 @@ fn split(text: &str, default_port: u16) -> Option<(String, u16)> {
 }
 
 fn parse(text: &str, default_port: u16) -> Result<SocketAddr, SwarmError> {
-    let bad = |why: String| SwarmError::Invalid(format!("address {text:?}: {why}; want an IP address or an interface, each with an optional :port"));
+    let bad = |why: String| {
+        SwarmError::Invalid(format!(
+            "address {text:?}: {why}; want an IP address or an interface, each with an optional :port"
+        ))
+    };
     let (host, port) = split(text, default_port).ok_or_else(|| bad("the port is not a number".into()))?;
     if let Ok(ip) = host.parse::<IpAddr>() {
         return Ok((ip, port).into());
@@ -102,7 +107,9 @@ fn interface_addresses() -> Result<Vec<(String, IpAddr)>, SwarmError> {
 
 /// Addresses of real interfaces: no loopback and none of a container network.
 fn host_addresses() -> Result<Vec<(String, IpAddr)>, SwarmError> {
-    let virtual_link = |name: &str| ["sk", "wg-", "veth", "docker", "br-", "podman", "cni"].iter().any(|p| name.starts_with(p));
+    let virtual_link = |name: &str| {
+        ["sk", "wg-", "veth", "docker", "br-", "podman", "cni"].iter().any(|p| name.starts_with(p))
+    };
     let real = |(name, ip): &(String, IpAddr)| !ip.is_loopback() && !virtual_link(name);
     Ok(interface_addresses()?.into_iter().filter(real).collect())
 }
@@ -113,7 +120,12 @@ mod tests {
 
     #[test]
     fn addresses_come_with_or_without_a_port() {
-        for (text, want) in [("", "0.0.0.0:2377"), ("10.0.0.1", "10.0.0.1:2377"), ("10.0.0.1:99", "10.0.0.1:99"), ("lo:7", "127.0.0.1:7")] {
+        for (text, want) in [
+            ("", "0.0.0.0:2377"),
+            ("10.0.0.1", "10.0.0.1:2377"),
+            ("10.0.0.1:99", "10.0.0.1:99"),
+            ("lo:7", "127.0.0.1:7"),
+        ] {
             assert_eq!(listen(text, 2377).expect(text).to_string(), want);
         }
         for bad in ["nosuchif0", "10.0.0.1:x", ":1"] {

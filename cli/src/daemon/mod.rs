@@ -53,8 +53,10 @@ pub fn run(args: DaemonArgs) -> Result<()> {
 pub fn dev(args: DevArgs) -> Result<()> {
     let dir = match args.dir {
         Some(dir) => dir,
-        None => PathBuf::from(std::env::var_os("HOME").context("HOME is not set: name a directory with --dir")?)
-            .join(".local/share/skep-dev"),
+        None => {
+            PathBuf::from(std::env::var_os("HOME").context("HOME is not set: name a directory with --dir")?)
+                .join(".local/share/skep-dev")
+        }
     };
     let config = Config::decide(DaemonArgs {
         data_root: Some(dir.join("data")),
@@ -147,7 +149,8 @@ impl Daemon {
         })
         .await
         .context("start the engine")?;
-        let live: Vec<String> = engine.list().iter().filter(|c| c.pid.is_some()).map(|c| c.id.to_string()).collect();
+        let live: Vec<String> =
+            engine.list().iter().filter(|c| c.pid.is_some()).map(|c| c.id.to_string()).collect();
         plane.retain(&live).await.context("remove networks of containers that are gone")?;
         let node = Node::start(NodeOptions {
             dir: config.data_root.join("swarm"),

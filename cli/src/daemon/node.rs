@@ -183,7 +183,8 @@ impl Node {
                 (false, true) => self.demote(&member).await,
                 _ => Ok(()),
             };
-            *lock(&member.manager_error) = outcome.as_ref().err().map(ToString::to_string).unwrap_or_default();
+            *lock(&member.manager_error) =
+                outcome.as_ref().err().map(ToString::to_string).unwrap_or_default();
             if let Err(e) = outcome {
                 tracing::warn!(error = %e, "this node could not take its new role, trying again");
                 tokio::time::sleep(std::time::Duration::from_secs(1)).await;
@@ -200,8 +201,7 @@ impl Node {
         let others = member.agent.managers().into_iter().filter(|a| *a != own);
         let mut last = SwarmError::Unavailable("no manager to join is known".into());
         for remote in others {
-            let start =
-                if self.dir("manager").exists() { Start::Restart } else { Start::Join { remote } };
+            let start = if self.dir("manager").exists() { Start::Restart } else { Start::Join { remote } };
             match self.start_manager(&member.identity, &member.membership, start).await {
                 Ok(manager) => {
                     *lock(&member.manager) = Some(manager);
@@ -246,10 +246,10 @@ impl Node {
     /// Ends a change of membership; one that failed leaves nothing behind.
     async fn finish<T>(&self, outcome: Result<T, SwarmError>) -> Result<T, SwarmError> {
         lock(&self.inner.state).pending = false;
-        if outcome.is_err() {
-            if let Err(e) = self.wipe().await {
-                tracing::error!(error = %e, "what a failed change of membership left could not be removed");
-            }
+        if outcome.is_err()
+            && let Err(e) = self.wipe().await
+        {
+            tracing::error!(error = %e, "what a failed change of membership left could not be removed");
         }
         outcome
     }
@@ -271,8 +271,7 @@ impl Node {
             subnet_size: request.subnet_size,
             data_path_port: request.data_path_port,
         };
-        let membership =
-            Membership { listen_addr: listen, advertise_addr: advertise, managers: Vec::new() };
+        let membership = Membership { listen_addr: listen, advertise_addr: advertise, managers: Vec::new() };
         let (manager, identity) = Manager::init(
             self.dir("manager"),
             &self.dir("identity"),
@@ -293,14 +292,12 @@ impl Node {
         if request.remote_addrs.is_empty() {
             return Err(SwarmError::Invalid("name at least one manager of the swarm to join".into()));
         }
-        let token: JoinToken =
-            request.token.parse().map_err(|e| SwarmError::Invalid(format!("{e}")))?;
+        let token: JoinToken = request.token.parse().map_err(|e| SwarmError::Invalid(format!("{e}")))?;
         let port = defaults::MANAGER_PORT;
         let mut last = SwarmError::Unavailable(String::new());
         for text in &request.remote_addrs {
             let remote = address::remote(text, port)?;
-            let (listen, advertise) =
-                addresses(&request.listen_addr, &request.advertise_addr, Some(remote))?;
+            let (listen, advertise) = addresses(&request.listen_addr, &request.advertise_addr, Some(remote))?;
             let name = hostname();
             let join = Bootstrap {
                 addr: &remote.to_string(),
@@ -311,8 +308,7 @@ impl Node {
             match skep_identity::bootstrap(&self.inner.network, &self.dir("identity"), join).await {
                 Ok(identity) => {
                     let managers = vec![remote.to_string()];
-                    let membership =
-                        Membership { listen_addr: listen, advertise_addr: advertise, managers };
+                    let membership = Membership { listen_addr: listen, advertise_addr: advertise, managers };
                     membership.save(&self.inner.options.dir).map_err(failed)?;
                     return self.enter(identity, membership, remote).await;
                 }
@@ -345,18 +341,18 @@ impl Node {
             return if broken { self.wipe().await } else { Err(SwarmError::NotMember) };
         };
         let manager = lock(&member.manager).clone();
-        if let Some(manager) = &manager {
-            if !force {
-                return Err(SwarmError::ManagerNeedsForce(manager.leave_warning()));
-            }
+        if let Some(manager) = &manager
+            && !force
+        {
+            return Err(SwarmError::ManagerNeedsForce(manager.leave_warning()));
         }
         if let Some(following) = lock(&member.role_watch).take() {
             following.abort();
         }
-        if let Some(manager) = manager {
-            if let Err(e) = manager.leave().await {
-                tracing::warn!(error = %e, "left without the other managers' consent: remove this node there with `node rm --force`");
-            }
+        if let Some(manager) = manager
+            && let Err(e) = manager.leave().await
+        {
+            tracing::warn!(error = %e, "left without the other managers' consent: remove this node there with `node rm --force`");
         }
         member.agent.drain().await;
         lock(&self.inner.state).member = None;

@@ -80,12 +80,16 @@ impl Host {
     fn parse(text: &str) -> Result<Self> {
         if let Some(path) = text.strip_prefix("unix://") {
             if !path.starts_with('/') {
-                bail!("host {text:?}: the path of a unix socket must be absolute, like unix:///run/skep/skep.sock");
+                bail!(
+                    "host {text:?}: the path of a unix socket must be absolute, like unix:///run/skep/skep.sock"
+                );
             }
             return Ok(Self::Unix(path.into()));
         }
         if let Some(addr) = text.strip_prefix("tcp://") {
-            let addr = addr.parse().with_context(|| format!("host {text:?}: want tcp://address:port, like tcp://127.0.0.1:2375"))?;
+            let addr = addr.parse().with_context(|| {
+                format!("host {text:?}: want tcp://address:port, like tcp://127.0.0.1:2375")
+            })?;
             return Ok(Self::Tcp(addr));
         }
         bail!("host {text:?}: want unix:///path or tcp://address:port")
@@ -97,7 +101,8 @@ impl Config {
     pub fn decide(args: DaemonArgs) -> Result<Self> {
         let file = read(args.config_file.as_deref())?;
         let exec_root = directory(args.exec_root.or(file.exec_root).unwrap_or_else(|| "/run/skep".into()))?;
-        let data_root = directory(args.data_root.or(file.data_root).unwrap_or_else(|| "/var/lib/skep".into()))?;
+        let data_root =
+            directory(args.data_root.or(file.data_root).unwrap_or_else(|| "/var/lib/skep".into()))?;
         let mut hosts = args.hosts;
         hosts.extend(file.hosts);
         let mut hosts = hosts.iter().map(|h| Host::parse(h)).collect::<Result<Vec<_>>>()?;
@@ -132,7 +137,8 @@ fn read(path: Option<&Path>) -> Result<File> {
         None if default.exists() => default,
         None => return Ok(File::default()),
     };
-    let text = std::fs::read_to_string(path).with_context(|| format!("read configuration file {}", path.display()))?;
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("read configuration file {}", path.display()))?;
     toml::from_str(&text).with_context(|| format!("configuration file {}", path.display()))
 }
 
@@ -162,7 +168,8 @@ mod tests {
     fn flags_win_over_the_file_and_unknown_keys_are_named() {
         let dir = tempfile::tempdir().expect("temp dir");
         let file = dir.path().join("daemon.toml");
-        std::fs::write(&file, "log-level = \"debug\"\nlabels = [\"a=1\"]\nhosts = [\"tcp://127.0.0.1:1\"]\n").expect("write");
+        std::fs::write(&file, "log-level = \"debug\"\nlabels = [\"a=1\"]\nhosts = [\"tcp://127.0.0.1:1\"]\n")
+            .expect("write");
         let mut a = args(dir.path());
         a.config_file = Some(file.clone());
         a.log_level = Some("warn".into());

@@ -22,6 +22,9 @@ pub struct JsonLog {
     pending: Vec<u8>,
 }
 
+/// Takes a line: its stream, its bytes, and whether it is only a part.
+type Emit<'a> = dyn FnMut(&str, &[u8], bool) -> io::Result<()> + 'a;
+
 impl JsonLog {
     /// Opens the log at `path` for appending; driver `none` keeps nothing.
     pub fn open(config: &LogConfig, path: PathBuf) -> io::Result<Self> {
@@ -129,11 +132,7 @@ impl Lines {
         Self { stream, buffer: Vec::new() }
     }
 
-    fn feed(
-        &mut self,
-        mut data: &[u8],
-        emit: &mut dyn FnMut(&str, &[u8], bool) -> io::Result<()>,
-    ) -> io::Result<()> {
+    fn feed(&mut self, mut data: &[u8], emit: &mut Emit<'_>) -> io::Result<()> {
         while !data.is_empty() {
             let room = (MAX_LINE - self.buffer.len()).min(data.len());
             match data[..room].iter().position(|b| *b == b'\n') {

@@ -56,8 +56,11 @@ pub fn put(out: &mut Vec<u8>, kind: u8, payload: &[&[u8]]) {
     }
 }
 
-/// The first frame of `bytes`, as (whole length, kind, payload); none while it is incomplete.
-pub fn first(bytes: &[u8]) -> Result<Option<(usize, u8, &[u8])>, FrameTooLong> {
+/// A frame as (whole length, kind, payload).
+pub type Frame<'a> = (usize, u8, &'a [u8]);
+
+/// The first frame of `bytes`; none while it is incomplete.
+pub fn first(bytes: &[u8]) -> Result<Option<Frame<'_>>, FrameTooLong> {
     let Some((head, rest)) = bytes.split_first_chunk::<4>() else { return Ok(None) };
     let length = u32::from_be_bytes(*head) as usize;
     if length == 0 || length > MAX_FRAME {

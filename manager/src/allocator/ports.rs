@@ -19,7 +19,8 @@ impl<'a> PortTable<'a> {
     /// The ports of all services but `except`.
     pub fn of(view: &'a StoreView, except: &str) -> Self {
         let mut table = PortTable { ingress: HashMap::new(), host: HashMap::new() };
-        for service in view.services().filter(|s| s.id != except) {
+        // A removed service's ports are free at once, as its name is: nothing is sent to its tasks any more.
+        for service in view.services().filter(|s| s.id != except && !s.removing) {
             let decided = service.endpoint.iter().flat_map(|e| &e.ports);
             let asked = spec_ports(service).iter();
             for p in decided.chain(asked).filter(|p| p.published_port != 0) {

@@ -1,5 +1,10 @@
 //! Between raft-rs's messages and ours. Bytes from disk or from a peer are only ever read by prost.
 
+#![expect(
+    clippy::field_reassign_with_default,
+    reason = "rust-protobuf's messages hide fields, so no literal makes them"
+)]
+
 use prost::Message as _;
 use raft::eraftpb;
 use skep_proto::v1;

@@ -213,18 +213,18 @@ impl Raft {
     pub async fn stop(&self) {
         let leads = self.0.status.borrow().role == Role::Leader;
         let others = self.0.status.borrow().members.iter().filter(|member| member.voter).count() > 1;
-        if leads && others {
-            if let Err(error) = self.transfer_leadership().await {
-                tracing::warn!(%error, "stopping without handing leadership over");
-            }
+        if leads
+            && others
+            && let Err(error) = self.transfer_leadership().await
+        {
+            tracing::warn!(%error, "stopping without handing leadership over");
         }
         // Closed means ended already.
         let _ = self.0.inbox.send(Input::Stop).await;
         let task = self.0.task.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(Err(error)) = match task {
-            Some(task) => Some(task.await),
-            None => None,
-        } {
+        if let Some(task) = task
+            && let Err(error) = task.await
+        {
             tracing::error!(%error, "the raft task did not end by itself");
         }
     }

@@ -130,10 +130,17 @@ impl Storage for MemoryLog {
         Ok(self.last())
     }
 
-    fn snapshot(&self, request_index: u64, _to: u64) -> Result<Snapshot> {
+    fn snapshot(&self, request_index: u64, to: u64) -> Result<Snapshot> {
+        // A member that joined after the kept snapshot was made would refuse it: it is not in there.
         let fits = |snapshot: &&Snapshot| {
-            let index = snapshot.get_metadata().index;
-            index >= request_index && index >= self.base.0
+            let metadata = snapshot.get_metadata();
+            let members = metadata.get_conf_state();
+            let index = metadata.index;
+            index >= request_index
+                && index >= self.base.0
+                && [&members.voters, &members.learners, &members.voters_outgoing, &members.learners_next]
+                    .iter()
+                    .any(|ids| ids.contains(&to))
         };
         match self.outgoing.as_ref().filter(fits) {
             Some(snapshot) => Ok(snapshot.clone()),

@@ -69,7 +69,7 @@ fn modes_default_as_docker_says() {
         read(spec).map(|s| s.mode.expect("mode"))
     };
     let one = Mode::Replicated(Replicated { replicas: 1 });
-    assert_eq!(of(json!(null)), Ok(one.clone()));
+    assert_eq!(of(json!(null)), Ok(one));
     assert_eq!(of(json!({"Replicated": {}})), Ok(one));
     assert_eq!(of(json!({"Replicated": {"Replicas": 0}})), Ok(Mode::Replicated(Replicated { replicas: 0 })));
     assert!(matches!(of(json!({"Global": {}})), Ok(Mode::Global(_))));

@@ -4,7 +4,7 @@
 //! Whatever has queued up during one sync goes into the next write: that is the group commit.
 
 use std::collections::VecDeque;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
@@ -209,11 +209,8 @@ fn serve(mut worker: Worker, jobs: &Receiver<Job>) {
             }
         };
         worker.queue.extend(first);
-        loop {
-            match jobs.try_recv() {
-                Ok(job) => worker.queue.push_back(job),
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
-            }
+        while let Ok(job) = jobs.try_recv() {
+            worker.queue.push_back(job);
         }
         worker.run();
         if worker.failed {

@@ -1,0 +1,381 @@
+//! Three hosts, the real docker client, and what the swarm must survive.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use skep_e2e::{Host, Lab, LabOptions, eventually, eventually_some, whoami_image};
+
+const LONG: Duration = Duration::from_secs(60);
+
+/// Binaries of one workspace lie side by side.
+fn binaries() -> (PathBuf, PathBuf) {
+    let init = PathBuf::from(env!("CARGO_BIN_EXE_skep-lab-init"));
+    let skep = init.with_file_name("skep");
+    assert!(skep.exists(), "{} is not there: run `cargo build -p skep` first", skep.display());
+    (skep, init)
+}
+
+/// A three-host swarm: every host a manager, every host with the whoami image.
+fn swarm(name: &str) -> Result<Lab> {
+    let (skep, init) = binaries();
+    let name = format!("{name}{}", std::process::id() % 10_000);
+    let lab = Lab::up(LabOptions { name, hosts: 3, skep: skep.clone(), init })?;
+    let archive = lab.host(1).dir.join("whoami.tar");
+    whoami_image(&skep, &archive)?;
+    for host in lab.hosts() {
+        host.docker(&["import", path(&archive), "whoami:1"])?;
+        host.docker(&["tag", "whoami:1", "whoami:2"])?;
+    }
+    lab.host(1).docker(&["swarm", "init", "--advertise-addr", &lab.host(1).addr])?;
+    let token = lab.host(1).docker(&["swarm", "join-token", "-q", "manager"])?;
+    for number in [2, 3] {
+        let host = lab.host(number);
+        host.docker(&[
+            "swarm",
+            "join",
+            "--token",
+            token.trim(),
+            "--advertise-addr",
+            &host.addr,
+            "10.99.0.1:2377",
+        ])?;
+    }
+    eventually("three managers are ready", LONG, || {
+        let nodes = lab.host(3).docker(&["node", "ls", "--format", "{{.Status}} {{.ManagerStatus}}"])?;
+        ensure!(nodes.lines().count() == 3, "{nodes}");
+        ensure!(nodes.lines().all(|l| l == "Ready Leader" || l == "Ready Reachable"), "{nodes}");
+        Ok(())
+    })?;
+    Ok(lab)
+}
+
+fn path(p: &Path) -> &str {
+    p.to_str().expect("the lab's paths are UTF-8")
+}
+
+/// `service create` of whoami; returns at once.
+fn create(host: &Host, name: &str, replicas: u32, more: &[&str]) -> Result<()> {
+    let replicas = replicas.to_string();
+    let first = ["service", "create", "-d", "--name", name, "--replicas", &replicas];
+    host.docker(&[&first[..], more, &["whoami:1", "/skep", "whoami"]].concat())?;
+    Ok(())
+}
+
+/// Node of every running task of a service that is wanted running.
+fn running(host: &Host, service: &str) -> Result<Vec<String>> {
+    let format = "{{.Node}} {{.CurrentState}}";
+    let out =
+        host.docker(&["service", "ps", service, "--filter", "desired-state=running", "--format", format])?;
+    Ok(out.lines().filter_map(|l| l.split_once(" Running").map(|(node, _)| node.to_owned())).collect())
+}
+
+fn wait_running(host: &Host, service: &str, replicas: usize) -> Result<Vec<String>> {
+    eventually_some(&format!("{replicas} tasks of {service} run"), LONG, || {
+        let nodes = running(host, service)?;
+        ensure!(
+            nodes.len() == replicas,
+            "{nodes:?}; {}",
+            host.docker(&["service", "ps", "--no-trunc", service])?
+        );
+        Ok(Some(nodes))
+    })
+}
+
+/// Who answered, by host name, over `n` requests from outside.
+fn answers(lab: &Lab, url: &str, n: usize) -> Result<BTreeMap<String, usize>> {
+    let mut seen = BTreeMap::new();
+    for _ in 0..n {
+        let body = lab.outside(&["curl", "-sS", "--max-time", "3", url])?;
+        *seen.entry(hostname(&body)?).or_insert(0) += 1;
+    }
+    Ok(seen)
+}
+
+fn hostname(body: &str) -> Result<String> {
+    let line = body.lines().find_map(|l| l.strip_prefix("Hostname: "));
+    Ok(line.with_context(|| format!("no host name in {body:?}"))?.to_owned())
+}
+
+/// Runs a command of the host inside the network of the service's one container there.
+fn inside(host: &Host, service: &str, argv: &[&str]) -> Result<String> {
+    let filter = format!("label=com.docker.swarm.service.name={service}");
+    let id = host.docker(&["ps", "-q", "--filter", &filter])?;
+    let pid = host.docker(&["inspect", "-f", "{{.State.Pid}}", id.trim()])?;
+    host.exec(&[&["nsenter", "-t", pid.trim(), "-n", "--"], argv].concat())
+}
+
+#[test]
+fn a_service_spreads_is_found_by_name_and_answers_on_every_host() -> Result<()> {
+    let lab = swarm("path")?;
+    let one = lab.host(1);
+    one.docker(&["network", "create", "-d", "overlay", "net1"])?;
+    create(one, "web", 3, &["--network", "net1", "-p", "8080:80"])?;
+    let mut nodes = wait_running(one, "web", 3)?;
+    nodes.sort();
+    nodes.dedup();
+    ensure!(nodes.len() == 3, "three replicas on {nodes:?}");
+
+    for host in lab.hosts() {
+        let url = format!("http://{}:8080/", host.addr);
+        let seen = eventually_some("all replicas answer", LONG, || {
+            let seen = answers(&lab, &url, 60)?;
+            ensure!(seen.len() == 3, "{seen:?}");
+            Ok(Some(seen))
+        })?;
+        ensure!(seen.values().all(|n| *n >= 5), "balanced over {seen:?} through host {}", host.number);
+    }
+
+    create(
+        one,
+        "client",
+        1,
+        &["--network", "net1", "--constraint", &format!("node.hostname=={}", one.name)],
+    )?;
+    wait_running(one, "client", 1)?;
+    let vip = inside(one, "client", &["busybox", "nslookup", "web", "127.0.0.11"])?;
+    ensure!(vip.matches("Address").count() == 2, "one virtual address: {vip}");
+    let tasks = inside(one, "client", &["busybox", "nslookup", "tasks.web", "127.0.0.11"])?;
+    ensure!(tasks.matches("Address").count() == 4, "three task addresses: {tasks}");
+    let addr =
+        vip.lines().rev().find_map(|l| l.strip_prefix("Address: ")).context("an address")?.trim().to_owned();
+    let mut seen = BTreeMap::new();
+    for _ in 0..60 {
+        let body = inside(one, "client", &["curl", "-sS", "--max-time", "3", &format!("http://{addr}/")])?;
+        *seen.entry(hostname(&body)?).or_insert(0) += 1;
+    }
+    ensure!(seen.len() == 3 && seen.values().all(|n| *n >= 5), "the virtual address balances: {seen:?}");
+
+    // A port on a host without a replica, after a scale-down.
+    one.docker(&["service", "scale", "-d", "web=1"])?;
+    wait_running(one, "web", 1)?;
+    eventually("one replica answers everywhere", LONG, || {
+        for host in lab.hosts() {
+            let seen = answers(&lab, &format!("http://{}:8080/", host.addr), 5)?;
+            ensure!(seen.len() == 1, "{seen:?}");
+        }
+        Ok(())
+    })?;
+
+    let logs = one.docker(&["service", "logs", "web"])?;
+    ensure!(logs.contains("whoami listening on port 80"), "{logs}");
+    one.docker(&["service", "rm", "web", "client"])?;
+    eventually("no container is left", LONG, || {
+        for host in lab.hosts() {
+            let left = host.docker(&["ps", "-aq"])?;
+            ensure!(left.is_empty(), "host {}: {left}", host.number);
+        }
+        Ok(())
+    })?;
+    lab.down()
+}
+
+#[test]
+fn the_swarm_heals_when_hosts_die_are_cut_off_and_come_back() -> Result<()> {
+    let mut lab = swarm("heal")?;
+    create(lab.host(1), "web", 3, &[])?;
+    wait_running(lab.host(1), "web", 3)?;
+
+    // The leader, which is also a worker, loses power.
+    lab.kill(1)?;
+    eventually("a new leader takes writes", LONG, || {
+        lab.host(2).docker(&["service", "scale", "-d", "web=4"]).map(drop)
+    })?;
+    let nodes = wait_running(lab.host(2), "web", 4)?;
+    ensure!(!nodes.contains(&lab.host(1).name), "{nodes:?}");
+
+    // It comes back: as a member again, with none of the tasks that were given to others.
+    lab.restart(1)?;
+    eventually("host 1 is ready again", LONG, || {
+        let nodes = lab.host(1).docker(&["node", "ls", "--format", "{{.Status}}"])?;
+        ensure!(nodes.lines().all(|l| l == "Ready"), "{nodes}");
+        Ok(())
+    })?;
+
+    lab.cut(3)?;
+    let nodes = eventually_some("four tasks run on the other side of the cut", LONG, || {
+        let nodes = running(lab.host(2), "web")?;
+        ensure!(nodes.len() == 4 && !nodes.contains(&lab.host(3).name), "{nodes:?}");
+        Ok(Some(nodes))
+    })?;
+    drop(nodes);
+    lab.heal(3)?;
+    eventually("no task runs twice after the heal", LONG, || {
+        let mut containers = 0;
+        for host in lab.hosts() {
+            containers += host.docker(&["ps", "-q"])?.lines().count();
+        }
+        ensure!(containers == 4, "{containers} containers");
+        ensure!(running(lab.host(3), "web")?.len() == 4);
+        Ok(())
+    })?;
+    lab.down()
+}
+
+#[test]
+fn a_service_is_updated_and_a_node_drained_and_a_daemon_restarted_under_it() -> Result<()> {
+    let lab = swarm("upd")?;
+    let one = lab.host(1);
+    create(
+        one,
+        "web",
+        3,
+        &["-p", "8080:80", "--update-delay", "0s", "--update-monitor", "1s", "--stop-grace-period", "2s"],
+    )?;
+    wait_running(one, "web", 3)?;
+    one.docker(&["service", "update", "--image", "whoami:2", "--env-add", "ROUND=2", "web"])?;
+    let images =
+        one.docker(&["service", "ps", "web", "--filter", "desired-state=running", "--format", "{{.Image}}"])?;
+    ensure!(images.lines().count() == 3 && images.lines().all(|i| i == "whoami:2"), "{images}");
+
+    one.docker(&["node", "update", "--availability", "drain", &lab.host(2).name])?;
+    eventually("the drained node is empty", LONG, || {
+        let nodes = running(one, "web")?;
+        ensure!(nodes.len() == 3 && !nodes.contains(&lab.host(2).name), "{nodes:?}");
+        ensure!(lab.host(2).docker(&["ps", "-q"])?.is_empty());
+        Ok(())
+    })?;
+    one.docker(&["node", "update", "--availability", "active", &lab.host(2).name])?;
+
+    let three = lab.host(3);
+    let before = three.docker(&["ps", "-q", "--no-trunc"])?;
+    ensure!(!before.is_empty(), "host 3 runs a replica");
+    let address = format!("http://{}:8080/", three.addr);
+    three.stop_daemon("-KILL")?;
+    ensure!(!answers(&lab, &address, 10)?.is_empty(), "traffic flows without a daemon");
+    three.start_daemon()?;
+    ensure!(three.docker(&["ps", "-q", "--no-trunc"])? == before, "the same containers run");
+    eventually("host 3 is ready again", LONG, || {
+        let nodes = one.docker(&["node", "ls", "--format", "{{.Status}}"])?;
+        ensure!(nodes.lines().all(|l| l == "Ready"), "{nodes}");
+        Ok(())
+    })?;
+    ensure!(
+        three.docker(&["ps", "-q", "--no-trunc"])? == before,
+        "the same containers run after it is back in the swarm"
+    );
+    lab.down()
+}
+
+#[test]
+fn networks_are_apart_and_the_underlay_shows_nothing() -> Result<()> {
+    let lab = swarm("net")?;
+    let (one, two) = (lab.host(1), lab.host(2));
+    for net in ["red", "blue"] {
+        one.docker(&["network", "create", "-d", "overlay", net])?;
+    }
+    let on = |host: &Host| format!("node.hostname=={}", host.name);
+    create(one, "server", 1, &["--network", "red", "--constraint", &on(two)])?;
+    create(one, "friend", 1, &["--network", "red", "--constraint", &on(one)])?;
+    create(one, "stranger", 1, &["--network", "blue", "--constraint", &on(one)])?;
+    for service in ["server", "friend", "stranger"] {
+        wait_running(one, service, 1)?;
+    }
+    let found = inside(one, "friend", &["busybox", "nslookup", "tasks.server", "127.0.0.11"])?;
+    let addr = found
+        .lines()
+        .rev()
+        .find_map(|l| l.strip_prefix("Address: "))
+        .context("an address")?
+        .trim()
+        .to_owned();
+    let url = format!("http://{addr}/");
+
+    let capture = lab.host(3).dir.join("underlay.pcap");
+    let mut tcpdump = one
+        .command("tcpdump")?
+        .args(["-i", "eth0", "-U", "-s", "0", "-w", path(&capture), "udp port 4789"])
+        .stderr(std::process::Stdio::null())
+        .spawn()?;
+    eventually("tcpdump is ready", LONG, || {
+        let _: () = drop(std::fs::metadata(&capture)?);
+        Ok(())
+    })?;
+    let secret = "skep-secret-in-a-header";
+    eventually("the friend reaches the server", LONG, || {
+        let body = inside(
+            one,
+            "friend",
+            &["curl", "-sS", "--max-time", "3", "-H", &format!("X-Secret: {secret}"), &url],
+        )?;
+        ensure!(body.contains(secret), "{body}");
+        Ok(())
+    })?;
+    eventually("the capture has packets", LONG, || {
+        ensure!(std::fs::metadata(&capture)?.len() > 1000);
+        Ok(())
+    })?;
+    tcpdump.kill()?;
+    tcpdump.wait()?;
+    let bytes = std::fs::read(&capture)?;
+    ensure!(
+        !bytes.windows(secret.len()).any(|w| w == secret.as_bytes()),
+        "the secret crossed the underlay in the clear"
+    );
+
+    if inside(one, "stranger", &["curl", "-sS", "--max-time", "2", &url]).is_ok() {
+        bail!("a container of another network reached {url}");
+    }
+    if inside(one, "stranger", &["busybox", "nslookup", "server", "127.0.0.11"]).is_ok() {
+        bail!("a container of another network found the server by name");
+    }
+    lab.down()
+}
+
+#[test]
+fn what_is_wrong_is_refused_by_name() -> Result<()> {
+    let lab = swarm("bad")?;
+    let one = lab.host(1);
+    let refused = |args: &[&str], words: &[&str]| -> Result<()> {
+        let Err(e) = one.docker(args) else { bail!("{args:?} was not refused") };
+        let text = format!("{e:#}");
+        ensure!(words.iter().all(|w| text.contains(w)), "{args:?}: {text}");
+        Ok(())
+    };
+    create(one, "web", 1, &["-p", "8080:80"])?;
+    refused(&["service", "create", "-d", "--name", "web", "whoami:1"], &["web"])?;
+    refused(&["service", "create", "-d", "--name", "web2", "-p", "8080:80", "whoami:1"], &["8080", "web"])?;
+    refused(&["service", "create", "-d", "--network", "nowhere", "whoami:1"], &["nowhere"])?;
+    refused(&["service", "create", "-d", "--replicas", "99999999999", "whoami:1"], &["replicas"])?;
+    refused(&["service", "inspect", "nothing"], &["nothing"])?;
+    refused(&["network", "rm", "ingress"], &["ingress"])?;
+    refused(&["load", "-i", "/etc/hostname"], &["archive"])?;
+
+    one.docker(&[
+        "service",
+        "create",
+        "-d",
+        "--name",
+        "lost",
+        "--constraint",
+        "node.labels.disk==ssd",
+        "whoami:1",
+    ])?;
+    one.docker(&[
+        "service",
+        "create",
+        "-d",
+        "--name",
+        "absent",
+        "--restart-condition",
+        "none",
+        "no-such-image:1",
+    ])?;
+    eventually("the reasons are shown", LONG, || {
+        let lost =
+            one.docker(&["service", "ps", "--no-trunc", "--format", "{{.CurrentState}} {{.Error}}", "lost"])?;
+        ensure!(lost.contains("Pending") && lost.contains("3"), "{lost}");
+        let absent = one.docker(&[
+            "service",
+            "ps",
+            "--no-trunc",
+            "--format",
+            "{{.CurrentState}} {{.Error}}",
+            "absent",
+        ])?;
+        ensure!(absent.contains("Rejected") && absent.contains("no-such-image"), "{absent}");
+        Ok(())
+    })?;
+    lab.down()
+}
