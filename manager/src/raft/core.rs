@@ -542,6 +542,8 @@ impl Core {
         if self.members.removed.contains(&self.identity.raft_id) {
             self.removed = true;
         }
+        // Who waits for the change finds it in the status.
+        self.publish();
         Ok(())
     }
 

@@ -1,8 +1,13 @@
 //! Changes of the members, on the leader: join as a learner, promotion once caught up, removal, handing over.
 
+#![expect(
+    clippy::field_reassign_with_default,
+    reason = "rust-protobuf's messages hide fields, so no literal makes them"
+)]
+
 use prost::Message as _;
 use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2};
-use raft::{ProgressState, majority};
+use raft::majority;
 use skep_proto::v1;
 
 use super::core::{Core, Reply, Waiter};
@@ -158,10 +163,14 @@ impl Core {
         }
         let last = self.raw.raft.raft_log.last_index();
         let ready = self.members.conf.learners.iter().copied().find(|id| {
+            // Not by the progress's state: a lost answer leaves it probing until there is something to send.
             self.hears(*id)
-                && self.raw.raft.prs().get(*id).is_some_and(|progress| {
-                    progress.state == ProgressState::Replicate && progress.matched + CAUGHT_UP >= last
-                })
+                && self
+                    .raw
+                    .raft
+                    .prs()
+                    .get(*id)
+                    .is_some_and(|progress| progress.matched > 0 && progress.matched + CAUGHT_UP >= last)
         });
         if let Some(peer) = ready.and_then(|id| self.members.peers.get(&id).cloned()) {
             // Refused means that another change came first: the next tick tries again.
