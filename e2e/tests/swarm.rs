@@ -83,6 +83,15 @@ fn wait_running(host: &Host, service: &str, replicas: usize) -> Result<Vec<Strin
     })
 }
 
+/// Waits until four tasks of `web` run, none of them on `lost`.
+fn four_without(host: &Host, lost: &Host) -> Result<()> {
+    eventually(&format!("four tasks run without host {}", lost.number), LONG, || {
+        let nodes = running(host, "web")?;
+        ensure!(nodes.len() == 4 && !nodes.contains(&lost.name), "{nodes:?}");
+        Ok(())
+    })
+}
+
 /// Who answered, by host name, over `n` requests from outside.
 fn answers(lab: &Lab, url: &str, n: usize) -> Result<BTreeMap<String, usize>> {
     let mut seen = BTreeMap::new();
@@ -182,8 +191,7 @@ fn the_swarm_heals_when_hosts_die_are_cut_off_and_come_back() -> Result<()> {
     eventually("a new leader takes writes", LONG, || {
         lab.host(2).docker(&["service", "scale", "-d", "web=4"]).map(drop)
     })?;
-    let nodes = wait_running(lab.host(2), "web", 4)?;
-    ensure!(!nodes.contains(&lab.host(1).name), "{nodes:?}");
+    four_without(lab.host(2), lab.host(1))?;
 
     // It comes back: as a member again, with none of the tasks that were given to others.
     lab.restart(1)?;
@@ -194,12 +202,7 @@ fn the_swarm_heals_when_hosts_die_are_cut_off_and_come_back() -> Result<()> {
     })?;
 
     lab.cut(3)?;
-    let nodes = eventually_some("four tasks run on the other side of the cut", LONG, || {
-        let nodes = running(lab.host(2), "web")?;
-        ensure!(nodes.len() == 4 && !nodes.contains(&lab.host(3).name), "{nodes:?}");
-        Ok(Some(nodes))
-    })?;
-    drop(nodes);
+    four_without(lab.host(2), lab.host(3))?;
     lab.heal(3)?;
     eventually("no task runs twice after the heal", LONG, || {
         let mut containers = 0;
@@ -339,7 +342,9 @@ fn what_is_wrong_is_refused_by_name() -> Result<()> {
     refused(&["service", "create", "-d", "--network", "nowhere", "whoami:1"], &["nowhere"])?;
     refused(&["service", "create", "-d", "--replicas", "99999999999", "whoami:1"], &["replicas"])?;
     refused(&["service", "inspect", "nothing"], &["nothing"])?;
-    refused(&["network", "rm", "ingress"], &["ingress"])?;
+    one.docker(&["network", "create", "-d", "overlay", "used"])?;
+    create(one, "user", 1, &["--network", "used"])?;
+    refused(&["network", "rm", "used"], &["used", "user"])?;
     refused(&["load", "-i", "/etc/hostname"], &["archive"])?;
 
     one.docker(&[
