@@ -376,12 +376,22 @@ impl Node {
     }
 }
 
+/// Port 0 asks for any free port; the manager's address is told to others before it listens, so the port
+/// is chosen here.
+fn with_port(mut addr: SocketAddr) -> Result<SocketAddr, SwarmError> {
+    if addr.port() == 0 {
+        let free = std::net::TcpListener::bind(addr).and_then(|l| l.local_addr());
+        addr = free.map_err(|e| SwarmError::Failed(format!("find a free port on {}: {e}", addr.ip())))?;
+    }
+    Ok(addr)
+}
+
 fn addresses(
     listen: &str,
     advertise: &str,
     towards: Option<SocketAddr>,
 ) -> Result<(SocketAddr, SocketAddr), SwarmError> {
-    let listen = address::listen(listen, defaults::MANAGER_PORT)?;
+    let listen = with_port(address::listen(listen, defaults::MANAGER_PORT)?)?;
     let advertise = if advertise.is_empty() && !listen.ip().is_unspecified() {
         listen
     } else {

@@ -1,0 +1,63 @@
+//! `skep dev`: one command, and a single-node swarm takes services; ctrl-C ends it and what it ran.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use skep_e2e::{Lab, LabOptions, eventually, whoami_image};
+
+const LONG: Duration = Duration::from_secs(60);
+
+#[test]
+fn a_single_node_swarm_runs_a_service_and_goes_without_a_trace() -> Result<()> {
+    let init = PathBuf::from(env!("CARGO_BIN_EXE_skep-lab-init"));
+    let skep = init.with_file_name("skep");
+    let name = format!("dev{}", std::process::id() % 10_000);
+    // The laboratory lends its first host's namespaces; that host's own daemon stays idle beside `dev`.
+    let lab = Lab::up(LabOptions { name, hosts: 1, skep: skep.clone(), init })?;
+    let host = lab.host(1);
+    let dir = host.dir.join("dev");
+    let mut dev = host.command(&skep)?;
+    dev.args(["dev", "--dir"]).arg(&dir).stdin(Stdio::null()).stdout(Stdio::null());
+    let mut dev = dev.spawn()?;
+    let socket = format!("unix://{}", dir.join("run/skep.sock").display());
+    let skep = |args: &[&str]| -> Result<String> {
+        let out = std::process::Command::new(&skep).env("DOCKER_HOST", &socket).args(args).output()?;
+        if !out.status.success() {
+            bail!("skep {}: {}", args.join(" "), String::from_utf8_lossy(&out.stderr));
+        }
+        Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+    };
+    eventually("the node is ready", LONG, || {
+        let nodes = skep(&["node", "ls", "--format", "{{.Status}} {{.ManagerStatus}}"])?;
+        ensure!(nodes.trim() == "Ready Leader", "{nodes}");
+        Ok(())
+    })?;
+    let archive = dir.join("whoami.tar");
+    whoami_image(&host.skep, &archive)?;
+    skep(&["import", archive.to_str().context("a UTF-8 path")?, "whoami"])?;
+    // Not detached: the client itself waits until the service has converged.
+    skep(&[
+        "service",
+        "create",
+        "--name",
+        "web",
+        "--replicas",
+        "3",
+        "-p",
+        "8080:80",
+        "whoami",
+        "/skep",
+        "whoami",
+    ])?;
+    let body = host.exec(&["curl", "-sS", "--max-time", "3", "http://127.0.0.1:8080/"])?;
+    ensure!(body.contains("Hostname: "), "{body}");
+
+    let pid = std::fs::read_to_string(dir.join("run/skep.pid"))?;
+    host.exec(&["kill", "-INT", pid.trim()])?;
+    ensure!(dev.wait()?.success(), "skep dev ended badly");
+    let left = host.exec(&["sh", "-c", "grep -lxz '[s]him' /proc/[0-9]*/cmdline || true"])?;
+    ensure!(left.trim().is_empty(), "shims are left: {left}");
+    lab.down()
+}
