@@ -173,7 +173,9 @@ mod tests {
 
     #[test]
     fn keys_are_found_across_reads_and_nothing_else_is_lost() {
-        let table: [(&[&[u8]], &[u8], bool); 5] = [
+        /// What is read, what of it passes, and whether the client detaches.
+        type Case = (&'static [&'static [u8]], &'static [u8], bool);
+        let table: [Case; 5] = [
             (&[b"ab\x10", b"\x11cd"], b"ab", true),
             (&[b"ab\x10", b"cd"], b"ab\x10cd", false),
             (&[b"\x10\x10\x11"], b"\x10", true),

@@ -292,7 +292,7 @@ fn networks_are_apart_and_the_underlay_shows_nothing() -> Result<()> {
         .stderr(std::process::Stdio::null())
         .spawn()?;
     eventually("tcpdump is ready", LONG, || {
-        let _: () = drop(std::fs::metadata(&capture)?);
+        std::fs::metadata(&capture)?;
         Ok(())
     })?;
     let secret = "skep-secret-in-a-header";

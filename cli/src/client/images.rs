@@ -15,7 +15,7 @@ use super::each;
 use super::output::{self, Table, short_id};
 
 #[derive(Subcommand)]
-pub enum Images {
+pub enum ImageCommand {
     /// List images
     Images {
         /// Only IDs
@@ -80,17 +80,17 @@ pub enum Images {
     },
 }
 
-pub async fn run(api: &Api, command: Images) -> Result<()> {
+pub async fn run(api: &Api, command: ImageCommand) -> Result<()> {
     match command {
-        Images::Images { quiet, no_trunc, filter, format } => {
+        ImageCommand::Images { quiet, no_trunc, filter, format } => {
             let found = api.get("/images/json", &Query::new().filters(&filter)?).await?;
             list(&found, quiet, no_trunc, format.as_deref())
         }
-        Images::Load { input, quiet } => {
+        ImageCommand::Load { input, quiet } => {
             progress(api, "/images/load", &Query::new().flag("quiet", quiet), open(input.as_deref()).await?)
                 .await
         }
-        Images::Import { change, message, file, reference } => {
+        ImageCommand::Import { change, message, file, reference } => {
             let mut query = Query::new().with("fromSrc", "-");
             for one in &change {
                 query = query.with("changes", one);
@@ -104,7 +104,7 @@ pub async fn run(api: &Api, command: Images) -> Result<()> {
             let from = (file.as_os_str() != "-").then_some(file.as_path());
             progress(api, "/images/create", &query, open(from).await?).await
         }
-        Images::Rmi { force, images } => {
+        ImageCommand::Rmi { force, images } => {
             each(&images, async |name| {
                 let removed = api
                     .delete(&format!("/images/{}", encode(&name)), &Query::new().flag("force", force))
@@ -118,11 +118,11 @@ pub async fn run(api: &Api, command: Images) -> Result<()> {
             })
             .await
         }
-        Images::Tag { source, target } => {
+        ImageCommand::Tag { source, target } => {
             let path = format!("/images/{}/tag", encode(&source));
             api.post(&path, &Query::new().with("repo", target), None).await.map(drop)
         }
-        Images::Save { output, images } => {
+        ImageCommand::Save { output, images } => {
             let query = images.iter().fold(Query::new(), |q, name| q.with("names", name));
             save(api, &query, output).await
         }

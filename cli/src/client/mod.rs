@@ -52,7 +52,7 @@ enum Command {
     #[command(flatten)]
     Container(containers::Containers),
     #[command(flatten)]
-    Image(images::Images),
+    Image(images::ImageCommand),
     #[command(flatten)]
     System(system::System),
     /// Manage networks
