@@ -209,47 +209,5 @@ pub fn log_config<'a>(
             )));
         }
     };
-    let mut log = LogConfig { driver: driver.into(), ..LogConfig::default() };
-    for (name, value) in options {
-        let bad = |want: &str| {
-            ApiError::bad_request(format!("log option {name}={value:?} is not valid: give {want}"))
-        };
-        match (driver, name) {
-            ("json-file", "max-size") => {
-                log.max_size = match value {
-                    "-1" => None,
-                    _ => Some(bytes(value).filter(|n| *n > 0).ok_or_else(|| bad("a size like 10m"))?),
-                };
-            }
-            ("json-file", "max-file") => {
-                log.max_file = value.parse().ok().filter(|n| *n > 0).ok_or_else(|| bad("1 or more"))?;
-            }
-            _ => {
-                return Err(ApiError::bad_request(format!(
-                    "unknown log opt '{name}' for {driver} log driver: use max-size and max-file with json-file"
-                )));
-            }
-        }
-    }
-    if log.max_size.is_none() && log.max_file > 1 {
-        return Err(ApiError::bad_request("log option max-file needs max-size: files are rotated by size"));
-    }
-    Ok(log)
-}
-
-/// A size with an optional unit, in powers of 1024 as Docker reads it.
-pub(super) fn bytes(text: &str) -> Option<u64> {
-    let lower = text.trim().to_ascii_lowercase();
-    let number = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let shift = match lower.get(number.len()..)? {
-        "" | "b" => 0,
-        "k" | "kb" | "kib" => 10,
-        "m" | "mb" | "mib" => 20,
-        "g" | "gb" | "gib" => 30,
-        "t" | "tb" | "tib" => 40,
-        _ => return None,
-    };
-    let number: f64 = number.trim().parse().ok().filter(|n: &f64| n.is_finite() && *n >= 0.0)?;
-    let bytes = number * (1_u64 << shift) as f64;
-    (bytes < i64::MAX as f64).then_some(bytes as u64)
+    LogConfig::from_options(driver, options).map_err(ApiError::bad_request)
 }

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use serde_json::json;
 use skep_engine::{MountConfig, MountKind};
 
-use super::host_config::bytes;
 use crate::error::{ApiError, ApiResult};
 use crate::fields::Fields;
+use skep_engine::parse_size;
 
 fn target(path: &str, target: &str) -> ApiResult<PathBuf> {
     if !target.starts_with('/') || target.trim_matches('/').is_empty() {
@@ -114,7 +114,7 @@ pub(super) fn read_tmpfs(path: &str, to: &str, options: &str) -> ApiResult<Mount
             ))
         };
         match option.split_once('=') {
-            Some(("size", value)) => size = Some(bytes(value).ok_or_else(bad)?),
+            Some(("size", value)) => size = Some(parse_size(value).ok_or_else(bad)?),
             Some(("mode", value)) => mode = Some(u32::from_str_radix(value, 8).map_err(|_| bad())?),
             None if option == "ro" => read_only = true,
             None if matches!(option, "rw" | "nosuid" | "nodev" | "noexec" | "rprivate") => {}
