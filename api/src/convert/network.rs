@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use serde_json::{Value, json};
-use skep_overlay::BridgeInfo;
 use skep_overlay::desired::Cidr;
+use skep_overlay::{BridgeInfo, BridgeSpec};
 use skep_proto::v1::{Annotations, Network, NetworkSpec};
 
 use super::created;
@@ -23,26 +23,9 @@ pub const FIXED: [&str; 2] = ["host", "none"];
 #[derive(Clone, Debug, PartialEq)]
 pub enum Create {
     /// A bridge on this host.
-    Bridge(Bridge),
+    Bridge(BridgeSpec),
     /// A network of the swarm.
     Overlay(Box<NetworkSpec>),
-}
-
-/// A bridge network.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Bridge {
-    /// Name.
-    pub name: String,
-    /// Address range asked for.
-    pub subnet: Option<Cidr>,
-    /// Gateway asked for.
-    pub gateway: Option<Ipv4Addr>,
-    /// No way out.
-    pub internal: bool,
-    /// Labels.
-    pub labels: BTreeMap<String, String>,
-    /// Driver options.
-    pub options: BTreeMap<String, String>,
 }
 
 /// Body of `POST /networks/create`.
@@ -88,7 +71,7 @@ pub fn read(body: &[u8]) -> ApiResult<Create> {
                     "Scope = {scope:?} is not supported for a bridge: leave it out, or use --driver overlay"
                 )));
             }
-            Ok(Create::Bridge(Bridge { name, subnet, gateway, internal, labels, options }))
+            Ok(Create::Bridge(BridgeSpec { name, subnet, gateway, internal, labels, options }))
         }
         "overlay" => {
             if !matches!(scope.as_str(), "" | "swarm") {

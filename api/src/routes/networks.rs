@@ -7,7 +7,6 @@ use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use skep_overlay::BridgeSpec;
 use skep_proto::v1::{CreateNetworkRequest, ListNetworksRequest, RemoveRequest};
 
 use super::body;
@@ -103,17 +102,7 @@ async fn create(State(s): State<ApiState>, request: Request) -> ApiResult {
             let response = s.control()?.create_network(request).await?.into_inner();
             response.network.map(|n| n.id).unwrap_or_default()
         }
-        Create::Bridge(b) => {
-            let spec = BridgeSpec {
-                name: b.name,
-                subnet: b.subnet,
-                gateway: b.gateway,
-                internal: b.internal,
-                labels: b.labels,
-                options: b.options,
-            };
-            s.dataplane().create_bridge(spec).await?.id
-        }
+        Create::Bridge(spec) => s.dataplane().create_bridge(spec).await?.id,
     };
     Ok(body::json(StatusCode::CREATED, &json!({ "Id": id, "Warning": "" })))
 }
