@@ -2,8 +2,9 @@
 //! at once when the node's role in the swarm is no longer the one it certifies.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
+use rand::Rng;
 use skep_identity::{Identity, Network, Role};
 use skep_proto::v1;
 use tokio::sync::watch;
@@ -22,11 +23,11 @@ pub(crate) async fn keep_fresh(
     remotes: Arc<Remotes>,
     mut node: watch::Receiver<Option<v1::Node>>,
 ) {
-    let share = rand::random_range(0.5..0.8);
+    let share = identity.host().rng().random_range(0.5..0.8);
     loop {
         let role = node.borrow_and_update().as_ref().map(|n| n.role());
         let outdated = role.is_some_and(|r| r != identity.role());
-        let due = identity.renew_at(share).duration_since(SystemTime::now()).unwrap_or_default();
+        let due = identity.renew_at(share).duration_since(identity.host().now()).unwrap_or_default();
         if outdated || due.is_zero() {
             if let Err(e) = renew(&identity, &network, &remotes).await {
                 tracing::warn!(error = %e, "this node's certificate could not be renewed, trying again");

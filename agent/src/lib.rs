@@ -21,8 +21,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rand::Rng;
 use skep_engine::Engine;
-use skep_identity::{Identity, Network};
+use skep_identity::{Host, Identity, Network};
 use skep_proto::v1;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -83,14 +84,19 @@ impl Agent {
         std::fs::create_dir_all(&options.state_dir)?;
         let kept_at = options.state_dir.join("assignments");
         let kept = Assignments::load(&kept_at);
-        let remotes =
-            Arc::new(remotes::Remotes::load(&options.state_dir.join("managers"), options.managers.clone()));
+        let host = options.identity.host().clone();
+        let remotes = Arc::new(remotes::Remotes::load(
+            &options.state_dir.join("managers"),
+            options.managers.clone(),
+            host.rng(),
+        ));
         let outbox = Arc::new(status::Outbox::default());
         let node_id = options.identity.node_id().to_string();
 
         let (applied, applied_seen) = watch::channel(Applied::default());
         let (wanted, wanted_seen) = watch::channel((plane::desired(&node_id, &kept, &BTreeMap::new()), 0));
         let tasks = task::TaskSet::new(task::Surroundings {
+            host: host.clone(),
             runtime: options.runtime.clone(),
             statuses: outbox.clone(),
             networks: Arc::new(plane::AppliedNetworks(applied_seen.clone())),
@@ -112,7 +118,7 @@ impl Agent {
         let mut running = JoinSet::new();
         running.spawn(plane::follow(options.plane.clone(), wanted_seen, applied));
         running.spawn(acknowledge(applied_seen, outbox));
-        running.spawn(reconcile(node_id, kept_at, assigned, tasks.clone(), wanted));
+        running.spawn(reconcile(host, node_id, kept_at, assigned, tasks.clone(), wanted));
         running.spawn(certificate::keep_fresh(
             options.identity.clone(),
             options.network.clone(),
@@ -171,6 +177,7 @@ async fn acknowledge(mut applied: watch::Receiver<Applied>, outbox: Arc<status::
 
 /// Turns the assignment set into work: kept on disk first, then networks, then tasks.
 async fn reconcile(
+    host: Host,
     node_id: String,
     kept_at: PathBuf,
     mut assigned: watch::Receiver<Assignments>,
@@ -184,13 +191,11 @@ async fn reconcile(
         let set = assigned.borrow_and_update().clone();
         if kept.as_ref() != Some(&set) {
             let (to_write, path) = (set.clone(), kept_at.clone());
-            let written = tokio::task::spawn_blocking(move || to_write.save(&path)).await;
-            match written {
-                Ok(Ok(())) => kept = Some(set.clone()),
-                Ok(Err(e)) => {
+            match host.blocking(move || to_write.save(&path)).await {
+                Ok(()) => kept = Some(set.clone()),
+                Err(e) => {
                     tracing::error!(error = %e, "assignments will not survive a restart without a manager")
                 }
-                Err(e) => tracing::error!(error = %e, "assignments could not be kept"),
             }
         }
         let in_use = tasks.networks_in_use();
@@ -216,6 +221,7 @@ async fn reconcile(
 /// Keeps a session with some manager.
 async fn reach(options: AgentOptions, shared: session::Shared, connected: watch::Sender<Connection>) {
     let mut pause = RECONNECT.0;
+    let mut rng = options.identity.host().rng();
     loop {
         let outcome = match shared.remotes.pick() {
             None => Err(tonic::Status::unavailable("no manager is known: join the swarm again")),
@@ -259,7 +265,7 @@ async fn reach(options: AgentOptions, shared: session::Shared, connected: watch:
             tracing::warn!(error = %e.message(), "not in touch with the swarm, running tasks go on");
             connected.send_replace(Connection { manager: None, error: e.message().to_owned() });
         }
-        tokio::time::sleep(pause.mul_f32(rand::random_range(0.5..1.5))).await;
+        tokio::time::sleep(pause.mul_f32(rng.random_range(0.5..1.5))).await;
         pause = (pause * 2).min(RECONNECT.1);
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 
 /// Failures after which a manager is as unlikely to be picked as one can be.
@@ -13,14 +14,15 @@ const WORST: u32 = 6;
 pub struct Remotes {
     path: PathBuf,
     known: Mutex<BTreeMap<String, u32>>,
+    rng: Mutex<StdRng>,
 }
 
 impl Remotes {
     /// Reads the kept list and adds `more`.
-    pub fn load(path: &Path, more: impl IntoIterator<Item = String>) -> Self {
+    pub fn load(path: &Path, more: impl IntoIterator<Item = String>, rng: StdRng) -> Self {
         let kept = std::fs::read_to_string(path).unwrap_or_default();
         let known = kept.lines().map(str::to_owned).chain(more).filter(|a| !a.is_empty()).map(|a| (a, 0));
-        Self { path: path.to_owned(), known: Mutex::new(known.collect()) }
+        Self { path: path.to_owned(), known: Mutex::new(known.collect()), rng: Mutex::new(rng) }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, u32>> {
@@ -31,7 +33,8 @@ impl Remotes {
     pub fn pick(&self) -> Option<String> {
         let known: Vec<_> = self.lock().iter().map(|(a, f)| (a.clone(), *f)).collect();
         let weight = |(_, failures): &(String, u32)| 1u32 << (WORST - (*failures).min(WORST));
-        known.choose_weighted(&mut rand::rng(), weight).ok().map(|(a, _)| a.clone())
+        let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);
+        known.choose_weighted(&mut *rng, weight).ok().map(|(a, _)| a.clone())
     }
 
     /// Every address known.

@@ -2,9 +2,8 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use rand::Rng;
 use skep_proto::v1::ca_client::CaClient;
 use skep_proto::v1::{GetRootRequest, IssueCertificateRequest, NodeAvailability, RenewCertificateRequest};
 use tonic::transport::Channel;
@@ -12,12 +11,14 @@ use tonic::{Code, Status};
 
 use crate::client::{channel_with, connect};
 use crate::credentials::pem_certificate;
-use crate::{Credentials, Error, Identity, JoinToken, Network, Role, ca, explain, tls};
+use crate::{Credentials, Error, Host, Identity, JoinToken, Network, Role, ca, explain, tls};
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a host tells of itself when it joins.
 pub struct Bootstrap<'a> {
+    /// The host that joins.
+    pub host: &'a Host,
     /// A manager, host:port.
     pub addr: &'a str,
     /// Token of the role the host is to have.
@@ -35,10 +36,11 @@ pub async fn bootstrap(
     dir: &Path,
     join: Bootstrap<'_>,
 ) -> Result<Identity, Error> {
-    let addr = join.addr;
+    let (addr, host) = (join.addr, join.host);
     // Dialled by hand first: a channel would hide what is wrong with the address.
-    connect(network, addr, tls::unverified_config()?).await?;
-    let unverified = channel_with(network, addr, tls::unverified_config);
+    connect(network, addr, tls::unverified_config(host)?).await?;
+    let on = host.clone();
+    let unverified = channel_with(network, addr, move || tls::unverified_config(&on));
     let root_pem = with_timeout(addr, CaClient::new(unverified).get_root(GetRootRequest {}))
         .await
         .map_err(|status| refused("fetch the root certificate", addr, &status))?
@@ -51,8 +53,9 @@ pub async fn bootstrap(
         return Err(Error::DigestMismatch { addr: addr.to_owned(), found, pinned });
     }
     let cluster = cluster_of(&root)?;
-    connect(network, addr, tls::anonymous_config(&root, &cluster)?).await?;
-    let verified = channel_with(network, addr, move || tls::anonymous_config(&root, &cluster));
+    connect(network, addr, tls::anonymous_config(host, &root, &cluster)?).await?;
+    let on = host.clone();
+    let verified = channel_with(network, addr, move || tls::anonymous_config(&on, &root, &cluster));
     let (key_pem, csr_pem) = ca::request()?;
     let request = IssueCertificateRequest {
         csr_pem,
@@ -65,7 +68,8 @@ pub async fn bootstrap(
         .map_err(|status| refused("ask for a certificate", addr, &status))?;
     let credentials = Credentials::from_pem(&key_pem, &issued.certificate_pem, &root_pem)?;
     let dir = dir.to_owned();
-    store(move || Identity::create(&dir, credentials)).await
+    let identity = host.blocking(move || Identity::create(&dir, credentials)).await?;
+    Ok(identity.on(host.clone()))
 }
 
 /// Gets another certificate over `channel` (to a manager), with a new key; returns its role.
@@ -81,32 +85,9 @@ pub async fn renew(identity: &Identity, channel: Channel) -> Result<Role, Error>
     // The root is pinned at joining: a renewal does not change whom we trust.
     let credentials = Credentials::from_pem(&key_pem, &issued.certificate_pem, current.root_pem())?;
     let role = credentials.identity().role;
-    let identity = identity.clone();
-    store(move || identity.replace(credentials)).await?;
+    let (host, identity) = (identity.host().clone(), identity.clone());
+    host.blocking(move || identity.replace(credentials)).await?;
     Ok(role)
-}
-
-/// Renews for ever, each time at a random point between 50% and 80% of the certificate's life, over
-/// whatever channel `channel` gives at that time. A failure is logged and tried again.
-pub async fn renew_when_due(identity: Identity, mut channel: impl FnMut() -> Option<Channel>) {
-    let mut renewals = identity.renewals();
-    loop {
-        let due = identity.renew_at(rand::rng().random_range(0.5..0.8));
-        let wait = due.duration_since(SystemTime::now()).unwrap_or(Duration::from_secs(10));
-        tokio::select! {
-            () = tokio::time::sleep(wait) => {}
-            // Renewed by someone else (a change of role): there is a new date.
-            Ok(()) = renewals.changed() => continue,
-        }
-        let Some(channel) = channel() else { continue };
-        if let Err(error) = renew(&identity, channel).await {
-            tracing::warn!(%error, "cannot renew the node certificate yet");
-        }
-    }
-}
-
-async fn store<T: Send + 'static>(f: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
-    tokio::task::spawn_blocking(f).await.expect("writing the identity does not panic")
 }
 
 fn cluster_of(root: &rustls::pki_types::CertificateDer<'_>) -> Result<String, Error> {

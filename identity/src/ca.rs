@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use rand::Rng;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
@@ -13,7 +14,7 @@ use time::OffsetDateTime;
 
 use crate::credentials::pem_certificate;
 use crate::peer::unit;
-use crate::{Credentials, Error, Role};
+use crate::{Credentials, Error, Host, Role};
 
 /// How far a certificate's validity reaches back, for hosts whose clocks run behind.
 const BACKDATE: Duration = Duration::from_secs(3600);
@@ -22,6 +23,7 @@ const ROOT_LIFE: Duration = Duration::from_secs(20 * 365 * 24 * 3600);
 
 /// The root certificate with its key.
 pub struct RootCa {
+    host: Host,
     cluster_id: ClusterId,
     cert_pem: String,
     key_pem: String,
@@ -30,20 +32,20 @@ pub struct RootCa {
 
 impl RootCa {
     /// A new root for a new cluster.
-    pub fn generate(cluster_id: ClusterId) -> Result<Self, Error> {
+    pub fn generate(host: &Host, cluster_id: ClusterId) -> Result<Self, Error> {
         let key = new_key()?;
         let mut params = CertificateParams::default();
         params.distinguished_name = name("swarm-ca", None, &cluster_id);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.serial_number = Some(serial());
-        set_validity(&mut params, ROOT_LIFE);
+        params.serial_number = Some(serial(host));
+        set_validity(&mut params, host, ROOT_LIFE);
         let cert = params.self_signed(&key).map_err(|e| Error::certificate("root certificate", e))?;
-        Self::from_pem(&cert.pem(), &key.serialize_pem())
+        Self::from_pem(host, &cert.pem(), &key.serialize_pem())
     }
 
     /// The root a cluster object holds.
-    pub fn from_pem(cert_pem: &str, key_pem: &str) -> Result<Self, Error> {
+    pub fn from_pem(host: &Host, cert_pem: &str, key_pem: &str) -> Result<Self, Error> {
         let bad = |e: &dyn ToString| Error::certificate("root certificate", e.to_string());
         let der = pem_certificate(cert_pem, "root certificate")?;
         let key = KeyPair::from_pem(key_pem).map_err(|e| Error::certificate("root key", e))?;
@@ -54,6 +56,7 @@ impl RootCa {
         let cluster = parsed.subject().iter_organization().next().and_then(|a| a.as_str().ok());
         let cluster_id = cluster.ok_or_else(|| bad(&"it names no cluster (O)"))?.into();
         Ok(Self {
+            host: host.clone(),
             cluster_id,
             cert_pem: cert_pem.to_owned(),
             key_pem: key_pem.to_owned(),
@@ -85,8 +88,8 @@ impl RootCa {
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
-        params.serial_number = Some(serial());
-        set_validity(&mut params, life);
+        params.serial_number = Some(serial(&self.host));
+        set_validity(&mut params, &self.host, life);
         let cert = params
             .signed_by(&csr.public_key, &issuer)
             .map_err(|e| Error::certificate("certificate request", e))?;
@@ -137,8 +140,8 @@ fn new_key() -> Result<KeyPair, Error> {
     KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(|e| Error::certificate("key", e))
 }
 
-fn serial() -> SerialNumber {
-    let mut bytes: [u8; 16] = rand::random();
+fn serial(host: &Host) -> SerialNumber {
+    let mut bytes: [u8; 16] = host.rng().random();
     bytes[0] &= 0x7f;
     SerialNumber::from_slice(&bytes)
 }
@@ -153,8 +156,8 @@ fn name(common: &str, role: Option<Role>, cluster_id: &ClusterId) -> Distinguish
     name
 }
 
-fn set_validity(params: &mut CertificateParams, life: Duration) {
-    let now = OffsetDateTime::now_utc();
+fn set_validity(params: &mut CertificateParams, host: &Host, life: Duration) {
+    let now = OffsetDateTime::from(host.now());
     params.not_before = now - BACKDATE;
     params.not_after = now.saturating_add(life.try_into().unwrap_or(time::Duration::MAX));
 }

@@ -26,7 +26,7 @@ pub(crate) const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 /// call and again whenever the connection is lost, each time with the identity's present certificate.
 pub fn channel(identity: &Identity, network: &Arc<dyn Network>, addr: &str, expected: Role) -> Channel {
     let identity = identity.clone();
-    channel_with(network, addr, move || tls::client_config(&identity.current(), expected))
+    channel_with(network, addr, move || tls::client_config(identity.host(), &identity.current(), expected))
 }
 
 /// Connects once, to learn what is at `addr`: the errors say which of many things is wrong.
@@ -36,7 +36,9 @@ pub async fn dial(
     addr: &str,
     expected: Role,
 ) -> Result<(), Error> {
-    connect(network, addr, tls::client_config(&identity.current(), expected)?).await.map(drop)
+    connect(network, addr, tls::client_config(identity.host(), &identity.current(), expected)?)
+        .await
+        .map(drop)
 }
 
 pub(crate) fn channel_with(

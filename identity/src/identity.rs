@@ -9,12 +9,13 @@ use arc_swap::ArcSwap;
 use skep_proto::ids::{ClusterId, NodeId};
 use tokio::sync::watch;
 
-use crate::{Credentials, Error, Role};
+use crate::{Credentials, Error, Host, Role};
 
 /// Cheap to clone; all clones see a renewal.
 #[derive(Clone)]
 pub struct Identity {
     inner: Arc<Inner>,
+    host: Host,
 }
 
 struct Inner {
@@ -41,7 +42,17 @@ impl Identity {
             current: ArcSwap::from_pointee(credentials),
             generation: watch::Sender::new(0),
         };
-        Self { inner: Arc::new(inner) }
+        Self { inner: Arc::new(inner), host: Host::system() }
+    }
+
+    /// The same identity on another host: a simulated one.
+    pub fn on(self, host: Host) -> Self {
+        Self { host, ..self }
+    }
+
+    /// The host this process runs on.
+    pub fn host(&self) -> &Host {
+        &self.host
     }
 
     /// Takes new credentials of the same node and cluster into use, on disk first.

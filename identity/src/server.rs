@@ -77,7 +77,7 @@ async fn accept(identity: Identity, mut listener: Box<dyn Listener>, tx: mpsc::S
 
 async fn handshake(identity: &Identity, io: Io, from: SocketAddr) -> Result<ServerIo, Error> {
     let own = identity.current();
-    let config = tls::server_config(&own)?;
+    let config = tls::server_config(identity.host(), &own)?;
     let stream = TlsAcceptor::from(config)
         .accept(io)
         .await

@@ -12,7 +12,7 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, S
 
 use crate::error::ROLE_MARK;
 use crate::peer::unit;
-use crate::{Credentials, Error, PeerIdentity, Role};
+use crate::{Credentials, Error, Host, PeerIdentity, Role};
 
 const ALPN: &[u8] = b"h2";
 
@@ -31,12 +31,12 @@ fn tls(e: impl ToString) -> Error {
 }
 
 /// For accepting: clients may come without a certificate, never with a bad one.
-pub(crate) fn server_config(own: &Credentials) -> Result<Arc<ServerConfig>, Error> {
+pub(crate) fn server_config(host: &Host, own: &Credentials) -> Result<Arc<ServerConfig>, Error> {
     let verifier = WebPkiClientVerifier::builder_with_provider(roots(&own.root)?, provider())
         .allow_unauthenticated()
         .build()
         .map_err(tls)?;
-    let mut config = ServerConfig::builder_with_provider(provider())
+    let mut config = ServerConfig::builder_with_details(provider(), Arc::new(host.clone()))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(tls)?
         .with_client_cert_verifier(verifier)
@@ -49,9 +49,13 @@ pub(crate) fn server_config(own: &Credentials) -> Result<Arc<ServerConfig>, Erro
 }
 
 /// For connecting as `own` to a node of the same cluster that has `expected` role.
-pub(crate) fn client_config(own: &Credentials, expected: Role) -> Result<Arc<ClientConfig>, Error> {
+pub(crate) fn client_config(
+    host: &Host,
+    own: &Credentials,
+    expected: Role,
+) -> Result<Arc<ClientConfig>, Error> {
     let verifier = verifier(&own.root, own.identity().cluster_id.as_str(), expected)?;
-    client_builder()?
+    client_builder(host)?
         .with_custom_certificate_verifier(verifier)
         .with_client_auth_cert(vec![own.cert.clone()], own.key.clone_key())
         .map_err(tls)
@@ -60,17 +64,18 @@ pub(crate) fn client_config(own: &Credentials, expected: Role) -> Result<Arc<Cli
 
 /// For connecting without a certificate to a manager under `root`.
 pub(crate) fn anonymous_config(
+    host: &Host,
     root: &CertificateDer<'static>,
     cluster: &str,
 ) -> Result<Arc<ClientConfig>, Error> {
     let verifier = verifier(root, cluster, Role::Manager)?;
-    Ok(finish(client_builder()?.with_custom_certificate_verifier(verifier).with_no_client_auth()))
+    Ok(finish(client_builder(host)?.with_custom_certificate_verifier(verifier).with_no_client_auth()))
 }
 
 /// For fetching a root that is checked by its digest afterwards: proves nothing about the server.
-pub(crate) fn unverified_config() -> Result<Arc<ClientConfig>, Error> {
+pub(crate) fn unverified_config(host: &Host) -> Result<Arc<ClientConfig>, Error> {
     let verifier = Arc::new(Unverified(provider()));
-    Ok(finish(client_builder()?.with_custom_certificate_verifier(verifier).with_no_client_auth()))
+    Ok(finish(client_builder(host)?.with_custom_certificate_verifier(verifier).with_no_client_auth()))
 }
 
 struct Danger(rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>);
@@ -84,8 +89,8 @@ impl Danger {
     }
 }
 
-fn client_builder() -> Result<Danger, Error> {
-    ClientConfig::builder_with_provider(provider())
+fn client_builder(host: &Host) -> Result<Danger, Error> {
+    ClientConfig::builder_with_details(provider(), Arc::new(host.clone()))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(tls)
         .map(Danger)

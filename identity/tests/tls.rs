@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skep_identity::{
-    Bootstrap, Credentials, Error, Identity, JoinToken, Network, Role, RootCa, Tcp, bootstrap, channel, dial,
-    explain, incoming, peer, renew, require, require_any, server,
+    Bootstrap, Credentials, Error, Host, Identity, JoinToken, Network, Role, RootCa, Tcp, bootstrap, channel,
+    dial, explain, incoming, peer, renew, require, require_any, server,
 };
 use skep_proto::ids::{ClusterId, NodeId};
 use skep_proto::v1::ca_client::CaClient;
@@ -113,12 +113,12 @@ async fn cluster(tamper: bool) -> Cluster {
 }
 
 async fn cluster_of_role(tamper: bool, role: Role) -> Cluster {
-    let root = RootCa::generate(ClusterId::random(&mut rand::rng())).expect("root");
+    let root = RootCa::generate(&Host::system(), ClusterId::random(&mut rand::rng())).expect("root");
     let (worker, manager) = (
         JoinToken::generate(root.digest(), &mut rand::rng()),
         JoinToken::generate(root.digest(), &mut rand::rng()),
     );
-    let other = RootCa::generate(root.cluster_id().clone()).expect("root");
+    let other = RootCa::generate(&Host::system(), root.cluster_id().clone()).expect("root");
     let served_root = if tamper { other.cert_pem() } else { root.cert_pem() }.to_owned();
     let dir = TempDir::new().expect("dir");
     let identity = identity(&root, dir.path(), "server", role);
@@ -145,11 +145,17 @@ impl Cluster {
         self.join_at(&self.addr, token).await
     }
     async fn join_at(&self, addr: &str, token: &JoinToken) -> Result<Identity, Error> {
-        let join = Bootstrap { addr, token, availability: NodeAvailability::Active, hostname: "h" };
+        let join = Bootstrap {
+            host: &Host::system(),
+            addr,
+            token,
+            availability: NodeAvailability::Active,
+            hostname: "h",
+        };
         bootstrap(&self.network, &self.dir.path().join("joiner"), join).await
     }
     fn root(&self) -> RootCa {
-        RootCa::from_pem(&self.root.0, &self.root.1).expect("root")
+        RootCa::from_pem(&Host::system(), &self.root.0, &self.root.1).expect("root")
     }
 }
 
@@ -269,7 +275,7 @@ async fn roles_are_checked_per_connection_and_renewal_drops_none() {
 #[tokio::test]
 async fn a_host_without_certificate_may_not_call_other_services() {
     let cluster = cluster(false).await;
-    let stranger = RootCa::generate(ClusterId::random(&mut rand::rng())).expect("root");
+    let stranger = RootCa::generate(&Host::system(), ClusterId::random(&mut rand::rng())).expect("root");
     let foreign = identity(&stranger, cluster.dir.path(), "foreign", Role::Manager);
     let error = dial(&foreign, &cluster.network, &cluster.addr, Role::Manager).await;
     assert!(error.is_err());
@@ -277,19 +283,19 @@ async fn a_host_without_certificate_may_not_call_other_services() {
 
 #[test]
 fn credentials_must_belong_together() {
-    let root = RootCa::generate(ClusterId::random(&mut rand::rng())).expect("root");
-    let other = RootCa::generate(ClusterId::random(&mut rand::rng())).expect("root");
+    let root = RootCa::generate(&Host::system(), ClusterId::random(&mut rand::rng())).expect("root");
+    let other = RootCa::generate(&Host::system(), ClusterId::random(&mut rand::rng())).expect("root");
     let own = root.credentials(&"n".into(), Role::Worker, LIFE).expect("credentials");
-    assert!(RootCa::from_pem(root.cert_pem(), other.key_pem()).is_err());
+    assert!(RootCa::from_pem(&Host::system(), root.cert_pem(), other.key_pem()).is_err());
     assert!(Credentials::from_pem(other.key_pem(), own.cert_pem(), root.cert_pem()).is_err());
     assert!(Credentials::from_pem(other.key_pem(), own.cert_pem(), other.cert_pem()).is_err());
-    assert!(RootCa::from_pem("garbage", "garbage").is_err());
+    assert!(RootCa::from_pem(&Host::system(), "garbage", "garbage").is_err());
 }
 
 #[test]
 fn a_damaged_identity_file_is_an_error_not_a_panic() {
     let dir = TempDir::new().expect("dir");
-    let root = RootCa::generate(ClusterId::random(&mut rand::rng())).expect("root");
+    let root = RootCa::generate(&Host::system(), ClusterId::random(&mut rand::rng())).expect("root");
     let credentials = root.credentials(&"n".into(), Role::Worker, LIFE).expect("credentials");
     Identity::create(dir.path(), credentials).expect("stored");
     let path = dir.path().join("node.pem");

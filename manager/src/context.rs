@@ -3,18 +3,18 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
-use rand::SeedableRng;
 use rand::rngs::StdRng;
-use skep_identity::{Identity, Network, Role};
+use skep_identity::{Host, Identity, Network, Role};
 use skep_proto::v1;
 use tokio::time::{Instant, timeout_at};
 use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
+use crate::clock::ClusterClock;
 use crate::consensus::{Consensus, Leader};
 use crate::store::{ProposeError, Store, StoreView, WriteError, Writer};
 
@@ -35,6 +35,7 @@ pub(crate) struct Context {
     pub network: Arc<dyn Network>,
     pub writer: Writer,
     pub consensus: Arc<dyn Consensus>,
+    clock: ClusterClock,
     rng: Mutex<StdRng>,
     channels: Mutex<HashMap<String, Channel>>,
 }
@@ -45,15 +46,16 @@ impl Context {
         network: Arc<dyn Network>,
         writer: Writer,
         consensus: Arc<dyn Consensus>,
-        seed: Option<u64>,
+        clock: ClusterClock,
     ) -> Self {
-        let rng = seed.map_or_else(|| StdRng::from_rng(&mut rand::rng()), StdRng::seed_from_u64);
+        let rng = identity.host().rng();
         Self {
             node_id: identity.node_id().into(),
             identity,
             network,
             writer,
             consensus,
+            clock,
             rng: Mutex::new(rng),
             channels: Mutex::default(),
         }
@@ -65,6 +67,16 @@ impl Context {
 
     pub fn view(&self) -> Arc<StoreView> {
         self.store().view()
+    }
+
+    /// The host this manager runs on.
+    pub fn host(&self) -> &Host {
+        self.identity.host()
+    }
+
+    /// The cluster's time, in milliseconds since the epoch.
+    pub fn now_ms(&self) -> i64 {
+        self.clock.now_ms()
     }
 
     /// A fresh identifier.
@@ -178,12 +190,6 @@ impl Context {
             Err(_) => (self.view(), true),
         }
     }
-}
-
-/// Milliseconds since the epoch.
-pub(crate) fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Marks a request as passed on.

@@ -1,13 +1,14 @@
 //! The objects a new cluster begins with: itself, its first node, and the ingress network.
 
 use rand::Rng;
-use skep_identity::{JoinToken, RootCa};
+use skep_identity::{Host, JoinToken, RootCa};
 use skep_proto::v1::{self, NodeRole};
 use skep_proto::{defaults, ids};
 
 use crate::allocator::Cidr;
 use crate::ca::new_node;
 use crate::control::with_defaults;
+use crate::raft::Timing;
 use crate::store::change::put;
 
 /// What `swarm init` decides. Empty and zero stand for the defaults.
@@ -25,6 +26,10 @@ pub struct InitOptions {
     pub subnet_size: u32,
     /// UDP port of the data path.
     pub data_path_port: u32,
+    /// Raft's periods on the first manager.
+    pub timing: Timing,
+    /// The host of the first manager.
+    pub host: Host,
 }
 
 /// Refuses what cannot be a cluster's address plan.

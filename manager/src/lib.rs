@@ -4,7 +4,9 @@
 #![forbid(unsafe_code)]
 
 pub mod allocator;
+mod authority;
 mod ca;
+mod clock;
 pub mod consensus;
 mod context;
 pub mod control;

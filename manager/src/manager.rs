@@ -11,13 +11,14 @@ use skep_proto::v1::raft_client::RaftClient;
 use tokio::sync::{Mutex, watch};
 use tonic::Code;
 
+use crate::clock::ClusterClock;
 use crate::consensus::Leader;
-use crate::context::{Context, now_ms};
+use crate::context::Context;
 use crate::control::ControlHandle;
 use crate::error::Error;
 use crate::genesis::{self, InitOptions};
 use crate::logs::LogsHandle;
-use crate::raft::Timing;
+use crate::raft::{RaftStatus, Timing};
 use crate::replica::Replica;
 use crate::services::Services;
 use crate::store::{Store, Writer};
@@ -60,8 +61,6 @@ pub struct ManagerOptions {
     pub start: Start,
     /// Raft's periods.
     pub timing: Timing,
-    /// Makes everything random repeatable, for simulations.
-    pub seed: Option<u64>,
 }
 
 impl ManagerOptions {
@@ -75,7 +74,7 @@ impl ManagerOptions {
         start: Start,
     ) -> Self {
         let timing = Timing::default();
-        Self { state_dir, identity, network, listen_addr, advertise_addr, start, timing, seed: None }
+        Self { state_dir, identity, network, listen_addr, advertise_addr, start, timing }
     }
 }
 
@@ -106,19 +105,20 @@ impl Manager {
     ) -> Result<(Self, Identity), Error> {
         genesis::check(&init).map_err(Error::Init)?;
         let listener = bind(&network, &listen_addr).await?;
-        let (cluster_id, node_id) = (ClusterId::random(&mut rand::rng()), NodeId::random(&mut rand::rng()));
-        let ca = RootCa::generate(cluster_id)?;
+        let (host, mut rng) = (init.host.clone(), init.host.rng());
+        let (cluster_id, node_id) = (ClusterId::random(&mut rng), NodeId::random(&mut rng));
+        let ca = RootCa::generate(&host, cluster_id)?;
         let life = Duration::from_secs(crate::control::with_defaults(init.spec.clone()).cert_expiry_s);
         let credentials = ca.credentials(&node_id, Role::Manager, life)?;
         let dir = identity_dir.to_owned();
-        let identity = blocking(move || Identity::create(&dir, credentials)).await??;
+        let identity = host.blocking(move || Identity::create(&dir, credentials)).await?.on(host.clone());
         let status = v1::ManagerStatus { addr: advertise_addr.clone(), ..Default::default() };
-        let changes = genesis::objects(&init, &ca, node_id.as_str(), status, &mut rand::rng());
+        let changes = genesis::objects(&init, &ca, node_id.as_str(), status, &mut rng);
         let store = Store::new();
         // The group begins with a snapshot at index 1, and this is what it holds.
-        let batch = v1::Batch { changes, at_ms: now_ms(), ..Default::default() };
+        let batch = v1::Batch { changes, at_ms: host.now_ms(), ..Default::default() };
         store.apply(1, batch).map_err(|e| Error::Init(e.to_string()))?;
-        let options = ManagerOptions::new(
+        let mut options = ManagerOptions::new(
             state_dir,
             identity.clone(),
             network,
@@ -126,6 +126,7 @@ impl Manager {
             advertise_addr,
             Start::Restart,
         );
+        options.timing = init.timing;
         let begin = crate::raft::Start::Init {
             cluster_id: identity.cluster_id().into(),
             node_id: node_id.into(),
@@ -166,12 +167,13 @@ impl Manager {
         store: Store,
         begin: crate::raft::Start,
     ) -> Result<Self, Error> {
-        let replica = Replica::start(&options, store.clone(), begin).await?;
-        let writer = Writer::new(store, replica.clone());
+        let clock = ClusterClock::new(options.identity.host().clone(), store.clone());
+        let replica = Replica::start(&options, store.clone(), clock.clone(), begin).await?;
+        let writer = Writer::new(store.clone(), replica.clone());
         let consensus = Arc::new(replica.clone());
-        let ctx = Context::new(options.identity, options.network, writer, consensus, options.seed);
+        let ctx = Context::new(options.identity, options.network, writer, consensus, clock);
         let ctx = Arc::new(ctx);
-        let services = Services::start(ctx.clone(), listener, replica.service(), options.seed);
+        let services = Services::start(ctx.clone(), listener, replica.service(store));
         let (control, logs) = (services.control.clone(), services.logs.clone());
         let inner = Inner { ctx, control, logs, services: Mutex::new(Some(services)), replica };
         Ok(Self { inner: Arc::new(inner) })
@@ -190,6 +192,11 @@ impl Manager {
     /// Who leads, as it changes.
     pub fn leader(&self) -> watch::Receiver<Option<Leader>> {
         self.inner.ctx.consensus.leader()
+    }
+
+    /// What this manager's raft node tells of itself, as it changes.
+    pub fn raft_status(&self) -> watch::Receiver<RaftStatus> {
+        self.inner.replica.status()
     }
 
     /// This manager's copy of the cluster's state.
@@ -287,10 +294,6 @@ impl Manager {
 
 async fn bind(network: &Arc<dyn Network>, addr: &str) -> Result<Box<dyn skep_identity::Listener>, Error> {
     network.bind(addr).await.map_err(|source| Error::Listen { addr: addr.to_owned(), source })
-}
-
-pub(crate) async fn blocking<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
-    tokio::task::spawn_blocking(f).await.map_err(|e| Error::Internal(e.to_string()))
 }
 
 async fn ask_to_join(options: &ManagerOptions, remote: &str) -> Result<v1::RaftJoinResponse, Error> {

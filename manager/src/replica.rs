@@ -5,22 +5,28 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::future::BoxFuture;
-use skep_identity::{Role, require};
+use rand::Rng;
+use skep_identity::Role;
 use skep_proto::v1;
 use skep_proto::v1::raft_server::RaftServer;
 use tokio::sync::watch;
 
+use crate::authority;
+use crate::clock::ClusterClock;
 use crate::consensus::{Consensus, ConsensusError, Leader, Member};
-use crate::context::now_ms;
 use crate::error::Error;
-use crate::manager::{ManagerOptions, blocking};
+use crate::manager::ManagerOptions;
 use crate::raft::disk::RealDisk;
 use crate::raft::log::LogOptions;
-use crate::raft::{self, GrpcTransport, Leadership, MembershipError, Raft, RaftOptions, RaftService};
+use crate::raft::{
+    self, Authorize, GrpcTransport, Leadership, MembershipError, Raft, RaftOptions, RaftService,
+};
 use crate::store::{Propose, ProposeError, Store};
 
 /// Size of a segment file: several snapshots' worth of small entries, and cheap to preallocate.
 const SEGMENT_BYTES: u64 = 16 << 20;
+/// The same in a simulation, which restarts managers hundreds of times.
+const SIMULATED_SEGMENT_BYTES: u64 = 1 << 18;
 /// Entries kept behind a snapshot, for followers that lag a little.
 const TRAILING: u64 = 500;
 /// Largest batch: a scheduling pass over a great many tasks.
@@ -34,16 +40,20 @@ pub(crate) struct Replica {
 }
 
 impl Replica {
-    pub async fn start(options: &ManagerOptions, store: Store, begin: raft::Start) -> Result<Self, Error> {
+    pub async fn start(
+        options: &ManagerOptions,
+        store: Store,
+        clock: ClusterClock,
+        begin: raft::Start,
+    ) -> Result<Self, Error> {
         let (identity, network) = (options.identity.clone(), options.network.clone());
         let connect =
             move |peer: &v1::RaftPeer| skep_identity::channel(&identity, &network, &peer.addr, Role::Manager);
         let transport = Arc::new(GrpcTransport::new(Arc::new(connect)));
-        let raft_options = raft_options(options);
+        let raft_options = raft_options(options, &store, clock);
         let machine = Arc::new(store.clone());
         let start = move || Raft::start(raft_options, begin, machine, transport);
-        // A simulation has one thread, and waits for no other.
-        let raft = if options.seed.is_some() { start()? } else { blocking(start).await?? };
+        let raft = options.identity.host().blocking(start).await?;
         // Not every entry is a batch of the store's, but every index may be waited for.
         let mut applied = raft.applied();
         tokio::spawn(async move {
@@ -68,9 +78,18 @@ impl Replica {
     }
 
     /// What other managers call.
-    pub fn service(&self) -> RaftServer<RaftService> {
-        let managers_only = |extensions: &tonic::Extensions| require(extensions, Role::Manager).map(drop);
-        RaftService::server(self.raft.clone(), Arc::new(managers_only))
+    pub fn service(&self, store: Store) -> RaftServer<RaftService> {
+        let peers = store.clone();
+        let authorize = Authorize {
+            manager: Arc::new(move |from| authority::manager(&store, from).map(drop)),
+            peer: Arc::new(move |from| authority::raft_peer(&peers, from).map(drop)),
+        };
+        RaftService::server(self.raft.clone(), authorize)
+    }
+
+    /// What the node tells of itself.
+    pub fn status(&self) -> watch::Receiver<raft::RaftStatus> {
+        self.raft.status()
     }
 
     /// Waits until this manager is a voter; false if it is not in time.
@@ -86,24 +105,31 @@ impl Replica {
     }
 }
 
-fn raft_options(options: &ManagerOptions) -> RaftOptions {
-    let seed = options.seed.unwrap_or_else(rand::random);
+fn raft_options(options: &ManagerOptions, store: &Store, clock: ClusterClock) -> RaftOptions {
+    let host = options.identity.host();
+    let store = store.clone();
     let log = LogOptions {
         state_dir: options.state_dir.clone(),
         disk: Arc::new(RealDisk),
-        segment_bytes: SEGMENT_BYTES,
+        segment_bytes: if host.is_simulated() { SIMULATED_SEGMENT_BYTES } else { SEGMENT_BYTES },
         unlock: None,
     };
     RaftOptions {
         log,
         timing: options.timing.clone(),
-        snapshot_interval: skep_proto::defaults::SNAPSHOT_INTERVAL,
+        snapshot_interval: Arc::new(move || snapshot_interval(&store)),
         trailing: TRAILING,
         max_entry_bytes: MAX_ENTRY_BYTES,
-        seed,
-        clock: Arc::new(now_ms),
-        inline_log: options.seed.is_some(),
+        seed: host.rng().random(),
+        clock: Arc::new(move || clock.now_ms()),
+        inline_log: host.is_simulated(),
     }
+}
+
+/// What the cluster asks for.
+fn snapshot_interval(store: &Store) -> u64 {
+    let asked = store.view().cluster().and_then(|c| c.spec.as_ref()).map_or(0, |s| s.snapshot_interval);
+    if asked == 0 { skep_proto::defaults::SNAPSHOT_INTERVAL } else { asked }
 }
 
 fn leader_of(leadership: &Leadership) -> Option<Leader> {

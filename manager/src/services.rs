@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use skep_identity::{Listener, Role, ServerIo, require};
+use skep_identity::{Listener, ServerIo};
 use skep_proto::v1::ca_server::CaServer;
 use skep_proto::v1::control_server::ControlServer;
 use skep_proto::v1::dispatcher_server::DispatcherServer;
@@ -16,8 +16,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
 
+use crate::authority;
 use crate::ca::CaService;
-use crate::context::{Context, now_ms};
+use crate::context::Context;
 use crate::control::{ControlHandle, roles};
 use crate::dispatcher::DispatcherService;
 use crate::leader;
@@ -38,18 +39,19 @@ pub(crate) struct Services {
 
 impl Services {
     /// Starts serving on `listener` and following the leadership.
-    pub fn start(
-        ctx: Arc<Context>,
-        listener: Box<dyn Listener>,
-        raft: RaftServer<impl Raft>,
-        seed: Option<u64>,
-    ) -> Self {
+    pub fn start(ctx: Arc<Context>, listener: Box<dyn Listener>, raft: RaftServer<impl Raft>) -> Self {
         let stop = CancellationToken::new();
         let control = ControlHandle::new(ctx.clone());
         let logs = LogsHandle::new(ctx.clone(), stop.clone());
         let dispatcher = DispatcherService::start(ctx.clone(), &stop);
         let mut services = Self { control: control.clone(), logs: logs.clone(), stop, tasks: Vec::new() };
 
+        let store = ctx.store().clone();
+        #[allow(clippy::result_large_err, reason = "the signature is tonic's")]
+        let managers_only = move |request: Request<()>| -> Result<Request<()>, Status> {
+            authority::manager(&store, request.extensions())?;
+            Ok(request)
+        };
         let incoming = skep_identity::incoming(&ctx.identity, listener);
         let router = skep_identity::server()
             .add_service(CaServer::new(CaService::new(ctx.clone())))
@@ -59,7 +61,7 @@ impl Services {
             .add_service(raft);
         services.spawn(serve(router, incoming, services.stop.clone()));
         services.spawn_until_stop(roles::reconcile(ctx.clone()));
-        services.spawn_until_stop(lead(ctx, services.stop.child_token(), seed));
+        services.spawn_until_stop(lead(ctx, services.stop.child_token()));
         services
     }
 
@@ -111,14 +113,8 @@ async fn serve(
     }
 }
 
-#[allow(clippy::result_large_err, reason = "the signature is tonic's")]
-fn managers_only(request: Request<()>) -> Result<Request<()>, Status> {
-    require(request.extensions(), Role::Manager)?;
-    Ok(request)
-}
-
 /// Runs the leader's loop while this manager leads, beginning once it has seen all its predecessors wrote.
-async fn lead(ctx: Arc<Context>, stop: CancellationToken, seed: Option<u64>) {
+async fn lead(ctx: Arc<Context>, stop: CancellationToken) {
     let mut leadership = ctx.consensus.leader();
     loop {
         leadership.borrow_and_update();
@@ -135,10 +131,11 @@ async fn lead(ctx: Arc<Context>, stop: CancellationToken, seed: Option<u64>) {
         ctx.store().wait_for(index).await;
         tracing::info!(node = %ctx.node_id, "this manager leads the swarm");
         let term = stop.child_token();
+        let clock = ctx.clone();
         let options = leader::Options {
             writer: ctx.writer.clone(),
-            clock: Arc::new(now_ms),
-            seed: seed.unwrap_or_else(|| ctx.with_rng(rand::Rng::random)),
+            clock: Arc::new(move || clock.now_ms()),
+            seed: ctx.with_rng(rand::Rng::random),
         };
         let deposed = async { while ctx.is_leader() && leadership.changed().await.is_ok() {} };
         tokio::select! {

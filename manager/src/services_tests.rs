@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::future::BoxFuture;
-use skep_identity::{Bootstrap, Identity, Network, Role, RootCa, Tcp, bootstrap, channel};
+use skep_identity::{Bootstrap, Host, Identity, Network, Role, RootCa, Tcp, bootstrap, channel};
 use skep_proto::ids::ClusterId;
 use skep_proto::v1::assignment_change::Op;
 use skep_proto::v1::control_server::Control;
@@ -22,8 +22,9 @@ use tokio_stream::StreamExt;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status, Streaming};
 
+use crate::clock::ClusterClock;
 use crate::consensus::{Consensus, ConsensusError, Leader, Member};
-use crate::context::{Context, now_ms};
+use crate::context::Context;
 use crate::genesis::{self, InitOptions};
 use crate::services::Services;
 use crate::store::{Propose, ProposeError, Store, Writer};
@@ -58,7 +59,7 @@ impl Propose for Node {
                 std::future::pending::<()>().await;
             }
             let mut index = node.log.append.lock().expect("no panic");
-            let batch = v1::Batch { changes, based_on, at_ms: now_ms(), ..Default::default() };
+            let batch = v1::Batch { changes, based_on, at_ms: Host::system().now_ms(), ..Default::default() };
             for store in &node.log.stores {
                 store
                     .apply(*index + 1, batch.clone())
@@ -128,7 +129,7 @@ struct Swarm {
 async fn swarm() -> Swarm {
     let network: Arc<dyn Network> = Arc::new(Tcp);
     let dir = TempDir::new().expect("dir");
-    let ca = RootCa::generate(ClusterId::random(&mut rand::rng())).expect("root");
+    let ca = RootCa::generate(&Host::system(), ClusterId::random(&mut rand::rng())).expect("root");
     let (mut listeners, mut members) = (Vec::new(), Vec::new());
     for i in 1..=3u64 {
         let listener = network.bind("127.0.0.1:0").await.expect("bind");
@@ -159,6 +160,7 @@ async fn swarm() -> Swarm {
         address_pools: Vec::new(),
         subnet_size: 0,
         data_path_port: 0,
+        ..Default::default()
     };
     let mut changes =
         genesis::objects(&init, &ca, "manager1", v1::ManagerStatus::default(), &mut rand::rng());
@@ -170,8 +172,9 @@ async fn swarm() -> Swarm {
     node(0).propose(0, changes).await.expect("written");
     let managers = listeners.into_iter().enumerate().map(|(i, listener)| {
         let writer = Writer::new(stores[i].clone(), node(i));
-        let ctx = Context::new(identities[i].clone(), network.clone(), writer, Arc::new(node(i)), None);
-        Services::start(Arc::new(ctx), listener, RaftServer::new(NoRaft), None)
+        let clock = ClusterClock::new(Host::system(), stores[i].clone());
+        let ctx = Context::new(identities[i].clone(), network.clone(), writer, Arc::new(node(i)), clock);
+        Services::start(Arc::new(ctx), listener, RaftServer::new(NoRaft))
     });
     Swarm { managers: managers.collect(), log: log.clone(), network: network.clone(), dir }
 }
@@ -209,8 +212,13 @@ impl Swarm {
         let addr = self.addr(at);
         let token =
             self.log.stores[0].view().cluster().expect("cluster").worker_token.parse().expect("token");
-        let join =
-            Bootstrap { addr: &addr, token: &token, availability: v1::NodeAvailability::Active, hostname };
+        let join = Bootstrap {
+            host: &Host::system(),
+            addr: &addr,
+            token: &token,
+            availability: v1::NodeAvailability::Active,
+            hostname,
+        };
         let identity = bootstrap(&self.network, &self.dir.path().join(hostname), join).await.expect("joined");
         Agent::connect(identity, &self.network, &addr, hostname).await
     }
@@ -280,7 +288,11 @@ impl Agent {
     }
 
     async fn report(&mut self, task: &str, state: TaskState) {
-        let status = v1::TaskStatus { state: state.into(), timestamp_ms: now_ms(), ..Default::default() };
+        let status = v1::TaskStatus {
+            state: state.into(),
+            timestamp_ms: Host::system().now_ms(),
+            ..Default::default()
+        };
         let updates = vec![v1::TaskStatusUpdate { task_id: task.into(), status: Some(status) }];
         let request =
             v1::UpdateTaskStatusRequest { session_id: self.session_id.clone(), updates, acks: vec![] };
@@ -483,7 +495,7 @@ async fn a_silent_node_is_down_and_back_when_it_speaks() {
 async fn promotion_gives_the_role_and_demotion_takes_raft_membership_first() {
     let swarm = swarm().await;
     let agent = swarm.agent(0, "worker").await;
-    let control = &swarm.managers[2].control;
+    let control = &swarm.managers[1].control;
     let set_role = async |id: &str, role: Role| {
         let request = v1::ListNodesRequest { ids_or_names: vec![id.into()] };
         let node =
@@ -580,8 +592,13 @@ async fn tokens_rotate_and_the_old_one_is_refused() {
     assert_eq!(new.manager_token, old.manager_token);
     let token = old.worker_token.parse().expect("token");
     let addr = swarm.addr(2);
-    let join =
-        Bootstrap { addr: &addr, token: &token, availability: v1::NodeAvailability::Active, hostname: "h" };
+    let join = Bootstrap {
+        host: &Host::system(),
+        addr: &addr,
+        token: &token,
+        availability: v1::NodeAvailability::Active,
+        hostname: "h",
+    };
     let error = bootstrap(&swarm.network, &swarm.dir.path().join("h"), join).await.expect_err("rotated");
     assert!(error.to_string().contains("rotated"), "{error}");
 }

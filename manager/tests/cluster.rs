@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use skep_identity::{Bootstrap, Identity, Network, Tcp, bootstrap};
+use skep_identity::{Bootstrap, Identity, Network, Role, Tcp, bootstrap};
 use skep_manager::{InitOptions, Manager, ManagerOptions, Start};
 use skep_proto::v1;
+use skep_proto::v1::control_client::ControlClient;
 use skep_proto::v1::control_server::Control;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -112,6 +113,7 @@ impl Cluster {
         let token = self.cluster(0).manager_token.parse().expect("token");
         let hostname = format!("host{i}");
         let join = Bootstrap {
+            host: &skep_identity::Host::system(),
             addr: &remote,
             token: &token,
             availability: v1::NodeAvailability::Active,
@@ -217,6 +219,7 @@ fn without_quorum_writes_fail_and_all_is_there_after_a_restart_of_all() {
     cluster.hosts[2].kill();
     let status = cluster.create(0, "lost").expect_err("no quorum");
     assert_eq!(status.code(), tonic::Code::Unavailable, "{status}");
+    assert!(status.message().contains("no leader"), "{status}");
     cluster.hosts[0].stop();
     for host in &mut cluster.hosts {
         host.start(Start::Restart);
@@ -231,9 +234,18 @@ fn a_demoted_manager_leaves_raft_and_a_stopped_leader_hands_over() {
     let all = |c: &Cluster| c.nodes(0).iter().filter(|n| n.manager.is_some()).count() == 3;
     cluster.until("three managers", || all(&cluster));
     let id = String::from(cluster.hosts[2].identity.as_ref().expect("joined").node_id());
+    // A connection from before, by which the host may ask what managers may ask.
+    let (identity, addr) =
+        (cluster.hosts[2].identity.clone().expect("joined"), cluster.hosts[0].addr.clone());
+    let _entered = cluster.test.enter();
+    let mut control = ControlClient::new(skep_identity::channel(&identity, &tcp(), &addr, Role::Manager));
+    let mut ask = || cluster.test.block_on(control.list_nodes(v1::ListNodesRequest::default()));
+    ask().expect("a manager may");
     cluster.set_role(1, &id, v1::NodeRole::Worker).expect("demoted");
     let demoted = |n: &v1::Node| n.id != id || (n.manager.is_none() && n.role() == v1::NodeRole::Worker);
     cluster.until("demoted", || cluster.nodes(0).iter().all(demoted));
+    let refused = ask().expect_err("no manager any more");
+    assert_eq!(refused.code(), tonic::Code::PermissionDenied, "{refused}");
     cluster.hosts[2].stop();
     let (leader, other) = if cluster.leader(0) == 0 { (0, 1) } else { (1, 0) };
     cluster.set_role(other, &id, v1::NodeRole::Manager).expect("promoted again");
@@ -251,4 +263,24 @@ fn one_manager_goes_on_alone_by_force() {
     cluster.create(1, "more").expect("written alone");
     let managers = cluster.nodes(1).into_iter().filter(|n| n.role() == v1::NodeRole::Manager).count();
     assert_eq!(managers, 1);
+}
+
+#[test]
+fn snapshots_are_taken_as_often_as_the_cluster_says() {
+    let cluster = Cluster::new();
+    let control = cluster.hosts[1].manager().control();
+    let now = cluster.cluster(1);
+    let spec = v1::ClusterSpec { snapshot_interval: 10, ..now.spec.unwrap_or_default() };
+    let version = now.meta.map_or(0, |m| m.version);
+    let request = v1::UpdateClusterRequest { version, spec: Some(spec), ..Default::default() };
+    cluster.test.block_on(control.update_cluster(Request::new(request))).expect("updated");
+    let snapshots = || -> Vec<u64> {
+        let status = |h: &Host| h.manager().raft_status().borrow().snapshot_index;
+        cluster.hosts.iter().map(status).collect()
+    };
+    let before = snapshots();
+    for i in 0..12 {
+        cluster.create(i % 3, &format!("s{i}")).expect("written");
+    }
+    cluster.until("a snapshot everywhere", || snapshots().iter().zip(&before).all(|(now, then)| now > then));
 }

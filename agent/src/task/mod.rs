@@ -8,6 +8,7 @@ pub use set::TaskSet;
 
 use std::sync::Arc;
 
+use skep_identity::Host;
 use skep_proto::v1;
 
 /// How a phase can fail.
@@ -76,6 +77,8 @@ pub trait NetworksReady: Send + Sync + 'static {
 /// What workers need of their surroundings.
 #[derive(Clone)]
 pub struct Surroundings {
+    /// Knows the time.
+    pub host: Host,
     /// Runs containers.
     pub runtime: Arc<dyn TaskRuntime>,
     /// Takes statuses.

@@ -1,6 +1,6 @@
 //! The workers of all assigned tasks, kept in step with the assignment set.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use skep_proto::v1;
@@ -19,7 +19,7 @@ struct Entry {
 #[derive(Clone)]
 pub struct TaskSet {
     around: Surroundings,
-    workers: Arc<Mutex<HashMap<String, Entry>>>,
+    workers: Arc<Mutex<BTreeMap<String, Entry>>>,
     // Told each time a worker has ended, so that networks nobody uses any more can go.
     ended: watch::Sender<u64>,
 }

@@ -1,7 +1,7 @@
 //! Walks one task from Assigned to its end, one phase at a time, following its desired state.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use skep_proto::v1::{self, TaskState};
 use tokio::sync::watch;
@@ -204,12 +204,11 @@ impl Worker {
 
     fn set(&mut self, state: TaskState, message: &str, err: &str) {
         self.state = state;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.around.statuses.report(
             &self.task().id,
             v1::TaskStatus {
                 state: state.into(),
-                timestamp_ms: now.as_millis() as i64,
+                timestamp_ms: self.around.host.now_ms(),
                 message: message.into(),
                 err: err.into(),
                 container: self.container.clone(),

@@ -11,7 +11,7 @@ use skep_api::swarm::{
     ControlHandle, InitRequest, JoinRequest, LocalState, LocalSwarm, LogsHandle, Swarm, SwarmError,
 };
 use skep_engine::Engine;
-use skep_identity::{Bootstrap, Identity, JoinToken, Network, Role};
+use skep_identity::{Bootstrap, Host, Identity, JoinToken, Network, Role};
 use skep_manager::{InitOptions, Manager, ManagerOptions, Start};
 use skep_overlay::DataPlane;
 use skep_proto::defaults;
@@ -270,6 +270,7 @@ impl Node {
             address_pools: request.address_pools,
             subnet_size: request.subnet_size,
             data_path_port: request.data_path_port,
+            ..Default::default()
         };
         let membership = Membership { listen_addr: listen, advertise_addr: advertise, managers: Vec::new() };
         let (manager, identity) = Manager::init(
@@ -300,6 +301,7 @@ impl Node {
             let (listen, advertise) = addresses(&request.listen_addr, &request.advertise_addr, Some(remote))?;
             let name = hostname();
             let join = Bootstrap {
+                host: &Host::system(),
                 addr: &remote.to_string(),
                 token: &token,
                 availability: request.availability,

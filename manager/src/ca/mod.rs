@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use skep_identity::{JoinToken, RootCa, require_any};
+use skep_identity::{Host, JoinToken, RootCa, require_any};
 use skep_proto::v1::ca_client::CaClient;
 use skep_proto::v1::{self, NodeRole, ca_server::Ca};
 use tonic::{Request, Response, Status};
 
+use crate::authority::removed;
 use crate::context::{Context, forward, is_forwarded};
 use crate::store::StoreView;
 use crate::store::change::put;
@@ -60,14 +61,8 @@ impl Ca for CaService {
         let peer = require_any(request.extensions())?;
         let (view, _) = self.ctx.read().await;
         let node = view.node(peer.node_id.as_str()).ok_or_else(|| removed(peer.node_id.as_str()))?;
-        sign(&view, &request.into_inner().csr_pem, node).map(Response::new)
+        sign(self.ctx.host(), &view, &request.into_inner().csr_pem, node).map(Response::new)
     }
-}
-
-pub(crate) fn removed(node_id: &str) -> Status {
-    Status::permission_denied(format!(
-        "node {node_id} is not part of the swarm any more: run docker swarm leave on it, and join again"
-    ))
 }
 
 async fn issue(
@@ -85,13 +80,13 @@ async fn issue(
             let role = role_of(view, &token)?;
             let node = new_node(&id, role, request.availability, &request.hostname);
             // Proves that the request can be signed before the node exists.
-            sign(view, &request.csr_pem, &node)?;
+            sign(ctx.host(), view, &request.csr_pem, &node)?;
             Ok(vec![put(node)])
         })
         .await?;
     let node = view.node(&id).ok_or_else(|| removed(&id))?;
     tracing::info!(node = %id, hostname = %request.hostname, role = ?node.role(), "a node joins the swarm");
-    sign(&view, &request.csr_pem, node)
+    sign(ctx.host(), &view, &request.csr_pem, node)
 }
 
 fn role_of(view: &StoreView, token: &JoinToken) -> Result<NodeRole, Status> {
@@ -122,11 +117,16 @@ pub(crate) fn new_node(id: &str, role: NodeRole, availability: i32, hostname: &s
     }
 }
 
-fn sign(view: &StoreView, csr_pem: &str, node: &v1::Node) -> Result<v1::IssueCertificateResponse, Status> {
+fn sign(
+    host: &Host,
+    view: &StoreView,
+    csr_pem: &str,
+    node: &v1::Node,
+) -> Result<v1::IssueCertificateResponse, Status> {
     let cluster = cluster(view)?;
     let life = cluster.spec.as_ref().map_or(0, |s| s.cert_expiry_s);
     let life = if life == 0 { skep_proto::defaults::CERT_EXPIRY } else { Duration::from_secs(life) };
-    let ca = RootCa::from_pem(&cluster.root_ca_pem, &cluster.root_key_pem)
+    let ca = RootCa::from_pem(host, &cluster.root_ca_pem, &cluster.root_key_pem)
         .map_err(|e| Status::internal(e.to_string()))?;
     let certificate_pem = ca
         .issue(csr_pem, &node.id.as_str().into(), node.role(), life)

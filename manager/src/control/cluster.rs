@@ -22,7 +22,7 @@ pub(super) async fn update(
                 view.cluster().ok_or_else(|| Status::unavailable("the cluster object is not there yet"))?;
             check_version(cluster.meta.as_ref(), request.version)?;
             let mut cluster = v1::Cluster::clone(cluster);
-            let ca = RootCa::from_pem(&cluster.root_ca_pem, &cluster.root_key_pem)
+            let ca = RootCa::from_pem(ctx.host(), &cluster.root_ca_pem, &cluster.root_key_pem)
                 .map_err(|e| Status::internal(e.to_string()))?;
             if request.rotate_worker_token {
                 cluster.worker_token = token(&ca);

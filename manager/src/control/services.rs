@@ -5,7 +5,7 @@ use skep_proto::v1;
 use tonic::Status;
 
 use super::{check_version, read, validate};
-use crate::context::{Context, now_ms};
+use crate::context::Context;
 use crate::store::StoreView;
 use crate::store::change::put;
 
@@ -51,19 +51,24 @@ pub(super) async fn update(
                     ))
                 })?,
             };
-            Ok(replace_spec(&mut service, wanted, request.rollback))
+            Ok(replace_spec(&mut service, wanted, request.rollback, ctx.now_ms()))
         })
         .await?;
     response(&view, &read::find_service(&view, &request.id)?.id)
 }
 
-fn replace_spec(service: &mut v1::Service, wanted: v1::ServiceSpec, rollback: bool) -> Vec<v1::Change> {
+fn replace_spec(
+    service: &mut v1::Service,
+    wanted: v1::ServiceSpec,
+    rollback: bool,
+    now_ms: i64,
+) -> Vec<v1::Change> {
     let mut changes = Vec::new();
     let new_task = service.spec.as_ref().map(|s| &s.task) != Some(&wanted.task);
     service.previous_spec = service.spec.replace(wanted.clone());
     service.update_status = rollback.then(|| v1::UpdateStatus {
         state: v1::UpdateState::RollbackStarted.into(),
-        started_at_ms: now_ms(),
+        started_at_ms: now_ms,
         message: "manually requested rollback".to_owned(),
         ..Default::default()
     });

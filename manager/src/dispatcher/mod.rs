@@ -14,14 +14,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use skep_identity::{Role, peer, require, require_any};
+use skep_identity::{peer, require_any};
 use skep_proto::v1::{self, dispatcher_server::Dispatcher};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use crate::ca::removed;
+use crate::authority::{self, removed};
 use crate::context::{Context, is_forwarded};
 use acks::Acks;
 use liveness::Liveness;
@@ -143,7 +143,7 @@ impl Dispatcher for DispatcherService {
         &self,
         request: Request<v1::ReportRequest>,
     ) -> Result<Response<v1::ReportResponse>, Status> {
-        require(request.extensions(), Role::Manager)?;
+        authority::manager(self.ctx.store(), request.extensions())?;
         let forwarded = is_forwarded(request.metadata());
         let message = request.into_inner();
         let (ctx, liveness) = (self.ctx.clone(), self.liveness.clone());
@@ -161,7 +161,7 @@ impl Dispatcher for DispatcherService {
         &self,
         request: Request<v1::ShareAcksRequest>,
     ) -> Result<Response<v1::Empty>, Status> {
-        require(request.extensions(), Role::Manager)?;
+        authority::manager(self.ctx.store(), request.extensions())?;
         self.acks.merge(request.into_inner());
         Ok(Response::new(v1::Empty {}))
     }

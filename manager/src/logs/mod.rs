@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
-use skep_identity::{Role, peer, require, require_any};
+use skep_identity::peer;
 use skep_proto::v1::logs_client::LogsClient;
 use skep_proto::v1::{self, logs_server::Logs};
 use tokio::sync::mpsc;
@@ -17,6 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::authority;
 use crate::context::{Context, forward, is_forwarded};
 use crate::store::StoreView;
 use subscription::Active;
@@ -156,7 +157,7 @@ impl Logs for LogsHandle {
     ) -> Result<Response<Self::SubscribeLogsStream>, Status> {
         // In process there is no connection, and the caller is this manager itself.
         if peer(request.extensions()).is_some() {
-            require(request.extensions(), Role::Manager)?;
+            authority::manager(self.ctx.store(), request.extensions())?;
         }
         let forwarded = is_forwarded(request.metadata());
         let request = request.into_inner();
@@ -183,7 +184,7 @@ impl Logs for LogsHandle {
             let mut state = self.lock();
             for (node, listener) in &state.listeners {
                 if (options.follow || nodes.contains(node))
-                    && listener.tx.try_send(Ok(active.open_for(node))).is_ok()
+                    && listener.tx.try_send(Ok(active.open_for(node, self.ctx.host()))).is_ok()
                 {
                     active.served.insert(node.clone());
                 }
@@ -199,14 +200,14 @@ impl Logs for LogsHandle {
         &self,
         request: Request<v1::Empty>,
     ) -> Result<Response<Self::ListenSubscriptionsStream>, Status> {
-        let node = String::from(require_any(request.extensions())?.node_id);
+        let node = String::from(authority::node(self.ctx.store(), request.extensions())?.node_id);
         let (tx, rx) = mpsc::channel(1024);
         let number = {
             let mut state = self.lock();
             state.next_listener += 1;
             let number = state.next_listener;
             for active in state.active.values_mut().filter(|a| a.options.follow) {
-                if tx.try_send(Ok(active.open_for(&node))).is_ok() {
+                if tx.try_send(Ok(active.open_for(&node, self.ctx.host()))).is_ok() {
                     active.served.insert(node.clone());
                 }
             }
@@ -228,7 +229,7 @@ impl Logs for LogsHandle {
         &self,
         request: Request<Streaming<v1::PublishLogsMessage>>,
     ) -> Result<Response<v1::Empty>, Status> {
-        let node = String::from(require_any(request.extensions())?.node_id);
+        let node = String::from(authority::node(self.ctx.store(), request.extensions())?.node_id);
         let mut stream = request.into_inner();
         let mut id = None;
         while let Some(message) = stream.message().await? {

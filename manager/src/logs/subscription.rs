@@ -1,8 +1,8 @@
 //! One subscription as this manager serves it.
 
 use std::collections::BTreeSet;
-use std::time::SystemTime;
 
+use skep_identity::Host;
 use skep_proto::v1;
 use tokio::sync::mpsc;
 use tonic::Status;
@@ -29,11 +29,10 @@ impl Active {
     }
 
     /// What to ask `node`; one that comes back after a broken connection goes on from now.
-    pub fn open_for(&mut self, node: &str) -> v1::Subscription {
+    pub fn open_for(&mut self, node: &str, host: &Host) -> v1::Subscription {
         let mut options = self.options;
         if !self.asked.insert(node.to_owned()) {
-            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-            options.since_ns = i64::try_from(now.as_nanos()).unwrap_or(i64::MAX);
+            options.since_ns = host.now_ms().saturating_mul(1_000_000);
             options.tail = -1;
         }
         v1::Subscription {

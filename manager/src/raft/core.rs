@@ -1,29 +1,29 @@
-//! The Ready loop: one task that owns raft-rs's node and never waits for the disk or the network.
-//!
-//! Order is what makes it correct: a follower's answers and a candidate's votes leave only once what they
-//! promise is on disk; a leader's appends leave at once, beside its own write.
+//! The loop around raft-rs's node: one task that owns it, takes in what callers, peers, the disk and the clock
+//! have to say, and never waits for the disk or the network.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use prost::Message as _;
-use raft::eraftpb::{Entry, EntryType, Message, Snapshot};
+use raft::eraftpb::Message;
 use raft::{RawNode, SnapshotStatus, StateRole};
 use skep_proto::v1;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::codec;
 use super::error::{MembershipError, ProposeError};
+use super::freeze::Written;
 use super::log::writer::{Job, Report, Writer};
-use super::log::{LogError, Record, Snapshots};
+use super::log::{Record, Snapshots};
 use super::members::Members;
 use super::node::RaftOptions;
 use super::reads::Reads;
+use super::ready::Unpersisted;
 use super::state_machine::StateMachine;
-use super::status::{Leadership, MemberStatus, RaftStatus, Role};
+use super::status::{Leadership, RaftStatus};
 use super::storage::MemoryLog;
 use super::transport::{Reports, Transport, TransportReport};
+use super::waiter::Waiter;
 
 pub(super) type Reply<T, E> = oneshot::Sender<Result<T, E>>;
 
@@ -54,80 +54,38 @@ pub(super) struct Parts {
     pub applied_seen: watch::Sender<u64>,
 }
 
-/// A Ready that is not yet on disk.
-struct Unpersisted {
-    number: u64,
-    messages: Vec<Message>,
-    /// It carried nothing to write, and only waits for those before it.
-    empty: bool,
-    /// The snapshot it installed.
-    installed: Option<u64>,
-}
-
-/// Who waits for an entry.
-pub(super) enum Waiter {
-    Proposal(Reply<u64, ProposeError>),
-    Join(v1::RaftJoinResponse, Reply<v1::RaftJoinResponse, MembershipError>),
-    Remove(Reply<(), MembershipError>),
-    Nobody,
-}
-
-impl Waiter {
-    fn fail(self, error: ProposeError) {
-        // A caller that gave up is not an error.
-        match self {
-            Self::Proposal(reply) => drop(reply.send(Err(error))),
-            Self::Join(_, reply) => drop(reply.send(Err(error.into()))),
-            Self::Remove(reply) => drop(reply.send(Err(error.into()))),
-            Self::Nobody => {}
-        }
-    }
-
-    fn done(self, index: u64, verdict: Result<(), ProposeError>) {
-        match (self, verdict) {
-            (waiter, Err(error)) => waiter.fail(error),
-            (Self::Proposal(reply), Ok(())) => drop(reply.send(Ok(index))),
-            (Self::Join(response, reply), Ok(())) => drop(reply.send(Ok(response))),
-            (Self::Remove(reply), Ok(())) => drop(reply.send(Ok(()))),
-            (Self::Nobody, Ok(())) => {}
-        }
-    }
-}
-
-type Written = (Snapshot, Result<(), LogError>);
-
 pub(super) struct Core {
     pub(super) raw: RawNode<MemoryLog>,
-    machine: Arc<dyn StateMachine>,
-    transport: Arc<dyn Transport>,
-    writer: Writer,
-    snapshots: Snapshots,
+    pub(super) machine: Arc<dyn StateMachine>,
+    pub(super) transport: Arc<dyn Transport>,
+    pub(super) writer: Writer,
+    pub(super) snapshots: Snapshots,
     pub(super) members: Members,
     pub(super) identity: v1::RaftIdentity,
     pub(super) options: RaftOptions,
-    reports: Reports,
-    status: watch::Sender<RaftStatus>,
-    leadership: watch::Sender<Leadership>,
-    applied_seen: watch::Sender<u64>,
-    unpersisted: VecDeque<Unpersisted>,
+    pub(super) reports: Reports,
+    pub(super) status: watch::Sender<RaftStatus>,
+    pub(super) leadership: watch::Sender<Leadership>,
+    pub(super) applied_seen: watch::Sender<u64>,
+    pub(super) unpersisted: VecDeque<Unpersisted>,
     /// A commit index that no write has carried yet; it costs no write of its own.
-    deferred: Option<v1::RaftHardState>,
-    last_number: u64,
+    pub(super) deferred: Option<v1::RaftHardState>,
+    pub(super) last_number: u64,
     /// Who waits, by index, with the term the entry was proposed in.
     pub(super) waiters: BTreeMap<u64, (u64, Waiter)>,
-    proposals: u64,
-    reads: Reads,
+    pub(super) proposals: u64,
+    pub(super) reads: Reads,
     pub(super) applied: u64,
     pub(super) heard: HashMap<u64, u64>,
     pub(super) ticks: u64,
-    seeded: (u64, StateRole),
-    snapshot_index: u64,
-    snapshot_wanted: u64,
-    snapshot_running: bool,
-    written: (mpsc::UnboundedSender<Written>, mpsc::UnboundedReceiver<Written>),
-    full: bool,
-    removed: bool,
-    failure: Option<String>,
+    pub(super) seeded: (u64, StateRole),
+    pub(super) snapshot_index: u64,
+    pub(super) snapshot_wanted: u64,
+    pub(super) snapshot_running: bool,
+    pub(super) written: (mpsc::UnboundedSender<Written>, mpsc::UnboundedReceiver<Written>),
+    pub(super) full: bool,
+    pub(super) removed: bool,
+    pub(super) failure: Option<String>,
 }
 
 impl Core {
@@ -392,239 +350,7 @@ impl Core {
         }
     }
 
-    /// Lets go of what waited for the disk.
-    fn persisted(&mut self, number: u64) {
-        while let Some(ready) = self.unpersisted.pop_front_if(|ready| ready.number <= number || ready.empty) {
-            self.raw.on_persist_ready(ready.number);
-            if let Some(index) = ready.installed {
-                self.raw.advance_apply_to(index);
-            }
-            self.send(ready.messages);
-        }
-    }
-
-    fn submit(&mut self, records: Vec<Record>, sync: bool) {
+    pub(super) fn submit(&mut self, records: Vec<Record>, sync: bool) {
         self.writer.submit(Job { number: self.last_number, records, sync, ..Job::default() });
-    }
-
-    /// Handles everything raft has ready.
-    fn drive(&mut self) {
-        while self.failure.is_none() && self.raw.has_ready() {
-            let mut ready = self.raw.ready();
-            let number = ready.number();
-            self.last_number = number;
-            self.send(ready.take_messages());
-            self.reads.confirmed(ready.take_read_states());
-            let mut job = Job { number, sync: ready.must_sync(), ..Job::default() };
-            let installed = (!ready.snapshot().is_empty()).then(|| ready.snapshot().clone());
-            if let Some(snapshot) = &installed {
-                self.install(snapshot, &mut job);
-            }
-            if !ready.entries().is_empty() {
-                self.raw.mut_store().append(ready.entries());
-                job.records
-                    .extend(ready.entries().iter().map(|entry| Record::Entry(codec::entry_to_wire(entry))));
-            }
-            if let Some(hard_state) = ready.hs() {
-                self.raw.mut_store().set_hard_state(hard_state.clone());
-                self.deferred = Some(codec::hard_state_to_wire(hard_state));
-            }
-            if job.sync {
-                job.records.extend(self.deferred.take().map(Record::HardState));
-            }
-            let messages = ready.take_persisted_messages();
-            let committed = ready.take_committed_entries();
-            let installed = installed.map(|snapshot| snapshot.get_metadata().index);
-            self.raw.advance_append_async(ready);
-            let empty = job.records.is_empty() && job.install.is_none();
-            self.unpersisted.push_back(Unpersisted { number, messages, empty, installed });
-            if empty {
-                self.persisted(0);
-            } else {
-                self.writer.submit(job);
-            }
-            self.apply(committed);
-        }
-        if self.raw.store().take_wanted() {
-            self.snapshot_wanted = 100;
-            self.take_snapshot();
-        }
-        if self.applied >= self.snapshot_index + self.options.snapshot_interval {
-            self.take_snapshot();
-        }
-    }
-
-    fn install(&mut self, snapshot: &Snapshot, job: &mut Job) {
-        let meta = snapshot.get_metadata();
-        let restored = v1::RaftSnapshotEnvelope::decode(snapshot.data.as_ref())
-            .map_err(|error| error.to_string())
-            .and_then(|envelope| self.machine.restore(meta.index, &envelope.state).map(|()| envelope));
-        let envelope = match restored {
-            Ok(envelope) => envelope,
-            Err(error) => {
-                self.failure =
-                    Some(format!("cannot restore the leader's snapshot at {}: {error}", meta.index));
-                return;
-            }
-        };
-        self.members = Members::from_envelope(&envelope, meta.get_conf_state().clone());
-        self.raw.mut_store().install(snapshot);
-        job.install = Some(codec::snapshot_to_wire(snapshot));
-        job.records.push(Record::Mark(v1::RaftLogMark { index: meta.index, term: meta.term }));
-        job.compact = Some(meta.index);
-        self.snapshot_index = meta.index;
-        let behind = self.waiters.split_off(&(meta.index + 1));
-        for (_, (_, waiter)) in std::mem::replace(&mut self.waiters, behind) {
-            waiter.fail(ProposeError::Unknown {
-                reason: "this manager fell behind and took a snapshot".into(),
-            });
-        }
-        self.advance(meta.index);
-    }
-
-    fn send(&mut self, messages: Vec<Message>) {
-        let mut by_peer: BTreeMap<u64, Vec<v1::RaftMessage>> = BTreeMap::new();
-        for message in messages {
-            let to = message.to;
-            by_peer.entry(to).or_default().push(codec::message_to_wire(message, &self.identity.cluster_id));
-        }
-        for (to, messages) in by_peer {
-            match self.members.peers.get(&to) {
-                Some(peer) => self.transport.send(peer, messages, &self.reports),
-                None => tracing::debug!(to, "no address for a raft peer"),
-            }
-        }
-    }
-
-    fn apply(&mut self, entries: Vec<Entry>) {
-        let Some(last) = entries.last().map(|entry| entry.index) else { return };
-        for entry in entries {
-            let verdict = match entry.get_entry_type() {
-                EntryType::EntryNormal if entry.data.is_empty() => Ok(()),
-                EntryType::EntryNormal => self.apply_batch(&entry),
-                EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => self.apply_membership(&entry),
-            };
-            if let Some((term, waiter)) = self.waiters.remove(&entry.index) {
-                if term == entry.term {
-                    waiter.done(entry.index, verdict);
-                } else {
-                    // Another leader's entry took its place: the proposal was never committed.
-                    waiter.fail(ProposeError::NotLeader { leader: self.leader() });
-                }
-            }
-        }
-        self.advance(last);
-        self.raw.advance_apply_to(last);
-    }
-
-    fn advance(&mut self, index: u64) {
-        self.applied = index;
-        self.applied_seen.send_replace(index);
-        self.reads.applied(index);
-    }
-
-    fn apply_batch(&mut self, entry: &Entry) -> Result<(), ProposeError> {
-        let batch = v1::Batch::decode(entry.data.as_ref()).map_err(|error| {
-            tracing::error!(index = entry.index, %error, "skipped an entry that is no batch");
-            ProposeError::Rejected(format!("the entry is no batch: {error}"))
-        })?;
-        self.machine.apply(entry.index, &batch).map_err(|rejected| ProposeError::Rejected(rejected.0))
-    }
-
-    fn apply_membership(&mut self, entry: &Entry) -> Result<(), ProposeError> {
-        let refused = |problem: String| {
-            tracing::error!(index = entry.index, %problem, "skipped a change of the managers");
-            ProposeError::Rejected(problem)
-        };
-        let (change, peer) = codec::conf_change_from_data(&entry.data).map_err(|error| refused(error.0))?;
-        let conf = self.raw.apply_conf_change(&change).map_err(|error| refused(error.to_string()))?;
-        self.members.apply(&change, peer, conf);
-        if self.members.removed.contains(&self.identity.raft_id) {
-            self.removed = true;
-        }
-        // Who waits for the change finds it in the status.
-        self.publish();
-        Ok(())
-    }
-
-    /// Freezes the state now, and encodes and writes it elsewhere.
-    fn take_snapshot(&mut self) {
-        let Some(term) = self.raw.store().term_of(self.applied).filter(|_| !self.snapshot_running) else {
-            return;
-        };
-        self.snapshot_running = true;
-        let (encode, index) = (self.machine.snapshot(), self.applied);
-        let (members, snapshots, done) =
-            (self.members.clone(), self.snapshots.clone(), self.written.0.clone());
-        let write = move || {
-            let conf_state = Some(codec::conf_state_to_wire(&members.conf));
-            let snapshot = v1::RaftSnapshot { data: members.envelope(encode()), conf_state, index, term };
-            let result = snapshots.write(&snapshot);
-            // The node may have stopped meanwhile; the file is whole all the same.
-            let _ = done.send((codec::snapshot_from_wire(snapshot), result));
-        };
-        if self.options.inline_log {
-            write();
-        } else {
-            drop(tokio::task::spawn_blocking(write));
-        }
-    }
-
-    fn on_snapshot_written(&mut self, (snapshot, result): Written) {
-        self.snapshot_running = false;
-        let index = snapshot.get_metadata().index;
-        if self.snapshot_wanted > 0 {
-            self.raw.mut_store().set_outgoing(Some(snapshot));
-        }
-        match result {
-            Ok(()) if index >= self.snapshot_index => {
-                self.snapshot_index = index;
-                self.raw.mut_store().compact(index.saturating_sub(self.options.trailing));
-                self.writer.submit(Job { number: self.last_number, compact: Some(index), ..Job::default() });
-            }
-            Ok(()) => {}
-            Err(error) => {
-                // Tried again after another interval; the log goes on growing meanwhile.
-                self.snapshot_index = index;
-                tracing::error!(%error, "could not write a raft snapshot");
-            }
-        }
-    }
-
-    fn publish(&mut self) {
-        let raft = &self.raw.raft;
-        let role = match raft.state {
-            StateRole::Leader => Role::Leader,
-            StateRole::Follower => Role::Follower,
-            StateRole::Candidate | StateRole::PreCandidate => Role::Candidate,
-        };
-        let status = RaftStatus {
-            raft_id: self.identity.raft_id,
-            term: raft.term,
-            role,
-            leader: raft.leader_id,
-            commit: raft.raft_log.committed,
-            applied: self.applied,
-            last_index: raft.raft_log.last_index(),
-            snapshot_index: self.snapshot_index,
-            members: self.members.peers.values().map(|peer| self.member(peer)).collect(),
-            removed_members: self.members.removed.iter().copied().collect(),
-            disk_full: self.full,
-            removed: self.removed,
-            failure: self.failure.clone(),
-        };
-        self.status.send_if_modified(|old| std::mem::replace(old, status.clone()) != status);
-        let ready = role == Role::Leader && raft.apply_to_current_term();
-        let leadership = Leadership { term: raft.term, leader: self.leader(), ready };
-        self.leadership.send_if_modified(|old| std::mem::replace(old, leadership.clone()) != leadership);
-    }
-
-    fn member(&self, peer: &v1::RaftPeer) -> MemberStatus {
-        MemberStatus {
-            peer: peer.clone(),
-            voter: self.members.is_voter(peer.raft_id),
-            reachable: self.hears(peer.raft_id),
-            matched: self.raw.raft.prs().get(peer.raft_id).map_or(0, |progress| progress.matched),
-        }
     }
 }

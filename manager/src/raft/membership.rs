@@ -10,9 +10,10 @@ use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2};
 use raft::majority;
 use skep_proto::v1;
 
-use super::core::{Core, Reply, Waiter};
+use super::core::{Core, Reply};
 use super::error::MembershipError;
 use super::node::new_raft_id;
+use super::waiter::Waiter;
 
 /// A learner this close to the end of the log becomes a voter.
 const CAUGHT_UP: u64 = 64;

@@ -60,8 +60,8 @@ pub struct RaftOptions {
     pub log: LogOptions,
     /// Raft's periods.
     pub timing: Timing,
-    /// Entries between snapshots.
-    pub snapshot_interval: u64,
+    /// Entries between snapshots, asked at every entry: it may change while the node runs.
+    pub snapshot_interval: Arc<dyn Fn() -> u64 + Send + Sync>,
     /// Entries kept behind a snapshot for followers that lag a little.
     pub trailing: u64,
     /// The largest batch taken.
@@ -82,7 +82,7 @@ impl RaftOptions {
         Self {
             log,
             timing: Timing::default(),
-            snapshot_interval: 10_000,
+            snapshot_interval: Arc::new(|| skep_proto::defaults::SNAPSHOT_INTERVAL),
             trailing: 1_000,
             max_entry_bytes: 16 << 20,
             seed: since_epoch().as_nanos() as u64,

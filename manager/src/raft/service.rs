@@ -11,8 +11,17 @@ use super::error::{MembershipError, ProposeError, ReadError};
 use super::grpc::{MESSAGE_LIMIT, REMOVED};
 use super::handle::Raft;
 
-/// Decides from a request's extensions (the peer's identity) whether its sender may use the service.
-pub type Authorize = Arc<dyn Fn(&Extensions) -> Result<(), Status> + Send + Sync>;
+/// Decides from a request's extensions (the peer's identity).
+pub type Decide = Arc<dyn Fn(&Extensions) -> Result<(), Status> + Send + Sync>;
+
+/// Who may use the service. Asked at every call, and at every message of a stream.
+#[derive(Clone)]
+pub struct Authorize {
+    /// Who may join, leave and ask for read indexes.
+    pub manager: Decide,
+    /// Whose raft messages are taken.
+    pub peer: Decide,
+}
 
 /// Metadata key that names the leader's address when this manager is not it.
 pub const LEADER: &str = "skep-leader";
@@ -91,10 +100,10 @@ impl v1::raft_server::Raft for RaftService {
         &self,
         request: Request<Streaming<v1::RaftMessage>>,
     ) -> Result<Response<v1::Empty>, Status> {
-        (self.authorize)(request.extensions())?;
-        let mut stream = request.into_inner();
+        let (_, from, mut stream) = request.into_parts();
         while let Some(message) = stream.message().await? {
             self.refuse_removed(message.from)?;
+            (self.authorize.peer)(&from)?;
             self.raft.receive(message).map_err(|error| Status::invalid_argument(error.to_string()))?;
         }
         Ok(Response::new(v1::Empty {}))
@@ -104,13 +113,13 @@ impl v1::raft_server::Raft for RaftService {
         &self,
         request: Request<v1::RaftJoinRequest>,
     ) -> Result<Response<v1::RaftJoinResponse>, Status> {
-        (self.authorize)(request.extensions())?;
+        (self.authorize.manager)(request.extensions())?;
         let request = request.into_inner();
         Ok(Response::new(self.raft.join(&request.node_id, &request.addr).await?))
     }
 
     async fn leave(&self, request: Request<v1::RaftLeaveRequest>) -> Result<Response<v1::Empty>, Status> {
-        (self.authorize)(request.extensions())?;
+        (self.authorize.manager)(request.extensions())?;
         self.raft.remove(&request.into_inner().node_id).await?;
         Ok(Response::new(v1::Empty {}))
     }
@@ -119,7 +128,7 @@ impl v1::raft_server::Raft for RaftService {
         &self,
         request: Request<v1::Empty>,
     ) -> Result<Response<v1::ReadIndexResponse>, Status> {
-        (self.authorize)(request.extensions())?;
+        (self.authorize.manager)(request.extensions())?;
         Ok(Response::new(v1::ReadIndexResponse { index: self.raft.read_index().await? }))
     }
 }

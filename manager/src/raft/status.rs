@@ -1,6 +1,9 @@
 //! What a raft node tells of itself.
 
+use raft::StateRole;
 use skep_proto::v1;
+
+use super::core::Core;
 
 /// A node's part in the group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -67,4 +70,44 @@ pub struct Leadership {
     pub leader: Option<v1::RaftPeer>,
     /// This node leads and has applied all that was committed before its term: leader logic may run.
     pub ready: bool,
+}
+
+impl Core {
+    /// Tells what changed.
+    pub(super) fn publish(&mut self) {
+        let raft = &self.raw.raft;
+        let role = match raft.state {
+            StateRole::Leader => Role::Leader,
+            StateRole::Follower => Role::Follower,
+            StateRole::Candidate | StateRole::PreCandidate => Role::Candidate,
+        };
+        let status = RaftStatus {
+            raft_id: self.identity.raft_id,
+            term: raft.term,
+            role,
+            leader: raft.leader_id,
+            commit: raft.raft_log.committed,
+            applied: self.applied,
+            last_index: raft.raft_log.last_index(),
+            snapshot_index: self.snapshot_index,
+            members: self.members.peers.values().map(|peer| self.member(peer)).collect(),
+            removed_members: self.members.removed.iter().copied().collect(),
+            disk_full: self.full,
+            removed: self.removed,
+            failure: self.failure.clone(),
+        };
+        self.status.send_if_modified(|old| std::mem::replace(old, status.clone()) != status);
+        let ready = role == Role::Leader && raft.apply_to_current_term();
+        let leadership = Leadership { term: raft.term, leader: self.leader(), ready };
+        self.leadership.send_if_modified(|old| std::mem::replace(old, leadership.clone()) != leadership);
+    }
+
+    fn member(&self, peer: &v1::RaftPeer) -> MemberStatus {
+        MemberStatus {
+            peer: peer.clone(),
+            voter: self.members.is_voter(peer.raft_id),
+            reachable: self.hears(peer.raft_id),
+            matched: self.raw.raft.prs().get(peer.raft_id).map_or(0, |progress| progress.matched),
+        }
+    }
 }

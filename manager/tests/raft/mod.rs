@@ -157,7 +157,7 @@ impl Group {
         let mut options = RaftOptions::new(log.clone());
         if self.simulated {
             log.segment_bytes = 64 << 10;
-            options.snapshot_interval = 60;
+            options.snapshot_interval = Arc::new(|| 60);
             options.trailing = 10;
             options.inline_log = true;
             options.clock = Arc::new(|| 0);
