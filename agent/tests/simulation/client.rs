@@ -1,0 +1,316 @@
+//! What users ask of the swarm, through the managers' APIs, and what they were told: the record that the state
+//! of every manager is compared with in the end.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use skep_manager::control::ControlHandle;
+use skep_proto::v1;
+use skep_proto::v1::control_server::Control;
+use skep_proto::v1::service_spec::Mode;
+use tonic::{Code, Request, Status};
+
+use crate::trace::Trace;
+
+/// Nobody waits longer for an answer, whatever has failed.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What is wanted of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Want {
+    pub replicas: u64,
+    pub image: u64,
+}
+
+/// What is asked.
+#[derive(Clone, Copy, Debug)]
+pub enum Ask {
+    Create(Want),
+    Image(u64),
+    Scale(u64),
+    Remove,
+}
+
+/// How far a removal has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Removal {
+    #[default]
+    No,
+    /// Asked for, outcome unknown.
+    Maybe,
+    Acknowledged,
+}
+
+/// One service as its user knows it.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    /// The last acknowledged state, with the version it was given.
+    pub acknowledged: Option<(Want, u64)>,
+    /// States asked for since then whose outcome is unknown.
+    pub maybe: Vec<Want>,
+    pub removal: Removal,
+    /// An answer is awaited.
+    pub busy: bool,
+}
+
+/// The users' record.
+pub struct Record {
+    pub trace: Arc<Trace>,
+    services: Mutex<BTreeMap<String, Known>>,
+    violations: Mutex<Vec<String>>,
+    answers: Mutex<Vec<Answer>>,
+}
+
+/// What somebody was told.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    pub service: String,
+    pub written: bool,
+    pub told: String,
+    /// Whether what was read for it was marked as possibly stale.
+    pub stale: Option<bool>,
+}
+
+impl Record {
+    pub fn new(trace: Arc<Trace>) -> Arc<Self> {
+        Arc::new(Self {
+            trace,
+            services: Mutex::default(),
+            violations: Mutex::default(),
+            answers: Mutex::default(),
+        })
+    }
+
+    pub fn services(&self) -> MutexGuard<'_, BTreeMap<String, Known>> {
+        self.services.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What answers have shown to be wrong.
+    pub fn violations(&self) -> Vec<String> {
+        self.violations.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The answers so far.
+    pub fn answers(&self) -> Vec<Answer> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits for an answer, which must come in time.
+    async fn timely<T>(&self, what: &str, call: impl Future<Output = T>) -> T {
+        let began = tokio::time::Instant::now();
+        let answer = call.await;
+        let took = began.elapsed();
+        if took > PATIENCE {
+            self.violation(format!("{what} was answered after {took:?} only"));
+        }
+        answer
+    }
+
+    fn violation(&self, what: String) {
+        self.trace.add(format!("VIOLATION {what}"));
+        self.violations.lock().unwrap_or_else(PoisonError::into_inner).push(what);
+    }
+
+    /// Prepares a command; none while the service waits for an answer.
+    pub fn command(self: &Arc<Self>, service: &str, ask: Ask) -> Option<Command> {
+        let mut services = self.services();
+        let known = services.entry(service.to_owned()).or_default();
+        if known.busy || known.removal == Removal::Acknowledged {
+            return None;
+        }
+        known.busy = true;
+        let (record, service) = (self.clone(), service.to_owned());
+        Some(Command { record, service, ask, wanted: None, answered: false })
+    }
+
+    /// A confirmed read shows whatever was acknowledged before it began.
+    pub fn check_read(&self, before: &BTreeMap<String, Known>, answer: &v1::ListServicesResponse) {
+        for (name, known) in before {
+            let Some((want, version)) = known.acknowledged else { continue };
+            if self.services().get(name).is_none_or(|now| now.removal != Removal::No) {
+                continue;
+            }
+            let found =
+                answer.services.iter().filter_map(|s| s.service.as_ref()).find(|s| name_of(s) == name);
+            let seen = found.and_then(|s| s.meta).map(|m| m.version);
+            if seen.is_none_or(|seen| seen < version) {
+                self.violation(format!(
+                    "a confirmed read shows {name} at version {seen:?}, but {want:?} was acknowledged at {version}"
+                ));
+            }
+        }
+    }
+}
+
+/// One request of a user.
+pub struct Command {
+    record: Arc<Record>,
+    service: String,
+    ask: Ask,
+    /// What it asks for, once that is known and sent.
+    wanted: Option<Want>,
+    answered: bool,
+}
+
+/// The manager died with the request: nobody knows what became of it.
+impl Drop for Command {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.done(None, Outcome::Unknown(Status::unavailable("the manager has crashed")));
+        }
+    }
+}
+
+/// What became of it.
+enum Outcome {
+    /// At this version of the service.
+    Written(u64),
+    Removed,
+    /// Certainly not done.
+    Refused(Status),
+    /// Perhaps done.
+    Unknown(Status),
+}
+
+impl Command {
+    /// Carries it out at a manager.
+    pub async fn run(mut self, control: ControlHandle) {
+        let before = self.record.services().clone();
+        let mut stale = None;
+        let outcome = self.ask_of(&control, &before, &mut stale).await;
+        self.done(stale, outcome);
+    }
+
+    async fn ask_of(
+        &mut self,
+        control: &ControlHandle,
+        before: &BTreeMap<String, Known>,
+        stale: &mut Option<bool>,
+    ) -> Outcome {
+        if let Ask::Create(want) = self.ask {
+            self.wanted = Some(want);
+            let spec = Some(spec(&self.service, want));
+            let call = control.create_service(Request::new(v1::CreateServiceRequest { spec }));
+            let answer = self.record.timely("a creation", call).await;
+            return match answer {
+                Ok(answer) => Outcome::Written(version(answer.into_inner().service)),
+                Err(status) => unwritten(status),
+            };
+        }
+        let call = control.list_services(Request::new(v1::ListServicesRequest::default()));
+        let list = match self.record.timely("a read", call).await {
+            Ok(list) => list.into_inner(),
+            Err(status) => return Outcome::Refused(status),
+        };
+        *stale = Some(list.stale);
+        if !list.stale {
+            self.record.check_read(before, &list);
+        }
+        let found = list.services.into_iter().filter_map(|s| s.service).find(|s| name_of(s) == self.service);
+        let Some(service) = found else { return Outcome::Refused(Status::not_found("not listed")) };
+        if matches!(self.ask, Ask::Remove) {
+            let request = Request::new(v1::RemoveRequest { id: service.id });
+            return match self.record.timely("a removal", control.remove_service(request)).await {
+                Ok(_) => Outcome::Removed,
+                Err(status) => unwritten(status),
+            };
+        }
+        let mut want = want_of(&service);
+        match self.ask {
+            Ask::Image(image) => want.image = image,
+            Ask::Scale(replicas) => want.replicas = replicas,
+            Ask::Create(_) | Ask::Remove => {}
+        }
+        self.wanted = Some(want);
+        let request = v1::UpdateServiceRequest {
+            id: service.id,
+            version: service.meta.map_or(0, |m| m.version),
+            spec: Some(spec(&self.service, want)),
+            rollback: false,
+        };
+        let call = control.update_service(Request::new(request));
+        match self.record.timely("an update", call).await {
+            Ok(answer) => Outcome::Written(version(answer.into_inner().service)),
+            Err(status) => unwritten(status),
+        }
+    }
+
+    fn done(&mut self, stale: Option<bool>, outcome: Outcome) {
+        self.answered = true;
+        let wanted = self.wanted;
+        let told = match &outcome {
+            Outcome::Written(version) => format!("version {version}"),
+            Outcome::Removed => "removed".into(),
+            Outcome::Refused(status) => format!("refused: {}", status.message()),
+            Outcome::Unknown(status) => format!("unknown: {}", status.message()),
+        };
+        self.record.trace.add(format!("{} {:?} {wanted:?}: {told}", self.service, self.ask));
+        let written = matches!(outcome, Outcome::Written(_) | Outcome::Removed);
+        let answer = Answer { service: self.service.clone(), written, told, stale };
+        self.record.answers.lock().unwrap_or_else(PoisonError::into_inner).push(answer);
+        let mut services = self.record.services();
+        let known = services.entry(self.service.clone()).or_default();
+        known.busy = false;
+        match outcome {
+            Outcome::Written(version) => {
+                known.acknowledged = wanted.map(|want| (want, version));
+                known.maybe.clear();
+            }
+            Outcome::Removed => known.removal = Removal::Acknowledged,
+            Outcome::Refused(_) => {}
+            Outcome::Unknown(_) if matches!(self.ask, Ask::Remove) => known.removal = Removal::Maybe,
+            Outcome::Unknown(_) => known.maybe.extend(wanted),
+        }
+    }
+}
+
+fn version(service: Option<v1::Service>) -> u64 {
+    service.and_then(|s| s.meta).map_or(0, |m| m.version)
+}
+
+fn unwritten(status: Status) -> Outcome {
+    match status.code() {
+        Code::InvalidArgument | Code::NotFound | Code::AlreadyExists | Code::FailedPrecondition => {
+            Outcome::Refused(status)
+        }
+        _ => Outcome::Unknown(status),
+    }
+}
+
+/// Name of a service.
+pub fn name_of(service: &v1::Service) -> &str {
+    service.spec.as_ref().and_then(|s| s.annotations.as_ref()).map_or("", |a| &a.name)
+}
+
+/// What a service's specification asks for.
+pub fn want_of(service: &v1::Service) -> Want {
+    let spec = service.spec.clone().unwrap_or_default();
+    let replicas = match spec.mode {
+        Some(Mode::Replicated(r)) => r.replicas,
+        _ => 0,
+    };
+    let container = spec.task.and_then(|t| t.container).unwrap_or_default();
+    Want { replicas, image: container.image.trim_start_matches("image:").parse().unwrap_or(0) }
+}
+
+fn spec(name: &str, want: Want) -> v1::ServiceSpec {
+    let container = v1::ContainerSpec { image: format!("image:{}", want.image), ..Default::default() };
+    let restart = v1::RestartPolicy { delay_ns: Some(1_000_000_000), ..Default::default() };
+    v1::ServiceSpec {
+        annotations: Some(v1::Annotations { name: name.into(), ..Default::default() }),
+        task: Some(v1::TaskSpec { container: Some(container), restart: Some(restart), ..Default::default() }),
+        mode: Some(Mode::Replicated(v1::Replicated { replicas: want.replicas })),
+        update: Some(v1::UpdateConfig {
+            parallelism: 2,
+            monitor_ns: 500_000_000,
+            failure_action: v1::UpdateFailureAction::Continue.into(),
+            ..Default::default()
+        }),
+        endpoint: Some(v1::EndpointSpec {
+            ports: vec![v1::PortConfig { target_port: 80, ..Default::default() }],
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}

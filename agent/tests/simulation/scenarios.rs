@@ -1,0 +1,214 @@
+//! The runs: random histories, and a few failures looked at closely.
+
+use std::time::Duration;
+
+use rand::Rng;
+
+use crate::client::{Ask, Want};
+use crate::cluster::Cluster;
+
+/// Plays one run to its end; returns its digest.
+pub fn play(scenario: &str, seed: u64) -> u64 {
+    let run = format!("{scenario}:{seed}");
+    let mut cluster = match scenario {
+        "history" => history(&run, seed),
+        "leader" => leader_dies_in_an_update(&run, seed),
+        "worker" => worker_cut_off(&run, seed),
+        "quorum" => quorum_lost(&run, seed),
+        "skew" => clocks_apart(&run, seed),
+        other => panic!("there is no scenario {other}: history, leader, worker, quorum or skew"),
+    };
+    cluster.pass(Duration::from_millis(100));
+    cluster.hash()
+}
+
+const MINUTES: i64 = 60_000;
+
+fn millis(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+/// Users and failures at random.
+fn history(run: &str, seed: u64) -> Cluster {
+    let mut c = Cluster::form(run, seed, 3, 2);
+    let hosts = c.nodes.len();
+    for i in 0..hosts {
+        let off = c.rng.random_range(-5 * MINUTES..5 * MINUTES);
+        c.skew(i, off);
+        c.nodes[i].containers.set_failing(true);
+    }
+    let mut services = 0;
+    let end = c.now() + Duration::from_secs(40);
+    while c.now() < end {
+        let pause = c.rng.random_range(20..500);
+        c.pass(millis(pause));
+        let (i, j) = (c.rng.random_range(0..hosts), c.rng.random_range(0..hosts));
+        match c.rng.random_range(0..100) {
+            0..60 => ask_something(&mut c, &mut services),
+            60..66 => c.crash(i),
+            66..68 => c.power_cut(i),
+            68..80 => c.start(i),
+            80..83 => c.isolate(i),
+            83..86 => {
+                let side: Vec<usize> = (0..hosts).filter(|_| c.rng.random_bool(0.5)).collect();
+                let other: Vec<usize> = (0..hosts).filter(|i| !side.contains(i)).collect();
+                c.cut(&side, &other);
+            }
+            86..88 if i != j => c.cut_one_way(&[i], &[j]),
+            88..90 if i != j => c.hold(i, j),
+            90..92 => {
+                let rate = if c.rng.random_bool(0.5) { 0.002 } else { 0.0 };
+                c.lose(rate);
+            }
+            92..97 => c.heal(),
+            97..99 => {
+                let off = c.rng.random_range(-5 * MINUTES..5 * MINUTES);
+                c.skew(i, off);
+            }
+            _ => {}
+        }
+    }
+    c.mend();
+    c.converge(Duration::from_secs(120));
+    c
+}
+
+fn ask_something(c: &mut Cluster, services: &mut u64) {
+    let Some(at) = c.some_manager() else { return };
+    let service = format!("s{}", c.rng.random_range(0..(*services).max(1)));
+    let ask = match c.rng.random_range(0..10) {
+        0..3 if *services < 6 => {
+            let want = Want { replicas: c.rng.random_range(0..6), image: 0 };
+            let name = format!("s{services}");
+            *services += 1;
+            return c.ask(at, &name, Ask::Create(want));
+        }
+        0..5 => Ask::Image(c.rng.random_range(1..1000)),
+        5..9 => Ask::Scale(c.rng.random_range(0..8)),
+        _ => Ask::Remove,
+    };
+    if *services > 0 {
+        c.ask(at, &service, ask);
+    }
+}
+
+/// A service that runs.
+fn deploy(c: &mut Cluster, replicas: u64) {
+    let leader = c.settled_leader();
+    c.ask(leader, "web", Ask::Create(Want { replicas, image: 1 }));
+    c.converge(Duration::from_secs(30));
+}
+
+/// The leader dies in the middle of a rolling update, and comes back later.
+fn leader_dies_in_an_update(run: &str, seed: u64) -> Cluster {
+    let mut c = Cluster::form(run, seed, 3, 1);
+    deploy(&mut c, 6);
+    let leader = c.settled_leader();
+    c.ask((leader + 1) % 3, "web", Ask::Image(2));
+    let wait = c.rng.random_range(50..3000);
+    c.pass(millis(wait));
+    if c.rng.random_bool(0.5) {
+        c.crash(leader)
+    } else {
+        c.isolate(leader)
+    }
+    let wait = c.rng.random_range(2000..15_000);
+    c.pass(millis(wait));
+    c.mend();
+    c.converge(Duration::from_secs(60));
+    c
+}
+
+/// A worker is cut off for long enough to be replaced, goes on meanwhile, and comes back.
+fn worker_cut_off(run: &str, seed: u64) -> Cluster {
+    let mut c = Cluster::form(run, seed, 3, 2);
+    deploy(&mut c, 10);
+    let worker = 4;
+    let runs =
+        |c: &Cluster, i: usize| c.nodes[i].containers.all().values().filter(|k| k.runs(c.now())).count();
+    let before = runs(&c, worker);
+    if before == 0 {
+        c.fail("the worker has no task: nothing is tested");
+    }
+    c.isolate(worker);
+    c.until("replaced", Duration::from_secs(20), |c| {
+        let elsewhere: usize = (0..4).map(|i| runs(c, i)).sum();
+        if elsewhere == 10 { Ok(()) } else { Err(format!("{elsewhere} run elsewhere")) }
+    });
+    if runs(&c, worker) != before {
+        c.fail("a worker that is cut off must go on");
+    }
+    if c.rng.random_bool(0.5) {
+        c.crash(worker);
+        c.pass(millis(500));
+        c.start(worker);
+        c.pass(millis(2000));
+        if runs(&c, worker) != before {
+            c.fail("a daemon that starts without a manager must take its containers up");
+        }
+    }
+    c.mend();
+    c.converge(Duration::from_secs(40));
+    c
+}
+
+/// Two managers of three are gone: writes fail in time and say so, reads say that they may be stale, and what runs
+/// goes on.
+fn quorum_lost(run: &str, seed: u64) -> Cluster {
+    let mut c = Cluster::form(run, seed, 3, 1);
+    deploy(&mut c, 4);
+    let left = c.rng.random_range(0..3);
+    for i in (0..3).filter(|i| *i != left) {
+        if c.rng.random_bool(0.5) { c.crash(i) } else { c.isolate(i) }
+    }
+    c.pass(millis(3000));
+    let answers = c.record.answers().len();
+    c.ask(left, "more", Ask::Create(Want { replicas: 1, image: 1 }));
+    c.ask(left, "web", Ask::Scale(7));
+    // The client checks that no answer takes more than five seconds.
+    c.pass(millis(8000));
+    let answers = c.record.answers().split_off(answers);
+    if answers.len() != 2 {
+        c.fail(&format!("two requests, but the answers {answers:?}"));
+    }
+    for answer in &answers {
+        if answer.written || !answer.told.contains("no leader") {
+            c.fail(&format!("without a quorum somebody was told {answer:?}"));
+        }
+        if answer.service == "web" && answer.stale != Some(true) {
+            c.fail(&format!("a read without a quorum must say that it may be stale: {answer:?}"));
+        }
+    }
+    let running = c.nodes.iter().flat_map(|n| n.containers.all().into_values()).filter(|k| k.runs(c.now()));
+    if running.count() != 4 {
+        c.fail("what runs must go on without a quorum");
+    }
+    c.mend();
+    c.converge(Duration::from_secs(60));
+    c
+}
+
+/// The leader's clock is minutes ahead of the others', and it dies while a task waits for its restart: the next
+/// leader must not make it wait for those minutes.
+fn clocks_apart(run: &str, seed: u64) -> Cluster {
+    let mut c = Cluster::form(run, seed, 3, 1);
+    let leader = c.settled_leader();
+    for i in 0..4 {
+        c.skew(i, if i == leader { 5 * MINUTES } else { -5 * MINUTES });
+    }
+    deploy(&mut c, 8);
+    let worker = 3;
+    for _ in 0..3 {
+        if c.nodes[worker].containers.kill_one(1).is_none() {
+            c.fail("the worker has no task: nothing is tested");
+        }
+        let wait = c.rng.random_range(150..900);
+        c.pass(millis(wait));
+        let leader = c.settled_leader();
+        c.crash(leader);
+        c.pass(millis(4000));
+        c.start(leader);
+        c.converge(Duration::from_secs(30));
+    }
+    c
+}
