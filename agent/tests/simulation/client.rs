@@ -120,8 +120,13 @@ impl Record {
             return None;
         }
         known.busy = true;
+        let before = known.removal;
+        if matches!(ask, Ask::Remove) {
+            // From now on it may be gone, though nobody has been told yet.
+            known.removal = Removal::Maybe;
+        }
         let (record, service) = (self.clone(), service.to_owned());
-        Some(Command { record, service, ask, wanted: None, answered: false })
+        Some(Command { record, service, ask, wanted: None, before, answered: false })
     }
 
     /// A confirmed read shows whatever was acknowledged before it began.
@@ -150,6 +155,8 @@ pub struct Command {
     ask: Ask,
     /// What it asks for, once that is known and sent.
     wanted: Option<Want>,
+    /// How far a removal had come before.
+    before: Removal,
     answered: bool,
 }
 
@@ -258,8 +265,8 @@ impl Command {
                 known.maybe.clear();
             }
             Outcome::Removed => known.removal = Removal::Acknowledged,
-            Outcome::Refused(_) => {}
-            Outcome::Unknown(_) if matches!(self.ask, Ask::Remove) => known.removal = Removal::Maybe,
+            Outcome::Refused(_) => known.removal = self.before,
+            Outcome::Unknown(_) if matches!(self.ask, Ask::Remove) => {}
             Outcome::Unknown(_) => known.maybe.extend(wanted),
         }
     }
