@@ -42,6 +42,15 @@ impl Lab {
     /// Makes the switch and the hosts and starts their daemons. The lab is removed when dropped unless
     /// [`keep`](Self::keep) is called.
     pub fn up(options: LabOptions) -> Result<Self> {
+        let lab = Self::bare(options)?;
+        for host in &lab.hosts {
+            host.start_daemon()?;
+        }
+        Ok(lab)
+    }
+
+    /// As [`up`](Self::up), with no daemon on any host.
+    pub fn bare(options: LabOptions) -> Result<Self> {
         let dir = directory(&options.name);
         if dir.exists() {
             bail!("laboratory {:?} is up already ({}): take it down first", options.name, dir.display());
@@ -63,9 +72,6 @@ impl Lab {
         lab.on_switch(&["ip", "link", "set", "br0", "up"])?;
         for number in 1..=options.hosts {
             lab.add_host(number)?;
-        }
-        for host in &lab.hosts {
-            host.start_daemon()?;
         }
         lab.save()?;
         Ok(lab)

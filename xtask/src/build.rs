@@ -23,6 +23,11 @@ pub fn cargo(args: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// Where cargo puts what it builds.
+pub fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
 /// Builds the binaries; the path of `name` among them.
 pub fn binary(name: &str, package: &str, release: bool) -> Result<PathBuf> {
     let mut args = vec!["build", "--quiet", "--package", package, "--bin", name];
@@ -31,8 +36,7 @@ pub fn binary(name: &str, package: &str, release: bool) -> Result<PathBuf> {
     }
     cargo(&args)?;
     let profile = if release { "release" } else { "debug" };
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    let path = target.join(TARGET).join(profile).join(name);
+    let path = target().join(TARGET).join(profile).join(name);
     if !path.exists() {
         bail!("cargo built no {}", path.display());
     }

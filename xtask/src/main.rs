@@ -3,6 +3,7 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod build;
 mod demo;
 mod lab;
@@ -21,6 +22,8 @@ struct Cli {
 enum Command {
     /// Show Skep at work: a single-node swarm on throw-away state with a replicated service.
     Demo(demo::DemoArgs),
+    /// Measure what Skep promises, each figure beside its peer's in the same run.
+    Bench(bench::BenchArgs),
     /// Install what the tests need from Debian, then run every check and every test.
     Test,
     /// A laboratory of hosts on this machine.
@@ -37,6 +40,7 @@ enum Command {
 fn main() -> Result<()> {
     match Cli::parse().command {
         Command::Demo(args) => demo::run(args),
+        Command::Bench(args) => bench::run(args),
         Command::Test => test::run(),
         Command::Lab(command) => lab::run(command),
         Command::Proto { check } => proto::generate(check),

@@ -17,6 +17,17 @@ pub const TEST: &[(&str, &str)] = &[
     ("runc", "runc"),
 ];
 
+/// What the benches measure against or with. Docker is not among them: see `bench::peers`.
+pub const BENCH: &[(&str, &str)] = &[
+    ("busybox", "busybox-static"),
+    ("runc", "runc"),
+    ("crun", "crun"),
+    ("iptables", "iptables"),
+    ("iperf3", "iperf3"),
+    ("wireguard-go", "wireguard-go"),
+    ("ss", "iproute2"),
+];
+
 fn there(command: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)

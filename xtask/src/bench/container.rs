@@ -1,0 +1,180 @@
+//! One container, from create to remove, against raw runc and crun and against `docker run --rm`.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+use skep_e2e::Host;
+
+use super::docker::{self, DockerLab};
+use super::http::Client;
+use super::table::{Row, Target, median};
+use super::{Setup, go_on, hosts, peers};
+
+/// Containers whose shims are weighed.
+const SHIMS: usize = 8;
+
+pub fn run(setup: &Setup) -> Result<Vec<Row>> {
+    let lab = hosts::lab(setup, 1)?;
+    let docker = DockerLab::up(setup, 1)?;
+    let host = lab.host(1);
+    let image = peers::busybox()?;
+    let mut api = hosts::client(host);
+    api.import(&image, "bb")?;
+    let bundle = peers::bundle(&host.dir)?;
+    let mut rows = bare(setup, &mut api, &bundle)?;
+    if let Some(docker) = &docker {
+        docker::client(docker.lab.host(1)).import(&image, "bb")?;
+    }
+    rows.extend(clients(setup, host, docker.as_ref())?);
+    rows.push(shims(host, &mut api, docker.as_ref())?);
+    Ok(rows)
+}
+
+/// Milliseconds that `f` takes.
+fn timed<T>(f: impl FnOnce() -> Result<T>) -> Result<f64> {
+    let began = Instant::now();
+    f()?;
+    Ok(began.elapsed().as_secs_f64() * 1e3)
+}
+
+/// The REST API against the runtimes.
+fn bare(setup: &Setup, api: &mut Client, bundle: &Path) -> Result<Vec<Row>> {
+    let (mut none, mut bridge, mut runc, mut crun) = (vec![], vec![], vec![], vec![]);
+    let mut phases: [Vec<f64>; 4] = Default::default();
+    // crun 1.8 refuses the mixed cgroups that some machines have.
+    let has_crun = runtime("crun", bundle, "try").is_ok();
+    for turn in 0..setup.rounds + 2 {
+        go_on()?;
+        // The first two turns warm caches up, for everybody.
+        let counts = turn > 1;
+        let keep = |list: &mut Vec<f64>, value: f64| {
+            if counts {
+                list.push(value);
+            }
+        };
+        keep(&mut none, timed(|| cycle(api, "none", None))?);
+        keep(&mut runc, timed(|| runtime("runc", bundle, &format!("{turn}")))?);
+        keep(&mut bridge, timed(|| cycle(api, "bridge", counts.then_some(&mut phases)))?);
+        if has_crun {
+            keep(&mut crun, timed(|| runtime("crun", bundle, &format!("{turn}")))?);
+        }
+    }
+    let parts: Vec<String> = ["create", "start", "wait", "remove"]
+        .iter()
+        .zip(&phases)
+        .map(|(name, times)| format!("{name} {:.2}", median(times)))
+        .collect();
+    println!("of these with a bridge, medians in ms: {}", parts.join(", "));
+    if !has_crun {
+        println!("crun refuses this machine's cgroups and is left out");
+    }
+    let row = |network: &str, times: &[f64]| {
+        let what = format!("API create+start+wait+remove of `true`, network {network}");
+        Row::new(what, "ms", times.to_vec(), Target::RatioAtMost(1.0)).beside("runc run", runc.clone())
+    };
+    let mut rows = vec![row("none", &none), row("bridge", &bridge)];
+    if has_crun {
+        rows.push(Row { target: Target::None, ..row("none", &none).beside("crun run", crun) });
+    }
+    Ok(rows)
+}
+
+/// One container through the API; keeps what each call took.
+fn cycle(api: &mut Client, network: &str, phases: Option<&mut [Vec<f64>; 4]>) -> Result<()> {
+    let body = json!({ "Image": "bb", "Cmd": ["true"], "HostConfig": { "NetworkMode": network } });
+    let began = Instant::now();
+    let id = api.post("/containers/create", Some(&body))?["Id"].as_str().context("no ID")?.to_owned();
+    let created = Instant::now();
+    api.post(&format!("/containers/{id}/start"), None)?;
+    let started = Instant::now();
+    let exit = api.post(&format!("/containers/{id}/wait"), None)?;
+    let ended = Instant::now();
+    ensure!(exit["StatusCode"] == 0, "the container ended with {exit}");
+    api.delete(&format!("/containers/{id}"))?;
+    let removed = Instant::now();
+    for (list, (from, to)) in phases.into_iter().flatten().zip([
+        (began, created),
+        (created, started),
+        (started, ended),
+        (ended, removed),
+    ]) {
+        list.push((to - from).as_secs_f64() * 1e3);
+    }
+    Ok(())
+}
+
+fn runtime(program: &str, bundle: &Path, turn: &str) -> Result<()> {
+    let id = format!("skep-bench-{}-{turn}", std::process::id());
+    let mut command = Command::new(program);
+    peers::call(command.arg("run").arg("-b").arg(bundle).arg(id).stdin(Stdio::null())).map(drop)
+}
+
+/// The clients: `skep run --rm` against `docker run --rm`.
+fn clients(setup: &Setup, host: &Host, docker: Option<&DockerLab>) -> Result<Vec<Row>> {
+    let run = ["run", "--rm", "bb", "true"];
+    let (mut ours, mut theirs) = (vec![], vec![]);
+    for turn in 0..setup.rounds.min(20) + 1 {
+        go_on()?;
+        let mut skep = Command::new(&host.skep);
+        skep.env("DOCKER_HOST", host.docker_host()).args(run).stdin(Stdio::null());
+        let mine = timed(|| peers::call(&mut skep))?;
+        if turn > 0 {
+            ours.push(mine);
+        }
+        if let Some(docker) = docker {
+            let mut command = docker.command(docker.lab.host(1));
+            let his = timed(|| peers::call(command.args(run).stdin(Stdio::null())))?;
+            if turn > 0 {
+                theirs.push(his);
+            }
+        }
+    }
+    let row = Row::new("`run --rm busybox true`, bridge", "ms", ours, Target::RatioAtMost(0.1));
+    Ok(vec![row.beside("docker run --rm", theirs)])
+}
+
+/// Memory of a shim: its share of what it has in common with others included.
+fn shims(host: &Host, api: &mut Client, docker: Option<&DockerLab>) -> Result<Row> {
+    let ours = weigh(host, api)?;
+    let theirs = match docker {
+        Some(docker) => weigh(docker.lab.host(1), &mut docker::client(docker.lab.host(1)))?,
+        None => Vec::new(),
+    };
+    let what = format!("Pss of a shim, {SHIMS} running");
+    Ok(Row::new(what, "MB", ours, Target::Median(1.5)).beside("containerd-shim", theirs))
+}
+
+fn weigh(host: &Host, api: &mut Client) -> Result<Vec<f64>> {
+    let body = json!({
+        "Image": "bb",
+        "Cmd": ["sleep", "1000000"],
+        "HostConfig": { "NetworkMode": "none" },
+    });
+    let mut ids = Vec::new();
+    for _ in 0..SHIMS {
+        let id = api.post("/containers/create", Some(&body))?["Id"].as_str().context("no ID")?.to_owned();
+        api.post(&format!("/containers/{id}/start"), None)?;
+        ids.push(id);
+    }
+    let mut weights = Vec::new();
+    for id in &ids {
+        let pid = api.get(&format!("/containers/{id}/json"))?["State"]["Pid"].to_string();
+        let status = host.exec(&["cat", &format!("/proc/{pid}/status")])?;
+        let shim = field(&status, "PPid:")?.to_string();
+        let rollup = host.exec(&["cat", &format!("/proc/{shim}/smaps_rollup")])?;
+        weights.push(field(&rollup, "Pss:")? / 1024.0);
+    }
+    for id in &ids {
+        api.delete(&format!("/containers/{id}?force=1"))?;
+    }
+    Ok(weights)
+}
+
+/// The number after a key in one of /proc's files.
+pub fn field(text: &str, key: &str) -> Result<f64> {
+    let value = text.lines().find_map(|l| l.strip_prefix(key)?.split_whitespace().next()?.parse().ok());
+    value.with_context(|| format!("no {key} in {text:?}"))
+}

@@ -1,0 +1,130 @@
+//! `cargo xtask bench`: every figure that Skep promises, with its peer measured in the same run.
+//!
+//! Ours and the peer's take turns, so that a busy machine is unfair to neither: read the ratios. A bench
+//! asserts nothing; it prints the target beside the figure and writes everything into `target/bench/`.
+
+mod cargo;
+mod container;
+mod docker;
+mod failover;
+mod hosts;
+mod http;
+mod idle;
+mod peers;
+mod service;
+mod table;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Result, bail};
+use clap::{Args, ValueEnum};
+
+use crate::{build, packages};
+use table::Row;
+
+#[derive(Args)]
+pub struct BenchArgs {
+    /// What to measure; everything unless named.
+    names: Vec<Bench>,
+    /// Leave Docker out (its figures take most of the time).
+    #[arg(long)]
+    no_docker: bool,
+    /// Turns of the container bench.
+    #[arg(long, default_value_t = 40)]
+    rounds: usize,
+    /// Times that a leader is killed.
+    #[arg(long, default_value_t = 20)]
+    kills: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Bench {
+    /// One container, against raw runc and `docker run --rm`.
+    Container,
+    /// A service of 100 replicas on one host, against Docker's swarm mode.
+    Service,
+    /// A killed leader, a dead host.
+    Failover,
+    /// An idle swarm of three managers: CPU and memory.
+    Idle,
+    /// TCP through the encrypted overlay, against wireguard-go.
+    Overlay,
+    /// Tasks placed and written to the store.
+    Scheduler,
+}
+
+/// What the benches have in common.
+struct Setup {
+    skep: PathBuf,
+    init: PathBuf,
+    /// Debian's Docker, unpacked; none when it is left out.
+    docker: Option<PathBuf>,
+    rounds: usize,
+    kills: usize,
+}
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn interrupt(_: i32) {
+    INTERRUPTED.store(true, Ordering::Relaxed);
+}
+
+/// Fails after ctrl-C, so that laboratories are taken down on the way out.
+fn go_on() -> Result<()> {
+    if INTERRUPTED.load(Ordering::Relaxed) {
+        bail!("interrupted");
+    }
+    Ok(())
+}
+
+pub fn run(args: BenchArgs) -> Result<()> {
+    // SAFETY: the handler only stores to an atomic.
+    unsafe {
+        nix::sys::signal::signal(
+            nix::sys::signal::Signal::SIGINT,
+            nix::sys::signal::SigHandler::Handler(interrupt),
+        )
+    }?;
+    let names = match args.names.as_slice() {
+        [] => Bench::value_variants(),
+        some => some,
+    };
+    packages::install(packages::LAB)?;
+    packages::install(packages::BENCH)?;
+    println!("Building skep (release) ...");
+    let setup = Setup {
+        skep: build::binary("skep", "skep", true)?,
+        init: build::binary("skep-lab-init", "skep-e2e", false)?,
+        docker: if args.no_docker { None } else { Some(peers::docker()?) },
+        rounds: args.rounds.max(1),
+        kills: args.kills.max(1),
+    };
+    let mut rows = Vec::new();
+    let mut failures = Vec::new();
+    for name in names {
+        let before = table::load();
+        println!("\n{name:?} (load {before}) ...");
+        let measured = match name {
+            Bench::Container => container::run(&setup),
+            Bench::Service => service::run(&setup),
+            Bench::Failover => failover::run(&setup),
+            Bench::Idle => idle::run(&setup),
+            Bench::Overlay => cargo::overlay(),
+            Bench::Scheduler => cargo::scheduler(),
+        };
+        match measured {
+            Ok(measured) => {
+                let load = format!("{before} to {}", table::load());
+                rows.extend(measured.into_iter().map(|row| Row { load: load.clone(), ..row }));
+                println!("\n{}", table::markdown(&rows));
+            }
+            // The others are worth measuring all the same.
+            Err(e) => failures.push(format!("{name:?}: {e:#}")),
+        }
+        go_on()?;
+    }
+    let path = table::write(&rows)?;
+    println!("written to {}", path.display());
+    if failures.is_empty() { Ok(()) } else { bail!("not measured: {}", failures.join("; ")) }
+}
