@@ -1,7 +1,7 @@
 //! A REST client as thin as can be: HTTP/1.1 over a Unix socket, one connection kept open. It must not
 //! add to what it measures, and it speaks to Docker and Skep alike.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;

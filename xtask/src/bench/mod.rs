@@ -30,6 +30,9 @@ pub struct BenchArgs {
     /// Leave Docker out (its figures take most of the time).
     #[arg(long)]
     no_docker: bool,
+    /// Measure this binary instead of building one.
+    #[arg(long, value_name = "FILE")]
+    skep: Option<PathBuf>,
     /// Turns of the container bench.
     #[arg(long, default_value_t = 40)]
     rounds: usize,
@@ -92,9 +95,15 @@ pub fn run(args: BenchArgs) -> Result<()> {
     };
     packages::install(packages::LAB)?;
     packages::install(packages::BENCH)?;
-    println!("Building skep (release) ...");
+    let skep = match args.skep {
+        Some(file) => std::path::absolute(file)?,
+        None => {
+            println!("Building skep (release; the first time takes a few minutes) ...");
+            build::binary("skep", "skep", true)?
+        }
+    };
     let setup = Setup {
-        skep: build::binary("skep", "skep", true)?,
+        skep,
         init: build::binary("skep-lab-init", "skep-e2e", false)?,
         docker: if args.no_docker { None } else { Some(peers::docker()?) },
         rounds: args.rounds.max(1),
