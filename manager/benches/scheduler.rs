@@ -2,6 +2,8 @@
 //! view with tasks that wait, through the derived load and address pools, to the view with all assigned.
 
 use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::time::Duration;
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -76,21 +78,55 @@ fn cluster(nodes: usize, tasks: u64, constraint: Option<&str>, network: bool) ->
     view
 }
 
+/// What one sample took of the processor, which other work on the machine hardly changes.
+struct Spent {
+    placing: Duration,
+    writing: Duration,
+}
+
 /// Places everything and writes it.
-fn place(mut view: StoreView, tasks: u64) -> StoreView {
+fn place(mut view: StoreView, tasks: u64, spent: &Mutex<Vec<Spent>>) -> StoreView {
+    let began = on_cpu();
     let (mut load, mut pools) = (Load::of(&view), Pools::of(&view));
     let placed = schedule(&view, &mut load, &mut pools, &BTreeMap::new(), 1, usize::MAX);
     assert_eq!(placed.changes.len() as u64, tasks);
+    let placing = on_cpu() - began;
     let batch = v1::Batch { changes: placed.changes, based_on: view.index, ..Default::default() };
     view.apply(view.index + 1, batch).expect("based on the latest state");
     assert!(view.waiting().next().is_none(), "every task has a node");
+    let writing = on_cpu() - began - placing;
+    spent.lock().expect("no panic").push(Spent { placing, writing });
     view
 }
 
 fn run(bencher: divan::Bencher, nodes: usize, tasks: u64, constraint: Option<&str>, network: bool) {
     let view = cluster(nodes, tasks, constraint, network);
-    bencher.with_inputs(|| view.clone()).bench_values(|view| place(view, tasks));
-    eprintln!(" [peak memory so far: {}]", peak_memory());
+    let spent = Mutex::new(Vec::new());
+    bencher.with_inputs(|| view.clone()).bench_values(|view| place(view, tasks, &spent));
+    let spent = spent.into_inner().expect("no panic");
+    if spent.is_empty() {
+        // Only asked which benchmarks there are.
+        return;
+    }
+    let median = |of: fn(&Spent) -> Duration| {
+        let mut all: Vec<_> = spent.iter().map(of).collect();
+        all.sort_unstable();
+        all[all.len() / 2]
+    };
+    eprintln!(
+        " [processor time, median: placing {:.0?} + writing {:.0?} = {:.0?}; peak memory so far: {}]",
+        median(|s| s.placing),
+        median(|s| s.writing),
+        median(|s| s.placing + s.writing),
+        peak_memory()
+    );
+}
+
+/// What this thread has had of a processor (proc_pid_schedstat: the first number, in nanoseconds).
+fn on_cpu() -> Duration {
+    let schedstat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let nanoseconds = schedstat.split_whitespace().next().and_then(|n| n.parse().ok());
+    Duration::from_nanos(nanoseconds.unwrap_or_default())
 }
 
 #[divan::bench(sample_count = 10)]

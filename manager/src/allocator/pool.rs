@@ -24,7 +24,7 @@ impl Pools {
         for network in view.networks() {
             pools.network(network);
         }
-        for t in view.tasks().filter(|t| !t.addresses.is_empty()) {
+        for t in view.tasks_in_any_order().filter(|t| !t.addresses.is_empty()) {
             pools.hold(t);
         }
         pools

@@ -8,7 +8,6 @@ use super::load::{NodeLoad, host_ports};
 
 /// What a group of tasks asks of a node.
 pub(super) struct Demand {
-    pub service: String,
     pub reservations: v1::Resources,
     pub constraints: Vec<Constraint>,
     /// A constraint that cannot be understood: no node fits.
@@ -30,7 +29,6 @@ impl Demand {
         }
         let ports = service.endpoint.as_ref().map_or(&[][..], |e| &e.ports);
         Self {
-            service: service.id.clone(),
             reservations: spec.reservations.unwrap_or_default(),
             constraints,
             nonsense,
@@ -57,13 +55,15 @@ impl Refusal {
     }
 }
 
-/// A filter: why the node is no good for the demand, if it is not.
-type Filter = fn(&NodeLoad, &Demand) -> Option<Refusal>;
+/// A filter that what the node carries has no part in: why the node is no good for the demand, if it is not.
+type Static = fn(&NodeLoad, &Demand) -> Option<Refusal>;
+/// A filter that is also told how many tasks of the service the node has.
+type Dynamic = fn(&NodeLoad, &Demand, u32) -> Option<Refusal>;
 
 /// Filters that placing tasks of the group does not change.
-const STATIC: [Filter; 3] = [ready, constraints, platform];
+const STATIC: [Static; 3] = [ready, constraints, platform];
 /// Filters that every task placed may change.
-const DYNAMIC: [Filter; 3] = [resources, ports, max_replicas];
+const DYNAMIC: [Dynamic; 3] = [resources, ports, max_replicas];
 
 /// Runs the filters that hold for the whole group.
 pub(super) fn suits(node: &NodeLoad, demand: &Demand) -> Option<Refusal> {
@@ -71,8 +71,8 @@ pub(super) fn suits(node: &NodeLoad, demand: &Demand) -> Option<Refusal> {
 }
 
 /// Runs the filters that depend on what the node carries already.
-pub(super) fn fits(node: &NodeLoad, demand: &Demand) -> Option<Refusal> {
-    DYNAMIC.iter().find_map(|f| f(node, demand))
+pub(super) fn fits(node: &NodeLoad, demand: &Demand, has: u32) -> Option<Refusal> {
+    DYNAMIC.iter().find_map(|f| f(node, demand, has))
 }
 
 /// Whether the node suits a placement, whatever it carries: what a global service goes by.
@@ -125,7 +125,7 @@ fn runs(node: &v1::Node, wanted: &v1::Platform) -> bool {
         && (wanted.architecture.is_empty() || architecture(&wanted.architecture) == arch)
 }
 
-fn resources(load: &NodeLoad, demand: &Demand) -> Option<Refusal> {
+fn resources(load: &NodeLoad, demand: &Demand, _: u32) -> Option<Refusal> {
     let (cpus, memory) = load.free();
     let lacks = |what: String| Refusal::new(format!("lacks {what}"), format!("lack {what}"));
     if demand.reservations.memory_bytes > 0 && memory < demand.reservations.memory_bytes {
@@ -137,15 +137,14 @@ fn resources(load: &NodeLoad, demand: &Demand) -> Option<Refusal> {
     None
 }
 
-fn ports(load: &NodeLoad, demand: &Demand) -> Option<Refusal> {
+fn ports(load: &NodeLoad, demand: &Demand, _: u32) -> Option<Refusal> {
     let taken = demand.ports.iter().find(|p| load.holds_port(p))?;
     let port = format!("port {}/{} in use", taken.published_port, crate::allocator::ports::protocol(taken));
     Refusal::new(format!("has {port}"), format!("have {port}"))
 }
 
-fn max_replicas(load: &NodeLoad, demand: &Demand) -> Option<Refusal> {
-    let has = u64::from(load.service_tasks(demand.service.as_bytes()));
-    if demand.max_replicas == 0 || has < demand.max_replicas {
+fn max_replicas(_: &NodeLoad, demand: &Demand, has: u32) -> Option<Refusal> {
+    if demand.max_replicas == 0 || u64::from(has) < demand.max_replicas {
         return None;
     }
     let max = demand.max_replicas;

@@ -31,6 +31,8 @@ pub struct NodeLoad {
     pub(super) services: HashMap<Key, ServiceLoad>,
     pub(super) nano_cpus: i64,
     pub(super) memory_bytes: i64,
+    /// What the node has in all.
+    capacity: v1::Resources,
     host_ports: HashMap<(i32, u32), u32>,
 }
 
@@ -59,8 +61,9 @@ impl Load {
         for node in view.nodes() {
             load.put_node(node);
         }
-        for t in view.tasks() {
-            load.count(view, t, 1);
+        for load in &mut load.nodes {
+            let node = load.node.clone();
+            view.tasks_of_node(&node.id).for_each(|t| load.count(view, t, 1));
         }
         load
     }
@@ -103,7 +106,7 @@ impl Load {
 
     fn put_node(&mut self, node: &Arc<v1::Node>) {
         match self.index.get(node.id.as_bytes()) {
-            Some(i) => self.nodes[*i].node = node.clone(),
+            Some(i) => self.nodes[*i].describe(node.clone()),
             None => {
                 self.index.insert(Key::from(node.id.as_str()), self.nodes.len());
                 self.nodes.push(NodeLoad::new(node.clone()));
@@ -113,27 +116,16 @@ impl Load {
 
     /// Adds a task's share (`sign` 1) or takes it away (-1).
     fn count(&mut self, view: &StoreView, t: &v1::Task, sign: i32) {
-        if task::state(t) < TaskState::Assigned {
-            return;
+        if let Some(load) = self.position(&t.node_id).and_then(|i| self.nodes.get_mut(i)) {
+            load.count(view, t, sign);
         }
-        let Some(load) = self.index.get(t.node_id.as_bytes()).and_then(|i| self.nodes.get_mut(*i)) else {
-            return;
-        };
-        let key = t.service_id.as_bytes();
-        if task::finished(t) {
-            if matches!(task::state(t), TaskState::Failed | TaskState::Rejected) {
-                load.failed(key, (t.revision, task::since_ms(t)), sign);
-            }
-            return;
-        }
-        let reserved = view.task_spec(t).and_then(|s| s.reservations).unwrap_or_default();
-        load.take(key, task::wanted(t), &reserved, &t.ports, sign);
     }
 }
 
 impl NodeLoad {
     fn new(node: Arc<v1::Node>) -> Self {
         Self {
+            capacity: capacity(&node),
             node,
             tasks: 0,
             services: HashMap::new(),
@@ -143,23 +135,41 @@ impl NodeLoad {
         }
     }
 
-    /// Adds or takes away one task that occupies the node.
-    pub(super) fn take(
-        &mut self,
-        service: &[u8],
-        wanted: bool,
-        r: &v1::Resources,
-        ports: &[v1::PortConfig],
-        sign: i32,
-    ) {
-        if wanted {
-            self.tasks = self.tasks.saturating_add_signed(sign);
-            let entry = match self.services.get_mut(service) {
-                Some(s) => s,
-                None => self.services.entry(key_of(service)).or_default(),
-            };
-            entry.tasks = entry.tasks.saturating_add_signed(sign);
+    fn describe(&mut self, node: Arc<v1::Node>) {
+        self.capacity = capacity(&node);
+        self.node = node;
+    }
+
+    fn count(&mut self, view: &StoreView, t: &v1::Task, sign: i32) {
+        if task::state(t) < TaskState::Assigned {
+            return;
         }
+        let key = t.service_id.as_bytes();
+        if task::finished(t) {
+            if matches!(task::state(t), TaskState::Failed | TaskState::Rejected) {
+                self.failed(key, (t.revision, task::since_ms(t)), sign);
+            }
+            return;
+        }
+        if task::wanted(t) {
+            self.add_tasks(key, sign);
+        }
+        let reserved = view.task_spec(t).and_then(|s| s.reservations).unwrap_or_default();
+        self.occupy(&reserved, &t.ports, sign);
+    }
+
+    /// Adds `n` tasks of a service that are to run; takes them away if negative.
+    pub(super) fn add_tasks(&mut self, service: &[u8], n: i32) {
+        self.tasks = self.tasks.saturating_add_signed(n);
+        let entry = match self.services.get_mut(service) {
+            Some(s) => s,
+            None => self.services.entry(key_of(service)).or_default(),
+        };
+        entry.tasks = entry.tasks.saturating_add_signed(n);
+    }
+
+    /// Takes what one task occupies, wanted or not (`sign` 1), or gives it back (-1).
+    pub(super) fn occupy(&mut self, r: &v1::Resources, ports: &[v1::PortConfig], sign: i32) {
         self.nano_cpus += i64::from(sign) * r.nano_cpus;
         self.memory_bytes += i64::from(sign) * r.memory_bytes;
         for p in host_ports(ports) {
@@ -190,9 +200,12 @@ impl NodeLoad {
 
     /// CPU and memory not reserved yet.
     pub(super) fn free(&self) -> (i64, i64) {
-        let total = self.node.description.as_ref().and_then(|d| d.resources).unwrap_or_default();
-        (total.nano_cpus - self.nano_cpus, total.memory_bytes - self.memory_bytes)
+        (self.capacity.nano_cpus - self.nano_cpus, self.capacity.memory_bytes - self.memory_bytes)
     }
+}
+
+fn capacity(node: &v1::Node) -> v1::Resources {
+    node.description.as_ref().and_then(|d| d.resources).unwrap_or_default()
 }
 
 /// Ports that exclude each other on a node.

@@ -126,27 +126,36 @@ impl<'a> Group<'a> {
             return;
         }
         let (mut spread, mut refused) = self.candidates(load);
+        let mut placed = vec![0; load.nodes.len()];
+        let mut exhausted = false;
         let mut free = free.into_iter();
+        out.changes.reserve(free.len().min(limit.saturating_sub(out.changes.len())));
         while out.changes.len() < limit
             && let Some(t) = free.as_slice().first()
         {
-            let Some(pick) = spread.pick() else { break };
-            let node = &mut load.nodes[pick.node];
-            if let Some(why) = filter::fits(node, &self.demand) {
+            let Some((i, rank)) = spread.best() else { break };
+            let node = &mut load.nodes[i];
+            if let Some(why) = filter::fits(node, &self.demand, rank.of_service) {
                 *refused.entry(why).or_default() += 1;
-                spread.put_back(pick, false, None);
+                spread.refuse_best();
                 continue;
             }
             let Some(addresses) = self.addresses(pools, &node.node.id) else {
-                return wait(free.as_slice(), &self.exhausted(), self.now_ms, limit, out);
+                exhausted = true;
+                break;
             };
-            node.take(self.service.id.as_bytes(), true, &self.demand.reservations, &self.ports, 1);
-            let rank = self.rank(node);
+            node.occupy(&self.demand.reservations, &self.ports, 1);
+            placed[i] += 1;
+            spread.place_on_best();
             out.changes.push(put(self.assigned(t, &node.node.id, addresses)));
-            spread.put_back(pick, true, Some(rank));
             free.next();
         }
-        if !free.as_slice().is_empty() && out.changes.len() < limit {
+        for (node, n) in load.nodes.iter_mut().zip(placed).filter(|(_, n)| *n > 0) {
+            node.add_tasks(self.service.id.as_bytes(), n);
+        }
+        if exhausted {
+            wait(free.as_slice(), &self.exhausted(), self.now_ms, limit, out);
+        } else if !free.as_slice().is_empty() && out.changes.len() < limit {
             wait(free.as_slice(), &explain(&refused, load.nodes.len()), self.now_ms, limit, out);
         }
     }
@@ -166,13 +175,16 @@ impl<'a> Group<'a> {
         let Some(node) = load.position(&t.node_id).and_then(|i| load.nodes.get_mut(i)) else {
             return wait_one(t, "its node is no longer part of the swarm", self.now_ms, out);
         };
-        if let Some(why) = filter::suits(node, &self.demand).or_else(|| filter::fits(node, &self.demand)) {
+        let has = node.service_tasks(self.service.id.as_bytes());
+        let fits = || filter::fits(node, &self.demand, has);
+        if let Some(why) = filter::suits(node, &self.demand).or_else(fits) {
             return wait_one(t, &format!("its node {}", why.phrase(1)), self.now_ms, out);
         }
         let Some(addresses) = self.addresses(pools, &t.node_id) else {
             return wait_one(t, &self.exhausted(), self.now_ms, out);
         };
-        node.take(self.service.id.as_bytes(), true, &self.demand.reservations, &self.ports, 1);
+        node.occupy(&self.demand.reservations, &self.ports, 1);
+        node.add_tasks(self.service.id.as_bytes(), 1);
         out.changes.push(put(self.assigned(t, &t.node_id, addresses)));
     }
 
@@ -185,8 +197,7 @@ impl<'a> Group<'a> {
                 None => {
                     let values =
                         self.preferences.iter().map(|p| constraint::attribute(&node.node, p)).collect();
-                    let tasks = node.service_tasks(self.service.id.as_bytes());
-                    candidates.push((i, self.rank(node), tasks, values));
+                    candidates.push((i, self.rank(node), values));
                 }
             }
         }
@@ -196,7 +207,7 @@ impl<'a> Group<'a> {
     fn rank(&self, node: &load::NodeLoad) -> spread::Rank {
         let service = node.services.get(self.service.id.as_bytes());
         let failures = service.map_or(0, |s| s.failures(self.revision, self.now_ms));
-        (failures, service.map_or(0, |s| s.tasks), node.tasks)
+        spread::Rank { failures, of_service: service.map_or(0, |s| s.tasks), in_all: node.tasks }
     }
 
     fn addresses(&self, pools: &mut Pools, node: &str) -> Option<Vec<v1::TaskAddress>> {

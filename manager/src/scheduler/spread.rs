@@ -5,79 +5,96 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
-/// How good a node is for the next task; less is better.
-pub(super) type Rank = (u32, u32, u32);
-
-/// A tree of the candidate nodes, one level for each preference. Picking and putting back cost O(log n).
-pub(super) enum Spread {
-    Nodes(BinaryHeap<Reverse<(Rank, usize)>>),
-    Branches { heap: BinaryHeap<Reverse<(u32, usize)>>, children: Vec<Spread> },
+/// How good a node is for the next task; less is better, the first field counts most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Rank {
+    /// Recent failures of the service, if there are enough to matter.
+    pub failures: u32,
+    /// Tasks of the service.
+    pub of_service: u32,
+    /// Tasks.
+    pub in_all: u32,
 }
 
-/// A node picked from the tree; [`Spread::put_back`] returns it, dropping it takes it out.
-pub(super) struct Pick {
-    pub node: usize,
-    path: Vec<(u32, usize)>,
+/// A tree of the candidate nodes, one level for each preference. A placement costs O(log n).
+pub(super) enum Spread {
+    Nodes(BinaryHeap<Reverse<(Rank, usize)>>),
+    /// Branches by the tasks of the service in them, and their places in `children`.
+    Branches {
+        heap: BinaryHeap<Reverse<(u32, usize)>>,
+        children: Vec<Spread>,
+    },
 }
 
 impl Spread {
-    /// `candidates`: node, its rank, the tasks of the service it has, and its value for each preference.
-    pub fn new(candidates: Vec<(usize, Rank, u32, Vec<&str>)>) -> Self {
+    /// `candidates`: node, its rank, and its value for each preference.
+    pub fn new(candidates: Vec<(usize, Rank, Vec<&str>)>) -> Self {
         Self::level(candidates, 0)
     }
 
-    fn level(candidates: Vec<(usize, Rank, u32, Vec<&str>)>, depth: usize) -> Self {
-        if candidates.first().is_none_or(|c| c.3.len() <= depth) {
-            let heap: Vec<_> = candidates.into_iter().map(|(node, rank, ..)| Reverse((rank, node))).collect();
+    fn level(candidates: Vec<(usize, Rank, Vec<&str>)>, depth: usize) -> Self {
+        if candidates.first().is_none_or(|c| c.2.len() <= depth) {
+            let heap: Vec<_> = candidates.into_iter().map(|(node, rank, _)| Reverse((rank, node))).collect();
             return Spread::Nodes(heap.into());
         }
         let mut groups: BTreeMap<&str, Vec<_>> = BTreeMap::new();
         for c in candidates {
-            groups.entry(c.3[depth]).or_default().push(c);
+            groups.entry(c.2[depth]).or_default().push(c);
         }
         let mut heap = BinaryHeap::new();
         let mut children = Vec::new();
         for group in groups.into_values() {
-            heap.push(Reverse((group.iter().map(|c| c.2).sum(), children.len())));
+            heap.push(Reverse((group.iter().map(|c| c.1.of_service).sum(), children.len())));
             children.push(Self::level(group, depth + 1));
         }
         Spread::Branches { heap, children }
     }
 
-    /// Takes the best node out of the tree.
-    pub fn pick(&mut self) -> Option<Pick> {
-        let mut path = Vec::new();
-        let node = self.descend(&mut path)?;
-        Some(Pick { node, path })
-    }
-
-    fn descend(&mut self, path: &mut Vec<(u32, usize)>) -> Option<usize> {
+    /// The best node, if any is left.
+    pub fn best(&mut self) -> Option<(usize, Rank)> {
         match self {
-            Spread::Nodes(heap) => heap.pop().map(|Reverse((_, node))| node),
+            Spread::Nodes(heap) => heap.peek().map(|Reverse((rank, node))| (*node, *rank)),
             Spread::Branches { heap, children } => {
                 // A branch without nodes left leaves the heap for good.
-                while let Some(Reverse((count, child))) = heap.pop() {
-                    path.push((count, child));
-                    if let Some(node) = children[child].descend(path) {
-                        return Some(node);
+                while let Some(Reverse((_, child))) = heap.peek() {
+                    if let Some(best) = children[*child].best() {
+                        return Some(best);
                     }
-                    path.pop();
+                    heap.pop();
                 }
                 None
             }
         }
     }
 
-    /// Ends a pick: with `placed` the branches count one task more, with a rank the node stays a candidate.
-    pub fn put_back(&mut self, pick: Pick, placed: bool, rank: Option<Rank>) {
-        let mut level = self;
-        for (count, child) in pick.path {
-            let Spread::Branches { heap, children } = level else { return };
-            heap.push(Reverse((count + u32::from(placed), child)));
-            level = &mut children[child];
+    /// Counts one task more on the best node and its branches.
+    pub fn place_on_best(&mut self) {
+        match self {
+            Spread::Nodes(heap) => {
+                if let Some(mut best) = heap.peek_mut() {
+                    let rank = &mut best.0.0;
+                    rank.of_service += 1;
+                    rank.in_all += 1;
+                }
+            }
+            Spread::Branches { heap, children } => {
+                if let Some(mut best) = heap.peek_mut() {
+                    children[best.0.1].place_on_best();
+                    best.0.0 += 1;
+                }
+            }
         }
-        if let (Spread::Nodes(heap), Some(rank)) = (level, rank) {
-            heap.push(Reverse((rank, pick.node)));
+    }
+
+    /// Takes the best node out: it is a candidate no longer.
+    pub fn refuse_best(&mut self) {
+        match self {
+            Spread::Nodes(heap) => drop(heap.pop()),
+            Spread::Branches { heap, children } => {
+                if let Some(Reverse((_, child))) = heap.peek() {
+                    children[*child].refuse_best();
+                }
+            }
         }
     }
 }

@@ -8,7 +8,6 @@ use skep_proto::v1::{self, change::Op, object::Kind};
 use super::event::{Diff, Event};
 use super::key::Key;
 use super::view::StoreView;
-use crate::orchestrator::task;
 
 /// Base of the indexes of changes that are only foreseen.
 const FORESEEN: u64 = u64::MAX / 2;
@@ -64,26 +63,24 @@ impl StoreView {
     }
 
     fn put(&mut self, mut kind: Kind) -> Event {
-        let now = self.at_ms;
-        let created = |before: Option<i64>| before.unwrap_or(now);
-        macro_rules! stamp {
-            ($object:ident, $before:expr) => {
-                $object.meta = Some(v1::Meta {
-                    version: self.index,
-                    created_at_ms: created($before.and_then(|b| b.meta.as_ref()).map(|m| m.created_at_ms)),
-                    updated_at_ms: now,
-                })
-            };
-        }
+        let (version, now) = (self.index, self.at_ms);
+        let meta = |before: Option<v1::Meta>| {
+            let created_at_ms = before.map_or(now, |m| m.created_at_ms);
+            Some(v1::Meta { version, created_at_ms, updated_at_ms: now })
+        };
         match &mut kind {
-            Kind::Cluster(o) => stamp!(o, self.cluster.as_ref()),
-            Kind::Node(o) => stamp!(o, self.nodes.get(o.id.as_bytes())),
-            Kind::Service(o) => stamp!(o, self.services.get(o.id.as_bytes())),
+            Kind::Cluster(o) => o.meta = meta(self.cluster.as_ref().and_then(|b| b.meta)),
+            Kind::Node(o) => o.meta = meta(self.node(&o.id).and_then(|b| b.meta)),
+            Kind::Service(o) => o.meta = meta(self.service(&o.id).and_then(|b| b.meta)),
             Kind::Revision(o) => {
-                stamp!(o, self.revisions.get(&(Key::from(o.service_id.as_str()), o.number)))
+                o.meta = meta(self.revision(&o.service_id, o.number).and_then(|b| b.meta));
             }
-            Kind::Task(o) => stamp!(o, self.tasks.get(o.id.as_bytes())),
-            Kind::Network(o) => stamp!(o, self.networks.get(o.id.as_bytes())),
+            Kind::Network(o) => o.meta = meta(self.network(&o.id).and_then(|b| b.meta)),
+            // The one lookup serves both.
+            Kind::Task(o) => {
+                let task = std::mem::take(o);
+                return Event::Task(self.tasks.put(task, |before| meta(before.and_then(|b| b.meta))));
+            }
         }
         self.insert(kind)
     }
@@ -116,8 +113,8 @@ impl StoreView {
                 Event::Revision(diff(self.revisions.insert(key, after.clone()), after))
             }
             Kind::Task(o) => {
-                let after = Arc::new(o);
-                Event::Task(diff(self.insert_task(&after), after))
+                let meta = o.meta;
+                Event::Task(self.tasks.put(o, |_| meta))
             }
             Kind::Network(o) => {
                 let (key, after) = (Key::from(o.id.as_str()), Arc::new(o));
@@ -129,51 +126,6 @@ impl StoreView {
                     Some(network_name(&after)),
                 );
                 Event::Network(diff(before, after))
-            }
-        }
-    }
-
-    fn insert_task(&mut self, task: &Arc<v1::Task>) -> Option<Arc<v1::Task>> {
-        let key = Key::from(task.id.as_str());
-        let before = self.tasks.insert(key.clone(), task.clone());
-        if let Some(old) = &before
-            && (old.service_id != task.service_id || old.slot != task.slot)
-        {
-            self.unindex_service(old, &key);
-            self.unindex_waiting(old, &key);
-        }
-        self.service_tasks
-            .entry(Key::from(task.service_id.as_str()))
-            .or_default()
-            .insert((task.slot, key.clone()), task.clone());
-        self.index_waiting(before.as_deref(), task, &key);
-        let moved = before.as_ref().is_none_or(|old| old.node_id != task.node_id);
-        if moved {
-            if let Some(old) = &before {
-                forget(&mut self.node_tasks, &old.node_id, &key);
-            }
-            if !task.node_id.is_empty() {
-                self.node_tasks.entry(Key::from(task.node_id.as_str())).or_default().insert(key);
-            }
-        }
-        before
-    }
-
-    fn index_waiting(&mut self, before: Option<&v1::Task>, after: &Arc<v1::Task>, key: &Key) {
-        if task::waiting(after) {
-            let tasks = self.waiting.entry(Key::from(after.service_id.as_str())).or_default();
-            tasks.insert((after.slot, key.clone()), after.clone());
-        } else if let Some(before) = before.filter(|t| task::waiting(t)) {
-            self.unindex_waiting(before, key);
-        }
-    }
-
-    fn unindex_waiting(&mut self, task: &v1::Task, key: &Key) {
-        let service = task.service_id.as_bytes();
-        if let Some(tasks) = self.waiting.get_mut(service) {
-            tasks.remove(&(task.slot, key.clone()));
-            if tasks.is_empty() {
-                self.waiting.remove(service);
             }
         }
     }
@@ -194,26 +146,11 @@ impl StoreView {
             v1::ObjectKind::Revision => {
                 self.revisions.remove(&(key, r.revision)).map(|o| Event::Revision(gone(o)))
             }
-            v1::ObjectKind::Task => self.tasks.remove(id).map(|o| {
-                self.unindex_service(&o, &key);
-                self.unindex_waiting(&o, &key);
-                forget(&mut self.node_tasks, &o.node_id, &key);
-                Event::Task(gone(o))
-            }),
+            v1::ObjectKind::Task => self.tasks.remove(&r.id).map(|o| Event::Task(gone(o))),
             v1::ObjectKind::Network => self.networks.remove(id).map(|o| {
                 rename(&mut self.names.networks, key, Some(network_name(&o)), None);
                 Event::Network(gone(o))
             }),
-        }
-    }
-
-    fn unindex_service(&mut self, task: &v1::Task, key: &Key) {
-        let service = task.service_id.as_bytes();
-        if let Some(tasks) = self.service_tasks.get_mut(service) {
-            tasks.remove(&(task.slot, key.clone()));
-            if tasks.is_empty() {
-                self.service_tasks.remove(service);
-            }
         }
     }
 }
@@ -223,15 +160,6 @@ fn diff<T>(before: Option<Arc<T>>, after: Arc<T>) -> Diff<T> {
 }
 fn gone<T>(before: Arc<T>) -> Diff<T> {
     Diff { before: Some(before), after: None }
-}
-
-fn forget(index: &mut OrdMap<Key, OrdSet<Key>>, owner: &str, key: &Key) {
-    if let Some(set) = index.get_mut(owner.as_bytes()) {
-        set.remove(key);
-        if set.is_empty() {
-            index.remove(owner.as_bytes());
-        }
-    }
 }
 
 fn rename(names: &mut OrdMap<String, OrdSet<Key>>, key: Key, old: Option<&str>, new: Option<&str>) {

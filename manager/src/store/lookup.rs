@@ -48,16 +48,16 @@ impl StoreView {
     }
     /// The task that `reference` names (ID or ID prefix).
     pub fn find_task(&self, reference: &str) -> Result<&Arc<v1::Task>, LookupError> {
-        find("task", &self.tasks, None, reference)
+        find("task", &self.tasks.ids, None, reference).map(|row| self.tasks.at(*row))
     }
 }
 
 fn find<'a, T>(
     kind: &'static str,
-    objects: &'a OrdMap<Key, Arc<T>>,
+    objects: &'a OrdMap<Key, T>,
     names: Option<&OrdMap<String, OrdSet<Key>>>,
     reference: &str,
-) -> Result<&'a Arc<T>, LookupError> {
+) -> Result<&'a T, LookupError> {
     if let Some(object) = objects.get(reference.as_bytes()) {
         return Ok(object);
     }

@@ -7,6 +7,7 @@ mod event;
 mod key;
 mod lookup;
 mod state_machine;
+mod tasks;
 mod view;
 mod watch;
 pub mod writer;

@@ -7,6 +7,7 @@ use imbl::{OrdMap, OrdSet};
 use skep_proto::v1;
 
 use super::key::Key;
+use super::tasks::Tasks;
 
 /// The replicated objects at one point of the log.
 #[derive(Clone, Default)]
@@ -19,15 +20,9 @@ pub struct StoreView {
     pub(super) nodes: OrdMap<Key, Arc<v1::Node>>,
     pub(super) services: OrdMap<Key, Arc<v1::Service>>,
     pub(super) revisions: OrdMap<(Key, u64), Arc<v1::Revision>>,
-    pub(super) tasks: OrdMap<Key, Arc<v1::Task>>,
+    pub(super) tasks: Tasks,
     pub(super) networks: OrdMap<Key, Arc<v1::Network>>,
     pub(super) names: Names,
-    /// By service, then slot, then task: the order the orchestrator works in.
-    pub(super) service_tasks: OrdMap<Key, OrdMap<(u64, Key), Arc<v1::Task>>>,
-    /// By node.
-    pub(super) node_tasks: OrdMap<Key, OrdSet<Key>>,
-    /// Tasks that wait for a node, by service.
-    pub(super) waiting: OrdMap<Key, OrdMap<(u64, Key), Arc<v1::Task>>>,
 }
 
 /// Names of the objects that users call by name.
@@ -82,39 +77,35 @@ impl StoreView {
 
     /// The task with this full identifier.
     pub fn task(&self, id: &str) -> Option<&Arc<v1::Task>> {
-        self.tasks.get(id.as_bytes())
+        self.tasks.get(id)
     }
     /// All tasks by identifier.
     pub fn tasks(&self) -> impl ExactSizeIterator<Item = &Arc<v1::Task>> {
-        self.tasks.values()
+        self.tasks.by_id()
+    }
+    /// All tasks in no particular order: much quicker than by identifier where there are many.
+    pub fn tasks_in_any_order(&self) -> impl Iterator<Item = &Arc<v1::Task>> {
+        self.tasks.in_any_order()
     }
     /// The tasks of a service by slot, finished ones included.
     pub fn tasks_of_service(&self, service_id: &str) -> impl Iterator<Item = &Arc<v1::Task>> {
-        self.service_tasks.get(service_id.as_bytes()).into_iter().flat_map(|m| m.values())
+        self.tasks.of_service(service_id)
     }
     /// The tasks of one slot of a service, finished ones included.
     pub fn tasks_of_slot(&self, service_id: &str, slot: u64) -> impl Iterator<Item = &Arc<v1::Task>> {
-        let range = (slot, Key::from(""))..(slot.saturating_add(1), Key::from(""));
-        self.service_tasks
-            .get(service_id.as_bytes())
-            .into_iter()
-            .flat_map(move |m| m.range(range.clone()).map(|(_, t)| t))
+        self.tasks.of_slot(service_id, slot)
     }
-    /// The tasks assigned to a node, finished ones included.
-    pub fn tasks_of_node(&self, node_id: &str) -> impl Iterator<Item = &Arc<v1::Task>> {
-        self.node_tasks
-            .get(node_id.as_bytes())
-            .into_iter()
-            .flat_map(|s| s.iter())
-            .filter_map(|k| self.tasks.get(k))
+    /// The tasks assigned to a node, finished ones included, in no particular order.
+    pub fn tasks_of_node(&self, node_id: &str) -> impl ExactSizeIterator<Item = &Arc<v1::Task>> {
+        self.tasks.of_node(node_id)
     }
     /// The tasks that wait for a node, by service and slot.
     pub fn waiting(&self) -> impl Iterator<Item = (&Key, impl ExactSizeIterator<Item = &Arc<v1::Task>>)> {
-        self.waiting.iter().map(|(service, tasks)| (service, tasks.values()))
+        self.tasks.waiting()
     }
     /// How many task objects name this node.
     pub fn node_task_count(&self, node_id: &str) -> usize {
-        self.node_tasks.get(node_id.as_bytes()).map_or(0, OrdSet::len)
+        self.tasks.of_node(node_id).len()
     }
 
     /// The network with this full identifier.
@@ -142,7 +133,7 @@ impl StoreView {
             .chain(self.networks.values().map(|o| Kind::Network(v1::Network::clone(o))))
             .chain(self.services.values().map(|o| Kind::Service(v1::Service::clone(o))))
             .chain(self.revisions.values().map(|o| Kind::Revision(v1::Revision::clone(o))))
-            .chain(self.tasks.values().map(|o| Kind::Task(v1::Task::clone(o))));
+            .chain(self.tasks().map(|o| Kind::Task(v1::Task::clone(o))));
         v1::Snapshot {
             objects: kinds.map(|k| v1::Object { kind: Some(k) }).collect(),
             index: self.index,
