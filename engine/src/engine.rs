@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::broadcast;
+use tokio::sync::{Semaphore, SemaphorePermit, broadcast};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -17,6 +18,9 @@ use crate::host::{self, HostInfo};
 use crate::image::{Holder, Images};
 use crate::metadata::{Kind, Metadata};
 use crate::network::Networking;
+
+/// Longest time a start waits for its turn.
+const LONGEST_TURN: Duration = Duration::from_secs(5);
 
 /// What an engine needs to know of its surroundings.
 #[derive(Clone)]
@@ -48,6 +52,8 @@ struct Inner {
     images: Images,
     table: Table,
     closing: CancellationToken,
+    /// Turns to start: see [`Engine::turn_to_start`].
+    starting: Semaphore,
     /// Deletions that nobody waits for but the shutdown.
     cleaning: TaskTracker,
 }
@@ -94,6 +100,7 @@ impl Engine {
             images,
             table: Table::default(),
             closing: CancellationToken::new(),
+            starting: Semaphore::new(2 * std::thread::available_parallelism().map_or(1, usize::from)),
             cleaning: TaskTracker::new(),
         };
         Ok((Engine(Arc::new(inner)), records))
@@ -170,6 +177,13 @@ impl Engine {
 
     pub(crate) fn cgroup_parent(&self) -> &str {
         &self.0.cgroup_parent
+    }
+
+    /// Waits until not too many containers are being started at once: a hundred starts at once only make
+    /// each other wait for the kernel's locks. A start that hangs must not stop the others, so the wait
+    /// is bounded, and who has waited long enough goes without a turn.
+    pub(crate) async fn turn_to_start(&self) -> Option<SemaphorePermit<'_>> {
+        tokio::time::timeout(LONGEST_TURN, self.0.starting.acquire()).await.ok()?.ok()
     }
 
     pub(crate) fn closing(&self) -> &CancellationToken {

@@ -118,6 +118,7 @@ impl Engine {
 
     async fn launch(&self, slot: &Arc<Slot>) -> Result<(Arc<Shim>, u32), Error> {
         let c = slot.container();
+        let _turn = self.turn_to_start().await;
         let wired = self.wire(slot, &c).await?;
         let bundle = self.bundle(&slot.id);
         let spec = {
@@ -135,8 +136,14 @@ impl Engine {
             code: e.exit_code(),
             reason: e.to_string(),
         };
-        let shim = Arc::new(Shim::launch(self.helper_exe(), &bundle, &spec).await.map_err(failed)?);
+        // Nobody attaches meanwhile: that takes `op`.
         let pending = std::mem::take(&mut slot.volatile().pending);
+        if pending.is_empty() {
+            let shim = Shim::run(self.helper_exe(), &bundle, &spec).await.map_err(failed)?;
+            let pid = shim.pid();
+            return Ok((Arc::new(shim), pid));
+        }
+        let shim = Arc::new(Shim::launch(self.helper_exe(), &bundle, &spec).await.map_err(failed)?);
         for p in pending {
             p.connect(&shim, &slot.id).await;
         }

@@ -1,6 +1,6 @@
 //! The daemon's side of a shim.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -68,38 +68,81 @@ impl ShimError {
 
 type Frames = FramedRead<OwnedReadHalf, LengthDelimitedCodec>;
 
+/// A connection to a shim.
+#[derive(Debug)]
+struct Line {
+    frames: Frames,
+    write: OwnedWriteHalf,
+    /// It has been asked to tell of the exit.
+    waits: bool,
+}
+
 /// A shim, running or not: what it leaves behind answers for it.
 #[derive(Debug)]
 pub struct Shim {
     bundle: PathBuf,
     pid: u32,
+    /// The connection it was launched by, for the start and the wait that follow.
+    line: Mutex<Option<Line>>,
 }
 
 impl Shim {
     /// Writes the specification, starts a shim in the directory `bundle` (which must exist) and
     /// returns once the container is ready to be started.
     pub async fn launch(helper_exe: &Path, bundle: &Path, spec: &ShimSpec) -> Result<Self, ShimError> {
+        Self::launch_with(helper_exe, bundle, spec, &[], false).await
+    }
+
+    /// As [`Shim::launch`] and [`Shim::start`] at once: the shim finds the second order waiting when it is
+    /// done with the first, and nobody has to wake up in between.
+    pub async fn run(helper_exe: &Path, bundle: &Path, spec: &ShimSpec) -> Result<Self, ShimError> {
+        let shim = Self::launch_with(helper_exe, bundle, spec, &start_and_wait(), true).await?;
+        let Some(mut line) = shim.kept() else { return Err(ShimError::Lost { bundle: shim.bundle }) };
+        match next(&mut line.frames, bundle).await? {
+            (protocol::OK, _) => shim.keep(line),
+            other => return Err(unexpected(other, bundle)),
+        }
+        Ok(shim)
+    }
+
+    /// `orders` are frames for the shim to find once the container is made.
+    async fn launch_with(
+        helper_exe: &Path,
+        bundle: &Path,
+        spec: &ShimSpec,
+        orders: &[u8],
+        waits: bool,
+    ) -> Result<Self, ShimError> {
         let json =
             serde_json::to_vec(spec).map_err(io::Error::from).map_err(ShimError::system("encode", bundle))?;
-        let (exe, directory) = (helper_exe.to_owned(), bundle.to_owned());
-        let spawned = tokio::task::spawn_blocking(move || spawn(&exe, &directory, &json)).await;
+        let (exe, directory, orders) = (helper_exe.to_owned(), bundle.to_owned(), orders.to_owned());
+        let spawned = tokio::task::spawn_blocking(move || spawn(&exe, &directory, &json, &orders)).await;
         let stream =
             spawned.map_err(io::Error::other).map_err(ShimError::system("launch shim in", bundle))??;
-        let (mut frames, _write) = open(stream, bundle)?;
+        let (mut frames, write) = open(stream, bundle)?;
         match next(&mut frames, bundle).await? {
             (protocol::CREATED, mut pid) if pid.len() == 4 => {
-                Ok(Self { bundle: bundle.to_owned(), pid: pid.get_u32() })
+                let line = Mutex::new(Some(Line { frames, write, waits }));
+                Ok(Self { bundle: bundle.to_owned(), pid: pid.get_u32(), line })
             }
             other => Err(unexpected(other, bundle)),
         }
     }
 
+    fn kept(&self) -> Option<Line> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn keep(&self, line: Line) {
+        *self.line.lock().unwrap_or_else(PoisonError::into_inner) = Some(line);
+    }
+
     /// Finds the shim that an earlier daemon launched in `bundle`, whether it still runs or has
     /// left an exit status. None when there is neither; [`Shim::sweep`] then removes what is left.
     pub async fn connect(bundle: &Path) -> Result<Option<Self>, ShimError> {
-        let shim = Self { bundle: bundle.to_owned(), pid: 0 };
-        if let Ok(state) = shim.state().await {
-            return Ok(Some(Self { pid: state.pid, ..shim }));
+        let at = |pid| Self { bundle: bundle.to_owned(), pid, line: Mutex::default() };
+        if let Ok(state) = at(0).state().await {
+            return Ok(Some(at(state.pid)));
         }
         let read = |b: &Path| -> io::Result<Option<u32>> {
             let Some(_) = exit_file::read(b)? else { return Ok(None) };
@@ -107,7 +150,7 @@ impl Shim {
             Ok(Some(pids.split_whitespace().nth(1).and_then(|p| p.parse().ok()).unwrap_or(0)))
         };
         let found = blocking(bundle, read).await?;
-        Ok(found.map(|pid| Self { pid, ..shim }))
+        Ok(found.map(at))
     }
 
     /// Kills what a lost shim left in its cgroup and removes the cgroup.
@@ -135,7 +178,17 @@ impl Shim {
 
     /// Runs the command. Returns its host PID once it has been executed.
     pub async fn start(&self) -> Result<u32, ShimError> {
-        self.request(protocol::START, &[]).await.map(|_| self.pid)
+        let mut line = match self.kept() {
+            Some(line) => line,
+            None => self.connection().await?,
+        };
+        let sent = line.write.write_all(&start_and_wait()).await;
+        sent.map_err(ShimError::system("ask shim in", &self.bundle))?;
+        match next(&mut line.frames, &self.bundle).await? {
+            (protocol::OK, _) => self.keep(Line { waits: true, ..line }),
+            other => return Err(unexpected(other, &self.bundle)),
+        }
+        Ok(self.pid)
     }
 
     /// Sends a signal to the container's first process.
@@ -180,11 +233,17 @@ impl Shim {
 
     /// Waits until the container has ended. Works just as well afterwards.
     pub async fn wait(&self) -> Result<Exit, ShimError> {
-        if let Ok((mut frames, mut write)) = self.connection().await {
+        let line = match self.kept() {
+            Some(line) => Ok(line),
+            None => self.connection().await,
+        };
+        if let Ok(mut line) = line {
             let mut request = Vec::new();
-            protocol::put(&mut request, protocol::WAIT, &[]);
-            if write.write_all(&request).await.is_ok()
-                && let Ok((protocol::EXITED, json)) = next(&mut frames, &self.bundle).await
+            if !line.waits {
+                protocol::put(&mut request, protocol::WAIT, &[]);
+            }
+            if line.write.write_all(&request).await.is_ok()
+                && let Ok((protocol::EXITED, json)) = next(&mut line.frames, &self.bundle).await
                 && let Ok(exit) = serde_json::from_slice(&json)
             {
                 return Ok(exit);
@@ -200,19 +259,20 @@ impl Shim {
         let flags = flag(stdin, protocol::ATTACH_STDIN)
             | flag(stdout, protocol::ATTACH_STDOUT)
             | flag(stderr, protocol::ATTACH_STDERR);
-        let (mut frames, write) = self.connection().await?;
+        let Line { mut frames, write, .. } = self.connection().await?;
         let write = self.ask(&mut frames, write, protocol::ATTACH, &[&[flags]]).await?.1;
         let input = AttachInput { half: write, frame: Vec::new(), sent: 0 };
         Ok(AttachStream { output: AttachOutput(frames), input })
     }
 
-    async fn connection(&self) -> Result<(Frames, OwnedWriteHalf), ShimError> {
+    async fn connection(&self) -> Result<Line, ShimError> {
         let stream = blocking(&self.bundle, dial).await?;
-        open(stream, &self.bundle)
+        let (frames, write) = open(stream, &self.bundle)?;
+        Ok(Line { frames, write, waits: false })
     }
 
     async fn request(&self, kind: u8, payload: &[&[u8]]) -> Result<Bytes, ShimError> {
-        let (mut frames, write) = self.connection().await?;
+        let Line { mut frames, write, .. } = self.connection().await?;
         Ok(self.ask(&mut frames, write, kind, payload).await?.0)
     }
 
@@ -275,11 +335,25 @@ fn unexpected((kind, mut payload): (u8, Bytes), bundle: &Path) -> ShimError {
     ShimError::system("understand shim in", bundle)(io::Error::other(format!("unexpected frame {kind}")))
 }
 
-fn spawn(exe: &Path, bundle: &Path, spec: &[u8]) -> Result<std::os::unix::net::UnixStream, ShimError> {
+/// The order to run the command, and the question how it ends.
+fn start_and_wait() -> Vec<u8> {
+    let mut orders = Vec::new();
+    protocol::put(&mut orders, protocol::START, &[]);
+    protocol::put(&mut orders, protocol::WAIT, &[]);
+    orders
+}
+
+fn spawn(
+    exe: &Path,
+    bundle: &Path,
+    spec: &[u8],
+    orders: &[u8],
+) -> Result<std::os::unix::net::UnixStream, ShimError> {
     std::fs::write(bundle.join(SPEC_FILE), spec)
         .map_err(ShimError::system("write", &bundle.join(SPEC_FILE)))?;
     let (ours, theirs) =
         std::os::unix::net::UnixStream::pair().map_err(ShimError::system("open socket for", bundle))?;
+    (&ours).write_all(orders).map_err(ShimError::system("leave orders for shim in", bundle))?;
     let program = protected(exe)?;
     let mut child = Command::new(program)
         .arg0("skep")
