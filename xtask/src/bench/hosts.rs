@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use skep_e2e::{Host, Lab, LabOptions, eventually};
 
 use super::http::Client;
 use super::{Setup, go_on, peers};
 
-const LONG: Duration = Duration::from_secs(120);
+const LONG: Duration = Duration::from_secs(60);
 
 /// A name for a laboratory of this process; there may be one per letter.
 pub fn name(letter: &str) -> String {
@@ -116,9 +116,21 @@ pub fn until_running(
         if now == replicas {
             return Ok(since.elapsed().as_secs_f64());
         }
-        ensure!(since.elapsed() < LONG, "{now} of {replicas} tasks of {service} run after {LONG:?}");
+        if since.elapsed() > LONG {
+            let why = complaints(client, service)?;
+            bail!("{now} of {replicas} tasks of {service} run after {LONG:?}: {why}");
+        }
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// What the tasks of a service have to complain of, each once.
+fn complaints(client: &mut Client, service: &str) -> Result<String> {
+    let filters = encode(&json!({ "service": { service: true } }).to_string());
+    let tasks = client.get(&format!("/tasks?filters={filters}"))?;
+    let errors = tasks.as_array().into_iter().flatten().filter_map(|t| t["Status"]["Err"].as_str());
+    let errors: std::collections::BTreeSet<&str> = errors.filter(|e| !e.is_empty()).take(50).collect();
+    Ok(errors.into_iter().collect::<Vec<_>>().join("; "))
 }
 
 /// Removes a service and waits until its containers are gone, so that the next turn starts clean.

@@ -2,11 +2,14 @@
 //! add to what it measures, and it speaks to Docker and Skep alike.
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv};
 use serde_json::Value;
 
 /// The version both daemons speak.
@@ -75,7 +78,7 @@ impl Client {
 
     fn send(&mut self, method: &str, path: &str, kind: &str, body: &[u8]) -> Result<(u16, Vec<u8>)> {
         // After a failure the connection is in no known state.
-        let mut stream = match self.stream.take() {
+        let mut stream = match self.stream.take().filter(|open| !hung_up(open.get_ref())) {
             Some(open) => open,
             None => {
                 let stream = UnixStream::connect(&self.socket)
@@ -95,6 +98,12 @@ impl Client {
         self.stream = Some(stream);
         Ok(answer)
     }
+}
+
+/// Whether the daemon has closed this idle connection: it was restarted meanwhile.
+fn hung_up(stream: &UnixStream) -> bool {
+    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+    recv(stream.as_raw_fd(), &mut [0], flags) != Err(Errno::EAGAIN)
 }
 
 fn line(from: &mut impl BufRead) -> Result<String> {
