@@ -1,138 +1,198 @@
-//! Commands on containers: ps, start, stop, kill, rm, logs, inspect, wait.
+//! Commands on containers that stand by themselves and under `container`: start, stop, kill, logs, ...
 
 use anyhow::{Result, bail};
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use hyper::Method;
 use serde_json::Value;
 
 use super::api::{Api, Query, encode, full};
-use super::output::{self, Table, short_id};
-use super::{each, is_not_found, stream};
+use super::attach::{self, Ended, Exit};
+use super::create_body::Streams;
+use super::create_flags::CreateFlags;
+use super::output::say;
+use super::run::{self, RunArgs};
+use super::{each, human, stream};
 
 #[derive(Subcommand)]
 pub enum Containers {
-    /// List containers
-    Ps {
-        /// Also those that do not run
-        #[arg(short, long)]
-        all: bool,
-        /// Only IDs
-        #[arg(short, long)]
-        quiet: bool,
-        /// Whole IDs
-        #[arg(long)]
-        no_trunc: bool,
-        /// Filter, name=value
-        #[arg(short, long)]
-        filter: Vec<String>,
-        /// Template for each line
-        #[arg(long)]
-        format: Option<String>,
-    },
-    /// Start stopped containers
-    Start {
-        /// Names or IDs
-        #[arg(required = true)]
-        containers: Vec<String>,
-    },
-    /// Stop containers
-    Stop {
-        /// Seconds until SIGKILL
-        #[arg(short, long, alias = "time")]
-        timeout: Option<u32>,
-        /// Names or IDs
-        #[arg(required = true)]
-        containers: Vec<String>,
-    },
-    /// Send containers a signal
+    /// Attach local standard input, output, and error streams to a running container
+    Attach(AttachArgs),
+    /// Create a new container
+    #[command(override_usage = "skep create [OPTIONS] IMAGE [COMMAND] [ARG...]")]
+    Create(Box<CreateFlags>),
+    /// Kill one or more running containers
     Kill {
-        /// Signal
-        #[arg(short, long, default_value = "KILL")]
+        /// Signal to send to the container
+        #[arg(short, long, value_name = "string", default_value = "KILL", hide_default_value = true)]
         signal: String,
-        /// Names or IDs
-        #[arg(required = true)]
+        #[arg(required = true, value_name = "CONTAINER")]
         containers: Vec<String>,
     },
-    /// Remove containers
-    Rm {
-        /// Kill it first if it runs
-        #[arg(short, long)]
-        force: bool,
-        /// Also its anonymous volumes
-        #[arg(short, long)]
-        volumes: bool,
-        /// Names or IDs
-        #[arg(required = true)]
-        containers: Vec<String>,
-    },
-    /// Show what a container wrote
+    /// Fetch the logs of a container
     Logs {
-        /// Go on with what it writes
-        #[arg(short, long)]
-        follow: bool,
-        /// Show times
-        #[arg(short, long)]
-        timestamps: bool,
-        /// Last lines only
-        #[arg(short = 'n', long, default_value = "all")]
-        tail: String,
-        /// Name or ID
+        #[command(flatten)]
+        logs: LogFlags,
+        /// Show logs before a timestamp or relative time (e.g. "42m" for 42 minutes)
+        #[arg(long, value_name = "string")]
+        until: Option<String>,
+        #[arg(value_name = "CONTAINER")]
         container: String,
     },
-    /// Show all there is to know of containers, images, networks, services or nodes
-    Inspect {
-        /// Template
-        #[arg(short, long)]
-        format: Option<String>,
-        /// Names or IDs
-        #[arg(required = true)]
-        names: Vec<String>,
+    /// List port mappings or a specific mapping for the container
+    Port {
+        #[arg(value_name = "CONTAINER")]
+        container: String,
+        #[arg(value_name = "PRIVATE_PORT[/PROTO]")]
+        port: Option<String>,
     },
-    /// Wait until containers have stopped and print their exit codes
+    /// Rename a container
+    Rename {
+        #[arg(value_name = "CONTAINER")]
+        container: String,
+        #[arg(value_name = "NEW_NAME")]
+        name: String,
+    },
+    /// Restart one or more containers
+    Restart(StopArgs),
+    /// Remove one or more containers
+    #[command(alias = "remove")]
+    Rm {
+        /// Force the removal of a running container (uses SIGKILL)
+        #[arg(short, long)]
+        force: bool,
+        /// Remove the specified link
+        #[arg(short, long)]
+        link: bool,
+        /// Remove anonymous volumes associated with the container
+        #[arg(short, long)]
+        volumes: bool,
+        #[arg(required = true, value_name = "CONTAINER")]
+        containers: Vec<String>,
+    },
+    /// Create and run a new container from an image
+    #[command(override_usage = "skep run [OPTIONS] IMAGE [COMMAND] [ARG...]")]
+    Run(Box<RunArgs>),
+    /// Start one or more stopped containers
+    Start(StartArgs),
+    /// Stop one or more running containers
+    Stop(StopArgs),
+    /// Block until one or more containers stop, then print their exit codes
     Wait {
-        /// Names or IDs
-        #[arg(required = true)]
+        #[arg(required = true, value_name = "CONTAINER")]
         containers: Vec<String>,
     },
 }
 
+#[derive(Args)]
+pub struct AttachArgs {
+    /// Override the key sequence for detaching a container
+    #[arg(long, value_name = "string")]
+    detach_keys: Option<String>,
+    /// Do not attach STDIN
+    #[arg(long)]
+    no_stdin: bool,
+    /// Proxy all received signals to the process
+    #[arg(long, value_name = "bool", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = true, action = clap::ArgAction::Set)]
+    sig_proxy: bool,
+    #[arg(value_name = "CONTAINER")]
+    container: String,
+}
+
+#[derive(Args)]
+pub struct StartArgs {
+    /// Attach STDOUT/STDERR and forward signals
+    #[arg(short, long)]
+    attach: bool,
+    /// Override the key sequence for detaching a container
+    #[arg(long, value_name = "string")]
+    detach_keys: Option<String>,
+    /// Attach container's STDIN
+    #[arg(short, long)]
+    interactive: bool,
+    #[arg(required = true, value_name = "CONTAINER")]
+    containers: Vec<String>,
+}
+
+#[derive(Args)]
+pub struct StopArgs {
+    /// Signal to send to the container
+    #[arg(short, long, value_name = "string")]
+    signal: Option<String>,
+    /// Seconds to wait before killing the container
+    #[arg(short, long, visible_alias = "time", value_name = "int", allow_hyphen_values = true)]
+    timeout: Option<i64>,
+    #[arg(required = true, value_name = "CONTAINER")]
+    containers: Vec<String>,
+}
+
+/// Flags that the logs of containers and of services share.
+#[derive(Args)]
+pub struct LogFlags {
+    /// Show extra details provided to logs
+    #[arg(long)]
+    pub details: bool,
+    /// Follow log output
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Show logs since a timestamp or relative time (e.g. "42m" for 42 minutes)
+    #[arg(long, value_name = "string")]
+    pub since: Option<String>,
+    /// Number of lines to show from the end of the logs
+    #[arg(short = 'n', long, value_name = "string", default_value = "all", allow_hyphen_values = true)]
+    pub tail: String,
+    /// Show timestamps
+    #[arg(short, long)]
+    pub timestamps: bool,
+}
+
+impl LogFlags {
+    /// As a query of the API.
+    pub fn query(&self) -> Result<Query> {
+        let query = Query::new().flag("stdout", true).flag("stderr", true).flag("follow", self.follow);
+        let query = query.flag("timestamps", self.timestamps).flag("details", self.details).with("tail", &self.tail);
+        Ok(match &self.since {
+            Some(text) => query.with("since", human::timestamp(text)?),
+            None => query,
+        })
+    }
+}
+
 pub async fn run(api: &Api, command: Containers) -> Result<u8> {
     match command {
-        Containers::Ps { all, quiet, no_trunc, filter, format } => {
-            let query = Query::new().flag("all", all).filters(&filter)?;
-            list(&api.get("/containers/json", &query).await?, quiet, no_trunc, format.as_deref())?;
-        }
-        Containers::Start { containers } => act(api, &containers, "start", &Query::new()).await?,
-        Containers::Stop { timeout, containers } => {
-            let query = timeout.map_or_else(Query::new, |t| Query::new().with("t", t.to_string()));
-            act(api, &containers, "stop", &query).await?;
-        }
+        Containers::Run(args) => return run::run(api, *args).await,
+        Containers::Create(flags) => return run::create(api, &flags).await,
+        Containers::Attach(args) => return attach(api, args).await,
+        Containers::Start(args) => return start(api, args).await,
+        Containers::Stop(args) => stop(api, &args, "stop").await?,
+        Containers::Restart(args) => stop(api, &args, "restart").await?,
         Containers::Kill { signal, containers } => {
             act(api, &containers, "kill", &Query::new().with("signal", signal)).await?;
         }
-        Containers::Rm { force, volumes, containers } => {
-            let query = Query::new().flag("force", force).flag("v", volumes);
+        Containers::Rename { container, name } => {
+            let path = format!("/containers/{}/rename", encode(&container));
+            api.post(&path, &Query::new().with("name", name), None).await?;
+        }
+        Containers::Rm { force, link, volumes, containers } => {
+            let query = Query::new().flag("force", force).flag("v", volumes).flag("link", link);
             each(&containers, async |name| {
-                api.delete(&format!("/containers/{}", encode(&name)), &query).await?;
-                println!("{name}");
-                Ok(())
+                api.delete(&format!("/containers/{}", encode(name.trim_matches('/'))), &query).await?;
+                say!("{name}")
             })
             .await?;
         }
-        Containers::Logs { follow, timestamps, tail, container } => {
+        Containers::Logs { logs, until, container } => {
             let path = format!("/containers/{}", encode(&container));
-            let tty =
-                api.get(&format!("{path}/json"), &Query::new()).await?["Config"]["Tty"] == Value::Bool(true);
-            let query = Query::new().flag("stdout", true).flag("stderr", true).flag("follow", follow);
-            let query = query.flag("timestamps", timestamps).with("tail", tail);
+            let tty = api.get(&format!("{path}/json"), &Query::new()).await?["Config"]["Tty"] == Value::Bool(true);
+            let query = until.iter().try_fold(logs.query()?, |q, text| {
+                Ok::<_, anyhow::Error>(q.with("until", human::timestamp(text)?))
+            })?;
             copy(api, &format!("{path}/logs"), &query, tty).await?;
         }
-        Containers::Inspect { format, names } => inspect_any(api, &names, format.as_deref()).await?,
+        Containers::Port { container, port } => ports(api, &container, port.as_deref()).await?,
         Containers::Wait { containers } => {
             each(&containers, async |name| {
                 let path = format!("/containers/{}/wait", encode(&name));
-                println!("{}", api.post(&path, &Query::new(), None).await?["StatusCode"]);
-                Ok(())
+                say!("{}", api.post(&path, &Query::new(), None).await?["StatusCode"])
             })
             .await?;
         }
@@ -140,88 +200,122 @@ pub async fn run(api: &Api, command: Containers) -> Result<u8> {
     Ok(0)
 }
 
+async fn stop(api: &Api, args: &StopArgs, verb: &str) -> Result<()> {
+    let mut query = Query::new();
+    if let Some(seconds) = args.timeout {
+        query = query.with("t", seconds.to_string());
+    }
+    if let Some(signal) = &args.signal {
+        query = query.with("signal", signal);
+    }
+    act(api, &args.containers, verb, &query).await
+}
+
 async fn act(api: &Api, names: &[String], verb: &str, query: &Query) -> Result<()> {
     each(names, async |name| {
         api.post(&format!("/containers/{}/{verb}", encode(&name)), query, None).await?;
-        println!("{name}");
-        Ok(())
+        say!("{name}")
     })
     .await
 }
 
+/// Starts each; or starts one and stays with it until it ends.
+async fn start(api: &Api, args: StartArgs) -> Result<u8> {
+    if args.attach || args.interactive {
+        let [name] = args.containers.as_slice() else {
+            bail!("you cannot start and attach multiple containers at once");
+        };
+        let found = api.get(&format!("/containers/{}/json", encode(name)), &Query::new()).await?;
+        let path = format!("/containers/{}", super::output::text(&found, "Id"));
+        let tty = found["Config"]["Tty"] == Value::Bool(true);
+        let stdin = args.interactive && found["Config"]["OpenStdin"] == Value::Bool(true);
+        let streams = Streams { stdin, stdout: true, stderr: true };
+        let attached = attach::attach(api, &path, streams, tty, args.detach_keys.as_deref()).await?;
+        let remove = found["HostConfig"]["AutoRemove"] == Value::Bool(true);
+        let exit = Exit::of(api, &path, if remove { "removed" } else { "next-exit" }).await?;
+        api.post(&format!("{path}/start"), &Query::new(), None).await?;
+        if tty {
+            attach::resize(api, &path).await;
+        }
+        return match attached.join(api, &path, true).await? {
+            Ended::Detached => Ok(0),
+            Ended::Closed => exit.code().await,
+        };
+    }
+    let mut failed = Vec::new();
+    for name in &args.containers {
+        match api.post(&format!("/containers/{}/start", encode(name)), &Query::new(), None).await {
+            Ok(_) => say!("{name}")?,
+            Err(e) => {
+                eprintln!("{e:#}");
+                failed.push(name.as_str());
+            }
+        }
+    }
+    if failed.is_empty() { Ok(0) } else { bail!("failed to start containers: {}", failed.join(", ")) }
+}
+
+async fn attach(api: &Api, args: AttachArgs) -> Result<u8> {
+    let found = api.get(&format!("/containers/{}/json", encode(&args.container)), &Query::new()).await?;
+    let state = |name: &str| found["State"][name] == Value::Bool(true);
+    if !state("Running") {
+        bail!("cannot attach to a stopped container, start it first");
+    }
+    if state("Paused") {
+        bail!("cannot attach to a paused container, unpause it first");
+    }
+    if state("Restarting") {
+        bail!("cannot attach to a restarting container, wait until it is running");
+    }
+    let path = format!("/containers/{}", super::output::text(&found, "Id"));
+    let tty = found["Config"]["Tty"] == Value::Bool(true);
+    let stdin = !args.no_stdin && found["Config"]["OpenStdin"] == Value::Bool(true);
+    let exit = Exit::of(api, &path, "not-running").await?;
+    let streams = Streams { stdin, stdout: true, stderr: true };
+    let attached = attach::attach(api, &path, streams, tty, args.detach_keys.as_deref()).await?;
+    if tty {
+        attach::resize(api, &path).await;
+    }
+    match attached.join(api, &path, args.sig_proxy).await? {
+        Ended::Detached => bail!("read escape sequence"),
+        Ended::Closed => exit.code().await,
+    }
+}
+
 /// Copies a stream of the API to our own output.
 pub async fn copy(api: &Api, path: &str, query: &Query, raw: bool) -> Result<()> {
+    stream::copy(reader(api, path, query).await?, raw).await
+}
+
+/// A stream of the API.
+pub async fn reader(api: &Api, path: &str, query: &Query) -> Result<impl tokio::io::AsyncBufRead + Unpin> {
     use futures::TryStreamExt;
     let response = api.send(Method::GET, path, query, full(""), &[]).await?;
     let bytes = http_body_util::BodyDataStream::new(response.into_body()).map_err(std::io::Error::other);
-    stream::copy(tokio_util::io::StreamReader::new(bytes), raw).await
+    Ok(tokio_util::io::StreamReader::new(bytes))
 }
 
-fn list(found: &Value, quiet: bool, whole: bool, format: Option<&str>) -> Result<()> {
-    let mut table = Table::new(&["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"]);
-    for c in found.as_array().into_iter().flatten() {
-        let text = |name: &str| c[name].as_str().unwrap_or_default().to_owned();
-        let id = short_id(&text("Id"), whole);
-        if quiet {
-            println!("{id}");
-            continue;
-        }
-        let names: Vec<_> = c["Names"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        let names = names.iter().map(|n| n.trim_start_matches('/')).collect::<Vec<_>>().join(",");
-        let mut command = text("Command");
-        if !whole && command.chars().count() > 20 {
-            command = format!("{}…", command.chars().take(19).collect::<String>());
-        }
-        table.row(vec![
-            id,
-            text("Image"),
-            format!("\"{command}\""),
-            format!("{} ago", output::duration(output::since_unix(c["Created"].as_i64().unwrap_or(0)))),
-            text("Status"),
-            ports(&c["Ports"]),
-            names,
-        ]);
-    }
-    if quiet { Ok(()) } else { table.print(format) }
-}
-
-fn ports(list: &Value) -> String {
-    let one = |p: &Value| {
-        let inner = format!("{}/{}", p["PrivatePort"], p["Type"].as_str().unwrap_or("tcp"));
-        match p["PublicPort"].as_u64() {
-            Some(public) => format!("{}:{public}->{inner}", p["IP"].as_str().unwrap_or("0.0.0.0")),
-            None => inner,
-        }
+async fn ports(api: &Api, container: &str, port: Option<&str>) -> Result<()> {
+    let found = api.get(&format!("/containers/{}/json", encode(container)), &Query::new()).await?;
+    let ports = &found["NetworkSettings"]["Ports"];
+    let address = |b: &Value| {
+        let ip = super::output::text(b, "HostIp");
+        let ip = if ip.contains(':') { format!("[{ip}]") } else { ip };
+        format!("{ip}:{}", super::output::text(b, "HostPort"))
     };
-    list.as_array().into_iter().flatten().map(one).collect::<Vec<_>>().join(", ")
-}
-
-/// Tries every kind of object for each name, as Docker's `inspect` does.
-async fn inspect_any(api: &Api, names: &[String], format: Option<&str>) -> Result<()> {
-    let mut found = Vec::new();
-    let mut missing = Vec::new();
-    'names: for name in names {
-        let at = encode(name);
-        for path in [
-            format!("/containers/{at}/json"),
-            format!("/images/{at}/json"),
-            format!("/networks/{at}"),
-            format!("/services/{at}"),
-            format!("/nodes/{at}"),
-            format!("/tasks/{at}"),
-        ] {
-            match api.get(&path, &Query::new()).await {
-                Ok(object) => {
-                    found.push(object);
-                    continue 'names;
-                }
-                // Outside a swarm its objects are not there to be found.
-                Err(e) if is_not_found(&e) || e.to_string().contains("not a swarm manager") => {}
-                Err(e) => return Err(e),
-            }
+    if let Some(asked) = port {
+        let wanted = if asked.contains('/') { asked.to_owned() } else { format!("{asked}/tcp") };
+        let bound = ports[&wanted].as_array().filter(|b| !b.is_empty());
+        let Some(bound) = bound else { bail!("no public port '{wanted}' published for {container}") };
+        for binding in bound {
+            say!("{}", address(binding))?;
         }
-        missing.push(format!("Error: No such object: {name}"));
+        return Ok(());
     }
-    output::inspect(found, format)?;
-    if missing.is_empty() { Ok(()) } else { bail!(missing.join("\n")) }
+    for (port, bound) in ports.as_object().into_iter().flatten() {
+        for binding in bound.as_array().into_iter().flatten() {
+            say!("{port} -> {}", address(binding))?;
+        }
+    }
+    Ok(())
 }

@@ -1,9 +1,10 @@
-//! Commands on images: images, load, import, rmi, tag, save.
+//! Commands on images: ls, load, import, rm, tag, save, pull.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
-use clap::Subcommand;
+use anyhow::{Context, Result, bail};
+use clap::{Args, Subcommand};
 use futures::TryStreamExt;
 use http_body_util::BodyDataStream;
 use hyper::Method;
@@ -11,122 +12,199 @@ use serde_json::Value;
 use tokio::io::AsyncBufReadExt;
 
 use super::api::{Api, Body, Query, encode, full, reader};
-use super::each;
-use super::output::{self, Table, short_id};
+use super::output::{Column, Listing, say, text};
+use super::{each, human};
 
+/// Commands that stand by themselves and under `image`.
 #[derive(Subcommand)]
 pub enum ImageCommand {
-    /// List images
-    Images {
-        /// Only IDs
-        #[arg(short, long)]
-        quiet: bool,
-        /// Whole IDs
-        #[arg(long)]
-        no_trunc: bool,
-        /// Filter, name=value
-        #[arg(short, long)]
-        filter: Vec<String>,
-        /// Template for each line
-        #[arg(long)]
-        format: Option<String>,
-    },
-    /// Load images from an archive of `save` or an OCI layout
-    Load {
-        /// Archive [default: stdin]
-        #[arg(short, long)]
-        input: Option<PathBuf>,
-        /// Say nothing while loading
-        #[arg(short, long)]
-        quiet: bool,
-    },
-    /// Make an image out of a plain tar
+    /// Import the contents from a tarball to create a filesystem image
     Import {
-        /// Dockerfile instruction to apply
-        #[arg(short, long)]
+        /// Apply Dockerfile instruction to the created image
+        #[arg(short, long, value_name = "list")]
         change: Vec<String>,
-        /// Message for the history
-        #[arg(short, long)]
+        /// Set commit message for imported image
+        #[arg(short, long, value_name = "string")]
         message: Option<String>,
-        /// Tar file, - for stdin
+        /// Set platform if the server is capable of several
+        #[arg(long, value_name = "string")]
+        platform: Option<String>,
+        #[arg(value_name = "file|-")]
         file: PathBuf,
-        /// Name of the image
+        #[arg(value_name = "REPOSITORY[:TAG]")]
         reference: Option<String>,
     },
-    /// Remove images
-    Rmi {
-        /// Also when a stopped container uses it
+    /// Load an image from a tar archive or STDIN
+    Load {
+        /// Read from tar archive file, instead of STDIN
+        #[arg(short, long, value_name = "string")]
+        input: Option<PathBuf>,
+        /// Suppress the load output
         #[arg(short, long)]
-        force: bool,
-        /// Names or IDs
-        #[arg(required = true)]
+        quiet: bool,
+    },
+    /// Save one or more images to a tar archive (streamed to STDOUT by default)
+    Save {
+        /// Write to a file, instead of STDOUT
+        #[arg(short, long, value_name = "string")]
+        output: Option<PathBuf>,
+        #[arg(required = true, value_name = "IMAGE")]
         images: Vec<String>,
     },
-    /// Give an image another name
+    /// Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE
     Tag {
-        /// Image
+        #[arg(value_name = "SOURCE_IMAGE[:TAG]")]
         source: String,
-        /// Its new name
+        #[arg(value_name = "TARGET_IMAGE[:TAG]")]
         target: String,
     },
-    /// Write images to an archive
-    Save {
-        /// File [default: stdout]
+    /// Download an image from a registry
+    Pull {
+        /// Suppress verbose output
         #[arg(short, long)]
-        output: Option<PathBuf>,
-        /// Names or IDs
-        #[arg(required = true)]
-        images: Vec<String>,
+        quiet: bool,
+        /// Set platform if server is multi-platform capable
+        #[arg(long, value_name = "string")]
+        platform: Option<String>,
+        #[arg(value_name = "NAME[:TAG|@DIGEST]")]
+        image: String,
     },
+}
+
+/// Flags of `rmi`, which is `image rm`.
+#[derive(Args)]
+pub struct RemoveArgs {
+    /// Force removal of the image
+    #[arg(short, long)]
+    force: bool,
+    /// Do not delete untagged parents
+    #[arg(long)]
+    no_prune: bool,
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<String>,
+}
+
+/// Flags of `images`, which is `image ls`.
+#[derive(Args)]
+pub struct ListArgs {
+    /// Show all images (default hides intermediate images)
+    #[arg(short, long)]
+    all: bool,
+    /// Show digests
+    #[arg(long)]
+    digests: bool,
+    /// Filter output based on conditions provided
+    #[arg(short, long, value_name = "filter")]
+    filter: Vec<String>,
+    /// Format output: table, table TEMPLATE, json or a Go template
+    #[arg(long, value_name = "string")]
+    format: Option<String>,
+    /// Don't truncate output
+    #[arg(long)]
+    no_trunc: bool,
+    /// Only show image IDs
+    #[arg(short, long)]
+    quiet: bool,
+    #[arg(value_name = "REPOSITORY[:TAG]")]
+    reference: Option<String>,
 }
 
 pub async fn run(api: &Api, command: ImageCommand) -> Result<()> {
     match command {
-        ImageCommand::Images { quiet, no_trunc, filter, format } => {
-            let found = api.get("/images/json", &Query::new().filters(&filter)?).await?;
-            list(&found, quiet, no_trunc, format.as_deref())
-        }
         ImageCommand::Load { input, quiet } => {
-            progress(api, "/images/load", &Query::new().flag("quiet", quiet), open(input.as_deref()).await?)
-                .await
+            if input.is_none() && std::io::stdin().is_terminal() {
+                bail!("requested load from stdin, but stdin is empty");
+            }
+            let query = Query::new().flag("quiet", quiet || !std::io::stdout().is_terminal());
+            progress(api, "/images/load", &query, open(input.as_deref()).await?, true).await
         }
-        ImageCommand::Import { change, message, file, reference } => {
-            let mut query = Query::new().with("fromSrc", "-");
-            for one in &change {
-                query = query.with("changes", one);
-            }
-            if let Some(message) = message {
-                query = query.with("message", message);
-            }
-            if let Some(reference) = reference {
-                query = query.with("repo", reference);
+        ImageCommand::Import { change, message, platform, file, reference } => {
+            let mut query = change.iter().fold(Query::new().with("fromSrc", "-"), |q, c| q.with("changes", c));
+            for (name, value) in [("message", message), ("platform", platform), ("repo", reference)] {
+                if let Some(value) = value {
+                    query = query.with(name, value);
+                }
             }
             let from = (file.as_os_str() != "-").then_some(file.as_path());
-            progress(api, "/images/create", &query, open(from).await?).await
-        }
-        ImageCommand::Rmi { force, images } => {
-            each(&images, async |name| {
-                let removed = api
-                    .delete(&format!("/images/{}", encode(&name)), &Query::new().flag("force", force))
-                    .await?;
-                for one in removed.as_array().into_iter().flatten() {
-                    for (what, id) in one.as_object().into_iter().flatten() {
-                        println!("{what}: {}", id.as_str().unwrap_or_default());
-                    }
-                }
-                Ok(())
-            })
-            .await
+            progress(api, "/images/create", &query, open(from).await?, true).await
         }
         ImageCommand::Tag { source, target } => {
             let path = format!("/images/{}/tag", encode(&source));
-            api.post(&path, &Query::new().with("repo", target), None).await.map(drop)
+            let (repo, tag) = split(&target);
+            api.post(&path, &Query::new().with("repo", repo).with("tag", tag), None).await.map(drop)
         }
         ImageCommand::Save { output, images } => {
+            if output.is_none() && std::io::stdout().is_terminal() {
+                bail!("cowardly refusing to save to a terminal. Use the -o flag or redirect");
+            }
             let query = images.iter().fold(Query::new(), |q, name| q.with("names", name));
             save(api, &query, output).await
         }
+        ImageCommand::Pull { quiet, platform, image } => {
+            pull_to(api, &image, platform.as_deref(), !quiet).await?;
+            say!("{}", full_name(&image))
+        }
     }
+}
+
+/// Removes images.
+pub async fn remove(api: &Api, args: &RemoveArgs) -> Result<()> {
+    let query = Query::new().flag("force", args.force).flag("noprune", args.no_prune);
+    each(&args.images, async |name| {
+        let removed = api.delete(&format!("/images/{}", encode(&name)), &query).await?;
+        for one in removed.as_array().into_iter().flatten() {
+            for (what, id) in one.as_object().into_iter().flatten() {
+                say!("{what}: {}", id.as_str().unwrap_or_default())?;
+            }
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// `repository` and `tag` of a reference; `latest` if it names neither tag nor digest.
+fn split(reference: &str) -> (&str, &str) {
+    match reference.rsplit_once(':') {
+        Some((name, tag)) if !tag.contains('/') && !reference.contains('@') => (name, tag),
+        _ if reference.contains('@') => (reference, ""),
+        _ => (reference, "latest"),
+    }
+}
+
+/// A reference with its tag, as people write it.
+pub fn familiar(reference: &str) -> String {
+    match split(reference) {
+        (name, "") => name.to_owned(),
+        (name, tag) => format!("{name}:{tag}"),
+    }
+}
+
+/// A reference with registry and tag.
+fn full_name(reference: &str) -> String {
+    let familiar = familiar(reference);
+    match familiar.split_once('/') {
+        Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => familiar,
+        Some(_) => format!("docker.io/{familiar}"),
+        None => format!("docker.io/library/{familiar}"),
+    }
+}
+
+/// Has the daemon pull an image; what it says goes to standard error, since `run` keeps the other for the container.
+pub async fn pull(api: &Api, image: &str, platform: Option<&str>, quiet: bool) -> Result<()> {
+    pull_to(api, image, platform, false).await.map(|lines| {
+        for line in lines.iter().filter(|_| !quiet) {
+            eprintln!("{line}");
+        }
+    })
+}
+
+async fn pull_to(api: &Api, image: &str, platform: Option<&str>, show: bool) -> Result<Vec<String>> {
+    let (name, tag) = split(image);
+    let mut query = Query::new().with("fromImage", name).with("tag", tag);
+    if let Some(platform) = platform {
+        query = query.with("platform", platform);
+    }
+    lines(api, "/images/create", &query, full(""), show).await
 }
 
 async fn open(path: Option<&std::path::Path>) -> Result<Body> {
@@ -140,21 +218,31 @@ async fn open(path: Option<&std::path::Path>) -> Result<Body> {
 }
 
 /// Sends an archive and prints what the daemon says of it, line by line; an error in the stream fails.
-async fn progress(api: &Api, path: &str, query: &Query, body: Body) -> Result<()> {
+async fn progress(api: &Api, path: &str, query: &Query, body: Body, show: bool) -> Result<()> {
+    lines(api, path, query, body, show).await.map(drop)
+}
+
+async fn lines(api: &Api, path: &str, query: &Query, body: Body, show: bool) -> Result<Vec<String>> {
     let headers = [("Content-Type", "application/x-tar")];
     let response = api.send(Method::POST, path, query, body, &headers).await?;
     let bytes = BodyDataStream::new(response.into_body()).map_err(std::io::Error::other);
     let mut lines = tokio::io::BufReader::new(tokio_util::io::StreamReader::new(bytes)).lines();
+    let mut said = Vec::new();
     while let Some(line) = lines.next_line().await? {
         let Ok(message) = serde_json::from_str::<Value>(&line) else { continue };
         if let Some(error) = message["error"].as_str() {
-            anyhow::bail!("{error}");
+            bail!("{error}");
         }
+        let id = message["id"].as_str().map(|id| format!("{id}: ")).unwrap_or_default();
         for text in [&message["stream"], &message["status"]].into_iter().filter_map(Value::as_str) {
-            println!("{}", text.trim_end());
+            let line = format!("{id}{}", text.trim_end());
+            if show {
+                say!("{line}")?;
+            }
+            said.push(line);
         }
     }
-    Ok(())
+    Ok(said)
 }
 
 async fn save(api: &Api, query: &Query, to: Option<PathBuf>) -> Result<()> {
@@ -162,41 +250,101 @@ async fn save(api: &Api, query: &Query, to: Option<PathBuf>) -> Result<()> {
     let bytes = BodyDataStream::new(response.into_body()).map_err(std::io::Error::other);
     let mut from = tokio_util::io::StreamReader::new(bytes);
     match to {
-        None => drop(tokio::io::copy(&mut from, &mut tokio::io::stdout()).await?),
+        None => {
+            let mut out = std::io::stdout();
+            loop {
+                let piece = tokio::io::AsyncBufReadExt::fill_buf(&mut from).await?;
+                if piece.is_empty() {
+                    return Ok(());
+                }
+                super::output::bytes(&mut out, piece)?;
+                let length = piece.len();
+                from.consume(length);
+            }
+        }
         Some(path) => {
-            let file = tokio::fs::File::create(&path).await;
-            let mut file = file.with_context(|| format!("make {}", path.display()))?;
-            tokio::io::copy(&mut from, &mut file).await?;
-            file.sync_all().await?;
+            // Written beside and renamed: what was there stays whole if this fails half-way.
+            let beside = path.with_extension(format!("skep-{}", std::process::id()));
+            let file = tokio::fs::File::create(&beside).await;
+            let mut file = file.with_context(|| format!("make {}", beside.display()))?;
+            let written = async {
+                tokio::io::copy(&mut from, &mut file).await?;
+                file.sync_all().await?;
+                tokio::fs::rename(&beside, &path).await
+            };
+            if let Err(e) = written.await {
+                let _ = tokio::fs::remove_file(&beside).await;
+                return Err(e).with_context(|| format!("write {}", path.display()));
+            }
+            Ok(())
         }
     }
-    Ok(())
 }
 
-fn list(found: &Value, quiet: bool, whole: bool, format: Option<&str>) -> Result<()> {
-    let mut table = Table::new(&["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"]);
+const COLUMNS: &[Column] = &[
+    ("ID", "IMAGE ID"),
+    ("Repository", "REPOSITORY"),
+    ("Tag", "TAG"),
+    ("Digest", "DIGEST"),
+    ("CreatedSince", "CREATED"),
+    ("CreatedAt", "CREATED AT"),
+    ("Size", "SIZE"),
+    ("Containers", "CONTAINERS"),
+    ("SharedSize", "SHARED SIZE"),
+    ("UniqueSize", "UNIQUE SIZE"),
+    ("VirtualSize", "SIZE"),
+];
+const TABLE: &str = "{{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}";
+const TABLE_WITH_DIGESTS: &str = "{{.Repository}}\t{{.Tag}}\t{{.Digest}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}";
+
+/// Lists images.
+pub async fn list(api: &Api, args: &ListArgs) -> Result<()> {
+    let mut filters = args.filter.clone();
+    filters.extend(args.reference.iter().map(|r| format!("reference={r}")));
+    let query = Query::new().flag("all", args.all).flag("digests", args.digests).filters(&filters)?;
+    let found = api.get("/images/json", &query).await?;
+    let mut listing = Listing::new(COLUMNS, if args.digests { TABLE_WITH_DIGESTS } else { TABLE });
     for image in found.as_array().into_iter().flatten() {
-        let id = short_id(image["Id"].as_str().unwrap_or_default(), whole);
-        if quiet {
-            println!("{id}");
-            continue;
-        }
-        let tags: Vec<_> =
-            image["RepoTags"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        let tags = if tags.is_empty() { vec!["<none>:<none>"] } else { tags };
-        for tag in tags {
+        let list = |name: &str| {
+            image[name].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let digests: Vec<_> = list("RepoDigests").iter().filter_map(|d| d.split_once('@')).map(|(n, d)| (n.to_owned(), d.to_owned())).collect();
+        let tags = list("RepoTags");
+        let tags = if tags.is_empty() { vec!["<none>:<none>".to_owned()] } else { tags };
+        // One ID is one line of `-q`, however many names it has.
+        for tag in tags.iter().take(if args.quiet && args.format.is_none() { 1 } else { usize::MAX }) {
             let (name, tag) = tag.rsplit_once(':').unwrap_or((tag, "<none>"));
-            table.row(vec![
-                name.into(),
-                tag.into(),
-                id.clone(),
-                format!(
-                    "{} ago",
-                    output::duration(output::since_unix(image["Created"].as_i64().unwrap_or(0)))
-                ),
-                output::size(image["Size"].as_i64().unwrap_or(0)),
-            ]);
+            let digest = digests.iter().find(|(n, _)| n == name).map_or("<none>", |(_, d)| d);
+            listing.row(row(image, name, tag, digest, args.no_trunc), &image["Labels"]);
         }
     }
-    if quiet { Ok(()) } else { table.print(format) }
+    listing.print(args.quiet, args.format.as_deref())
+}
+
+fn row(image: &Value, name: &str, tag: &str, digest: &str, whole: bool) -> Vec<Value> {
+    let count = |field: &str| match image[field].as_i64() {
+        None | Some(-1) => "N/A".to_owned(),
+        Some(n) if field == "Containers" => n.to_string(),
+        Some(n) => human::size(n),
+    };
+    let created = image["Created"].as_i64().unwrap_or(0);
+    let since = if created <= 0 { "N/A".into() } else { format!("{} ago", human::duration(human::since_unix(created))) };
+    let size = human::size(image["Size"].as_i64().unwrap_or(0));
+    let unique = match (image["Size"].as_i64(), image["SharedSize"].as_i64()) {
+        (Some(size), Some(shared)) if shared >= 0 => human::size(size - shared),
+        _ => "N/A".into(),
+    };
+    vec![
+        human::short_id(&text(image, "Id"), whole).into(),
+        name.into(),
+        tag.into(),
+        digest.into(),
+        since.into(),
+        human::unix_time(created).into(),
+        size.clone().into(),
+        count("Containers").into(),
+        count("SharedSize").into(),
+        unique.into(),
+        size.into(),
+    ]
 }

@@ -1,24 +1,40 @@
 //! The command line: parses arguments and runs the daemon, or a command against a daemon's API.
 
 mod api;
+mod attach;
+mod container_list;
 mod containers;
+mod create_body;
+mod create_flags;
+mod human;
 mod images;
+mod info;
+mod inspect;
+mod mount;
 mod networks;
 mod nodes;
 mod output;
+mod ports;
+mod pretty;
 mod progress;
 mod run;
+mod service_logs;
 mod service_spec;
+mod service_update;
 mod services;
 mod stream;
 mod swarm;
 mod system;
+mod tasks;
+mod template;
+mod terminal;
+mod usage;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::daemon::{self, DaemonArgs, DevArgs};
 use api::{Api, Refused};
@@ -27,13 +43,56 @@ use api::{Api, Refused};
 ///
 /// Commands and flags are Docker's; DOCKER_HOST or -H names the daemon.
 #[derive(Parser)]
-#[command(name = "skep", version)]
+#[command(name = "skep", version, disable_version_flag = true)]
 struct Cli {
-    /// Daemon to talk to: unix:///path or tcp://address:port
-    #[arg(short = 'H', long, value_name = "URL")]
-    host: Option<String>,
+    #[command(flatten)]
+    global: Global,
     #[command(subcommand)]
     command: Command,
+}
+
+/// Flags before the command.
+#[derive(clap::Args)]
+struct Global {
+    /// Daemon socket to connect to: unix:///path or tcp://address:port
+    #[arg(short = 'H', long, value_name = "URL")]
+    host: Option<String>,
+    /// Enable debug mode
+    #[arg(short = 'D', long)]
+    debug: bool,
+    /// Set the logging level ("debug", "info", "warn", "error", "fatal")
+    #[arg(short, long, value_name = "string", default_value = "info", value_parser = ["debug", "info", "warn", "error", "fatal"])]
+    log_level: String,
+    /// Location of client config files: not supported, this client keeps none
+    #[arg(long, value_name = "string")]
+    config: Option<String>,
+    /// Name of the context: only "default" is supported, -H names other daemons
+    #[arg(short, long, value_name = "string")]
+    context: Option<String>,
+    /// Use TLS: not supported, tunnel the socket by ssh instead
+    #[arg(long)]
+    tls: bool,
+    /// Use TLS and verify the remote: not supported
+    #[arg(long)]
+    tlsverify: bool,
+    /// Print version information and quit
+    #[arg(short, long, action = clap::ArgAction::Version)]
+    version: Option<bool>,
+}
+
+impl Global {
+    /// Refuses by name what is not supported.
+    fn check(&self) -> Result<()> {
+        let config = self.config.is_some().then_some("--config is not supported: this client keeps no configuration");
+        let context = self.context.as_deref().is_some_and(|c| c != "default" && !c.is_empty());
+        let context = context.then_some("--context is not supported except for \"default\": name the daemon with -H");
+        let tls = (self.tls || self.tlsverify)
+            .then_some("--tls is not supported: reach a far daemon through ssh, and its socket with -H unix://...");
+        match config.or(context).or(tls) {
+            Some(refusal) => anyhow::bail!(refusal),
+            None => Ok(()),
+        }
+    }
 }
 
 #[derive(Subcommand)]
@@ -47,69 +106,177 @@ enum Command {
         /// Which shell
         shell: clap_complete::Shell,
     },
-    /// Create and run a new container from an image
-    Run(Box<run::RunArgs>),
+    /// Write the manual pages of all commands into a directory
+    #[command(hide = true)]
+    Man {
+        /// Directory; made if it is not there
+        dir: std::path::PathBuf,
+    },
     #[command(flatten)]
-    Container(containers::Containers),
+    Client(Client),
+}
+
+/// What asks a daemon.
+#[derive(Subcommand)]
+enum Client {
     #[command(flatten)]
-    Image(images::ImageCommand),
+    OnContainer(containers::Containers),
     #[command(flatten)]
-    System(system::System),
+    OnImage(images::ImageCommand),
+    #[command(flatten)]
+    OnSystem(system::System),
+    /// List containers
+    Ps(container_list::ListArgs),
+    /// List images
+    Images(images::ListArgs),
+    /// Remove one or more images
+    Rmi(images::RemoveArgs),
+    /// Return low-level information on objects
+    Inspect(inspect::InspectArgs),
+    /// Show version information
+    Version {
+        /// Format output: json or a Go template
+        #[arg(short, long, value_name = "string")]
+        format: Option<String>,
+    },
+    /// Manage containers
+    #[command(subcommand)]
+    Container(ContainerGroup),
+    /// Manage images
+    #[command(subcommand)]
+    Image(ImageGroup),
     /// Manage networks
     #[command(subcommand)]
     Network(networks::Networks),
-    /// Manage the swarm
-    #[command(subcommand)]
-    Swarm(swarm::SwarmCommand),
-    /// Manage swarm nodes
+    /// Manage Swarm nodes
     #[command(subcommand)]
     Node(nodes::Nodes),
-    /// Manage services
+    /// Manage Swarm services
     #[command(subcommand)]
     Service(services::Services),
+    /// Manage Swarm
+    #[command(subcommand)]
+    Swarm(swarm::SwarmCommand),
+    /// Manage the daemon
+    #[command(subcommand)]
+    System(system::System),
+}
+
+#[derive(Subcommand)]
+enum ContainerGroup {
+    #[command(flatten)]
+    Same(containers::Containers),
+    /// List containers
+    #[command(visible_alias = "list", visible_alias = "ps")]
+    Ls(container_list::ListArgs),
+    /// Display detailed information on one or more containers
+    Inspect {
+        /// Format output: json or a Go template
+        #[arg(short, long, value_name = "string")]
+        format: Option<String>,
+        /// Display total file sizes
+        #[arg(short, long)]
+        size: bool,
+        #[arg(required = true, value_name = "CONTAINER")]
+        names: Vec<String>,
+    },
+}
+
+#[derive(Subcommand)]
+enum ImageGroup {
+    #[command(flatten)]
+    Same(images::ImageCommand),
+    /// List images
+    #[command(visible_alias = "list")]
+    Ls(images::ListArgs),
+    /// Remove one or more images
+    #[command(visible_alias = "remove")]
+    Rm(images::RemoveArgs),
+    /// Display detailed information on one or more images
+    Inspect {
+        /// Format output: json or a Go template
+        #[arg(short, long, value_name = "string")]
+        format: Option<String>,
+        #[arg(required = true, value_name = "IMAGE")]
+        names: Vec<String>,
+    },
 }
 
 /// Runs the command line.
 pub fn main(args: Vec<OsString>) -> ExitCode {
-    let cli = Cli::parse_from(args);
-    let outcome = match cli.command {
-        Command::Daemon(args) => daemon::run(args).map(|()| 0),
-        Command::Dev(args) => daemon::dev(args).map(|()| 0),
-        Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "skep", &mut std::io::stdout());
-            Ok(0)
+    let definition = Cli::command();
+    let parsed = usage::matches(definition, &args);
+    let outcome = match parsed.map(|m| Cli::from_arg_matches(&m)) {
+        Ok(Ok(cli)) => cli.global.check().and_then(|()| dispatch(cli)),
+        Ok(Err(e)) => Err(e.into()),
+        Err(unread) => {
+            if let Some(error) = unread.error {
+                eprintln!("{error}");
+            }
+            unread.output.map_or(Ok(unread.code), |text| output::write(format_args!("{text}")).map(|()| unread.code))
         }
-        command => ask(&Api::new(cli.host), command),
     };
     match outcome {
         Ok(code) => ExitCode::from(code),
+        // As of a program killed by SIGPIPE: there is nobody left to be told more.
+        Err(e) if e.is::<output::Closed>() => ExitCode::from(141),
         Err(e) => {
             eprintln!("{e:#}");
-            // As with Docker, a `run` that never got a container ends with 125.
-            ExitCode::from(if e.is::<run::NeverRan>() { 125 } else { 1 })
+            // As with Docker, a `run` that never got a container ends with 125 and more.
+            ExitCode::from(e.downcast_ref::<run::NeverRan>().map_or(1, run::NeverRan::code))
         }
     }
 }
 
-/// Runs a command against the daemon, on one thread: a client has nothing to do in parallel.
-fn ask(api: &Api, command: Command) -> Result<u8> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let code = runtime.block_on(async {
-        match command {
-            Command::Run(args) => run::run(api, *args).await,
-            Command::Container(command) => containers::run(api, command).await,
-            Command::Image(command) => images::run(api, command).await.map(|()| 0),
-            Command::System(command) => system::run(api, command).await,
-            Command::Network(command) => networks::run(api, command).await.map(|()| 0),
-            Command::Swarm(command) => swarm::run(api, command).await.map(|()| 0),
-            Command::Node(command) => nodes::run(api, command).await.map(|()| 0),
-            Command::Service(command) => services::run(api, command).await,
-            Command::Daemon(_) | Command::Dev(_) | Command::Completion { .. } => Ok(0),
+fn dispatch(cli: Cli) -> Result<u8> {
+    match cli.command {
+        Command::Daemon(args) => daemon::run(args).map(|()| 0),
+        Command::Dev(args) => daemon::dev(args).map(|()| 0),
+        Command::Completion { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "skep", &mut script);
+            output::bytes(&mut std::io::stdout(), &script).map(|()| 0)
         }
+        Command::Man { dir } => {
+            std::fs::create_dir_all(&dir)?;
+            clap_mangen::generate_to(Cli::command(), &dir)?;
+            Ok(0)
+        }
+        Command::Client(command) => ask(&Api::new(cli.global.host), command),
+    }
+}
+
+/// Runs a command against the daemon, on one thread: a client has nothing to do in parallel.
+fn ask(api: &Api, command: Client) -> Result<u8> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let done = runtime.block_on(async {
+        match command {
+            Client::OnContainer(command) | Client::Container(ContainerGroup::Same(command)) => {
+                return containers::run(api, command).await;
+            }
+            Client::OnImage(command) | Client::Image(ImageGroup::Same(command)) => images::run(api, command).await,
+            Client::OnSystem(command) | Client::System(command) => system::run(api, command).await,
+            Client::Ps(args) | Client::Container(ContainerGroup::Ls(args)) => container_list::list(api, &args).await,
+            Client::Images(args) | Client::Image(ImageGroup::Ls(args)) => images::list(api, &args).await,
+            Client::Rmi(args) | Client::Image(ImageGroup::Rm(args)) => images::remove(api, &args).await,
+            Client::Inspect(args) => inspect::run(api, &args).await,
+            Client::Container(ContainerGroup::Inspect { format, size, names }) => {
+                inspect::container(api, &names, format.as_deref(), size).await
+            }
+            Client::Image(ImageGroup::Inspect { format, names }) => {
+                inspect::image(api, &names, format.as_deref()).await
+            }
+            Client::Version { format } => system::version(api, format.as_deref()).await,
+            Client::Network(command) => networks::run(api, command).await,
+            Client::Swarm(command) => swarm::run(api, command).await,
+            Client::Node(command) => nodes::run(api, command).await,
+            Client::Service(command) => services::run(api, command).await,
+        }
+        .map(|()| 0)
     });
     // A blocked read of the terminal must not keep the process.
     runtime.shutdown_background();
-    code
+    done
 }
 
 /// Does something for each argument, goes on past failures, and fails at the end if any did.
@@ -119,8 +286,10 @@ where
 {
     let mut errors = Vec::new();
     for name in names {
-        if let Err(e) = act(name.clone()).await {
-            errors.push(format!("{e:#}"));
+        match act(name.clone()).await {
+            Err(e) if e.is::<output::Closed>() => return Err(e),
+            Err(e) => errors.push(format!("{e:#}")),
+            Ok(()) => {}
         }
     }
     if errors.is_empty() { Ok(()) } else { anyhow::bail!(errors.join("\n")) }

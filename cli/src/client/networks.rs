@@ -1,130 +1,191 @@
-//! `skep network`.
+//! `network`.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Subcommand;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::api::{Api, Query, encode};
-use super::each;
-use super::output::{self, Table, short_id};
+use super::create_body::{pairs, without_empty};
+use super::output::{self, Column, Listing, say, text};
+use super::{each, human};
 
 #[derive(Subcommand)]
 pub enum Networks {
-    /// Make a network
+    /// Create a network
     Create {
-        /// bridge or overlay
-        #[arg(short, long, default_value = "bridge")]
-        driver: String,
-        /// Address range, like 10.10.0.0/24
-        #[arg(long)]
-        subnet: Option<String>,
-        /// Gateway
-        #[arg(long, requires = "subnet")]
-        gateway: Option<String>,
-        /// No way out of it
-        #[arg(long)]
-        internal: bool,
-        /// Let containers outside services join an overlay
+        /// Enable manual container attachment
         #[arg(long)]
         attachable: bool,
-        /// Driver option, name=value
-        #[arg(short, long)]
-        opt: Vec<String>,
-        /// Label, name=value
+        /// Auxiliary IPv4 or IPv6 addresses used by Network driver
+        #[arg(long, value_name = "map")]
+        aux_address: Vec<String>,
+        /// Driver to manage the Network
+        #[arg(short, long, value_name = "string", default_value = "bridge")]
+        driver: String,
+        /// IPv4 or IPv6 Gateway for the master subnet
+        #[arg(long, value_name = "strings", value_delimiter = ',')]
+        gateway: Vec<String>,
+        /// Create swarm routing-mesh network
         #[arg(long)]
+        ingress: bool,
+        /// Restrict external access to the network
+        #[arg(long)]
+        internal: bool,
+        /// Allocate container ip from a sub-range
+        #[arg(long, value_name = "strings", value_delimiter = ',')]
+        ip_range: Vec<String>,
+        /// IP Address Management Driver
+        #[arg(long, value_name = "string", default_value = "default")]
+        ipam_driver: String,
+        /// Set IPAM driver specific options
+        #[arg(long, value_name = "map")]
+        ipam_opt: Vec<String>,
+        /// Enable IPv6 address assignment
+        #[arg(long)]
+        ipv6: bool,
+        /// Set metadata on a network
+        #[arg(long, value_name = "list")]
         label: Vec<String>,
-        /// Name
+        /// Set driver specific options
+        #[arg(short, long, value_name = "map")]
+        opt: Vec<String>,
+        /// Control the network's scope
+        #[arg(long, value_name = "string")]
+        scope: Option<String>,
+        /// Subnet in CIDR format that represents a network segment
+        #[arg(long, value_name = "strings", value_delimiter = ',')]
+        subnet: Vec<String>,
+        #[arg(value_name = "NETWORK")]
         name: String,
     },
     /// List networks
-    #[command(alias = "list")]
+    #[command(visible_alias = "list")]
     Ls {
-        /// Only IDs
-        #[arg(short, long)]
-        quiet: bool,
-        /// Whole IDs
+        /// Provide filter values (e.g. "driver=bridge")
+        #[arg(short, long, value_name = "filter")]
+        filter: Vec<String>,
+        /// Format output: table, table TEMPLATE, json or a Go template
+        #[arg(long, value_name = "string")]
+        format: Option<String>,
+        /// Do not truncate the output
         #[arg(long)]
         no_trunc: bool,
-        /// Filter, name=value
+        /// Only display network IDs
         #[arg(short, long)]
-        filter: Vec<String>,
-        /// Template for each line
-        #[arg(long)]
-        format: Option<String>,
+        quiet: bool,
     },
-    /// Show all there is to know of networks
+    /// Display detailed information on one or more networks
     Inspect {
-        /// Template
-        #[arg(short, long)]
+        /// Format output: json or a Go template
+        #[arg(short, long, value_name = "string")]
         format: Option<String>,
-        /// Names or IDs
-        #[arg(required = true)]
+        /// Verbose output for diagnostics
+        #[arg(short, long)]
+        verbose: bool,
+        #[arg(required = true, value_name = "NETWORK")]
         names: Vec<String>,
     },
-    /// Remove networks
-    #[command(alias = "remove")]
+    /// Remove one or more networks
+    #[command(visible_alias = "remove")]
     Rm {
-        /// Names or IDs
-        #[arg(required = true)]
+        /// Do not error if the network does not exist
+        #[arg(short, long)]
+        force: bool,
+        #[arg(required = true, value_name = "NETWORK")]
         names: Vec<String>,
     },
 }
 
+const COLUMNS: &[Column] = &[
+    ("ID", "NETWORK ID"),
+    ("Name", "NAME"),
+    ("Driver", "DRIVER"),
+    ("Scope", "SCOPE"),
+    ("IPv4", "IPV4"),
+    ("IPv6", "IPV6"),
+    ("Internal", "INTERNAL"),
+    ("Labels", "LABELS"),
+    ("CreatedAt", "CREATED AT"),
+];
+const TABLE: &str = "{{.ID}}\t{{.Name}}\t{{.Driver}}\t{{.Scope}}";
+
 pub async fn run(api: &Api, command: Networks) -> Result<()> {
     match command {
-        Networks::Create { driver, subnet, gateway, internal, attachable, opt, label, name } => {
-            let ipam = subnet.map(|s| match gateway {
-                Some(g) => json!([{ "Subnet": s, "Gateway": g }]),
-                None => json!([{ "Subnet": s }]),
+        Networks::Create {
+            attachable,
+            aux_address,
+            driver,
+            gateway,
+            ingress,
+            internal,
+            ip_range,
+            ipam_driver,
+            ipam_opt,
+            ipv6,
+            label,
+            opt,
+            scope,
+            subnet,
+            name,
+        } => {
+            if (!gateway.is_empty() || !ip_range.is_empty() || !aux_address.is_empty()) && subnet.is_empty() {
+                anyhow::bail!("no matching subnet for gateway, range or address: give --subnet");
+            }
+            let config = subnet.iter().enumerate().map(|(i, subnet)| {
+                let aux = if i == 0 { pairs(&aux_address) } else { Default::default() };
+                json!({ "Subnet": subnet, "Gateway": gateway.get(i), "IPRange": ip_range.get(i), "AuxiliaryAddresses": aux })
             });
-            let body = json!({
-                "Name": name, "Driver": driver, "Internal": internal, "Attachable": attachable,
-                "Options": pairs(&opt)?, "Labels": pairs(&label)?,
-                "IPAM": { "Driver": "default", "Config": ipam.unwrap_or(json!([])) },
+            let mut body = json!({
+                "Name": name, "Driver": driver, "Internal": internal, "Attachable": attachable, "Ingress": ingress,
+                "EnableIPv6": ipv6.then_some(true), "Scope": scope, "Options": pairs(&opt), "Labels": pairs(&label),
+                "IPAM": { "Driver": ipam_driver, "Config": config.collect::<Vec<_>>(), "Options": pairs(&ipam_opt) },
             });
+            if let Some(list) = body["IPAM"]["Config"].as_array_mut() {
+                list.iter_mut().for_each(without_empty);
+            }
+            without_empty(&mut body);
             let created = api.post("/networks/create", &Query::new(), Some(&body)).await?;
-            println!("{}", created["Id"].as_str().unwrap_or_default());
-            Ok(())
+            if let Some(warning) = created["Warning"].as_str().filter(|w| !w.is_empty()) {
+                eprintln!("WARNING: {warning}");
+            }
+            say!("{}", text(&created, "Id"))
         }
-        Networks::Ls { quiet, no_trunc, filter, format } => {
+        Networks::Ls { filter, format, no_trunc, quiet } => {
             let found = api.get("/networks", &Query::new().filters(&filter)?).await?;
-            let mut table = Table::new(&["NETWORK ID", "NAME", "DRIVER", "SCOPE"]);
-            for n in found.as_array().into_iter().flatten() {
-                let text = |name: &str| n[name].as_str().unwrap_or_default().to_owned();
-                let id = short_id(&text("Id"), no_trunc);
-                if quiet {
-                    println!("{id}");
-                } else {
-                    table.row(vec![id, text("Name"), text("Driver"), text("Scope")]);
-                }
+            let mut networks = found.as_array().cloned().unwrap_or_default();
+            networks.sort_by_key(|n| text(n, "Name"));
+            let mut listing = Listing::new(COLUMNS, TABLE);
+            for n in &networks {
+                let flag = |name: &str| Value::from((n[name] == Value::Bool(true)).to_string());
+                let row = vec![
+                    human::short_id(&text(n, "Id"), no_trunc).into(),
+                    text(n, "Name").into(),
+                    text(n, "Driver").into(),
+                    text(n, "Scope").into(),
+                    flag("EnableIPv4"),
+                    flag("EnableIPv6"),
+                    flag("Internal"),
+                    output::labels(&n["Labels"]).into(),
+                    human::time(&text(n, "Created")).into(),
+                ];
+                listing.row(row, &n["Labels"]);
             }
-            if quiet { Ok(()) } else { table.print(format.as_deref()) }
+            listing.print(quiet, format.as_deref())
         }
-        Networks::Inspect { format, names } => {
-            let mut found = Vec::new();
-            for name in &names {
-                found.push(api.get(&format!("/networks/{}", encode(name)), &Query::new()).await?);
-            }
-            output::inspect(found, format.as_deref())
+        Networks::Inspect { format, verbose, names } => {
+            let query = Query::new().flag("verbose", verbose);
+            let get = async |name: String| api.get(&format!("/networks/{}", encode(&name)), &query).await;
+            output::inspect(&names, format.as_deref(), get).await
         }
-        Networks::Rm { names } => {
+        Networks::Rm { force, names } => {
             each(&names, async |name| {
-                api.delete(&format!("/networks/{}", encode(&name)), &Query::new()).await?;
-                println!("{name}");
-                Ok(())
+                match api.delete(&format!("/networks/{}", encode(&name)), &Query::new()).await {
+                    Err(e) if force && super::is_not_found(&e) => Ok(()),
+                    Err(e) => Err(e),
+                    Ok(_) => say!("{name}"),
+                }
             })
             .await
         }
     }
-}
-
-/// `name=value` words as a JSON object.
-pub fn pairs(words: &[String]) -> Result<Map<String, Value>> {
-    words
-        .iter()
-        .map(|w| {
-            let (k, v) = w.split_once('=').with_context(|| format!("{w:?}: want name=value"))?;
-            Ok((k.to_owned(), v.into()))
-        })
-        .collect()
 }

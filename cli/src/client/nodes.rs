@@ -1,94 +1,96 @@
-//! `skep node`.
+//! `node`.
 
 use anyhow::{Context, Result};
 use clap::Subcommand;
 use serde_json::Value;
 
 use super::api::{Api, Query, encode};
-use super::each;
-use super::output::{self, Table};
-use super::services;
+use super::output::{self, Column, Listing, say, text};
+use super::tasks::{self, TaskFlags};
+use super::{each, human, pretty};
 
 #[derive(Subcommand)]
 pub enum Nodes {
-    /// List nodes
-    #[command(alias = "list")]
+    /// Demote one or more nodes from manager in the swarm
+    Demote {
+        #[arg(required = true, value_name = "NODE")]
+        nodes: Vec<String>,
+    },
+    /// Display detailed information on one or more nodes
+    Inspect {
+        /// Format output: json or a Go template
+        #[arg(short, long, value_name = "string")]
+        format: Option<String>,
+        /// Print the information in a human friendly format
+        #[arg(long)]
+        pretty: bool,
+        #[arg(required = true, value_name = "self|NODE")]
+        nodes: Vec<String>,
+    },
+    /// List nodes in the swarm
+    #[command(visible_alias = "list")]
     Ls {
-        /// Only IDs
+        /// Filter output based on conditions provided
+        #[arg(short, long, value_name = "filter")]
+        filter: Vec<String>,
+        /// Format output: table, table TEMPLATE, json or a Go template
+        #[arg(long, value_name = "string")]
+        format: Option<String>,
+        /// Only display IDs
         #[arg(short, long)]
         quiet: bool,
-        /// Filter, name=value
-        #[arg(short, long)]
-        filter: Vec<String>,
-        /// Template for each line
-        #[arg(long)]
-        format: Option<String>,
     },
-    /// Show all there is to know of nodes
-    Inspect {
-        /// Template
-        #[arg(short, long)]
-        format: Option<String>,
-        /// IDs or host names; self is the node asked
-        #[arg(required = true)]
-        nodes: Vec<String>,
-    },
-    /// Change a node
-    Update {
-        /// active, pause or drain
-        #[arg(long)]
-        availability: Option<String>,
-        /// worker or manager
-        #[arg(long)]
-        role: Option<String>,
-        /// Add a label, name=value
-        #[arg(long)]
-        label_add: Vec<String>,
-        /// Remove a label
-        #[arg(long)]
-        label_rm: Vec<String>,
-        /// ID or host name
-        node: String,
-    },
-    /// Make workers managers
+    /// Promote one or more nodes to manager in the swarm
     Promote {
-        /// IDs or host names
-        #[arg(required = true)]
+        #[arg(required = true, value_name = "NODE")]
         nodes: Vec<String>,
     },
-    /// Make managers workers
-    Demote {
-        /// IDs or host names
-        #[arg(required = true)]
+    /// List tasks running on one or more nodes, defaults to current node
+    Ps {
+        #[command(flatten)]
+        show: TaskFlags,
+        #[arg(value_name = "NODE")]
         nodes: Vec<String>,
     },
-    /// Remove nodes
+    /// Remove one or more nodes from the swarm
+    #[command(visible_alias = "remove")]
     Rm {
-        /// Also one that is not down
+        /// Force remove a node from the swarm
         #[arg(short, long)]
         force: bool,
-        /// IDs or host names
-        #[arg(required = true)]
+        #[arg(required = true, value_name = "NODE")]
         nodes: Vec<String>,
     },
-    /// List the tasks of nodes
-    Ps {
-        /// IDs or host names [default: self]
-        nodes: Vec<String>,
+    /// Update a node
+    Update {
+        /// Availability of the node ("active", "pause", "drain")
+        #[arg(long, value_name = "string")]
+        availability: Option<String>,
+        /// Add or update a node label (key=value)
+        #[arg(long, value_name = "list")]
+        label_add: Vec<String>,
+        /// Remove a node label if exists
+        #[arg(long, value_name = "list")]
+        label_rm: Vec<String>,
+        /// Role of the node ("worker", "manager")
+        #[arg(long, value_name = "string")]
+        role: Option<String>,
+        #[arg(value_name = "NODE")]
+        node: String,
     },
 }
 
 pub async fn run(api: &Api, command: Nodes) -> Result<()> {
     match command {
-        Nodes::Ls { quiet, filter, format } => list(api, quiet, &filter, format.as_deref()).await,
-        Nodes::Inspect { format, nodes } => {
-            let mut found = Vec::new();
-            for node in &nodes {
-                found.push(get(api, node).await?);
+        Nodes::Ls { filter, format, quiet } => list(api, quiet, &filter, format.as_deref()).await,
+        Nodes::Inspect { format, pretty: nice, nodes } => {
+            let get = async |name: String| get(api, &name).await;
+            if nice {
+                return each(&nodes, async |name| pretty::node(&get(name).await?)).await;
             }
-            output::inspect(found, format.as_deref())
+            output::inspect(&nodes, format.as_deref(), get).await
         }
-        Nodes::Update { availability, role, label_add, label_rm, node } => {
+        Nodes::Update { availability, label_add, label_rm, role, node } => {
             update(api, &node, |spec| {
                 if let Some(a) = &availability {
                     spec["Availability"] = a.as_str().into();
@@ -96,49 +98,45 @@ pub async fn run(api: &Api, command: Nodes) -> Result<()> {
                 if let Some(r) = &role {
                     spec["Role"] = r.as_str().into();
                 }
-                for label in &label_add {
-                    let (name, value) = label.split_once('=').unwrap_or((label, ""));
-                    spec["Labels"][name] = value.into();
+                for (name, value) in super::create_body::pairs(&label_add) {
+                    spec["Labels"][name] = value;
                 }
                 if let Some(labels) = spec["Labels"].as_object_mut() {
                     labels.retain(|k, _| !label_rm.contains(k));
                 }
             })
             .await?;
-            println!("{node}");
-            Ok(())
+            say!("{node}")
         }
-        Nodes::Promote { nodes } => role(api, &nodes, "manager", "promoted to a manager").await,
-        Nodes::Demote { nodes } => role(api, &nodes, "worker", "demoted").await,
+        Nodes::Promote { nodes } => role(api, &nodes, "manager").await,
+        Nodes::Demote { nodes } => role(api, &nodes, "worker").await,
         Nodes::Rm { force, nodes } => {
             each(&nodes, async |node| {
-                let id = id_of(&get(api, &node).await?)?;
-                api.delete(&format!("/nodes/{id}"), &Query::new().flag("force", force)).await?;
-                println!("{node}");
-                Ok(())
+                let query = Query::new().flag("force", force);
+                api.delete(&format!("/nodes/{}", encode(&node)), &query).await?;
+                say!("{node}")
             })
             .await
         }
-        Nodes::Ps { nodes } => {
+        Nodes::Ps { show, nodes } => {
             let nodes = if nodes.is_empty() { vec!["self".to_owned()] } else { nodes };
-            let mut ids = Vec::new();
+            let mut filters = show.filter.clone();
             for node in &nodes {
-                ids.push(format!("node={}", id_of(&get(api, node).await?)?));
+                filters.push(format!("node={}", text(&get(api, node).await?, "ID")));
             }
-            services::tasks(api, &ids, services::TaskFormat::default()).await
+            tasks::list(api, &filters, &show).await
         }
     }
-}
-
-fn id_of(node: &Value) -> Result<String> {
-    Ok(node["ID"].as_str().context("the daemon sent a node without an ID")?.to_owned())
 }
 
 async fn get(api: &Api, node: &str) -> Result<Value> {
     let own;
     let node = if node == "self" {
-        let info = api.get("/info", &Query::new()).await?;
-        own = info["Swarm"]["NodeID"].as_str().unwrap_or_default().to_owned();
+        own = text(&api.get("/info", &Query::new()).await?["Swarm"], "NodeID");
+        if own.is_empty() {
+            // The daemon's own words on why there is no node.
+            api.get("/nodes", &Query::new()).await?;
+        }
         own.as_str()
     } else {
         node
@@ -151,53 +149,67 @@ async fn update(api: &Api, node: &str, change: impl Fn(&mut Value)) -> Result<()
     let mut spec = found["Spec"].clone();
     change(&mut spec);
     let version = found["Version"]["Index"].as_u64().context("the node has no version")?;
-    let path = format!("/nodes/{}/update", id_of(&found)?);
+    let path = format!("/nodes/{}/update", text(&found, "ID"));
     api.post(&path, &Query::new().with("version", version.to_string()), Some(&spec)).await.map(drop)
 }
 
-async fn role(api: &Api, nodes: &[String], role: &str, done: &str) -> Result<()> {
+async fn role(api: &Api, nodes: &[String], role: &str) -> Result<()> {
     each(nodes, async |node| {
-        let already = get(api, &node).await?["Spec"]["Role"] == role;
-        if already {
-            println!("Node {node} is already a {role}.");
-            return Ok(());
+        if get(api, &node).await?["Spec"]["Role"] == role {
+            return say!("Node {node} is already a {role}.");
         }
         update(api, &node, |spec| spec["Role"] = role.into()).await?;
-        println!("Node {node} {done} in the swarm.");
-        Ok(())
+        match role {
+            "manager" => say!("Node {node} promoted to a manager in the swarm."),
+            _ => say!("Manager {node} demoted in the swarm."),
+        }
     })
     .await
 }
 
+const COLUMNS: &[Column] = &[
+    ("ID", "ID"),
+    ("Self", ""),
+    ("Hostname", "HOSTNAME"),
+    ("Status", "STATUS"),
+    ("Availability", "AVAILABILITY"),
+    ("ManagerStatus", "MANAGER STATUS"),
+    ("EngineVersion", "ENGINE VERSION"),
+    ("TLSStatus", "TLS STATUS"),
+];
+const TABLE: &str = "{{.ID}} {{if .Self}}*{{else}} {{end}}\t{{.Hostname}}\t{{.Status}}\t{{.Availability}}\t{{.ManagerStatus}}\t{{.EngineVersion}}";
+
 async fn list(api: &Api, quiet: bool, filter: &[String], format: Option<&str>) -> Result<()> {
     let found = api.get("/nodes", &Query::new().filters(filter)?).await?;
     let info = api.get("/info", &Query::new()).await?;
-    let own = info["Swarm"]["NodeID"].as_str().unwrap_or_default();
-    let mut table =
-        Table::new(&["ID", "HOSTNAME", "STATUS", "AVAILABILITY", "MANAGER STATUS", "ENGINE VERSION"]);
-    for n in found.as_array().into_iter().flatten() {
-        let id = n["ID"].as_str().unwrap_or_default();
-        if quiet {
-            println!("{id}");
-            continue;
-        }
-        let capital = |v: &Value| {
-            let s = v.as_str().unwrap_or_default();
-            s.chars().take(1).flat_map(char::to_uppercase).chain(s.chars().skip(1)).collect::<String>()
-        };
+    let own = text(&info["Swarm"], "NodeID");
+    let root = &info["Swarm"]["Cluster"]["TLSInfo"];
+    let mut nodes = found.as_array().cloned().unwrap_or_default();
+    nodes.sort_by_key(|n| text(&n["Description"], "Hostname"));
+    let mut listing = Listing::new(COLUMNS, TABLE);
+    for n in &nodes {
+        let id = text(n, "ID");
         let manager = match &n["ManagerStatus"] {
             Value::Null => String::new(),
             m if m["Leader"] == Value::Bool(true) => "Leader".into(),
-            m => capital(&m["Reachability"]),
+            m => human::capital(&text(m, "Reachability")),
         };
-        table.row(vec![
-            if id == own { format!("{id} *") } else { id.to_owned() },
-            n["Description"]["Hostname"].as_str().unwrap_or_default().into(),
-            capital(&n["Status"]["State"]),
-            capital(&n["Spec"]["Availability"]),
-            manager,
-            n["Description"]["Engine"]["EngineVersion"].as_str().unwrap_or_default().into(),
-        ]);
+        let tls = match &n["Description"]["TLSInfo"] {
+            Value::Null => "Unknown",
+            held if held == root => "Ready",
+            _ => "Needs Rotation",
+        };
+        let row = vec![
+            id.clone().into(),
+            (id == own).into(),
+            text(&n["Description"], "Hostname").into(),
+            human::capital(&text(&n["Status"], "State")).into(),
+            human::capital(&text(&n["Spec"], "Availability")).into(),
+            manager.into(),
+            text(&n["Description"]["Engine"], "EngineVersion").into(),
+            tls.into(),
+        ];
+        listing.row(row, &n["Spec"]["Labels"]);
     }
-    if quiet { Ok(()) } else { table.print(format) }
+    listing.print(quiet, format)
 }

@@ -1,100 +1,218 @@
-//! Waits until a service has come to what was asked of it, and shows how far it is.
+//! Waits until a service has come to what was asked of it, and shows how far each task is.
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::api::{Api, Query};
+use super::human;
+use super::output::{bytes, say, text};
 
 const POLL: Duration = Duration::from_millis(100);
-/// How long every task must have run before the service counts as converged.
-const STABLE: Duration = Duration::from_secs(1);
+/// Most tasks that get a line of their own.
+const MAX_LINES: u64 = 20;
+/// How long the tasks must run before the service counts as converged, unless its spec says.
+const MONITOR: Duration = Duration::from_secs(5);
+/// States a task goes through on its way, for its bar.
+const STATES: [&str; 9] =
+    ["new", "allocated", "pending", "assigned", "accepted", "preparing", "ready", "starting", "running"];
 
-/// Returns once the service runs as asked. An update that was paused or rolled back is an error.
-pub async fn converge(api: &Api, service: &str, quiet: bool) -> Result<()> {
-    let mut shown = String::new();
-    let mut complete_since = None;
-    loop {
-        let state = look(api, service).await?;
-        let line = state.line();
-        if !quiet && line != shown {
-            show(&line)?;
-            shown = line;
-        }
-        if let Some(why) = state.failed {
-            bail!("{why}");
-        }
-        if state.complete {
-            let since = *complete_since.get_or_insert_with(tokio::time::Instant::now);
-            if since.elapsed() >= STABLE {
-                break;
+/// Returns once the service runs as asked, and has done so for its monitoring time. An update that was paused
+/// is an error. Ctrl-C ends the waiting, not the service.
+pub async fn converge(api: &Api, id: &str, quiet: bool) -> Result<()> {
+    tokio::select! {
+        done = watch(api, id, quiet) => done,
+        interrupted = tokio::signal::ctrl_c() => {
+            interrupted?;
+            if quiet {
+                return Ok(());
             }
-        } else {
-            complete_since = None;
+            say!("Operation continuing in background.\nUse `skep service ps {id}` to check progress.")
         }
-        tokio::time::sleep(POLL).await;
     }
-    if !quiet {
-        println!(
-            "{}verify: Service {service} converged",
-            if std::io::stdout().is_terminal() { "\n" } else { "" }
-        );
-    }
-    Ok(())
 }
 
+async fn watch(api: &Api, id: &str, quiet: bool) -> Result<()> {
+    let mut screen = Screen::new(quiet);
+    let mut since = None;
+    loop {
+        let seen = look(api, id).await?;
+        let mut lines = seen.lines();
+        let Some(ends) = seen.running(&mut since) else {
+            screen.show(&lines)?;
+            if let Some(why) = seen.failed {
+                bail!("{why}");
+            }
+            tokio::time::sleep(POLL).await;
+            continue;
+        };
+        let left = ends.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            lines.push(format!("verify: Service {id} converged"));
+            return screen.show(&lines);
+        }
+        let seconds = left.as_secs_f64().ceil() as u64;
+        lines.push(format!(
+            "verify: Waiting {seconds} second{} to verify that tasks are stable...",
+            if seconds == 1 { "" } else { "s" }
+        ));
+        screen.show(&lines)?;
+        tokio::time::sleep(POLL.min(left)).await;
+    }
+}
+
+/// One look at a service.
 struct Seen {
+    /// What is waited for, by its place: the state it is in, or why it does not get on.
+    places: Vec<(String, String)>,
     wanted: u64,
     running: u64,
-    complete: bool,
+    settled: bool,
+    monitor: Duration,
     failed: Option<String>,
-    reason: String,
+    rollback: String,
 }
 
 impl Seen {
-    fn line(&self) -> String {
-        let reason = if self.reason.is_empty() { String::new() } else { format!(": {}", self.reason) };
-        format!("overall progress: {} out of {} tasks{reason}", self.running, self.wanted)
+    /// When the service counts as converged, if all runs now.
+    fn running(&self, since: &mut Option<Instant>) -> Option<Instant> {
+        if !self.settled || self.running < self.wanted || self.failed.is_some() {
+            *since = None;
+            return None;
+        }
+        Some(*since.get_or_insert_with(Instant::now) + self.monitor)
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        if !self.rollback.is_empty() {
+            lines.push(format!("rollback: {}", self.rollback));
+        }
+        lines.push(format!("overall progress: {} out of {} tasks", self.running, self.wanted));
+        for (place, state) in &self.places {
+            lines.push(format!("{place}: {}", bar(state)).trim_end().to_owned());
+        }
+        lines
     }
 }
 
-fn show(line: &str) -> Result<()> {
-    let mut out = std::io::stdout();
-    if out.is_terminal() {
-        write!(out, "\r\x1b[K{line}")?;
-    } else {
-        writeln!(out, "{line}")?;
+/// A state with a bar of how far along it is; what is no state on the way stands by itself.
+fn bar(state: &str) -> String {
+    match STATES.iter().position(|s| *s == state) {
+        Some(at) => {
+            let done = (at + 1) * 50 / STATES.len();
+            format!("{state:<9} [{:<50}]", "=".repeat(done.saturating_sub(1)) + ">")
+        }
+        None => state.to_owned(),
     }
-    Ok(out.flush()?)
 }
 
-async fn look(api: &Api, service: &str) -> Result<Seen> {
-    let found = api.get(&format!("/services/{service}"), &Query::new()).await?;
-    let filters =
-        json!({ "service": [service], "_up-to-date": ["true"], "desired-state": ["running", "accepted"] });
+async fn look(api: &Api, id: &str) -> Result<Seen> {
+    let found = api.get(&format!("/services/{id}"), &Query::new()).await?;
+    let filters = json!({ "service": [id], "_up-to-date": ["true"] });
     let tasks = api.get("/tasks", &Query::new().with("filters", filters.to_string())).await?;
-    let tasks: Vec<&Value> = tasks.as_array().into_iter().flatten().collect();
-    let running =
-        tasks.iter().filter(|t| t["Status"]["State"] == "running" && t["DesiredState"] == "running").count()
-            as u64;
-    let wanted = found["Spec"]["Mode"]["Replicated"]["Replicas"].as_u64().unwrap_or(tasks.len() as u64);
-    let reason = tasks.iter().find_map(|t| t["Status"]["Err"].as_str().filter(|e| !e.is_empty()));
+    let replicas = found["Spec"]["Mode"]["Replicated"]["Replicas"].as_u64();
+    let mut newest = BTreeMap::<(u64, String), &Value>::new();
+    for task in tasks.as_array().into_iter().flatten() {
+        let slot = task["Slot"].as_u64().unwrap_or(0);
+        // What is on its way out says nothing of where the service is going, except why it failed.
+        if text(task, "DesiredState") == "shutdown" && text(&task["Status"], "Err").is_empty() {
+            continue;
+        }
+        let place = (slot, if replicas.is_some() { String::new() } else { text(task, "NodeID") });
+        let newer = |held: &&Value| text(held, "CreatedAt") >= text(task, "CreatedAt");
+        if !newest.get(&place).is_some_and(newer) {
+            newest.insert(place, task);
+        }
+    }
+    let runs = |t: &&&Value| text(&t["Status"], "State") == "running" && text(t, "DesiredState") == "running";
+    let running = newest.values().filter(runs).count() as u64;
+    let wanted = replicas.unwrap_or(newest.len() as u64);
+    let mut places = Vec::new();
+    if wanted <= MAX_LINES {
+        let state = |task: &Value| match (text(&task["Status"], "State"), text(&task["Status"], "Err")) {
+            (state, _) if state == "running" => state,
+            (_, error) if !error.is_empty() => human::ellipsis(&error, 75),
+            (state, _) => state,
+        };
+        if replicas.is_some() {
+            for slot in 1..=wanted {
+                let task = newest.iter().find(|((s, _), _)| *s == slot).map(|(_, t)| state(t));
+                places.push((format!("{slot}/{wanted}"), task.unwrap_or_default()));
+            }
+        } else {
+            places.extend(newest.iter().map(|((_, node), t)| (node.chars().take(12).collect(), state(t))));
+        }
+    }
     let status = &found["UpdateStatus"];
-    let state = status["State"].as_str().unwrap_or_default();
-    let message = status["Message"].as_str().unwrap_or_default();
-    let failed = match state {
-        "paused" | "rollback_paused" => Some(format!("service update paused: {message}")),
-        "rollback_completed" => Some(format!("service rolled back: {message}")),
+    let (state, message) = (text(status, "State"), text(status, "Message"));
+    let failed = match state.as_str() {
+        "paused" => Some(format!("service update paused: {message}")),
+        "rollback_paused" => Some(format!("service rollback paused: {message}")),
         _ => None,
     };
-    let settled = state.is_empty() || state == "completed";
+    let back = state.starts_with("rollback");
+    let config = &found["Spec"][if back { "RollbackConfig" } else { "UpdateConfig" }];
     Ok(Seen {
+        settled: !matches!(state.as_str(), "updating" | "rollback_started") && (replicas.is_some() || wanted > 0),
+        places,
         wanted,
         running,
-        complete: settled && running == wanted,
+        monitor: config["Monitor"].as_u64().filter(|n| *n > 0).map_or(MONITOR, Duration::from_nanos),
         failed,
-        reason: reason.unwrap_or_default().to_owned(),
+        rollback: if back { message } else { String::new() },
     })
+}
+
+/// Where progress is shown: redrawn in place on a terminal, else line by line as lines change.
+struct Screen {
+    quiet: bool,
+    terminal: bool,
+    drawn: Vec<String>,
+}
+
+impl Screen {
+    fn new(quiet: bool) -> Self {
+        Self { quiet, terminal: std::io::stdout().is_terminal(), drawn: Vec::new() }
+    }
+
+    fn show(&mut self, lines: &[String]) -> Result<()> {
+        if self.quiet || lines == self.drawn.as_slice() {
+            return Ok(());
+        }
+        let mut out = Vec::new();
+        if self.terminal {
+            if !self.drawn.is_empty() {
+                write!(out, "\x1b[{}A", self.drawn.len())?;
+            }
+            for line in lines {
+                write!(out, "\x1b[2K{line}\r\n")?;
+            }
+            // Fewer lines than before: what is below them goes.
+            write!(out, "\x1b[J")?;
+        } else {
+            for line in lines.iter().filter(|l| !self.drawn.contains(l)) {
+                writeln!(out, "{line}")?;
+            }
+        }
+        self.drawn = lines.to_vec();
+        bytes(&mut std::io::stdout(), &out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bar_grows_with_the_states_and_a_reason_stands_by_itself() {
+        let width = |state| bar(state).matches(['=', '>']).count();
+        assert!(width("new") < width("preparing") && width("preparing") < width("running"));
+        assert_eq!(width("running"), 50);
+        assert_eq!(bar("no node fits"), "no node fits");
+    }
 }

@@ -1,242 +1,296 @@
-//! Flags of `service create` and `service update` as a service spec in the API's JSON.
+//! Flags of `service create`, and those it shares with `service update`, as a service spec in the API's JSON.
+
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::networks::pairs;
+use super::create_body::{self, pairs, set, without_empty};
+use super::{mount, ports};
 
 /// Flags that create and update share.
 #[derive(Args, Default)]
-pub struct SpecArgs {
-    /// Number of tasks
-    #[arg(long)]
-    replicas: Option<u64>,
-    /// Placement constraint, like node.role==worker
-    #[arg(long)]
-    constraint: Vec<String>,
-    /// Spread tasks over a node label, spread=node.labels.zone
-    #[arg(long)]
-    placement_pref: Vec<String>,
-    /// Most tasks on one node
-    #[arg(long)]
-    replicas_max_per_node: Option<u64>,
-    /// Memory a node must have to spare, like 256m
-    #[arg(long)]
-    reserve_memory: Option<String>,
-    /// CPUs a node must have to spare
-    #[arg(long)]
-    reserve_cpu: Option<f64>,
-    /// Memory limit, like 512m
-    #[arg(long)]
-    limit_memory: Option<String>,
-    /// CPU limit
-    #[arg(long)]
-    limit_cpu: Option<f64>,
-    /// Most processes of a task
-    #[arg(long)]
-    limit_pids: Option<i64>,
-    /// When to restart: none, on-failure or any
-    #[arg(long)]
-    restart_condition: Option<String>,
-    /// Pause before a restart, like 5s
-    #[arg(long)]
-    restart_delay: Option<String>,
-    /// Most restarts
-    #[arg(long)]
-    restart_max_attempts: Option<u64>,
-    /// Time in which restarts are counted
-    #[arg(long)]
-    restart_window: Option<String>,
-    /// Tasks updated at once (0: all)
-    #[arg(long)]
-    update_parallelism: Option<u64>,
-    /// Pause between updates
-    #[arg(long)]
-    update_delay: Option<String>,
-    /// pause, continue or rollback
-    #[arg(long)]
-    update_failure_action: Option<String>,
-    /// start-first or stop-first
-    #[arg(long)]
-    update_order: Option<String>,
-    /// Time an updated task is watched
-    #[arg(long)]
-    update_monitor: Option<String>,
-    /// Share of failures an update bears
-    #[arg(long)]
-    update_max_failure_ratio: Option<f64>,
-    /// Time from the stop signal to SIGKILL
-    #[arg(long)]
-    stop_grace_period: Option<String>,
-    /// User of the process
-    #[arg(short, long)]
-    user: Option<String>,
-    /// Working directory
-    #[arg(short, long)]
-    workdir: Option<String>,
-    /// Host name of the containers
-    #[arg(long)]
-    hostname: Option<String>,
-    /// vip or dnsrr
-    #[arg(long)]
+pub struct SpecFlags {
+    /// Endpoint mode (vip or dnsrr)
+    #[arg(long, value_name = "string")]
     endpoint_mode: Option<String>,
+    /// Overwrite the default ENTRYPOINT of the image
+    #[arg(long, value_name = "command")]
+    entrypoint: Option<String>,
+    /// Command to run to check health
+    #[arg(long, value_name = "string")]
+    health_cmd: Option<String>,
+    /// Time between running the check (ms|s|m|h)
+    #[arg(long, value_name = "duration")]
+    health_interval: Option<String>,
+    /// Consecutive failures needed to report unhealthy
+    #[arg(long, value_name = "int")]
+    health_retries: Option<i64>,
+    /// Time between running the check during the start period (ms|s|m|h)
+    #[arg(long, value_name = "duration")]
+    health_start_interval: Option<String>,
+    /// Time to start in before failures count (ms|s|m|h)
+    #[arg(long, value_name = "duration")]
+    health_start_period: Option<String>,
+    /// Maximum time to allow one check to run (ms|s|m|h)
+    #[arg(long, value_name = "duration")]
+    health_timeout: Option<String>,
+    /// Container hostname
+    #[arg(long, value_name = "string")]
+    hostname: Option<String>,
+    /// Use an init inside each service container to forward signals and reap processes
+    #[arg(long)]
+    init: bool,
+    /// Limit CPUs
+    #[arg(long, value_name = "decimal")]
+    limit_cpu: Option<f64>,
+    /// Limit Memory
+    #[arg(long, value_name = "bytes")]
+    limit_memory: Option<String>,
+    /// Limit maximum number of processes (default 0 = unlimited)
+    #[arg(long, value_name = "int")]
+    limit_pids: Option<i64>,
+    /// Logging driver for service
+    #[arg(long, value_name = "string")]
+    log_driver: Option<String>,
+    /// Logging driver options
+    #[arg(long, value_name = "list")]
+    log_opt: Vec<String>,
+    /// Disable any container-specified HEALTHCHECK
+    #[arg(long)]
+    no_healthcheck: bool,
+    /// Do not query the registry to resolve image digest and supported platforms
+    #[arg(long)]
+    no_resolve_image: bool,
+    /// Tune host's OOM preferences (-1000 to 1000)
+    #[arg(long, value_name = "int", allow_hyphen_values = true)]
+    oom_score_adj: Option<i64>,
+    /// Mount the container's root filesystem as read only
+    #[arg(long)]
+    read_only: bool,
+    /// Number of tasks
+    #[arg(long, value_name = "uint")]
+    replicas: Option<u64>,
+    /// Maximum number of tasks per node (default 0 = unlimited)
+    #[arg(long, value_name = "uint")]
+    replicas_max_per_node: Option<u64>,
+    /// Reserve CPUs
+    #[arg(long, value_name = "decimal")]
+    reserve_cpu: Option<f64>,
+    /// Reserve Memory
+    #[arg(long, value_name = "bytes")]
+    reserve_memory: Option<String>,
+    /// Restart when condition is met ("none", "on-failure", "any")
+    #[arg(long, value_name = "string")]
+    restart_condition: Option<String>,
+    /// Delay between restart attempts (ns|us|ms|s|m|h)
+    #[arg(long, value_name = "duration")]
+    restart_delay: Option<String>,
+    /// Maximum number of restarts before giving up
+    #[arg(long, value_name = "uint")]
+    restart_max_attempts: Option<u64>,
+    /// Window used to evaluate the restart policy (ns|us|ms|s|m|h)
+    #[arg(long, value_name = "duration")]
+    restart_window: Option<String>,
+    /// Delay between task rollbacks (ns|us|ms|s|m|h)
+    #[arg(long, value_name = "duration")]
+    rollback_delay: Option<String>,
+    /// Action on rollback failure ("pause", "continue")
+    #[arg(long, value_name = "string")]
+    rollback_failure_action: Option<String>,
+    /// Failure rate to tolerate during a rollback
+    #[arg(long, value_name = "float")]
+    rollback_max_failure_ratio: Option<f64>,
+    /// Duration after each task rollback to monitor for failure (ns|us|ms|s|m|h)
+    #[arg(long, value_name = "duration")]
+    rollback_monitor: Option<String>,
+    /// Rollback order ("start-first", "stop-first")
+    #[arg(long, value_name = "string")]
+    rollback_order: Option<String>,
+    /// Maximum number of tasks rolled back simultaneously (0 to roll back all at once)
+    #[arg(long, value_name = "uint")]
+    rollback_parallelism: Option<u64>,
+    /// Time to wait before force killing a container (ns|us|ms|s|m|h)
+    #[arg(long, value_name = "duration")]
+    stop_grace_period: Option<String>,
+    /// Signal to stop the container
+    #[arg(long, value_name = "string")]
+    stop_signal: Option<String>,
+    /// Allocate a pseudo-TTY
+    #[arg(short, long)]
+    tty: bool,
+    /// Delay between updates (ns|us|ms|s|m|h)
+    #[arg(long, value_name = "duration")]
+    update_delay: Option<String>,
+    /// Action on update failure ("pause", "continue", "rollback")
+    #[arg(long, value_name = "string")]
+    update_failure_action: Option<String>,
+    /// Failure rate to tolerate during an update
+    #[arg(long, value_name = "float")]
+    update_max_failure_ratio: Option<f64>,
+    /// Duration after each task update to monitor for failure (ns|us|ms|s|m|h)
+    #[arg(long, value_name = "duration")]
+    update_monitor: Option<String>,
+    /// Update order ("start-first", "stop-first")
+    #[arg(long, value_name = "string")]
+    update_order: Option<String>,
+    /// Maximum number of tasks updated simultaneously (0 to update all at once)
+    #[arg(long, value_name = "uint")]
+    update_parallelism: Option<u64>,
+    /// Username or UID (format: <name|uid>[:<group|gid>])
+    #[arg(short, long, value_name = "string")]
+    user: Option<String>,
+    /// Send registry authentication details to swarm agents
+    #[arg(long)]
+    with_registry_auth: bool,
+    /// Working directory inside the container
+    #[arg(short, long, value_name = "string")]
+    workdir: Option<String>,
+    /// Exit immediately instead of waiting for the service to converge
+    #[arg(short, long)]
+    pub detach: bool,
+    /// Suppress progress output
+    #[arg(short, long)]
+    pub quiet: bool,
 }
 
 /// Flags of `service create`.
 #[derive(Args)]
-pub struct CreateArgs {
-    /// Name [default: made up]
-    #[arg(long)]
-    name: Option<String>,
-    /// Set an environment variable, NAME=value
-    #[arg(short, long)]
+pub struct CreateFlags {
+    /// Add Linux capabilities
+    #[arg(long, value_name = "list")]
+    cap_add: Vec<String>,
+    /// Drop Linux capabilities
+    #[arg(long, value_name = "list")]
+    cap_drop: Vec<String>,
+    /// Placement constraints
+    #[arg(long, value_name = "list")]
+    constraint: Vec<String>,
+    /// Container labels
+    #[arg(long, value_name = "list")]
+    container_label: Vec<String>,
+    /// Set custom DNS servers
+    #[arg(long, value_name = "list")]
+    dns: Vec<String>,
+    /// Set DNS options
+    #[arg(long, value_name = "list")]
+    dns_option: Vec<String>,
+    /// Set custom DNS search domains
+    #[arg(long, value_name = "list")]
+    dns_search: Vec<String>,
+    /// Set environment variables
+    #[arg(short, long, value_name = "list")]
     env: Vec<String>,
-    /// Label of the service, name=value
-    #[arg(short, long)]
+    /// Read in a file of environment variables
+    #[arg(long, value_name = "list")]
+    env_file: Vec<PathBuf>,
+    /// Set one or more supplementary user groups for the container
+    #[arg(long, value_name = "list")]
+    group: Vec<String>,
+    /// Set one or more custom host-to-IP mappings (host:ip)
+    #[arg(long, value_name = "list")]
+    host: Vec<String>,
+    /// Service labels
+    #[arg(short, long, value_name = "list")]
     label: Vec<String>,
-    /// Network to join
-    #[arg(long)]
+    /// Service mode ("replicated", "global")
+    #[arg(long, value_name = "string", default_value = "replicated")]
+    mode: String,
+    /// Attach a filesystem mount to the service
+    #[arg(long, value_name = "mount")]
+    mount: Vec<String>,
+    /// Service name
+    #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
+    name: String,
+    /// Network attachments
+    #[arg(long, value_name = "network")]
     network: Vec<String>,
-    /// Publish a port: published:target[/protocol], or published=N,target=N,protocol=tcp,mode=ingress|host
-    #[arg(short, long)]
+    /// Add a placement preference
+    #[arg(long, value_name = "pref")]
+    placement_pref: Vec<String>,
+    /// Publish a port as a node port
+    #[arg(short, long, value_name = "port")]
     publish: Vec<String>,
+    /// Sysctl options
+    #[arg(long, value_name = "list")]
+    sysctl: Vec<String>,
+    /// Ulimit options
+    #[arg(long, value_name = "ulimit")]
+    ulimit: Vec<String>,
     #[command(flatten)]
-    pub spec: SpecArgs,
-    /// Do not wait until the tasks run
-    #[arg(short, long)]
-    pub detach: bool,
-    /// Do not show progress
-    #[arg(short, long)]
-    pub quiet: bool,
-    /// Image
-    image: String,
-    /// Command and arguments
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    command: Vec<String>,
+    pub spec: SpecFlags,
+    /// Image, command and arguments. Flags end at the image: what follows is the container's.
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "IMAGE [COMMAND] [ARG...]")]
+    pub words: Vec<String>,
 }
 
-/// Flags of `service update`.
-#[derive(Args)]
-pub struct UpdateArgs {
-    /// Image
-    #[arg(long)]
-    image: Option<String>,
-    /// Arguments of the command
-    #[arg(long, allow_hyphen_values = true)]
-    args: Option<String>,
-    /// Set an environment variable, NAME=value
-    #[arg(long)]
-    env_add: Vec<String>,
-    /// Remove an environment variable
-    #[arg(long)]
-    env_rm: Vec<String>,
-    /// Set a label, name=value
-    #[arg(long)]
-    label_add: Vec<String>,
-    /// Remove a label
-    #[arg(long)]
-    label_rm: Vec<String>,
-    /// Publish another port
-    #[arg(long)]
-    publish_add: Vec<String>,
-    /// No longer publish this target port
-    #[arg(long)]
-    publish_rm: Vec<u16>,
-    /// Replace every task even when nothing changed
-    #[arg(long)]
-    force: bool,
-    /// Go back to the spec before the last update
-    #[arg(long)]
-    pub rollback: bool,
-    #[command(flatten)]
-    pub spec: SpecArgs,
-    /// Do not wait until the tasks run
-    #[arg(short, long)]
-    pub detach: bool,
-    /// Do not show progress
-    #[arg(short, long)]
-    pub quiet: bool,
-    /// Name or ID
-    pub service: String,
-}
-
-impl CreateArgs {
+impl CreateFlags {
     /// The spec asked for.
     pub fn to_spec(&self) -> Result<Value> {
-        let networks: Vec<_> = self.network.iter().map(|n| json!({ "Target": n })).collect();
-        let mut spec = json!({
-            "Name": self.name.clone().unwrap_or_default(),
-            "Labels": pairs(&self.label)?,
-            "TaskTemplate": {
-                "ContainerSpec": { "Image": self.image, "Env": self.env },
-                "Networks": networks,
-            },
-            "Mode": { "Replicated": { "Replicas": 1 } },
-            "EndpointSpec": { "Ports": self.publish.iter().map(|p| port(p)).collect::<Result<Vec<_>>>()? },
-        });
-        if !self.command.is_empty() {
-            spec["TaskTemplate"]["ContainerSpec"]["Args"] = json!(self.command);
+        let (image, args) = self.words.split_first().context("no image")?;
+        let mode = match self.mode.as_str() {
+            "replicated" => json!({ "Replicated": { "Replicas": 1 } }),
+            "global" if self.spec.replicas.is_some() => {
+                bail!("replicas can only be used with replicated or replicated-job mode");
+            }
+            "global" => json!({ "Global": {} }),
+            "replicated-job" => json!({ "ReplicatedJob": {} }),
+            "global-job" => json!({ "GlobalJob": {} }),
+            other => {
+                bail!("Unknown mode: {other}, only replicated and global supported");
+            }
+        };
+        let mut env = create_body::lines(&self.env_file)?;
+        env.extend(self.env.iter().cloned());
+        let mut published = Vec::new();
+        for text in &self.publish {
+            published.extend(ports::service(text)?);
         }
+        let mut spec = json!({
+            "Name": self.name, "Labels": pairs(&self.label),
+            "TaskTemplate": {
+                "ContainerSpec": {
+                    "Image": image, "Args": args, "Labels": pairs(&self.container_label),
+                    "Env": env.iter().filter_map(|e| create_body::variable(e)).collect::<Vec<_>>(),
+                    "CapabilityAdd": self.cap_add, "CapabilityDrop": self.cap_drop, "Groups": self.group,
+                    "Hosts": self.host.iter().map(|h| host(h)).collect::<Result<Vec<_>>>()?,
+                    "DNSConfig": { "Nameservers": self.dns, "Options": self.dns_option, "Search": self.dns_search },
+                    "Mounts": self.mount.iter().map(|m| mount::mount(m)).collect::<Result<Vec<_>>>()?,
+                    "Sysctls": pairs(&self.sysctl),
+                    "Ulimits": self.ulimit.iter().map(|u| create_body::ulimit(u)).collect::<Result<Vec<_>>>()?,
+                },
+                "Networks": self.network.iter().map(|n| network(n)).collect::<Result<Vec<_>>>()?,
+                "Placement": {
+                    "Constraints": self.constraint,
+                    "Preferences": self.placement_pref.iter().map(|p| preference(p)).collect::<Result<Vec<_>>>()?,
+                },
+            },
+            "EndpointSpec": { "Ports": published },
+        });
         self.spec.apply(&mut spec)?;
+        without_empty(&mut spec);
+        if let Some(n) = self.spec.replicas {
+            spec["Mode"] = json!({ "Replicated": { "Replicas": n } });
+        } else {
+            spec["Mode"] = mode;
+        }
         Ok(spec)
     }
 }
 
-impl UpdateArgs {
-    /// Changes `spec` as asked.
+impl SpecFlags {
+    /// Sets in `spec` what is given.
     pub fn apply(&self, spec: &mut Value) -> Result<()> {
-        let container = &mut spec["TaskTemplate"]["ContainerSpec"];
-        if let Some(image) = &self.image {
-            container["Image"] = image.as_str().into();
-        }
-        if let Some(args) = &self.args {
-            container["Args"] = json!(words(args)?);
-        }
-        let mut env: Vec<String> = serde_json::from_value(container["Env"].take()).unwrap_or_default();
-        let name = |e: &str| e.split('=').next().unwrap_or_default().to_owned();
-        env.retain(|e| !self.env_rm.contains(&name(e)) && !self.env_add.iter().any(|a| name(a) == name(e)));
-        env.extend(self.env_add.iter().cloned());
-        container["Env"] = json!(env);
-        for (k, v) in pairs(&self.label_add)? {
-            spec["Labels"][&k] = v;
-        }
-        if let Some(labels) = spec["Labels"].as_object_mut() {
-            labels.retain(|k, _| !self.label_rm.contains(k));
-        }
-        let mut ports: Vec<Value> =
-            serde_json::from_value(spec["EndpointSpec"]["Ports"].take()).unwrap_or_default();
-        ports.retain(|p| !self.publish_rm.iter().any(|t| p["TargetPort"] == *t));
-        ports.extend(self.publish_add.iter().map(|p| port(p)).collect::<Result<Vec<_>>>()?);
-        spec["EndpointSpec"]["Ports"] = json!(ports);
-        if self.force {
-            let raised = spec["TaskTemplate"]["ForceUpdate"].as_u64().unwrap_or(0) + 1;
-            spec["TaskTemplate"]["ForceUpdate"] = raised.into();
-        }
-        self.spec.apply(spec)
-    }
-}
-
-impl SpecArgs {
-    fn apply(&self, spec: &mut Value) -> Result<()> {
+        set(&mut spec["EndpointSpec"]["Mode"], self.endpoint_mode.clone());
         if let Some(n) = self.replicas {
+            anyhow::ensure!(
+                spec["Mode"].is_null() || !spec["Mode"]["Replicated"].is_null(),
+                "replicas can only be used with replicated or replicated-job mode"
+            );
             spec["Mode"]["Replicated"]["Replicas"] = n.into();
         }
-        if let Some(mode) = &self.endpoint_mode {
-            spec["EndpointSpec"]["Mode"] = mode.as_str().into();
-        }
         let task = &mut spec["TaskTemplate"];
-        if !self.constraint.is_empty() {
-            task["Placement"]["Constraints"] = json!(self.constraint);
-        }
-        if !self.placement_pref.is_empty() {
-            let one = |p: &String| match p.split_once('=') {
-                Some(("spread", over)) => Ok(json!({ "Spread": { "SpreadDescriptor": over } })),
-                _ => bail!("placement preference {p:?}: want spread=node.labels.NAME"),
-            };
-            task["Placement"]["Preferences"] =
-                Value::Array(self.placement_pref.iter().map(one).collect::<Result<_>>()?);
-        }
         set(&mut task["Placement"]["MaxReplicas"], self.replicas_max_per_node);
         let resources = &mut task["Resources"];
         set(&mut resources["Reservations"]["MemoryBytes"], bytes(self.reserve_memory.as_deref())?);
@@ -249,11 +303,10 @@ impl SpecArgs {
         set(&mut restart["Delay"], duration(self.restart_delay.as_deref())?);
         set(&mut restart["MaxAttempts"], self.restart_max_attempts);
         set(&mut restart["Window"], duration(self.restart_window.as_deref())?);
-        let container = &mut task["ContainerSpec"];
-        set(&mut container["StopGracePeriod"], duration(self.stop_grace_period.as_deref())?);
-        set(&mut container["User"], self.user.clone());
-        set(&mut container["Dir"], self.workdir.clone());
-        set(&mut container["Hostname"], self.hostname.clone());
+        if self.log_driver.is_some() || !self.log_opt.is_empty() {
+            task["LogDriver"] = json!({ "Name": self.log_driver, "Options": pairs(&self.log_opt) });
+        }
+        self.container(&mut task["ContainerSpec"])?;
         let update = &mut spec["UpdateConfig"];
         set(&mut update["Parallelism"], self.update_parallelism);
         set(&mut update["Delay"], duration(self.update_delay.as_deref())?);
@@ -261,23 +314,78 @@ impl SpecArgs {
         set(&mut update["Order"], self.update_order.clone());
         set(&mut update["Monitor"], duration(self.update_monitor.as_deref())?);
         set(&mut update["MaxFailureRatio"], self.update_max_failure_ratio);
-        without_nulls(spec);
+        let back = &mut spec["RollbackConfig"];
+        set(&mut back["Parallelism"], self.rollback_parallelism);
+        set(&mut back["Delay"], duration(self.rollback_delay.as_deref())?);
+        set(&mut back["FailureAction"], self.rollback_failure_action.clone());
+        set(&mut back["Order"], self.rollback_order.clone());
+        set(&mut back["Monitor"], duration(self.rollback_monitor.as_deref())?);
+        set(&mut back["MaxFailureRatio"], self.rollback_max_failure_ratio);
+        Ok(())
+    }
+
+    fn container(&self, container: &mut Value) -> Result<()> {
+        set(&mut container["StopGracePeriod"], duration(self.stop_grace_period.as_deref())?);
+        set(&mut container["StopSignal"], self.stop_signal.clone());
+        set(&mut container["User"], self.user.clone());
+        set(&mut container["Dir"], self.workdir.clone());
+        set(&mut container["Hostname"], self.hostname.clone());
+        set(&mut container["OomScoreAdj"], self.oom_score_adj);
+        set(&mut container["Init"], self.init.then_some(true));
+        set(&mut container["ReadOnly"], self.read_only.then_some(true));
+        set(&mut container["TTY"], self.tty.then_some(true));
+        if let Some(text) = &self.entrypoint {
+            container["Command"] = json!(words(text)?);
+        }
+        let check = &mut container["Healthcheck"];
+        if self.no_healthcheck {
+            *check = json!({ "Test": ["NONE"] });
+        }
+        set(&mut check["Test"], self.health_cmd.as_ref().map(|c| json!(["CMD-SHELL", c])));
+        set(&mut check["Interval"], duration(self.health_interval.as_deref())?);
+        set(&mut check["Timeout"], duration(self.health_timeout.as_deref())?);
+        set(&mut check["StartPeriod"], duration(self.health_start_period.as_deref())?);
+        set(&mut check["StartInterval"], duration(self.health_start_interval.as_deref())?);
+        set(&mut check["Retries"], self.health_retries);
         Ok(())
     }
 }
 
-fn set(at: &mut Value, value: Option<impl Into<Value>>) {
-    if let Some(value) = value {
-        *at = value.into();
+/// `NET`, or `name=NET,alias=A`.
+pub fn network(text: &str) -> Result<Value> {
+    if !text.contains('=') {
+        return Ok(json!({ "Target": text }));
+    }
+    let (mut target, mut aliases, mut options) = (None, Vec::new(), serde_json::Map::new());
+    for field in text.split(',') {
+        match field.split_once('=') {
+            Some(("name", name)) => target = Some(name),
+            Some(("alias", alias)) => aliases.push(alias),
+            Some(("driver-opt", option)) => {
+                let (k, v) = option.split_once('=').unwrap_or((option, ""));
+                options.insert(k.to_owned(), v.into());
+            }
+            _ => bail!("invalid field {field:?} in {text:?}: want name, alias or driver-opt"),
+        }
+    }
+    let target = target.with_context(|| format!("network {text:?}: name is missing"))?;
+    Ok(json!({ "Target": target, "Aliases": aliases, "DriverOpts": options }))
+}
+
+/// `spread=node.labels.NAME`.
+pub fn preference(text: &str) -> Result<Value> {
+    match text.split_once('=') {
+        Some(("spread", over)) => Ok(json!({ "Spread": { "SpreadDescriptor": over } })),
+        Some((strategy, _)) => bail!("unsupported placement preference {strategy} (only spread is supported)"),
+        None => bail!("placement preference must be of the format \"<strategy>=<arg>\""),
     }
 }
 
-/// Looking a field up to set it leaves nulls where nothing was set.
-fn without_nulls(value: &mut Value) {
-    if let Some(map) = value.as_object_mut() {
-        map.values_mut().for_each(without_nulls);
-        map.retain(|_, v| !v.is_null() && v.as_object().is_none_or(|o| !o.is_empty()));
-    }
+/// `name:ip` as a service keeps it: `ip name`.
+pub fn host(text: &str) -> Result<String> {
+    let pair = create_body::host(text)?;
+    let (name, ip) = pair.split_once(':').context("a name and an address")?;
+    Ok(format!("{ip} {name}"))
 }
 
 fn bytes(text: Option<&str>) -> Result<Option<u64>> {
@@ -286,13 +394,14 @@ fn bytes(text: Option<&str>) -> Result<Option<u64>> {
 }
 
 /// `1m30s`, `500ms`, `5s` in nanoseconds (Go's duration syntax).
-fn duration(text: Option<&str>) -> Result<Option<i64>> {
+pub fn duration(text: Option<&str>) -> Result<Option<i64>> {
     let Some(text) = text else { return Ok(None) };
     let bad = || format!("{text:?} is not a duration like 5s or 1m30s");
     let (mut total, mut rest) = (0f64, text);
     if rest == "0" {
         return Ok(Some(0));
     }
+    anyhow::ensure!(!rest.is_empty(), bad());
     while !rest.is_empty() {
         let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').with_context(bad)?;
         let number: f64 = rest[..digits].parse().ok().with_context(bad)?;
@@ -314,7 +423,7 @@ fn duration(text: Option<&str>) -> Result<Option<i64>> {
 }
 
 /// Splits words as a shell does: quotes and backslashes, nothing else.
-fn words(text: &str) -> Result<Vec<String>> {
+pub fn words(text: &str) -> Result<Vec<String>> {
     let (mut out, mut word, mut quote) = (Vec::new(), None::<String>, None);
     let mut chars = text.chars();
     while let Some(c) = chars.next() {
@@ -336,31 +445,6 @@ fn words(text: &str) -> Result<Vec<String>> {
     Ok(out)
 }
 
-fn port(text: &str) -> Result<Value> {
-    let number = |n: &str| n.parse::<u16>().with_context(|| format!("invalid port {n:?} in {text:?}"));
-    if text.contains('=') {
-        let mut port = json!({ "Protocol": "tcp", "PublishMode": "ingress" });
-        for part in text.split(',') {
-            match part.split_once('=') {
-                Some(("published", n)) => port["PublishedPort"] = number(n)?.into(),
-                Some(("target", n)) => port["TargetPort"] = number(n)?.into(),
-                Some(("protocol", p)) => port["Protocol"] = p.into(),
-                Some(("mode", m)) => port["PublishMode"] = m.into(),
-                _ => bail!("invalid field {part:?} in {text:?}: want published, target, protocol or mode"),
-            }
-        }
-        return Ok(port);
-    }
-    let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
-    let (published, target) = match ports.split_once(':') {
-        Some((p, t)) => (number(p)?, number(t)?),
-        None => (0, number(ports)?),
-    };
-    Ok(
-        json!({ "Protocol": protocol, "PublishMode": "ingress", "PublishedPort": published, "TargetPort": target }),
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -369,18 +453,18 @@ mod tests {
     fn durations_and_words_read_as_go_and_a_shell_do() {
         assert_eq!(duration(Some("1m30s")).expect("duration"), Some(90_000_000_000));
         assert_eq!(duration(Some("500ms")).expect("duration"), Some(500_000_000));
-        assert!(duration(Some("5")).is_err());
+        for bad in ["5", "", "s", "5x"] {
+            assert!(duration(Some(bad)).is_err(), "{bad}");
+        }
         assert_eq!(words("a 'b c' \"d e\" f\\ g").expect("words"), ["a", "b c", "d e", "f g"]);
         assert!(words("'open").is_err());
     }
 
     #[test]
-    fn ports_come_short_or_long() {
-        assert_eq!(port("8080:80").expect("port")["PublishedPort"], 8080);
-        assert_eq!(port("53:53/udp").expect("port")["Protocol"], "udp");
-        assert_eq!(port("published=1,target=2,mode=host").expect("port")["PublishMode"], "host");
-        for bad in ["x", "1:y", "target=2,colour=red", "99999"] {
-            assert!(port(bad).is_err(), "{bad}");
-        }
+    fn networks_come_by_name_or_with_aliases() {
+        assert_eq!(network("front").expect("a network"), json!({"Target": "front"}));
+        let read = network("name=front,alias=a,alias=b").expect("a network");
+        assert_eq!(read["Aliases"], json!(["a", "b"]));
+        assert!(network("alias=a").is_err() && network("name=x,colour=red").is_err());
     }
 }

@@ -1,144 +1,213 @@
-//! `skep swarm`.
+//! `swarm`.
 
 use anyhow::{Context, Result, bail};
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::api::{Api, Query};
+use super::create_body::set;
+use super::output::{say, text};
+use super::service_spec::duration;
 
 #[derive(Subcommand)]
 pub enum SwarmCommand {
-    /// Start a swarm with this host as its first manager
+    /// Initialize a swarm
     Init {
-        /// Address others reach this host at: addr|interface[:port]
-        #[arg(long, default_value = "")]
+        /// Advertised address (format: "<ip|interface>[:port]")
+        #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
         advertise_addr: String,
-        /// Address to listen on: addr|interface[:port]
-        #[arg(long, default_value = "0.0.0.0:2377")]
-        listen_addr: String,
-        /// UDP port of the data path
-        #[arg(long, default_value_t = 0)]
+        /// Availability of the node ("active", "pause", "drain")
+        #[arg(long, value_name = "string", default_value = "active")]
+        availability: String,
+        /// Address or interface to use for data path traffic (format: "<ip|interface>")
+        #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
+        data_path_addr: String,
+        /// Port number to use for data path traffic (1024 - 49151)
+        #[arg(long, value_name = "uint32", default_value_t = 0, hide_default_value = true)]
         data_path_port: u32,
-        /// Pool overlay networks are cut from
-        #[arg(long)]
+        /// Default address pool in CIDR format
+        #[arg(long, value_name = "ipNetSlice", value_delimiter = ',')]
         default_addr_pool: Vec<String>,
-        /// Prefix length of each network
-        #[arg(long, default_value_t = 0)]
+        /// Default address pool subnet mask length
+        #[arg(long, value_name = "uint32", default_value_t = 24)]
         default_addr_pool_mask_length: u32,
-        /// active, pause or drain
-        #[arg(long, default_value = "active")]
-        availability: String,
-    },
-    /// Join a swarm
-    Join {
-        /// Token from `swarm join-token`
+        /// Force create a new cluster from current state
         #[arg(long)]
-        token: String,
-        /// Address others reach this host at: addr|interface[:port]
-        #[arg(long, default_value = "")]
-        advertise_addr: String,
-        /// Address to listen on: addr|interface[:port]
-        #[arg(long, default_value = "0.0.0.0:2377")]
+        force_new_cluster: bool,
+        /// Listen address (format: "<ip|interface>[:port]")
+        #[arg(long, value_name = "node-addr", default_value = "0.0.0.0:2377")]
         listen_addr: String,
-        /// active, pause or drain
-        #[arg(long, default_value = "active")]
+        #[command(flatten)]
+        spec: SpecFlags,
+    },
+    /// Join a swarm as a node and/or manager
+    Join {
+        /// Advertised address (format: "<ip|interface>[:port]")
+        #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
+        advertise_addr: String,
+        /// Availability of the node ("active", "pause", "drain")
+        #[arg(long, value_name = "string", default_value = "active")]
         availability: String,
-        /// A manager, host:port
+        /// Address or interface to use for data path traffic (format: "<ip|interface>")
+        #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
+        data_path_addr: String,
+        /// Listen address (format: "<ip|interface>[:port]")
+        #[arg(long, value_name = "node-addr", default_value = "0.0.0.0:2377")]
+        listen_addr: String,
+        /// Token for entry into the swarm
+        #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
+        token: String,
+        #[arg(value_name = "HOST:PORT")]
         manager: String,
+    },
+    /// Manage join tokens
+    JoinToken {
+        /// Only display token
+        #[arg(short, long)]
+        quiet: bool,
+        /// Rotate join token
+        #[arg(long)]
+        rotate: bool,
+        #[arg(value_name = "worker|manager")]
+        role: String,
     },
     /// Leave the swarm
     Leave {
-        /// Also as a manager
+        /// Force this node to leave the swarm, ignoring warnings
         #[arg(short, long)]
         force: bool,
     },
-    /// Show or change the token hosts join with
-    JoinToken {
-        /// Only the token
-        #[arg(short, long)]
-        quiet: bool,
-        /// Make a new one; the old one no longer admits anybody
-        #[arg(long)]
-        rotate: bool,
-        /// worker or manager
-        #[arg(value_parser = ["worker", "manager"])]
-        role: String,
+    /// Update the swarm
+    Update {
+        #[command(flatten)]
+        spec: SpecFlags,
     },
+}
+
+/// What a swarm's spec holds.
+#[derive(Args)]
+pub struct SpecFlags {
+    /// Enable manager autolocking (requiring an unlock key to start a stopped manager)
+    #[arg(long, value_name = "bool", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    autolock: Option<bool>,
+    /// Validity period for node certificates (ns|us|ms|s|m|h)
+    #[arg(long, value_name = "duration")]
+    cert_expiry: Option<String>,
+    /// Dispatcher heartbeat period (ns|us|ms|s|m|h)
+    #[arg(long, value_name = "duration")]
+    dispatcher_heartbeat: Option<String>,
+    /// Specifications of one or more certificate signing endpoints
+    #[arg(long, value_name = "external-ca")]
+    external_ca: Vec<String>,
+    /// Number of additional Raft snapshots to retain
+    #[arg(long, value_name = "uint")]
+    max_snapshots: Option<u64>,
+    /// Number of log entries between Raft snapshots
+    #[arg(long, value_name = "uint")]
+    snapshot_interval: Option<u64>,
+    /// Task history retention limit
+    #[arg(long, value_name = "int", allow_hyphen_values = true)]
+    task_history_limit: Option<i64>,
+}
+
+impl SpecFlags {
+    fn apply(&self, spec: &mut Value) -> Result<()> {
+        if !self.external_ca.is_empty() {
+            bail!("--external-ca is not supported: the swarm's own managers sign certificates");
+        }
+        set(&mut spec["EncryptionConfig"]["AutoLockManagers"], self.autolock);
+        set(&mut spec["CAConfig"]["NodeCertExpiry"], duration(self.cert_expiry.as_deref())?);
+        set(&mut spec["Dispatcher"]["HeartbeatPeriod"], duration(self.dispatcher_heartbeat.as_deref())?);
+        set(&mut spec["Raft"]["KeepOldSnapshots"], self.max_snapshots);
+        set(&mut spec["Raft"]["SnapshotInterval"], self.snapshot_interval);
+        set(&mut spec["Orchestration"]["TaskHistoryRetentionLimit"], self.task_history_limit);
+        super::create_body::without_empty(spec);
+        Ok(())
+    }
 }
 
 pub async fn run(api: &Api, command: SwarmCommand) -> Result<()> {
     match command {
         SwarmCommand::Init {
             advertise_addr,
-            listen_addr,
+            availability,
+            data_path_addr,
             data_path_port,
             default_addr_pool,
             default_addr_pool_mask_length,
-            availability,
+            force_new_cluster,
+            listen_addr,
+            spec,
         } => {
+            let mut asked = json!({});
+            spec.apply(&mut asked)?;
             let body = json!({
-                "AdvertiseAddr": advertise_addr, "ListenAddr": listen_addr, "DataPathPort": data_path_port,
-                "DefaultAddrPool": default_addr_pool, "SubnetSize": default_addr_pool_mask_length,
-                "Availability": availability, "Spec": {},
+                "AdvertiseAddr": advertise_addr, "ListenAddr": listen_addr, "DataPathAddr": data_path_addr,
+                "DataPathPort": data_path_port, "DefaultAddrPool": default_addr_pool,
+                "SubnetSize": default_addr_pool_mask_length, "ForceNewCluster": force_new_cluster,
+                "Availability": availability, "Spec": asked,
             });
             let id = api.post("/swarm/init", &Query::new(), Some(&body)).await?;
-            println!(
-                "Swarm initialized: current node ({}) is now a manager.\n",
-                id.as_str().unwrap_or_default()
-            );
-            token(api, "worker", false).await?;
-            println!(
-                "To add a manager to this swarm, run 'skep swarm join-token manager' and follow the instructions."
-            );
-            Ok(())
+            say!("Swarm initialized: current node ({}) is now a manager.\n", id.as_str().unwrap_or_default())?;
+            instructions(api, "worker").await?;
+            say!("To add a manager to this swarm, run 'skep swarm join-token manager' and follow the instructions.\n")
         }
-        SwarmCommand::Join { token, advertise_addr, listen_addr, availability, manager } => {
+        SwarmCommand::Join { advertise_addr, availability, data_path_addr, listen_addr, token, manager } => {
             let body = json!({
                 "RemoteAddrs": [manager], "JoinToken": token, "AdvertiseAddr": advertise_addr,
-                "ListenAddr": listen_addr, "Availability": availability,
+                "DataPathAddr": data_path_addr, "ListenAddr": listen_addr, "Availability": availability,
             });
             api.post("/swarm/join", &Query::new(), Some(&body)).await?;
             let info = api.get("/info", &Query::new()).await?;
             let manager = info["Swarm"]["ControlAvailable"] == Value::Bool(true);
-            println!("This node joined a swarm as a {}.", if manager { "manager" } else { "worker" });
-            Ok(())
+            say!("This node joined a swarm as a {}.", if manager { "manager" } else { "worker" })
         }
         SwarmCommand::Leave { force } => {
             api.post("/swarm/leave", &Query::new().flag("force", force), None).await?;
-            println!("Node left the swarm.");
-            Ok(())
+            say!("Node left the swarm.")
+        }
+        SwarmCommand::Update { spec } => {
+            let swarm = api.get("/swarm", &Query::new()).await?;
+            let mut asked = swarm["Spec"].clone();
+            spec.apply(&mut asked)?;
+            update(api, &swarm, &asked, &Query::new()).await?;
+            say!("Swarm updated.")
         }
         SwarmCommand::JoinToken { quiet, rotate, role } => {
+            let (flag, name) = match role.as_str() {
+                "worker" => ("rotateWorkerToken", "Worker"),
+                "manager" => ("rotateManagerToken", "Manager"),
+                other => bail!("unknown role {other}"),
+            };
             if rotate {
                 let swarm = api.get("/swarm", &Query::new()).await?;
-                let flag = if role == "worker" { "rotateWorkerToken" } else { "rotateManagerToken" };
-                let version = swarm["Version"]["Index"].as_u64().context("the swarm has no version")?;
-                let query = Query::new().with("version", version.to_string()).with(flag, "true");
-                api.post("/swarm/update", &query, Some(&swarm["Spec"])).await?;
+                update(api, &swarm, &swarm["Spec"], &Query::new().with(flag, "true")).await?;
                 if !quiet {
-                    println!("Successfully rotated {role} join token.\n");
+                    say!("Successfully rotated {role} join token.\n")?;
                 }
             }
-            token(api, &role, quiet).await
+            if quiet {
+                return say!("{}", text(&api.get("/swarm", &Query::new()).await?["JoinTokens"], name));
+            }
+            instructions(api, &role).await
         }
     }
 }
 
-async fn token(api: &Api, role: &str, quiet: bool) -> Result<()> {
+async fn update(api: &Api, swarm: &Value, spec: &Value, query: &Query) -> Result<()> {
+    let version = swarm["Version"]["Index"].as_u64().context("the swarm has no version")?;
+    let query = query.clone().with("version", version.to_string());
+    api.post("/swarm/update", &query, Some(spec)).await.map(drop)
+}
+
+/// How to add a node of a role.
+async fn instructions(api: &Api, role: &str) -> Result<()> {
     let swarm = api.get("/swarm", &Query::new()).await?;
-    let name = if role == "worker" { "Worker" } else { "Manager" };
-    let Some(token) = swarm["JoinTokens"][name].as_str() else { bail!("the daemon sent no {role} token") };
-    if quiet {
-        println!("{token}");
-        return Ok(());
-    }
+    let token = text(&swarm["JoinTokens"], if role == "worker" { "Worker" } else { "Manager" });
     let info = api.get("/info", &Query::new()).await?;
-    let own = info["Swarm"]["NodeID"].as_str().unwrap_or_default();
+    let own = text(&info["Swarm"], "NodeID");
     let managers = info["Swarm"]["RemoteManagers"].as_array().cloned().unwrap_or_default();
-    let this = managers.iter().find(|m| m["NodeID"] == own).or(managers.first());
-    let addr = this.and_then(|m| m["Addr"].as_str()).unwrap_or("MANAGER:2377");
-    println!(
-        "To add a {role} to this swarm, run the following command:\n\n    skep swarm join --token {token} {addr}\n"
-    );
-    Ok(())
+    let this = managers.iter().find(|m| m["NodeID"] == own.as_str()).or(managers.first());
+    let addr = this.map_or_else(|| "MANAGER:2377".into(), |m| text(m, "Addr"));
+    say!("To add a {role} to this swarm, run the following command:\n\n    skep swarm join --token {token} {addr}\n")
 }

@@ -1,117 +1,128 @@
 //! Commands on the daemon itself: info, version, events.
 
-use anyhow::Result;
-use clap::Subcommand;
-use serde_json::Value;
+use anyhow::{Result, bail};
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use tokio::io::AsyncBufReadExt;
 
 use super::api::{Api, Query};
-use super::output;
+use super::output::{self, say, text};
+use super::template::Template;
+use super::{containers, human, info};
 
+/// Commands that stand by themselves and under `system`.
 #[derive(Subcommand)]
 pub enum System {
-    /// Show what the daemon says of its host and swarm
+    /// Get real time events from the server
+    Events(EventArgs),
+    /// Display system-wide information
     Info {
-        /// Template
-        #[arg(short, long)]
-        format: Option<String>,
-    },
-    /// Show the versions of this client and of the daemon
-    Version {
-        /// Template
-        #[arg(short, long)]
+        /// Format output: json or a Go template
+        #[arg(short, long, value_name = "string")]
         format: Option<String>,
     },
 }
 
-pub async fn run(api: &Api, command: System) -> Result<u8> {
+#[derive(Args)]
+pub struct EventArgs {
+    /// Filter output based on conditions provided
+    #[arg(short, long, value_name = "filter")]
+    filter: Vec<String>,
+    /// Format output: json or a Go template
+    #[arg(long, value_name = "string")]
+    format: Option<String>,
+    /// Show all events created since timestamp
+    #[arg(long, value_name = "string")]
+    since: Option<String>,
+    /// Stream events until this timestamp
+    #[arg(long, value_name = "string")]
+    until: Option<String>,
+}
+
+pub async fn run(api: &Api, command: System) -> Result<()> {
     match command {
         System::Info { format } => {
-            let info = api.get("/info", &Query::new()).await?;
-            match format.as_deref() {
-                Some("json") => println!("{info}"),
-                Some(format) => println!("{}", output::render(format, &info)?),
-                None => show_info(&info),
+            let info = api.get("/info", &Query::new()).await;
+            match format.as_deref().filter(|f| !f.is_empty()) {
+                Some(format) => output::one(&info?, format),
+                None => info::show(api, info),
             }
-            Ok(0)
         }
-        System::Version { format } => version(api, format.as_deref()).await,
+        System::Events(args) => events(api, &args).await,
     }
 }
 
-fn show_info(info: &Value) {
-    let text = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
-    let swarm = &info["Swarm"];
-    println!("Server:");
-    for (label, name) in [
-        ("Containers", "Containers"),
-        (" Running", "ContainersRunning"),
-        (" Stopped", "ContainersStopped"),
-        ("Images", "Images"),
-        ("Server Version", "ServerVersion"),
-        ("Storage Driver", "Driver"),
-        ("Cgroup Driver", "CgroupDriver"),
-        ("Cgroup Version", "CgroupVersion"),
-        ("Kernel Version", "KernelVersion"),
-        ("Operating System", "OperatingSystem"),
-        ("Architecture", "Architecture"),
-        ("CPUs", "NCPU"),
-        ("Name", "Name"),
-        ("Root Dir", "DockerRootDir"),
-    ] {
-        println!(" {label}: {}", text(&info[name]));
-    }
-    println!(" Total Memory: {}", output::size(info["MemTotal"].as_i64().unwrap_or(0)));
-    println!(" Swarm: {}", text(&swarm["LocalNodeState"]));
-    if swarm["NodeID"].as_str().is_some_and(|id| !id.is_empty()) {
-        println!("  NodeID: {}", text(&swarm["NodeID"]));
-        println!("  Is Manager: {}", swarm["ControlAvailable"]);
-        for (label, name) in [("Managers", "Managers"), ("Nodes", "Nodes")] {
-            if !swarm[name].is_null() {
-                println!("  {label}: {}", swarm[name]);
-            }
+async fn events(api: &Api, args: &EventArgs) -> Result<()> {
+    let template = match args.format.as_deref() {
+        None | Some("" | "json") => None,
+        Some(source) => Some(Template::parse(source)?),
+    };
+    let mut query = Query::new().filters(&args.filter)?;
+    for (name, value) in [("since", &args.since), ("until", &args.until)] {
+        if let Some(text) = value {
+            query = query.with(name, human::timestamp(text)?);
         }
-        println!("  Node Address: {}", text(&swarm["NodeAddr"]));
     }
-    if let Some(error) = swarm["Error"].as_str().filter(|e| !e.is_empty()) {
-        println!("  Error: {error}");
+    let mut lines = containers::reader(api, "/events", &query).await?.lines();
+    while let Some(line) = lines.next_line().await? {
+        let Ok(event) = serde_json::from_str::<Value>(&line) else { bail!("the daemon sent an event that is not JSON") };
+        match (&template, args.format.as_deref()) {
+            (Some(template), _) => say!("{}", template.execute(&event, None)?)?,
+            (None, Some("json")) => say!("{event}")?,
+            (None, _) => say!("{}", event_line(&event))?,
+        }
     }
-    for warning in info["Warnings"].as_array().into_iter().flatten() {
-        eprintln!("WARNING: {}", text(warning));
-    }
+    Ok(())
 }
 
-async fn version(api: &Api, format: Option<&str>) -> Result<u8> {
-    let client = serde_json::json!({ "Version": env!("CARGO_PKG_VERSION"), "Os": std::env::consts::OS, "Arch": std::env::consts::ARCH });
-    let server = api.get("/version", &Query::new()).await;
-    if let Some(format) = format {
-        let both = serde_json::json!({ "Client": client, "Server": server? });
-        println!("{}", if format == "json" { both.to_string() } else { output::render(format, &both)? });
-        return Ok(0);
-    }
-    println!(
-        "Client: skep\n Version: {}\n OS/Arch: {}/{}",
-        env!("CARGO_PKG_VERSION"),
-        std::env::consts::OS,
-        std::env::consts::ARCH
+/// `2026-11-24T01:02:03.000000004Z container start ID (image=busybox, name=web)`.
+fn event_line(event: &Value) -> String {
+    let nanos = event["timeNano"].as_i64().unwrap_or(0);
+    let then = time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(nanos));
+    let when = then.map_or_else(
+        |_| nanos.to_string(),
+        |t| {
+            let (y, mo, d, h, mi, s) = (t.year(), u8::from(t.month()), t.day(), t.hour(), t.minute(), t.second());
+            format!("{y:04}-{mo:02}-{d:02}T{h:02}:{mi:02}:{s:02}.{:09}Z", t.nanosecond())
+        },
     );
-    match server {
-        Ok(s) => {
-            let text = |name: &str| s[name].as_str().unwrap_or_default().to_owned();
-            println!(
-                "\nServer: skep ({})\n Version: {}\n API version: {} (minimum version {})\n OS/Arch: {}/{}\n Kernel: {}",
-                api.host(),
-                text("Version"),
-                text("ApiVersion"),
-                text("MinAPIVersion"),
-                text("Os"),
-                text("Arch"),
-                text("KernelVersion")
-            );
-            Ok(0)
-        }
-        Err(e) => {
-            eprintln!("{e:#}");
-            Ok(1)
+    let attribute = |(k, v): (&String, &Value)| format!("{k}={}", v.as_str().unwrap_or_default());
+    let attributes: Vec<_> = event["Actor"]["Attributes"].as_object().into_iter().flatten().map(attribute).collect();
+    let attributes = if attributes.is_empty() { String::new() } else { format!(" ({})", attributes.join(", ")) };
+    format!("{when} {} {} {}{attributes}", text(event, "Type"), text(event, "Action"), text(&event["Actor"], "ID"))
+}
+
+/// `version`: of this client and of the daemon.
+pub async fn version(api: &Api, format: Option<&str>) -> Result<()> {
+    let own = env!("CARGO_PKG_VERSION");
+    let (os, arch) = (std::env::consts::OS, if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" });
+    let host = json!({ "Version": own, "ApiVersion": "1.50", "DefaultAPIVersion": "1.50", "Os": os, "Arch": arch, "Context": "default" });
+    let server = api.get("/version", &Query::new()).await;
+    if let Some(format) = format.filter(|f| !f.is_empty()) {
+        let held = server.as_ref().map_or(&Value::Null, |s| s);
+        // A template that asks for the client only is answered without a daemon.
+        output::one(&json!({ "Client": host, "Server": held }), format)?;
+        return server.map(drop);
+    }
+    say!("Client:\n Version:           {own}\n API version:       1.50\n OS/Arch:           {os}/{arch}\n Context:           default")?;
+    let server = server?;
+    say!("\nServer: {}", text(&server["Platform"], "Name"))?;
+    for component in server["Components"].as_array().into_iter().flatten() {
+        let details = &component["Details"];
+        say!(" {}:\n  Version:          {}", text(component, "Name"), text(component, "Version"))?;
+        let api_version = match (text(details, "ApiVersion"), text(details, "MinAPIVersion")) {
+            (api, _) if api.is_empty() => api,
+            (api, min) => format!("{api} (minimum version {min})"),
+        };
+        let os_arch = match (text(details, "Os"), text(details, "Arch")) {
+            (os, _) if os.is_empty() => os,
+            (os, arch) => format!("{os}/{arch}"),
+        };
+        for (label, value) in [("API version", api_version), ("OS/Arch", os_arch), ("Kernel", text(details, "KernelVersion"))] {
+            if !value.is_empty() {
+                say!("  {:<17} {value}", format!("{label}:"))?;
+            }
         }
     }
+    Ok(())
 }

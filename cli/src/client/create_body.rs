@@ -1,0 +1,305 @@
+//! The flags of `run` and `create` as the API's request.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Map, Value, json};
+
+use super::create_flags::CreateFlags;
+use super::service_spec::duration;
+use super::{mount, ports};
+
+/// Streams to attach to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Streams {
+    pub stdin: bool,
+    pub stdout: bool,
+    pub stderr: bool,
+}
+
+impl CreateFlags {
+    /// Image, and the command that replaces its own.
+    pub fn image(&self) -> (&str, &[String]) {
+        self.words.split_first().map_or(("", &[]), |(image, command)| (image.as_str(), command))
+    }
+
+    /// What `-a`, `-i` and `-d` make of the streams.
+    pub fn streams(&self, detach: bool) -> Result<Streams> {
+        if detach && !self.attach.is_empty() {
+            bail!("conflicting options: cannot specify both --attach and --detach");
+        }
+        if self.attach.is_empty() {
+            return Ok(Streams { stdin: self.interactive && !detach, stdout: !detach, stderr: !detach });
+        }
+        let asked = |name: &str| self.attach.iter().any(|a| a.eq_ignore_ascii_case(name));
+        if let Some(bad) = self.attach.iter().find(|a| !["stdin", "stdout", "stderr"].contains(&a.to_lowercase().as_str())) {
+            bail!("invalid argument {bad:?} for \"-a, --attach\" flag: valid streams are STDIN, STDOUT and STDERR");
+        }
+        Ok(Streams { stdin: asked("stdin"), stdout: asked("stdout"), stderr: asked("stderr") })
+    }
+
+    /// The body of `POST /containers/create`.
+    pub fn body(&self, streams: Streams) -> Result<Value> {
+        let (image, command) = self.image();
+        let (exposed, bound) = ports::bindings(&self.publish, &self.expose)?;
+        let mut labels = lines(&self.label_file)?;
+        labels.extend(self.label.iter().cloned());
+        let mut env = lines(&self.env_file)?;
+        env.extend(self.env.iter().cloned());
+        let (policy, retries) = restart(&self.restart)?;
+        if self.rm && policy != "no" && !policy.is_empty() {
+            bail!("conflicting options: cannot specify both --restart and --rm");
+        }
+        let network = self.network.first().map_or("default", String::as_str);
+        let mut body = json!({
+            "Image": image, "Cmd": (!command.is_empty()).then_some(command), "Env": env.iter().filter_map(|e| variable(e)).collect::<Vec<_>>(),
+            "Labels": pairs(&labels), "Tty": self.tty, "OpenStdin": self.interactive,
+            "StdinOnce": self.interactive && streams.stdin,
+            "AttachStdin": streams.stdin, "AttachStdout": streams.stdout, "AttachStderr": streams.stderr,
+            "ExposedPorts": exposed,
+            "HostConfig": {
+                "AutoRemove": self.rm, "NetworkMode": network, "PortBindings": bound, "PublishAllPorts": self.publish_all,
+                "Binds": self.volume, "VolumesFrom": self.volumes_from,
+                "Mounts": self.mount.iter().map(|m| mount::mount(m)).collect::<Result<Vec<_>>>()?,
+                "RestartPolicy": { "Name": policy, "MaximumRetryCount": retries },
+                "CapAdd": self.cap_add, "CapDrop": self.cap_drop, "Privileged": self.privileged,
+                "ReadonlyRootfs": self.read_only, "Dns": self.dns, "DnsOptions": self.dns_option,
+                "DnsSearch": self.dns_search, "ExtraHosts": self.add_host.iter().map(|h| host(h)).collect::<Result<Vec<_>>>()?,
+                "GroupAdd": self.group_add, "Links": self.link, "SecurityOpt": self.security_opt,
+                "LogConfig": { "Type": self.log_driver.as_deref().unwrap_or_default(), "Config": pairs(&self.log_opt) },
+                "Tmpfs": split(&self.tmpfs, ':'), "Sysctls": pairs(&self.sysctl), "Annotations": pairs(&self.annotation),
+                "StorageOpt": pairs(&self.storage_opt), "Ulimits": self.ulimit.iter().map(|u| ulimit(u)).collect::<Result<Vec<_>>>()?,
+                "Devices": self.device.iter().map(|d| device(d)).collect::<Vec<_>>(),
+            },
+            "NetworkingConfig": { "EndpointsConfig": self.endpoints()? },
+        });
+        for (name, value) in [
+            ("User", &self.user),
+            ("WorkingDir", &self.workdir),
+            ("Hostname", &self.hostname),
+            ("Domainname", &self.domainname),
+            ("StopSignal", &self.stop_signal),
+        ] {
+            set(&mut body[name], value.clone());
+        }
+        set(&mut body["StopTimeout"], self.stop_timeout);
+        match self.entrypoint.as_deref() {
+            Some("") => body["Entrypoint"] = json!([""]),
+            Some(entrypoint) => body["Entrypoint"] = json!([entrypoint]),
+            None => {}
+        }
+        if let Some(check) = self.health()? {
+            body["Healthcheck"] = check;
+        }
+        self.resources(&mut body["HostConfig"])?;
+        without_empty(&mut body);
+        Ok(body)
+    }
+
+    fn resources(&self, host: &mut Value) -> Result<()> {
+        for (name, value) in [
+            ("Memory", &self.memory),
+            ("MemoryReservation", &self.memory_reservation),
+            ("ShmSize", &self.shm_size),
+        ] {
+            set(&mut host[name], value.as_deref().map(|v| bytes(name, v)).transpose()?);
+        }
+        match self.memory_swap.as_deref() {
+            Some("-1") => host["MemorySwap"] = (-1).into(),
+            Some(text) => host["MemorySwap"] = bytes("MemorySwap", text)?.into(),
+            None => {}
+        }
+        for (name, value) in [
+            ("CpuPeriod", self.cpu_period),
+            ("CpuQuota", self.cpu_quota),
+            ("CpuShares", self.cpu_shares),
+            ("MemorySwappiness", self.memory_swappiness),
+            ("OomScoreAdj", self.oom_score_adj),
+            ("PidsLimit", self.pids_limit),
+            ("BlkioWeight", self.blkio_weight.map(i64::from)),
+            ("NanoCpus", self.cpus.map(|c| (c * 1e9) as i64)),
+        ] {
+            set(&mut host[name], value);
+        }
+        for (name, value) in [
+            ("CgroupParent", &self.cgroup_parent),
+            ("CgroupnsMode", &self.cgroupns),
+            ("CpusetCpus", &self.cpuset_cpus),
+            ("CpusetMems", &self.cpuset_mems),
+            ("IpcMode", &self.ipc),
+            ("PidMode", &self.pid),
+            ("Runtime", &self.runtime),
+            ("UsernsMode", &self.userns),
+            ("UTSMode", &self.uts),
+            ("VolumeDriver", &self.volume_driver),
+        ] {
+            set(&mut host[name], value.clone());
+        }
+        set(&mut host["Init"], self.init.then_some(true));
+        set(&mut host["OomKillDisable"], self.oom_kill_disable.then_some(true));
+        Ok(())
+    }
+
+    /// Networks with what is asked of the container's place in them. Flags for one network mean the first.
+    fn endpoints(&self) -> Result<Value> {
+        let mut out = Map::new();
+        for (i, text) in self.network.iter().enumerate() {
+            let mut endpoint = json!({});
+            let mut name = text.clone();
+            if text.contains('=') {
+                for field in text.split(',') {
+                    match field.split_once('=') {
+                        Some(("name", n)) => name = n.to_owned(),
+                        Some(("alias", a)) => push(&mut endpoint["Aliases"], a),
+                        Some(("ip", ip)) => endpoint["IPAMConfig"]["IPv4Address"] = ip.into(),
+                        Some(("ip6", ip)) => endpoint["IPAMConfig"]["IPv6Address"] = ip.into(),
+                        Some(("mac-address", mac)) => endpoint["MacAddress"] = mac.into(),
+                        _ => bail!("invalid field {field:?} in --network {text:?}: want name, alias, ip, ip6 or mac-address"),
+                    }
+                }
+            }
+            if i == 0 {
+                self.network_alias.iter().for_each(|a| push(&mut endpoint["Aliases"], a));
+                if let Some(ip) = &self.ip {
+                    endpoint["IPAMConfig"]["IPv4Address"] = ip.as_str().into();
+                }
+                if let Some(ip) = &self.ip6 {
+                    endpoint["IPAMConfig"]["IPv6Address"] = ip.as_str().into();
+                }
+                set(&mut endpoint["MacAddress"], self.mac_address.clone());
+            }
+            if endpoint.as_object().is_some_and(|e| !e.is_empty()) || self.network.len() > 1 {
+                out.insert(name, endpoint);
+            }
+        }
+        let asked = !self.network_alias.is_empty() || self.ip.is_some() || self.ip6.is_some();
+        if asked && self.network.is_empty() {
+            bail!("--network-alias, --ip and --ip6 need --network with a network of your own");
+        }
+        Ok(out.into())
+    }
+
+    fn health(&self) -> Result<Option<Value>> {
+        if self.no_healthcheck {
+            return Ok(Some(json!({ "Test": ["NONE"] })));
+        }
+        let mut check = json!({});
+        set(&mut check["Test"], self.health_cmd.as_ref().map(|c| json!(["CMD-SHELL", c])));
+        for (name, value) in [
+            ("Interval", &self.health_interval),
+            ("Timeout", &self.health_timeout),
+            ("StartPeriod", &self.health_start_period),
+            ("StartInterval", &self.health_start_interval),
+        ] {
+            set(&mut check[name], duration(value.as_deref())?);
+        }
+        set(&mut check["Retries"], self.health_retries);
+        without_empty(&mut check);
+        Ok(check.as_object().is_some_and(|c| !c.is_empty()).then_some(check))
+    }
+}
+
+/// Sets a field if there is something to set it to.
+pub fn set(at: &mut Value, value: Option<impl Into<Value>>) {
+    if let Some(value) = value {
+        *at = value.into();
+    }
+}
+
+fn push(list: &mut Value, text: &str) {
+    match list.as_array_mut() {
+        Some(list) => list.push(text.into()),
+        None => *list = json!([text]),
+    }
+}
+
+/// Takes out what says nothing: nulls, and lists and objects that are empty.
+pub fn without_empty(value: &mut Value) {
+    if let Some(map) = value.as_object_mut() {
+        map.values_mut().for_each(without_empty);
+        map.retain(|name, v| match v {
+            Value::Null => false,
+            Value::Object(o) => !o.is_empty() || name.contains('/'),
+            Value::Array(a) => !a.is_empty(),
+            _ => true,
+        });
+    }
+}
+
+/// `name=value` words as an object; a bare name has an empty value.
+pub fn pairs(words: &[String]) -> Map<String, Value> {
+    split(words, '=')
+}
+
+fn split(words: &[String], at: char) -> Map<String, Value> {
+    words.iter().map(|w| w.split_once(at).unwrap_or((w, ""))).map(|(k, v)| (k.to_owned(), v.into())).collect()
+}
+
+/// Lines of files of variables or labels, without blank lines and comments.
+pub fn lines(files: &[impl AsRef<Path>]) -> Result<Vec<String>> {
+    let mut out = Vec::new();
+    for file in files {
+        let file = file.as_ref();
+        let text = std::fs::read_to_string(file).with_context(|| format!("open {}", file.display()))?;
+        let kept = text.lines().map(str::trim_start).filter(|l| !l.is_empty() && !l.starts_with('#'));
+        for line in kept {
+            let name = line.split('=').next().unwrap_or_default();
+            if name.is_empty() || name.contains(char::is_whitespace) {
+                bail!("{}: {line:?}: variable {name:?} contains whitespaces or has no name", file.display());
+            }
+            out.push(line.to_owned());
+        }
+    }
+    Ok(out)
+}
+
+/// A bare `NAME` takes its value from our own environment, and is left out if it has none there.
+pub fn variable(text: &str) -> Option<String> {
+    if text.contains('=') { Some(text.to_owned()) } else { std::env::var(text).ok().map(|v| format!("{text}={v}")) }
+}
+
+/// A size like `512m`.
+fn bytes(name: &str, text: &str) -> Result<u64> {
+    skep_engine::parse_size(text).with_context(|| format!("invalid {name} {text:?}: want a size like 512m"))
+}
+
+fn restart(text: &str) -> Result<(&str, u32)> {
+    match text.split_once(':') {
+        Some((name, count)) => Ok((
+            name,
+            count.parse().with_context(|| format!("invalid restart policy format: {text:?}: {count:?} is not a number"))?,
+        )),
+        None => Ok((text, 0)),
+    }
+}
+
+/// `name:ip` or `name=ip`.
+pub fn host(text: &str) -> Result<String> {
+    let split = text.split_once('=').or_else(|| text.split_once(':'));
+    let (name, ip) = split.with_context(|| format!("bad format for add-host: {text:?}: want host:ip"))?;
+    let plain = ip.trim_start_matches('[').trim_end_matches(']');
+    if name.is_empty() || (plain != "host-gateway" && plain.parse::<std::net::IpAddr>().is_err()) {
+        bail!("invalid IP address in add-host: {ip:?}");
+    }
+    Ok(format!("{name}:{plain}"))
+}
+
+fn device(text: &str) -> Value {
+    let parts: Vec<_> = text.splitn(3, ':').collect();
+    let (inner, rights) = match parts.as_slice() {
+        [_, inner, rights] => (*inner, *rights),
+        [path, rights] if rights.chars().all(|c| "rwm".contains(c)) => (*path, *rights),
+        [_, inner] => (*inner, "rwm"),
+        _ => (parts[0], "rwm"),
+    };
+    json!({ "PathOnHost": parts[0], "PathInContainer": inner, "CgroupPermissions": rights })
+}
+
+/// `nofile=soft[:hard]`.
+pub fn ulimit(text: &str) -> Result<Value> {
+    let bad = || format!("invalid ulimit argument: {text}: want type=soft[:hard]");
+    let (name, limits) = text.split_once('=').with_context(bad)?;
+    let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
+    let (soft, hard) = (soft.parse::<i64>().ok().with_context(bad)?, hard.parse::<i64>().ok().with_context(bad)?);
+    Ok(json!({ "Name": name, "Soft": soft, "Hard": hard }))
+}

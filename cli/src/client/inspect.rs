@@ -1,0 +1,81 @@
+//! `inspect`: of whatever has the name.
+
+use anyhow::{Result, bail};
+use clap::Args;
+use serde_json::Value;
+
+use super::api::{Api, Query, encode};
+use super::{is_not_found, output};
+
+/// Flags of `inspect`.
+#[derive(Args)]
+pub struct InspectArgs {
+    /// Format output: json or a Go template
+    #[arg(short, long, value_name = "string")]
+    format: Option<String>,
+    /// Display total file sizes if the type is container
+    #[arg(short, long)]
+    size: bool,
+    /// Only inspect objects of the given type
+    #[arg(long = "type", value_name = "string")]
+    kind: Option<String>,
+    #[arg(required = true, value_name = "NAME|ID")]
+    names: Vec<String>,
+}
+
+/// Kinds in the order they are tried, and where they are asked for.
+const KINDS: [(&str, &str, &str); 7] = [
+    ("container", "/containers/", "/json"),
+    ("image", "/images/", "/json"),
+    ("network", "/networks/", ""),
+    ("volume", "/volumes/", ""),
+    ("node", "/nodes/", ""),
+    ("service", "/services/", ""),
+    ("task", "/tasks/", ""),
+];
+
+/// Tries every kind of object for each name, or one.
+pub async fn run(api: &Api, args: &InspectArgs) -> Result<()> {
+    if let Some(kind) = &args.kind
+        && !KINDS.iter().any(|(name, ..)| name == kind)
+    {
+        bail!("{kind:?} is not a valid value for --type");
+    }
+    output::inspect(&args.names, args.format.as_deref(), async |name: String| {
+        let wanted = KINDS.iter().filter(|(kind, ..)| args.kind.as_ref().is_none_or(|k| k == kind));
+        for (kind, before, after) in wanted {
+            let query = Query::new().flag("size", args.size && *kind == "container");
+            match api.get(&format!("{before}{}{after}", encode(&name)), &query).await {
+                Ok(found) => return Ok(found),
+                // Outside a swarm its objects are not there to be found.
+                Err(e) if is_absent(&e) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        match &args.kind {
+            Some(kind) => bail!("Error: No such {kind}: {name}"),
+            None => bail!("Error: No such object: {name}"),
+        }
+    })
+    .await
+}
+
+fn is_absent(e: &anyhow::Error) -> bool {
+    let text = e.to_string();
+    is_not_found(e) || ["not a swarm manager", "not part of a swarm", "not supported"].iter().any(|t| text.contains(t))
+}
+
+/// One container.
+pub async fn container(api: &Api, names: &[String], format: Option<&str>, size: bool) -> Result<()> {
+    of(api, names, format, &Query::new().flag("size", size), "/containers/").await
+}
+
+/// One image.
+pub async fn image(api: &Api, names: &[String], format: Option<&str>) -> Result<()> {
+    of(api, names, format, &Query::new(), "/images/").await
+}
+
+async fn of(api: &Api, names: &[String], format: Option<&str>, query: &Query, at: &str) -> Result<()> {
+    let get = async |name: String| -> Result<Value> { api.get(&format!("{at}{}/json", encode(&name)), query).await };
+    output::inspect(names, format, get).await
+}

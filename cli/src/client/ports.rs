@@ -1,0 +1,207 @@
+//! Published ports: how they are given on the command line, and how they are shown.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+
+fn number(port: &str, text: &str) -> Result<u16> {
+    port.parse().with_context(|| format!("invalid port {port:?} in {text:?}: want a number from 0 to 65535"))
+}
+
+/// `80` or `80-82`.
+fn range(ports: &str, text: &str) -> Result<std::ops::RangeInclusive<u16>> {
+    let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
+    let (first, last) = (number(first, text)?, number(last, text)?);
+    if first > last {
+        bail!("invalid port range {ports:?} in {text:?}: it ends before it begins");
+    }
+    Ok(first..=last)
+}
+
+/// One port asked for: where on the host, and which of the container.
+struct Asked {
+    ip: String,
+    published: Option<u16>,
+    target: u16,
+    protocol: String,
+}
+
+/// `[[ip:]published:]target[/protocol]`, each a port or a range.
+fn short(text: &str) -> Result<Vec<Asked>> {
+    let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    if !["tcp", "udp", "sctp"].contains(&protocol) {
+        bail!("invalid protocol {protocol:?} in {text:?}: want tcp, udp or sctp");
+    }
+    let (front, target) = ports.rsplit_once(':').unwrap_or(("", ports));
+    let (ip, published) = front.rsplit_once(':').unwrap_or(("", front));
+    let ip = ip.trim_start_matches('[').trim_end_matches(']');
+    if !ip.is_empty() && ip.parse::<std::net::IpAddr>().is_err() {
+        bail!("invalid IP address {ip:?} in {text:?}");
+    }
+    if target.is_empty() {
+        bail!("no port specified: {text}<empty>");
+    }
+    let targets = range(target, text)?;
+    let mut published: Vec<Option<u16>> = match published {
+        "" => vec![None; targets.len()],
+        given => range(given, text)?.map(Some).collect(),
+    };
+    if targets.len() == 1 && published.len() > 1 {
+        bail!("the range of {} host ports in {text:?} has one container port: give as many", published.len());
+    }
+    if published.len() != targets.len() {
+        bail!("invalid ranges specified for container and host ports: {text:?}");
+    }
+    let asked = |(target, published)| Asked { ip: ip.into(), published, target, protocol: protocol.into() };
+    Ok(targets.zip(published.drain(..)).map(asked).collect())
+}
+
+/// `-p` of `run`: the API's `ExposedPorts` and `PortBindings`.
+pub fn bindings(publish: &[String], expose: &[String]) -> Result<(Value, Value)> {
+    let (mut exposed, mut bound) = (serde_json::Map::new(), BTreeMap::<String, Vec<Value>>::new());
+    for text in publish {
+        for asked in short(text)? {
+            let port = format!("{}/{}", asked.target, asked.protocol);
+            let host = asked.published.map_or_else(String::new, |p| p.to_string());
+            exposed.insert(port.clone(), json!({}));
+            bound.entry(port).or_default().push(json!({ "HostIp": asked.ip, "HostPort": host }));
+        }
+    }
+    for text in expose {
+        if text.contains(':') {
+            bail!("invalid port format for --expose: {text}");
+        }
+        for asked in short(text)? {
+            exposed.insert(format!("{}/{}", asked.target, asked.protocol), json!({}));
+        }
+    }
+    Ok((exposed.into(), json!(bound)))
+}
+
+/// `-p` of a service: short, or `published=8080,target=80,protocol=tcp,mode=host`.
+pub fn service(text: &str) -> Result<Vec<Value>> {
+    if !text.contains('=') {
+        let one = |a: Asked| {
+            if !a.ip.is_empty() {
+                bail!("hostip is not supported in {text:?}: a service's port is open on every address");
+            }
+            Ok(json!({ "Protocol": a.protocol, "PublishMode": "ingress",
+                       "PublishedPort": a.published.unwrap_or(0), "TargetPort": a.target }))
+        };
+        return short(text)?.into_iter().map(one).collect();
+    }
+    let mut port = json!({ "Protocol": "tcp", "PublishMode": "ingress" });
+    for part in text.split(',') {
+        match part.split_once('=') {
+            Some(("published", n)) => port["PublishedPort"] = number(n, text)?.into(),
+            Some(("target", n)) => port["TargetPort"] = number(n, text)?.into(),
+            Some(("protocol", p @ ("tcp" | "udp" | "sctp"))) => port["Protocol"] = p.into(),
+            Some(("mode", m @ ("ingress" | "host"))) => port["PublishMode"] = m.into(),
+            Some((name @ ("protocol" | "mode"), value)) => bail!("invalid {name} value '{value}' provided"),
+            Some((name, _)) => bail!("invalid field key '{name}': want published, target, protocol or mode"),
+            None => bail!("invalid field: {part:?}: want name=value"),
+        }
+    }
+    if port["TargetPort"].is_null() {
+        bail!("missing mandatory field 'target' in {text:?}");
+    }
+    Ok(vec![port])
+}
+
+/// A run of ports that follow each other on both sides.
+struct Run {
+    host: Option<(String, u64)>,
+    inner: u64,
+    length: u64,
+    protocol: String,
+}
+
+impl Run {
+    fn follows(&self, host: &Option<(String, u64)>, inner: u64, protocol: &str) -> bool {
+        let host_follows = match (&self.host, host) {
+            (None, None) => true,
+            (Some((a, first)), Some((b, next))) => a == b && first + self.length == *next,
+            _ => false,
+        };
+        host_follows && self.inner + self.length == inner && self.protocol == protocol
+    }
+
+    fn show(&self) -> String {
+        let span = |first: u64| match self.length {
+            1 => first.to_string(),
+            n => format!("{first}-{}", first + n - 1),
+        };
+        let inner = format!("{}/{}", span(self.inner), self.protocol);
+        match &self.host {
+            Some((ip, first)) => format!("{ip}:{}->{inner}", span(*first)),
+            None => inner,
+        }
+    }
+}
+
+fn show(mut ports: Vec<(String, Option<(String, u64)>, u64)>) -> String {
+    ports.sort_by(|a, b| (&a.0, a.2, &a.1).cmp(&(&b.0, b.2, &b.1)));
+    let mut runs = Vec::<Run>::new();
+    for (protocol, host, inner) in ports {
+        match runs.iter_mut().find(|r| r.follows(&host, inner, &protocol)) {
+            Some(run) => run.length += 1,
+            None => runs.push(Run { host, inner, length: 1, protocol }),
+        }
+    }
+    runs.sort_by_key(|r| r.host.is_some());
+    runs.iter().map(Run::show).collect::<Vec<_>>().join(", ")
+}
+
+/// Ports of a container as `ps` shows them.
+pub fn of_container(ports: &Value) -> String {
+    let one = |p: &Value| {
+        let ip = match p["IP"].as_str().unwrap_or_default() {
+            ip if ip.contains(':') => format!("[{ip}]"),
+            ip => ip.to_owned(),
+        };
+        let host = p["PublicPort"].as_u64().filter(|n| *n > 0).map(|n| (ip, n));
+        (super::output::text(p, "Type"), host, p["PrivatePort"].as_u64().unwrap_or(0))
+    };
+    show(ports.as_array().into_iter().flatten().map(one).collect())
+}
+
+/// Ports of a service or task as `service ls` and `ps` show them: those of one mode.
+pub fn of_service(ports: &Value, mode: &str) -> String {
+    let wanted = ports.as_array().into_iter().flatten().filter(|p| p["PublishMode"].as_str().unwrap_or("ingress") == mode);
+    let one = |p: &Value| {
+        let host = Some(("*".to_owned(), p["PublishedPort"].as_u64().unwrap_or(0)));
+        (super::output::text(p, "Protocol"), host, p["TargetPort"].as_u64().unwrap_or(0))
+    };
+    show(wanted.map(one).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_come_short_long_or_as_ranges() {
+        assert_eq!(service("8080:80").expect("a port")[0]["PublishedPort"], 8080);
+        assert_eq!(service("53:53/udp").expect("a port")[0]["Protocol"], "udp");
+        assert_eq!(service("published=1,target=2,mode=host").expect("a port")[0]["PublishMode"], "host");
+        assert_eq!(service("8080-8082:80-82").expect("ports").len(), 3);
+        for bad in ["x", "1:y", "target=2,colour=red", "99999", "80-82:80", "82-80:82-80", "1.2.3.4:80:80", "80/icmp", ""] {
+            assert!(service(bad).is_err(), "{bad}");
+        }
+        let (exposed, bound) = bindings(&["127.0.0.1:80:8080".into(), "[::1]::53/udp".into()], &["9000-9001".into()]).expect("ports");
+        assert_eq!(exposed.as_object().map(serde_json::Map::len), Some(4));
+        assert_eq!(bound["8080/tcp"][0], json!({"HostIp": "127.0.0.1", "HostPort": "80"}));
+        assert_eq!(bound["53/udp"][0], json!({"HostIp": "::1", "HostPort": ""}));
+    }
+
+    #[test]
+    fn ports_that_follow_each_other_are_shown_as_one() {
+        let port = |ip: &str, public: u64, private: u64| json!({"IP": ip, "PublicPort": public, "PrivatePort": private, "Type": "tcp"});
+        let ports = json!([
+            port("0.0.0.0", 8081, 81), port("0.0.0.0", 8080, 80), port("::", 8080, 80),
+            {"PrivatePort": 443, "Type": "tcp"}, {"PrivatePort": 444, "Type": "tcp"},
+        ]);
+        assert_eq!(of_container(&ports), "443-444/tcp, 0.0.0.0:8080-8081->80-81/tcp, [::]:8080->80/tcp");
+    }
+}

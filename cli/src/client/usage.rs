@@ -1,0 +1,135 @@
+//! Reads arguments as Docker's client reads them: switches take `=true` and `=false`, and what is wrong with
+//! an argument is told in its words, with its exit codes (125 for an unknown flag, 1 otherwise).
+
+use std::ffi::OsString;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{ArgAction, Command};
+
+/// Why the arguments were not taken, or what to print instead of running.
+pub struct Unread {
+    /// For standard output (`--help`, `--version`).
+    pub output: Option<String>,
+    /// For standard error.
+    pub error: Option<String>,
+    /// Exit code.
+    pub code: u8,
+}
+
+/// Reads arguments by a command's definition.
+pub fn matches(command: Command, args: &[OsString]) -> Result<clap::ArgMatches, Unread> {
+    let e = match switches(command.clone()).try_get_matches_from(args) {
+        Ok(matches) => return Ok(matches),
+        Err(e) => e,
+    };
+    if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        // Told of the definition as it was written, in which switches take no value.
+        let plain = command.try_get_matches_from(args).err();
+        let output = plain.filter(|p| p.kind() == e.kind()).unwrap_or(e).to_string();
+        return Err(Unread { output: Some(output), error: None, code: 0 });
+    }
+    let (path, found) = named(&command, args);
+    if e.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return Err(Unread { output: Some(e.to_string()), error: None, code: 0 });
+    }
+    let (text, code) = worded(&e, &path, found);
+    Err(Unread { output: None, error: Some(text), code })
+}
+
+/// Lets every switch take `=true` and `=false`.
+fn switches(command: Command) -> Command {
+    let command = command.mut_args(|arg| {
+        if !matches!(arg.get_action(), ArgAction::SetTrue) {
+            return arg;
+        }
+        arg.action(ArgAction::Set)
+            .num_args(0..=1)
+            .require_equals(true)
+            .value_parser(switch)
+            .default_missing_value("true")
+            .default_value("false")
+    });
+    // Of a flag given twice the last counts.
+    command.args_override_self(true).mut_subcommands(switches)
+}
+
+/// Go's `strconv.ParseBool`.
+fn switch(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err("parsing the switch: invalid syntax".into()),
+    }
+}
+
+/// The command that arguments name, with its path.
+fn named<'a>(command: &'a Command, args: &[OsString]) -> (String, &'a Command) {
+    let (mut path, mut at) = (command.get_name().to_owned(), command);
+    for word in args.iter().skip(1).filter_map(|a| a.to_str()) {
+        if let Some(next) = at.find_subcommand(word) {
+            path = format!("{path} {}", next.get_name());
+            at = next;
+        }
+    }
+    (path, at)
+}
+
+fn worded(e: &clap::Error, path: &str, command: &Command) -> (String, u8) {
+    let context = |kind| match e.get(kind) {
+        Some(ContextValue::String(text)) => text.clone(),
+        Some(ContextValue::Strings(list)) => list.join(", "),
+        _ => String::new(),
+    };
+    let usage = command.clone().bin_name(path).render_usage().to_string();
+    let usage = usage.trim().trim_start_matches("Usage:").trim().to_owned();
+    let more = format!("Run '{path} --help' for more information");
+    let short = |text: String, code| (format!("{text}\n\nUsage:  {usage}\n\n{more}"), code);
+    let argument = context(ContextKind::InvalidArg);
+    match e.kind() {
+        ErrorKind::InvalidSubcommand => {
+            let root = path.split(' ').next().unwrap_or(path);
+            let asked = format!("{path} {}", context(ContextKind::InvalidSubcommand));
+            (format!("{root}: unknown command: {asked}\n\nRun '{path} --help' for more information"), 1)
+        }
+        ErrorKind::UnknownArgument if argument.starts_with("--") => short(format!("unknown flag: {argument}"), 125),
+        ErrorKind::UnknownArgument if argument.starts_with('-') => {
+            let letter = argument.trim_start_matches('-');
+            short(format!("unknown shorthand flag: '{letter}' in {argument}"), 125)
+        }
+        ErrorKind::UnknownArgument | ErrorKind::TooManyValues => match command.get_positionals().count() {
+            0 => short(format!("{}: '{path}' accepts no arguments", root(path)), 1),
+            n => short(format!("{}: '{path}' requires {}", root(path), count("", n)), 1),
+        },
+        ErrorKind::MissingRequiredArgument => {
+            let flags: Vec<_> = argument.split(", ").filter(|a| a.starts_with("--")).collect();
+            if !flags.is_empty() {
+                return short(format!("required flag(s) {} not set", flags.join(", ")), 1);
+            }
+            let required = command.get_positionals().filter(|p| p.is_required_set());
+            let wanted: usize = required.clone().map(|p| p.get_num_args().map_or(1, |n| n.min_values().max(1))).sum();
+            let open = command.get_positionals().any(|p| matches!(p.get_action(), ArgAction::Append));
+            let how = count(if open { "at least " } else { "" }, wanted);
+            short(format!("{}: '{path}' requires {how}", root(path)), 1)
+        }
+        ErrorKind::InvalidValue | ErrorKind::ValueValidation | ErrorKind::WrongNumberOfValues | ErrorKind::NoEquals => {
+            let value = context(ContextKind::InvalidValue);
+            let flag = argument.split([' ', '=', '[']).next().unwrap_or_default().to_owned();
+            let why = std::error::Error::source(e).map(|s| format!(": {s}")).unwrap_or_default();
+            if value.is_empty() {
+                return short(format!("flag needs an argument: {flag}"), 125);
+            }
+            let valid = context(ContextKind::ValidValue);
+            let valid = if valid.is_empty() { valid } else { format!(" (want one of: {valid})") };
+            short(format!("invalid argument {value:?} for {flag:?} flag{why}{valid}"), 125)
+        }
+        _ => (e.to_string().trim_end().to_owned(), 125),
+    }
+}
+
+fn root(path: &str) -> &str {
+    path.split(' ').next().unwrap_or(path)
+}
+
+fn count(how: &str, n: usize) -> String {
+    format!("{how}{n} argument{}", if n == 1 { "" } else { "s" })
+}
