@@ -32,7 +32,13 @@ pub enum Ended {
 }
 
 /// Asks for a container's streams.
-pub async fn attach(api: &Api, path: &str, streams: Streams, tty: bool, keys: Option<&str>) -> Result<Attached> {
+pub async fn attach(
+    api: &Api,
+    path: &str,
+    streams: Streams,
+    tty: bool,
+    keys: Option<&str>,
+) -> Result<Attached> {
     use std::io::IsTerminal;
     if tty && streams.stdin && !std::io::stdin().is_terminal() {
         bail!("the input device is not a TTY");
@@ -112,9 +118,7 @@ async fn signals(api: &Api, path: &str, proxy: bool) -> anyhow::Error {
             Err(e) => return e.into(),
         };
         let send = send.clone();
-        tokio::spawn(async move {
-            while stream.recv().await.is_some() && send.send(name).await.is_ok() {}
-        });
+        tokio::spawn(async move { while stream.recv().await.is_some() && send.send(name).await.is_ok() {} });
     }
     while let Some(name) = caught.recv().await {
         if let Err(e) = api.post(&format!("{path}/kill"), &Query::new().with("signal", name), None).await {

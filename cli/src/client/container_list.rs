@@ -15,7 +15,7 @@ pub struct ListArgs {
     #[arg(short, long)]
     all: bool,
     /// Filter output based on conditions provided
-    #[arg(short, long, value_name = "filter")]
+    #[arg(short, long, value_name = "filter", value_parser = super::usage::filter)]
     filter: Vec<String>,
     /// Format output: table, table TEMPLATE, json or a Go template
     #[arg(long, value_name = "string")]
@@ -64,7 +64,8 @@ pub async fn list(api: &Api, args: &ListArgs) -> Result<()> {
     let limit = if args.latest { 1 } else { args.last };
     // A template that asks for the size gets it without being told twice.
     let size = args.size || args.format.as_ref().is_some_and(|f| f.contains(".Size"));
-    let mut query = Query::new().flag("all", args.all || limit > 0).flag("size", size).filters(&args.filter)?;
+    let mut query =
+        Query::new().flag("all", args.all || limit > 0).flag("size", size).filters(&args.filter)?;
     if limit > 0 {
         query = query.with("limit", limit.to_string());
     }
@@ -82,7 +83,8 @@ pub async fn list(api: &Api, args: &ListArgs) -> Result<()> {
 fn row(c: &Value, whole: bool) -> Vec<Value> {
     let names = c["Names"].as_array().into_iter().flatten().filter_map(Value::as_str);
     // A name with a second part is another container's link to this one.
-    let names: Vec<_> = names.map(|n| n.trim_start_matches('/')).filter(|n| whole || !n.contains('/')).collect();
+    let names: Vec<_> =
+        names.map(|n| n.trim_start_matches('/')).filter(|n| whole || !n.contains('/')).collect();
     let image = match text(c, "Image") {
         image if image.is_empty() => "<no image>".to_owned(),
         image => image,

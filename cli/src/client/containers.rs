@@ -18,7 +18,6 @@ pub enum Containers {
     /// Attach local standard input, output, and error streams to a running container
     Attach(AttachArgs),
     /// Create a new container
-    #[command(override_usage = "skep create [OPTIONS] IMAGE [COMMAND] [ARG...]")]
     Create(Box<CreateFlags>),
     /// Kill one or more running containers
     Kill {
@@ -70,7 +69,6 @@ pub enum Containers {
         containers: Vec<String>,
     },
     /// Create and run a new container from an image
-    #[command(override_usage = "skep run [OPTIONS] IMAGE [COMMAND] [ARG...]")]
     Run(Box<RunArgs>),
     /// Start one or more stopped containers
     Start(StartArgs),
@@ -149,7 +147,8 @@ impl LogFlags {
     /// As a query of the API.
     pub fn query(&self) -> Result<Query> {
         let query = Query::new().flag("stdout", true).flag("stderr", true).flag("follow", self.follow);
-        let query = query.flag("timestamps", self.timestamps).flag("details", self.details).with("tail", &self.tail);
+        let query =
+            query.flag("timestamps", self.timestamps).flag("details", self.details).with("tail", &self.tail);
         Ok(match &self.since {
             Some(text) => query.with("since", human::timestamp(text)?),
             None => query,
@@ -170,7 +169,9 @@ pub async fn run(api: &Api, command: Containers) -> Result<u8> {
         }
         Containers::Rename { container, name } => {
             let path = format!("/containers/{}/rename", encode(&container));
-            api.post(&path, &Query::new().with("name", name), None).await?;
+            if let Err(e) = api.post(&path, &Query::new().with("name", name), None).await {
+                bail!("{e:#}\nError: failed to rename container named {container}");
+            }
         }
         Containers::Rm { force, link, volumes, containers } => {
             let query = Query::new().flag("force", force).flag("v", volumes).flag("link", link);
@@ -182,7 +183,8 @@ pub async fn run(api: &Api, command: Containers) -> Result<u8> {
         }
         Containers::Logs { logs, until, container } => {
             let path = format!("/containers/{}", encode(&container));
-            let tty = api.get(&format!("{path}/json"), &Query::new()).await?["Config"]["Tty"] == Value::Bool(true);
+            let tty =
+                api.get(&format!("{path}/json"), &Query::new()).await?["Config"]["Tty"] == Value::Bool(true);
             let query = until.iter().try_fold(logs.query()?, |q, text| {
                 Ok::<_, anyhow::Error>(q.with("until", human::timestamp(text)?))
             })?;
@@ -252,20 +254,20 @@ async fn start(api: &Api, args: StartArgs) -> Result<u8> {
             }
         }
     }
-    if failed.is_empty() { Ok(0) } else { bail!("failed to start containers: {}", failed.join(", ")) }
+    if failed.is_empty() { Ok(0) } else { bail!("Error: failed to start containers: {}", failed.join(", ")) }
 }
 
 async fn attach(api: &Api, args: AttachArgs) -> Result<u8> {
     let found = api.get(&format!("/containers/{}/json", encode(&args.container)), &Query::new()).await?;
     let state = |name: &str| found["State"][name] == Value::Bool(true);
     if !state("Running") {
-        bail!("cannot attach to a stopped container, start it first");
+        bail!("You cannot attach to a stopped container, start it first");
     }
     if state("Paused") {
-        bail!("cannot attach to a paused container, unpause it first");
+        bail!("You cannot attach to a paused container, unpause it first");
     }
     if state("Restarting") {
-        bail!("cannot attach to a restarting container, wait until it is running");
+        bail!("You cannot attach to a restarting container, wait until it is running");
     }
     let path = format!("/containers/{}", super::output::text(&found, "Id"));
     let tty = found["Config"]["Tty"] == Value::Bool(true);
@@ -306,7 +308,7 @@ async fn ports(api: &Api, container: &str, port: Option<&str>) -> Result<()> {
     if let Some(asked) = port {
         let wanted = if asked.contains('/') { asked.to_owned() } else { format!("{asked}/tcp") };
         let bound = ports[&wanted].as_array().filter(|b| !b.is_empty());
-        let Some(bound) = bound else { bail!("no public port '{wanted}' published for {container}") };
+        let Some(bound) = bound else { bail!("Error: No public port '{asked}' published for {container}") };
         for binding in bound {
             say!("{}", address(binding))?;
         }

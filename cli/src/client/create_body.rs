@@ -32,8 +32,12 @@ impl CreateFlags {
             return Ok(Streams { stdin: self.interactive && !detach, stdout: !detach, stderr: !detach });
         }
         let asked = |name: &str| self.attach.iter().any(|a| a.eq_ignore_ascii_case(name));
-        if let Some(bad) = self.attach.iter().find(|a| !["stdin", "stdout", "stderr"].contains(&a.to_lowercase().as_str())) {
-            bail!("invalid argument {bad:?} for \"-a, --attach\" flag: valid streams are STDIN, STDOUT and STDERR");
+        if let Some(bad) =
+            self.attach.iter().find(|a| !["stdin", "stdout", "stderr"].contains(&a.to_lowercase().as_str()))
+        {
+            bail!(
+                "invalid argument {bad:?} for \"-a, --attach\" flag: valid streams are STDIN, STDOUT and STDERR"
+            );
         }
         Ok(Streams { stdin: asked("stdin"), stdout: asked("stdout"), stderr: asked("stderr") })
     }
@@ -154,7 +158,9 @@ impl CreateFlags {
                         Some(("ip", ip)) => endpoint["IPAMConfig"]["IPv4Address"] = ip.into(),
                         Some(("ip6", ip)) => endpoint["IPAMConfig"]["IPv6Address"] = ip.into(),
                         Some(("mac-address", mac)) => endpoint["MacAddress"] = mac.into(),
-                        _ => bail!("invalid field {field:?} in --network {text:?}: want name, alias, ip, ip6 or mac-address"),
+                        _ => bail!(
+                            "invalid field {field:?} in --network {text:?}: want name, alias, ip, ip6 or mac-address"
+                        ),
                     }
                 }
             }
@@ -255,7 +261,11 @@ pub fn lines(files: &[impl AsRef<Path>]) -> Result<Vec<String>> {
 
 /// A bare `NAME` takes its value from our own environment, and is left out if it has none there.
 pub fn variable(text: &str) -> Option<String> {
-    if text.contains('=') { Some(text.to_owned()) } else { std::env::var(text).ok().map(|v| format!("{text}={v}")) }
+    if text.contains('=') {
+        Some(text.to_owned())
+    } else {
+        std::env::var(text).ok().map(|v| format!("{text}={v}"))
+    }
 }
 
 /// A size like `512m`.
@@ -267,7 +277,9 @@ fn restart(text: &str) -> Result<(&str, u32)> {
     match text.split_once(':') {
         Some((name, count)) => Ok((
             name,
-            count.parse().with_context(|| format!("invalid restart policy format: {text:?}: {count:?} is not a number"))?,
+            count.parse().with_context(|| {
+                format!("invalid restart policy format: {text:?}: {count:?} is not a number")
+            })?,
         )),
         None => Ok((text, 0)),
     }
@@ -300,6 +312,7 @@ pub fn ulimit(text: &str) -> Result<Value> {
     let bad = || format!("invalid ulimit argument: {text}: want type=soft[:hard]");
     let (name, limits) = text.split_once('=').with_context(bad)?;
     let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
-    let (soft, hard) = (soft.parse::<i64>().ok().with_context(bad)?, hard.parse::<i64>().ok().with_context(bad)?);
+    let (soft, hard) =
+        (soft.parse::<i64>().ok().with_context(bad)?, hard.parse::<i64>().ok().with_context(bad)?);
     Ok(json!({ "Name": name, "Soft": soft, "Hard": hard }))
 }

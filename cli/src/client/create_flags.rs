@@ -258,6 +258,11 @@ pub struct CreateFlags {
     #[arg(short, long, value_name = "string")]
     pub workdir: Option<String>,
     /// Image, command and arguments. Flags end at the image: what follows is the container's.
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "IMAGE [COMMAND] [ARG...]")]
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "IMAGE [COMMAND] [ARG...]"
+    )]
     pub words: Vec<String>,
 }

@@ -67,14 +67,23 @@ pub fn timestamp(text: &str) -> anyhow::Result<String> {
     };
     match OffsetDateTime::parse(&full, &Rfc3339) {
         Ok(then) => Ok(format!("{}.{:09}", then.unix_timestamp(), then.nanosecond())),
-        Err(_) => anyhow::bail!("{text:?} is not a time: want 2026-11-24T01:02:03Z, Unix seconds, or a span like 42m"),
+        Err(_) => anyhow::bail!(
+            "{text:?} is not a time: want 2026-11-24T01:02:03Z, Unix seconds, or a span like 42m"
+        ),
     }
 }
 
 /// `1.23MB`: three digits, in powers of 1000.
 pub fn size(bytes: i64) -> String {
-    scaled(bytes, 1000.0, 3, &["B", "kB", "MB", "GB", "TB", "PB", "EB"])
+    scaled(bytes, 1000.0, 3, &DECIMAL)
 }
+
+/// The same with four digits.
+pub fn long_size(bytes: i64) -> String {
+    scaled(bytes, 1000.0, 4, &DECIMAL)
+}
+
+const DECIMAL: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
 
 /// `7.763GiB`: four digits, in powers of 1024.
 pub fn binary_size(bytes: i64) -> String {
@@ -133,9 +142,14 @@ mod tests {
         }
         assert_eq!(time("2026-11-24T01:02:03.5Z"), "2026-11-24 01:02:03.5 +0000 UTC");
         assert_eq!(time("2026-11-24T01:02:03Z"), "2026-11-24 01:02:03 +0000 UTC");
-        for (bytes, want) in
-            [(0, "0B"), (999, "999B"), (1000, "1kB"), (4_280_000, "4.28MB"), (12_345_678, "12.3MB"), (123_456_789, "123MB")]
-        {
+        for (bytes, want) in [
+            (0, "0B"),
+            (999, "999B"),
+            (1000, "1kB"),
+            (4_280_000, "4.28MB"),
+            (12_345_678, "12.3MB"),
+            (123_456_789, "123MB"),
+        ] {
             assert_eq!(size(bytes), want);
         }
         assert_eq!(binary_size(8_335_000_000), "7.763GiB");

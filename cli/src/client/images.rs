@@ -94,7 +94,7 @@ pub struct ListArgs {
     #[arg(long)]
     digests: bool,
     /// Filter output based on conditions provided
-    #[arg(short, long, value_name = "filter")]
+    #[arg(short, long, value_name = "filter", value_parser = super::usage::filter)]
     filter: Vec<String>,
     /// Format output: table, table TEMPLATE, json or a Go template
     #[arg(long, value_name = "string")]
@@ -119,7 +119,8 @@ pub async fn run(api: &Api, command: ImageCommand) -> Result<()> {
             progress(api, "/images/load", &query, open(input.as_deref()).await?, true).await
         }
         ImageCommand::Import { change, message, platform, file, reference } => {
-            let mut query = change.iter().fold(Query::new().with("fromSrc", "-"), |q, c| q.with("changes", c));
+            let mut query =
+                change.iter().fold(Query::new().with("fromSrc", "-"), |q, c| q.with("changes", c));
             for (name, value) in [("message", message), ("platform", platform), ("repo", reference)] {
                 if let Some(value) = value {
                     query = query.with(name, value);
@@ -295,7 +296,8 @@ const COLUMNS: &[Column] = &[
     ("VirtualSize", "SIZE"),
 ];
 const TABLE: &str = "{{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}";
-const TABLE_WITH_DIGESTS: &str = "{{.Repository}}\t{{.Tag}}\t{{.Digest}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}";
+const TABLE_WITH_DIGESTS: &str =
+    "{{.Repository}}\t{{.Tag}}\t{{.Digest}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}";
 
 /// Lists images.
 pub async fn list(api: &Api, args: &ListArgs) -> Result<()> {
@@ -306,13 +308,22 @@ pub async fn list(api: &Api, args: &ListArgs) -> Result<()> {
     let mut listing = Listing::new(COLUMNS, if args.digests { TABLE_WITH_DIGESTS } else { TABLE });
     for image in found.as_array().into_iter().flatten() {
         let list = |name: &str| {
-            image[name].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>()
+            image[name]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
         };
-        let digests: Vec<_> = list("RepoDigests").iter().filter_map(|d| d.split_once('@')).map(|(n, d)| (n.to_owned(), d.to_owned())).collect();
+        let digests: Vec<_> = list("RepoDigests")
+            .iter()
+            .filter_map(|d| d.split_once('@'))
+            .map(|(n, d)| (n.to_owned(), d.to_owned()))
+            .collect();
         let tags = list("RepoTags");
         let tags = if tags.is_empty() { vec!["<none>:<none>".to_owned()] } else { tags };
-        // One ID is one line of `-q`, however many names it has.
-        for tag in tags.iter().take(if args.quiet && args.format.is_none() { 1 } else { usize::MAX }) {
+        for tag in &tags {
             let (name, tag) = tag.rsplit_once(':').unwrap_or((tag, "<none>"));
             let digest = digests.iter().find(|(n, _)| n == name).map_or("<none>", |(_, d)| d);
             listing.row(row(image, name, tag, digest, args.no_trunc), &image["Labels"]);
@@ -328,7 +339,11 @@ fn row(image: &Value, name: &str, tag: &str, digest: &str, whole: bool) -> Vec<V
         Some(n) => human::size(n),
     };
     let created = image["Created"].as_i64().unwrap_or(0);
-    let since = if created <= 0 { "N/A".into() } else { format!("{} ago", human::duration(human::since_unix(created))) };
+    let since = if created <= 0 {
+        "N/A".into()
+    } else {
+        format!("{} ago", human::duration(human::since_unix(created)))
+    };
     let size = human::size(image["Size"].as_i64().unwrap_or(0));
     let unique = match (image["Size"].as_i64(), image["SharedSize"].as_i64()) {
         (Some(size), Some(shared)) if shared >= 0 => human::size(size - shared),
@@ -341,10 +356,10 @@ fn row(image: &Value, name: &str, tag: &str, digest: &str, whole: bool) -> Vec<V
         digest.into(),
         since.into(),
         human::unix_time(created).into(),
-        size.clone().into(),
+        size.into(),
         count("Containers").into(),
         count("SharedSize").into(),
         unique.into(),
-        size.into(),
+        human::long_size(image["Size"].as_i64().unwrap_or(0)).into(),
     ]
 }

@@ -31,7 +31,8 @@ pub fn show(api: &Api, info: Result<Value>) -> Result<()> {
     if plugins.is_object() {
         say!(" Plugins:")?;
         for name in ["Volume", "Network", "Authorization", "Log"] {
-            let list: Vec<_> = plugins[name].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+            let list: Vec<_> =
+                plugins[name].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
             if !list.is_empty() {
                 say!("  {name}: {}", list.join(" "))?;
             }
@@ -50,7 +51,14 @@ pub fn show(api: &Api, info: Result<Value>) -> Result<()> {
     )?;
     say!(" Total Memory: {}", human::binary_size(info["MemTotal"].as_i64().unwrap_or(0)))?;
     lines(&info, &[(" Name", "Name"), (" ID", "ID"), (" Docker Root Dir", "DockerRootDir")])?;
-    lines(&info, &[(" Debug Mode", "Debug"), (" Experimental", "ExperimentalBuild"), (" Live Restore Enabled", "LiveRestoreEnabled")])?;
+    lines(
+        &info,
+        &[
+            (" Debug Mode", "Debug"),
+            (" Experimental", "ExperimentalBuild"),
+            (" Live Restore Enabled", "LiveRestoreEnabled"),
+        ],
+    )?;
     let labels: Vec<_> = info["Labels"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     if !labels.is_empty() {
         say!(" Labels:\n  {}", labels.join("\n  "))?;
@@ -96,7 +104,10 @@ fn swarm(swarm: &Value) -> Result<()> {
         }
         say!("  Data Path Port: {}", cluster["DataPathPort"])?;
         let spec = &cluster["Spec"];
-        say!("  Orchestration:\n   Task History Retention Limit: {}", spec["Orchestration"]["TaskHistoryRetentionLimit"])?;
+        say!(
+            "  Orchestration:\n   Task History Retention Limit: {}",
+            spec["Orchestration"]["TaskHistoryRetentionLimit"]
+        )?;
         say!("  Raft:\n   Snapshot Interval: {}", spec["Raft"]["SnapshotInterval"])?;
         let span = |v: &Value| human::duration(v.as_i64().unwrap_or(0) / 1_000_000_000);
         say!("  Dispatcher:\n   Heartbeat Period: {}", span(&spec["Dispatcher"]["HeartbeatPeriod"]))?;

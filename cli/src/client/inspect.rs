@@ -39,7 +39,9 @@ pub async fn run(api: &Api, args: &InspectArgs) -> Result<()> {
     if let Some(kind) = &args.kind
         && !KINDS.iter().any(|(name, ..)| name == kind)
     {
-        bail!("{kind:?} is not a valid value for --type");
+        let mut names: Vec<_> = KINDS.iter().map(|(name, ..)| format!("{name:?}")).collect();
+        names.sort();
+        bail!("unknown type: {kind:?}: must be one of {}", names.join(", "));
     }
     output::inspect(&args.names, args.format.as_deref(), async |name: String| {
         let wanted = KINDS.iter().filter(|(kind, ..)| args.kind.as_ref().is_none_or(|k| k == kind));
@@ -48,21 +50,19 @@ pub async fn run(api: &Api, args: &InspectArgs) -> Result<()> {
             match api.get(&format!("{before}{}{after}", encode(&name)), &query).await {
                 Ok(found) => return Ok(found),
                 // Outside a swarm its objects are not there to be found.
-                Err(e) if is_absent(&e) => {}
+                Err(e) if is_absent(&e) && args.kind.is_none() => {}
                 Err(e) => return Err(e),
             }
         }
-        match &args.kind {
-            Some(kind) => bail!("Error: No such {kind}: {name}"),
-            None => bail!("Error: No such object: {name}"),
-        }
+        bail!("Error: No such object: {name}")
     })
     .await
 }
 
 fn is_absent(e: &anyhow::Error) -> bool {
     let text = e.to_string();
-    is_not_found(e) || ["not a swarm manager", "not part of a swarm", "not supported"].iter().any(|t| text.contains(t))
+    is_not_found(e)
+        || ["not a swarm manager", "not part of a swarm", "not supported"].iter().any(|t| text.contains(t))
 }
 
 /// One container.
@@ -76,6 +76,8 @@ pub async fn image(api: &Api, names: &[String], format: Option<&str>) -> Result<
 }
 
 async fn of(api: &Api, names: &[String], format: Option<&str>, query: &Query, at: &str) -> Result<()> {
-    let get = async |name: String| -> Result<Value> { api.get(&format!("{at}{}/json", encode(&name)), query).await };
+    let get = async |name: String| -> Result<Value> {
+        api.get(&format!("{at}{}/json", encode(&name)), query).await
+    };
     output::inspect(names, format, get).await
 }

@@ -83,11 +83,14 @@ struct Global {
 impl Global {
     /// Refuses by name what is not supported.
     fn check(&self) -> Result<()> {
-        let config = self.config.is_some().then_some("--config is not supported: this client keeps no configuration");
+        let config =
+            self.config.is_some().then_some("--config is not supported: this client keeps no configuration");
         let context = self.context.as_deref().is_some_and(|c| c != "default" && !c.is_empty());
-        let context = context.then_some("--context is not supported except for \"default\": name the daemon with -H");
-        let tls = (self.tls || self.tlsverify)
-            .then_some("--tls is not supported: reach a far daemon through ssh, and its socket with -H unix://...");
+        let context =
+            context.then_some("--context is not supported except for \"default\": name the daemon with -H");
+        let tls = (self.tls || self.tlsverify).then_some(
+            "--tls is not supported: reach a far daemon through ssh, and its socket with -H unix://...",
+        );
         match config.or(context).or(tls) {
             Some(refusal) => anyhow::bail!(refusal),
             None => Ok(()),
@@ -204,8 +207,7 @@ enum ImageGroup {
 
 /// Runs the command line.
 pub fn main(args: Vec<OsString>) -> ExitCode {
-    let definition = Cli::command();
-    let parsed = usage::matches(definition, &args);
+    let parsed = usage::matches(definition(), &args);
     let outcome = match parsed.map(|m| Cli::from_arg_matches(&m)) {
         Ok(Ok(cli)) => cli.global.check().and_then(|()| dispatch(cli)),
         Ok(Err(e)) => Err(e.into()),
@@ -213,7 +215,9 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
             if let Some(error) = unread.error {
                 eprintln!("{error}");
             }
-            unread.output.map_or(Ok(unread.code), |text| output::write(format_args!("{text}")).map(|()| unread.code))
+            unread
+                .output
+                .map_or(Ok(unread.code), |text| output::write(format_args!("{text}")).map(|()| unread.code))
         }
     };
     match outcome {
@@ -228,18 +232,30 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
     }
 }
 
+fn definition() -> clap::Command {
+    usage::with_usage(Cli::command(), "skep")
+}
+
+/// What `--help` says of a command.
+fn help(path: &[&str]) -> String {
+    let mut command = definition();
+    command.build();
+    let found = path.iter().try_fold(&mut command, |at, name| at.find_subcommand_mut(name));
+    found.map_or_else(String::new, |c| c.render_help().to_string())
+}
+
 fn dispatch(cli: Cli) -> Result<u8> {
     match cli.command {
         Command::Daemon(args) => daemon::run(args).map(|()| 0),
         Command::Dev(args) => daemon::dev(args).map(|()| 0),
         Command::Completion { shell } => {
             let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "skep", &mut script);
+            clap_complete::generate(shell, &mut definition(), "skep", &mut script);
             output::bytes(&mut std::io::stdout(), &script).map(|()| 0)
         }
         Command::Man { dir } => {
             std::fs::create_dir_all(&dir)?;
-            clap_mangen::generate_to(Cli::command(), &dir)?;
+            clap_mangen::generate_to(definition(), &dir)?;
             Ok(0)
         }
         Command::Client(command) => ask(&Api::new(cli.global.host), command),
@@ -254,9 +270,13 @@ fn ask(api: &Api, command: Client) -> Result<u8> {
             Client::OnContainer(command) | Client::Container(ContainerGroup::Same(command)) => {
                 return containers::run(api, command).await;
             }
-            Client::OnImage(command) | Client::Image(ImageGroup::Same(command)) => images::run(api, command).await,
+            Client::OnImage(command) | Client::Image(ImageGroup::Same(command)) => {
+                images::run(api, command).await
+            }
             Client::OnSystem(command) | Client::System(command) => system::run(api, command).await,
-            Client::Ps(args) | Client::Container(ContainerGroup::Ls(args)) => container_list::list(api, &args).await,
+            Client::Ps(args) | Client::Container(ContainerGroup::Ls(args)) => {
+                container_list::list(api, &args).await
+            }
             Client::Images(args) | Client::Image(ImageGroup::Ls(args)) => images::list(api, &args).await,
             Client::Rmi(args) | Client::Image(ImageGroup::Rm(args)) => images::remove(api, &args).await,
             Client::Inspect(args) => inspect::run(api, &args).await,

@@ -67,7 +67,10 @@ mod tests {
             json!({"Type": "bind", "Source": "/a", "Target": "/b", "ReadOnly": true,
                    "BindOptions": {"Propagation": "rslave"}})
         );
-        assert_eq!(mount("type=tmpfs,dst=/t,tmpfs-size=1m").expect("a mount")["TmpfsOptions"]["SizeBytes"], 1 << 20);
+        assert_eq!(
+            mount("type=tmpfs,dst=/t,tmpfs-size=1m").expect("a mount")["TmpfsOptions"]["SizeBytes"],
+            1 << 20
+        );
         for bad in ["", "type=bind", "target=/b,colour=red", "target=/b,readonly=maybe", "target"] {
             assert!(mount(bad).is_err(), "{bad}");
         }

@@ -62,7 +62,7 @@ pub enum Networks {
     #[command(visible_alias = "list")]
     Ls {
         /// Provide filter values (e.g. "driver=bridge")
-        #[arg(short, long, value_name = "filter")]
+        #[arg(short, long, value_name = "filter", value_parser = super::usage::filter)]
         filter: Vec<String>,
         /// Format output: table, table TEMPLATE, json or a Go template
         #[arg(long, value_name = "string")]

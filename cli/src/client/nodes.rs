@@ -31,7 +31,7 @@ pub enum Nodes {
     #[command(visible_alias = "list")]
     Ls {
         /// Filter output based on conditions provided
-        #[arg(short, long, value_name = "filter")]
+        #[arg(short, long, value_name = "filter", value_parser = super::usage::filter)]
         filter: Vec<String>,
         /// Format output: table, table TEMPLATE, json or a Go template
         #[arg(long, value_name = "string")]
@@ -145,7 +145,7 @@ async fn get(api: &Api, node: &str) -> Result<Value> {
 }
 
 async fn update(api: &Api, node: &str, change: impl Fn(&mut Value)) -> Result<()> {
-    let found = get(api, node).await?;
+    let found = api.get(&format!("/nodes/{}", encode(node)), &Query::new()).await?;
     let mut spec = found["Spec"].clone();
     change(&mut spec);
     let version = found["Version"]["Index"].as_u64().context("the node has no version")?;
@@ -155,7 +155,8 @@ async fn update(api: &Api, node: &str, change: impl Fn(&mut Value)) -> Result<()
 
 async fn role(api: &Api, nodes: &[String], role: &str) -> Result<()> {
     each(nodes, async |node| {
-        if get(api, &node).await?["Spec"]["Role"] == role {
+        let found = api.get(&format!("/nodes/{}", encode(&node)), &Query::new()).await?;
+        if found["Spec"]["Role"] == role {
             return say!("Node {node} is already a {role}.");
         }
         update(api, &node, |spec| spec["Role"] = role.into()).await?;
@@ -195,7 +196,7 @@ async fn list(api: &Api, quiet: bool, filter: &[String], format: Option<&str>) -
             m => human::capital(&text(m, "Reachability")),
         };
         let tls = match &n["Description"]["TLSInfo"] {
-            Value::Null => "Unknown",
+            held if held.as_object().is_none_or(|o| o.is_empty()) => "Unknown",
             held if held == root => "Ready",
             _ => "Needs Rotation",
         };

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::Write;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -33,6 +33,9 @@ pub fn bytes(to: &mut impl Write, bytes: &[u8]) -> Result<()> {
         other => Ok(other?),
     }
 }
+
+/// What `inspect` and its likes say of a template that is none.
+const BAD_TEMPLATE: &str = "template parsing error";
 
 /// A field of a list's rows: the name templates know it by, and its heading.
 pub type Column = (&'static str, &'static str);
@@ -69,7 +72,7 @@ impl Listing {
                 None => (false, other),
             },
         };
-        let template = Template::parse(source)?;
+        let template = Template::parse(source).context("failed to parse template")?;
         let mut lines = Vec::new();
         if table {
             let headings: Map<_, _> =
@@ -111,20 +114,26 @@ fn align(lines: &mut [String]) {
     for line in lines {
         let cells: Vec<_> = line.split('\t').collect();
         let last = cells.len() - 1;
-        let padded = |(i, cell): (usize, &&str)| if i == last { (*cell).to_owned() } else { format!("{cell:w$}", w = widths[i]) };
+        let padded = |(i, cell): (usize, &&str)| {
+            if i == last { (*cell).to_owned() } else { format!("{cell:w$}", w = widths[i]) }
+        };
         *line = cells.iter().enumerate().map(padded).collect();
     }
 }
 
 /// Gets each name by `get` and prints what was found: a JSON array, or each by a template. What is not
 /// there is told afterwards, all of it.
-pub async fn inspect<F>(names: &[String], format: Option<&str>, mut get: impl FnMut(String) -> F) -> Result<()>
+pub async fn inspect<F>(
+    names: &[String],
+    format: Option<&str>,
+    mut get: impl FnMut(String) -> F,
+) -> Result<()>
 where
     F: Future<Output = Result<Value>>,
 {
     let template = match format {
         None | Some("" | "json") => None,
-        Some(source) => Some(Template::parse(source)?),
+        Some(source) => Some(Template::parse(source).context(BAD_TEMPLATE)?),
     };
     let (mut found, mut text, mut errors) = (Vec::new(), String::new(), Vec::new());
     for name in names {
@@ -150,7 +159,7 @@ where
 pub fn one(value: &Value, format: &str) -> Result<()> {
     match format {
         "json" => say!("{value}"),
-        template => say!("{}", Template::parse(template)?.execute(value, None)?),
+        template => say!("{}", Template::parse(template).context(BAD_TEMPLATE)?.execute(value, None)?),
     }
 }
 

@@ -153,22 +153,42 @@ fn show(mut ports: Vec<(String, Option<(String, u64)>, u64)>) -> String {
     runs.iter().map(Run::show).collect::<Vec<_>>().join(", ")
 }
 
-/// Ports of a container as `ps` shows them.
+/// Ports of a container as `ps` shows them: those that are the same outside, in runs, then those that are not.
 pub fn of_container(ports: &Value) -> String {
-    let one = |p: &Value| {
-        let ip = match p["IP"].as_str().unwrap_or_default() {
-            ip if ip.contains(':') => format!("[{ip}]"),
-            ip => ip.to_owned(),
-        };
-        let host = p["PublicPort"].as_u64().filter(|n| *n > 0).map(|n| (ip, n));
-        (super::output::text(p, "Type"), host, p["PrivatePort"].as_u64().unwrap_or(0))
-    };
-    show(ports.as_array().into_iter().flatten().map(one).collect())
+    let mut list: Vec<_> = ports
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|p| {
+            let number = |name: &str| p[name].as_u64().unwrap_or(0);
+            let text = |name: &str| super::output::text(p, name);
+            (number("PrivatePort"), text("IP"), number("PublicPort"), text("Type"))
+        })
+        .collect();
+    list.sort();
+    let shown = |ip: &str| if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() };
+    let (mut runs, mut apart) = (Vec::<Run>::new(), Vec::new());
+    for (inner, ip, public, protocol) in list {
+        if !ip.is_empty() && public != inner {
+            apart.push(format!("{}:{public}->{inner}/{protocol}", shown(&ip)));
+            continue;
+        }
+        let host = (!ip.is_empty()).then(|| (shown(&ip), public));
+        match runs.iter_mut().find(|r| r.follows(&host, inner, &protocol)) {
+            Some(run) => run.length += 1,
+            None => runs.push(Run { host, inner, length: 1, protocol }),
+        }
+    }
+    runs.iter().map(Run::show).chain(apart).collect::<Vec<_>>().join(", ")
 }
 
 /// Ports of a service or task as `service ls` and `ps` show them: those of one mode.
 pub fn of_service(ports: &Value, mode: &str) -> String {
-    let wanted = ports.as_array().into_iter().flatten().filter(|p| p["PublishMode"].as_str().unwrap_or("ingress") == mode);
+    let wanted = ports
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|p| p["PublishMode"].as_str().unwrap_or("ingress") == mode);
     let one = |p: &Value| {
         let host = Some(("*".to_owned(), p["PublishedPort"].as_u64().unwrap_or(0)));
         (super::output::text(p, "Protocol"), host, p["TargetPort"].as_u64().unwrap_or(0))
@@ -186,10 +206,22 @@ mod tests {
         assert_eq!(service("53:53/udp").expect("a port")[0]["Protocol"], "udp");
         assert_eq!(service("published=1,target=2,mode=host").expect("a port")[0]["PublishMode"], "host");
         assert_eq!(service("8080-8082:80-82").expect("ports").len(), 3);
-        for bad in ["x", "1:y", "target=2,colour=red", "99999", "80-82:80", "82-80:82-80", "1.2.3.4:80:80", "80/icmp", ""] {
+        for bad in [
+            "x",
+            "1:y",
+            "target=2,colour=red",
+            "99999",
+            "80-82:80",
+            "82-80:82-80",
+            "1.2.3.4:80:80",
+            "80/icmp",
+            "",
+        ] {
             assert!(service(bad).is_err(), "{bad}");
         }
-        let (exposed, bound) = bindings(&["127.0.0.1:80:8080".into(), "[::1]::53/udp".into()], &["9000-9001".into()]).expect("ports");
+        let (exposed, bound) =
+            bindings(&["127.0.0.1:80:8080".into(), "[::1]::53/udp".into()], &["9000-9001".into()])
+                .expect("ports");
         assert_eq!(exposed.as_object().map(serde_json::Map::len), Some(4));
         assert_eq!(bound["8080/tcp"][0], json!({"HostIp": "127.0.0.1", "HostPort": "80"}));
         assert_eq!(bound["53/udp"][0], json!({"HostIp": "::1", "HostPort": ""}));
@@ -199,9 +231,9 @@ mod tests {
     fn ports_that_follow_each_other_are_shown_as_one() {
         let port = |ip: &str, public: u64, private: u64| json!({"IP": ip, "PublicPort": public, "PrivatePort": private, "Type": "tcp"});
         let ports = json!([
-            port("0.0.0.0", 8081, 81), port("0.0.0.0", 8080, 80), port("::", 8080, 80),
+            port("0.0.0.0", 81, 81), port("0.0.0.0", 80, 80), port("::", 8080, 80),
             {"PrivatePort": 443, "Type": "tcp"}, {"PrivatePort": 444, "Type": "tcp"},
         ]);
-        assert_eq!(of_container(&ports), "443-444/tcp, 0.0.0.0:8080-8081->80-81/tcp, [::]:8080->80/tcp");
+        assert_eq!(of_container(&ports), "0.0.0.0:80-81->80-81/tcp, 443-444/tcp, [::]:8080->80/tcp");
     }
 }

@@ -41,7 +41,10 @@ pub fn node(n: &Value) -> Result<()> {
     labels(&n["Spec"]["Labels"])?;
     fields(
         "",
-        &[("Hostname", text(&n["Description"], "Hostname")), ("Joined at", human::time(&text(n, "CreatedAt")))],
+        &[
+            ("Hostname", text(&n["Description"], "Hostname")),
+            ("Joined at", human::time(&text(n, "CreatedAt"))),
+        ],
     )?;
     say!("Status:")?;
     let status = &n["Status"];
@@ -70,7 +73,10 @@ pub fn node(n: &Value) -> Result<()> {
     let description = &n["Description"];
     say!("Platform:")?;
     let platform = &description["Platform"];
-    fields(" ", &[("Operating System", text(platform, "OS")), ("Architecture", text(platform, "Architecture"))])?;
+    fields(
+        " ",
+        &[("Operating System", text(platform, "OS")), ("Architecture", text(platform, "Architecture"))],
+    )?;
     say!("Resources:")?;
     let resources = &description["Resources"];
     let cpus = resources["NanoCPUs"].as_i64().unwrap_or(0) / 1_000_000_000;
@@ -108,7 +114,9 @@ pub fn service(s: &Value) -> Result<()> {
     }
     let task = &spec["TaskTemplate"];
     let placement = &task["Placement"];
-    if !words(&placement["Constraints"]).is_empty() || placement["MaxReplicas"].as_u64().is_some_and(|n| n > 0) {
+    if !words(&placement["Constraints"]).is_empty()
+        || placement["MaxReplicas"].as_u64().is_some_and(|n| n > 0)
+    {
         say!("Placement:")?;
         fields(
             " ",
@@ -138,7 +146,8 @@ pub fn service(s: &Value) -> Result<()> {
     }
     let container = &task["ContainerSpec"];
     say!("ContainerSpec:")?;
-    let switch = |name: &str| if container[name] == Value::Bool(true) { "true".into() } else { String::new() };
+    let switch =
+        |name: &str| if container[name] == Value::Bool(true) { "true".into() } else { String::new() };
     fields(
         " ",
         &[
@@ -156,7 +165,11 @@ pub fn service(s: &Value) -> Result<()> {
         say!(" Mount:")?;
         fields(
             "  ",
-            &[("Target", text(mount, "Target")), ("Source", text(mount, "Source")), ("Type", text(mount, "Type"))],
+            &[
+                ("Target", text(mount, "Target")),
+                ("Source", text(mount, "Source")),
+                ("Type", text(mount, "Type")),
+            ],
         )?;
     }
     resources(&task["Resources"])?;
@@ -183,8 +196,12 @@ pub fn service(s: &Value) -> Result<()> {
 fn resources(resources: &Value) -> Result<()> {
     for (heading, name) in [("Reservations", "Reservations"), ("Limits", "Limits")] {
         let part = &resources[name];
-        let cpus = part["NanoCPUs"].as_u64().filter(|n| *n > 0).map_or_else(String::new, |n| (n as f64 / 1e9).to_string());
-        let memory = part["MemoryBytes"].as_i64().filter(|n| *n > 0).map_or_else(String::new, human::binary_size);
+        let cpus = part["NanoCPUs"]
+            .as_u64()
+            .filter(|n| *n > 0)
+            .map_or_else(String::new, |n| (n as f64 / 1e9).to_string());
+        let memory =
+            part["MemoryBytes"].as_i64().filter(|n| *n > 0).map_or_else(String::new, human::binary_size);
         if !cpus.is_empty() || !memory.is_empty() {
             say!("Resources:\n {heading}:")?;
             fields("  ", &[("CPU", cpus), ("Memory", memory)])?;

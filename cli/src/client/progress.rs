@@ -158,7 +158,8 @@ async fn look(api: &Api, id: &str) -> Result<Seen> {
     let back = state.starts_with("rollback");
     let config = &found["Spec"][if back { "RollbackConfig" } else { "UpdateConfig" }];
     Ok(Seen {
-        settled: !matches!(state.as_str(), "updating" | "rollback_started") && (replicas.is_some() || wanted > 0),
+        settled: !matches!(state.as_str(), "updating" | "rollback_started")
+            && (replicas.is_some() || wanted > 0),
         places,
         wanted,
         running,

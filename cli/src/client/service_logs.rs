@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use super::api::{Api, Query, encode};
 use super::containers::{self, LogFlags};
-use super::stream;
 use super::output::text;
+use super::stream;
 use super::tasks::Names;
 use super::{is_not_found, services};
 
@@ -60,12 +60,17 @@ pub async fn show(api: &Api, args: &ServiceLogs) -> Result<()> {
     // The daemon says in each line's details which task it is from.
     let query = args.logs.query()?;
     let query = if args.logs.details { query } else { query.flag("details", true) };
-    let mut lines = Lines { args, names: Names::get(api).await?, api, tasks: Vec::new(), width: slots.to_string().len() };
+    let mut lines =
+        Lines { args, names: Names::get(api).await?, api, tasks: Vec::new(), width: slots.to_string().len() };
     let mut from = containers::reader(api, &path, &query).await?;
     while let Some((error, data)) = stream::frame(&mut from).await? {
         for line in data.split_inclusive(|b| *b == b'\n') {
             let shown = lines.format(line).await?;
-            if error { write(&mut std::io::stderr(), &shown)? } else { write(&mut std::io::stdout(), &shown)? }
+            if error {
+                write(&mut std::io::stderr(), &shown)?
+            } else {
+                write(&mut std::io::stdout(), &shown)?
+            }
         }
     }
     Ok(())
@@ -93,7 +98,8 @@ impl Lines<'_> {
             false => (None, line.as_str()),
         };
         let (details, message) = rest.split_once(' ').context("the daemon sent a line without its task")?;
-        let (mut task, mut service, mut node, mut others) = (String::new(), String::new(), String::new(), Vec::new());
+        let (mut task, mut service, mut node, mut others) =
+            (String::new(), String::new(), String::new(), Vec::new());
         for pair in details.split(',') {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             match name {

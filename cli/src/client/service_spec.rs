@@ -221,7 +221,12 @@ pub struct CreateFlags {
     #[command(flatten)]
     pub spec: SpecFlags,
     /// Image, command and arguments. Flags end at the image: what follows is the container's.
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "IMAGE [COMMAND] [ARG...]")]
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "IMAGE [COMMAND] [ARG...]"
+    )]
     pub words: Vec<String>,
 }
 
@@ -376,7 +381,9 @@ pub fn network(text: &str) -> Result<Value> {
 pub fn preference(text: &str) -> Result<Value> {
     match text.split_once('=') {
         Some(("spread", over)) => Ok(json!({ "Spread": { "SpreadDescriptor": over } })),
-        Some((strategy, _)) => bail!("unsupported placement preference {strategy} (only spread is supported)"),
+        Some((strategy, _)) => {
+            bail!("unsupported placement preference {strategy} (only spread is supported)")
+        }
         None => bail!("placement preference must be of the format \"<strategy>=<arg>\""),
     }
 }

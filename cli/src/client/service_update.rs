@@ -136,9 +136,13 @@ impl UpdateFlags {
         self.spec.apply(spec)?;
         change_map(&mut spec["Labels"], &pairs(&self.label_add), &self.label_rm);
         let task = &mut spec["TaskTemplate"];
-        change(&mut task["Placement"]["Constraints"], texts(&self.constraint_add), &self.constraint_rm, Value::clone);
-        let preferences =
-            |list: &[String]| list.iter().map(|p| preference(p)).collect::<Result<Vec<_>>>();
+        change(
+            &mut task["Placement"]["Constraints"],
+            texts(&self.constraint_add),
+            &self.constraint_rm,
+            Value::clone,
+        );
+        let preferences = |list: &[String]| list.iter().map(|p| preference(p)).collect::<Result<Vec<_>>>();
         let gone = preferences(&self.placement_pref_rm)?;
         keep(&mut task["Placement"]["Preferences"], |p| !gone.contains(p));
         extend(&mut task["Placement"]["Preferences"], preferences(&self.placement_pref_add)?);
@@ -157,9 +161,13 @@ impl UpdateFlags {
             let (target, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
             let target = target.rsplit(':').next().unwrap_or_default();
             let target: u16 = target.parse().map_err(|_| {
-                anyhow::anyhow!("invalid port {text:?} for --publish-rm: want a target port such as 80 or 53/udp")
+                anyhow::anyhow!(
+                    "invalid port {text:?} for --publish-rm: want a target port such as 80 or 53/udp"
+                )
             })?;
-            keep(ports, |p| !(p["TargetPort"] == target && p["Protocol"].as_str().unwrap_or("tcp") == protocol));
+            keep(ports, |p| {
+                !(p["TargetPort"] == target && p["Protocol"].as_str().unwrap_or("tcp") == protocol)
+            });
         }
         for text in &self.publish_add {
             for port in ports::service(text)? {
@@ -265,7 +273,8 @@ mod tests {
     }
 
     fn updated(mut spec: Value, words: &str) -> Value {
-        let line = Line::try_parse_from(["update"].into_iter().chain(words.split(' ')).chain(["web"])).expect(words);
+        let line =
+            Line::try_parse_from(["update"].into_iter().chain(words.split(' ')).chain(["web"])).expect(words);
         line.flags.apply(&mut spec, &["n1".to_owned()]).expect(words);
         spec
     }

@@ -15,7 +15,6 @@ use super::{each, is_not_found, ports, pretty, progress};
 #[derive(Subcommand)]
 pub enum Services {
     /// Create a new service
-    #[command(override_usage = "skep service create [OPTIONS] IMAGE [COMMAND] [ARG...]")]
     Create(Box<CreateFlags>),
     /// Display detailed information on one or more services
     Inspect {
@@ -34,7 +33,7 @@ pub enum Services {
     #[command(visible_alias = "list")]
     Ls {
         /// Filter output based on conditions provided
-        #[arg(short, long, value_name = "filter")]
+        #[arg(short, long, value_name = "filter", value_parser = super::usage::filter)]
         filter: Vec<String>,
         /// Format output: table, table TEMPLATE, json or a Go template
         #[arg(long, value_name = "string")]
@@ -90,7 +89,7 @@ pub async fn run(api: &Api, command: Services) -> Result<()> {
         }
         Services::Update(flags) => update_by_flags(api, &flags).await,
         Services::Ls { filter, format, quiet } => list(api, quiet, &filter, format.as_deref()).await,
-        Services::Ps { show, services } => ps(api, &show, &services).await,
+        Services::Ps { show, services } => ps(api, show, &services).await,
         Services::Inspect { format, pretty: nice, services } => {
             let get = async |name: String| get_verbose(api, &name).await;
             if nice {
@@ -129,6 +128,11 @@ pub async fn get(api: &Api, name: &str) -> Result<Value> {
 
 /// The same with the values that were left to their defaults.
 async fn get_verbose(api: &Api, name: &str) -> Result<Value> {
+    let found = get_with_defaults(api, name).await;
+    found.map_err(|e| if is_not_found(&e) { anyhow::anyhow!("Error: no such service: {name}") } else { e })
+}
+
+async fn get_with_defaults(api: &Api, name: &str) -> Result<Value> {
     api.get(&format!("/services/{}", encode(name)), &Query::new().with("insertDefaults", "true")).await
 }
 
@@ -149,16 +153,23 @@ async fn update_by_flags(api: &Api, flags: &UpdateFlags) -> Result<()> {
     if !flags.rollback {
         let mut network_ids = Vec::new();
         for name in flags.network_names() {
-            network_ids.push(text(&api.get(&format!("/networks/{}", encode(name)), &Query::new()).await?, "Id"));
+            network_ids
+                .push(text(&api.get(&format!("/networks/{}", encode(name)), &Query::new()).await?, "Id"));
         }
         flags.apply(&mut spec, &network_ids)?;
     }
     update(api, &service, &spec, flags.rollback).await?;
     say!("{}", flags.service)?;
-    if flags.spec.detach { Ok(()) } else { progress::converge(api, &text(&service, "ID"), flags.spec.quiet).await }
+    if flags.spec.detach {
+        Ok(())
+    } else {
+        progress::converge(api, &text(&service, "ID"), flags.spec.quiet).await
+    }
 }
 
-async fn ps(api: &Api, show: &TaskFlags, services: &[String]) -> Result<()> {
+async fn ps(api: &Api, mut show: TaskFlags, services: &[String]) -> Result<()> {
+    // As Docker's: IDs alone are whole ones.
+    show.no_trunc |= show.quiet;
     let (mut filters, mut missing) = (show.filter.clone(), Vec::new());
     for name in services {
         match get(api, name).await {
@@ -168,7 +179,7 @@ async fn ps(api: &Api, show: &TaskFlags, services: &[String]) -> Result<()> {
         }
     }
     if missing.len() < services.len() {
-        tasks::list(api, &filters, show).await?;
+        tasks::list(api, &filters, &show).await?;
     }
     if missing.is_empty() { Ok(()) } else { bail!(missing.join("\n")) }
 }
@@ -179,9 +190,9 @@ async fn scale(api: &Api, scales: &[String], detach: bool) -> Result<()> {
         let Some((name, count)) = spec.split_once('=') else {
             bail!("invalid scale specifier '{spec}'.\nUsage: skep service scale SERVICE=REPLICAS");
         };
-        let count: u64 = count
-            .parse()
-            .map_err(|_| anyhow::anyhow!("{name}: invalid replicas value {count}: want a whole number from zero"))?;
+        let count: u64 = count.parse().map_err(|_| {
+            anyhow::anyhow!("{name}: invalid replicas value {count}: want a whole number from zero")
+        })?;
         asked.push((name, count));
     }
     let (mut ids, mut errors) = (Vec::new(), Vec::new());

@@ -111,6 +111,13 @@ pub struct SpecFlags {
 }
 
 impl SpecFlags {
+    fn is_empty(&self) -> bool {
+        let mut spec = json!({});
+        self.external_ca.is_empty()
+            && self.apply(&mut spec).is_ok()
+            && spec.as_object().is_some_and(|s| s.is_empty())
+    }
+
     fn apply(&self, spec: &mut Value) -> Result<()> {
         if !self.external_ca.is_empty() {
             bail!("--external-ca is not supported: the swarm's own managers sign certificates");
@@ -148,9 +155,14 @@ pub async fn run(api: &Api, command: SwarmCommand) -> Result<()> {
                 "Availability": availability, "Spec": asked,
             });
             let id = api.post("/swarm/init", &Query::new(), Some(&body)).await?;
-            say!("Swarm initialized: current node ({}) is now a manager.\n", id.as_str().unwrap_or_default())?;
+            say!(
+                "Swarm initialized: current node ({}) is now a manager.\n",
+                id.as_str().unwrap_or_default()
+            )?;
             instructions(api, "worker").await?;
-            say!("To add a manager to this swarm, run 'skep swarm join-token manager' and follow the instructions.\n")
+            say!(
+                "To add a manager to this swarm, run 'skep swarm join-token manager' and follow the instructions.\n"
+            )
         }
         SwarmCommand::Join { advertise_addr, availability, data_path_addr, listen_addr, token, manager } => {
             let body = json!({
@@ -167,6 +179,9 @@ pub async fn run(api: &Api, command: SwarmCommand) -> Result<()> {
             say!("Node left the swarm.")
         }
         SwarmCommand::Update { spec } => {
+            if spec.is_empty() {
+                return say!("{}", super::help(&["swarm", "update"]).trim_end());
+            }
             let swarm = api.get("/swarm", &Query::new()).await?;
             let mut asked = swarm["Spec"].clone();
             spec.apply(&mut asked)?;
@@ -209,5 +224,7 @@ async fn instructions(api: &Api, role: &str) -> Result<()> {
     let managers = info["Swarm"]["RemoteManagers"].as_array().cloned().unwrap_or_default();
     let this = managers.iter().find(|m| m["NodeID"] == own.as_str()).or(managers.first());
     let addr = this.map_or_else(|| "MANAGER:2377".into(), |m| text(m, "Addr"));
-    say!("To add a {role} to this swarm, run the following command:\n\n    skep swarm join --token {token} {addr}\n")
+    say!(
+        "To add a {role} to this swarm, run the following command:\n\n    skep swarm join --token {token} {addr}\n"
+    )
 }

@@ -1,6 +1,6 @@
 //! Commands on the daemon itself: info, version, events.
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use tokio::io::AsyncBufReadExt;
@@ -26,7 +26,7 @@ pub enum System {
 #[derive(Args)]
 pub struct EventArgs {
     /// Filter output based on conditions provided
-    #[arg(short, long, value_name = "filter")]
+    #[arg(short, long, value_name = "filter", value_parser = super::usage::filter)]
     filter: Vec<String>,
     /// Format output: json or a Go template
     #[arg(long, value_name = "string")]
@@ -55,7 +55,7 @@ pub async fn run(api: &Api, command: System) -> Result<()> {
 async fn events(api: &Api, args: &EventArgs) -> Result<()> {
     let template = match args.format.as_deref() {
         None | Some("" | "json") => None,
-        Some(source) => Some(Template::parse(source)?),
+        Some(source) => Some(Template::parse(source).context("template parsing error")?),
     };
     let mut query = Query::new().filters(&args.filter)?;
     for (name, value) in [("since", &args.since), ("until", &args.until)] {
@@ -65,7 +65,9 @@ async fn events(api: &Api, args: &EventArgs) -> Result<()> {
     }
     let mut lines = containers::reader(api, "/events", &query).await?.lines();
     while let Some(line) = lines.next_line().await? {
-        let Ok(event) = serde_json::from_str::<Value>(&line) else { bail!("the daemon sent an event that is not JSON") };
+        let Ok(event) = serde_json::from_str::<Value>(&line) else {
+            bail!("the daemon sent an event that is not JSON")
+        };
         match (&template, args.format.as_deref()) {
             (Some(template), _) => say!("{}", template.execute(&event, None)?)?,
             (None, Some("json")) => say!("{event}")?,
@@ -82,14 +84,22 @@ fn event_line(event: &Value) -> String {
     let when = then.map_or_else(
         |_| nanos.to_string(),
         |t| {
-            let (y, mo, d, h, mi, s) = (t.year(), u8::from(t.month()), t.day(), t.hour(), t.minute(), t.second());
+            let (y, mo, d, h, mi, s) =
+                (t.year(), u8::from(t.month()), t.day(), t.hour(), t.minute(), t.second());
             format!("{y:04}-{mo:02}-{d:02}T{h:02}:{mi:02}:{s:02}.{:09}Z", t.nanosecond())
         },
     );
     let attribute = |(k, v): (&String, &Value)| format!("{k}={}", v.as_str().unwrap_or_default());
-    let attributes: Vec<_> = event["Actor"]["Attributes"].as_object().into_iter().flatten().map(attribute).collect();
-    let attributes = if attributes.is_empty() { String::new() } else { format!(" ({})", attributes.join(", ")) };
-    format!("{when} {} {} {}{attributes}", text(event, "Type"), text(event, "Action"), text(&event["Actor"], "ID"))
+    let attributes: Vec<_> =
+        event["Actor"]["Attributes"].as_object().into_iter().flatten().map(attribute).collect();
+    let attributes =
+        if attributes.is_empty() { String::new() } else { format!(" ({})", attributes.join(", ")) };
+    format!(
+        "{when} {} {} {}{attributes}",
+        text(event, "Type"),
+        text(event, "Action"),
+        text(&event["Actor"], "ID")
+    )
 }
 
 /// `version`: of this client and of the daemon.
@@ -104,7 +114,9 @@ pub async fn version(api: &Api, format: Option<&str>) -> Result<()> {
         output::one(&json!({ "Client": host, "Server": held }), format)?;
         return server.map(drop);
     }
-    say!("Client:\n Version:           {own}\n API version:       1.50\n OS/Arch:           {os}/{arch}\n Context:           default")?;
+    say!(
+        "Client:\n Version:           {own}\n API version:       1.50\n OS/Arch:           {os}/{arch}\n Context:           default"
+    )?;
     let server = server?;
     say!("\nServer: {}", text(&server["Platform"], "Name"))?;
     for component in server["Components"].as_array().into_iter().flatten() {
@@ -118,7 +130,9 @@ pub async fn version(api: &Api, format: Option<&str>) -> Result<()> {
             (os, _) if os.is_empty() => os,
             (os, arch) => format!("{os}/{arch}"),
         };
-        for (label, value) in [("API version", api_version), ("OS/Arch", os_arch), ("Kernel", text(details, "KernelVersion"))] {
+        for (label, value) in
+            [("API version", api_version), ("OS/Arch", os_arch), ("Kernel", text(details, "KernelVersion"))]
+        {
             if !value.is_empty() {
                 say!("  {:<17} {value}", format!("{label}:"))?;
             }

@@ -15,7 +15,7 @@ use super::{human, ports};
 #[derive(Args)]
 pub struct TaskFlags {
     /// Filter output based on conditions provided
-    #[arg(short, long, value_name = "filter")]
+    #[arg(short, long, value_name = "filter", value_parser = super::usage::filter)]
     pub filter: Vec<String>,
     /// Pretty-print tasks using a Go template
     #[arg(long, value_name = "string")]
@@ -25,10 +25,10 @@ pub struct TaskFlags {
     no_resolve: bool,
     /// Do not truncate output
     #[arg(long)]
-    no_trunc: bool,
+    pub no_trunc: bool,
     /// Only display task IDs
     #[arg(short, long)]
-    quiet: bool,
+    pub quiet: bool,
 }
 
 const COLUMNS: &[Column] = &[
@@ -98,9 +98,7 @@ pub async fn list(api: &Api, filters: &[String], show: &TaskFlags) -> Result<()>
         let node = if show.no_resolve { node } else { names.node(&node).to_owned() };
         tasks.push((name, node, task));
     }
-    tasks.sort_by_cached_key(|(name, _, task)| {
-        (natural(name), Reverse(text(task, "CreatedAt")))
-    });
+    tasks.sort_by_cached_key(|(name, _, task)| (natural(name), Reverse(text(task, "CreatedAt"))));
     let table = show.format.as_deref().is_none_or(|f| f.trim().starts_with("table"));
     let mut listing = Listing::new(COLUMNS, TABLE);
     let mut before = String::new();

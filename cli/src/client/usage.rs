@@ -53,6 +53,15 @@ fn switches(command: Command) -> Command {
     command.args_override_self(true).mut_subcommands(switches)
 }
 
+/// `name=value` of `--filter`.
+pub fn filter(text: &str) -> Result<String, String> {
+    if text.contains('=') {
+        Ok(text.to_owned())
+    } else {
+        Err("bad format of filter (expected name=value)".into())
+    }
+}
+
 /// Go's `strconv.ParseBool`.
 fn switch(text: &str) -> Result<bool, String> {
     match text {
@@ -80,8 +89,7 @@ fn worded(e: &clap::Error, path: &str, command: &Command) -> (String, u8) {
         Some(ContextValue::Strings(list)) => list.join(", "),
         _ => String::new(),
     };
-    let usage = command.clone().bin_name(path).render_usage().to_string();
-    let usage = usage.trim().trim_start_matches("Usage:").trim().to_owned();
+    let usage = usage(command, path);
     let more = format!("Run '{path} --help' for more information");
     let short = |text: String, code| (format!("{text}\n\nUsage:  {usage}\n\n{more}"), code);
     let argument = context(ContextKind::InvalidArg);
@@ -89,9 +97,12 @@ fn worded(e: &clap::Error, path: &str, command: &Command) -> (String, u8) {
         ErrorKind::InvalidSubcommand => {
             let root = path.split(' ').next().unwrap_or(path);
             let asked = format!("{path} {}", context(ContextKind::InvalidSubcommand));
-            (format!("{root}: unknown command: {asked}\n\nRun '{path} --help' for more information"), 1)
+            let usage = if path == root { String::new() } else { format!("\n\nUsage:  {path}") };
+            (format!("{root}: unknown command: {asked}{usage}\n\n{more}"), 1)
         }
-        ErrorKind::UnknownArgument if argument.starts_with("--") => short(format!("unknown flag: {argument}"), 125),
+        ErrorKind::UnknownArgument if argument.starts_with("--") => {
+            short(format!("unknown flag: {argument}"), 125)
+        }
         ErrorKind::UnknownArgument if argument.starts_with('-') => {
             let letter = argument.trim_start_matches('-');
             short(format!("unknown shorthand flag: '{letter}' in {argument}"), 125)
@@ -105,15 +116,27 @@ fn worded(e: &clap::Error, path: &str, command: &Command) -> (String, u8) {
             if !flags.is_empty() {
                 return short(format!("required flag(s) {} not set", flags.join(", ")), 1);
             }
-            let required = command.get_positionals().filter(|p| p.is_required_set());
-            let wanted: usize = required.clone().map(|p| p.get_num_args().map_or(1, |n| n.min_values().max(1))).sum();
+            let required = command.get_positionals().filter(|p| p.is_required_set()).collect::<Vec<_>>();
+            let wanted: usize =
+                required.iter().map(|p| p.get_num_args().map_or(1, |n| n.min_values().max(1))).sum();
             let open = command.get_positionals().any(|p| matches!(p.get_action(), ArgAction::Append));
             let how = count(if open { "at least " } else { "" }, wanted);
-            short(format!("{}: '{path}' requires {how}", root(path)), 1)
+            let more = if open { more.replacen("Run", "See", 1) } else { more };
+            (format!("{}: '{path}' requires {how}\n\nUsage:  {usage}\n\n{more}", root(path)), 1)
         }
-        ErrorKind::InvalidValue | ErrorKind::ValueValidation | ErrorKind::WrongNumberOfValues | ErrorKind::NoEquals => {
+        ErrorKind::InvalidValue
+        | ErrorKind::ValueValidation
+        | ErrorKind::WrongNumberOfValues
+        | ErrorKind::NoEquals => {
             let value = context(ContextKind::InvalidValue);
             let flag = argument.split([' ', '=', '[']).next().unwrap_or_default().to_owned();
+            let short_of = |a: &clap::Arg| {
+                a.get_short().filter(|_| a.get_long().is_some_and(|l| flag == format!("--{l}")))
+            };
+            let flag = match command.get_arguments().find_map(short_of) {
+                Some(letter) => format!("-{letter}, {flag}"),
+                None => flag,
+            };
             let why = std::error::Error::source(e).map(|s| format!(": {s}")).unwrap_or_default();
             if value.is_empty() {
                 return short(format!("flag needs an argument: {flag}"), 125);
@@ -124,6 +147,39 @@ fn worded(e: &clap::Error, path: &str, command: &Command) -> (String, u8) {
         }
         _ => (e.to_string().trim_end().to_owned(), 125),
     }
+}
+
+/// `skep stop [OPTIONS] CONTAINER [CONTAINER...]`.
+fn usage(command: &Command, path: &str) -> String {
+    let mut usage = path.to_owned();
+    if command.get_opts().any(|a| a.get_id() != "help" && a.get_id() != "version") {
+        usage += " [OPTIONS]";
+    }
+    if command.has_subcommands() {
+        return usage + " COMMAND";
+    }
+    for positional in command.get_positionals() {
+        let name = positional.get_value_names().and_then(<[_]>::first).map_or("ARG", |n| n.as_str());
+        let many = matches!(positional.get_action(), ArgAction::Append);
+        usage += &match (positional.is_required_set(), many) {
+            // Image, command and arguments in one.
+            _ if name.contains(' ') => format!(" {name}"),
+            (true, true) => format!(" {name} [{name}...]"),
+            (false, true) => format!(" [{name}...]"),
+            (true, false) => format!(" {name}"),
+            (false, false) => format!(" [{name}]"),
+        };
+    }
+    usage
+}
+
+/// Gives every command of a definition its line of usage.
+pub fn with_usage(command: Command, path: &str) -> Command {
+    let usage = usage(&command, path);
+    command.override_usage(usage).mut_subcommands(|sub| {
+        let path = format!("{path} {}", sub.get_name());
+        with_usage(sub, &path)
+    })
 }
 
 fn root(path: &str) -> &str {

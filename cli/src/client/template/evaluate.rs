@@ -97,9 +97,7 @@ impl<'a> Run<'a> {
         let over = self.commands(&branch.pipeline, dot)?;
         let entries: Vec<(Value, Value)> = match over {
             Value::Null => Vec::new(),
-            Value::Array(list) => {
-                list.into_iter().enumerate().map(|(i, v)| (Value::from(i), v)).collect()
-            }
+            Value::Array(list) => list.into_iter().enumerate().map(|(i, v)| (Value::from(i), v)).collect(),
             Value::Object(map) => map.into_iter().map(|(k, v)| (Value::from(k), v)).collect(),
             Value::Number(n) if n.is_i64() => {
                 (0..n.as_i64().unwrap_or(0)).map(|i| (Value::from(i), Value::from(i))).collect()
@@ -158,12 +156,7 @@ impl<'a> Run<'a> {
         Ok(piped.unwrap_or(Value::Null))
     }
 
-    fn command(
-        &mut self,
-        command: &[Operand],
-        piped: Option<Value>,
-        dot: &Value,
-    ) -> Result<Value, Failure> {
+    fn command(&mut self, command: &[Operand], piped: Option<Value>, dot: &Value) -> Result<Value, Failure> {
         let (first, rest) = (&command[0], &command[1..]);
         if let Base::Function(name) = &first.base {
             let lenient = matches!(name.as_str(), "and" | "or" | "not");
@@ -182,7 +175,9 @@ impl<'a> Run<'a> {
             }
             let value = functions::call(name, &args)
                 .map_err(|reason| fail(first, format!("error calling {name}: {reason}")))?;
-            return walk(first, value);
+            // A row of a list is marked so that it may stand in HTML, as Go's encoder does for what encodes itself.
+            let row = name == "json" && self.labels.is_some() && args.first().is_some_and(Value::is_object);
+            return walk(first, if row { functions::safe_in_html(&value) } else { value });
         }
         if let (Base::Dot, [name], [argument]) = (&first.base, first.fields.as_slice(), rest)
             && name == "Label"
@@ -220,9 +215,8 @@ fn walk(operand: &Operand, base: Value) -> Result<Value, Failure> {
         at = match at {
             Value::Object(mut map) => {
                 let exact = map.remove(name);
-                let found = exact.or_else(|| {
-                    map.into_iter().find(|(k, _)| k.eq_ignore_ascii_case(name)).map(|(_, v)| v)
-                });
+                let found = exact
+                    .or_else(|| map.into_iter().find(|(k, _)| k.eq_ignore_ascii_case(name)).map(|(_, v)| v));
                 found.ok_or_else(|| Failure {
                     absent: true,
                     ..fail(operand, format!("map has no entry for key {name:?}"))

@@ -5,9 +5,9 @@ use std::cmp::Ordering;
 use serde_json::Value;
 
 const NAMES: [&str; 28] = [
-    "and", "or", "not", "len", "index", "slice", "print", "printf", "println", "html", "urlquery", "js", "eq",
-    "ne", "lt", "le", "gt", "ge", "json", "split", "join", "title", "lower", "upper", "pad", "truncate",
-    "table", "call",
+    "and", "or", "not", "len", "index", "slice", "print", "printf", "println", "html", "urlquery", "js",
+    "eq", "ne", "lt", "le", "gt", "ge", "json", "split", "join", "title", "lower", "upper", "pad",
+    "truncate", "table", "call",
 ];
 
 /// Whether there is a function of this name.
@@ -123,6 +123,12 @@ pub fn show(value: &Value) -> String {
     }
 }
 
+/// JSON in which nothing is taken for HTML.
+pub fn safe_in_html(json: &Value) -> Value {
+    let text = json.as_str().unwrap_or_default();
+    text.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026").into()
+}
+
 fn inner(value: &Value) -> String {
     if value.is_null() { "<nil>".into() } else { show(value) }
 }
@@ -198,7 +204,8 @@ fn printf(format: &str, args: &[Value]) -> String {
         }
         let mut number = |start: bool| {
             let mut digits = String::new();
-            while let Some(d) = chars.peek().filter(|d| d.is_ascii_digit() || (start && "-+ #".contains(**d))) {
+            while let Some(d) = chars.peek().filter(|d| d.is_ascii_digit() || (start && "-+ #".contains(**d)))
+            {
                 digits.push(*d);
                 chars.next();
             }

@@ -122,9 +122,7 @@ fn token(rest: &str, c: char) -> Result<(Kind, usize), String> {
         }
         '.' => match word(1) {
             1 => (Kind::Dot, 1),
-            end if rest.as_bytes()[1].is_ascii_digit() => {
-                (Kind::Literal(number(&rest[..end])?), end)
-            }
+            end if rest.as_bytes()[1].is_ascii_digit() => (Kind::Literal(number(&rest[..end])?), end),
             end => (Kind::Field(rest[1..end].to_owned()), end),
         },
         '"' => quoted(rest)?,

@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 #[derive(Debug, thiserror::Error)]
 pub enum TemplateError {
     /// It is not a template.
-    #[error("template parsing error: template: :{line}: {reason}")]
+    #[error("template: :{line}: {reason}")]
     Syntax {
         /// Line, from one.
         line: usize,
@@ -57,7 +57,11 @@ impl Template {
     }
 
     /// Applies it to a value. `labels` answers `.Label "name"` in lists.
-    pub fn execute(&self, value: &Value, labels: Option<&Map<String, Value>>) -> Result<String, TemplateError> {
+    pub fn execute(
+        &self,
+        value: &Value,
+        labels: Option<&Map<String, Value>>,
+    ) -> Result<String, TemplateError> {
         let mut run = evaluate::Run::new(value, labels, false);
         run.nodes(&self.nodes, value).map_err(|e| self.locate(e))?;
         Ok(run.into_output())
@@ -116,13 +120,19 @@ mod tests {
             ("a {{- .Name -}} b", "awebb"),
             ("{{/* said to nobody */}}x", "x"),
             ("{{$n := .Name}}{{$n}}{{$n = \"db\"}}{{$n}}{{$.Name}}", "webdbweb"),
-            ("{{join .List \", \"}} {{upper .Name}} {{title .Name}} {{pad .Name 1 2}}|", "x, y, z WEB Web  web  |"),
+            (
+                "{{join .List \", \"}} {{upper .Name}} {{title .Name}} {{pad .Name 1 2}}|",
+                "x, y, z WEB Web  web  |",
+            ),
             ("{{index .List 1}} {{index .Spec.Labels \"a\"}} {{len .List}}", "y 1 3"),
             ("{{(index .Ports 1).P}}", "443"),
             ("{{.Name | printf \"%s-%d-%q\" \"a\" 5}}", "a-5-\"web\""),
             ("{{printf \"%.3s|%5d|%-4s|%v\" .Name 7 \"ab\" true}}", "web|    7|ab  |true"),
             ("{{truncate .Id 6}} {{slice .Id 7 10}}", "sha256 abc"),
-            ("{{and .On .N}} {{or .Off .Name}} {{not .On}} {{eq .Name \"web\" \"x\"}} {{gt .N 2}}", "3 web false true true"),
+            (
+                "{{and .On .N}} {{or .Off .Name}} {{not .On}} {{eq .Name \"web\" \"x\"}} {{gt .N 2}}",
+                "3 web false true true",
+            ),
             ("{{range split .Id \":\"}}[{{.}}]{{end}}", "[sha256][abc]"),
             ("{{`raw {{`}}{{\"a\\tb\"}}{{println .N}}", "raw {{a\tb3\n"),
             ("{{if and .On (not .Off)}}both{{end}}", "both"),
@@ -138,7 +148,10 @@ mod tests {
         let value = json!({"Name": "web", "List": [1]});
         for (template, want) in [
             ("{{.Nope}}", "template: :1:2: executing \"\" at <.Nope>: map has no entry for key \"Nope\""),
-            ("a\n{{.Name.Deep}}", "template: :2:2: executing \"\" at <.Name.Deep>: can't evaluate field Deep"),
+            (
+                "a\n{{.Name.Deep}}",
+                "template: :2:2: executing \"\" at <.Name.Deep>: can't evaluate field Deep",
+            ),
             ("{{.Name", "template: :1: unclosed action"),
             ("{{if .Name}}", "unexpected EOF"),
             ("{{end}}", "unexpected {{end}}"),

@@ -98,10 +98,8 @@ impl Parser {
                 Some(Kind::Word(word)) => word.clone(),
                 _ => String::new(),
             };
-            let known = matches!(
-                word.as_str(),
-                "end" | "else" | "if" | "with" | "range" | "break" | "continue"
-            );
+            let known =
+                matches!(word.as_str(), "end" | "else" | "if" | "with" | "range" | "break" | "continue");
             if !known {
                 nodes.push(Node::Action(pipeline(tokens, offset, 0)?));
                 continue;
