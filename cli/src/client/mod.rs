@@ -109,8 +109,7 @@ enum Command {
         /// Which shell
         shell: clap_complete::Shell,
     },
-    /// Write the manual pages of all commands into a directory
-    #[command(hide = true)]
+    /// Write the manual pages of all commands into a directory, such as /usr/local/share/man/man1
     Man {
         /// Directory; made if it is not there
         dir: std::path::PathBuf,

@@ -1,7 +1,7 @@
 //! `network`.
 
 use anyhow::Result;
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::api::{Api, Query, encode};
@@ -9,55 +9,59 @@ use super::create_body::{pairs, without_empty};
 use super::output::{self, Column, Listing, say, text};
 use super::{each, human};
 
+/// Flags of `network create`.
+#[derive(Args)]
+pub struct CreateFlags {
+    /// Enable manual container attachment
+    #[arg(long)]
+    attachable: bool,
+    /// Auxiliary IPv4 or IPv6 addresses used by Network driver
+    #[arg(long, value_name = "map")]
+    aux_address: Vec<String>,
+    /// Driver to manage the Network
+    #[arg(short, long, value_name = "string", default_value = "bridge")]
+    driver: String,
+    /// IPv4 or IPv6 Gateway for the master subnet
+    #[arg(long, value_name = "strings", value_delimiter = ',')]
+    gateway: Vec<String>,
+    /// Create swarm routing-mesh network
+    #[arg(long)]
+    ingress: bool,
+    /// Restrict external access to the network
+    #[arg(long)]
+    internal: bool,
+    /// Allocate container ip from a sub-range
+    #[arg(long, value_name = "strings", value_delimiter = ',')]
+    ip_range: Vec<String>,
+    /// IP Address Management Driver
+    #[arg(long, value_name = "string", default_value = "default")]
+    ipam_driver: String,
+    /// Set IPAM driver specific options
+    #[arg(long, value_name = "map")]
+    ipam_opt: Vec<String>,
+    /// Enable IPv6 address assignment
+    #[arg(long)]
+    ipv6: bool,
+    /// Set metadata on a network
+    #[arg(long, value_name = "list")]
+    label: Vec<String>,
+    /// Set driver specific options
+    #[arg(short, long, value_name = "map")]
+    opt: Vec<String>,
+    /// Control the network's scope
+    #[arg(long, value_name = "string")]
+    scope: Option<String>,
+    /// Subnet in CIDR format that represents a network segment
+    #[arg(long, value_name = "strings", value_delimiter = ',')]
+    subnet: Vec<String>,
+    #[arg(value_name = "NETWORK")]
+    name: String,
+}
+
 #[derive(Subcommand)]
 pub enum Networks {
     /// Create a network
-    Create {
-        /// Enable manual container attachment
-        #[arg(long)]
-        attachable: bool,
-        /// Auxiliary IPv4 or IPv6 addresses used by Network driver
-        #[arg(long, value_name = "map")]
-        aux_address: Vec<String>,
-        /// Driver to manage the Network
-        #[arg(short, long, value_name = "string", default_value = "bridge")]
-        driver: String,
-        /// IPv4 or IPv6 Gateway for the master subnet
-        #[arg(long, value_name = "strings", value_delimiter = ',')]
-        gateway: Vec<String>,
-        /// Create swarm routing-mesh network
-        #[arg(long)]
-        ingress: bool,
-        /// Restrict external access to the network
-        #[arg(long)]
-        internal: bool,
-        /// Allocate container ip from a sub-range
-        #[arg(long, value_name = "strings", value_delimiter = ',')]
-        ip_range: Vec<String>,
-        /// IP Address Management Driver
-        #[arg(long, value_name = "string", default_value = "default")]
-        ipam_driver: String,
-        /// Set IPAM driver specific options
-        #[arg(long, value_name = "map")]
-        ipam_opt: Vec<String>,
-        /// Enable IPv6 address assignment
-        #[arg(long)]
-        ipv6: bool,
-        /// Set metadata on a network
-        #[arg(long, value_name = "list")]
-        label: Vec<String>,
-        /// Set driver specific options
-        #[arg(short, long, value_name = "map")]
-        opt: Vec<String>,
-        /// Control the network's scope
-        #[arg(long, value_name = "string")]
-        scope: Option<String>,
-        /// Subnet in CIDR format that represents a network segment
-        #[arg(long, value_name = "strings", value_delimiter = ',')]
-        subnet: Vec<String>,
-        #[arg(value_name = "NETWORK")]
-        name: String,
-    },
+    Create(Box<CreateFlags>),
     /// List networks
     #[command(visible_alias = "list")]
     Ls {
@@ -111,45 +115,7 @@ const TABLE: &str = "{{.ID}}\t{{.Name}}\t{{.Driver}}\t{{.Scope}}";
 
 pub async fn run(api: &Api, command: Networks) -> Result<()> {
     match command {
-        Networks::Create {
-            attachable,
-            aux_address,
-            driver,
-            gateway,
-            ingress,
-            internal,
-            ip_range,
-            ipam_driver,
-            ipam_opt,
-            ipv6,
-            label,
-            opt,
-            scope,
-            subnet,
-            name,
-        } => {
-            if (!gateway.is_empty() || !ip_range.is_empty() || !aux_address.is_empty()) && subnet.is_empty() {
-                anyhow::bail!("no matching subnet for gateway, range or address: give --subnet");
-            }
-            let config = subnet.iter().enumerate().map(|(i, subnet)| {
-                let aux = if i == 0 { pairs(&aux_address) } else { Default::default() };
-                json!({ "Subnet": subnet, "Gateway": gateway.get(i), "IPRange": ip_range.get(i), "AuxiliaryAddresses": aux })
-            });
-            let mut body = json!({
-                "Name": name, "Driver": driver, "Internal": internal, "Attachable": attachable, "Ingress": ingress,
-                "EnableIPv6": ipv6.then_some(true), "Scope": scope, "Options": pairs(&opt), "Labels": pairs(&label),
-                "IPAM": { "Driver": ipam_driver, "Config": config.collect::<Vec<_>>(), "Options": pairs(&ipam_opt) },
-            });
-            if let Some(list) = body["IPAM"]["Config"].as_array_mut() {
-                list.iter_mut().for_each(without_empty);
-            }
-            without_empty(&mut body);
-            let created = api.post("/networks/create", &Query::new(), Some(&body)).await?;
-            if let Some(warning) = created["Warning"].as_str().filter(|w| !w.is_empty()) {
-                eprintln!("WARNING: {warning}");
-            }
-            say!("{}", text(&created, "Id"))
-        }
+        Networks::Create(flags) => create(api, *flags).await,
         Networks::Ls { filter, format, no_trunc, quiet } => {
             let found = api.get("/networks", &Query::new().filters(&filter)?).await?;
             let mut networks = found.as_array().cloned().unwrap_or_default();
@@ -188,4 +154,45 @@ pub async fn run(api: &Api, command: Networks) -> Result<()> {
             .await
         }
     }
+}
+
+async fn create(api: &Api, flags: CreateFlags) -> Result<()> {
+    let CreateFlags {
+        attachable,
+        aux_address,
+        driver,
+        gateway,
+        ingress,
+        internal,
+        ip_range,
+        ipam_driver,
+        ipam_opt,
+        ipv6,
+        label,
+        opt,
+        scope,
+        subnet,
+        name,
+    } = flags;
+    if (!gateway.is_empty() || !ip_range.is_empty() || !aux_address.is_empty()) && subnet.is_empty() {
+        anyhow::bail!("no matching subnet for gateway, range or address: give --subnet");
+    }
+    let config = subnet.iter().enumerate().map(|(i, subnet)| {
+                let aux = if i == 0 { pairs(&aux_address) } else { Default::default() };
+                json!({ "Subnet": subnet, "Gateway": gateway.get(i), "IPRange": ip_range.get(i), "AuxiliaryAddresses": aux })
+            });
+    let mut body = json!({
+        "Name": name, "Driver": driver, "Internal": internal, "Attachable": attachable, "Ingress": ingress,
+        "EnableIPv6": ipv6.then_some(true), "Scope": scope, "Options": pairs(&opt), "Labels": pairs(&label),
+        "IPAM": { "Driver": ipam_driver, "Config": config.collect::<Vec<_>>(), "Options": pairs(&ipam_opt) },
+    });
+    if let Some(list) = body["IPAM"]["Config"].as_array_mut() {
+        list.iter_mut().for_each(without_empty);
+    }
+    without_empty(&mut body);
+    let created = api.post("/networks/create", &Query::new(), Some(&body)).await?;
+    if let Some(warning) = created["Warning"].as_str().filter(|w| !w.is_empty()) {
+        eprintln!("WARNING: {warning}");
+    }
+    say!("{}", text(&created, "Id"))
 }
