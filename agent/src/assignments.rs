@@ -47,6 +47,15 @@ pub struct Assignments {
 }
 
 impl Assignments {
+    /// Takes every task, network and port back; the node's own address stays, for the data plane to be left in
+    /// order.
+    pub fn clear(&mut self) {
+        self.version = 0;
+        self.tasks.clear();
+        self.networks.clear();
+        self.ingress = v1::IngressView::default();
+    }
+
     /// Applies a message of the stream.
     pub fn apply(&mut self, message: v1::AssignmentsMessage) -> Result<(), AssignmentsError> {
         if message.complete {

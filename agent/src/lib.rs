@@ -26,7 +26,7 @@ use skep_engine::Engine;
 use skep_identity::{Host, Identity, Network};
 use skep_proto::v1;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 pub use assignments::{Assignments, AssignmentsError};
 pub use local::LocalNetworking;
@@ -49,14 +49,23 @@ pub struct AgentOptions {
     pub managers: Vec<String>,
     /// What it says of its host; a change is reported to the managers.
     pub description: watch::Receiver<v1::NodeDescription>,
-    /// Address other nodes reach this host at (no port).
-    pub advertise_addr: String,
+    /// Where other nodes reach this host; a change is reported to the managers.
+    pub addresses: watch::Receiver<Addresses>,
     /// Runs tasks.
     pub runtime: Arc<dyn TaskRuntime>,
     /// The data plane.
     pub plane: Arc<dyn NetworkPlane>,
     /// Where service logs are read; none in simulations.
     pub engine: Option<Engine>,
+}
+
+/// Where other nodes reach this host; no ports.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// Its address in the swarm.
+    pub advertise: String,
+    /// Its WireGuard's; empty = the advertised one.
+    pub data_path: String,
 }
 
 /// A running agent. Dropping it ends the session; containers stay.
@@ -66,6 +75,8 @@ pub struct Agent {
     managers: watch::Receiver<Vec<v1::ManagerPeer>>,
     remotes: Arc<remotes::Remotes>,
     tasks: task::TaskSet,
+    assignments: watch::Sender<Assignments>,
+    reaching: AbortHandle,
     _running: JoinSet<()>,
 }
 
@@ -76,6 +87,8 @@ pub struct Connection {
     pub manager: Option<String>,
     /// Why there is none.
     pub error: String,
+    /// This node was removed from the swarm: it runs nothing any more, and has to leave and join again.
+    pub removed: bool,
 }
 
 impl Agent {
@@ -94,7 +107,8 @@ impl Agent {
         let node_id = options.identity.node_id().to_string();
 
         let (applied, applied_seen) = watch::channel(Applied::default());
-        let (wanted, wanted_seen) = watch::channel((plane::desired(&node_id, &kept, &BTreeMap::new()), 0));
+        let (wanted, wanted_seen) =
+            watch::channel((plane::desired(&node_id, &kept, &BTreeMap::new()), data_path_port(&kept)));
         let tasks = task::TaskSet::new(task::Surroundings {
             host: host.clone(),
             runtime: options.runtime.clone(),
@@ -108,8 +122,8 @@ impl Agent {
 
         let shared = session::Shared {
             description: options.description.clone(),
-            advertise_addr: options.advertise_addr.clone(),
-            assignments,
+            addresses: options.addresses.clone(),
+            assignments: assignments.clone(),
             node,
             managers,
             outbox: outbox.clone(),
@@ -125,13 +139,15 @@ impl Agent {
             remotes.clone(),
             node_seen.clone(),
         ));
-        running.spawn(reach(options, shared, connected));
+        let reaching = running.spawn(reach(options, shared, connected));
         Ok(Self {
             node: node_seen,
             connected: connected_seen,
             managers: managers_seen,
             remotes,
             tasks,
+            assignments,
+            reaching,
             _running: running,
         })
     }
@@ -151,14 +167,22 @@ impl Agent {
         self.remotes.all()
     }
 
+    /// Adds a manager to those to try.
+    pub fn add_manager(&self, addr: &str) {
+        self.remotes.add(addr);
+    }
+
     /// Managers as the last session told: node ID and address.
     pub fn manager_peers(&self) -> Vec<(String, String)> {
         self.managers.borrow().iter().map(|m| (m.node_id.clone(), m.addr.clone())).collect()
     }
 
-    /// Stops and removes every task of this node: it is leaving the swarm.
+    /// Stops and removes every task of this node: it is leaving the swarm. The session ends first, so that no
+    /// manager gives it new ones.
     pub async fn drain(&self) {
+        self.reaching.abort();
         let mut ended = self.tasks.ended();
+        self.assignments.send_modify(Assignments::clear);
         self.tasks.assign(&BTreeMap::new());
         while !self.tasks.is_empty() {
             if ended.changed().await.is_err() {
@@ -201,8 +225,7 @@ async fn reconcile(
         let in_use = tasks.networks_in_use();
         views.retain(|id, _| in_use.contains(id) || set.networks.contains_key(id));
         let desired = plane::desired(&node_id, &set, &views);
-        let port = u16::try_from(set.data_path_port).ok().filter(|p| *p != 0);
-        let port = port.unwrap_or(skep_proto::defaults::DATA_PATH_PORT);
+        let port = data_path_port(&set);
         wanted.send_if_modified(|have| {
             let now = (desired, port);
             let changed = *have != now;
@@ -218,13 +241,19 @@ async fn reconcile(
     }
 }
 
-/// Keeps a session with some manager.
+/// UDP port of the swarm's data path.
+fn data_path_port(set: &Assignments) -> u16 {
+    let port = u16::try_from(set.data_path_port).ok().filter(|p| *p != 0);
+    port.unwrap_or(skep_proto::defaults::DATA_PATH_PORT)
+}
+
+/// Keeps a session with some manager, until this node is removed from the swarm.
 async fn reach(options: AgentOptions, shared: session::Shared, connected: watch::Sender<Connection>) {
     let mut pause = RECONNECT.0;
     let mut rng = options.identity.host().rng();
     loop {
         let outcome = match shared.remotes.pick() {
-            None => Err(tonic::Status::unavailable("no manager is known: join the swarm again")),
+            None => Err((false, "no manager is known: join the swarm again".to_owned())),
             Some(addr) => {
                 let channel = skep_identity::channel(
                     &options.identity,
@@ -238,7 +267,7 @@ async fn reach(options: AgentOptions, shared: session::Shared, connected: watch:
                         reached = true;
                         shared.remotes.succeeded(&addr);
                         connected
-                            .send_replace(Connection { manager: Some(addr.clone()), error: String::new() });
+                            .send_replace(Connection { manager: Some(addr.clone()), ..Default::default() });
                         tracing::info!(manager = %addr, "in touch with the swarm");
                     });
                     match &options.engine {
@@ -258,12 +287,22 @@ async fn reach(options: AgentOptions, shared: session::Shared, connected: watch:
                 } else {
                     shared.remotes.failed(&addr);
                 }
-                held.map_err(|e| tonic::Status::new(e.code(), format!("manager {addr}: {}", e.message())))
+                held.map_err(|e| (skep_identity::is_removed(&e), format!("manager {addr}: {}", e.message())))
             }
         };
-        if let Err(e) = outcome {
-            tracing::warn!(error = %e.message(), "not in touch with the swarm, running tasks go on");
-            connected.send_replace(Connection { manager: None, error: e.message().to_owned() });
+        match outcome {
+            Err((true, error)) => {
+                tracing::error!(%error, "this node was removed from the swarm: its tasks end");
+                connected.send_replace(Connection { manager: None, error, removed: true });
+                // Node IDs are never given twice: there is nothing to come back to.
+                shared.assignments.send_modify(Assignments::clear);
+                return;
+            }
+            Err((false, error)) => {
+                tracing::warn!(%error, "not in touch with the swarm, running tasks go on");
+                connected.send_replace(Connection { manager: None, error, removed: false });
+            }
+            Ok(()) => {}
         }
         tokio::time::sleep(pause.mul_f32(rng.random_range(0.5..1.5))).await;
         pause = (pause * 2).min(RECONNECT.1);

@@ -42,6 +42,11 @@ impl Remotes {
         self.lock().keys().cloned().collect()
     }
 
+    /// Adds one address.
+    pub fn add(&self, addr: &str) {
+        self.lock().entry(addr.to_owned()).or_insert(0);
+    }
+
     /// Remembers that a manager answered.
     pub fn succeeded(&self, addr: &str) {
         if let Some(failures) = self.lock().get_mut(addr) {

@@ -7,6 +7,7 @@ use skep_proto::v1::{self, dispatcher_client::DispatcherClient};
 use tokio::sync::watch;
 use tonic::transport::Channel;
 
+use crate::Addresses;
 use crate::assignments::Assignments;
 use crate::remotes::Remotes;
 use crate::status::Outbox;
@@ -19,7 +20,7 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// What a session reads and writes.
 pub(crate) struct Shared {
     pub description: watch::Receiver<v1::NodeDescription>,
-    pub advertise_addr: String,
+    pub addresses: watch::Receiver<Addresses>,
     pub assignments: watch::Sender<Assignments>,
     pub node: watch::Sender<Option<v1::Node>>,
     pub managers: watch::Sender<Vec<v1::ManagerPeer>>,
@@ -35,10 +36,12 @@ pub(crate) async fn hold(
     established: impl FnOnce(),
 ) -> Result<(), tonic::Status> {
     let mut client = DispatcherClient::new(channel).max_decoding_message_size(64 << 20);
+    let addresses = shared.addresses.borrow().clone();
     let request = v1::SessionRequest {
         description: Some(shared.description.borrow().clone()),
         session_id: String::new(),
-        advertise_addr: shared.advertise_addr.clone(),
+        advertise_addr: addresses.advertise,
+        data_path_addr: addresses.data_path,
     };
     let mut messages = timely(client.session(request)).await?.into_inner();
     let first = timely(messages.message())
@@ -140,12 +143,15 @@ impl Drop for PutBack<'_> {
     }
 }
 
-/// Ends the session when the node's description changes, so that the next one carries the new one.
+/// Ends the session when the node's description or addresses change, so that the next one carries the new ones.
 async fn described(shared: &Shared) -> Result<(), tonic::Status> {
-    let mut description = shared.description.clone();
+    let (mut description, mut addresses) = (shared.description.clone(), shared.addresses.clone());
     description.mark_unchanged();
-    match description.changed().await {
-        Ok(()) => Err(tonic::Status::cancelled("this node's description changed, registering anew")),
-        Err(_) => std::future::pending().await,
+    addresses.mark_unchanged();
+    tokio::select! {
+        Ok(()) = description.changed() => {}
+        Ok(()) = addresses.changed() => {}
+        else => std::future::pending().await,
     }
+    Err(tonic::Status::cancelled("this node's description changed, registering anew"))
 }

@@ -68,10 +68,6 @@ impl From<tonic::Status> for ApiError {
             "" => format!("the swarm answered {:?} without a reason", status.code()),
             message => message.to_owned(),
         };
-        // A stale version is an internal error in Docker, and scripts retry on its text.
-        if message.contains("update out of sequence") {
-            return Self::internal(message);
-        }
         let code = match status.code() {
             Code::InvalidArgument | Code::OutOfRange | Code::FailedPrecondition => StatusCode::BAD_REQUEST,
             Code::NotFound => StatusCode::NOT_FOUND,

@@ -136,6 +136,9 @@ pub enum SwarmError {
     /// `leave` outside a swarm.
     #[error("This node is not part of a swarm")]
     NotMember,
+    /// `init --force-new-cluster` on a worker.
+    #[error("This node is not a swarm manager: only a manager can make a new cluster out of what it has")]
+    NotManager,
     /// `leave` of a manager without `--force`; the text says what would be lost.
     #[error("You are attempting to leave the swarm on a node that is participating as a manager. {0}")]
     ManagerNeedsForce(String),
@@ -156,6 +159,7 @@ impl From<SwarmError> for ApiError {
         match e {
             SwarmError::AlreadyMember
             | SwarmError::NotMember
+            | SwarmError::NotManager
             | SwarmError::ManagerNeedsForce(_)
             | SwarmError::Unavailable(_) => Self::unavailable(message),
             SwarmError::Invalid(_) => Self::bad_request(message),

@@ -80,6 +80,7 @@ where
             exec_root: root.join("exec"),
             instance: instance.clone(),
             helper_exe: helper_exe.clone(),
+            solo: false,
         })
         .await
         .expect("a data plane");

@@ -214,6 +214,7 @@ impl Lab {
         }
         for host in &self.hosts {
             errors.extend(remove_cgroups(&host.dir).err().map(|e| format!("{e:#}")));
+            errors.extend(remove_sockets(&host.dir).err().map(|e| format!("{e:#}")));
         }
         let switch = nix::unistd::Pid::from_raw(self.switch);
         if let Err(e) = nix::sys::signal::kill(switch, nix::sys::signal::Signal::SIGKILL) {
@@ -260,6 +261,18 @@ fn remove_cgroups(host_dir: &Path) -> Result<()> {
         remove_tree(&root.path().join(&name))?;
     }
     remove_tree(&Path::new("/sys/fs/cgroup").join(&name))
+}
+
+/// Likewise the control socket of its WireGuard, which lies outside its directory.
+fn remove_sockets(host_dir: &Path) -> Result<()> {
+    let Ok(instance) = std::fs::read_to_string(host_dir.join("data/instance")) else { return Ok(()) };
+    let path = format!("/var/run/wireguard/wg-{}.sock", instance.trim());
+    match std::fs::remove_file(&path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(e).with_context(|| format!("remove {path}"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn remove_tree(dir: &Path) -> Result<()> {

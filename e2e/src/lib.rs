@@ -5,10 +5,13 @@
 
 mod host;
 mod lab;
+mod raw;
+pub mod swarm;
 mod wait;
 mod whoami;
 
 pub use host::Host;
 pub use lab::{Lab, LabOptions};
+pub use raw::Answer;
 pub use wait::{eventually, eventually_some};
 pub use whoami::whoami_image;

@@ -9,6 +9,26 @@ use skep_e2e::{Lab, LabOptions, eventually, whoami_image};
 
 const LONG: Duration = Duration::from_secs(60);
 
+/// Ports that a host's sockets listen on, other than on the loopback.
+fn open_ports(host: &skep_e2e::Host) -> Result<Vec<u16>> {
+    const LISTEN: &str = "0A";
+    let mut open = Vec::new();
+    for table in ["tcp", "tcp6", "udp", "udp6"] {
+        let sockets = host.exec(&["cat", &format!("/proc/net/{table}")])?;
+        for line in sockets.lines().skip(1) {
+            let fields: Vec<_> = line.split_whitespace().collect();
+            let (Some(local), Some(state)) = (fields.get(1), fields.get(3)) else { continue };
+            let (addr, port) = local.split_once(':').context("address and port")?;
+            let loopback =
+                addr == "00000000000000000000000001000000" || (addr.len() == 8 && addr.ends_with("7F"));
+            if !loopback && (table.starts_with("udp") || *state == LISTEN) {
+                open.push(u16::from_str_radix(port, 16)?);
+            }
+        }
+    }
+    Ok(open)
+}
+
 #[test]
 fn a_single_node_swarm_runs_a_service_and_goes_without_a_trace() -> Result<()> {
     let init = PathBuf::from(env!("CARGO_BIN_EXE_skep-lab-init"));
@@ -53,6 +73,10 @@ fn a_single_node_swarm_runs_a_service_and_goes_without_a_trace() -> Result<()> {
     ])?;
     let body = host.exec(&["curl", "-sS", "--max-time", "3", "http://127.0.0.1:8080/"])?;
     ensure!(body.contains("Hostname: "), "{body}");
+
+    // Nothing of it can be reached from outside but what was published.
+    let open: Vec<_> = open_ports(host)?.into_iter().filter(|port| *port != 8080).collect();
+    ensure!(open.is_empty(), "open beyond the loopback: {open:?}");
 
     let pid = std::fs::read_to_string(dir.join("run/skep.pid"))?;
     host.exec(&["kill", "-INT", pid.trim()])?;

@@ -1,87 +1,12 @@
 //! Three hosts, the real docker client, and what the swarm must survive.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use skep_e2e::{Host, Lab, LabOptions, eventually, eventually_some, whoami_image};
-
-const LONG: Duration = Duration::from_secs(60);
-
-/// Binaries of one workspace lie side by side.
-fn binaries() -> (PathBuf, PathBuf) {
-    let init = PathBuf::from(env!("CARGO_BIN_EXE_skep-lab-init"));
-    let skep = init.with_file_name("skep");
-    assert!(skep.exists(), "{} is not there: run `cargo build -p skep` first", skep.display());
-    (skep, init)
-}
-
-/// A three-host swarm: every host a manager, every host with the whoami image.
-fn swarm(name: &str) -> Result<Lab> {
-    let (skep, init) = binaries();
-    let name = format!("{name}{}", std::process::id() % 10_000);
-    let lab = Lab::up(LabOptions { name, hosts: 3, skep: skep.clone(), init })?;
-    let archive = lab.host(1).dir.join("whoami.tar");
-    whoami_image(&skep, &archive)?;
-    for host in lab.hosts() {
-        host.docker(&["import", path(&archive), "whoami:1"])?;
-        host.docker(&["tag", "whoami:1", "whoami:2"])?;
-    }
-    lab.host(1).docker(&["swarm", "init", "--advertise-addr", &lab.host(1).addr])?;
-    let token = lab.host(1).docker(&["swarm", "join-token", "-q", "manager"])?;
-    for number in [2, 3] {
-        let host = lab.host(number);
-        host.docker(&[
-            "swarm",
-            "join",
-            "--token",
-            token.trim(),
-            "--advertise-addr",
-            &host.addr,
-            "10.99.0.1:2377",
-        ])?;
-    }
-    eventually("three managers are ready", LONG, || {
-        let nodes = lab.host(3).docker(&["node", "ls", "--format", "{{.Status}} {{.ManagerStatus}}"])?;
-        ensure!(nodes.lines().count() == 3, "{nodes}");
-        ensure!(nodes.lines().all(|l| l == "Ready Leader" || l == "Ready Reachable"), "{nodes}");
-        Ok(())
-    })?;
-    Ok(lab)
-}
-
-fn path(p: &Path) -> &str {
-    p.to_str().expect("the lab's paths are UTF-8")
-}
-
-/// `service create` of whoami; returns at once.
-fn create(host: &Host, name: &str, replicas: u32, more: &[&str]) -> Result<()> {
-    let replicas = replicas.to_string();
-    let first = ["service", "create", "-d", "--name", name, "--replicas", &replicas];
-    host.docker(&[&first[..], more, &["whoami:1", "/skep", "whoami"]].concat())?;
-    Ok(())
-}
-
-/// Node of every running task of a service that is wanted running.
-fn running(host: &Host, service: &str) -> Result<Vec<String>> {
-    let format = "{{.Node}} {{.CurrentState}}";
-    let out =
-        host.docker(&["service", "ps", service, "--filter", "desired-state=running", "--format", format])?;
-    Ok(out.lines().filter_map(|l| l.split_once(" Running").map(|(node, _)| node.to_owned())).collect())
-}
-
-fn wait_running(host: &Host, service: &str, replicas: usize) -> Result<Vec<String>> {
-    eventually_some(&format!("{replicas} tasks of {service} run"), LONG, || {
-        let nodes = running(host, service)?;
-        ensure!(
-            nodes.len() == replicas,
-            "{nodes:?}; {}",
-            host.docker(&["service", "ps", "--no-trunc", service])?
-        );
-        Ok(Some(nodes))
-    })
-}
+use skep_e2e::swarm::{
+    LONG, answers, create, hostname, inside, managers, path, refused, running, wait_running,
+};
+use skep_e2e::{Host, eventually, eventually_some};
 
 /// Waits until four tasks of `web` run, none of them on `lost`.
 fn four_without(host: &Host, lost: &Host) -> Result<()> {
@@ -92,32 +17,9 @@ fn four_without(host: &Host, lost: &Host) -> Result<()> {
     })
 }
 
-/// Who answered, by host name, over `n` requests from outside.
-fn answers(lab: &Lab, url: &str, n: usize) -> Result<BTreeMap<String, usize>> {
-    let mut seen = BTreeMap::new();
-    for _ in 0..n {
-        let body = lab.outside(&["curl", "-sS", "--max-time", "3", url])?;
-        *seen.entry(hostname(&body)?).or_insert(0) += 1;
-    }
-    Ok(seen)
-}
-
-fn hostname(body: &str) -> Result<String> {
-    let line = body.lines().find_map(|l| l.strip_prefix("Hostname: "));
-    Ok(line.with_context(|| format!("no host name in {body:?}"))?.to_owned())
-}
-
-/// Runs a command of the host inside the network of the service's one container there.
-fn inside(host: &Host, service: &str, argv: &[&str]) -> Result<String> {
-    let filter = format!("label=com.docker.swarm.service.name={service}");
-    let id = host.docker(&["ps", "-q", "--filter", &filter])?;
-    let pid = host.docker(&["inspect", "-f", "{{.State.Pid}}", id.trim()])?;
-    host.exec(&[&["nsenter", "-t", pid.trim(), "-n", "--"], argv].concat())
-}
-
 #[test]
 fn a_service_spreads_is_found_by_name_and_answers_on_every_host() -> Result<()> {
-    let lab = swarm("path")?;
+    let lab = managers("path")?;
     let one = lab.host(1);
     one.docker(&["network", "create", "-d", "overlay", "net1"])?;
     create(one, "web", 3, &["--network", "net1", "-p", "8080:80"])?;
@@ -182,7 +84,7 @@ fn a_service_spreads_is_found_by_name_and_answers_on_every_host() -> Result<()> 
 
 #[test]
 fn the_swarm_heals_when_hosts_die_are_cut_off_and_come_back() -> Result<()> {
-    let mut lab = swarm("heal")?;
+    let mut lab = managers("heal")?;
     create(lab.host(1), "web", 3, &[])?;
     wait_running(lab.host(1), "web", 3)?;
 
@@ -218,7 +120,7 @@ fn the_swarm_heals_when_hosts_die_are_cut_off_and_come_back() -> Result<()> {
 
 #[test]
 fn a_service_is_updated_and_a_node_drained_and_a_daemon_restarted_under_it() -> Result<()> {
-    let lab = swarm("upd")?;
+    let lab = managers("upd")?;
     let one = lab.host(1);
     create(
         one,
@@ -263,7 +165,7 @@ fn a_service_is_updated_and_a_node_drained_and_a_daemon_restarted_under_it() -> 
 
 #[test]
 fn networks_are_apart_and_the_underlay_shows_nothing() -> Result<()> {
-    let lab = swarm("net")?;
+    let lab = managers("net")?;
     let (one, two) = (lab.host(1), lab.host(2));
     for net in ["red", "blue"] {
         one.docker(&["network", "create", "-d", "overlay", net])?;
@@ -328,24 +230,22 @@ fn networks_are_apart_and_the_underlay_shows_nothing() -> Result<()> {
 
 #[test]
 fn what_is_wrong_is_refused_by_name() -> Result<()> {
-    let lab = swarm("bad")?;
+    let lab = managers("bad")?;
     let one = lab.host(1);
-    let refused = |args: &[&str], words: &[&str]| -> Result<()> {
-        let Err(e) = one.docker(args) else { bail!("{args:?} was not refused") };
-        let text = format!("{e:#}");
-        ensure!(words.iter().all(|w| text.contains(w)), "{args:?}: {text}");
-        Ok(())
-    };
     create(one, "web", 1, &["-p", "8080:80"])?;
-    refused(&["service", "create", "-d", "--name", "web", "whoami:1"], &["web"])?;
-    refused(&["service", "create", "-d", "--name", "web2", "-p", "8080:80", "whoami:1"], &["8080", "web"])?;
-    refused(&["service", "create", "-d", "--network", "nowhere", "whoami:1"], &["nowhere"])?;
-    refused(&["service", "create", "-d", "--replicas", "99999999999", "whoami:1"], &["replicas"])?;
-    refused(&["service", "inspect", "nothing"], &["nothing"])?;
+    refused(one, &["service", "create", "-d", "--name", "web", "whoami:1"], &["web"])?;
+    refused(
+        one,
+        &["service", "create", "-d", "--name", "web2", "-p", "8080:80", "whoami:1"],
+        &["8080", "web"],
+    )?;
+    refused(one, &["service", "create", "-d", "--network", "nowhere", "whoami:1"], &["nowhere"])?;
+    refused(one, &["service", "create", "-d", "--replicas", "99999999999", "whoami:1"], &["replicas"])?;
+    refused(one, &["service", "inspect", "nothing"], &["nothing"])?;
     one.docker(&["network", "create", "-d", "overlay", "used"])?;
     create(one, "user", 1, &["--network", "used"])?;
-    refused(&["network", "rm", "used"], &["used", "user"])?;
-    refused(&["load", "-i", "/etc/hostname"], &["archive"])?;
+    refused(one, &["network", "rm", "used"], &["used", "user"])?;
+    refused(one, &["load", "-i", "/etc/hostname"], &["archive"])?;
 
     one.docker(&[
         "service",

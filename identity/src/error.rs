@@ -194,6 +194,21 @@ pub fn explain(addr: &str, status: &tonic::Status) -> String {
     status.message().to_owned()
 }
 
+/// Set on the refusal of a node that was removed from the swarm.
+const REMOVED: &str = "skep-node-removed";
+
+/// The answer to a node that was removed from the swarm; its certificate is of no use any more.
+pub fn removed(message: impl Into<String>) -> tonic::Status {
+    let mut status = tonic::Status::permission_denied(message);
+    status.metadata_mut().insert(REMOVED, tonic::metadata::MetadataValue::from_static("1"));
+    status
+}
+
+/// Whether a call failed because this node was removed from the swarm.
+pub fn is_removed(status: &tonic::Status) -> bool {
+    status.code() == tonic::Code::PermissionDenied && status.metadata().contains_key(REMOVED)
+}
+
 /// Whether a failed call over a [`crate::channel`] never left this host, because there was no connection:
 /// then it can be repeated elsewhere without doing things twice.
 pub fn not_sent(status: &tonic::Status) -> bool {

@@ -25,7 +25,7 @@ pub use bootstrap::{Bootstrap, bootstrap, renew};
 pub use ca::RootCa;
 pub use client::{channel, dial};
 pub use credentials::Credentials;
-pub use error::{Error, explain, not_sent};
+pub use error::{Error, explain, is_removed, not_sent, removed};
 pub use host::Host;
 pub use identity::Identity;
 pub use network::{Io, IoStream, Listener, Network, Tcp};

@@ -38,6 +38,14 @@ pub(crate) fn removed(node_id: &str) -> Status {
     ))
 }
 
+/// The answer to a node of which the leader, or this manager's own history, is sure that it was removed: it
+/// carries a mark, by which the node ends its tasks.
+pub(crate) fn surely_removed(node_id: &str) -> Status {
+    skep_identity::removed(format!(
+        "node {node_id} was removed from the swarm: run `docker swarm leave --force` on it, and join again"
+    ))
+}
+
 /// The manager a request comes from.
 pub(crate) fn manager(store: &Store, extensions: &Extensions) -> Result<PeerIdentity, Status> {
     let peer = require(extensions, Role::Manager)?;

@@ -19,6 +19,8 @@ pub struct DataPlaneOptions {
     pub instance: String,
     /// The binary that serves `wireguard`.
     pub helper_exe: PathBuf,
+    /// The swarm has this node only: no tunnel is made, and nothing listens for one.
+    pub solo: bool,
 }
 
 /// One network to join.

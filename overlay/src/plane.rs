@@ -6,6 +6,7 @@ mod busy;
 mod names;
 mod networks;
 mod reaper;
+mod solo;
 mod swarm;
 
 use std::path::PathBuf;
@@ -117,6 +118,8 @@ impl DataPlane {
             }
         }
         let (_, public_key) = wireguard::load_or_create_key(&store.key())
+            .map_err(|e| Error::WireGuard { interface: names.wireguard(), reason: e.to_string() })?;
+        wireguard::sweep(&names.wireguard())
             .map_err(|e| Error::WireGuard { interface: names.wireguard(), reason: e.to_string() })?;
         let socket =
             Socket::open(SockProtocol::NetlinkNetFilter).map_err(Error::io("open", "the nftables socket"))?;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use skep_agent::{Agent, AgentOptions};
+use skep_agent::{Addresses, Agent, AgentOptions};
 use skep_identity::{Bootstrap, Host, Identity, Network, bootstrap};
 use skep_manager::{InitOptions, Manager, ManagerOptions, Start};
 use skep_proto::v1;
@@ -153,13 +153,17 @@ impl Node {
             wireguard_public_key: format!("key of {}", self.name),
             ..Default::default()
         });
+        let (_addresses, addresses) = watch::channel(Addresses {
+            advertise: self.addr.rsplit_once(':').map_or("", |(ip, _)| ip).to_owned(),
+            data_path: String::new(),
+        });
         let _agent = Agent::start(AgentOptions {
             state_dir: self.dir.join("agent"),
             identity,
             network,
             managers,
             description,
-            advertise_addr: self.addr.rsplit_once(':').map_or("", |(ip, _)| ip).to_owned(),
+            addresses,
             runtime: Arc::new(SimRuntime(self.containers.clone())),
             plane: Arc::new(SimPlane(self.containers.clone())),
             engine: None,

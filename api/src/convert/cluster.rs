@@ -50,7 +50,28 @@ pub fn read_init(body: &[u8]) -> ApiResult<InitRequest> {
         spec: read_spec(f.object("Spec")?)?,
     };
     f.refuse_rest(&[("AutoLockManagers", AUTOLOCK)])?;
+    if request.force_new_cluster {
+        kept_by_force(&request)?;
+    }
     Ok(request)
+}
+
+/// A swarm that goes on with one manager keeps its settings: refuses those of a new one.
+fn kept_by_force(request: &InitRequest) -> ApiResult<()> {
+    let default = read_spec(Fields::parse(b"{}")?)?;
+    let set = [
+        ("DefaultAddrPool", !request.address_pools.is_empty()),
+        ("DataPathPort", request.data_path_port != 0),
+        ("Availability", request.availability != NodeAvailability::Active),
+        ("Spec", request.spec != default),
+    ];
+    match set.iter().find(|(_, set)| *set) {
+        Some((field, _)) => Err(ApiError::bad_request(format!(
+            "{field} cannot be set with ForceNewCluster: the swarm keeps its settings; leave it out, and change \
+             what can be changed afterwards (docker swarm update, docker node update)"
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// Body of `POST /swarm/join`.
@@ -211,6 +232,8 @@ mod tests {
             (r#"{"AutoLockManagers":true}"#, "AutoLockManagers"),
             (r#"{"Availability":"gone"}"#, "Availability"),
             (r#"{"DataPathPort":80}"#, "DataPathPort"),
+            (r#"{"ForceNewCluster":true,"DataPathPort":5000}"#, "DataPathPort"),
+            (r#"{"ForceNewCluster":true,"Spec":{"Dispatcher":{"HeartbeatPeriod":9000000000}}}"#, "Spec"),
             (r#"{"Spec":{"CAConfig":{"NodeCertExpiry":5}}}"#, "CAConfig.NodeCertExpiry"),
             (r#"{"Spec":{"Raft":{"KeepOldSnapshots":3}}}"#, "Spec.Raft.KeepOldSnapshots"),
         ] {

@@ -6,6 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use nix::ifaddrs::getifaddrs;
 use skep_api::swarm::SwarmError;
 
+use super::resolve::resolve;
+
 /// Address to listen on: `addr[:port]` or `interface[:port]`; empty = every address.
 pub fn listen(text: &str, default_port: u16) -> Result<SocketAddr, SwarmError> {
     if text.is_empty() {
@@ -44,14 +46,41 @@ pub fn advertise(text: &str, port: u16, towards: Option<SocketAddr>) -> Result<S
     }
 }
 
-/// A manager's address as a user gives it; names are resolved by the caller.
-pub fn remote(text: &str, default_port: u16) -> Result<SocketAddr, SwarmError> {
+/// Address of the data path: an IP address or an interface, without a port (that is the whole swarm's);
+/// empty = the advertised one.
+pub fn data_path(text: &str) -> Result<Option<IpAddr>, SwarmError> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let ip = if let Ok(ip) = text.parse() { ip } else { of_interface(text)? };
+    if ip.is_unspecified() {
+        return Err(SwarmError::Invalid(
+            "data path address must be a non-zero IP address or a network interface".into(),
+        ));
+    }
+    Ok(Some(ip))
+}
+
+/// A manager's address as a user gives it: an IP address or a host name, with an optional port.
+pub async fn remote(text: &str, default_port: u16) -> Result<SocketAddr, SwarmError> {
     let text = text.strip_prefix("tcp://").unwrap_or(text);
-    split(text, default_port)
-        .and_then(|(host, port)| host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, port)))
-        .ok_or_else(|| {
-            SwarmError::Invalid(format!("{text:?} is not the address of a manager: want an IP address and port, like 192.0.2.1:{default_port}"))
-        })
+    let bad = |why: String| {
+        SwarmError::Invalid(format!(
+            "{text:?} is not the address of a manager: {why}; want an IP address or a host name, with an \
+             optional port, like 192.0.2.1:{default_port}"
+        ))
+    };
+    let (host, port) = split(text, default_port).ok_or_else(|| bad("its port is not a number".into()))?;
+    if let Ok(ip) = host.parse::<IpAddr>() {
+        return Ok(SocketAddr::new(ip, port));
+    }
+    let name = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | '_');
+    if host.is_empty() || !host.chars().all(name) {
+        return Err(bad("that is neither an IP address nor a host name".into()));
+    }
+    let found = resolve(&host).await.map_err(|e| bad(format!("the name {host} cannot be resolved ({e})")))?;
+    let first = found.first().ok_or_else(|| bad(format!("the name {host} has no address")))?;
+    Ok(SocketAddr::new(*first, port))
 }
 
 fn split(text: &str, default_port: u16) -> Option<(String, u16)> {
@@ -78,11 +107,19 @@ fn parse(text: &str, default_port: u16) -> Result<SocketAddr, SwarmError> {
     if let Ok(ip) = host.parse::<IpAddr>() {
         return Ok((ip, port).into());
     }
-    let of_interface: Vec<_> = interface_addresses()?.into_iter().filter(|(name, _)| *name == host).collect();
-    match of_interface.as_slice() {
-        [(_, ip)] => Ok((*ip, port).into()),
-        [] => Err(bad(format!("there is no interface {host:?} with an IPv4 address here"))),
-        several => Err(bad(format!("interface {host} has {} IPv4 addresses: name one", several.len()))),
+    Ok((of_interface(&host).map_err(|e| bad(e.to_string()))?, port).into())
+}
+
+/// The one address of an interface.
+fn of_interface(name: &str) -> Result<IpAddr, SwarmError> {
+    let found: Vec<_> = interface_addresses()?.into_iter().filter(|(n, _)| n == name).collect();
+    match found.as_slice() {
+        [(_, ip)] => Ok(*ip),
+        [] => Err(SwarmError::Invalid(format!("there is no interface {name:?} with an IPv4 address here"))),
+        several => Err(SwarmError::Invalid(format!(
+            "interface {name} has {} IPv4 addresses: name one",
+            several.len()
+        ))),
     }
 }
 
@@ -139,9 +176,29 @@ mod tests {
         assert!(advertise("0.0.0.0", 2377, None).is_err());
     }
 
+    #[tokio::test]
+    async fn a_remote_is_an_address_or_a_name_with_a_port() {
+        for (text, want) in [
+            ("tcp://10.0.0.1", "10.0.0.1:2377"),
+            ("10.0.0.1:99", "10.0.0.1:99"),
+            ("localhost:7", "127.0.0.1:7"),
+            ("[::1]:7", "[::1]:7"),
+        ] {
+            assert_eq!(remote(text, 2377).await.expect(text).to_string(), want);
+        }
+        for bad in ["", ":1", "10.0.0.1:x", "http://10.0.0.1", "a b", "no-such-name.invalid"] {
+            let error = remote(bad, 2377).await.expect_err(bad).to_string();
+            assert!(error.contains(&format!("{bad:?}")), "{error}");
+        }
+    }
+
     #[test]
-    fn a_remote_is_an_address_with_a_port() {
-        assert_eq!(remote("tcp://10.0.0.1", 2377).expect("remote").to_string(), "10.0.0.1:2377");
-        assert!(remote("managers.example", 2377).is_err());
+    fn the_data_path_has_an_address_or_an_interface_and_no_port() {
+        assert_eq!(data_path("").expect("none"), None);
+        assert_eq!(data_path("10.0.0.1").expect("address").expect("some").to_string(), "10.0.0.1");
+        assert_eq!(data_path("lo").expect("interface").expect("some").to_string(), "127.0.0.1");
+        for bad in ["10.0.0.1:4789", "nosuchif0", "0.0.0.0"] {
+            assert!(data_path(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! What this host must remember of its membership in a swarm, beside its certificate.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -13,6 +13,9 @@ pub struct Membership {
     pub listen_addr: SocketAddr,
     /// Where others reach a manager here.
     pub advertise_addr: SocketAddr,
+    /// Where others reach WireGuard here, if not at the advertised address.
+    #[serde(default)]
+    pub data_path_addr: Option<IpAddr>,
     /// Managers known when it joined, `host:port`.
     pub managers: Vec<String>,
 }

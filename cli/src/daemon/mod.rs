@@ -7,6 +7,7 @@ mod instance;
 mod membership;
 mod node;
 mod options;
+mod resolve;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -58,7 +59,7 @@ pub fn dev(args: DevArgs) -> Result<()> {
                 .join(".local/share/skep-dev")
         }
     };
-    let config = Config::decide(DaemonArgs {
+    let mut config = Config::decide(DaemonArgs {
         data_root: Some(dir.join("data")),
         exec_root: Some(dir.join("run")),
         log_level: Some(args.log_level),
@@ -68,6 +69,7 @@ pub fn dev(args: DevArgs) -> Result<()> {
     })?;
     start_logging(config.log_level);
     let socket = config.exec_root.join("skep.sock");
+    config.solo = true;
     runtime()?.block_on(async {
         let daemon = Daemon::start(config).await?;
         if daemon.node.local().node_id.is_empty() {
@@ -136,6 +138,7 @@ impl Daemon {
             exec_root: config.exec_root.join("network"),
             instance: instance.clone(),
             helper_exe: helper_exe.clone(),
+            solo: config.solo,
         })
         .await
         .context("start the data plane")?;

@@ -65,6 +65,8 @@ pub struct Config {
     pub cgroup_parent: Option<String>,
     /// `name=value`.
     pub labels: Vec<String>,
+    /// The swarm never has another node: nothing listens for one.
+    pub solo: bool,
 }
 
 /// A socket to serve the API on.
@@ -126,6 +128,7 @@ impl Config {
             log_level,
             cgroup_parent: args.cgroup_parent.or(file.cgroup_parent),
             labels,
+            solo: false,
         })
     }
 }

@@ -20,7 +20,7 @@ pub(super) async fn update(
         .write(|view| {
             let cluster =
                 view.cluster().ok_or_else(|| Status::unavailable("the cluster object is not there yet"))?;
-            check_version(cluster.meta.as_ref(), request.version)?;
+            check_version("the swarm", cluster.meta.as_ref(), request.version)?;
             let mut cluster = v1::Cluster::clone(cluster);
             let ca = RootCa::from_pem(ctx.host(), &cluster.root_ca_pem, &cluster.root_key_pem)
                 .map_err(|e| Status::internal(e.to_string()))?;

@@ -154,10 +154,14 @@ fn lookup(error: LookupError) -> Status {
     }
 }
 
-/// An update must name the version it was based on.
-fn check_version(meta: Option<&v1::Meta>, version: u64) -> Result<(), Status> {
-    if meta.map_or(0, |m| m.version) == version {
+/// An update must name the version it was based on. Clients look for the first words of the refusal.
+fn check_version(what: &str, meta: Option<&v1::Meta>, version: u64) -> Result<(), Status> {
+    let now = meta.map_or(0, |m| m.version);
+    if now == version {
         return Ok(());
     }
-    Err(Status::failed_precondition("update out of sequence"))
+    Err(Status::aborted(format!(
+        "update out of sequence: {what} is at version {now}, the update was made for {version}; \
+         inspect it again and repeat the update on what it is now"
+    )))
 }

@@ -17,7 +17,7 @@ pub(super) async fn update(
     let view = ctx
         .write(|view| {
             let node = view.find_node(&request.id).map_err(lookup)?;
-            check_version(node.meta.as_ref(), request.version)?;
+            check_version(&format!("node {}", node.id), node.meta.as_ref(), request.version)?;
             let before = node.spec.as_ref().map_or(NodeRole::Worker, v1::NodeSpec::role);
             if before == NodeRole::Manager && spec.role() == NodeRole::Worker {
                 demotable(ctx, view, node)?;
@@ -60,10 +60,8 @@ pub(super) async fn remove(ctx: &Context, request: v1::RemoveNodeRequest) -> Res
     ctx.write(|view| {
         let node = view.find_node(&request.id).map_err(lookup)?;
         let id = &node.id;
-        let manager = node.spec.as_ref().is_some_and(|s| s.role() == NodeRole::Manager)
-            || node.manager.is_some()
-            || ctx.consensus.members().iter().any(|m| m.peer.node_id == *id);
-        if manager {
+        // One that left, or was given up, is no member any more, whatever role it was to have.
+        if ctx.consensus.members().iter().any(|m| m.peer.node_id == *id) {
             return Err(Status::failed_precondition(format!(
                 "node {id} is a cluster manager and is a member of the raft cluster. It must be demoted to worker before removal"
             )));

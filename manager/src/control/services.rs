@@ -40,7 +40,8 @@ pub(super) async fn update(
     let view = ctx
         .write(|view| {
             let service = read::find_service(view, &request.id)?;
-            check_version(service.meta.as_ref(), request.version)?;
+            let what = format!("service {}", read::service_name(service));
+            check_version(&what, service.meta.as_ref(), request.version)?;
             let mut service = v1::Service::clone(service);
             let wanted = match (request.rollback, &request.spec) {
                 (false, Some(spec)) => resolve(view, spec.clone(), &service.id)?,
@@ -64,7 +65,8 @@ fn replace_spec(
     now_ms: i64,
 ) -> Vec<v1::Change> {
     let mut changes = Vec::new();
-    let new_task = service.spec.as_ref().map(|s| &s.task) != Some(&wanted.task);
+    let before = service.spec.as_ref();
+    let new_task = before.map(|s| &s.task) != Some(&wanted.task) || needs_new_tasks(before, &wanted);
     service.previous_spec = service.spec.replace(wanted.clone());
     service.update_status = rollback.then(|| v1::UpdateStatus {
         state: v1::UpdateState::RollbackStarted.into(),
@@ -81,6 +83,18 @@ fn replace_spec(
     }
     changes.push(put(service.clone()));
     changes
+}
+
+/// Whether the ports ask for something that a task is given at its start only: a place in the ingress network,
+/// or ports of its host.
+fn needs_new_tasks(before: Option<&v1::ServiceSpec>, wanted: &v1::ServiceSpec) -> bool {
+    fn ports(spec: &v1::ServiceSpec, mode: v1::PublishMode) -> impl Iterator<Item = &v1::PortConfig> {
+        spec.endpoint.iter().flat_map(|e| &e.ports).filter(move |p| p.mode() == mode)
+    }
+    let Some(before) = before else { return true };
+    let ingress = |spec| ports(spec, v1::PublishMode::Ingress).next().is_some();
+    let host = |spec| ports(spec, v1::PublishMode::Host).collect::<Vec<_>>();
+    (ingress(wanted) && !ingress(before)) || host(before) != host(wanted)
 }
 
 fn revision(service_id: &str, number: u64, spec: &v1::ServiceSpec) -> v1::Revision {

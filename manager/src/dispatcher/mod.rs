@@ -21,7 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use crate::authority::{self, removed};
+use crate::authority::{self, surely_removed};
 use crate::context::{Context, is_forwarded};
 use acks::Acks;
 use liveness::Liveness;
@@ -84,6 +84,7 @@ impl Dispatcher for DispatcherService {
             node_id: node_id.clone(),
             description: Some(message.description.unwrap_or_default()),
             addr,
+            data_path_addr: message.data_path_addr,
             updates: Vec::new(),
         };
         self.reporter.deliver(report).await?;
@@ -191,7 +192,7 @@ async fn tell(
         worlds.borrow_and_update();
         let Some(node) = view.node(&session.node_id) else {
             if told.is_some() {
-                let _ = tx.send(Err(removed(&session.node_id))).await;
+                let _ = tx.send(Err(surely_removed(&session.node_id))).await;
                 return;
             }
             tokio::select! {

@@ -49,14 +49,16 @@ pub(super) fn compute(
     NetworkState { view, nodes }
 }
 
-/// A node as a WireGuard peer, once it has told its key and its address.
+/// A node as a WireGuard peer, once it has told its key and its address. Its data path may have an address
+/// of its own.
 pub(super) fn peer(node: &v1::Node, port: u32) -> Option<v1::OverlayPeer> {
     let key = &node.description.as_ref()?.wireguard_public_key;
-    if key.is_empty() || node.addr.is_empty() {
+    let addr = if node.data_path_addr.is_empty() { &node.addr } else { &node.data_path_addr };
+    if key.is_empty() || addr.is_empty() {
         return None;
     }
     let port = if port == 0 { skep_proto::defaults::DATA_PATH_PORT.into() } else { port };
-    let host = if node.addr.contains(':') { format!("[{}]", node.addr) } else { node.addr.clone() };
+    let host = if addr.contains(':') { format!("[{addr}]") } else { addr.clone() };
     Some(v1::OverlayPeer {
         node_id: node.id.clone(),
         endpoint: format!("{host}:{port}"),

@@ -24,6 +24,15 @@ pub(super) async fn apply(
     if !changes(&view, request).is_empty() {
         view = ctx.write(|view| Ok(changes(view, request))).await?;
     }
+    if request.nodes.iter().any(|n| view.node(&n.node_id).is_none()) {
+        // A node ends its tasks when it is told that it was removed: a leader that has not applied all its
+        // predecessors wrote must not say so.
+        let stale;
+        (view, stale) = ctx.read().await;
+        if stale {
+            return Err(Status::unavailable("no quorum confirms that the reporting nodes are unknown"));
+        }
+    }
     let unknown = request.nodes.iter().filter(|n| view.node(&n.node_id).is_none());
     Ok(v1::ReportResponse { unknown_nodes: unknown.map(|n| n.node_id.clone()).collect() })
 }
@@ -37,6 +46,7 @@ fn changes(view: &StoreView, request: &v1::ReportRequest) -> Vec<v1::Change> {
         if let Some(description) = &report.description {
             node.description = Some(description.clone());
             node.addr.clone_from(&report.addr);
+            node.data_path_addr.clone_from(&report.data_path_addr);
         }
         node.state = NodeState::Ready.into();
         node.message.clear();

@@ -97,7 +97,7 @@ async fn carry(
         unknown.iter().for_each(|node| sessions.close(node));
         for (node, done) in done {
             let result = match &outcome {
-                Ok(_) if unknown.contains(&node) => Err(crate::authority::removed(&node)),
+                Ok(_) if unknown.contains(&node) => Err(crate::authority::surely_removed(&node)),
                 Ok(_) => Ok(()),
                 Err(status) => Err(status.clone()),
             };

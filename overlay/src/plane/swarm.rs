@@ -41,6 +41,7 @@ impl DataPlane {
         let device = self.inner.tunnel.lock().await.take();
         let removed = match device {
             Some(device) => device.remove().await.map_err(|e| self.tunnel_error(&e)),
+            None if self.inner.options.solo => self.lower_anchor().await,
             None => Ok(()),
         };
         Error::gather([forgotten, rules, removed].into_iter().filter_map(Result::err).collect())
@@ -94,6 +95,9 @@ impl DataPlane {
         if swarm.desired.networks.is_empty() && slot.is_none() {
             return Ok(());
         }
+        if options.solo {
+            return self.raise_anchor(swarm.desired.overlay_addr).await;
+        }
         let device = Device::ensure(DeviceOptions {
             name: self.inner.names.wireguard(),
             private_key_path: self.inner.store.key(),
@@ -121,6 +125,9 @@ impl DataPlane {
     pub(super) async fn check_tunnel(&self) -> Result<Vec<String>> {
         let swarm = self.inner.state().swarm.clone();
         let Some(swarm) = swarm else { return Ok(Vec::new()) };
+        if self.inner.options.solo {
+            return Ok(Vec::new());
+        }
         let slot = self.inner.tunnel.lock().await;
         let Some(device) = slot.as_ref() else {
             let missing = !swarm.desired.networks.is_empty();

@@ -75,6 +75,23 @@ pub(super) async fn stop(name: &str, exec_root: &Path) -> Result<(), Error> {
     blocking(move || stop_blocking(&name, &exec_root)).await
 }
 
+/// Removes the control socket of a process that is dead, as it lies after a power cut. One that answers stays.
+pub(crate) fn sweep(name: &str) -> Result<(), Error> {
+    let path = socket(name);
+    match UnixStream::connect(&path) {
+        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {}
+        _ => return Ok(()),
+    }
+    match std::fs::remove_file(&path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::Helper {
+            name: name.to_owned(),
+            operation: "removing the socket of a dead one",
+            reason: e.to_string(),
+        }),
+        _ => Ok(()),
+    }
+}
+
 fn ensure_blocking(options: &DeviceOptions, mtu: u16) -> Result<bool, Error> {
     let name = &options.name;
     let failed = |operation, reason: String| Error::Helper { name: name.clone(), operation, reason };

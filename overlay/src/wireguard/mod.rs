@@ -11,6 +11,7 @@ mod userspace;
 
 pub use device::{Device, DeviceOptions};
 pub use error::Error;
+pub(crate) use helper::sweep;
 pub use key::{PrivateKey, load_or_create_key};
 pub use peers::{PeerConfig, PeerState};
 pub use userspace::wireguard_main;

@@ -58,6 +58,7 @@ impl Host {
             exec_root: self.root.path().join("run"),
             instance: self.instance.clone(),
             helper_exe: std::env::current_exe().expect("own path"),
+            solo: false,
         }
     }
 

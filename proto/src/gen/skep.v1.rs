@@ -153,6 +153,9 @@ pub struct Node {
     /// Role the CA gives the node's next certificate; follows spec.role once raft membership allows it.
     #[prost(enumeration = "NodeRole", tag = "10")]
     pub role: i32,
+    /// Address its WireGuard is reached at (no port), where that is not addr.
+    #[prost(string, tag = "11")]
+    pub data_path_addr: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Mount {
@@ -2712,6 +2715,9 @@ pub struct NodeReport {
     pub addr: ::prost::alloc::string::String,
     #[prost(message, repeated, tag = "4")]
     pub updates: ::prost::alloc::vec::Vec<TaskStatusUpdate>,
+    /// with the description: where its WireGuard is reached, if not at addr
+    #[prost(string, tag = "5")]
+    pub data_path_addr: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ReportRequest {
@@ -2743,6 +2749,9 @@ pub struct SessionRequest {
     pub session_id: ::prost::alloc::string::String,
     #[prost(string, tag = "3")]
     pub advertise_addr: ::prost::alloc::string::String,
+    /// where its WireGuard is reached (no port), if not at the advertised address
+    #[prost(string, tag = "4")]
+    pub data_path_addr: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ManagerPeer {

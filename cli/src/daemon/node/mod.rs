@@ -1,24 +1,24 @@
-//! This host's membership in a swarm: starting, joining and leaving one, and running the manager while
-//! the node's role asks for it. Implements [`skep_api::Swarm`] over the manager and the agent.
+//! This host's membership in a swarm: the manager and the agent while it has one. Implements
+//! [`skep_api::Swarm`] over both.
 
-use std::net::SocketAddr;
+mod change;
+mod role;
+
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use skep_agent::{Agent, AgentOptions, EngineRuntime};
+use skep_agent::{Addresses, Agent, AgentOptions, EngineRuntime};
 use skep_api::swarm::{
     ControlHandle, InitRequest, JoinRequest, LocalState, LocalSwarm, LogsHandle, Swarm, SwarmError,
 };
 use skep_engine::Engine;
-use skep_identity::{Bootstrap, Host, Identity, JoinToken, Network, Role};
-use skep_manager::{InitOptions, Manager, ManagerOptions, Start};
+use skep_identity::{Identity, Network, Role};
+use skep_manager::{Manager, ManagerOptions, Start};
 use skep_overlay::DataPlane;
-use skep_proto::defaults;
 use tokio::sync::watch;
 
-use super::address;
-use super::description::{describe, hostname};
+use super::description::describe;
 use super::membership::Membership;
 
 /// What the swarm side is built on.
@@ -56,7 +56,8 @@ struct State {
 
 struct Member {
     identity: Identity,
-    membership: Membership,
+    membership: Mutex<Membership>,
+    addresses: watch::Sender<Addresses>,
     agent: Agent,
     manager: Mutex<Option<Manager>>,
     manager_error: Mutex<String>,
@@ -140,6 +141,7 @@ impl Node {
         let options = &self.inner.options;
         let (_, description) =
             watch::channel(describe(&options.engine, options.plane.public_key(), &options.labels));
+        let (addresses, reached) = watch::channel(reached_at(&membership));
         let mut managers = membership.managers.clone();
         if manager.is_some() {
             managers.push(membership.advertise_addr.to_string());
@@ -150,7 +152,7 @@ impl Node {
             network: self.inner.network.clone(),
             managers,
             description,
-            advertise_addr: membership.advertise_addr.ip().to_string(),
+            addresses: reached,
             runtime: Arc::new(EngineRuntime::new(options.engine.clone())),
             plane: Arc::new(options.plane.clone()),
             engine: Some(options.engine.clone()),
@@ -158,70 +160,24 @@ impl Node {
         .map_err(failed)?;
         let member = Arc::new(Member {
             identity,
-            membership,
+            membership: Mutex::new(membership),
+            addresses,
             agent,
             manager: Mutex::new(manager),
             manager_error: Mutex::default(),
             role_watch: Mutex::default(),
         });
-        let following = tokio::spawn(self.clone().follow_role(member.clone())).abort_handle();
-        *lock(&member.role_watch) = Some(following);
+        self.follow(&member);
         let mut state = lock(&self.inner.state);
         state.member = Some(member);
         state.error.clear();
         Ok(())
     }
 
-    /// Runs a manager exactly while this node's certificate says manager.
-    async fn follow_role(self, member: Arc<Member>) {
-        let mut renewals = member.identity.renewals();
-        loop {
-            let wanted = member.identity.role() == Role::Manager;
-            let running = lock(&member.manager).is_some();
-            let outcome = match (wanted, running) {
-                (true, false) => self.promote(&member).await,
-                (false, true) => self.demote(&member).await,
-                _ => Ok(()),
-            };
-            *lock(&member.manager_error) =
-                outcome.as_ref().err().map(ToString::to_string).unwrap_or_default();
-            if let Err(e) = outcome {
-                tracing::warn!(error = %e, "this node could not take its new role, trying again");
-                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-                continue;
-            }
-            if renewals.changed().await.is_err() {
-                return;
-            }
-        }
-    }
-
-    async fn promote(&self, member: &Member) -> Result<(), SwarmError> {
-        let own = member.membership.advertise_addr.to_string();
-        let others = member.agent.managers().into_iter().filter(|a| *a != own);
-        let mut last = SwarmError::Unavailable("no manager to join is known".into());
-        for remote in others {
-            let start = if self.dir("manager").exists() { Start::Restart } else { Start::Join { remote } };
-            match self.start_manager(&member.identity, &member.membership, start).await {
-                Ok(manager) => {
-                    *lock(&member.manager) = Some(manager);
-                    tracing::info!("this node is a manager now");
-                    return Ok(());
-                }
-                Err(e) => last = e,
-            }
-        }
-        Err(last)
-    }
-
-    async fn demote(&self, member: &Member) -> Result<(), SwarmError> {
-        let manager = lock(&member.manager).take();
-        if let Some(manager) = manager {
-            manager.stop().await;
-        }
-        remove_dir(&self.dir("manager"))?;
-        tracing::info!("this node is a worker now");
-        Ok(())
+    /// Has the manager started and stopped as the node's role changes.
+    fn follow(&self, member: &Arc<Member>) {
+        let following = tokio::spawn(self.clone().follow_role(member.clone())).abort_handle();
+        *lock(&member.role_watch) = Some(following);
     }
 
     async fn wipe(&self) -> Result<(), SwarmError> {
@@ -254,115 +210,6 @@ impl Node {
         outcome
     }
 
-    async fn try_init(&self, request: InitRequest) -> Result<String, SwarmError> {
-        let (listen, advertise) = addresses(&request.listen_addr, &request.advertise_addr, None)?;
-        if !request.data_path_addr.is_empty() && request.data_path_addr != advertise.ip().to_string() {
-            return Err(SwarmError::Invalid(format!(
-                "a data path address ({}) apart from the advertised one ({}) is not there yet: leave --data-path-addr away",
-                request.data_path_addr,
-                advertise.ip()
-            )));
-        }
-        let init = InitOptions {
-            spec: request.spec,
-            availability: request.availability,
-            hostname: hostname(),
-            address_pools: request.address_pools,
-            subnet_size: request.subnet_size,
-            data_path_port: request.data_path_port,
-            ..Default::default()
-        };
-        let membership = Membership { listen_addr: listen, advertise_addr: advertise, managers: Vec::new() };
-        let (manager, identity) = Manager::init(
-            self.dir("manager"),
-            &self.dir("identity"),
-            self.inner.network.clone(),
-            listen.to_string(),
-            advertise.to_string(),
-            init,
-        )
-        .await
-        .map_err(failed)?;
-        membership.save(&self.inner.options.dir).map_err(failed)?;
-        let id = identity.node_id().to_string();
-        self.become_member(identity, membership, Some(manager))?;
-        Ok(id)
-    }
-
-    async fn try_join(&self, request: JoinRequest) -> Result<(), SwarmError> {
-        if request.remote_addrs.is_empty() {
-            return Err(SwarmError::Invalid("name at least one manager of the swarm to join".into()));
-        }
-        let token: JoinToken = request.token.parse().map_err(|e| SwarmError::Invalid(format!("{e}")))?;
-        let port = defaults::MANAGER_PORT;
-        let mut last = SwarmError::Unavailable(String::new());
-        for text in &request.remote_addrs {
-            let remote = address::remote(text, port)?;
-            let (listen, advertise) = addresses(&request.listen_addr, &request.advertise_addr, Some(remote))?;
-            let name = hostname();
-            let join = Bootstrap {
-                host: &Host::system(),
-                addr: &remote.to_string(),
-                token: &token,
-                availability: request.availability,
-                hostname: &name,
-            };
-            match skep_identity::bootstrap(&self.inner.network, &self.dir("identity"), join).await {
-                Ok(identity) => {
-                    let managers = vec![remote.to_string()];
-                    let membership = Membership { listen_addr: listen, advertise_addr: advertise, managers };
-                    membership.save(&self.inner.options.dir).map_err(failed)?;
-                    return self.enter(identity, membership, remote).await;
-                }
-                Err(e) => last = SwarmError::Unavailable(e.to_string()),
-            }
-        }
-        Err(last)
-    }
-
-    async fn enter(
-        &self,
-        identity: Identity,
-        membership: Membership,
-        remote: SocketAddr,
-    ) -> Result<(), SwarmError> {
-        let manager = if identity.role() == Role::Manager {
-            let start = Start::Join { remote: remote.to_string() };
-            Some(self.start_manager(&identity, &membership, start).await?)
-        } else {
-            None
-        };
-        self.become_member(identity, membership, manager)
-    }
-
-    async fn try_leave(&self, force: bool) -> Result<(), SwarmError> {
-        let member = lock(&self.inner.state).member.clone();
-        let Some(member) = member else {
-            // A membership that could not be resumed is left by removing what there is of it.
-            let broken = !std::mem::take(&mut lock(&self.inner.state).error).is_empty();
-            return if broken { self.wipe().await } else { Err(SwarmError::NotMember) };
-        };
-        let manager = lock(&member.manager).clone();
-        if let Some(manager) = &manager
-            && !force
-        {
-            return Err(SwarmError::ManagerNeedsForce(manager.leave_warning()));
-        }
-        if let Some(following) = lock(&member.role_watch).take() {
-            following.abort();
-        }
-        if let Some(manager) = manager
-            && let Err(e) = manager.leave().await
-        {
-            tracing::warn!(error = %e, "left without the other managers' consent: remove this node there with `node rm --force`");
-        }
-        member.agent.drain().await;
-        lock(&self.inner.state).member = None;
-        drop(member);
-        let plane = self.inner.options.plane.leave_swarm().await.map_err(failed);
-        self.wipe().await.and(plane)
-    }
-
     /// Ends the manager and the session; containers stay.
     pub async fn shutdown(&self) {
         let member = lock(&self.inner.state).member.take();
@@ -378,28 +225,12 @@ impl Node {
     }
 }
 
-/// Port 0 asks for any free port; the manager's address is told to others before it listens, so the port
-/// is chosen here.
-fn with_port(mut addr: SocketAddr) -> Result<SocketAddr, SwarmError> {
-    if addr.port() == 0 {
-        let free = std::net::TcpListener::bind(addr).and_then(|l| l.local_addr());
-        addr = free.map_err(|e| SwarmError::Failed(format!("find a free port on {}: {e}", addr.ip())))?;
+/// Where other nodes reach this host.
+fn reached_at(membership: &Membership) -> Addresses {
+    Addresses {
+        advertise: membership.advertise_addr.ip().to_string(),
+        data_path: membership.data_path_addr.map(|ip| ip.to_string()).unwrap_or_default(),
     }
-    Ok(addr)
-}
-
-fn addresses(
-    listen: &str,
-    advertise: &str,
-    towards: Option<SocketAddr>,
-) -> Result<(SocketAddr, SocketAddr), SwarmError> {
-    let listen = with_port(address::listen(listen, defaults::MANAGER_PORT)?)?;
-    let advertise = if advertise.is_empty() && !listen.ip().is_unspecified() {
-        listen
-    } else {
-        address::advertise(advertise, listen.port(), towards)?
-    };
-    Ok((listen, advertise))
 }
 
 fn remove_dir(path: &std::path::Path) -> Result<(), SwarmError> {
@@ -417,9 +248,7 @@ impl Swarm for Node {
     async fn init(&self, request: InitRequest) -> Result<String, SwarmError> {
         let _one = self.inner.changing.lock().await;
         if request.force_new_cluster {
-            return Err(SwarmError::Invalid(
-                "--force-new-cluster is not there yet: restore the other managers, or leave with --force and start anew".into(),
-            ));
+            return self.try_force_new_cluster(request).await;
         }
         self.begin()?;
         let outcome = self.try_init(request).await;
@@ -451,9 +280,9 @@ impl Swarm for Node {
         let connection = member.agent.connection().borrow().clone();
         let manager_error = lock(&member.manager_error).clone();
         LocalSwarm {
-            state: LocalState::Active,
+            state: if connection.removed { LocalState::Error } else { LocalState::Active },
             node_id: member.identity.node_id().to_string(),
-            node_addr: member.membership.advertise_addr.ip().to_string(),
+            node_addr: lock(&member.membership).advertise_addr.ip().to_string(),
             cluster_id: member.identity.cluster_id().to_string(),
             control_available: lock(&member.manager).is_some(),
             error: if manager_error.is_empty() { connection.error } else { manager_error },

@@ -1,0 +1,174 @@
+//! What every story about a swarm begins with and asks again and again, with the real `docker` client.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::{Host, Lab, LabOptions, eventually, eventually_some, whoami_image};
+
+/// Longest wait for anything on a busy machine.
+pub const LONG: Duration = Duration::from_secs(60);
+
+/// Binaries of one workspace lie side by side; tests lie one folder deeper.
+fn binaries() -> Result<(PathBuf, PathBuf)> {
+    let mut dir = std::env::current_exe()?;
+    dir.pop();
+    if dir.ends_with("deps") {
+        dir.pop();
+    }
+    let (skep, init) = (dir.join("skep"), dir.join("skep-lab-init"));
+    for binary in [&skep, &init] {
+        ensure!(binary.exists(), "{} is not there: run `cargo build -p skep -p skep-e2e`", binary.display());
+    }
+    Ok((skep, init))
+}
+
+/// Hosts with the images `whoami:1` and `whoami:2`, in no swarm.
+pub fn hosts(name: &str, hosts: u32) -> Result<Lab> {
+    let (skep, init) = binaries()?;
+    let name = format!("{name}{}", std::process::id() % 10_000);
+    let lab = Lab::up(LabOptions { name, hosts, skep: skep.clone(), init })?;
+    let archive = lab.host(1).dir.join("whoami.tar");
+    whoami_image(&skep, &archive)?;
+    for host in lab.hosts() {
+        host.docker(&["import", path(&archive), "whoami:1"])?;
+        host.docker(&["tag", "whoami:1", "whoami:2"])?;
+    }
+    Ok(lab)
+}
+
+/// The same with a swarm begun on host 1.
+pub fn begun(name: &str, number: u32) -> Result<Lab> {
+    let lab = hosts(name, number)?;
+    lab.host(1).docker(&["swarm", "init", "--advertise-addr", &lab.host(1).addr])?;
+    Ok(lab)
+}
+
+/// A three-host swarm: every host a manager.
+pub fn managers(name: &str) -> Result<Lab> {
+    let lab = begun(name, 3)?;
+    let token = token(lab.host(1), "manager")?;
+    for number in [2, 3] {
+        join(lab.host(number), &token, "10.99.0.1:2377")?;
+    }
+    nodes_are(
+        lab.host(3),
+        "three managers are ready",
+        &["Ready Leader", "Ready Reachable", "Ready Reachable"],
+    )?;
+    Ok(lab)
+}
+
+/// The present join token of a role.
+pub fn token(manager: &Host, role: &str) -> Result<String> {
+    Ok(manager.docker(&["swarm", "join-token", "-q", role])?.trim().to_owned())
+}
+
+/// `swarm join`.
+pub fn join(host: &Host, token: &str, remote: &str) -> Result<()> {
+    host.docker(&["swarm", "join", "--token", token, "--advertise-addr", &host.addr, remote]).map(drop)
+}
+
+/// Waits until `node ls` shows exactly these states and manager states ("Ready ", "Down Unreachable"), in any
+/// order.
+pub fn nodes_are(host: &Host, what: &str, wanted: &[&str]) -> Result<()> {
+    let mut wanted: Vec<_> = wanted.iter().map(|w| w.trim()).collect();
+    wanted.sort_unstable();
+    eventually(what, LONG, || {
+        let nodes = host.docker(&["node", "ls", "--format", "{{.Status}} {{.ManagerStatus}}"])?;
+        let mut seen: Vec<_> = nodes.lines().map(str::trim).collect();
+        seen.sort_unstable();
+        ensure!(seen == wanted, "{seen:?}");
+        Ok(())
+    })
+}
+
+/// A path as text.
+pub fn path(p: &Path) -> &str {
+    p.to_str().expect("the lab's paths are UTF-8")
+}
+
+/// `service create` of whoami; returns at once.
+pub fn create(host: &Host, name: &str, replicas: u32, more: &[&str]) -> Result<()> {
+    let replicas = replicas.to_string();
+    let first = ["service", "create", "-d", "--name", name, "--replicas", &replicas];
+    host.docker(&[&first[..], more, &["whoami:1", "/skep", "whoami"]].concat())?;
+    Ok(())
+}
+
+/// Node of every running task of a service that is wanted running.
+pub fn running(host: &Host, service: &str) -> Result<Vec<String>> {
+    let format = "{{.Node}} {{.CurrentState}}";
+    let out =
+        host.docker(&["service", "ps", service, "--filter", "desired-state=running", "--format", format])?;
+    Ok(out.lines().filter_map(|l| l.split_once(" Running").map(|(node, _)| node.to_owned())).collect())
+}
+
+/// Waits until so many tasks run; their nodes, sorted.
+pub fn wait_running(host: &Host, service: &str, replicas: usize) -> Result<Vec<String>> {
+    eventually_some(&format!("{replicas} tasks of {service} run"), LONG, || {
+        let mut nodes = running(host, service)?;
+        ensure!(
+            nodes.len() == replicas,
+            "{nodes:?}; {}",
+            host.docker(&["service", "ps", "--no-trunc", service])?
+        );
+        nodes.sort();
+        Ok(Some(nodes))
+    })
+}
+
+/// Waits until so many tasks run, all of them on these hosts.
+pub fn wait_running_on(host: &Host, service: &str, replicas: usize, on: &[&Host]) -> Result<()> {
+    eventually(&format!("{replicas} tasks of {service} run where they may"), LONG, || {
+        let nodes = running(host, service)?;
+        ensure!(
+            nodes.len() == replicas && nodes.iter().all(|n| on.iter().any(|h| h.name == *n)),
+            "{nodes:?}"
+        );
+        Ok(())
+    })
+}
+
+/// Waits until no container is left on a host.
+pub fn wait_empty(host: &Host) -> Result<()> {
+    eventually(&format!("no container is left on host {}", host.number), LONG, || {
+        let left = host.docker(&["ps", "-aq"])?;
+        ensure!(left.is_empty(), "{left}");
+        Ok(())
+    })
+}
+
+/// A docker command that must fail, and say all of these.
+pub fn refused(host: &Host, args: &[&str], words: &[&str]) -> Result<()> {
+    let Err(e) = host.docker(args) else { bail!("{args:?} was not refused") };
+    let text = format!("{e:#}");
+    ensure!(words.iter().all(|w| text.contains(w)), "{args:?} should say {words:?}: {text}");
+    Ok(())
+}
+
+/// Who answered, by host name, over `n` requests from outside.
+pub fn answers(lab: &Lab, url: &str, n: usize) -> Result<BTreeMap<String, usize>> {
+    let mut seen = BTreeMap::new();
+    for _ in 0..n {
+        let body = lab.outside(&["curl", "-sS", "--max-time", "3", url])?;
+        *seen.entry(hostname(&body)?).or_insert(0) += 1;
+    }
+    Ok(seen)
+}
+
+/// The host name in an answer of whoami.
+pub fn hostname(body: &str) -> Result<String> {
+    let line = body.lines().find_map(|l| l.strip_prefix("Hostname: "));
+    Ok(line.with_context(|| format!("no host name in {body:?}"))?.to_owned())
+}
+
+/// Runs a command of the host inside the network of the service's one container there.
+pub fn inside(host: &Host, service: &str, argv: &[&str]) -> Result<String> {
+    let filter = format!("label=com.docker.swarm.service.name={service}");
+    let id = host.docker(&["ps", "-q", "--filter", &filter])?;
+    let pid = host.docker(&["inspect", "-f", "{{.State.Pid}}", id.trim()])?;
+    host.exec(&[&["nsenter", "-t", pid.trim(), "-n", "--"], argv].concat())
+}

@@ -1,0 +1,117 @@
+//! Where a node listens and is reached: interfaces, host names, a data path apart, another port; and published
+//! ports that change under a running service.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use skep_e2e::swarm::{LONG, answers, create, hosts, nodes_are, refused, token, wait_running};
+use skep_e2e::{Host, eventually};
+
+/// Gives a host a second address, for the data path.
+fn second_network(host: &Host) -> Result<()> {
+    let addr = format!("10.99.1.{}", host.number);
+    host.exec(&["ip", "addr", "add", &format!("{addr}/24"), "dev", "eth0"]).map(drop)
+}
+
+/// Local ports a host's UDP sockets are bound to.
+fn udp_ports(host: &Host) -> Result<Vec<u16>> {
+    let sockets = host.exec(&["cat", "/proc/net/udp", "/proc/net/udp6"])?;
+    let port = |line: &str| u16::from_str_radix(line.split_whitespace().nth(1)?.rsplit(':').next()?, 16).ok();
+    Ok(sockets.lines().filter_map(port).collect())
+}
+
+#[test]
+fn nodes_are_reached_by_interface_name_host_name_and_a_data_path_of_their_own() -> Result<()> {
+    let lab = hosts("addr", 2)?;
+    let [one, two] = lab.hosts() else { bail!("two hosts") };
+    for host in [one, two] {
+        second_network(host)?;
+    }
+    refused(one, &["swarm", "init", "--advertise-addr", "eth9"], &["eth9"])?;
+    refused(
+        one,
+        &["swarm", "init", "--data-path-addr", "data9", "--advertise-addr", "10.99.0.1"],
+        &["data9"],
+    )?;
+    refused(one, &["swarm", "init", "--data-path-port", "80"], &["1024", "49151"])?;
+    refused(
+        one,
+        &["swarm", "init", "--listen-addr", "10.99.0.77:2377", "--advertise-addr", "10.99.0.1"],
+        &["10.99.0.77:2377", "--listen-addr"],
+    )?;
+    one.docker(&[
+        "swarm",
+        "init",
+        "--listen-addr",
+        "10.99.0.1:3377",
+        "--advertise-addr",
+        "10.99.0.1:3377",
+        "--data-path-addr",
+        "10.99.1.1",
+        "--data-path-port",
+        "5789",
+    ])?;
+    // By a name from the joiner's own /etc/hosts.
+    let names = two.dir.join("hosts");
+    std::fs::write(&names, "127.0.0.1 localhost\n10.99.0.1 manager.lab\n")?;
+    let names = names.to_str().context("a UTF-8 path")?;
+    two.exec(&["mount", "--bind", names, "/etc/hosts"])?;
+    let worker = token(one, "worker")?;
+    refused(
+        two,
+        &["swarm", "join", "--token", &worker, "nobody.lab:3377"],
+        &["nobody.lab", "cannot be resolved"],
+    )?;
+    two.docker(&[
+        "swarm",
+        "join",
+        "--token",
+        &worker,
+        "--advertise-addr",
+        "10.99.0.2",
+        "--data-path-addr",
+        "10.99.1.2",
+        "manager.lab:3377",
+    ])?;
+    nodes_are(one, "both nodes are ready", &["Ready Leader", "Ready"])?;
+    let shown = one.docker(&["node", "inspect", "-f", "{{.Status.Addr}}", &two.name])?;
+    ensure!(shown.trim() == "10.99.0.2", "{shown}");
+
+    // No port at first, so no task has a place in the ingress network.
+    create(one, "web", 2, &["--update-monitor", "1s", "--stop-grace-period", "1s"])?;
+    wait_running(one, "web", 2)?;
+    one.docker(&["service", "update", "--publish-add", "8080:80", "web"])?;
+    let capture = two
+        .command("tcpdump")?
+        .args(["-i", "eth0", "-c", "1", "udp port 5789 and src net 10.99.1.0/24 and dst net 10.99.1.0/24"])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn();
+    let mut capture = capture.context("start tcpdump")?;
+    for host in [one, two] {
+        eventually("both replicas answer", LONG, || {
+            let seen = answers(&lab, &format!("http://{}:8080/", host.addr), 10)?;
+            ensure!(seen.len() == 2, "{seen:?}");
+            Ok(())
+        })?;
+        let ports = udp_ports(host)?;
+        ensure!(ports.contains(&5789) && !ports.contains(&4789), "{ports:?}");
+    }
+    eventually("the tunnel uses the data path", Duration::from_secs(20), || {
+        answers(&lab, &format!("http://{}:8080/", one.addr), 4)?;
+        ensure!(capture.try_wait()?.is_some(), "no packet between the data path addresses yet");
+        Ok(())
+    })?;
+
+    // Another port needs no other tasks; the old one is closed.
+    let tasks = one.docker(&["service", "ps", "-q", "web"])?;
+    one.docker(&["service", "update", "-d", "--publish-rm", "80", "--publish-add", "9090:80", "web"])?;
+    eventually("the new port answers", LONG, || answers(&lab, "http://10.99.0.1:9090/", 2).map(drop))?;
+    eventually("the old port is closed", LONG, || {
+        let old = lab.outside(&["curl", "-sS", "--max-time", "2", "http://10.99.0.1:8080/"]);
+        ensure!(old.is_err(), "{old:?}");
+        Ok(())
+    })?;
+    ensure!(one.docker(&["service", "ps", "-q", "web"])? == tasks, "the same tasks");
+    lab.down()
+}

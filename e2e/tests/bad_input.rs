@@ -1,0 +1,251 @@
+//! What is wrong is refused with the status a client expects, by name, with what to do, and nothing is lost.
+
+use std::process::Stdio;
+
+use anyhow::{Context, Result, bail, ensure};
+use skep_e2e::swarm::{LONG, begun, create, join, nodes_are, path, refused, running, token, wait_running};
+use skep_e2e::{Answer, Host, eventually};
+
+#[test]
+fn a_join_that_cannot_be_says_what_is_wrong_with_token_or_address() -> Result<()> {
+    let lab = begun("badjoin", 3)?;
+    let [one, two, three] = lab.hosts() else { bail!("three hosts") };
+    let worker = token(one, "worker")?;
+    let at = "10.99.0.1:2377";
+    let joined = |token: &str, addr: &str, words: &[&str]| {
+        refused(two, &["swarm", "join", "--token", token, addr], words)
+    };
+    joined("nonsense", at, &["invalid join token", "SWMTKN-1-"])?;
+    joined(&worker[..worker.len() - 3], at, &["invalid join token"])?;
+    let (stem, secret) = worker.rsplit_once('-').context("a secret")?;
+    let wrong: String = secret.chars().rev().collect();
+    joined(&format!("{stem}-{wrong}"), at, &["refused the join token", "docker swarm join-token"])?;
+    three.docker(&["swarm", "init", "--advertise-addr", &three.addr])?;
+    joined(&token(three, "worker")?, at, &["another swarm"])?;
+    one.docker(&["swarm", "join-token", "-q", "--rotate", "manager"])?;
+
+    joined(&worker, "10.99.0.1:9", &["cannot connect to 10.99.0.1:9", "manager"])?;
+    joined(&worker, "not/an/address", &["not/an/address", "host name"])?;
+    joined(&worker, "10.99.0.1:port", &["port is not a number"])?;
+    let mut http = one.command("busybox")?;
+    http.args(["httpd", "-f", "-p", "8000", "-h", path(&one.dir)]).stdin(Stdio::null()).stderr(Stdio::null());
+    let mut http = http.spawn()?;
+    eventually("the HTTP server answers", LONG, || {
+        lab.outside(&["curl", "-sS", "-o", "/dev/null", "http://10.99.0.1:8000/"]).map(drop)
+    })?;
+    joined(&worker, "10.99.0.1:8000", &["10.99.0.1:8000 is not a swarm manager", "2377"])?;
+    http.kill()?;
+    http.wait()?;
+
+    // Nothing of the failed attempts is in the way; and a worker's address is no manager's.
+    let state = two.docker(&["info", "-f", "{{.Swarm.LocalNodeState}}"])?;
+    ensure!(state.trim() == "inactive", "{state}");
+    three.docker(&["swarm", "leave", "--force"])?;
+    join(three, &worker, at)?;
+    joined(&worker, "10.99.0.3:2377", &["cannot connect to 10.99.0.3:2377"])?;
+    join(two, &worker, at)?;
+    nodes_are(one, "two workers", &["Ready Leader", "Ready", "Ready"])?;
+    a_worker_may_not_do_a_managers_work(one, two)?;
+    lab.down()
+}
+
+/// A worker's certificate opens no manager's service.
+fn a_worker_may_not_do_a_managers_work(manager: &Host, worker: &Host) -> Result<()> {
+    let identity = worker.dir.join("data/swarm/identity");
+    let pem: String = std::fs::read_dir(&identity)?
+        .filter_map(|entry| std::fs::read_to_string(entry.ok()?.path()).ok())
+        .collect();
+    let part = |kind: &str| -> Result<String> {
+        let (begin, end) = (format!("-----BEGIN {kind}-----"), format!("-----END {kind}-----"));
+        let from = pem.find(&begin).with_context(|| format!("no {kind} in {}", identity.display()))?;
+        let to = pem[from..].find(&end).context("its end")? + from + end.len();
+        Ok(format!("{}\n", &pem[from..to]))
+    };
+    let (cert, key) = (worker.dir.join("cert.pem"), worker.dir.join("key.pem"));
+    std::fs::write(&cert, part("CERTIFICATE")?)?;
+    std::fs::write(&key, part("PRIVATE KEY")?)?;
+    // An empty gRPC message: one byte of flags and four of length.
+    let message = worker.dir.join("empty.grpc");
+    std::fs::write(&message, [0; 5])?;
+    let url = format!("https://{}:2377/skep.v1.Control/ListNodes", manager.addr);
+    let data = format!("@{}", path(&message));
+    let answer = worker.exec(&[
+        "curl",
+        "-sS",
+        "-i",
+        "-k",
+        "--http2",
+        "--tlsv1.3",
+        "--max-time",
+        "10",
+        "--cert",
+        path(&cert),
+        "--key",
+        path(&key),
+        "-H",
+        "content-type: application/grpc",
+        "-H",
+        "te: trailers",
+        "--data-binary",
+        &data,
+        &url,
+    ])?;
+    ensure!(answer.contains("grpc-status: 7") && answer.contains("swarm-manager"), "{answer}");
+    Ok(())
+}
+
+fn is(answer: &Answer, status: u16, words: &[&str]) -> Result<()> {
+    ensure!(answer.status == status && words.iter().all(|w| answer.body.contains(w)), "{answer:?}");
+    let message: serde_json::Value = serde_json::from_str(&answer.body)?;
+    ensure!(message["message"].is_string(), "{}", answer.body);
+    Ok(())
+}
+
+/// Body of a service with these replicas and ports.
+fn service(name: &str, replicas: &str, image: &str, more: &str) -> String {
+    format!(
+        r#"{{"Name":"{name}","TaskTemplate":{{"ContainerSpec":{{"Image":"{image}"}}{more}}},"Mode":{{"Replicated":{{"Replicas":{replicas}}}}}}}"#
+    )
+}
+
+#[test]
+fn services_that_cannot_be_are_refused_or_say_what_they_wait_for() -> Result<()> {
+    let lab = begun("badsvc", 1)?;
+    let one = lab.host(1);
+    create(one, "web", 1, &["-p", "8080:80"])?;
+    wait_running(one, "web", 1)?;
+    let create_raw = |body: &str| one.request("POST", "/v1.50/services/create", body);
+
+    // Names.
+    is(&create_raw(&service("web", "1", "whoami:1", ""))?, 409, &["web", "already exists"])?;
+    for name in ["", "-web", "we b", "w/b", &"x".repeat(64)] {
+        is(&create_raw(&service(name, "1", "whoami:1", ""))?, 400, &["name"])?;
+    }
+    refused(one, &["network", "create", "-d", "overlay", "ingress"], &["ingress", "already exists"])?;
+    refused(one, &["network", "create", "-d", "overlay", "a b"], &["a b"])?;
+    refused(one, &["network", "create", "-d", "overlay", "--subnet", "10.0.0.0/99", "n"], &["10.0.0.0/99"])?;
+    is(&one.request("GET", "/v1.50/services/nothing", "")?, 404, &["nothing"])?;
+    is(&one.request("DELETE", "/v1.50/services/nothing", "")?, 404, &["nothing"])?;
+    is(&one.request("DELETE", "/v1.50/nodes/nobody", "")?, 404, &["nobody"])?;
+    is(&one.request("DELETE", "/v1.50/networks/nowhere", "")?, 404, &["nowhere"])?;
+
+    // Counts.
+    is(&create_raw(&service("n", "-1", "whoami:1", ""))?, 400, &["Replicas"])?;
+    is(&create_raw(&service("n", "1.5", "whoami:1", ""))?, 400, &["Replicas"])?;
+    is(&create_raw(&service("n", "99999999999", "whoami:1", ""))?, 400, &["99999999999", "1000000"])?;
+    is(&create_raw(&service("n", "99999999999999999999999", "whoami:1", ""))?, 400, &["Replicas"])?;
+    refused(one, &["service", "scale", "web=-1"], &["-1"])?;
+    create(one, "none", 0, &[])?;
+    let none = one.docker(&["service", "ls", "--filter", "name=none", "--format", "{{.Replicas}}"])?;
+    ensure!(none.trim() == "0/0", "{none}");
+
+    // What is not there.
+    is(
+        &create_raw(&service("n", "1", "whoami:1", r#","Networks":[{"Target":"nowhere"}]"#))?,
+        404,
+        &["nowhere", "not found"],
+    )?;
+    create_absent(one)?;
+
+    // Ports.
+    let ports = r#","EndpointSpec":{"Ports":[{"TargetPort":80,"PublishedPort":8080}]}"#;
+    let taken = service("n", "1", "whoami:1", "").replace(r#","Mode""#, &format!(r#"{ports},"Mode""#));
+    is(&create_raw(&taken)?, 400, &["8080", "web"])?;
+    is(&create_raw(&taken.replace("8080", "70000"))?, 400, &["70000"])?;
+    a_port_of_the_host_is_taken(one)?;
+
+    // A placement that nothing satisfies waits, and says what each node lacks.
+    create(one, "lost", 1, &["--constraint", "node.labels.disk==ssd"])?;
+    create(one, "huge", 1, &["--reserve-memory", "900g"])?;
+    for (service, words) in [("lost", "does not match node.labels.disk==ssd"), ("huge", "900 GiB of memory")]
+    {
+        eventually("the reason is shown", LONG, || {
+            let task = task(one, service)?;
+            ensure!(task.starts_with("Pending") && task.contains(words) && task.contains("1 of 1"), "{task}");
+            Ok(())
+        })?;
+    }
+    is(
+        &create_raw(&service("n", "1", "whoami:1", r#","Placement":{"Constraints":["nonsense"]}"#))?,
+        400,
+        &["nonsense"],
+    )?;
+
+    // Updates of something that changed meanwhile.
+    let inspected = one.docker(&["service", "inspect", "-f", "{{.ID}} {{.Version.Index}}", "web"])?;
+    let (id, version) = inspected.trim().split_once(' ').context("ID and version")?;
+    one.docker(&["service", "update", "-d", "--label-add", "a=1", "web"])?;
+    let update = format!("/v1.50/services/{id}/update?version={version}");
+    let body = service("web", "9", "whoami:1", "");
+    is(&one.request("POST", &update, &body)?, 409, &["update out of sequence", "web", version])?;
+    is(&one.request("POST", &update.replace(version, "x"), &body)?, 400, &["version"])?;
+    let node = one.docker(&["node", "inspect", "-f", "{{.ID}}", "self"])?;
+    let update = format!("/v1.50/nodes/{}/update?version=1", node.trim());
+    is(
+        &one.request("POST", &update, r#"{"Role":"manager","Availability":"drain"}"#)?,
+        409,
+        &["update out of sequence"],
+    )?;
+
+    // Bodies that are no requests.
+    for body in ["", "{", "[]", r#"{"Name":7}"#, r#"{"Nmae":"x"}"#] {
+        let answer = create_raw(body)?;
+        is(&answer, 400, &[])?;
+    }
+    is(
+        &one.request("GET", "/v1.50/services?filters=%7B%22colour%22:%5B%22red%22%5D%7D", "")?,
+        400,
+        &["colour"],
+    )?;
+    ensure!(running(one, "web")?.len() == 1, "and web runs on");
+    lab.down()
+}
+
+/// State and reason of a service's newest task.
+fn task(host: &Host, service: &str) -> Result<String> {
+    let format = "{{.CurrentState}} {{.Error}}";
+    let tasks = host.docker(&["service", "ps", "--no-trunc", "--format", format, service])?;
+    Ok(tasks.lines().next().unwrap_or_default().to_owned())
+}
+
+fn create_absent(host: &Host) -> Result<()> {
+    let args =
+        ["service", "create", "-d", "--name", "absent", "--restart-condition", "none", "no-such-image:1"];
+    host.docker(&args)?;
+    eventually("the missing image is named", LONG, || {
+        let task = task(host, "absent")?;
+        ensure!(task.starts_with("Rejected") && task.contains("no-such-image:1"), "{task}");
+        Ok(())
+    })
+}
+
+fn a_port_of_the_host_is_taken(host: &Host) -> Result<()> {
+    let mut holder = host.command("busybox")?;
+    holder.args(["httpd", "-f", "-p", "7000", "-h", path(&host.dir)]).stdin(Stdio::null());
+    let mut holder = holder.spawn()?;
+    eventually("the port is taken", LONG, || {
+        host.exec(&["curl", "-sS", "-o", "/dev/null", "http://127.0.0.1:7000/"]).map(drop)
+    })?;
+    refused(
+        host,
+        &["run", "-d", "--name", "taken", "-p", "7000:80", "whoami:1", "/skep", "whoami"],
+        &["7000"],
+    )?;
+    create(host, "hosted", 1, &["--publish", "mode=host,published=7000,target=80"])?;
+    eventually("the task says which port", LONG, || {
+        let tasks = host.docker(&[
+            "service",
+            "ps",
+            "--no-trunc",
+            "--format",
+            "{{.CurrentState}} {{.Error}}",
+            "hosted",
+        ])?;
+        ensure!(tasks.lines().any(|t| t.contains("7000") && t.contains("in use")), "{tasks}");
+        Ok(())
+    })?;
+    holder.kill()?;
+    holder.wait()?;
+    wait_running(host, "hosted", 1)?;
+    host.docker(&["service", "rm", "hosted"]).map(drop)
+}
