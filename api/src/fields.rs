@@ -112,7 +112,9 @@ impl Fields {
 
     /// Takes a port number; absent is 0.
     pub fn port(&mut self, key: &str) -> ApiResult<u16> {
-        u16::try_from(self.u64(key)?).map_err(|_| self.wrong(key, "a port number up to 65535"))
+        let number = self.u64(key)?;
+        u16::try_from(number)
+            .map_err(|_| self.wrong(key, &format!("a port number up to 65535, and is {number}")))
     }
 
     /// Takes a number; absent is 0.

@@ -116,10 +116,32 @@ struct SameSpec<'a> {
 impl SameSpec<'_> {
     fn up_to_date(&mut self, t: &v1::Task) -> bool {
         let current = self.service.revision;
-        t.revision == current
+        let same = t.revision == current
             || *self.known.entry(t.revision).or_insert_with(|| {
                 let spec = |n| self.view.revision(&self.service.id, n).and_then(|r| r.spec.as_ref());
                 spec(t.revision).is_some() && spec(t.revision) == spec(current)
-            })
+            });
+        same && (t.revision == current || serves_ports(self.view, self.service, t))
     }
+}
+
+/// Whether a task of an earlier revision has what its service's ports ask of it, and what a task is given at
+/// its assignment only: a place in the ingress network, and ports of its host.
+fn serves_ports(view: &StoreView, service: &v1::Service, t: &v1::Task) -> bool {
+    if t.node_id.is_empty() {
+        return true;
+    }
+    let wanted = || service.spec.iter().flat_map(|s| &s.endpoint).flat_map(|e| &e.ports);
+    let host = |p: &&v1::PortConfig| p.mode() == v1::PublishMode::Host;
+    let placed = wanted().all(|p| host(&p))
+        || view.ingress_network().is_none_or(|n| t.addresses.iter().any(|a| a.network_id == n.id));
+    let has = |w: &v1::PortConfig| {
+        t.ports.iter().filter(host).any(|p| {
+            (p.protocol, p.target_port) == (w.protocol, w.target_port)
+                && (w.published_port == 0 || p.published_port == w.published_port)
+        })
+    };
+    placed
+        && wanted().filter(host).all(has)
+        && wanted().filter(host).count() == t.ports.iter().filter(host).count()
 }
