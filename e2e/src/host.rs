@@ -51,6 +51,19 @@ impl Host {
         finish(self.command(program)?.args(args), argv)
     }
 
+    /// Has another program answer HTTP on a TCP port of the host; its PID inside.
+    pub fn hold_port(&self, port: u16) -> Result<String> {
+        let pid = self.dir.join(format!("port-{port}.pid"));
+        let script = "busybox httpd -p $1 -h / -f </dev/null >/dev/null 2>&1 & echo $! > $2";
+        let text = pid.display().to_string();
+        self.exec(&["sh", "-c", script, "sh", &port.to_string(), &text])?;
+        let url = format!("http://127.0.0.1:{port}/");
+        eventually("the port is held", Duration::from_secs(20), || {
+            self.exec(&["curl", "-sS", "-o", "/dev/null", &url]).map(drop)
+        })?;
+        Ok(std::fs::read_to_string(pid)?.trim().to_owned())
+    }
+
     /// Runs the real docker client against the host.
     pub fn docker(&self, args: &[&str]) -> Result<String> {
         finish(self.docker_command().args(args), args)

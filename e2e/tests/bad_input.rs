@@ -1,7 +1,5 @@
 //! What is wrong is refused with the status a client expects, by name, with what to do, and nothing is lost.
 
-use std::process::Stdio;
-
 use anyhow::{Context, Result, bail, ensure};
 use skep_e2e::swarm::{LONG, begun, create, join, nodes_are, path, refused, running, token, wait_running};
 use skep_e2e::{Answer, Host, eventually};
@@ -27,15 +25,9 @@ fn a_join_that_cannot_be_says_what_is_wrong_with_token_or_address() -> Result<()
     joined(&worker, "10.99.0.1:9", &["cannot connect to 10.99.0.1:9", "manager"])?;
     joined(&worker, "not/an/address", &["not/an/address", "host name"])?;
     joined(&worker, "10.99.0.1:port", &["port is not a number"])?;
-    let mut http = one.command("busybox")?;
-    http.args(["httpd", "-f", "-p", "8000", "-h", path(&one.dir)]).stdin(Stdio::null()).stderr(Stdio::null());
-    let mut http = http.spawn()?;
-    eventually("the HTTP server answers", LONG, || {
-        lab.outside(&["curl", "-sS", "-o", "/dev/null", "http://10.99.0.1:8000/"]).map(drop)
-    })?;
+    let http = one.hold_port(8000)?;
     joined(&worker, "10.99.0.1:8000", &["10.99.0.1:8000 is not a swarm manager", "2377"])?;
-    http.kill()?;
-    http.wait()?;
+    one.exec(&["kill", &http])?;
 
     // Nothing of the failed attempts is in the way; and a worker's address is no manager's.
     let state = two.docker(&["info", "-f", "{{.Swarm.LocalNodeState}}"])?;
@@ -64,11 +56,7 @@ fn a_worker_may_not_do_a_managers_work(manager: &Host, worker: &Host) -> Result<
     let (cert, key) = (worker.dir.join("cert.pem"), worker.dir.join("key.pem"));
     std::fs::write(&cert, part("CERTIFICATE")?)?;
     std::fs::write(&key, part("PRIVATE KEY")?)?;
-    // An empty gRPC message: one byte of flags and four of length.
-    let message = worker.dir.join("empty.grpc");
-    std::fs::write(&message, [0; 5])?;
     let url = format!("https://{}:2377/skep.v1.Control/ListNodes", manager.addr);
-    let data = format!("@{}", path(&message));
     let answer = worker.exec(&[
         "curl",
         "-sS",
@@ -86,8 +74,8 @@ fn a_worker_may_not_do_a_managers_work(manager: &Host, worker: &Host) -> Result<
         "content-type: application/grpc",
         "-H",
         "te: trailers",
-        "--data-binary",
-        &data,
+        "--data",
+        "",
         &url,
     ])?;
     ensure!(answer.contains("grpc-status: 7") && answer.contains("swarm-manager"), "{answer}");
@@ -220,12 +208,7 @@ fn create_absent(host: &Host) -> Result<()> {
 }
 
 fn a_port_of_the_host_is_taken(host: &Host) -> Result<()> {
-    let mut holder = host.command("busybox")?;
-    holder.args(["httpd", "-f", "-p", "7000", "-h", path(&host.dir)]).stdin(Stdio::null());
-    let mut holder = holder.spawn()?;
-    eventually("the port is taken", LONG, || {
-        host.exec(&["curl", "-sS", "-o", "/dev/null", "http://127.0.0.1:7000/"]).map(drop)
-    })?;
+    let holder = host.hold_port(7000)?;
     refused(
         host,
         &["run", "-d", "--name", "taken", "-p", "7000:80", "whoami:1", "/skep", "whoami"],
@@ -241,11 +224,10 @@ fn a_port_of_the_host_is_taken(host: &Host) -> Result<()> {
             "{{.CurrentState}} {{.Error}}",
             "hosted",
         ])?;
-        ensure!(tasks.lines().any(|t| t.contains("7000") && t.contains("in use")), "{tasks}");
+        ensure!(tasks.lines().any(|t| t.contains("7000") && t.contains("already allocated")), "{tasks}");
         Ok(())
     })?;
-    holder.kill()?;
-    holder.wait()?;
+    host.exec(&["kill", &holder])?;
     wait_running(host, "hosted", 1)?;
     host.docker(&["service", "rm", "hosted"]).map(drop)
 }
