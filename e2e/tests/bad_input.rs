@@ -228,6 +228,5 @@ fn a_port_of_the_host_is_taken(host: &Host) -> Result<()> {
         Ok(())
     })?;
     host.exec(&["kill", &holder])?;
-    wait_running(host, "hosted", 1)?;
     host.docker(&["service", "rm", "hosted"]).map(drop)
 }
