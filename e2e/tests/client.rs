@@ -577,3 +577,57 @@ fn a_terminal_is_handed_over_resized_and_left_by_its_keys() -> Result<()> {
     }
     lab.down()
 }
+
+/// An image of Debian's static busybox.
+fn busybox(host: &Host) -> Result<()> {
+    let archive = host.dir.join("busybox.tar");
+    let mut tar = tar::Builder::new(std::fs::File::create(&archive)?);
+    tar.append_path_with_name("/bin/busybox", "bin/busybox").context("busybox-static is installed")?;
+    tar.into_inner()?.sync_all()?;
+    host.docker(&["import", archive.to_str().context("a UTF-8 path")?, "busybox"])?;
+    Ok(())
+}
+
+#[test]
+fn what_is_typed_reaches_a_container_attached_in_every_way() -> Result<()> {
+    let lab = lab("ci")?;
+    let host = lab.host(1);
+    busybox(host)?;
+    let typed = |mut command: Command, args: &[&str], text: &[u8]| -> Result<std::process::Output> {
+        use std::io::Write;
+        let mut child =
+            command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        child.stdin.take().context("piped")?.write_all(text)?;
+        Ok(child.wait_with_output()?)
+    };
+    let cat = ["busybox", "/bin/busybox", "sh", "-c", "/bin/busybox cat; exit 7"];
+    for command in [host.docker_command(), skep_command(host)] {
+        let out = typed(command, &[&["run", "-i", "--rm"][..], &cat].concat(), b"through a pipe\n")?;
+        ensure!(out.stdout == b"through a pipe\n" && out.status.code() == Some(7), "{out:?}");
+    }
+    host.docker(&[&["create", "-i", "--name", "kept"][..], &cat].concat())?;
+    for command in [host.docker_command(), skep_command(host)] {
+        let out = typed(command, &["start", "-a", "-i", "kept"], b"once more\n")?;
+        ensure!(out.stdout == b"once more\n" && out.status.code() == Some(7), "{out:?}");
+    }
+    // Without asking for a connection of its own, the request's body is the input.
+    host.docker(&["start", "kept"])?;
+    let url = "http://skep/containers/kept/attach?stream=1&stdin=1&stdout=1";
+    let mut curl = Command::new("curl");
+    curl.arg("--unix-socket").arg(host.socket());
+    let out = typed(curl, &["-sS", "--max-time", "20", "-X", "POST", "-T", "-", url], b"as a body\n")?;
+    ensure!(out.status.success() && out.stdout.ends_with(b"as a body\n"), "{out:?}");
+    host.docker(&["rm", "-f", "kept"])?;
+
+    // Events are told in the same words.
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
+    let until = (now + 1).to_string();
+    let past = ["events", "--since", "1", "--until", &until];
+    let (theirs, ours) = (docker(host, &past)?, skep(host, &past)?);
+    let zone = |text: &str| text.replace("+00:00", "Z");
+    ensure!(
+        zone(&theirs.stdout) == zone(&ours.stdout) && ours.stdout.contains("container die"),
+        "{theirs:?} {ours:?}"
+    );
+    lab.down()
+}

@@ -13,6 +13,7 @@ use futures::{FutureExt, StreamExt};
 use serde::Deserialize;
 use serde_json::json;
 use skep_engine::{AttachOptions, LogFrame, LogOptions, StdStream, WaitCondition};
+use tokio::io::AsyncWriteExt;
 
 use super::{Spoken, body};
 use crate::convert::time;
@@ -180,11 +181,6 @@ async fn attach(
     };
     let upgrade = hyper::upgrade::on(&mut request);
     let upgrades = wants_upgrade(request.headers());
-    if stdin && !upgrades {
-        return Err(ApiError::bad_request(
-            "attach with stdin needs a connection of its own: send Connection: Upgrade and Upgrade: tcp",
-        ));
-    }
     let attached = s.engine().attach(container.id.as_str(), options).await?;
     let kind = HeaderValue::from_static(content_type(spoken.0, tty));
     let output = attached.output.map(move |frame| match frame {
@@ -192,6 +188,10 @@ async fn attach(
         Err(e) => failure(&e.to_string(), tty),
     });
     if !upgrades {
+        // The connection stays HTTP's own: what is sent as the request's body is the container's input.
+        if let Some(input) = attached.input {
+            tokio::spawn(feed(request.into_body(), input));
+        }
         let output = output.map(Ok::<_, io::Error>);
         return Ok(([(header::CONTENT_TYPE, kind)], Body::from_stream(output)).into_response());
     }
@@ -204,6 +204,18 @@ async fn attach(
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static("tcp"));
     Ok(response)
+}
+
+/// Gives a container a request's body as its input, and end-of-file after it.
+async fn feed(body: Body, mut input: hijack::Input) {
+    let mut pieces = body.into_data_stream();
+    while let Some(Ok(piece)) = pieces.next().await {
+        if input.write_all(&piece).await.is_err() || input.flush().await.is_err() {
+            // The container has closed its stdin or ended: what is sent on goes nowhere.
+            return;
+        }
+    }
+    let _ = input.shutdown().await;
 }
 
 fn wants_upgrade(headers: &HeaderMap) -> bool {

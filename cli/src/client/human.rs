@@ -57,7 +57,8 @@ pub fn timestamp(text: &str) -> anyhow::Result<String> {
     }
     if let Ok(Some(span)) = super::service_spec::duration(Some(text)) {
         let then = OffsetDateTime::now_utc() - time::Duration::nanoseconds(span);
-        return Ok(format!("{}.{:09}", then.unix_timestamp(), then.nanosecond()));
+        // To the second, as Docker's client has it.
+        return Ok(then.unix_timestamp().to_string());
     }
     let full = match text.len() {
         10 => format!("{text}T00:00:00Z"),
