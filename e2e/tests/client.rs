@@ -617,6 +617,11 @@ fn what_is_typed_reaches_a_container_attached_in_every_way() -> Result<()> {
     curl.arg("--unix-socket").arg(host.socket());
     let out = typed(curl, &["-sS", "--max-time", "20", "-X", "POST", "-T", "-", url], b"as a body\n")?;
     ensure!(out.status.success() && out.stdout.ends_with(b"as a body\n"), "{out:?}");
+    // With neither, nothing could ever be typed: that is refused, and the container keeps its input.
+    let mut curl = Command::new("curl");
+    curl.arg("--unix-socket").arg(host.socket());
+    let out = typed(curl, &["-sS", "--max-time", "20", "-X", "POST", url], b"")?;
+    ensure!(out.stdout.starts_with(b"{\"message\":\"attach with stdin needs a way in"), "{out:?}");
     host.docker(&["rm", "-f", "kept"])?;
 
     // Events are told in the same words.

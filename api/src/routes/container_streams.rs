@@ -181,6 +181,11 @@ async fn attach(
     };
     let upgrade = hyper::upgrade::on(&mut request);
     let upgrades = wants_upgrade(request.headers());
+    if stdin && !upgrades && !has_body(request.headers()) {
+        return Err(ApiError::bad_request(
+            "attach with stdin needs a way in: send Connection: Upgrade and Upgrade: tcp, or the input as the request's body",
+        ));
+    }
     let attached = s.engine().attach(container.id.as_str(), options).await?;
     let kind = HeaderValue::from_static(content_type(spoken.0, tty));
     let output = attached.output.map(move |frame| match frame {
@@ -216,6 +221,11 @@ async fn feed(body: Body, mut input: hijack::Input) {
         }
     }
     let _ = input.shutdown().await;
+}
+
+/// Whether the request says that it has a body (RFC 9112, section 6.3).
+fn has_body(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::CONTENT_LENGTH) || headers.contains_key(header::TRANSFER_ENCODING)
 }
 
 fn wants_upgrade(headers: &HeaderMap) -> bool {
