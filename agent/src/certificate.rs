@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rand::Rng;
-use skep_identity::{Identity, Network, Role};
+use skep_identity::{Identity, Network};
 use skep_proto::v1;
 use tokio::sync::watch;
 
+use crate::reach::any_manager;
 use crate::remotes::Remotes;
 
 /// Pause after a renewal that failed.
@@ -45,7 +46,6 @@ pub(crate) async fn keep_fresh(
 }
 
 async fn renew(identity: &Identity, network: &Arc<dyn Network>, remotes: &Remotes) -> Result<(), String> {
-    let addr = remotes.pick().ok_or("no manager is known")?;
-    let channel = skep_identity::channel(identity, network, &addr, Role::Manager);
+    let (addr, channel) = any_manager(identity, network, remotes).await?;
     skep_identity::renew(identity, channel).await.map(drop).map_err(|e| format!("manager {addr}: {e}"))
 }

@@ -10,6 +10,7 @@ mod certificate;
 mod local;
 mod logs;
 mod plane;
+mod reach;
 mod remotes;
 mod runtime;
 mod session;
@@ -19,9 +20,7 @@ mod task;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
-use rand::Rng;
 use skep_engine::Engine;
 use skep_identity::{Host, Identity, Network};
 use skep_proto::v1;
@@ -33,9 +32,6 @@ pub use local::LocalNetworking;
 pub use plane::{Applied, NetworkPlane};
 pub use runtime::{EngineRuntime, TASK_LABEL};
 pub use task::{Observed, StatusSink, TaskError, TaskExit, TaskRuntime};
-
-/// First and longest pause between attempts to reach a manager.
-const RECONNECT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 /// What an agent needs.
 pub struct AgentOptions {
@@ -101,7 +97,7 @@ impl Agent {
         let remotes = Arc::new(remotes::Remotes::load(
             &options.state_dir.join("managers"),
             options.managers.clone(),
-            host.rng(),
+            host.clone(),
         ));
         let outbox = Arc::new(status::Outbox::default());
         let node_id = options.identity.node_id().to_string();
@@ -139,7 +135,7 @@ impl Agent {
             remotes.clone(),
             node_seen.clone(),
         ));
-        let reaching = running.spawn(reach(options, shared, connected));
+        let reaching = running.spawn(reach::keep_session(options, shared, connected));
         Ok(Self {
             node: node_seen,
             connected: connected_seen,
@@ -167,9 +163,9 @@ impl Agent {
         self.remotes.all()
     }
 
-    /// Adds a manager to those to try.
-    pub fn add_manager(&self, addr: &str) {
-        self.remotes.add(addr);
+    /// Forgets every manager but this one: the others are lost for good.
+    pub async fn only_manager(&self, addr: String) {
+        self.remotes.replace(vec![addr]).await;
     }
 
     /// Managers as the last session told: node ID and address.
@@ -245,76 +241,4 @@ async fn reconcile(
 fn data_path_port(set: &Assignments) -> u16 {
     let port = u16::try_from(set.data_path_port).ok().filter(|p| *p != 0);
     port.unwrap_or(skep_proto::defaults::DATA_PATH_PORT)
-}
-
-/// Keeps a session with some manager, until this node is removed from the swarm.
-async fn reach(options: AgentOptions, shared: session::Shared, connected: watch::Sender<Connection>) {
-    let mut pause = RECONNECT.0;
-    let mut rng = options.identity.host().rng();
-    loop {
-        let outcome = match shared.remotes.pick() {
-            None => Err((false, "no manager is known: join the swarm again".to_owned())),
-            Some(addr) => {
-                let channel = skep_identity::channel(
-                    &options.identity,
-                    &options.network,
-                    &addr,
-                    skep_identity::Role::Manager,
-                );
-                let mut reached = false;
-                let held = {
-                    let session = session::hold(channel.clone(), &shared, || {
-                        reached = true;
-                        shared.remotes.succeeded(&addr);
-                        connected
-                            .send_replace(Connection { manager: Some(addr.clone()), ..Default::default() });
-                        tracing::info!(manager = %addr, "in touch with the swarm");
-                    });
-                    match &options.engine {
-                        Some(engine) => {
-                            let logs = publish_logs(
-                                channel.clone(),
-                                engine.clone(),
-                                options.identity.node_id().to_string(),
-                            );
-                            tokio::select! { held = session => held, () = logs => Ok(()) }
-                        }
-                        None => session.await,
-                    }
-                };
-                if reached {
-                    pause = RECONNECT.0;
-                } else {
-                    shared.remotes.failed(&addr);
-                }
-                held.map_err(|e| (skep_identity::is_removed(&e), format!("manager {addr}: {}", e.message())))
-            }
-        };
-        match outcome {
-            Err((true, error)) => {
-                tracing::error!(%error, "this node was removed from the swarm: its tasks end");
-                connected.send_replace(Connection { manager: None, error, removed: true });
-                // Node IDs are never given twice: there is nothing to come back to.
-                shared.assignments.send_modify(Assignments::clear);
-                return;
-            }
-            Err((false, error)) => {
-                tracing::warn!(%error, "not in touch with the swarm, running tasks go on");
-                connected.send_replace(Connection { manager: None, error, removed: false });
-            }
-            Ok(()) => {}
-        }
-        tokio::time::sleep(pause.mul_f32(rng.random_range(0.5..1.5))).await;
-        pause = (pause * 2).min(RECONNECT.1);
-    }
-}
-
-/// Serves log subscriptions for as long as the channel is used; a broken stream is opened again.
-async fn publish_logs(channel: tonic::transport::Channel, engine: Engine, node_id: String) {
-    loop {
-        if let Err(e) = logs::serve(channel.clone(), engine.clone(), node_id.clone()).await {
-            tracing::debug!(error = %e, "log subscriptions broke off");
-        }
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
 }

@@ -48,12 +48,12 @@ pub(crate) async fn hold(
         .await?
         .ok_or_else(|| tonic::Status::unavailable("the manager ended the session at once"))?;
     let session_id = first.session_id.clone();
-    take_session(shared, first);
+    take_session(shared, first).await;
     established();
 
     let told = async {
         while let Some(message) = messages.message().await? {
-            take_session(shared, message);
+            take_session(shared, message).await;
         }
         Err::<(), _>(tonic::Status::unavailable("the manager ended the session"))
     };
@@ -73,8 +73,8 @@ async fn timely<T>(call: impl Future<Output = Result<T, tonic::Status>>) -> Resu
         .map_err(|_| tonic::Status::deadline_exceeded(format!("no answer from the manager in {ANSWER:?}")))?
 }
 
-fn take_session(shared: &Shared, message: v1::SessionMessage) {
-    shared.remotes.replace(message.managers.iter().map(|m| m.addr.clone()).collect());
+async fn take_session(shared: &Shared, message: v1::SessionMessage) {
+    shared.remotes.replace(message.managers.iter().map(|m| m.addr.clone()).collect()).await;
     shared.managers.send_replace(message.managers);
     if let Some(node) = message.node {
         shared.node.send_if_modified(|have| {

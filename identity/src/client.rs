@@ -29,6 +29,20 @@ pub fn channel(identity: &Identity, network: &Arc<dyn Network>, addr: &str, expe
     channel_with(network, addr, move || tls::client_config(identity.host(), &identity.current(), expected))
 }
 
+/// The same, connected: the errors say which of many things is wrong. A connection lost later is made again.
+pub async fn connected(
+    identity: &Identity,
+    network: &Arc<dyn Network>,
+    addr: &str,
+    expected: Role,
+) -> Result<Channel, Error> {
+    let config = tls::client_config(identity.host(), &identity.current(), expected)?;
+    let first = connect(network, addr, config).await?;
+    let identity = identity.clone();
+    let config = move || tls::client_config(identity.host(), &identity.current(), expected);
+    Ok(channel_from(Some(first), network, addr, config))
+}
+
 /// Connects once, to learn what is at `addr`: the errors say which of many things is wrong.
 pub async fn dial(
     identity: &Identity,
@@ -46,11 +60,28 @@ pub(crate) fn channel_with(
     addr: &str,
     config: impl Fn() -> Result<Arc<ClientConfig>, Error> + Send + Sync + 'static,
 ) -> Channel {
+    channel_from(None, network, addr, config)
+}
+
+/// A channel that begins with a connection there is, if any.
+fn channel_from(
+    first: Option<TlsStream<Io>>,
+    network: &Arc<dyn Network>,
+    addr: &str,
+    config: impl Fn() -> Result<Arc<ClientConfig>, Error> + Send + Sync + 'static,
+) -> Channel {
     let (network, addr) = (network.clone(), Arc::<str>::from(addr));
     let config = Arc::new(config);
+    let mut first = first;
     let connector = tower::service_fn(move |_: Uri| {
         let (network, addr, config) = (network.clone(), addr.clone(), config.clone());
-        async move { connect(&network, &addr, config()?).await.map(TokioIo::new) }
+        let first = first.take();
+        async move {
+            match first {
+                Some(stream) => Ok(TokioIo::new(stream)),
+                None => connect(&network, &addr, config()?).await.map(TokioIo::new),
+            }
+        }
     });
     Endpoint::from_static("http://swarm-manager")
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)

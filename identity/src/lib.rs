@@ -23,7 +23,7 @@ mod token;
 
 pub use bootstrap::{Bootstrap, bootstrap, renew};
 pub use ca::RootCa;
-pub use client::{channel, dial};
+pub use client::{channel, connected, dial};
 pub use credentials::Credentials;
 pub use error::{Error, explain, is_removed, not_sent, removed};
 pub use host::Host;

@@ -65,7 +65,7 @@ impl Node {
             manager.stop().await;
         }
         let alone = match self.start_manager(&member.identity, &membership, Start::ForceNewCluster).await {
-            Ok(manager) => self.go_on_with(&member, manager, membership),
+            Ok(manager) => self.go_on_with(&member, manager, membership).await,
             // Nothing is lost by it: the manager goes on as it was, if it can.
             Err(e) => {
                 match self.start_manager(&member.identity, &before, Start::Restart).await {
@@ -79,7 +79,7 @@ impl Node {
         alone.map(|()| member.identity.node_id().to_string())
     }
 
-    fn go_on_with(
+    async fn go_on_with(
         &self,
         member: &Member,
         manager: Manager,
@@ -88,7 +88,7 @@ impl Node {
         *lock(&member.manager) = Some(manager);
         lock(&member.manager_error).clear();
         membership.save(&self.inner.options.dir).map_err(failed)?;
-        member.agent.add_manager(&membership.advertise_addr.to_string());
+        member.agent.only_manager(membership.advertise_addr.to_string()).await;
         member.addresses.send_replace(reached_at(&membership));
         *lock(&member.membership) = membership;
         Ok(())
