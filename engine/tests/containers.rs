@@ -290,7 +290,8 @@ async fn a_new_daemon_takes_up_running_containers_and_finds_exits() -> Outcome {
     let exec = f.dir().join("exec/containers").join(ends.as_str()).join("exit.json");
     std::fs::write(root_of(&f, "ends", &end_upper)?.join("tmp/go"), b"")?;
     let deadline = Instant::now() + Duration::from_secs(20);
-    while !exec.exists() && Instant::now() < deadline {
+    while !exec.exists() {
+        assert!(Instant::now() < deadline, "the container never ends");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     f.reopen().await?;

@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod build;
 mod demo;
+mod deny;
 mod lab;
 mod packages;
 mod proto;
@@ -26,6 +27,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Install what the tests need from Debian, then run every check and every test.
     Test,
+    /// Check that every dependency is what deny.toml allows.
+    Deny,
     /// A laboratory of hosts on this machine.
     #[command(subcommand)]
     Lab(lab::LabCommand),
@@ -42,6 +45,7 @@ fn main() -> Result<()> {
         Command::Demo(args) => demo::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Test => test::run(),
+        Command::Deny => deny::run(),
         Command::Lab(command) => lab::run(command),
         Command::Proto { check } => proto::generate(check),
     }

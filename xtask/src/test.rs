@@ -2,12 +2,13 @@
 
 use anyhow::Result;
 
-use crate::{build, packages, proto};
+use crate::{build, deny, packages, proto};
 
 pub fn run() -> Result<()> {
     packages::install(packages::LAB)?;
     packages::install(packages::TEST)?;
     proto::generate(true)?;
+    deny::run()?;
     build::cargo(&["fmt", "--all", "--check"])?;
     build::cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])?;
     // The end-to-end tests run the product itself: it has to be there before them.

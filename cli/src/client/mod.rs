@@ -18,6 +18,7 @@ mod ports;
 mod pretty;
 mod progress;
 mod run;
+mod service_create;
 mod service_logs;
 mod service_spec;
 mod service_update;

@@ -5,7 +5,8 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 
 use super::create_body::{pairs, ulimit, variable, without_empty};
-use super::service_spec::{self, SpecFlags, host, network, preference};
+use super::service_create::{host, network, preference};
+use super::service_spec::{self, SpecFlags};
 use super::{mount, ports};
 
 /// Flags of `service update`.

@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use super::api::{Api, Query, encode};
 use super::output::{self, Column, Listing, say, text};
+use super::service_create::CreateFlags;
 use super::service_logs::{self, ServiceLogs};
-use super::service_spec::CreateFlags;
 use super::service_update::UpdateFlags;
 use super::tasks::{self, TaskFlags};
 use super::{each, is_not_found, ports, pretty, progress};

@@ -1,11 +1,14 @@
 //! Images: archives in and out, the content store, layers unpacked once, references.
 
 mod archive;
+mod catalogue;
 mod changes;
 mod compression;
 mod config;
 mod extract;
+mod feed;
 mod layer;
+mod receive;
 mod reference;
 mod remove;
 mod save;
@@ -13,9 +16,10 @@ mod store;
 mod tar;
 
 pub use config::{History, Image, ImageConfig};
+pub use receive::LoadedImage;
 pub use reference::Reference;
 pub use save::SavedArchive;
-pub use store::{Images, LoadedImage, Removed};
+pub use store::{Images, Removed};
 
+pub(crate) use catalogue::Holder;
 use layer::unused_name;
-pub(crate) use store::Holder;

@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
+use super::catalogue::State;
 use super::reference::Reference;
-use super::store::{Images, Removed, State};
+use super::store::{Images, Removed};
 use crate::data_root::remove_tree;
 use crate::error::{Error, blocking};
 use crate::metadata::{Change, Kind};

@@ -1,18 +1,19 @@
 //! A tar reader that trusts nothing: every header is bounded and checked, and a cut archive is an error
 //! that says where it ends. ustar, GNU long names, pax, and the sparse forms of GNU tar.
 
-use std::collections::BTreeMap;
+mod pax;
+mod sparse;
+
 use std::io::{self, Read};
 
 use tar::EntryType;
 
+use self::pax::{Records, decimal, timestamp};
 use crate::error::Error;
 
 const BLOCK: u64 = 512;
 /// Bytes of one long-name or pax header.
 const MAX_EXTENSION: u64 = 1 << 20;
-/// Pieces of one sparse file.
-const MAX_EXTENTS: usize = 1 << 16;
 
 /// What an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +60,7 @@ pub(super) struct TarReader<R> {
     padding: u64,
     current: String,
     entries: u64,
-    global: BTreeMap<Vec<u8>, Vec<u8>>,
+    global: Records,
     /// Whether an end without the two zero blocks is an error.
     trailer_required: bool,
 }
@@ -77,7 +78,7 @@ impl<R: Read> TarReader<R> {
             padding: 0,
             current: String::new(),
             entries: 0,
-            global: BTreeMap::new(),
+            global: Records::new(),
             trailer_required,
         }
     }
@@ -86,11 +87,11 @@ impl<R: Read> TarReader<R> {
     pub(super) fn next(&mut self) -> Result<Option<Entry>, Error> {
         let mut long_path: Option<Vec<u8>> = None;
         let mut long_link: Option<Vec<u8>> = None;
-        let mut pax: Option<BTreeMap<Vec<u8>, Vec<u8>>> = None;
+        let mut own: Option<Records> = None;
         loop {
             self.skip()?;
             let Some(block) = self.header_block()? else {
-                if long_path.is_some() || long_link.is_some() || pax.is_some() {
+                if long_path.is_some() || long_link.is_some() || own.is_some() {
                     return Err(broken("it ends after an extension header whose entry is missing"));
                 }
                 return Ok(None);
@@ -105,14 +106,14 @@ impl<R: Read> TarReader<R> {
             match header.entry_type() {
                 EntryType::GNULongName => long_path = Some(self.long_name()?),
                 EntryType::GNULongLink => long_link = Some(self.long_name()?),
-                EntryType::XHeader => pax = Some(self.pax()?),
+                EntryType::XHeader => own = Some(pax::records(&self.extension()?, &self.current)?),
                 EntryType::XGlobalHeader => {
-                    let more = self.pax()?;
+                    let more = pax::records(&self.extension()?, &self.current)?;
                     self.global.extend(more);
                 }
                 _ => {
                     let mut keys = self.global.clone();
-                    keys.extend(pax.unwrap_or_default());
+                    keys.extend(own.unwrap_or_default());
                     return self.entry(header, long_path, long_link, &keys).map(Some);
                 }
             }
@@ -192,7 +193,7 @@ impl<R: Read> TarReader<R> {
         header: &tar::Header,
         long_path: Option<Vec<u8>>,
         long_link: Option<Vec<u8>>,
-        pax: &BTreeMap<Vec<u8>, Vec<u8>>,
+        pax: &Records,
     ) -> Result<Entry, Error> {
         let text = |key: &str| pax.get(key.as_bytes());
         let path = text("GNU.sparse.name")
@@ -243,7 +244,7 @@ impl<R: Read> TarReader<R> {
             (Some(_), None) => header.size().map_err(|e| broken(format!("entry {name:?}: {e}")))?,
             (None, _) => self.left,
         };
-        check_extents(extents.as_deref().unwrap_or_default(), size, self.left, &name)?;
+        sparse::check(extents.as_deref().unwrap_or_default(), size, self.left, &name)?;
         let device = |what, r: io::Result<Option<u32>>| match kind {
             Kind::CharDevice | Kind::BlockDevice => field(what, r.map(|v| v.unwrap_or(0).into()), None),
             _ => Ok(0),
@@ -273,97 +274,6 @@ impl<R: Read> TarReader<R> {
         })
     }
 
-    fn extents(
-        &mut self,
-        header: &tar::Header,
-        pax: &BTreeMap<Vec<u8>, Vec<u8>>,
-    ) -> Result<Option<Vec<(u64, u64)>>, Error> {
-        let name = self.current.clone();
-        let bad = move || broken(format!("entry {name:?} has an invalid map of its holes"));
-        if header.entry_type() == EntryType::GNUSparse {
-            return self.gnu_extents(header).map(Some);
-        }
-        if pax.get(b"GNU.sparse.major".as_slice()).is_some_and(|v| v == b"1") {
-            return self.pax_extents().map(Some);
-        }
-        if let Some(map) = pax.get(b"GNU.sparse.map".as_slice()) {
-            let numbers: Vec<u64> =
-                map.split(|b| *b == b',').map(decimal).collect::<Option<_>>().ok_or_else(&bad)?;
-            if !numbers.len().is_multiple_of(2) || numbers.len() / 2 > MAX_EXTENTS {
-                return Err(bad());
-            }
-            return Ok(Some(numbers.chunks_exact(2).map(|p| (p[0], p[1])).collect()));
-        }
-        if pax.keys().any(|k| k.starts_with(b"GNU.sparse.offset")) {
-            return Err(broken(format!(
-                "entry {:?} uses sparse format 0.0; make the archive with a newer tar",
-                self.current
-            )));
-        }
-        Ok(None)
-    }
-
-    fn gnu_extents(&mut self, header: &tar::Header) -> Result<Vec<(u64, u64)>, Error> {
-        let bad = |name: &str| broken(format!("entry {name:?} has an invalid map of its holes"));
-        let gnu = header.as_gnu().ok_or_else(|| bad(&self.current))?;
-        let mut out = Vec::new();
-        let mut add = |list: &[tar::GnuSparseHeader], name: &str| {
-            for s in list.iter().filter(|s| !s.is_empty()) {
-                let (Ok(offset), Ok(len)) = (s.offset(), s.length()) else { return Err(bad(name)) };
-                out.push((offset, len));
-            }
-            if out.len() > MAX_EXTENTS { Err(bad(name)) } else { Ok(()) }
-        };
-        add(&gnu.sparse, &self.current)?;
-        let mut more = gnu.is_extended();
-        while more {
-            let mut extension = tar::GnuExtSparseHeader::new();
-            let block = extension.as_mut_bytes();
-            let n = fill(&mut self.inner, block).map_err(|e| self.unreadable(&e))?;
-            if n < block.len() {
-                return Err(self.cut(BLOCK - n as u64));
-            }
-            add(&extension.sparse, &self.current)?;
-            more = extension.isextended[0] == 1;
-        }
-        Ok(out)
-    }
-
-    /// Format 1.0: the map stands before the data, as decimal lines padded to a block.
-    fn pax_extents(&mut self) -> Result<Vec<(u64, u64)>, Error> {
-        let bad = |name: &str| broken(format!("entry {name:?} has an invalid map of its holes"));
-        let mut numbers: Vec<u64> = Vec::new();
-        let mut line = Vec::new();
-        let mut wanted = 1;
-        while numbers.len() < wanted {
-            let mut block = [0; BLOCK as usize];
-            let n = fill(self, &mut block).map_err(|e| self.unreadable(&e))?;
-            if n < block.len() {
-                return Err(bad(&self.current));
-            }
-            for b in block {
-                if numbers.len() == wanted {
-                    break;
-                }
-                if b != b'\n' {
-                    line.push(b);
-                    continue;
-                }
-                let number = decimal(&line).ok_or_else(|| bad(&self.current))?;
-                line.clear();
-                if numbers.is_empty() {
-                    let count = usize::try_from(number).unwrap_or(usize::MAX);
-                    if count > MAX_EXTENTS {
-                        return Err(bad(&self.current));
-                    }
-                    wanted = 1 + 2 * count;
-                }
-                numbers.push(number);
-            }
-        }
-        Ok(numbers[1..].chunks_exact(2).map(|p| (p[0], p[1])).collect())
-    }
-
     fn extension(&mut self) -> Result<Vec<u8>, Error> {
         if self.left > MAX_EXTENSION {
             return Err(broken(format!(
@@ -386,19 +296,6 @@ impl<R: Read> TarReader<R> {
             bytes.pop();
         }
         Ok(bytes)
-    }
-
-    fn pax(&mut self) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, Error> {
-        let bytes = self.extension()?;
-        let mut rest = bytes.as_slice();
-        let mut out = BTreeMap::new();
-        while !rest.is_empty() {
-            let record = pax_record(rest)
-                .ok_or_else(|| broken(format!("extension header {:?} is damaged", self.current)))?;
-            out.insert(record.0.to_vec(), record.1.to_vec());
-            rest = record.2;
-        }
-        Ok(out)
     }
 
     fn skip(&mut self) -> Result<(), Error> {
@@ -446,22 +343,6 @@ impl<R: Read> Read for TarReader<R> {
     }
 }
 
-fn check_extents(extents: &[(u64, u64)], size: u64, stored: u64, name: &str) -> Result<(), Error> {
-    let (mut end, mut data) = (0u64, 0u64);
-    for (offset, len) in extents {
-        let next = offset.checked_add(*len).filter(|n| *offset >= end && *n <= size);
-        let Some(next) = next else {
-            return Err(broken(format!("entry {name:?} has an invalid map of its holes")));
-        };
-        end = next;
-        data += len;
-    }
-    if !extents.is_empty() && data > stored {
-        return Err(broken(format!("entry {name:?} says it has {data} bytes of data and holds {stored}")));
-    }
-    Ok(())
-}
-
 /// A numeric field that is left blank is 0, as other readers have it.
 fn or_blank(raw: &[u8], parsed: io::Result<u64>) -> io::Result<u64> {
     if raw.iter().all(|b| matches!(b, 0 | b' ')) { Ok(0) } else { parsed }
@@ -479,24 +360,4 @@ fn fill(r: &mut impl Read, buf: &mut [u8]) -> io::Result<usize> {
         }
     }
     Ok(n)
-}
-
-fn decimal(bytes: &[u8]) -> Option<u64> {
-    std::str::from_utf8(bytes).ok()?.parse().ok()
-}
-
-fn timestamp(bytes: &[u8]) -> Option<(i64, i64)> {
-    let text = std::str::from_utf8(bytes).ok()?;
-    let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
-    let nanos: i64 = format!("{fraction:0<9}").get(..9)?.parse().ok()?;
-    Some((seconds.parse().ok()?, nanos))
-}
-
-/// `<length> <key>=<value>\n`: key, value, what follows.
-fn pax_record(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
-    let space = bytes.iter().take(20).position(|b| *b == b' ')?;
-    let len = usize::try_from(decimal(&bytes[..space])?).ok()?;
-    let record = bytes.get(space + 1..len)?.strip_suffix(b"\n")?;
-    let equals = record.iter().position(|b| *b == b'=')?;
-    Some((&record[..equals], &record[equals + 1..], &bytes[len..]))
 }

@@ -1,17 +1,16 @@
 //! The daemon's side of a shim.
 
-use std::io::{self, Write as _};
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::process::CommandExt;
+mod launch;
+mod stdio;
+
+use std::io;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
-use std::process::{Command, Stdio};
-use std::sync::{Mutex, OnceLock, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::sync::{Mutex, PoisonError};
 
 use bytes::{Buf, Bytes};
-use futures::{Stream, StreamExt};
-use tokio::io::{AsyncWrite, AsyncWriteExt};
+use futures::StreamExt;
+use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
@@ -20,7 +19,8 @@ use super::spec::{Exit, PID_FILE, SOCKET_FILE, SPEC_FILE, ShimSpec, State};
 use super::{exit_file, protocol};
 use crate::config::ResourceLimits;
 use crate::runtime::cgroup::Cgroup;
-use crate::runtime::mount_api;
+
+pub use stdio::{AttachInput, AttachOutput, AttachStream};
 
 /// What can go wrong between daemon and shim.
 #[derive(Debug, thiserror::Error)]
@@ -116,7 +116,8 @@ impl Shim {
         let json =
             serde_json::to_vec(spec).map_err(io::Error::from).map_err(ShimError::system("encode", bundle))?;
         let (exe, directory, orders) = (helper_exe.to_owned(), bundle.to_owned(), orders.to_owned());
-        let spawned = tokio::task::spawn_blocking(move || spawn(&exe, &directory, &json, &orders)).await;
+        let spawned =
+            tokio::task::spawn_blocking(move || launch::spawn(&exe, &directory, &json, &orders)).await;
         let stream =
             spawned.map_err(io::Error::other).map_err(ShimError::system("launch shim in", bundle))??;
         let (mut frames, write) = open(stream, bundle)?;
@@ -261,8 +262,7 @@ impl Shim {
             | flag(stderr, protocol::ATTACH_STDERR);
         let Line { mut frames, write, .. } = self.connection().await?;
         let write = self.ask(&mut frames, write, protocol::ATTACH, &[&[flags]]).await?.1;
-        let input = AttachInput { half: write, frame: Vec::new(), sent: 0 };
-        Ok(AttachStream { output: AttachOutput(frames), input })
+        Ok(AttachStream { output: AttachOutput(frames), input: AttachInput::new(write) })
     }
 
     async fn connection(&self) -> Result<Line, ShimError> {
@@ -341,127 +341,4 @@ fn start_and_wait() -> Vec<u8> {
     protocol::put(&mut orders, protocol::START, &[]);
     protocol::put(&mut orders, protocol::WAIT, &[]);
     orders
-}
-
-fn spawn(
-    exe: &Path,
-    bundle: &Path,
-    spec: &[u8],
-    orders: &[u8],
-) -> Result<std::os::unix::net::UnixStream, ShimError> {
-    std::fs::write(bundle.join(SPEC_FILE), spec)
-        .map_err(ShimError::system("write", &bundle.join(SPEC_FILE)))?;
-    let (ours, theirs) =
-        std::os::unix::net::UnixStream::pair().map_err(ShimError::system("open socket for", bundle))?;
-    (&ours).write_all(orders).map_err(ShimError::system("leave orders for shim in", bundle))?;
-    let program = protected(exe)?;
-    let mut child = Command::new(program)
-        .arg0("skep")
-        .arg("shim")
-        .arg(bundle)
-        .stdin(Stdio::from(OwnedFd::from(theirs)))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(ShimError::system("run", exe))?;
-    // The process itself forks and ends at once.
-    child.wait().map_err(ShimError::system("wait for", exe))?;
-    Ok(ours)
-}
-
-/// A path to `exe` on a detached read-only mount, so that no container can write to it through
-/// /proc (CVE-2019-5736). The mounts live as long as the daemon.
-fn protected(exe: &Path) -> Result<PathBuf, ShimError> {
-    static MOUNTS: OnceLock<Mutex<Vec<(PathBuf, OwnedFd)>>> = OnceLock::new();
-    let mut mounts = MOUNTS.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
-    let at = match mounts.iter().position(|(path, _)| path == exe) {
-        Some(at) => at,
-        None => {
-            let mount = mount_api::clone_path(exe, false)
-                .and_then(|m| mount_api::set_attributes(&m, mount_api::RDONLY, false).map(|()| m))
-                .map_err(ShimError::system("protect", exe))?;
-            mounts.push((exe.to_owned(), mount));
-            mounts.len() - 1
-        }
-    };
-    Ok(PathBuf::from(format!("/proc/self/fd/{}", mounts[at].1.as_raw_fd())))
-}
-
-/// A client's view of a container's stdio.
-#[derive(Debug)]
-pub struct AttachStream {
-    /// Ends with the container.
-    pub output: AttachOutput,
-    /// Shutting it down ends this client's input; dropping both halves detaches.
-    pub input: AttachInput,
-}
-
-/// What the container writes: stream (1 stdout, 2 stderr; a terminal is all stdout) and bytes.
-#[derive(Debug)]
-pub struct AttachOutput(Frames);
-
-impl Stream for AttachOutput {
-    type Item = io::Result<(u8, Bytes)>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        loop {
-            return match ready!(self.0.poll_next_unpin(cx)) {
-                Some(Ok(mut frame)) if frame.len() >= 2 && frame[0] == protocol::OUTPUT => {
-                    let stream = frame[1];
-                    frame.advance(2);
-                    Poll::Ready(Some(Ok((stream, frame.freeze()))))
-                }
-                Some(Ok(_)) => continue,
-                Some(Err(e)) => Poll::Ready(Some(Err(e))),
-                None => Poll::Ready(None),
-            };
-        }
-    }
-}
-
-/// The container's stdin.
-#[derive(Debug)]
-pub struct AttachInput {
-    half: OwnedWriteHalf,
-    frame: Vec<u8>,
-    sent: usize,
-}
-
-impl AttachInput {
-    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.sent < self.frame.len() {
-            let n = ready!(Pin::new(&mut self.half).poll_write(cx, &self.frame[self.sent..]))?;
-            if n == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            self.sent += n;
-        }
-        self.frame.clear();
-        self.sent = 0;
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for AttachInput {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        ready!(self.poll_drain(cx))?;
-        let n = data.len().min(protocol::CHUNK);
-        if n > 0 {
-            protocol::put(&mut self.frame, protocol::STDIN, &[&data[..n]]);
-            // What does not go now goes with the next write or flush.
-            if let Poll::Ready(Err(e)) = self.poll_drain(cx) {
-                return Poll::Ready(Err(e));
-            }
-        }
-        Poll::Ready(Ok(n))
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_drain(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_drain(cx))?;
-        Pin::new(&mut self.half).poll_shutdown(cx)
-    }
 }

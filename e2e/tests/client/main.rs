@@ -1,0 +1,56 @@
+//! The `skep` client beside Docker's own, against the same daemon: the same tables, the same results of
+//! `--format`, the same exit codes, the same words on what went wrong.
+
+mod compare;
+mod containers;
+mod interactive;
+mod swarm;
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result};
+use skep_e2e::{Host, Lab, LabOptions, whoami_image};
+
+/// One host with the whoami image.
+fn lab(name: &str) -> Result<Lab> {
+    let init = PathBuf::from(env!("CARGO_BIN_EXE_skep-lab-init"));
+    let skep = init.with_file_name("skep");
+    let name = format!("{name}{}", std::process::id() % 10_000);
+    let lab = Lab::up(LabOptions { name, hosts: 1, skep: skep.clone(), init })?;
+    let host = lab.host(1);
+    let archive = host.dir.join("whoami.tar");
+    whoami_image(&skep, &archive)?;
+    host.docker(&["import", archive.to_str().context("a UTF-8 path")?, "whoami:1"])?;
+    host.docker(&["tag", "whoami:1", "registry.example:5000/team/whoami:two"])?;
+    Ok(lab)
+}
+
+/// What a command came to.
+#[derive(Debug, PartialEq, Eq)]
+struct Outcome {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+fn outcome(command: &mut Command, args: &[&str]) -> Result<Outcome> {
+    let out = command.args(args).stdin(Stdio::null()).output()?;
+    // The two clients call themselves by their own names.
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace("docker", "skep");
+    Ok(Outcome { code: out.status.code(), stdout: text(&out.stdout), stderr: text(&out.stderr) })
+}
+
+fn docker(host: &Host, args: &[&str]) -> Result<Outcome> {
+    outcome(&mut host.docker_command(), args)
+}
+
+fn skep_command(host: &Host) -> Command {
+    let mut command = Command::new(&host.skep);
+    command.env("DOCKER_HOST", host.docker_host());
+    command
+}
+
+fn skep(host: &Host, args: &[&str]) -> Result<Outcome> {
+    outcome(&mut skep_command(host), args)
+}

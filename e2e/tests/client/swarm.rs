@@ -1,0 +1,145 @@
+//! Services, nodes and tasks.
+
+use anyhow::{Result, ensure};
+
+use crate::compare::Compare;
+use crate::lab;
+
+#[test]
+fn the_swarm_is_listed_and_told_of_as_docker_does() -> Result<()> {
+    let lab = lab("cs")?;
+    let host = lab.host(1);
+    let init = host.skep(&["swarm", "init", "--advertise-addr", &host.addr])?;
+    ensure!(
+        init.contains("is now a manager") && init.contains("skep swarm join --token SWMTKN-1-"),
+        "{init}"
+    );
+    host.docker(&["network", "create", "-d", "overlay", "back"])?;
+    let created = host.skep(&[
+        "service",
+        "create",
+        "--name",
+        "web",
+        "--replicas",
+        "2",
+        "--network",
+        "back",
+        "-p",
+        "8080:80",
+        "-l",
+        "tier=front",
+        "--update-monitor",
+        "500ms",
+        "whoami:1",
+        "/skep",
+        "whoami",
+    ])?;
+    ensure!(created.contains("overall progress: 2 out of 2 tasks"), "{created}");
+    ensure!(created.contains("verify: Service") && created.contains("converged"), "{created}");
+    host.docker(&[
+        "service",
+        "create",
+        "-d",
+        "--name",
+        "wide",
+        "--mode",
+        "global",
+        "--constraint",
+        "node.labels.x==y",
+        "whoami:1",
+        "/skep",
+        "whoami",
+    ])?;
+    let mut compare = Compare::new(host);
+    for line in [
+        "node ls",
+        "node ls -q",
+        "node ls --format json",
+        "node ls --format '{{.ID}} {{.Self}} {{.TLSStatus}} {{.Hostname}}'",
+        "node ls --filter role=manager",
+        "node ls --filter nonsense=1",
+        "node ps",
+        "node ps self -q",
+        "node inspect nope",
+        "node rm nope",
+        "node update --availability nope self",
+        "node promote nope",
+        "node update nope",
+        "node inspect -f '{{.Spec.Role}} {{.Status.State}}' self",
+        "service ls",
+        "service ls -q",
+        "service ls --format json",
+        "service ls --format '{{.Name}} {{.Replicas}} {{.Ports}}'",
+        "service ls --filter name=web",
+        "service ls --filter mode=global",
+        "service list",
+        "service ps web",
+        "service ps web wide",
+        "service ps -q web",
+        "service ps --no-trunc web",
+        "service ps --format json web",
+        "service ps --no-resolve web",
+        "service ps nope",
+        "service ps web --filter desired-state=running --format '{{.Name}} {{.Node}} {{.DesiredState}} {{.Image}} {{.Error}}'",
+        "service inspect nope",
+        "service inspect -f '{{.Spec.Name}} {{json .Spec.Labels}}' web",
+        "service rm nope",
+        "service scale nope=1",
+        "service scale wide=2",
+        "service update nope",
+        "service rollback nope",
+        "service logs nope",
+        "service create --name web whoami:1",
+        "service create --name 'a b' whoami:1",
+        "service create --mode nope whoami:1",
+        "service create",
+        "service inspect",
+        "network ls",
+        "network ls --filter scope=swarm",
+        "swarm join-token -q worker",
+        "swarm join-token nope",
+        "swarm join-token worker",
+        "swarm leave",
+        "swarm init",
+        "service logs web --raw -n 1",
+        "service logs web -n 1 --no-trunc",
+        "swarm update --task-history-limit 3",
+        "service ls --filter nonsense=1",
+        "info --format '{{.Swarm.NodeID}} {{.Swarm.Managers}}'",
+    ] {
+        compare.same(line)?;
+    }
+    for line in ["network rm back", "service scale web=x", "service scale web", "service scale web=-1"] {
+        compare.same_code(line)?;
+    }
+    for line in [
+        "node inspect self",
+        "service inspect web wide",
+        "network inspect back",
+        "service inspect -f json web",
+    ] {
+        compare.same_json(line)?;
+    }
+    for line in [
+        "service create -d --no-resolve-image --name x-@ --replicas 1 -e A=1 whoami:1 /skep whoami",
+        "service update -d --env-add B=2 x-@",
+        "service scale -d x-@=2",
+        "service update -d --label-add c=d --publish-add 81:80 nope",
+        "service update -d --limit-memory 64m --args '/skep whoami' x-@",
+        "service rollback -d x-@",
+        "service rm x-@",
+        "node update --label-add x-@=1 nope",
+        "network create -d overlay --attachable x-@",
+        "network rm x-@",
+    ] {
+        compare.alike(line)?;
+    }
+    let before = host.skep(&["swarm", "join-token", "-q", "worker"])?;
+    let rotated = host.skep(&["swarm", "join-token", "--rotate", "-q", "worker"])?;
+    ensure!(
+        before != rotated && host.docker(&["swarm", "join-token", "-q", "worker"])? == rotated,
+        "{before} {rotated}"
+    );
+    compare.end()?;
+    lab.down()
+}

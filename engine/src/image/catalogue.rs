@@ -1,0 +1,102 @@
+//! What the store knows in memory: images, references, layers, who holds them, and how a name finds its image.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::config::Image;
+use super::reference::{Reference, is_hex};
+use crate::error::Error;
+
+/// An image and the blobs it is made of.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct StoredImage {
+    pub(super) image: Image,
+    pub(super) blobs: Vec<String>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct StoredLayer {
+    pub(super) diff_id: String,
+    pub(super) size: u64,
+}
+
+/// What a container keeps from being removed.
+#[derive(Clone, Debug)]
+pub(crate) struct Holder {
+    pub(crate) image_id: String,
+    pub(crate) chain_ids: Vec<String>,
+    pub(crate) running: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) images: BTreeMap<String, Arc<StoredImage>>,
+    /// Familiar reference (with tag or digest) to image ID.
+    pub(super) references: BTreeMap<String, String>,
+    /// By chain ID.
+    pub(super) layers: HashMap<String, StoredLayer>,
+    /// By container ID.
+    pub(super) holders: HashMap<String, Holder>,
+}
+
+impl State {
+    /// Layers and blobs that an image or a container still needs.
+    pub(super) fn needed(&self) -> (BTreeSet<&str>, BTreeSet<&str>) {
+        let images = self.images.values();
+        let chains = images
+            .clone()
+            .flat_map(|i| &i.image.chain_ids)
+            .chain(self.holders.values().flat_map(|h| &h.chain_ids));
+        let blobs = images.flat_map(|i| i.blobs.iter().chain([&i.image.id]));
+        (chains.map(String::as_str).collect(), blobs.map(String::as_str).collect())
+    }
+
+    /// The image with the references it has now.
+    pub(super) fn shown(&self, stored: &StoredImage) -> Image {
+        let mut image = stored.image.clone();
+        for (reference, _) in self.references.iter().filter(|(_, id)| **id == image.id) {
+            if reference.contains('@') {
+                image.digests.push(reference.clone());
+            } else {
+                image.references.push(reference.clone());
+            }
+        }
+        image
+    }
+
+    /// The image ID for a reference, a full ID or a prefix of one.
+    pub(super) fn find(&self, asked: &str) -> Result<String, Error> {
+        let missing = || Error::NoSuchImage { reference: asked.to_owned() };
+        if self.images.contains_key(asked) {
+            return Ok(asked.to_owned());
+        }
+        if let Ok(reference) = Reference::parse(asked) {
+            let reference = reference.or_latest();
+            let keys = [reference.by_digest(), reference.digest.is_none().then(|| reference.to_string())];
+            if let Some(id) = keys.iter().flatten().find_map(|k| self.references.get(k)) {
+                return Ok(id.clone());
+            }
+            // `name@<image ID>`, of an image that has that name.
+            if let Some(d) = reference.digest.filter(|d| self.images.contains_key(d)) {
+                let of_name = |r: &str| Reference::parse(r).is_ok_and(|r| r.name == reference.name);
+                if self.references.iter().any(|(r, id)| *id == d && of_name(r)) {
+                    return Ok(d);
+                }
+            }
+        }
+        let prefix = asked.strip_prefix("sha256:").unwrap_or(asked);
+        if prefix.is_empty() || prefix.len() > 64 || !is_hex(prefix) {
+            return Err(missing());
+        }
+        let full = format!("sha256:{prefix}");
+        let mut fitting =
+            self.images.range(full.clone()..).map(|(id, _)| id).take_while(|id| id.starts_with(&full));
+        match (fitting.next(), fitting.next()) {
+            (Some(id), None) => Ok(id.clone()),
+            (Some(_), Some(_)) => Err(Error::AmbiguousPrefix { kind: "image", prefix: asked.to_owned() }),
+            (None, _) => Err(missing()),
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! How an image gets into the store: from an archive or a plain tar, unpacked and checked, then published at once.
+
+use std::fs;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::io::AsyncRead;
+
+use super::archive::{self, Found, Scratch, host_architecture};
+use super::catalogue::{StoredImage, StoredLayer};
+use super::changes;
+use super::config::{ConfigBlob, History, Image};
+use super::feed::{self, Feed};
+use super::layer::{chain_ids, digest_of, stage, unpack};
+use super::reference::{Reference, is_hex};
+use super::store::Images;
+use crate::data_root::sync_dir;
+use crate::error::Error;
+use crate::events::now_ns;
+use crate::metadata::{Change, Kind};
+
+/// An image that `load` brought in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoadedImage {
+    /// Image ID.
+    pub id: String,
+    /// References the archive gave it.
+    pub references: Vec<String>,
+}
+
+impl Images {
+    /// Brings in all images of a docker-archive or OCI-archive, plain or compressed with gzip or zstd.
+    pub async fn load(&self, archive: impl AsyncRead + Send + Unpin) -> Result<Vec<LoadedImage>, Error> {
+        let images = self.clone();
+        feed::run(archive, move |input| images.load_blocking(input)).await
+    }
+
+    /// Brings in a root file system as an image of one layer. Returns its ID.
+    pub async fn import(
+        &self,
+        tar: impl AsyncRead + Send + Unpin,
+        reference: Option<String>,
+        changes: Vec<String>,
+        message: Option<String>,
+    ) -> Result<String, Error> {
+        let reference = reference
+            .filter(|r| !r.is_empty())
+            .map(|r| Reference::parse(&r))
+            .transpose()?
+            .map(Reference::or_latest);
+        if reference.as_ref().is_some_and(|r| r.digest.is_some()) {
+            return Err(Error::Invalid("cannot import digest reference".into()));
+        }
+        let mut config = super::ImageConfig::default();
+        for change in &changes {
+            changes::apply(&mut config, change)?;
+        }
+        let message = message.filter(|m| !m.is_empty()).unwrap_or_else(|| "Imported from -".into());
+        let images = self.clone();
+        feed::run(tar, move |input| images.import_blocking(input, reference, config, message)).await
+    }
+
+    fn load_blocking(&self, input: Feed) -> Result<Vec<LoadedImage>, Error> {
+        let scratch = Scratch::new(&self.temporary(), "load")?;
+        let have = |digest: &str| {
+            let hex = digest.strip_prefix("sha256:").filter(|h| h.len() == 64 && is_hex(h))?;
+            let path = self.root().blobs().join(hex);
+            let _state = self.state();
+            path.exists().then_some(path)
+        };
+        let mut found = archive::read(input, &scratch.0, self.limits(), have)?;
+        let _changing = self.changing().blocking_lock();
+        let prepared = found.drain(..).map(|f| self.prepare(f, &scratch)).collect::<Result<Vec<_>, _>>()?;
+        self.publish(&prepared)?;
+        for p in &prepared {
+            self.emit("load", &p.stored.image.id, &p.references.join(", "));
+        }
+        Ok(prepared
+            .into_iter()
+            .map(|p| LoadedImage { id: p.stored.image.id, references: p.references })
+            .collect())
+    }
+
+    fn import_blocking(
+        &self,
+        input: Feed,
+        reference: Option<Reference>,
+        config: super::ImageConfig,
+        message: String,
+    ) -> Result<String, Error> {
+        let scratch = Scratch::new(&self.temporary(), "import")?;
+        let path = scratch.0.join("layer");
+        let mut input = input;
+        let staged = stage(&mut input, Some(&path))?;
+        let trial = scratch.0.join("trial");
+        // The diff ID, which the configuration must name, is known only once the layer is unpacked.
+        let unpacked = unpack(&path, &staged.digest, &trial.join("diff"), self.limits())?;
+        let created = time::OffsetDateTime::now_utc()
+            .format(&time::format_description::well_known::Rfc3339)
+            .map_err(|e| Error::Invalid(format!("the clock of this host cannot be written down: {e}")))?;
+        let blob = ConfigBlob {
+            created: created.clone(),
+            architecture: host_architecture().into(),
+            os: "linux".into(),
+            comment: message.clone(),
+            config,
+            rootfs: super::config::RootfsBlob {
+                kind: "layers".into(),
+                diff_ids: vec![unpacked.diff_id.clone()],
+            },
+            history: vec![History { created, comment: message, ..History::default() }],
+            ..ConfigBlob::default()
+        };
+        let config_bytes = serde_json::to_vec(&blob)
+            .map_err(|e| Error::Invalid(format!("cannot encode the configuration: {e}")))?;
+        let _changing = self.changing().blocking_lock();
+        let found = Found {
+            config: blob,
+            config_bytes,
+            layers: vec![archive::Member { staged, path }],
+            references: reference.into_iter().collect(),
+        };
+        let ready = Some((unpacked.diff_id.clone(), trial, unpacked.size));
+        let prepared = self.prepare_with(found, &scratch, ready)?;
+        self.publish(std::slice::from_ref(&prepared))?;
+        let id = prepared.stored.image.id;
+        self.emit("import", &id, prepared.references.first().map_or("", String::as_str));
+        Ok(id)
+    }
+
+    fn prepare(&self, found: Found, scratch: &Scratch) -> Result<Prepared, Error> {
+        self.prepare_with(found, scratch, None)
+    }
+
+    /// Unpacks, under the temporary directory, the layers that are not there yet, and checks their diff IDs.
+    fn prepare_with(
+        &self,
+        found: Found,
+        scratch: &Scratch,
+        mut ready: Option<(String, PathBuf, u64)>,
+    ) -> Result<Prepared, Error> {
+        let id = digest_of(&found.config_bytes);
+        let diff_ids = found.config.rootfs.diff_ids.clone();
+        let chains = chain_ids(&diff_ids);
+        let (mut layers, mut blobs, mut size) = (Vec::new(), Vec::new(), 0u64);
+        for ((diff_id, chain), member) in diff_ids.iter().zip(&chains).zip(&found.layers) {
+            let known = self.state().layers.get(chain).cloned();
+            let layer = match known {
+                Some(layer) => layer,
+                None => {
+                    let (dir, unpacked_size) = match ready.take_if(|(d, ..)| d == diff_id) {
+                        Some((_, dir, size)) => (dir, size),
+                        None => {
+                            let dir = scratch.0.join(format!("layer-{}", super::unused_name()));
+                            let unpacked = unpack(
+                                &member.path,
+                                &member.staged.digest,
+                                &dir.join("diff"),
+                                self.limits(),
+                            )?;
+                            if unpacked.diff_id != *diff_id {
+                                return Err(Error::Archive(format!(
+                                    "a layer is damaged: its content is {}, the configuration says {diff_id}",
+                                    unpacked.diff_id
+                                )));
+                            }
+                            (dir, unpacked.size)
+                        }
+                    };
+                    let layer = StoredLayer { diff_id: diff_id.clone(), size: unpacked_size };
+                    layers.push((chain.clone(), layer.clone(), dir));
+                    layer
+                }
+            };
+            size = size.saturating_add(layer.size);
+            blobs.push((member.staged.digest.clone(), member.path.clone()));
+        }
+        let config_path = scratch.0.join(format!("config-{}", super::unused_name()));
+        fs::write(&config_path, &found.config_bytes).map_err(Error::io("write", &config_path))?;
+        let c = found.config;
+        let image = Image {
+            id: id.clone(),
+            created_at_ns: c.created_at_ns(),
+            size,
+            architecture: c.architecture,
+            variant: c.variant,
+            os: c.os,
+            author: c.author,
+            comment: c.comment,
+            config: c.config,
+            layers: diff_ids,
+            chain_ids: chains,
+            history: c.history,
+            ..Image::default()
+        };
+        let stored = StoredImage { image, blobs: blobs.iter().map(|(d, _)| d.clone()).collect() };
+        blobs.push((id, config_path));
+        let references = found.references.iter().map(Reference::to_string).collect();
+        Ok(Prepared { stored, layers, blobs, references })
+    }
+
+    /// Files into place, everything to disk, then the metadata in one commit: a crash before it leaves
+    /// files that the next start sweeps, one after it leaves a whole image.
+    fn publish(&self, prepared: &[Prepared]) -> Result<(), Error> {
+        let mut moved = false;
+        let mut changes = Vec::new();
+        for p in prepared {
+            for (digest, from) in &p.blobs {
+                moved |= move_in(from, &self.blob_path(digest))?;
+            }
+            for (chain, layer, from) in &p.layers {
+                moved |= move_in(from, &self.layer_dir(chain))?;
+                changes.push(Change::put(Kind::Layer, chain, layer)?);
+            }
+            changes.push(Change::put(Kind::Image, &p.stored.image.id, &p.stored)?);
+            for r in &p.references {
+                changes.push(Change::put(Kind::Reference, r, &p.stored.image.id)?);
+            }
+        }
+        if moved {
+            let root = self.root().path();
+            let dir = fs::File::open(root).map_err(Error::io("open", root))?;
+            nix::unistd::syncfs(dir.as_fd()).map_err(|e| Error::Io {
+                operation: "sync",
+                path: root.into(),
+                source: e.into(),
+            })?;
+            sync_dir(&self.root().blobs())?;
+            sync_dir(&self.root().layers())?;
+        }
+        self.metadata().commit_blocking(changes)?;
+        let mut state = self.state();
+        for p in prepared {
+            state.layers.extend(p.layers.iter().map(|(c, l, _)| (c.clone(), l.clone())));
+            state.images.insert(p.stored.image.id.clone(), Arc::new(p.stored.clone()));
+            state.references.extend(p.references.iter().map(|r| (r.clone(), p.stored.image.id.clone())));
+        }
+        tracing::debug!(images = prepared.len(), at = now_ns(), "images stored");
+        Ok(())
+    }
+}
+
+/// An image that only waits to be published.
+struct Prepared {
+    stored: StoredImage,
+    layers: Vec<(String, StoredLayer, PathBuf)>,
+    blobs: Vec<(String, PathBuf)>,
+    references: Vec<String>,
+}
+
+/// False when it is there already.
+fn move_in(from: &Path, to: &Path) -> Result<bool, Error> {
+    if to.exists() {
+        return Ok(false);
+    }
+    fs::rename(from, to).map_err(Error::io("move into the store", to))?;
+    Ok(true)
+}
