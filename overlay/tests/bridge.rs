@@ -105,6 +105,42 @@ fn a_taken_port_is_refused_by_name_and_nothing_is_left_behind() {
     });
 }
 
+/// A port whose last server closed its connections first, so that they are in TIME_WAIT.
+fn lately_served() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+    let addr = listener.local_addr().expect("address");
+    let mut client = std::net::TcpStream::connect(addr).expect("connect");
+    drop(listener.accept().expect("accept"));
+    assert_eq!(std::io::Read::read(&mut client, &mut [0]).expect("end of stream"), 0);
+    addr.port()
+}
+
+#[test]
+fn a_port_lately_served_is_free_and_then_kept_from_all_others() {
+    let host = Host::new();
+    host.run(async {
+        let plane = start(&host).await;
+        let port = lately_served();
+        let strict = nix::sys::socket::socket(
+            nix::sys::socket::AddressFamily::Inet,
+            nix::sys::socket::SockType::Stream,
+            nix::sys::socket::SockFlag::empty(),
+            None,
+        )
+        .expect("socket");
+        let addr =
+            nix::sys::socket::SockaddrIn::from(std::net::SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port));
+        let bound = nix::sys::socket::bind(std::os::fd::AsRawFd::as_raw_fd(&strict), &addr);
+        assert_eq!(bound, Err(nix::errno::Errno::EADDRINUSE), "connections in TIME_WAIT are there");
+        let mut web = request("web", &["bridge"]);
+        web.ports = vec![publish(port, 80)];
+        plane.attach(web).await.expect("nobody serves the port");
+        std::net::TcpListener::bind(("127.0.0.1", port)).expect_err("other programs are kept off");
+        plane.detach("web").await.expect("detach");
+        std::net::TcpListener::bind(("127.0.0.1", port)).expect("given back");
+    });
+}
+
 #[test]
 fn an_internal_network_has_no_way_out() {
     let (host, far) = (Host::new(), Host::new());

@@ -1,4 +1,4 @@
-//! Published ports held on the host: a bound socket that never listens keeps every other program off
+//! Published ports held on the host: a bound socket that does not listen keeps every other program off
 //! the port, and tells us when one has it already. The traffic itself is translated by nftables and
 //! never reaches the socket.
 
@@ -7,7 +7,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, socket};
+use nix::sys::socket::sockopt::ReuseAddr;
+use nix::sys::socket::{
+    AddressFamily, Backlog, Shutdown, SockFlag, SockType, SockaddrIn, bind, listen, setsockopt, shutdown,
+    socket,
+};
 
 use crate::error::{Error, Result};
 use crate::model::{Bound, Publish};
@@ -154,6 +158,11 @@ impl Ports {
     }
 }
 
+/// Binds a socket that nothing ever connects to.
+///
+/// A TCP port that a program served until a moment ago has connections in TIME_WAIT, and is free for who binds
+/// with SO_REUSEADDR (socket(7)). To listen for an instant makes the kernel compare with every other socket,
+/// which such a bind does not; with the option off again, nobody else can listen on the port afterwards.
 fn bind_only(bound: &Bound) -> nix::Result<Option<OwnedFd>> {
     let kind = match bound.protocol.as_str() {
         "tcp" => SockType::Stream,
@@ -161,6 +170,15 @@ fn bind_only(bound: &Bound) -> nix::Result<Option<OwnedFd>> {
         _ => return Ok(None),
     };
     let fd = socket(AddressFamily::Inet, kind, SockFlag::SOCK_CLOEXEC, None)?;
-    bind(fd.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(bound.host_ip, bound.host_port)))?;
+    let addr = SockaddrIn::from(SocketAddrV4::new(bound.host_ip, bound.host_port));
+    if kind == SockType::Stream {
+        setsockopt(&fd, ReuseAddr, &true)?;
+        bind(fd.as_raw_fd(), &addr)?;
+        listen(&fd, Backlog::new(0)?)?;
+        shutdown(fd.as_raw_fd(), Shutdown::Both)?;
+        setsockopt(&fd, ReuseAddr, &false)?;
+    } else {
+        bind(fd.as_raw_fd(), &addr)?;
+    }
     Ok(Some(fd))
 }
