@@ -18,6 +18,10 @@ pub fn generate(check: bool) -> Result<()> {
         .out_dir(&out)
         .emit_rerun_if_changed(false)
         .btree_map(".")
+        // A batch may hold a hundred thousand tasks: none should take the room of a service.
+        .boxed(".skep.v1.Object.kind.node")
+        .boxed(".skep.v1.Object.kind.service")
+        .boxed(".skep.v1.Object.kind.revision")
         .compile_fds(descriptors)?;
     let fresh = std::fs::read_to_string(out.join("skep.v1.rs"))?;
     std::fs::remove_dir_all(&out)?;

@@ -7,7 +7,8 @@
 //! be one such at most. (Jobs and start-first updates are another matter: the histories have none.)
 //!
 //! In the end, with everything mended: every manager holds the same state; what was acknowledged is in it;
-//! each service runs exactly its replicas, each slot once, of the last revision; and no container is left over.
+//! each service runs exactly its replicas, each slot once, of the last revision, none on a drained node; and no
+//! container is left over.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -179,6 +180,10 @@ fn exactly_desired(view: &StoreView, nodes: &[Arc<Node>], now: Duration) -> Verd
                 return Err(format!("{} holds a container of {id}, which is no task of its", node.name));
             };
             if container.runs(now) {
+                let spec = view.node(&node.id()).and_then(|n| n.spec.as_ref());
+                if spec.is_some_and(|s| s.availability() == v1::NodeAvailability::Drain) {
+                    return Err(format!("{} is drained, but runs {id}", node.name));
+                }
                 *running.entry((container.service.clone(), container.slot)).or_default() += 1;
                 let newest = view.service(&container.service).map(|s| s.revision);
                 if newest != Some(task.revision) {

@@ -9,7 +9,7 @@ use skep_manager::control::ControlHandle;
 use skep_proto::v1;
 use skep_proto::v1::control_server::Control;
 use skep_proto::v1::service_spec::Mode;
-use tonic::{Code, Request, Status};
+use tonic::{Code, Status};
 
 use crate::trace::Trace;
 
@@ -148,7 +148,54 @@ impl Record {
     }
 }
 
-/// One request of a user.
+/// What a user sends to a manager.
+pub enum Request {
+    /// About a service: recorded, and compared with the state in the end.
+    Service(Command),
+    /// About a node.
+    Node(NodeCommand),
+}
+
+impl Request {
+    /// Carries it out at a manager.
+    pub async fn run(self, control: ControlHandle) {
+        match self {
+            Self::Service(command) => command.run(control).await,
+            Self::Node(command) => command.run(control).await,
+        }
+    }
+}
+
+/// Drains a node, or takes it back.
+pub struct NodeCommand {
+    pub record: Arc<Record>,
+    pub id: String,
+    pub availability: v1::NodeAvailability,
+}
+
+impl NodeCommand {
+    async fn run(self, control: ControlHandle) {
+        let told = match self.try_run(&control).await {
+            Ok(()) => "done".to_owned(),
+            Err(status) => status.message().to_owned(),
+        };
+        self.record.trace.add(format!("node {} {:?}: {told}", self.id, self.availability));
+    }
+
+    async fn try_run(&self, control: &ControlHandle) -> Result<(), Status> {
+        let request = v1::ListNodesRequest { ids_or_names: vec![self.id.clone()] };
+        let nodes = self.record.timely("a read of nodes", control.list_nodes(tonic::Request::new(request)));
+        let node = nodes.await?.into_inner().nodes.pop().ok_or_else(|| Status::not_found("not listed"))?;
+        let mut spec = node.spec.unwrap_or_default();
+        spec.set_availability(self.availability);
+        let version = node.meta.map_or(0, |m| m.version);
+        let request = v1::UpdateNodeRequest { id: node.id, version, spec: Some(spec) };
+        let call = control.update_node(tonic::Request::new(request));
+        self.record.timely("an update of a node", call).await.map(drop)
+    }
+}
+
+/// One request about a service.
 pub struct Command {
     record: Arc<Record>,
     service: String,
@@ -181,8 +228,7 @@ enum Outcome {
 }
 
 impl Command {
-    /// Carries it out at a manager.
-    pub async fn run(mut self, control: ControlHandle) {
+    async fn run(mut self, control: ControlHandle) {
         let before = self.record.services().clone();
         let mut stale = None;
         let outcome = self.ask_of(&control, &before, &mut stale).await;
@@ -198,14 +244,14 @@ impl Command {
         if let Ask::Create(want) = self.ask {
             self.wanted = Some(want);
             let spec = Some(spec(&self.service, want));
-            let call = control.create_service(Request::new(v1::CreateServiceRequest { spec }));
+            let call = control.create_service(tonic::Request::new(v1::CreateServiceRequest { spec }));
             let answer = self.record.timely("a creation", call).await;
             return match answer {
                 Ok(answer) => Outcome::Written(version(answer.into_inner().service)),
                 Err(status) => unwritten(status),
             };
         }
-        let call = control.list_services(Request::new(v1::ListServicesRequest::default()));
+        let call = control.list_services(tonic::Request::new(v1::ListServicesRequest::default()));
         let list = match self.record.timely("a read", call).await {
             Ok(list) => list.into_inner(),
             Err(status) => return Outcome::Refused(status),
@@ -217,7 +263,7 @@ impl Command {
         let found = list.services.into_iter().filter_map(|s| s.service).find(|s| name_of(s) == self.service);
         let Some(service) = found else { return Outcome::Refused(Status::not_found("not listed")) };
         if matches!(self.ask, Ask::Remove) {
-            let request = Request::new(v1::RemoveRequest { id: service.id });
+            let request = tonic::Request::new(v1::RemoveRequest { id: service.id });
             return match self.record.timely("a removal", control.remove_service(request)).await {
                 Ok(_) => Outcome::Removed,
                 Err(status) => unwritten(status),
@@ -236,7 +282,7 @@ impl Command {
             spec: Some(spec(&self.service, want)),
             rollback: false,
         };
-        let call = control.update_service(Request::new(request));
+        let call = control.update_service(tonic::Request::new(request));
         match self.record.timely("an update", call).await {
             Ok(answer) => Outcome::Written(version(answer.into_inner().service)),
             Err(status) => unwritten(status),

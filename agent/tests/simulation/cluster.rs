@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use skep_proto::v1::NodeAvailability;
 use tempfile::TempDir;
 use turmoil::Sim;
 
 use crate::check::Checks;
-use crate::client::{Ask, Record};
+use crate::client::{Ask, NodeCommand, Record, Request};
 use crate::node::{Invitation, Node, NodeOptions};
 use crate::trace::Trace;
 
@@ -280,8 +281,15 @@ impl Cluster {
             return;
         }
         if let Some(command) = self.record.command(service, ask) {
-            self.nodes[at].command(command);
+            self.nodes[at].command(Request::Service(command));
         }
+    }
+
+    /// An operator drains a host, or takes it back, at some manager.
+    pub fn make(&mut self, i: usize, availability: NodeAvailability) {
+        let Some(at) = self.some_manager() else { return };
+        let (record, id) = (self.record.clone(), self.nodes[i].id());
+        self.nodes[at].command(Request::Node(NodeCommand { record, id, availability }));
     }
 
     /// A manager that runs, at random.

@@ -13,7 +13,7 @@ use skep_manager::{InitOptions, Manager, ManagerOptions, Start};
 use skep_proto::v1;
 use tokio::sync::watch;
 
-use crate::client::Command;
+use crate::client::Request;
 use crate::containers::{Containers, SimPlane, SimRuntime};
 use crate::net::SimNetwork;
 use crate::trace::Trace;
@@ -44,7 +44,7 @@ pub struct Node {
     starts: AtomicU64,
     id: Mutex<String>,
     manager: Mutex<Option<Manager>>,
-    commands: Mutex<VecDeque<Command>>,
+    commands: Mutex<VecDeque<Request>>,
     /// Terms this host has led.
     pub led: Mutex<Vec<u64>>,
 }
@@ -103,7 +103,7 @@ impl Node {
     }
 
     /// Has the daemon's API take a command.
-    pub fn command(&self, command: Command) {
+    pub fn command(&self, command: Request) {
         lock(&self.commands).push_back(command);
     }
 

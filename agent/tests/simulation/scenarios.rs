@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use rand::Rng;
+use skep_proto::v1::NodeAvailability;
 
 use crate::client::{Ask, Want};
 use crate::cluster::Cluster;
@@ -44,24 +45,27 @@ fn history(run: &str, seed: u64) -> Cluster {
         c.pass(millis(pause));
         let (i, j) = (c.rng.random_range(0..hosts), c.rng.random_range(0..hosts));
         match c.rng.random_range(0..100) {
-            0..60 => ask_something(&mut c, &mut services),
-            60..66 => c.crash(i),
-            66..68 => c.power_cut(i),
-            68..80 => c.start(i),
-            80..83 => c.isolate(i),
-            83..86 => {
+            0..57 => ask_something(&mut c, &mut services),
+            57..63 => c.crash(i),
+            63..65 => c.power_cut(i),
+            65..77 => c.start(i),
+            77..80 => c.isolate(i),
+            80..83 => {
                 let side: Vec<usize> = (0..hosts).filter(|_| c.rng.random_bool(0.5)).collect();
                 let other: Vec<usize> = (0..hosts).filter(|i| !side.contains(i)).collect();
                 c.cut(&side, &other);
             }
-            86..88 if i != j => c.cut_one_way(&[i], &[j]),
-            88..90 if i != j => c.hold(i, j),
-            90..92 => {
+            83..85 if i != j => c.cut_one_way(&[i], &[j]),
+            85..87 if i != j => c.hold(i, j),
+            87..89 => {
                 let rate = if c.rng.random_bool(0.5) { 0.002 } else { 0.0 };
                 c.lose(rate);
             }
-            92..97 => c.heal(),
-            97..99 => {
+            89..93 => c.heal(),
+            // The founder stays, so that there is always somewhere to go.
+            93..96 if i != 0 => c.make(i, NodeAvailability::Drain),
+            96..98 => c.make(i, NodeAvailability::Active),
+            98..100 => {
                 let off = c.rng.random_range(-5 * MINUTES..5 * MINUTES);
                 c.skew(i, off);
             }

@@ -92,13 +92,13 @@ impl StoreView {
                 Event::Cluster(diff(self.cluster.replace(after.clone()), after))
             }
             Kind::Node(o) => {
-                let (key, after) = (Key::from(o.id.as_str()), Arc::new(o));
+                let (key, after) = (Key::from(o.id.as_str()), Arc::new(*o));
                 let before = self.nodes.insert(key.clone(), after.clone());
                 rename(&mut self.names.nodes, key, before.as_deref().map(hostname), Some(hostname(&after)));
                 Event::Node(diff(before, after))
             }
             Kind::Service(o) => {
-                let (key, after) = (Key::from(o.id.as_str()), Arc::new(o));
+                let (key, after) = (Key::from(o.id.as_str()), Arc::new(*o));
                 let before = self.services.insert(key.clone(), after.clone());
                 rename(
                     &mut self.names.services,
@@ -109,7 +109,7 @@ impl StoreView {
                 Event::Service(diff(before, after))
             }
             Kind::Revision(o) => {
-                let (key, after) = ((Key::from(o.service_id.as_str()), o.number), Arc::new(o));
+                let (key, after) = ((Key::from(o.service_id.as_str()), o.number), Arc::new(*o));
                 Event::Revision(diff(self.revisions.insert(key, after.clone()), after))
             }
             Kind::Task(o) => {

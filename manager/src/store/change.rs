@@ -12,7 +12,7 @@ macro_rules! stored {
     ($($name:ident),*) => {$(
         impl Stored for v1::$name {
             fn into_kind(self) -> Kind {
-                Kind::$name(self)
+                Kind::$name(self.into())
             }
         }
     )*};

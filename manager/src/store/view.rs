@@ -129,10 +129,10 @@ impl StoreView {
     pub fn snapshot(&self) -> v1::Snapshot {
         use v1::object::Kind;
         let kinds = (self.cluster.iter().map(|o| Kind::Cluster(v1::Cluster::clone(o))))
-            .chain(self.nodes.values().map(|o| Kind::Node(v1::Node::clone(o))))
+            .chain(self.nodes.values().map(|o| Kind::Node(Box::new(v1::Node::clone(o)))))
             .chain(self.networks.values().map(|o| Kind::Network(v1::Network::clone(o))))
-            .chain(self.services.values().map(|o| Kind::Service(v1::Service::clone(o))))
-            .chain(self.revisions.values().map(|o| Kind::Revision(v1::Revision::clone(o))))
+            .chain(self.services.values().map(|o| Kind::Service(Box::new(v1::Service::clone(o)))))
+            .chain(self.revisions.values().map(|o| Kind::Revision(Box::new(v1::Revision::clone(o)))))
             .chain(self.tasks().map(|o| Kind::Task(v1::Task::clone(o))));
         v1::Snapshot {
             objects: kinds.map(|k| v1::Object { kind: Some(k) }).collect(),

@@ -4817,11 +4817,11 @@ pub mod object {
         #[prost(message, tag = "1")]
         Cluster(super::Cluster),
         #[prost(message, tag = "2")]
-        Node(super::Node),
+        Node(::prost::alloc::boxed::Box<super::Node>),
         #[prost(message, tag = "3")]
-        Service(super::Service),
+        Service(::prost::alloc::boxed::Box<super::Service>),
         #[prost(message, tag = "4")]
-        Revision(super::Revision),
+        Revision(::prost::alloc::boxed::Box<super::Revision>),
         #[prost(message, tag = "5")]
         Task(super::Task),
         #[prost(message, tag = "6")]
