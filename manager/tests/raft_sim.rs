@@ -14,6 +14,44 @@ use tokio::time::{sleep, timeout};
 
 use raft::{Group, put};
 
+/// Cuts the end off a node's log, as a disk does that lost a write it had confirmed.
+fn cut_log(group: &Group, name: &str, bytes: u64) {
+    let files = std::fs::read_dir(group.options(name).log.state_dir.join("raft"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let mut segments: Vec<_> = files.filter(|path| path.extension().is_some_and(|e| e == "seg")).collect();
+    segments.sort();
+    let last = segments.pop().unwrap();
+    let end = std::fs::read(&last).unwrap().iter().rposition(|byte| *byte != 0).unwrap() as u64 + 1;
+    std::fs::OpenOptions::new().write(true).open(&last).unwrap().set_len(end - bytes).unwrap();
+}
+
+/// A follower's log lost what it had acknowledged: it catches up, whether the leader noticed its absence or not.
+async fn lost_tail(seed: u64, absent: Duration) {
+    let mut group = Group::form(seed, true, 0.0, 3).await;
+    let leader = group.leader().unwrap();
+    for number in 0..20 {
+        leader.propose(0, put(&format!("w{number}"))).await.unwrap();
+    }
+    sleep(Duration::from_secs(1)).await;
+    let follower = group.nodes.iter().position(|node| node.id != leader.identity().raft_id).unwrap();
+    let name = group.nodes[follower].name.clone();
+    group.crash(follower).await;
+    cut_log(&group, &name, 300);
+    if !absent.is_zero() {
+        leader.propose(0, put("meanwhile")).await.unwrap();
+    }
+    sleep(absent).await;
+    group.start(&name, Start::Restart);
+    let index = leader.propose(0, put("after")).await.unwrap();
+    let mut applied = group.nodes[follower].raft.as_ref().unwrap().applied();
+    let caught_up = timeout(Duration::from_secs(30), applied.wait_for(|now| *now >= index)).await;
+    assert!(caught_up.is_ok(), "seed {seed}: absent for {absent:?}, it never caught up");
+    let position = |id| group.nodes.iter().position(|node| node.id == id).unwrap();
+    let leading = position(group.leader().unwrap().identity().raft_id);
+    assert_eq!(group.nodes[follower].names.all(), group.nodes[leading].names.all(), "seed {seed}");
+}
+
 /// One run; returns how many writes were acknowledged.
 async fn run(seed: u64, count: usize) -> usize {
     let mut group = Group::form(seed, true, 0.02, count).await;
@@ -121,4 +159,18 @@ fn three_nodes_lose_nothing_and_heal() {
 #[test]
 fn five_nodes_lose_nothing_and_heal() {
     simulate(100..115, 5);
+}
+
+#[test]
+fn a_follower_whose_log_lost_what_it_acknowledged_catches_up() {
+    for seed in 0..3 {
+        for absent in [0, 150, 5000] {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .start_paused(true)
+                .build()
+                .unwrap();
+            runtime.block_on(lost_tail(seed, Duration::from_millis(absent)));
+        }
+    }
 }

@@ -13,6 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::error::{MembershipError, ProposeError};
 use super::freeze::Written;
+use super::lacking::Lacking;
 use super::log::writer::{Job, Report, Writer};
 use super::log::{Record, Snapshots};
 use super::members::Members;
@@ -85,6 +86,7 @@ pub(super) struct Core {
     pub(super) written: (mpsc::UnboundedSender<Written>, mpsc::UnboundedReceiver<Written>),
     pub(super) full: bool,
     pub(super) removed: bool,
+    pub(super) lacking: Option<Lacking>,
     pub(super) failure: Option<String>,
 }
 
@@ -123,6 +125,7 @@ impl Core {
             written: mpsc::unbounded_channel(),
             full: false,
             removed: false,
+            lacking: None,
             failure: None,
         };
         core.seed_election();
@@ -210,7 +213,7 @@ impl Core {
         }
         // raft-rs requires that a node which elects itself has everything on disk.
         let waits = self.alone() && !self.leads() && !self.unpersisted.is_empty();
-        if !waits && !self.removed {
+        if !waits && !self.removed && self.lacking.is_none() {
             self.raw.tick();
             self.seed_election();
         }
@@ -295,19 +298,12 @@ impl Core {
         self.waiters.insert(index, (self.raw.raft.term, waiter));
     }
 
-    fn step(&mut self, message: Message) {
-        let last = self.raw.raft.raft_log.last_index();
+    fn step(&mut self, mut message: Message) {
         if self.removed || message.to != self.identity.raft_id || self.members.removed.contains(&message.from)
         {
             return;
         }
-        if message.get_msg_type() == raft::eraftpb::MessageType::MsgHeartbeat && message.commit > last {
-            tracing::error!(
-                from = message.from,
-                commit = message.commit,
-                last,
-                "the leader counts on entries that this log does not hold: this manager's log was lost or replaced"
-            );
+        if !self.admit(&mut message) {
             return;
         }
         self.heard.insert(message.from, self.ticks);

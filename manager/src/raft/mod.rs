@@ -7,6 +7,7 @@ mod error;
 mod freeze;
 mod grpc;
 mod handle;
+mod lacking;
 pub mod log;
 mod logger;
 mod members;
