@@ -68,6 +68,13 @@ impl FsContext {
         self.config(FSCONFIG_SET_FLAG, key.as_ptr(), std::ptr::null())
     }
 
+    /// Whether the file system still reads mount(2)'s text of options: then any key is taken here, and
+    /// what is not known fails the mount.
+    pub fn is_legacy(&self) -> bool {
+        // No file system has it.
+        self.flag("skep-probe").is_ok()
+    }
+
     fn config(&self, command: u32, key: *const libc::c_char, value: *const libc::c_char) -> io::Result<()> {
         let fd = self.0.as_raw_fd();
         // SAFETY: pointers are null or valid C strings that outlive the call.
@@ -119,13 +126,8 @@ pub fn set_attributes(mount: impl AsFd, set: u64, recursive: bool) -> io::Result
 
 /// Makes a mount and all below it private: nothing propagates in or out.
 pub fn make_private(mount: impl AsFd) -> io::Result<()> {
-    set_propagation(mount, libc::MS_PRIVATE, true)
-}
-
-/// Sets the propagation (`MS_PRIVATE`, `MS_SHARED`, `MS_SLAVE`) of a mount, and of all below it when `recursive`.
-pub fn set_propagation(mount: impl AsFd, propagation: u64, recursive: bool) -> io::Result<()> {
-    let attr = MountAttr { propagation, ..MountAttr::default() };
-    change(mount.as_fd(), &attr, recursive)
+    let attr = MountAttr { propagation: libc::MS_PRIVATE, ..MountAttr::default() };
+    change(mount.as_fd(), &attr, true)
 }
 
 fn change(mount: BorrowedFd<'_>, attr: &MountAttr, recursive: bool) -> io::Result<()> {

@@ -34,19 +34,19 @@ pub fn protect(root: &Root) -> Result<(), Error> {
     for path in MASKED {
         let Some(place) = find(root, path)? else { continue };
         let mode = fstat(&place).on("examine", path)?.st_mode;
-        let cover = if mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits() {
-            let empty = match nothing.take() {
-                Some(tree) => tree,
+        if mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits() {
+            // One mount is made and then copied: before Linux 6.15 only what is attached can be.
+            let cover = match &nothing {
+                Some(tree) => mount_api::clone_tree(tree.as_fd(), Path::new(""), false)
+                    .on("clone", "empty directory")?,
                 None => kernel_tree("tmpfs", RDONLY, &[("nr_inodes", "1"), ("mode", "755")])?,
             };
-            let copy =
-                mount_api::clone_tree(empty.as_fd(), Path::new(""), false).on("clone", "empty directory")?;
-            nothing = Some(empty);
-            copy
+            mount_api::attach(&cover, place).on("mask", path)?;
+            nothing.get_or_insert(cover);
         } else {
-            mount_api::clone_path(Path::new("/dev/null"), false).on("clone", "/dev/null")?
-        };
-        mount_api::attach(&cover, place).on("mask", path)?;
+            let cover = mount_api::clone_path(Path::new("/dev/null"), false).on("clone", "/dev/null")?;
+            mount_api::attach(&cover, place).on("mask", path)?;
+        }
     }
     for path in READ_ONLY {
         let Some(place) = find(root, path)? else { continue };

@@ -27,25 +27,12 @@ pub fn prepare(rootfs: &Rootfs, scratch: &OwnedFd) -> Result<OwnedFd, Error> {
             if lowers.is_empty() {
                 return Err(Error::Refused("the root file system has no layer".into()));
             }
-            overlay(lowers, Some((upper, work)), scratch)
+            overlay(lowers, upper, work, scratch)
         }
     }
 }
 
-/// Layers alone, topmost first, read-only.
-pub fn layers(lowers: &[PathBuf], scratch: &OwnedFd) -> Result<OwnedFd, Error> {
-    match lowers {
-        [] => Err(Error::Refused("the root file system has no layer".into())),
-        [only] => {
-            let tree = mount_api::clone_path(only, false).on("clone layer", only.display())?;
-            mount_api::set_attributes(&tree, mount_api::RDONLY, false).on("protect layer", only.display())?;
-            Ok(tree)
-        }
-        several => overlay(several, None, scratch),
-    }
-}
-
-fn overlay(lowers: &[PathBuf], changes: Option<(&Path, &Path)>, scratch: &OwnedFd) -> Result<OwnedFd, Error> {
+fn overlay(lowers: &[PathBuf], upper: &Path, work: &Path, scratch: &OwnedFd) -> Result<OwnedFd, Error> {
     let mut held = Vec::new();
     let mut short = |path: &Path| -> Result<PathBuf, Error> {
         if path.as_os_str().as_bytes().len() <= MAX_VALUE {
@@ -57,37 +44,37 @@ fn overlay(lowers: &[PathBuf], changes: Option<(&Path, &Path)>, scratch: &OwnedF
         Ok(link)
     };
     let context = FsContext::open("overlay").on("open file system", "overlay")?;
+    if context.is_legacy() {
+        // Before Linux 6.5. The context has been spoilt by the question.
+        return classic_overlay(lowers, upper, work, scratch);
+    }
     context.set("source", "overlay").on("set", "overlay source")?;
     for lower in lowers {
         match context.set("lowerdir+", short(lower)?) {
-            // Before Linux 6.7 layers can only be given all at once.
+            // Linux 6.5 and 6.6: layers can only be given all at once.
             Err(e) if e.raw_os_error() == Some(libc::EINVAL) && lower.is_dir() => {
-                return classic_overlay(lowers, changes, scratch);
+                return classic_overlay(lowers, upper, work, scratch);
             }
             other => other.on("add overlay layer", lower.display())?,
         }
     }
-    if let Some((upper, work)) = changes {
-        context.set("upperdir", short(upper)?).on("set overlay upper directory", upper.display())?;
-        context.set("workdir", short(work)?).on("set overlay work directory", work.display())?;
-    }
-    context.mount(0).on("mount overlay on", changes.map_or(&*lowers[0], |(upper, _)| upper).display())
+    context.set("upperdir", short(upper)?).on("set overlay upper directory", upper.display())?;
+    context.set("workdir", short(work)?).on("set overlay work directory", work.display())?;
+    context.mount(0).on("mount overlay on", upper.display())
 }
 
 /// mount(2): options of at most a page, so every directory is named by a descriptor.
 fn classic_overlay(
     lowers: &[PathBuf],
-    changes: Option<(&Path, &Path)>,
+    upper: &Path,
+    work: &Path,
     scratch: &OwnedFd,
 ) -> Result<OwnedFd, Error> {
-    let mut fds = lowers.iter().map(|l| open_directory(l)).collect::<Result<Vec<_>, _>>()?;
+    let fds = lowers.iter().map(|l| open_directory(l)).collect::<Result<Vec<_>, _>>()?;
+    let (upper_fd, work_fd) = (open_directory(upper)?, open_directory(work)?);
     let path = |fd: &OwnedFd| fd_path(fd.as_fd()).to_string_lossy().into_owned();
-    let mut options = format!("lowerdir={}", fds.iter().map(path).collect::<Vec<_>>().join(":"));
-    for (key, dir) in changes.into_iter().flat_map(|(upper, work)| [("upperdir", upper), ("workdir", work)]) {
-        let fd = open_directory(dir)?;
-        options.push_str(&format!(",{key}={}", path(&fd)));
-        fds.push(fd);
-    }
+    let layers = fds.iter().map(path).collect::<Vec<_>>().join(":");
+    let options = format!("lowerdir={layers},upperdir={},workdir={}", path(&upper_fd), path(&work_fd));
     mount(
         Some("overlay"),
         &fd_path(scratch.as_fd()),
@@ -95,7 +82,7 @@ fn classic_overlay(
         MsFlags::empty(),
         Some(options.as_str()),
     )
-    .on("mount overlay over", lowers[0].display())?;
+    .on("mount overlay on", upper.display())?;
     let target = std::fs::read_link(fd_path(scratch.as_fd())).on("read", "scratch directory")?;
     let tree = mount_api::clone_path(&target, false).on("clone overlay at", target.display())?;
     umount2(&target, MntFlags::MNT_DETACH).on("unmount", target.display())?;

@@ -129,6 +129,7 @@ impl Drop for Bundle {
             let _ = std::fs::remove_dir(hierarchy.path().join(&self.spec.cgroup));
             let _ = std::fs::remove_dir(hierarchy.path().join(&parent));
         }
+        let _ = std::fs::remove_dir(Path::new("/sys/fs/cgroup").join(&self.spec.cgroup));
         let _ = std::fs::remove_dir(Path::new("/sys/fs/cgroup").join(parent));
     }
 }

@@ -76,6 +76,10 @@ fn assemble(rules: &[DeviceRule]) -> Vec<Instruction> {
             }
         }
         program.extend(block);
+        if tests.is_empty() {
+            // Everything is allowed. The kernel takes no program with a part that is never reached.
+            return program;
+        }
     }
     program.extend([op(MOVE_IMMEDIATE, 0, 0, 0, 0), op(EXIT, 0, 0, 0, 0)]);
     program

@@ -34,8 +34,8 @@ pub fn create(
         }
         other => other.on("make cgroup", directory.display())?,
     }
-    delegate(path);
-    limit(directory, limits)?;
+    let refusals = delegate(path);
+    limit(directory, limits).map_err(|e| explain(e, directory, limits, &refusals))?;
     let fd = OwnedFd::from(std::fs::File::open(directory).on("open cgroup", directory.display())?);
     if let Some(rules) = devices {
         device_program::attach(&fd, rules).on("attach device rules to cgroup", directory.display())?;
@@ -43,17 +43,47 @@ pub fn create(
     Ok(fd)
 }
 
-/// Turns controllers on in every ancestor. What cannot be turned on shows as a missing file when a
-/// limit needs it, and that error names the limit.
-fn delegate(path: &Path) {
+/// Turns controllers on in every ancestor; why some could not be. That matters only when a limit needs one.
+fn delegate(path: &Path) -> Vec<String> {
+    let mut refusals = Vec::new();
     let mut at = Path::new(MOUNT).to_path_buf();
     for component in path.components() {
-        let enabled = std::fs::read_to_string(at.join("cgroup.subtree_control")).unwrap_or_default();
-        for controller in CONTROLLERS.iter().filter(|c| !enabled.split_whitespace().any(|e| e == **c)) {
-            let _ = write(&at, "cgroup.subtree_control", format_args!("+{controller}"));
+        let words = |file: &str| std::fs::read_to_string(at.join(file)).unwrap_or_default();
+        let (there, enabled) = (words("cgroup.controllers"), words("cgroup.subtree_control"));
+        let has = |text: &str, controller: &str| text.split_whitespace().any(|w| w == controller);
+        for controller in CONTROLLERS.iter().filter(|c| has(&there, c) && !has(&enabled, c)) {
+            refusals.extend(
+                write(&at, "cgroup.subtree_control", format_args!("+{controller}"))
+                    .err()
+                    .map(|e| e.to_string()),
+            );
         }
         at.push(component);
     }
+    refusals
+}
+
+/// A limit whose file is missing lacks its controller: says which, and why.
+fn explain(error: Error, directory: &Path, limits: &ResourceLimits, refusals: &[String]) -> Error {
+    if error.errno() != Some(libc::ENOENT) {
+        return error;
+    }
+    let wishes = [
+        ("memory", limits.memory.is_some(), "a memory limit"),
+        ("cpu", limits.nano_cpus.is_some() || limits.cpu_shares.is_some(), "a CPU limit"),
+        ("pids", limits.pids.is_some(), "a limit of processes"),
+    ];
+    let have = std::fs::read_to_string(directory.join("cgroup.controllers")).unwrap_or_default();
+    let missing = wishes.iter().find(|(c, wanted, _)| *wanted && !have.split_whitespace().any(|h| h == *c));
+    let Some((controller, _, wish)) = missing else { return error };
+    let because = match refusals {
+        [] => "the host does not offer it here".to_owned(),
+        all => all.join("; "),
+    };
+    Error::Refused(format!(
+        "{wish} needs the cgroup controller {controller:?}, which is not on in {}: {because}",
+        directory.display()
+    ))
 }
 
 /// Sets limits.
