@@ -128,7 +128,12 @@ impl Device {
             differs = true;
         }
         if differs {
-            self.update("setting key and port", update).await?;
+            self.update("setting key and port", update).await.map_err(|e| match e {
+                Error::Configure { source, name, .. } if source.kind() == std::io::ErrorKind::AddrInUse => {
+                    Error::PortTaken { port, name }
+                }
+                other => other,
+            })?;
         }
         Ok(())
     }
@@ -143,7 +148,8 @@ impl Device {
             });
         };
         let segments = (!self.is_kernel()).then_some(SEGMENTS);
-        link::bring_up(netlink, name, found.index, self.inner.mtu, segments).await?;
+        let port = self.inner.options.listen_port;
+        link::bring_up(netlink, name, found.index, self.inner.mtu, segments, port).await?;
         match addr {
             Some(addr) => link::set_address(netlink, name, found.index, addr).await,
             None => Ok(()),

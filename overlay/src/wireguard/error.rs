@@ -53,6 +53,16 @@ pub enum Error {
         /// Its kind.
         kind: String,
     },
+    /// Another socket has the port.
+    #[error(
+        "UDP port {port} for WireGuard interface {name} is in use; end the program that has it, or give the swarm another --data-path-port"
+    )]
+    PortTaken {
+        /// The port.
+        port: u16,
+        /// The interface.
+        name: String,
+    },
     /// A netlink request failed.
     #[error("{operation} {name}: {source}")]
     Netlink {

@@ -85,20 +85,25 @@ pub(super) async fn delete(handle: &Handle, name: &str) -> Result<(), Error> {
 }
 
 /// Sets the MTU and brings the interface up. `segments` bounds the packets that the kernel hands over
-/// joined into one.
+/// joined into one. The kernel's WireGuard opens its `port` only now.
 pub(super) async fn bring_up(
     handle: &Handle,
     name: &str,
     index: u32,
     mtu: u16,
     segments: Option<u32>,
+    port: u16,
 ) -> Result<(), Error> {
     let mut message = LinkUnspec::new_with_index(index).mtu(u32::from(mtu)).up();
     if let Some(segments) = segments {
         message = message.append_extra_attribute(LinkAttribute::GsoMaxSegs(segments));
     }
-    let set = handle.link().set(message.build()).execute().await;
-    set.map_err(Error::netlink("setting MTU and state of interface", name))
+    match handle.link().set(message.build()).execute().await {
+        Err(e) if errno(&e) == Some(libc::EADDRINUSE) => {
+            Err(Error::PortTaken { port, name: name.to_owned() })
+        }
+        other => other.map_err(Error::netlink("setting MTU and state of interface", name)),
+    }
 }
 
 /// Gives the interface exactly this IPv4 address, as /32: every other one is removed.
