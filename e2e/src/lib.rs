@@ -3,6 +3,8 @@
 //!
 //! The same laboratory serves `cargo xtask lab` and the tests of this crate. It sees only the binary.
 
+mod busybox;
+mod capture;
 mod host;
 mod lab;
 mod raw;
@@ -10,6 +12,8 @@ pub mod swarm;
 mod wait;
 mod whoami;
 
+pub use busybox::busybox_image;
+pub use capture::Capture;
 pub use host::Host;
 pub use lab::{Lab, LabOptions};
 pub use raw::Answer;

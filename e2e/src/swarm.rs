@@ -25,13 +25,18 @@ fn binaries() -> Result<(PathBuf, PathBuf)> {
     Ok((skep, init))
 }
 
-/// Hosts with the images `whoami:1` and `whoami:2`, in no swarm.
-pub fn hosts(name: &str, hosts: u32) -> Result<Lab> {
+/// Hosts with no image, in no swarm.
+pub fn plain(name: &str, hosts: u32) -> Result<Lab> {
     let (skep, init) = binaries()?;
     let name = format!("{name}{}", std::process::id() % 10_000);
-    let lab = Lab::up(LabOptions { name, hosts, skep: skep.clone(), init })?;
+    Lab::up(LabOptions { name, hosts, skep, init })
+}
+
+/// Hosts with the images `whoami:1` and `whoami:2`, in no swarm.
+pub fn hosts(name: &str, hosts: u32) -> Result<Lab> {
+    let lab = plain(name, hosts)?;
     let archive = lab.host(1).dir.join("whoami.tar");
-    whoami_image(&skep, &archive)?;
+    whoami_image(&lab.host(1).skep, &archive)?;
     for host in lab.hosts() {
         host.docker(&["import", path(&archive), "whoami:1"])?;
         host.docker(&["tag", "whoami:1", "whoami:2"])?;

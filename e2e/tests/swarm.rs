@@ -3,10 +3,8 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail, ensure};
-use skep_e2e::swarm::{
-    LONG, answers, create, hostname, inside, managers, path, refused, running, wait_running,
-};
-use skep_e2e::{Host, eventually, eventually_some};
+use skep_e2e::swarm::{LONG, answers, create, hostname, inside, managers, refused, running, wait_running};
+use skep_e2e::{Capture, Host, eventually, eventually_some};
 
 /// Waits until four tasks of `web` run, none of them on `lost`.
 fn four_without(host: &Host, lost: &Host) -> Result<()> {
@@ -187,16 +185,7 @@ fn networks_are_apart_and_the_underlay_shows_nothing() -> Result<()> {
         .to_owned();
     let url = format!("http://{addr}/");
 
-    let capture = lab.host(3).dir.join("underlay.pcap");
-    let mut tcpdump = one
-        .command("tcpdump")?
-        .args(["-i", "eth0", "-U", "-s", "0", "-w", path(&capture), "udp port 4789"])
-        .stderr(std::process::Stdio::null())
-        .spawn()?;
-    eventually("tcpdump is ready", LONG, || {
-        std::fs::metadata(&capture)?;
-        Ok(())
-    })?;
+    let capture = Capture::start(one, "udp port 4789")?;
     let secret = "skep-secret-in-a-header";
     eventually("the friend reaches the server", LONG, || {
         let body = inside(
@@ -207,13 +196,7 @@ fn networks_are_apart_and_the_underlay_shows_nothing() -> Result<()> {
         ensure!(body.contains(secret), "{body}");
         Ok(())
     })?;
-    eventually("the capture has packets", LONG, || {
-        ensure!(std::fs::metadata(&capture)?.len() > 1000);
-        Ok(())
-    })?;
-    tcpdump.kill()?;
-    tcpdump.wait()?;
-    let bytes = std::fs::read(&capture)?;
+    let bytes = capture.bytes()?;
     ensure!(
         !bytes.windows(secret.len()).any(|w| w == secret.as_bytes()),
         "the secret crossed the underlay in the clear"

@@ -28,6 +28,12 @@ pub fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
+/// Where the binary `name` is, once built.
+pub fn binary_path(name: &str, release: bool) -> PathBuf {
+    let profile = if release { "release" } else { "debug" };
+    target().join(TARGET).join(profile).join(name)
+}
+
 /// Builds the binaries; the path of `name` among them.
 pub fn binary(name: &str, package: &str, release: bool) -> Result<PathBuf> {
     let mut args = vec!["build", "--quiet", "--package", package, "--bin", name];
@@ -35,8 +41,7 @@ pub fn binary(name: &str, package: &str, release: bool) -> Result<PathBuf> {
         args.push("--release");
     }
     cargo(&args)?;
-    let profile = if release { "release" } else { "debug" };
-    let path = target().join(TARGET).join(profile).join(name);
+    let path = binary_path(name, release);
     if !path.exists() {
         bail!("cargo built no {}", path.display());
     }

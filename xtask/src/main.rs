@@ -11,6 +11,7 @@ mod lab;
 mod packages;
 mod proto;
 mod test;
+mod vm;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Skep's build, test and laboratory chores")]
@@ -27,6 +28,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Install what the tests need from Debian, then run every check and every test.
     Test,
+    /// Run the tests of what this machine's kernel may lack in a virtual machine (part of `test`).
+    Vm(vm::VmArgs),
     /// Check that every dependency is what deny.toml allows.
     Deny,
     /// A laboratory of hosts on this machine.
@@ -45,6 +48,7 @@ fn main() -> Result<()> {
         Command::Demo(args) => demo::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Test => test::run(),
+        Command::Vm(args) => vm::run(args),
         Command::Deny => deny::run(),
         Command::Lab(command) => lab::run(command),
         Command::Proto { check } => proto::generate(check),

@@ -17,6 +17,14 @@ pub const TEST: &[(&str, &str)] = &[
     ("runc", "runc"),
 ];
 
+/// What the virtual machine needs besides; its kernel is only unpacked (`vm::kernel`).
+pub const VM: &[(&str, &str)] = &[
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("kmod", "kmod"),
+    ("strip", "binutils"),
+    ("ldd", "libc-bin"),
+];
+
 /// What the benches measure against or with. Docker is not among them: see `bench::peers`.
 pub const BENCH: &[(&str, &str)] = &[
     ("busybox", "busybox-static"),

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::{build, deny, packages, proto};
+use crate::{build, deny, packages, proto, vm};
 
 pub fn run() -> Result<()> {
     packages::install(packages::LAB)?;
@@ -11,7 +11,9 @@ pub fn run() -> Result<()> {
     deny::run()?;
     build::cargo(&["fmt", "--all", "--check"])?;
     build::cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])?;
+    build::cargo(&["clippy", "--package", "skep-e2e", "--test", "vm", "--quiet", "--", "-D", "warnings"])?;
     // The end-to-end tests run the product itself: it has to be there before them.
     build::binary("skep", "skep", false)?;
-    build::cargo(&["test", "--workspace", "--no-fail-fast"])
+    build::cargo(&["test", "--workspace", "--no-fail-fast"])?;
+    vm::run(vm::VmArgs::default())
 }

@@ -1,4 +1,4 @@
-//! `_ping`, `version`, `info`.
+//! `_ping`, `version`, `info`, `auth`, and the volume list, which is empty.
 
 use axum::Router;
 use axum::extract::State;
@@ -16,7 +16,11 @@ use crate::swarm::LocalState;
 use crate::version::{API, MINIMUM};
 
 pub(super) fn routes() -> Router<ApiState> {
-    Router::new().route("/_ping", get(ping)).route("/version", get(version)).route("/info", get(info))
+    Router::new()
+        .route("/_ping", get(ping))
+        .route("/version", get(version))
+        .route("/info", get(info))
+        .route("/volumes", get(volumes))
 }
 
 async fn ping(State(s): State<ApiState>, method: Method) -> Response {
@@ -82,7 +86,7 @@ async fn info(State(s): State<ApiState>) -> Response {
         "Images": host.images,
         "Driver": host.storage_driver,
         "DriverStatus": [],
-        "Plugins": { "Volume": ["local"], "Network": ["bridge", "host", "null", "overlay"], "Authorization": null, "Log": ["json-file", "none"] },
+        "Plugins": { "Volume": [], "Network": ["bridge", "host", "null", "overlay"], "Authorization": null, "Log": ["json-file", "none"] },
         "MemoryLimit": true,
         "SwapLimit": true,
         "CpuCfsPeriod": true,
@@ -179,4 +183,9 @@ async fn swarm_info(s: &ApiState) -> (Value, Vec<String>) {
         out["Error"] = warnings[0].clone().into();
     }
     (out, warnings)
+}
+
+/// Clients ask for it on the way to other things.
+async fn volumes() -> Response {
+    body::ok(&json!({ "Volumes": [], "Warnings": null }))
 }

@@ -4,7 +4,6 @@
 mod compare;
 mod containers;
 mod interactive;
-mod storage;
 mod swarm;
 
 use std::path::PathBuf;

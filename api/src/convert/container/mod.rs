@@ -2,6 +2,7 @@
 
 mod host_config;
 mod inspect;
+mod mounts;
 mod networking;
 mod read;
 mod select;

@@ -7,12 +7,7 @@ use super::inspect::{mounts, network_mode, networks};
 use super::state_word;
 
 /// One row. `image` is the image as it should be shown: its name, or its ID once it has none.
-pub fn summary(
-    c: &Container,
-    image: &str,
-    now_ns: i64,
-    mountpoint: impl Fn(&str) -> std::path::PathBuf,
-) -> Value {
+pub fn summary(c: &Container, image: &str, now_ns: i64) -> Value {
     let ports: Vec<Value> = c
         .ports
         .iter()
@@ -36,7 +31,7 @@ pub fn summary(
         "Status": status(c, now_ns),
         "HostConfig": { "NetworkMode": network_mode(&c.config.network) },
         "NetworkSettings": { "Networks": networks(c) },
-        "Mounts": mounts(c, mountpoint),
+        "Mounts": mounts(c),
     })
 }
 
