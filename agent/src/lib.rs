@@ -16,6 +16,7 @@ mod runtime;
 mod session;
 mod status;
 mod task;
+mod template;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -5,12 +5,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use skep_engine::{
-    ContainerConfig, ContainerState, Engine, LogConfig, MountConfig, MountKind, NetworkJoin, NetworkMode,
-    PortBinding, ResourceLimits, UlimitConfig, WaitCondition,
+    BindOptions, ContainerConfig, ContainerState, Engine, HostInfo, LogConfig, MountConfig, MountKind,
+    NetworkJoin, NetworkMode, PortBinding, Propagation, ResourceLimits, UlimitConfig, VolumeOptions,
+    WaitCondition,
 };
 use skep_proto::{defaults, v1};
 
 use crate::task::{Observed, TaskError, TaskExit, TaskRuntime};
+use crate::template::Values;
 
 /// Label that names the task a container belongs to (Docker's own).
 pub const TASK_LABEL: &str = "com.docker.swarm.task.id";
@@ -66,7 +68,8 @@ impl TaskRuntime for EngineRuntime {
         if self.engine.inspect(&name).is_ok() {
             return Ok(());
         }
-        let config = container_config(a).map_err(TaskError::Rejected)?;
+        let host = self.engine.info();
+        let config = container_config(a, &host).map_err(TaskError::Rejected)?;
         let created = self.engine.create(Some(name), config).await;
         created.map(drop).map_err(|e| TaskError::Rejected(e.to_string()))
     }
@@ -106,7 +109,7 @@ impl TaskRuntime for EngineRuntime {
     }
 
     async fn remove(&self, a: &v1::TaskAssignment) -> Result<(), TaskError> {
-        match self.engine.remove(&task_name(a), true).await {
+        match self.engine.remove_with(&task_name(a), true, true).await {
             Ok(()) | Err(skep_engine::Error::NoSuchContainer { .. }) => Ok(()),
             Err(e) => Err(failed(e)),
         }
@@ -123,7 +126,7 @@ fn exit_of(c: &skep_engine::Container) -> TaskExit {
 }
 
 /// A task as a container. What a task cannot ask of this engine is refused by name.
-fn container_config(a: &v1::TaskAssignment) -> Result<ContainerConfig, String> {
+fn container_config(a: &v1::TaskAssignment, host: &HostInfo) -> Result<ContainerConfig, String> {
     let task = a.task.as_ref().ok_or("the manager sent an assignment without its task")?;
     let spec = a.spec.as_ref().ok_or("the manager sent an assignment without its spec")?;
     let c = spec.container.as_ref().ok_or("the service names no container to run")?;
@@ -143,6 +146,7 @@ fn container_config(a: &v1::TaskAssignment) -> Result<ContainerConfig, String> {
     ]
     .map(|(k, v)| (k.to_owned(), v.to_owned()))
     .into();
+    let values = Values { assignment: a, task_name: &name, hostname: &host.hostname, arch: &host.arch };
     let limits = spec.limits.unwrap_or_default();
     let positive = |n: i64| u64::try_from(n).ok().filter(|n| *n > 0);
     let parse_ip = |s: &String| s.parse().map_err(|_| format!("DNS server {s:?} is not an IP address"));
@@ -150,18 +154,18 @@ fn container_config(a: &v1::TaskAssignment) -> Result<ContainerConfig, String> {
         image: c.image.clone(),
         entrypoint: (!c.command.is_empty()).then(|| c.command.clone()),
         cmd: (!c.args.is_empty()).then(|| c.args.clone()),
-        env: c.env.clone(),
+        env: c.env.iter().map(|e| values.expand(e)).collect::<Result<_, _>>()?,
         working_dir: text(&c.dir),
         user: text(&c.user),
         groups: c.groups.clone(),
-        hostname: text(&c.hostname),
+        hostname: text(&values.expand(&c.hostname)?),
         labels: c.labels.clone().into_iter().chain(own).collect(),
         tty: c.tty,
         stop_signal: text(&c.stop_signal),
         stop_timeout: positive(c.stop_grace_period_ns).map(Duration::from_nanos),
         network: network(a, task, spec)?,
         ports: host_ports(task)?,
-        mounts: c.mounts.iter().map(mount).collect::<Result<_, _>>()?,
+        mounts: c.mounts.iter().map(|m| mount(m, &values)).collect::<Result<_, _>>()?,
         cap_add: c.cap_add.clone(),
         cap_drop: c.cap_drop.clone(),
         read_only: c.read_only,
@@ -244,29 +248,53 @@ fn host_ports(task: &v1::Task) -> Result<Vec<PortBinding>, String> {
     .collect()
 }
 
-fn mount(m: &v1::Mount) -> Result<MountConfig, String> {
+fn mount(m: &v1::Mount, values: &Values<'_>) -> Result<MountConfig, String> {
+    let source = values.expand(&m.source)?;
+    let expanded = |map: &BTreeMap<String, String>| {
+        map.iter().map(|(k, v)| Ok((k.clone(), values.expand(v)?))).collect::<Result<_, String>>()
+    };
     let kind = match m.r#type.as_str() {
         "bind" => {
-            let source = PathBuf::from(&m.source);
-            if !source.exists() {
-                return Err(format!(
-                    "invalid mount config for type \"bind\": bind source path does not exist: {}",
-                    m.source
-                ));
-            }
-            MountKind::Bind { source }
+            let b = m.bind.clone().unwrap_or_default();
+            let propagation = match b.propagation.as_str() {
+                "" => Propagation::default(),
+                word => {
+                    Propagation::parse(word).ok_or_else(|| format!("invalid propagation mode: {word}"))?
+                }
+            };
+            let options = BindOptions {
+                propagation,
+                create: b.create_mountpoint,
+                non_recursive: b.non_recursive,
+                read_only_non_recursive: b.read_only_non_recursive,
+                subpath: None,
+            };
+            MountKind::Bind { source: source.into(), options }
         }
-        "tmpfs" => {
-            MountKind::Tmpfs { size: u64::try_from(m.tmpfs_size_bytes).ok().filter(|s| *s > 0), mode: None }
+        "volume" => {
+            let v = m.volume.clone().unwrap_or_default();
+            let options = VolumeOptions {
+                driver: v.driver,
+                driver_options: expanded(&v.driver_options)?,
+                labels: expanded(&v.labels)?,
+                no_copy: v.no_copy,
+                subpath: text(&v.subpath).map(PathBuf::from),
+                anonymous: source.is_empty(),
+            };
+            MountKind::Volume { name: source, options }
         }
+        "tmpfs" => MountKind::tmpfs(
+            u64::try_from(m.tmpfs_size_bytes).ok().filter(|s| *s > 0),
+            Some(m.tmpfs_mode).filter(|m| *m != 0),
+        ),
         other => {
             return Err(format!(
-                "mounts of type {other:?} at {} are not there yet: use bind or tmpfs",
+                "mounts of type {other:?} at {} are not known: use bind, volume or tmpfs",
                 m.target
             ));
         }
     };
-    Ok(MountConfig { kind, target: PathBuf::from(&m.target), read_only: m.read_only })
+    Ok(MountConfig::new(kind, values.expand(&m.target)?, m.read_only))
 }
 
 fn log(spec: &v1::TaskSpec) -> Result<LogConfig, String> {

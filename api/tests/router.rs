@@ -181,7 +181,7 @@ fn every_answer_says_what_the_daemon_is() {
             ("/containers/nosuch/json", 404, "No such container: nosuch"),
             ("/images/nosuch/json", 404, "No such image: nosuch"),
             ("/networks/nosuch", 404, "network nosuch not found"),
-            ("/volumes/nosuch", 404, "volume nosuch not found"),
+            ("/volumes/nosuch", 404, "get nosuch: no such volume"),
             ("/distribution/a/b/json", 404, "a/b"),
             ("/containers/json?filters=%7B%22x%22%3A%5B%22y%22%5D%7D", 400, "invalid filter 'x'"),
             ("/nodes", 503, "This node is not a swarm manager."),

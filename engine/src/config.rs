@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::mount::MountConfig;
 use crate::network::{BoundPort, Endpoint};
 
 /// 64 hex characters.
@@ -64,35 +65,6 @@ pub struct PortBinding {
     pub host_ip: Option<IpAddr>,
     /// Port on the host; 0 = any free one.
     pub host_port: u16,
-}
-
-/// Kind of a mount.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum MountKind {
-    /// A path of the host.
-    Bind {
-        /// Absolute path on the host.
-        source: std::path::PathBuf,
-    },
-    /// Memory.
-    Tmpfs {
-        /// Bytes; none = half the memory.
-        size: Option<u64>,
-        /// Octal mode; none = 1777.
-        mode: Option<u32>,
-    },
-}
-
-/// A mount into the container.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MountConfig {
-    /// What is mounted.
-    pub kind: MountKind,
-    /// Absolute path inside the container.
-    pub target: std::path::PathBuf,
-    /// Mounted read-only.
-    pub read_only: bool,
 }
 
 /// Limits, by cgroup v1 or v2 whichever the host has. None = no limit.
@@ -257,8 +229,10 @@ pub struct ContainerConfig {
     pub network: NetworkMode,
     /// Ports to publish on the host (`-p`).
     pub ports: Vec<PortBinding>,
-    /// Mounts.
+    /// Mounts; once created, with the names of anonymous volumes, those of the image and of `volumes_from`.
     pub mounts: Vec<MountConfig>,
+    /// Containers whose mounts are mounted too: `NAME` or `NAME:MODE`.
+    pub volumes_from: Vec<String>,
     /// Capabilities to add (`ALL`, `NET_ADMIN`, with or without `CAP_`).
     pub cap_add: Vec<String>,
     /// Capabilities to drop.

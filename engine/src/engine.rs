@@ -18,6 +18,7 @@ use crate::host::{self, HostInfo};
 use crate::image::{Holder, Images};
 use crate::metadata::{Kind, Metadata};
 use crate::network::Networking;
+use crate::volume::Volumes;
 
 /// Longest time a start waits for its turn.
 const LONGEST_TURN: Duration = Duration::from_secs(5);
@@ -50,6 +51,7 @@ struct Inner {
     metadata: Metadata,
     events: Events,
     images: Images,
+    volumes: Volumes,
     table: Table,
     closing: CancellationToken,
     /// Turns to start: see [`Engine::turn_to_start`].
@@ -89,6 +91,8 @@ impl Engine {
         root.sweep(&root.containers(), "a container that was never finished", |n| holders.contains_key(n))?;
         let events = Events::default();
         let images = Images::open(root.clone(), metadata.clone(), events.clone(), &stored, holders)?;
+        let users = records.iter().map(|r| (r.container.id.0.clone(), r.volumes()));
+        let volumes = Volumes::open(root.clone(), metadata.clone(), events.clone(), &stored, users)?;
         let cgroup_parent =
             options.cgroup_parent.clone().unwrap_or_else(|| format!("skep-{}", options.instance));
         let inner = Inner {
@@ -98,6 +102,7 @@ impl Engine {
             metadata,
             events,
             images,
+            volumes,
             table: Table::default(),
             closing: CancellationToken::new(),
             starting: Semaphore::new(2 * std::thread::available_parallelism().map_or(1, usize::from)),
@@ -120,6 +125,11 @@ impl Engine {
     /// The images.
     pub fn images(&self) -> &Images {
         &self.0.images
+    }
+
+    /// The volumes.
+    pub fn volumes(&self) -> &Volumes {
+        &self.0.volumes
     }
 
     /// A container by ID, name or unique prefix of its ID.

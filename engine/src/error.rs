@@ -18,6 +18,36 @@ pub enum Error {
         /// As asked for.
         name: String,
     },
+    /// No volume by that name.
+    #[error("get {name}: no such volume")]
+    NoSuchVolume {
+        /// As asked for.
+        name: String,
+    },
+    /// A volume that containers use.
+    #[error("remove {name}: volume is in use - [{}]", users.join(", "))]
+    VolumeInUse {
+        /// The volume.
+        name: String,
+        /// The containers.
+        users: Vec<String>,
+    },
+    /// A path that is not in a container.
+    #[error("Could not find the file {path} in container {container}")]
+    NoSuchFile {
+        /// The path as asked for.
+        path: String,
+        /// The container as asked for.
+        container: String,
+    },
+    /// A driver that is none of ours.
+    #[error("{operation}: error looking up volume plugin {plugin}: plugin \"{plugin}\" not found")]
+    NoSuchPlugin {
+        /// What was tried.
+        operation: String,
+        /// The driver.
+        plugin: String,
+    },
     /// An identifier prefix that fits several objects.
     #[error("multiple {kind}s found with provided prefix: {prefix}; give more characters of the ID")]
     AmbiguousPrefix {

@@ -1,7 +1,7 @@
 //! The metadata store: one redb file, written by one thread that gathers what is waiting into one commit.
 //!
 //! What is promised: whatever was written with [`Metadata::commit`] survives a power cut once it returns
-//! (images, references, layers, a container's creation, name and user-asked stop). What is written with
+//! (images, references, layers, volumes, a container's creation, name and user-asked stop). What is written with
 //! [`Metadata::later`] (running, exited, removed) is on disk within [`LAZY`] and can be lost by a crash
 //! before that; all of it is derived again at start: whether a container runs and how it ended from its
 //! shim's own files, that it was removed from its missing directory. So a short-lived container costs one
@@ -31,6 +31,7 @@ pub(crate) enum Kind {
     Image,
     Reference,
     Layer,
+    Volume,
 }
 
 impl Kind {
@@ -40,6 +41,7 @@ impl Kind {
             Kind::Image => "image/",
             Kind::Reference => "reference/",
             Kind::Layer => "layer/",
+            Kind::Volume => "volume/",
         }
     }
 }

@@ -85,11 +85,7 @@ async fn refuses_what_cannot_be_and_says_so() -> Outcome {
         conflict.contains(&format!("The container name \"/web\" is already in use by container \"{id}\"")),
         "{conflict}"
     );
-    let bind = skep_engine::MountConfig {
-        kind: skep_engine::MountKind::Bind { source: "/no/such".into() },
-        target: "/x".into(),
-        read_only: false,
-    };
+    let bind = skep_engine::MountConfig::new(skep_engine::MountKind::bind("/no/such"), "/x", false);
     for (config, words) in [
         (ContainerConfig { image: "none".into(), ..Default::default() }, "No such image"),
         (ContainerConfig { cmd: Some(vec![]), ..run(&[]) }, "no command"),

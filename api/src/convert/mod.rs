@@ -2,13 +2,16 @@
 
 pub mod cluster;
 pub mod container;
+pub mod file_mode;
 pub mod image;
+pub mod mounts;
 pub mod names;
 pub mod network;
 pub mod node;
 pub mod service;
 pub mod task;
 pub mod time;
+pub mod volume;
 
 use serde_json::Value;
 

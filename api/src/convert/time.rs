@@ -67,6 +67,46 @@ pub fn parse(name: &str, text: &str) -> ApiResult<Option<i64>> {
     Ok(Some(ns).filter(|ns| *ns != 0))
 }
 
+/// Reads an `until` filter: as [`parse`], a date, or a span back from now such as `24h` or `1h30m`.
+pub fn until(text: &str) -> ApiResult<i64> {
+    if let Some(span) = span(text) {
+        return Ok(now_ns().saturating_sub(span));
+    }
+    let full = match text.len() {
+        10 if text.contains('-') => format!("{text}T00:00:00Z"),
+        16 if text.contains('-') => format!("{text}:00Z"),
+        19 if text.contains('-') => format!("{text}Z"),
+        _ => text.to_owned(),
+    };
+    Ok(parse("until", &full)?.unwrap_or(0))
+}
+
+/// A span as Go writes it, in nanoseconds.
+fn span(text: &str) -> Option<i64> {
+    let (mut total, mut rest) = (0f64, text);
+    if !text.ends_with(|c: char| c.is_ascii_alphabetic()) || text.ends_with('Z') {
+        return None;
+    }
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let number: f64 = rest[..digits].parse().ok()?;
+        let unit = &rest[digits..];
+        let length = unit.find(|c: char| c.is_ascii_digit()).unwrap_or(unit.len());
+        let scale = match &unit[..length] {
+            "ns" => 1.0,
+            "us" | "µs" => 1e3,
+            "ms" => 1e6,
+            "s" => 1e9,
+            "m" => 60e9,
+            "h" => 3600e9,
+            _ => return None,
+        };
+        total += number * scale;
+        rest = &unit[length..];
+    }
+    Some(total as i64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,6 +117,18 @@ mod tests {
         assert_eq!(from_ns(1_500_000_000), "1970-01-01T00:00:01.5Z");
         assert_eq!(from_ms(1000), "1970-01-01T00:00:01Z");
         assert_eq!(fixed(1_500_000_000), "1970-01-01T00:00:01.500000000Z");
+    }
+
+    #[test]
+    fn until_takes_times_dates_and_spans() {
+        assert_eq!(until("12"), Ok(12_000_000_000));
+        assert_eq!(until("1970-01-02"), Ok(86_400_000_000_000));
+        assert_eq!(until("1970-01-01T00:00:02"), Ok(2_000_000_000));
+        let ago = now_ns() - until("1h30m").expect("a span");
+        assert!((5_390_000_000_000..5_500_000_000_000).contains(&ago), "{ago}");
+        for bad in ["yesterday", "10x", "h", "1.2.3s"] {
+            assert!(until(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

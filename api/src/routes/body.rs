@@ -69,7 +69,12 @@ pub(super) fn line(value: &Value) -> Bytes {
 impl From<Error> for ApiError {
     fn from(e: Error) -> Self {
         let status = match &e {
-            Error::NoSuchImage { .. } | Error::NoSuchContainer { .. } => StatusCode::NOT_FOUND,
+            Error::NoSuchImage { .. }
+            | Error::NoSuchContainer { .. }
+            | Error::NoSuchVolume { .. }
+            | Error::NoSuchFile { .. }
+            | Error::NoSuchPlugin { .. } => StatusCode::NOT_FOUND,
+            Error::VolumeInUse { .. } => StatusCode::CONFLICT,
             Error::Invalid(_) | Error::Archive(_) | Error::AmbiguousPrefix { .. } => StatusCode::BAD_REQUEST,
             Error::NameInUse { .. } | Error::Conflict(_) | Error::NotRunning { .. } => StatusCode::CONFLICT,
             Error::AlreadyStarted { .. } => StatusCode::NOT_MODIFIED,

@@ -1,6 +1,5 @@
 //! `/containers`: all but what streams.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use axum::Router;
@@ -51,23 +50,46 @@ async fn list(State(s): State<ApiState>, Query(q): Query<List>) -> ApiResult {
             n.parse().map_err(|_| ApiError::bad_request(format!("limit = {n:?} must be a whole number")))?
         }
     };
-    if body::flag(q.size.as_deref()) {
-        return Err(ApiError::bad_request("size is not supported by this version of Skep: leave out --size"));
-    }
+    let size = body::flag(q.size.as_deref());
     let engine = s.engine();
     let find = |name: &str| Ok(engine.inspect(name)?.created_at_ns);
     let image = |name: &str| engine.images().resolve(name).ok().map(|i| i.id);
     let select = container::Select::new(filters, body::flag(q.all.as_deref()) || limit > 0, find, image)?;
     let mut containers = engine.list();
     containers.sort_by_key(|c| std::cmp::Reverse(c.created_at_ns));
-    let now = time::now_ns();
-    let shown: Vec<Value> = containers
-        .iter()
-        .filter(|c| select.matches(c))
-        .take(if limit > 0 { limit as usize } else { usize::MAX })
-        .map(|c| container::summary(c, image_name(&s, c), now))
-        .collect();
+    containers.retain(|c| select.matches(c));
+    containers.truncate(if limit > 0 { limit as usize } else { usize::MAX });
+    let mut shown: Vec<Value> = Vec::with_capacity(containers.len());
+    for c in &containers {
+        shown.push(row(&s, c, size).await);
+    }
     Ok(body::ok(&shown.into()))
+}
+
+/// A row of a listing.
+pub(super) async fn row(s: &ApiState, c: &Container, size: bool) -> Value {
+    let mut row = container::summary(c, image_name(s, c), time::now_ns(), mountpoints(s));
+    if size {
+        add_size(s, c, &mut row).await;
+    }
+    row
+}
+
+/// What a container's own changes take, and all its files.
+async fn add_size(s: &ApiState, c: &Container, shown: &mut Value) {
+    // One that is being removed has none.
+    let own = s.engine().changed_size(c.id.as_str()).await.unwrap_or(0);
+    let image = s.engine().images().resolve(&c.image_id).map_or(0, |i| i.size);
+    // Zero is left out, as Go leaves it out.
+    if own > 0 {
+        shown["SizeRw"] = json!(own);
+    }
+    shown["SizeRootFs"] = json!(own + image);
+}
+
+/// Where volumes lie on the host; nowhere, if it is gone.
+fn mountpoints(s: &ApiState) -> impl Fn(&str) -> std::path::PathBuf {
+    |name: &str| s.engine().volumes().get(name).map(|v| v.mountpoint).unwrap_or_default()
 }
 
 /// The name a container's image was given by, unless that name now means another image.
@@ -97,7 +119,6 @@ async fn create(State(s): State<ApiState>, Query(q): Query<Create>, request: Req
         }
     }
     let create = container::read(&body::read(request).await?)?;
-    make_directories(create.make_directories).await?;
     let name = q.name.map(|n| n.trim_start_matches('/').to_owned()).filter(|n| !n.is_empty());
     let id = s.engine().create(name, create.config).await.map_err(|e| match e {
         // The client looks for these words, with the tag, before it thinks of a pull.
@@ -114,20 +135,19 @@ fn with_tag(reference: &str) -> String {
     if last.contains([':', '@']) { reference.to_owned() } else { format!("{reference}:latest") }
 }
 
-async fn make_directories(paths: Vec<PathBuf>) -> ApiResult<()> {
-    for path in paths {
-        if !tokio::fs::try_exists(&path).await.unwrap_or(false) {
-            tokio::fs::create_dir_all(&path).await.map_err(|e| {
-                ApiError::bad_request(format!("cannot make the bind source {}: {e}", path.display()))
-            })?;
-        }
-    }
-    Ok(())
+#[derive(Deserialize)]
+struct Inspect {
+    size: Option<String>,
 }
 
-async fn inspect(State(s): State<ApiState>, Path(id): Path<String>) -> ApiResult {
+async fn inspect(State(s): State<ApiState>, Path(id): Path<String>, Query(q): Query<Inspect>) -> ApiResult {
     let container = s.engine().inspect(&id)?;
-    Ok(body::ok(&container::inspect(&container)))
+    let mut shown = container::inspect(&container, mountpoints(&s));
+    if body::flag(q.size.as_deref()) {
+        shown["SizeRw"] = json!(0);
+        add_size(&s, &container, &mut shown).await;
+    }
+    Ok(body::ok(&shown))
 }
 
 #[derive(Deserialize)]

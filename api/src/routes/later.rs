@@ -9,35 +9,23 @@ use crate::state::ApiState;
 
 const GET: MethodFilter = MethodFilter::GET;
 const POST: MethodFilter = MethodFilter::POST;
-const PUT: MethodFilter = MethodFilter::PUT;
 
 /// Method, path, and what a user calls the operation.
 const LATER: &[(MethodFilter, &str, &str)] = &[
     (POST, "/auth", "login"),
     (POST, "/build", "build"),
-    (POST, "/build/prune", "builder prune"),
-    (POST, "/commit", "commit"),
-    (GET, "/system/df", "system df"),
     (GET, "/images/search", "search"),
     (POST, "/images/prune", "image prune"),
     (GET, "/containers/{id}/top", "top"),
-    (GET, "/containers/{id}/changes", "diff"),
-    (GET, "/containers/{id}/export", "export"),
     (GET, "/containers/{id}/stats", "stats"),
     (POST, "/containers/{id}/update", "update"),
     (POST, "/containers/{id}/pause", "pause"),
     (POST, "/containers/{id}/unpause", "unpause"),
     (POST, "/containers/{id}/exec", "exec"),
     (GET, "/containers/{id}/attach/ws", "attach over websocket"),
-    (GET, "/containers/{id}/archive", "cp"),
-    (PUT, "/containers/{id}/archive", "cp"),
-    (POST, "/containers/prune", "container prune"),
     (POST, "/exec/{id}/start", "exec"),
     (POST, "/exec/{id}/resize", "exec"),
     (GET, "/exec/{id}/json", "exec"),
-    (POST, "/volumes/create", "volume create"),
-    (POST, "/volumes/prune", "volume prune"),
-    (PUT, "/volumes/{id}", "volume update"),
     (POST, "/networks/{id}/connect", "network connect"),
     (POST, "/networks/{id}/disconnect", "network disconnect"),
     (POST, "/networks/prune", "network prune"),
@@ -55,12 +43,8 @@ const LATER: &[(MethodFilter, &str, &str)] = &[
 
 /// Objects of kinds that cannot be made yet: none is there, and `docker inspect NAME`, which asks for
 /// every kind in turn, goes on to the next.
-const NONE: &[(&str, &str)] = &[
-    ("/volumes/{id}", "volume"),
-    ("/secrets/{id}", "secret"),
-    ("/configs/{id}", "config"),
-    ("/plugins/{id}/json", "plugin"),
-];
+const NONE: &[(&str, &str)] =
+    &[("/secrets/{id}", "secret"), ("/configs/{id}", "config"), ("/plugins/{id}/json", "plugin")];
 
 pub(super) fn routes() -> Router<ApiState> {
     let none = NONE.iter().fold(Router::new(), |router, &(path, kind)| {

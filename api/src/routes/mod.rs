@@ -1,5 +1,6 @@
 //! One file per group of operations, and the router that joins them.
 
+mod archive;
 mod body;
 mod container_streams;
 mod containers;
@@ -14,6 +15,8 @@ mod services;
 mod swarm;
 mod system;
 mod tasks;
+mod usage;
+mod volumes;
 
 use axum::Router;
 use axum::body::Body;
@@ -39,7 +42,10 @@ pub fn router(state: ApiState) -> Router {
         .merge(images::routes())
         .merge(containers::routes())
         .merge(container_streams::routes())
+        .merge(archive::routes())
         .merge(networks::routes())
+        .merge(volumes::routes())
+        .merge(usage::routes())
         .merge(distribution::routes())
         .merge(swarm::routes())
         .merge(nodes::routes())

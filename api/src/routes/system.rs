@@ -1,4 +1,4 @@
-//! `_ping`, `version`, `info`, `auth`, and the volume list, which is empty.
+//! `_ping`, `version`, `info`.
 
 use axum::Router;
 use axum::extract::State;
@@ -16,11 +16,7 @@ use crate::swarm::LocalState;
 use crate::version::{API, MINIMUM};
 
 pub(super) fn routes() -> Router<ApiState> {
-    Router::new()
-        .route("/_ping", get(ping))
-        .route("/version", get(version))
-        .route("/info", get(info))
-        .route("/volumes", get(volumes))
+    Router::new().route("/_ping", get(ping)).route("/version", get(version)).route("/info", get(info))
 }
 
 async fn ping(State(s): State<ApiState>, method: Method) -> Response {
@@ -86,7 +82,7 @@ async fn info(State(s): State<ApiState>) -> Response {
         "Images": host.images,
         "Driver": host.storage_driver,
         "DriverStatus": [],
-        "Plugins": { "Volume": [], "Network": ["bridge", "host", "null", "overlay"], "Authorization": null, "Log": ["json-file", "none"] },
+        "Plugins": { "Volume": ["local"], "Network": ["bridge", "host", "null", "overlay"], "Authorization": null, "Log": ["json-file", "none"] },
         "MemoryLimit": true,
         "SwapLimit": true,
         "CpuCfsPeriod": true,
@@ -183,9 +179,4 @@ async fn swarm_info(s: &ApiState) -> (Value, Vec<String>) {
         out["Error"] = warnings[0].clone().into();
     }
     (out, warnings)
-}
-
-/// Clients ask for it on the way to other things.
-async fn volumes() -> Response {
-    body::ok(&json!({ "Volumes": [], "Warnings": null }))
 }

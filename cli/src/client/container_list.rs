@@ -37,7 +37,8 @@ pub struct ListArgs {
     size: bool,
 }
 
-const COLUMNS: &[Column] = &[
+/// Fields of a container's row.
+pub const COLUMNS: &[Column] = &[
     ("ID", "CONTAINER ID"),
     ("Names", "NAMES"),
     ("Image", "IMAGE"),
@@ -80,7 +81,8 @@ pub async fn list(api: &Api, args: &ListArgs) -> Result<()> {
     listing.print(args.quiet, args.format.as_deref().filter(|_| !args.quiet))
 }
 
-fn row(c: &Value, whole: bool) -> Vec<Value> {
+/// The cells of a container.
+pub fn row(c: &Value, whole: bool) -> Vec<Value> {
     let names = c["Names"].as_array().into_iter().flatten().filter_map(Value::as_str);
     // A name with a second part is another container's link to this one.
     let names: Vec<_> =

@@ -11,14 +11,31 @@ use super::create_body::Streams;
 use super::create_flags::CreateFlags;
 use super::output::say;
 use super::run::{self, RunArgs};
-use super::{each, human, stream};
+use super::{copy, each, files, human, stream};
 
 #[derive(Subcommand)]
 pub enum Containers {
     /// Attach local standard input, output, and error streams to a running container
     Attach(AttachArgs),
+    /// Create a new image from a container's changes
+    Commit(files::CommitArgs),
+    /// Copy files/folders between a container and the local filesystem
+    Cp(copy::CopyArgs),
     /// Create a new container
     Create(Box<CreateFlags>),
+    /// Inspect changes to files or directories on a container's filesystem
+    Diff {
+        #[arg(value_name = "CONTAINER")]
+        container: String,
+    },
+    /// Export a container's filesystem as a tar archive
+    Export {
+        /// Write to a file, instead of STDOUT
+        #[arg(short, long, value_name = "string")]
+        output: Option<std::path::PathBuf>,
+        #[arg(value_name = "CONTAINER")]
+        container: String,
+    },
     /// Kill one or more running containers
     Kill {
         /// Signal to send to the container
@@ -161,6 +178,10 @@ pub async fn run(api: &Api, command: Containers) -> Result<u8> {
         Containers::Run(args) => return run::run(api, *args).await,
         Containers::Create(flags) => return run::create(api, &flags).await,
         Containers::Attach(args) => return attach(api, args).await,
+        Containers::Commit(args) => files::commit(api, args).await?,
+        Containers::Cp(args) => copy::run(api, args).await?,
+        Containers::Diff { container } => files::diff(api, &container).await?,
+        Containers::Export { output, container } => files::export(api, &container, output).await?,
         Containers::Start(args) => return start(api, args).await,
         Containers::Stop(args) => stop(api, &args, "stop").await?,
         Containers::Restart(args) => stop(api, &args, "restart").await?,
@@ -291,10 +312,16 @@ pub async fn copy(api: &Api, path: &str, query: &Query, raw: bool) -> Result<()>
 
 /// A stream of the API.
 pub async fn reader(api: &Api, path: &str, query: &Query) -> Result<impl tokio::io::AsyncBufRead + Unpin> {
+    Ok(bytes(api.send(Method::GET, path, query, full(""), &[]).await?))
+}
+
+/// The body of an answer as it comes.
+pub fn bytes(
+    response: hyper::Response<hyper::body::Incoming>,
+) -> impl tokio::io::AsyncBufRead + Unpin + Send + 'static {
     use futures::TryStreamExt;
-    let response = api.send(Method::GET, path, query, full(""), &[]).await?;
     let bytes = http_body_util::BodyDataStream::new(response.into_body()).map_err(std::io::Error::other);
-    Ok(tokio_util::io::StreamReader::new(bytes))
+    tokio_util::io::StreamReader::new(bytes)
 }
 
 async fn ports(api: &Api, container: &str, port: Option<&str>) -> Result<()> {

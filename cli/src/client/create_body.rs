@@ -54,16 +54,17 @@ impl CreateFlags {
         if self.rm && policy != "no" && !policy.is_empty() {
             bail!("conflicting options: cannot specify both --restart and --rm");
         }
+        let (binds, anonymous) = mount::volumes(&self.volume)?;
         let network = self.network.first().map_or("default", String::as_str);
         let mut body = json!({
             "Image": image, "Cmd": (!command.is_empty()).then_some(command), "Env": env.iter().filter_map(|e| variable(e)).collect::<Vec<_>>(),
             "Labels": pairs(&labels), "Tty": self.tty, "OpenStdin": self.interactive,
             "StdinOnce": self.interactive && streams.stdin,
             "AttachStdin": streams.stdin, "AttachStdout": streams.stdout, "AttachStderr": streams.stderr,
-            "ExposedPorts": exposed,
+            "ExposedPorts": exposed, "Volumes": anonymous,
             "HostConfig": {
                 "AutoRemove": self.rm, "NetworkMode": network, "PortBindings": bound, "PublishAllPorts": self.publish_all,
-                "Binds": self.volume, "VolumesFrom": self.volumes_from,
+                "Binds": binds, "VolumesFrom": self.volumes_from,
                 "Mounts": self.mount.iter().map(|m| mount::mount(m)).collect::<Result<Vec<_>>>()?,
                 "RestartPolicy": { "Name": policy, "MaximumRetryCount": retries },
                 "CapAdd": self.cap_add, "CapDrop": self.cap_drop, "Privileged": self.privileged,

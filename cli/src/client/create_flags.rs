@@ -153,7 +153,7 @@ pub struct CreateFlags {
     #[arg(long, value_name = "int", allow_hyphen_values = true)]
     pub memory_swappiness: Option<i64>,
     /// Attach a filesystem mount to the container
-    #[arg(long, value_name = "mount")]
+    #[arg(long, value_name = "mount", value_parser = super::mount::checked)]
     pub mount: Vec<String>,
     /// Assign a name to the container
     #[arg(long, value_name = "string")]

@@ -4,8 +4,10 @@ mod api;
 mod attach;
 mod container_list;
 mod containers;
+mod copy;
 mod create_body;
 mod create_flags;
+mod files;
 mod human;
 mod images;
 mod info;
@@ -17,6 +19,7 @@ mod output;
 mod ports;
 mod pretty;
 mod progress;
+mod prune;
 mod run;
 mod service_create;
 mod service_logs;
@@ -30,6 +33,8 @@ mod tasks;
 mod template;
 mod terminal;
 mod usage;
+mod usage_report;
+mod volumes;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -162,7 +167,13 @@ enum Client {
     Swarm(swarm::SwarmCommand),
     /// Manage the daemon
     #[command(subcommand)]
-    System(system::System),
+    System(SystemGroup),
+    /// Manage builds
+    #[command(subcommand)]
+    Builder(BuilderGroup),
+    /// Manage volumes
+    #[command(subcommand)]
+    Volume(volumes::VolumeCommand),
 }
 
 #[derive(Subcommand)]
@@ -172,6 +183,8 @@ enum ContainerGroup {
     /// List containers
     #[command(visible_alias = "list", visible_alias = "ps")]
     Ls(container_list::ListArgs),
+    /// Remove all stopped containers
+    Prune(usage_report::PruneArgs),
     /// Display detailed information on one or more containers
     Inspect {
         /// Format output: json or a Go template
@@ -183,6 +196,22 @@ enum ContainerGroup {
         #[arg(required = true, value_name = "CONTAINER")]
         names: Vec<String>,
     },
+}
+
+#[derive(Subcommand)]
+enum SystemGroup {
+    #[command(flatten)]
+    Same(system::System),
+    /// Show disk usage
+    Df(usage_report::UsageArgs),
+    /// Remove unused data
+    Prune(usage_report::SystemPruneArgs),
+}
+
+#[derive(Subcommand)]
+enum BuilderGroup {
+    /// Remove build cache
+    Prune(usage_report::BuilderPruneArgs),
 }
 
 #[derive(Subcommand)]
@@ -273,7 +302,15 @@ fn ask(api: &Api, command: Client) -> Result<u8> {
             Client::OnImage(command) | Client::Image(ImageGroup::Same(command)) => {
                 images::run(api, command).await
             }
-            Client::OnSystem(command) | Client::System(command) => system::run(api, command).await,
+            Client::OnSystem(command) | Client::System(SystemGroup::Same(command)) => {
+                system::run(api, command).await
+            }
+            Client::System(SystemGroup::Df(args)) => usage_report::show(api, &args).await,
+            Client::System(SystemGroup::Prune(args)) => usage_report::prune_all(api, &args).await,
+            Client::Builder(BuilderGroup::Prune(args)) => usage_report::prune_builds(api, &args).await,
+            Client::Container(ContainerGroup::Prune(args)) => {
+                usage_report::prune_containers(api, &args).await
+            }
             Client::Ps(args) | Client::Container(ContainerGroup::Ls(args)) => {
                 container_list::list(api, &args).await
             }
@@ -291,6 +328,7 @@ fn ask(api: &Api, command: Client) -> Result<u8> {
             Client::Swarm(command) => swarm::run(api, command).await,
             Client::Node(command) => nodes::run(api, command).await,
             Client::Service(command) => services::run(api, command).await,
+            Client::Volume(command) => volumes::run(api, command).await,
         }
         .map(|()| 0)
     });

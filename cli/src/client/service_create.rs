@@ -53,7 +53,7 @@ pub struct CreateFlags {
     #[arg(long, value_name = "string", default_value = "replicated")]
     mode: String,
     /// Attach a filesystem mount to the service
-    #[arg(long, value_name = "mount")]
+    #[arg(long, value_name = "mount", value_parser = super::mount::checked)]
     mount: Vec<String>,
     /// Service name
     #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]

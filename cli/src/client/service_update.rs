@@ -82,7 +82,7 @@ pub struct UpdateFlags {
     #[arg(long, value_name = "list")]
     label_rm: Vec<String>,
     /// Add or update a mount on a service
-    #[arg(long, value_name = "mount")]
+    #[arg(long, value_name = "mount", value_parser = super::mount::checked)]
     mount_add: Vec<String>,
     /// Remove a mount by its target path
     #[arg(long, value_name = "list")]

@@ -97,7 +97,7 @@ fn a_terminal_is_handed_over_resized_and_left_by_its_keys() -> Result<()> {
 }
 
 /// An image of Debian's static busybox.
-fn busybox(host: &Host) -> Result<()> {
+pub fn busybox(host: &Host) -> Result<()> {
     let archive = host.dir.join("busybox.tar");
     let mut tar = tar::Builder::new(std::fs::File::create(&archive)?);
     tar.append_path_with_name("/bin/busybox", "bin/busybox").context("busybox-static is installed")?;

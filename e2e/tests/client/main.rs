@@ -4,6 +4,7 @@
 mod compare;
 mod containers;
 mod interactive;
+mod storage;
 mod swarm;
 
 use std::path::PathBuf;

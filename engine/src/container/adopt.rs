@@ -42,6 +42,7 @@ impl Engine {
                 starts.push(slot);
             }
         }
+        self.volumes().unmount_idle().await;
         self.sweep_bundles(known).await?;
         for slot in starts {
             let engine = self.clone();
@@ -68,6 +69,8 @@ impl Engine {
         })
         .await?;
         self.metadata().commit(vec![Change::delete(Kind::Container, &id)]).await?;
+        let config = &record.container.config;
+        self.let_volumes_go(&id, &config.mounts, config.auto_remove).await?;
         self.images().release(&id).await
     }
 
@@ -128,6 +131,9 @@ impl Engine {
                 }
                 slot.life.send_modify(|l| l.running = true);
                 self.images().set_running(&slot.id, true);
+                for name in c.config.mounts.iter().filter_map(crate::mount::MountConfig::volume) {
+                    self.volumes().adopt(name, &slot.id).await;
+                }
                 tracing::info!(container = slot.id, pid, "took up a running container");
                 self.supervise(slot.clone(), shim, Duration::ZERO, c.restart_count);
             }

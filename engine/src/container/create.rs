@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::files::Layout;
+use super::names;
 use super::resolve::plan;
 use super::slot::{Record, Slot};
-use super::{names, volumes};
 use crate::config::{Container, ContainerConfig, ContainerId, ContainerState};
 use crate::data_root::remove_tree;
 use crate::engine::Engine;
@@ -66,7 +66,12 @@ impl Engine {
             config.log.driver = "json-file".into();
         }
         let layout = Layout { dir: self.root().container(id) };
-        let volumes = volumes::wanted(&image.config.volumes, &config);
+        let lowers: Vec<PathBuf> =
+            image.chain_ids.iter().rev().map(|c| self.images().layer_path(c)).collect();
+        if let Err(e) = self.complete_mounts(id, &mut config, &image.config.volumes, &lowers).await {
+            self.undo_mounts(id, &config).await;
+            return Err(e);
+        }
         let log_path = if config.log.driver == "none" { PathBuf::new() } else { layout.log() };
         let container = Container {
             id: ContainerId(id.to_owned()),
@@ -88,33 +93,30 @@ impl Engine {
             log_path,
             config,
         };
-        let record = Record { container, plan, chain_ids: image.chain_ids, volumes, stopped_by_user: false };
+        let record = Record { container, plan, chain_ids: image.chain_ids, stopped_by_user: false };
         let change = Change::put(Kind::Container, id, &record)?;
         let slot = Arc::new(Slot::new(record));
-        let (root, s, images) = (self.root().clone(), slot.clone(), self.images().clone());
         // The directory and the record are made side by side; a start finds and sweeps one without the other.
-        let made = blocking(move || {
-            layout.make()?;
-            let lowers: Vec<PathBuf> = s.chain_ids.iter().map(|c| images.layer_path(c)).collect();
-            s.volumes.iter().try_for_each(|v| volumes::make(&root, v, &lowers))
-        });
+        let made = blocking(move || layout.make());
         let (made, stored) = tokio::join!(made, self.metadata().commit(vec![change]));
         if let Err(e) = made.and(stored) {
             self.metadata().later(Change::delete(Kind::Container, id));
-            let (root, s) = (self.root().clone(), slot.clone());
-            let cleaned = blocking(move || {
-                let mut all = vec![remove_tree(&root.container(&s.id))];
-                all.extend(s.volumes.iter().map(|v| volumes::remove(&root, v)));
-                all.into_iter().collect::<Result<(), Error>>()
-            });
-            if let Err(left) = cleaned.await {
+            let dir = self.root().container(id);
+            if let Err(left) = blocking(move || remove_tree(&dir)).await {
                 tracing::warn!(error = %left, "a container that was not made left something behind");
             }
+            self.undo_mounts(id, &slot.container().config).await;
             return Err(e);
         }
         self.table().insert(slot.clone());
         self.emit(&slot, "create", &[]);
         Ok(())
+    }
+
+    async fn undo_mounts(&self, id: &str, config: &ContainerConfig) {
+        if let Err(left) = self.let_volumes_go(id, &config.mounts, true).await {
+            tracing::warn!(error = %left, "a container that was not made left something behind");
+        }
     }
 
     /// Gives a container another name.

@@ -2,9 +2,15 @@
 
 mod adopt;
 mod attach;
+mod changes;
+mod commit;
+mod copy;
 mod create;
 mod files;
+mod mounts;
 mod names;
+mod pack;
+mod prune;
 mod remove;
 mod resolve;
 mod restart;
@@ -14,10 +20,12 @@ mod stop;
 mod supervise;
 mod table;
 mod tell;
-mod volumes;
 mod wait;
 
 pub use attach::{AttachOptions, Attached};
+pub use changes::Change;
+pub use commit::Commit;
+pub use copy::{CopyIn, PathStat};
 pub use wait::{Exit, WaitCondition};
 
 pub(crate) use slot::{Life, Record};

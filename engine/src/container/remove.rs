@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::slot::{AnonymousVolume, Slot};
+use super::slot::Slot;
 use crate::config::ContainerState;
 use crate::data_root::{DataRoot, remove_tree};
 use crate::engine::Engine;
@@ -45,9 +45,10 @@ impl Engine {
         slot.update(|c| c.state = ContainerState::Removing);
         let mut reasons = Vec::new();
         reasons.extend(self.unwire(&slot).await.err().map(|e| e.to_string()));
+        self.unmount_volumes(&slot.container(), &slot.id).await;
         slot.volatile().pending.clear();
-        let (root, s, bundle) = (self.root().clone(), slot.clone(), self.bundle(&slot.id));
-        let (away, failed) = blocking(move || Ok(move_away(&root, &s, &bundle, with_volumes))).await?;
+        let (root, id, bundle) = (self.root().clone(), slot.id.clone(), self.bundle(&slot.id));
+        let (away, failed) = blocking(move || Ok(move_away(&root, &id, &bundle))).await?;
         reasons.extend(failed);
         self.cleaning().spawn_blocking(move || delete(&away));
         if !reasons.is_empty() {
@@ -61,9 +62,10 @@ impl Engine {
         // Its directory is gone: should a crash lose this, the next start removes the record too.
         self.metadata().later(Change::delete(Kind::Container, &slot.id));
         self.table().remove(&slot.id);
+        let volumes = self.let_volumes_go(&slot.id, &slot.container().config.mounts, with_volumes).await;
         self.emit(&slot, "destroy", &[]);
         slot.life.send_modify(|l| l.removed = true);
-        self.images().release(&slot.id).await
+        self.images().release(&slot.id).await.and(volumes)
     }
 
     async fn kill_for_removal(&self, slot: &Arc<Slot>) -> Result<(), Error> {
@@ -82,16 +84,11 @@ impl Engine {
 
 /// Moves all of it away, past every error: that is the removal, as what lies there is swept by a start
 /// after a crash. Gives the paths to delete, which on a busy disk takes longer than a container lives.
-fn move_away(root: &DataRoot, slot: &Slot, bundle: &Path, with_volumes: bool) -> (Vec<PathBuf>, Vec<String>) {
-    let mut moves = vec![
-        (root.container(&slot.id), root.temporary().join(format!("removed-{}", slot.id))),
-        (bundle.to_path_buf(), bundle.with_file_name(format!("removed-{}", slot.id))),
+fn move_away(root: &DataRoot, id: &str, bundle: &Path) -> (Vec<PathBuf>, Vec<String>) {
+    let moves = [
+        (root.container(id), root.temporary().join(format!("removed-{id}"))),
+        (bundle.to_path_buf(), bundle.with_file_name(format!("removed-{id}"))),
     ];
-    if with_volumes {
-        let away =
-            |v: &AnonymousVolume| (root.volume(&v.id), root.temporary().join(format!("removed-{}", v.id)));
-        moves.extend(slot.volumes.iter().map(away));
-    }
     let (mut away, mut reasons) = (Vec::new(), Vec::new());
     for (from, to) in moves {
         match std::fs::rename(&from, &to) {

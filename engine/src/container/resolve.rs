@@ -5,9 +5,10 @@ use std::path::{Component, Path};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{ContainerConfig, MountKind};
+use crate::config::ContainerConfig;
 use crate::error::Error;
 use crate::image::ImageConfig;
+use crate::mount::MountKind;
 
 const LEAST_MEMORY: u64 = 6 << 20;
 
@@ -113,14 +114,14 @@ fn check(c: &ContainerConfig) -> Result<(), Error> {
         if !targets.insert(&m.target) {
             return bad(format!("Duplicate mount point: {shown}"));
         }
-        if let MountKind::Bind { source } = &m.kind {
+        if let MountKind::Bind { source, options } = &m.kind {
             if !source.is_absolute() {
                 return bad(format!(
                     "invalid mount config for type \"bind\": source path {} must be absolute",
                     source.display()
                 ));
             }
-            if !source.exists() {
+            if !options.create && !source.exists() {
                 return bad(format!(
                     "invalid mount config for type \"bind\": bind source path does not exist: {}",
                     source.display()

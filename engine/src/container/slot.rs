@@ -1,6 +1,5 @@
 //! One container in memory: what is shown, what is stored, and who waits for it.
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -20,15 +19,14 @@ pub(crate) struct Record {
     pub(super) plan: Plan,
     /// Layers, bottom first.
     pub(crate) chain_ids: Vec<String>,
-    pub(super) volumes: Vec<AnonymousVolume>,
     pub(super) stopped_by_user: bool,
 }
 
-/// A volume that the image asked for and only this container has.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct AnonymousVolume {
-    pub(super) id: String,
-    pub(super) target: PathBuf,
+impl Record {
+    /// Names of the volumes it mounts.
+    pub(crate) fn volumes(&self) -> Vec<String> {
+        self.container.config.mounts.iter().filter_map(|m| m.volume().map(str::to_owned)).collect()
+    }
 }
 
 /// Where a container is, for those who wait.
@@ -55,10 +53,9 @@ pub(crate) struct Slot {
     shown: ArcSwap<Container>,
     pub(super) plan: Plan,
     pub(super) chain_ids: Vec<String>,
-    pub(super) volumes: Vec<AnonymousVolume>,
     volatile: Mutex<Volatile>,
-    /// Held by whoever starts, removes or tidies up after an exit.
-    pub(super) op: tokio::sync::Mutex<()>,
+    /// Held by whoever starts, removes, tidies up after an exit, or looks into a stopped container's files.
+    pub(super) op: Arc<tokio::sync::Mutex<()>>,
     pub(crate) life: watch::Sender<Life>,
     /// Ends the wait before a restart.
     pub(super) no_restart: Notify,
@@ -73,9 +70,8 @@ impl Slot {
             id: c.id.0.clone(),
             plan: record.plan,
             chain_ids: record.chain_ids,
-            volumes: record.volumes,
             volatile: Mutex::new(Volatile { stopped_by_user: record.stopped_by_user, ..Volatile::default() }),
-            op: tokio::sync::Mutex::new(()),
+            op: Arc::default(),
             life: watch::Sender::new(life),
             no_restart: Notify::new(),
             shown: ArcSwap::from_pointee(record.container),
@@ -109,7 +105,6 @@ impl Slot {
             container: Container::clone(&self.container()),
             plan: self.plan.clone(),
             chain_ids: self.chain_ids.clone(),
-            volumes: self.volumes.clone(),
             stopped_by_user: self.volatile().stopped_by_user,
         }
     }

@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use super::files::{Layout, hostname};
 use super::slot::Slot;
-use super::volumes;
 use super::wait::Exit;
 use crate::config::{Container, ContainerState, NetworkMode};
 use crate::data_root::{make_dir, remove_tree};
 use crate::engine::Engine;
 use crate::error::{Error, blocking};
 use crate::events::now_ns;
+use crate::mount::MountConfig;
 use crate::network::Attachment;
 use crate::shim::Shim;
-use crate::shim::spec::{NetworkNamespace, Rootfs, ShimSpec};
+use crate::shim::spec::{HostFiles, NetworkNamespace, Rootfs, ShimSpec};
 
 /// Where the network comes from.
 #[derive(Default)]
@@ -90,6 +90,7 @@ impl Engine {
         if let Err(e) = self.unwire(slot).await {
             tracing::warn!(error = %e, container = slot.id, "the network of a container that did not start is left");
         }
+        self.unmount_volumes(&slot.container(), &slot.id).await;
         slot.volatile().pending.clear();
         self.images().set_running(&slot.id, false);
         slot.update(|c| {
@@ -119,6 +120,7 @@ impl Engine {
     async fn launch(&self, slot: &Arc<Slot>) -> Result<(Arc<Shim>, u32), Error> {
         let c = slot.container();
         let _turn = self.turn_to_start().await;
+        let mounts = self.mount_volumes(&c, &slot.id).await?;
         let wired = self.wire(slot, &c).await?;
         let bundle = self.bundle(&slot.id);
         let spec = {
@@ -127,7 +129,7 @@ impl Engine {
                 // What the last run left: its exit is recorded by now.
                 remove_tree(&bundle)?;
                 make_dir(&bundle, 0o700)?;
-                engine.spec(&slot, &c, wired)
+                engine.spec(&slot, &c, wired, mounts)
             })
             .await?
         };
@@ -197,7 +199,8 @@ impl Engine {
         self.networking().detach(&c.id).await.map_err(|source| Error::Network { id: slot.id.clone(), source })
     }
 
-    fn spec(&self, slot: &Slot, c: &Container, wired: Wired) -> Result<ShimSpec, Error> {
+    /// The container's root file system, and the files of the host over it as its last start wrote them.
+    pub(super) fn rootfs(&self, slot: &Slot) -> (Rootfs, HostFiles) {
         let layout = Layout { dir: self.root().container(&slot.id) };
         let lowers: Vec<PathBuf> =
             slot.chain_ids.iter().rev().map(|id| self.images().layer_path(id)).collect();
@@ -206,9 +209,20 @@ impl Engine {
         } else {
             Rootfs::Overlay { lowers, upper: layout.upper(), work: layout.work() }
         };
-        let mut mounts = c.config.mounts.clone();
-        mounts.extend(slot.volumes.iter().map(|v| volumes::mount(self.root(), v)));
-        mounts.sort_by_key(|m| m.target.components().count());
+        let file = |name: &str| Some(layout.dir.join(name)).filter(|p| p.exists());
+        let (hosts, resolv_conf) = (file("hosts"), file("resolv.conf"));
+        (rootfs, HostFiles { hosts, resolv_conf, hostname: file("hostname") })
+    }
+
+    fn spec(
+        &self,
+        slot: &Slot,
+        c: &Container,
+        wired: Wired,
+        mounts: Vec<MountConfig>,
+    ) -> Result<ShimSpec, Error> {
+        let layout = Layout { dir: self.root().container(&slot.id) };
+        let rootfs = self.rootfs(slot).0;
         let g = &c.config;
         Ok(ShimSpec {
             id: slot.id.clone(),

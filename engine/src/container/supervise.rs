@@ -83,6 +83,7 @@ impl Engine {
         if let Err(e) = self.unwire(slot).await {
             tracing::warn!(container = slot.id, error = %e, "the network of an exited container is left");
         }
+        self.unmount_volumes(&c, &slot.id).await;
         drop(op);
         match delay {
             None if c.config.auto_remove => {

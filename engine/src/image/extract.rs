@@ -17,6 +17,7 @@ use nix::sys::stat::{Mode, SFlag, UtimensatFlags, fchmod, futimens, makedev, mkd
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, linkat, symlinkat, unlinkat};
 
+use super::compression::decoder;
 use super::layer::Limits;
 use super::tar::{Entry, Kind, TarReader};
 use crate::error::Error;
@@ -31,30 +32,30 @@ pub(super) fn extract<R: Read>(
     limits: &Limits,
 ) -> Result<u64, Error> {
     let dir = File::open(root).map_err(Error::io("open", root))?;
-    let mut x = Extraction {
-        root: dir.into(),
-        parent: None,
-        made: HashSet::new(),
-        directories: Vec::new(),
-        bytes: 0,
-        entries: 0,
-    };
-    while let Some(entry) = archive.next()? {
-        x.entry(&entry, archive, limits)?;
-    }
-    // Directory times last: making their entries changed them. Children before parents is of no matter.
-    for (path, mtime) in std::mem::take(&mut x.directories) {
-        if let Ok(fd) = x.open(&path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW) {
-            let at = TimeSpec::new(mtime.0, mtime.1);
-            futimens(&fd, &at, &at)
-                .map_err(|e| failed("set the time of", &String::from_utf8_lossy(&path), e))?;
-        }
-    }
-    Ok(x.bytes)
+    Extraction::new(dir.into(), None).run(archive, limits)
+}
+
+/// How files that are copied into a container meet what is there.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct CopyRules {
+    /// Neither does a directory replace something else, nor something else a directory.
+    pub(crate) keep_kinds: bool,
+    /// Who owns them, whatever the archive says.
+    pub(crate) owner: Option<(u32, u32)>,
+}
+
+/// Unpacks an archive, plain or compressed with gzip or zstd, into the directory `to`. Names that begin like
+/// whiteouts are names.
+pub(crate) fn copy_in(from: impl Read + Send, to: OwnedFd, rules: CopyRules) -> Result<(), Error> {
+    let (_, reader) = decoder(from).map_err(|e| Error::Archive(format!("it cannot be read: {e}")))?;
+    let limits = Limits { bytes: u64::MAX, entries: u64::MAX, ..Limits::default() };
+    Extraction::new(to, Some(rules)).run(&mut TarReader::new(reader, false), &limits).map(drop)
 }
 
 struct Extraction {
     root: OwnedFd,
+    /// Copied files; else a layer.
+    copy: Option<CopyRules>,
     /// The directory of the last entry, as most entries follow a sibling.
     parent: Option<(Vec<u8>, OwnedFd)>,
     /// Paths this layer made, which its own whiteouts do not remove.
@@ -99,6 +100,26 @@ fn split(path: &[u8]) -> (&[u8], &[u8]) {
 }
 
 impl Extraction {
+    fn new(root: OwnedFd, copy: Option<CopyRules>) -> Self {
+        Self { root, copy, parent: None, made: HashSet::new(), directories: Vec::new(), bytes: 0, entries: 0 }
+    }
+
+    /// Unpacks everything; returns the bytes written.
+    fn run<R: Read>(&mut self, archive: &mut TarReader<R>, limits: &Limits) -> Result<u64, Error> {
+        while let Some(entry) = archive.next()? {
+            self.entry(&entry, archive, limits)?;
+        }
+        // Directory times last: making their entries changed them. Children before parents is of no matter.
+        for (path, mtime) in std::mem::take(&mut self.directories) {
+            if let Ok(fd) = self.open(&path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW) {
+                let at = TimeSpec::new(mtime.0, mtime.1);
+                futimens(&fd, &at, &at)
+                    .map_err(|e| failed("set the time of", &String::from_utf8_lossy(&path), e))?;
+            }
+        }
+        Ok(self.bytes)
+    }
+
     fn open(&self, path: &[u8], flags: OFlag) -> Result<OwnedFd, Errno> {
         let path: &[u8] = if path.is_empty() { b"." } else { path };
         let how = OpenHow::new()
@@ -142,6 +163,11 @@ impl Extraction {
         archive: &mut TarReader<R>,
         limits: &Limits,
     ) -> Result<(), Error> {
+        let mut given = e.clone();
+        if let Some((uid, gid)) = self.copy.and_then(|c| c.owner) {
+            (given.uid, given.gid) = (uid, gid);
+        }
+        let e = &given;
         let name = e.name();
         self.entries += 1;
         if self.entries > limits.entries {
@@ -162,12 +188,17 @@ impl Extraction {
         let path = clean(&e.path, &name)?;
         if path.is_empty() {
             return match e.kind {
+                // Where files are copied to stays as it is.
+                Kind::Directory if self.copy.is_some() => Ok(()),
                 Kind::Directory => self.attributes_of_root(e, &name),
                 _ => Err(refused(&name, "it has no name")),
             };
         }
         let (above, last) = split(&path);
         let dir = self.parent(above, &name)?;
+        if self.copy.is_some() {
+            return self.place(e, archive, &dir, last, &path);
+        }
         if last == OPAQUE {
             return set_xattr(&dir, b"trusted.overlay.opaque", b"y", &name);
         }
@@ -178,12 +209,25 @@ impl Extraction {
         if let Some(hidden) = last.strip_prefix(WHITEOUT) {
             return self.whiteout(&dir, above, hidden, &name);
         }
-        self.make_way(&dir, last, e.kind, &name)?;
         self.made.insert(path.clone());
+        self.place(e, archive, &dir, last, &path)
+    }
+
+    /// Makes the entry as `last` of the directory.
+    fn place<R: Read>(
+        &mut self,
+        e: &Entry,
+        archive: &mut TarReader<R>,
+        dir: &OwnedFd,
+        last: &[u8],
+        path: &[u8],
+    ) -> Result<(), Error> {
+        let name = e.name();
+        self.make_way(dir, last, e.kind, &name)?;
         let mode = Mode::from_bits_truncate(e.mode);
         let owner = || {
             fchownat(
-                &dir,
+                dir,
                 last,
                 Some(Uid::from_raw(e.uid)),
                 Some(Gid::from_raw(e.gid)),
@@ -192,23 +236,23 @@ impl Extraction {
             .map_err(|err| failed("give an owner to", &name, err))
         };
         match e.kind {
-            Kind::HardLink => return self.hard_link(e, &dir, last, &name),
+            Kind::HardLink => return self.hard_link(e, dir, last, &name),
             Kind::Symlink => {
-                symlinkat(e.link.as_slice(), &dir, last).map_err(|err| failed("make symlink", &name, err))?;
+                symlinkat(e.link.as_slice(), dir, last).map_err(|err| failed("make symlink", &name, err))?;
                 owner()?;
                 let at = TimeSpec::new(e.mtime.0, e.mtime.1);
-                return utimensat(&dir, last, &at, &at, UtimensatFlags::NoFollowSymlink)
+                return utimensat(dir, last, &at, &at, UtimensatFlags::NoFollowSymlink)
                     .map_err(|err| failed("set the time of", &name, err));
             }
             Kind::Directory => {
-                match mkdirat(&dir, last, Mode::from_bits_truncate(0o700)) {
+                match mkdirat(dir, last, Mode::from_bits_truncate(0o700)) {
                     Ok(()) | Err(Errno::EEXIST) => {}
                     Err(err) => return Err(failed("make directory", &name, err)),
                 }
-                self.directories.push((path.clone(), e.mtime));
+                self.directories.push((path.to_vec(), e.mtime));
             }
             Kind::File => {
-                let fd = open_in(&dir, last, OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL)
+                let fd = open_in(dir, last, OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL)
                     .map_err(|err| failed("make", &name, err))?;
                 let file = File::from(fd);
                 write_data(&file, e, archive, &name)?;
@@ -220,18 +264,18 @@ impl Extraction {
                     Kind::BlockDevice => SFlag::S_IFBLK,
                     _ => SFlag::S_IFIFO,
                 };
-                mknodat(&dir, last, kind, mode, makedev(e.major.into(), e.minor.into()))
+                mknodat(dir, last, kind, mode, makedev(e.major.into(), e.minor.into()))
                     .map_err(|err| failed("make device", &name, err))?;
                 owner()?;
                 // A path, not a descriptor: opening a device has effects.
-                nix::sys::stat::fchmodat(&dir, last, mode, nix::sys::stat::FchmodatFlags::FollowSymlink)
+                nix::sys::stat::fchmodat(dir, last, mode, nix::sys::stat::FchmodatFlags::FollowSymlink)
                     .map_err(|err| failed("set the mode of", &name, err))?;
                 let at = TimeSpec::new(e.mtime.0, e.mtime.1);
-                return utimensat(&dir, last, &at, &at, UtimensatFlags::NoFollowSymlink)
+                return utimensat(dir, last, &at, &at, UtimensatFlags::NoFollowSymlink)
                     .map_err(|err| failed("set the time of", &name, err));
             }
         }
-        let fd = open_in(&dir, last, OFlag::O_RDONLY | OFlag::O_DIRECTORY)
+        let fd = open_in(dir, last, OFlag::O_RDONLY | OFlag::O_DIRECTORY)
             .map_err(|err| failed("open", &name, err))?;
         attributes(&fd, e, mode, &name)
     }
@@ -265,6 +309,23 @@ impl Extraction {
             Err(e) => return Err(failed("look at", name, e)),
             Ok(s) => SFlag::from_bits_truncate(s.st_mode) & SFlag::S_IFMT,
         };
+        let (old, new) = (there == SFlag::S_IFDIR, kind == Kind::Directory);
+        if let Some(rules) = self.copy
+            && old != new
+        {
+            let words = |d: bool| if d { "directory" } else { "non-directory" };
+            if rules.keep_kinds {
+                return Err(Error::Invalid(format!(
+                    "cannot overwrite {} \"/{name}\" with {} \"/{name}\"",
+                    words(old),
+                    words(new)
+                )));
+            }
+            if old {
+                self.parent = None;
+                return empty_away(dir, last).map_err(|e| failed("replace", name, e));
+            }
+        }
         if there != SFlag::S_IFDIR {
             return unlinkat(dir, last, UnlinkatFlags::NoRemoveDir).map_err(|e| failed("replace", name, e));
         }
@@ -295,6 +356,25 @@ impl Extraction {
         linkat(nix::fcntl::AT_FDCWD, proc_path.as_str(), dir, last, AtFlags::AT_SYMLINK_FOLLOW)
             .map_err(|err| failed("link", name, err))
     }
+}
+
+/// Removes a directory and all below it, never through a symlink.
+fn empty_away(dir: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
+    let below = open_in(dir, name, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
+    let mut open = nix::dir::Dir::from_fd(below.try_clone().map_err(|e| errno(&e))?)?;
+    let entries: Vec<_> = open.iter().collect::<Result<_, _>>()?;
+    for entry in entries {
+        let entry = entry.file_name().to_bytes();
+        if matches!(entry, b"." | b"..") {
+            continue;
+        }
+        match unlinkat(&below, entry, UnlinkatFlags::NoRemoveDir) {
+            Err(Errno::EISDIR) => empty_away(&below, entry)?,
+            Err(Errno::ENOENT) => {}
+            other => other?,
+        }
+    }
+    unlinkat(dir, name, UnlinkatFlags::RemoveDir)
 }
 
 fn errno(e: &io::Error) -> Errno {

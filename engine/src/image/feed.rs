@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use crate::error::{Error, blocking};
 
 /// Runs blocking `work` on what the async `source` brings.
-pub(super) async fn run<T: Send + 'static>(
+pub(crate) async fn run<T: Send + 'static>(
     mut source: impl AsyncRead + Send + Unpin,
     work: impl FnOnce(Feed) -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
@@ -28,7 +28,7 @@ pub(super) async fn run<T: Send + 'static>(
 }
 
 /// The blocking end of an async stream; a client that vanishes is an error, not an end.
-pub(super) struct Feed {
+pub(crate) struct Feed {
     receive: tokio::sync::mpsc::Receiver<io::Result<Bytes>>,
     chunk: Bytes,
     ended: bool,

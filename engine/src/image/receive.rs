@@ -129,7 +129,7 @@ impl Images {
         Ok(id)
     }
 
-    fn prepare(&self, found: Found, scratch: &Scratch) -> Result<Prepared, Error> {
+    pub(super) fn prepare(&self, found: Found, scratch: &Scratch) -> Result<Prepared, Error> {
         self.prepare_with(found, scratch, None)
     }
 
@@ -202,7 +202,7 @@ impl Images {
 
     /// Files into place, everything to disk, then the metadata in one commit: a crash before it leaves
     /// files that the next start sweeps, one after it leaves a whole image.
-    fn publish(&self, prepared: &[Prepared]) -> Result<(), Error> {
+    pub(super) fn publish(&self, prepared: &[Prepared]) -> Result<(), Error> {
         let mut moved = false;
         let mut changes = Vec::new();
         for p in prepared {
@@ -242,11 +242,18 @@ impl Images {
 }
 
 /// An image that only waits to be published.
-struct Prepared {
+pub(super) struct Prepared {
     stored: StoredImage,
     layers: Vec<(String, StoredLayer, PathBuf)>,
     blobs: Vec<(String, PathBuf)>,
     references: Vec<String>,
+}
+
+impl Prepared {
+    /// The image's ID.
+    pub(super) fn id(&self) -> &str {
+        &self.stored.image.id
+    }
 }
 
 /// False when it is there already.

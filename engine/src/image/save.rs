@@ -2,21 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{self, Write};
-use std::pin::Pin;
-
-use bytes::Bytes;
-use tokio::io::AsyncRead;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::io::StreamReader;
+use std::io;
 
 use super::reference::Reference;
 use super::store::Images;
 use crate::error::Error;
-
-/// What `save` gives: bytes, or the error that ends them.
-pub type SavedArchive = Pin<Box<dyn AsyncRead + Send>>;
+use crate::outflow::{self, Outflow, SavedArchive};
 
 impl Images {
     /// All the named images in one archive that `load` (and Docker's) reads. Blobs go out as they came in.
@@ -37,19 +28,14 @@ impl Images {
             return Err(Error::Invalid("name at least one image to save".into()));
         }
         let images = self.clone();
-        let (send, receive) = mpsc::channel(8);
-        tokio::task::spawn_blocking(move || {
-            let mut out = Sender { send, buffer: Vec::new() };
-            let ended = images.write_archive(&mut out, &wanted).and_then(|()| out.flush());
-            if let Err(e) = ended {
-                // Nobody listens when the reader has gone; that is how most of these end.
-                let _ = out.send.blocking_send(Err(e));
-            }
-        });
-        Ok(Box::pin(StreamReader::new(ReceiverStream::new(receive))))
+        Ok(outflow::stream(move |out| images.write_archive(out, &wanted)))
     }
 
-    fn write_archive(&self, out: &mut Sender, wanted: &BTreeMap<String, BTreeSet<String>>) -> io::Result<()> {
+    fn write_archive(
+        &self,
+        out: &mut Outflow,
+        wanted: &BTreeMap<String, BTreeSet<String>>,
+    ) -> io::Result<()> {
         // Nothing that is being written may be removed meanwhile.
         let _changing = self.changing().blocking_lock();
         let mut archive = tar::Builder::new(out);
@@ -81,30 +67,5 @@ impl Images {
         header.set_mode(0o644);
         archive.append_data(&mut header, "manifest.json", json.as_slice())?;
         archive.finish()
-    }
-}
-
-const CHUNK: usize = 256 << 10;
-
-struct Sender {
-    send: mpsc::Sender<io::Result<Bytes>>,
-    buffer: Vec<u8>,
-}
-
-impl Write for Sender {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.buffer.extend_from_slice(bytes);
-        if self.buffer.len() >= CHUNK {
-            self.flush()?;
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        if self.buffer.is_empty() {
-            return Ok(());
-        }
-        let chunk = Bytes::from(std::mem::take(&mut self.buffer));
-        self.send.blocking_send(Ok(chunk)).map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
 }

@@ -78,10 +78,13 @@ impl Gate {
     pub fn receive(&self) -> Result<Option<(Message, Option<OwnedFd>)>, Error> {
         let mut buffer = [0u8; MAX_MESSAGE];
         let mut space = cmsg_space!(RawFd);
+        let mut reset = false;
         let (length, fd) = loop {
             let mut iov = [io::IoSliceMut::new(&mut buffer)];
             match recvmsg::<()>(self.0.as_raw_fd(), &mut iov, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC) {
                 Err(nix::Error::EINTR) => continue,
+                // The other end left without reading what we sent. What it said before that is still to be read.
+                Err(nix::Error::ECONNRESET) if !reset => reset = true,
                 Err(nix::Error::ECONNRESET) => return Ok(None),
                 Err(e) => return Err(e).on("receive from", "container init"),
                 Ok(m) => {

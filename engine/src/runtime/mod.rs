@@ -14,6 +14,7 @@ pub mod capabilities;
 pub mod cgroup;
 pub mod error;
 pub mod mount_api;
+pub(crate) mod mountinfo;
 pub mod seccomp;
 pub mod sysctls;
 
@@ -26,11 +27,12 @@ mod namespaces;
 mod paths;
 mod process;
 mod reaper;
-mod resolve;
+pub(crate) mod resolve;
 mod rlimits;
 mod rootfs;
 mod terminal;
 mod user;
+mod view;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -50,6 +52,8 @@ pub use self::process::Pipes;
 use self::process::Plan;
 use self::seccomp::Filter;
 pub use self::terminal::resize;
+pub(crate) use self::user::User;
+pub(crate) use self::view::{Parts, View};
 use crate::shim::{NetworkNamespace, ShimSpec};
 
 /// Checks all of `spec` that can be checked without making anything.

@@ -126,8 +126,13 @@ pub fn set_attributes(mount: impl AsFd, set: u64, recursive: bool) -> io::Result
 
 /// Makes a mount and all below it private: nothing propagates in or out.
 pub fn make_private(mount: impl AsFd) -> io::Result<()> {
-    let attr = MountAttr { propagation: libc::MS_PRIVATE, ..MountAttr::default() };
-    change(mount.as_fd(), &attr, true)
+    set_propagation(mount, libc::MS_PRIVATE, true)
+}
+
+/// Sets the propagation (`MS_PRIVATE`, `MS_SHARED`, `MS_SLAVE`) of a mount, and of all below it when `recursive`.
+pub fn set_propagation(mount: impl AsFd, propagation: u64, recursive: bool) -> io::Result<()> {
+    let attr = MountAttr { propagation, ..MountAttr::default() };
+    change(mount.as_fd(), &attr, recursive)
 }
 
 fn change(mount: BorrowedFd<'_>, attr: &MountAttr, recursive: bool) -> io::Result<()> {

@@ -1,7 +1,7 @@
 //! What is mounted into a container: the kernel's file systems, the host's files, volumes and tmpfs.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
@@ -10,9 +10,10 @@ use nix::sys::stat::{SFlag, fstat};
 use super::cgroup::Cgroup;
 use super::error::{Context, Error};
 use super::mount_api::{self, FsContext, NODEV, NOEXEC, NOSUID, RDONLY};
+use super::mountinfo;
 use super::resolve::{self, Root};
-use crate::config::{MountConfig, MountKind};
-use crate::shim::ShimSpec;
+use crate::mount::{BindOptions, MountConfig, MountKind, Propagation, TmpfsOptions};
+use crate::shim::{HostFiles, ShimSpec};
 
 const STRICT: u64 = NOSUID | NODEV | NOEXEC;
 const DEFAULT_SHM: u64 = 64 << 20;
@@ -25,28 +26,34 @@ pub struct FromHost {
 }
 
 impl FromHost {
-    /// Clones what `spec` binds.
-    pub fn collect(spec: &ShimSpec) -> Result<Self, Error> {
+    /// Clones what is bound. Done before this mount namespace is cut off from the host's, so that a bind that is to
+    /// stay connected with the host still is.
+    pub fn collect(host_files: &HostFiles, mounts: &[MountConfig]) -> Result<Self, Error> {
         let given = [
-            (&spec.host_files.hosts, "/etc/hosts"),
-            (&spec.host_files.resolv_conf, "/etc/resolv.conf"),
-            (&spec.host_files.hostname, "/etc/hostname"),
+            (&host_files.hosts, "/etc/hosts"),
+            (&host_files.resolv_conf, "/etc/resolv.conf"),
+            (&host_files.hostname, "/etc/hostname"),
         ];
         let mut files = Vec::new();
         for (source, target) in given {
             if let Some(source) = source {
                 let tree = mount_api::clone_path(source, false).on("bind", source.display())?;
+                mount_api::set_propagation(&tree, libc::MS_PRIVATE, true)
+                    .on("make private", source.display())?;
                 files.push((tree, PathBuf::from(target)));
             }
         }
         let mut volumes = Vec::new();
-        for m in &spec.mounts {
+        for m in mounts {
             if !m.target.is_absolute() {
                 return Err(Error::Refused(format!("mount target {:?} is not an absolute path", m.target)));
             }
             let tree = match &m.kind {
-                MountKind::Bind { source } => Some(bind(source, m.read_only)?),
+                MountKind::Bind { source, options } => Some(bind(source, options, m.read_only)?),
                 MountKind::Tmpfs { .. } => None,
+                MountKind::Volume { name, .. } => {
+                    return Err(Error::Refused(format!("volume {name:?} has no place on the host")));
+                }
             };
             volumes.push((tree, m.clone()));
         }
@@ -99,8 +106,10 @@ impl FromHost {
             let target = config.target.display();
             let (tree, is_directory) = match (tree, &config.kind) {
                 (Some(tree), _) => (tree, is_directory(tree).on("examine", &target)?),
-                (None, MountKind::Tmpfs { size, mode }) => (&tmpfs(*size, *mode, config.read_only)?, true),
-                (None, MountKind::Bind { .. }) => continue,
+                (None, MountKind::Tmpfs { size, mode, options }) => {
+                    (&tmpfs(*size, *mode, options, config.read_only)?, true)
+                }
+                (None, MountKind::Bind { .. } | MountKind::Volume { .. }) => continue,
             };
             let place = if is_directory { root.directory(&config.target) } else { root.file(&config.target) };
             mount_api::attach(tree, place.on("make mount point", &target)?).on("mount", &target)?;
@@ -109,26 +118,77 @@ impl FromHost {
     }
 }
 
-fn bind(source: &Path, read_only: bool) -> Result<OwnedFd, Error> {
-    let tree = match mount_api::clone_path(source, true) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            return Err(Error::Refused(format!("bind source path does not exist: {}", source.display())));
-        }
-        other => other.on("bind", source.display())?,
+fn bind(source: &Path, options: &BindOptions, read_only: bool) -> Result<OwnedFd, Error> {
+    let shown = match &options.subpath {
+        Some(subpath) => source.join(subpath),
+        None => source.to_path_buf(),
     };
-    mount_api::make_private(&tree).on("make private", source.display())?;
+    let recursive = !options.non_recursive;
+    let tree = match &options.subpath {
+        None => mount_api::clone_path(source, recursive),
+        Some(subpath) => Root::at(source)
+            .and_then(|root| root.locate(subpath))
+            .and_then(|place| mount_api::clone_tree(place.as_fd(), Path::new(""), recursive)),
+    };
+    let tree = match tree {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            return Err(Error::Refused(format!("bind source path does not exist: {}", shown.display())));
+        }
+        other => other.on("bind", shown.display())?,
+    };
+    let (kind, below) = propagation(source, options.propagation)?;
+    mount_api::set_propagation(&tree, kind, below).on("set propagation of", shown.display())?;
     if read_only {
-        mount_api::set_attributes(&tree, RDONLY, true).on("make read-only", source.display())?;
+        let below = !options.read_only_non_recursive;
+        mount_api::set_attributes(&tree, RDONLY, below).on("make read-only", shown.display())?;
     }
     Ok(tree)
 }
 
-fn tmpfs(size: Option<u64>, mode: Option<u32>, read_only: bool) -> Result<OwnedFd, Error> {
+/// The flag of a propagation and whether it holds for mounts below. Refuses one that the source's own mount has no
+/// part in, since nothing would ever pass.
+fn propagation(source: &Path, wanted: Propagation) -> Result<(u64, bool), Error> {
+    let (flag, below) = match wanted {
+        Propagation::Private => return Ok((libc::MS_PRIVATE, false)),
+        Propagation::Rprivate => return Ok((libc::MS_PRIVATE, true)),
+        Propagation::Shared => (libc::MS_SHARED, false),
+        Propagation::Rshared => (libc::MS_SHARED, true),
+        Propagation::Slave => (libc::MS_SLAVE, false),
+        Propagation::Rslave => (libc::MS_SLAVE, true),
+    };
+    let path = std::fs::canonicalize(source).on("resolve", source.display())?;
+    let mounts = mountinfo::read().on("read", "/proc/self/mountinfo")?;
+    let Some(mount) = mountinfo::of(&mounts, &path) else { return Ok((flag, below)) };
+    let (fits, want) = match flag {
+        libc::MS_SHARED => (mount.shared, "a shared mount"),
+        _ => (mount.shared || mount.slave, "a shared or slave mount"),
+    };
+    if !fits {
+        return Err(Error::Refused(format!(
+            "path {} is mounted on {} but it is not {want}",
+            source.display(),
+            mount.mount_point.display()
+        )));
+    }
+    Ok((flag, below))
+}
+
+fn tmpfs(
+    size: Option<u64>,
+    mode: Option<u32>,
+    options: &TmpfsOptions,
+    read_only: bool,
+) -> Result<OwnedFd, Error> {
     let mode = format!("{:o}", mode.unwrap_or(0o1777));
     let size = size.filter(|s| *s > 0).map(|s| s.to_string());
-    let mut options = vec![("mode", mode.as_str())];
-    options.extend(size.as_deref().map(|s| ("size", s)));
-    kernel_tree("tmpfs", STRICT | if read_only { RDONLY } else { 0 }, &options)
+    let mut given = vec![("mode", mode.as_str())];
+    given.extend(size.as_deref().map(|s| ("size", s)));
+    given.extend(options.more.iter().map(|(k, v)| (k.as_str(), v.as_str())));
+    let mut attributes = if read_only { RDONLY } else { 0 };
+    for (allowed, attribute) in [(options.exec, NOEXEC), (options.suid, NOSUID), (options.dev, NODEV)] {
+        attributes |= if allowed { 0 } else { attribute };
+    }
+    kernel_tree("tmpfs", attributes, &given)
 }
 
 fn is_directory(tree: &OwnedFd) -> io::Result<bool> {

@@ -87,10 +87,10 @@ pub fn run(plan: &Plan<'_>, cgroup: &Cgroup, pipes: Option<Pipes>, gate: &Gate) 
 
 fn build_root(plan: &Plan<'_>, cgroup: &Cgroup, gate: &Gate) -> Result<Root, Error> {
     let spec = plan.spec;
+    let mut from_host = FromHost::collect(&spec.host_files, &spec.mounts)?;
     rootfs::isolate()?;
     // Opened here, since a mount point must be of this mount namespace.
     let scratch = OwnedFd::from(std::fs::File::open(plan.scratch).on("open", plan.scratch.display())?);
-    let mut from_host = FromHost::collect(spec)?;
     let host_devices = if spec.privileged { devices::host_devices() } else { Vec::new() };
     let tree = rootfs::prepare(&spec.rootfs, &scratch)?;
     if !cgroup.is_entered_by_clone() {

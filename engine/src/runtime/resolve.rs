@@ -27,10 +27,25 @@ struct OpenHow {
 /// The root that lookups stay in.
 pub struct Root(OwnedFd);
 
+impl From<OwnedFd> for Root {
+    fn from(directory: OwnedFd) -> Self {
+        Self(directory)
+    }
+}
+
 impl Root {
     /// The root directory of this process.
     pub fn current() -> io::Result<Self> {
-        Ok(Self(nix::fcntl::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?))
+        Self::at(Path::new("/"))
+    }
+
+    /// A directory of this process's own file system.
+    pub fn at(path: &Path) -> io::Result<Self> {
+        Ok(Self(nix::fcntl::open(
+            path,
+            OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+            Mode::empty(),
+        )?))
     }
 
     /// Opens `path` below this root.

@@ -27,12 +27,25 @@ pub fn prepare(rootfs: &Rootfs, scratch: &OwnedFd) -> Result<OwnedFd, Error> {
             if lowers.is_empty() {
                 return Err(Error::Refused("the root file system has no layer".into()));
             }
-            overlay(lowers, upper, work, scratch)
+            overlay(lowers, Some((upper, work)), scratch)
         }
     }
 }
 
-fn overlay(lowers: &[PathBuf], upper: &Path, work: &Path, scratch: &OwnedFd) -> Result<OwnedFd, Error> {
+/// Layers alone, topmost first, read-only.
+pub fn layers(lowers: &[PathBuf], scratch: &OwnedFd) -> Result<OwnedFd, Error> {
+    match lowers {
+        [] => Err(Error::Refused("the root file system has no layer".into())),
+        [only] => {
+            let tree = mount_api::clone_path(only, false).on("clone layer", only.display())?;
+            mount_api::set_attributes(&tree, mount_api::RDONLY, false).on("protect layer", only.display())?;
+            Ok(tree)
+        }
+        several => overlay(several, None, scratch),
+    }
+}
+
+fn overlay(lowers: &[PathBuf], changes: Option<(&Path, &Path)>, scratch: &OwnedFd) -> Result<OwnedFd, Error> {
     let mut held = Vec::new();
     let mut short = |path: &Path| -> Result<PathBuf, Error> {
         if path.as_os_str().as_bytes().len() <= MAX_VALUE {
@@ -46,35 +59,39 @@ fn overlay(lowers: &[PathBuf], upper: &Path, work: &Path, scratch: &OwnedFd) -> 
     let context = FsContext::open("overlay").on("open file system", "overlay")?;
     if context.is_legacy() {
         // Before Linux 6.5. The context has been spoilt by the question.
-        return classic_overlay(lowers, upper, work, scratch);
+        return classic_overlay(lowers, changes, scratch);
     }
     context.set("source", "overlay").on("set", "overlay source")?;
     for lower in lowers {
         match context.set("lowerdir+", short(lower)?) {
             // Linux 6.5 and 6.6: layers can only be given all at once.
             Err(e) if e.raw_os_error() == Some(libc::EINVAL) && lower.is_dir() => {
-                return classic_overlay(lowers, upper, work, scratch);
+                return classic_overlay(lowers, changes, scratch);
             }
             other => other.on("add overlay layer", lower.display())?,
         }
     }
-    context.set("upperdir", short(upper)?).on("set overlay upper directory", upper.display())?;
-    context.set("workdir", short(work)?).on("set overlay work directory", work.display())?;
-    context.mount(0).on("mount overlay on", upper.display())
+    if let Some((upper, work)) = changes {
+        context.set("upperdir", short(upper)?).on("set overlay upper directory", upper.display())?;
+        context.set("workdir", short(work)?).on("set overlay work directory", work.display())?;
+    }
+    context.mount(0).on("mount overlay on", changes.map_or(&*lowers[0], |(upper, _)| upper).display())
 }
 
 /// mount(2): options of at most a page, so every directory is named by a descriptor.
 fn classic_overlay(
     lowers: &[PathBuf],
-    upper: &Path,
-    work: &Path,
+    changes: Option<(&Path, &Path)>,
     scratch: &OwnedFd,
 ) -> Result<OwnedFd, Error> {
-    let fds = lowers.iter().map(|l| open_directory(l)).collect::<Result<Vec<_>, _>>()?;
-    let (upper_fd, work_fd) = (open_directory(upper)?, open_directory(work)?);
+    let mut fds = lowers.iter().map(|l| open_directory(l)).collect::<Result<Vec<_>, _>>()?;
     let path = |fd: &OwnedFd| fd_path(fd.as_fd()).to_string_lossy().into_owned();
-    let layers = fds.iter().map(path).collect::<Vec<_>>().join(":");
-    let options = format!("lowerdir={layers},upperdir={},workdir={}", path(&upper_fd), path(&work_fd));
+    let mut options = format!("lowerdir={}", fds.iter().map(path).collect::<Vec<_>>().join(":"));
+    for (key, dir) in changes.into_iter().flat_map(|(upper, work)| [("upperdir", upper), ("workdir", work)]) {
+        let fd = open_directory(dir)?;
+        options.push_str(&format!(",{key}={}", path(&fd)));
+        fds.push(fd);
+    }
     mount(
         Some("overlay"),
         &fd_path(scratch.as_fd()),
@@ -82,7 +99,7 @@ fn classic_overlay(
         MsFlags::empty(),
         Some(options.as_str()),
     )
-    .on("mount overlay on", upper.display())?;
+    .on("mount overlay over", lowers[0].display())?;
     let target = std::fs::read_link(fd_path(scratch.as_fd())).on("read", "scratch directory")?;
     let tree = mount_api::clone_path(&target, false).on("clone overlay at", target.display())?;
     umount2(&target, MntFlags::MNT_DETACH).on("unmount", target.display())?;

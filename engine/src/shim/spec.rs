@@ -9,7 +9,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{LogConfig, MountConfig, ResourceLimits, Seccomp, UlimitConfig};
+use crate::config::{LogConfig, ResourceLimits, Seccomp, UlimitConfig};
+use crate::mount::MountConfig;
 
 /// The [`ShimSpec`] as JSON.
 pub const SPEC_FILE: &str = "spec.json";
@@ -46,7 +47,8 @@ pub struct ShimSpec {
     pub hostname: String,
     /// NIS domain name; empty = none.
     pub domainname: String,
-    /// Binds and tmpfs, in the order given (parents before children is the caller's business).
+    /// Binds and tmpfs, in the order given (parents before children is the caller's business). A volume is a bind
+    /// of its directory here.
     pub mounts: Vec<MountConfig>,
     /// Content for `/etc/hosts`, `/etc/resolv.conf` and `/etc/hostname`: host files bound over them.
     pub host_files: HostFiles,

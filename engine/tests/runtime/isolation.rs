@@ -133,14 +133,10 @@ async fn volumes_are_mounted_where_asked() {
     std::fs::create_dir(bundle.path("volume")).expect("a directory");
     std::fs::write(bundle.path("volume/a"), "content\n").expect("a file");
     std::fs::write(bundle.path("hosts"), "127.0.0.1 localhost\n").expect("a file");
-    let bind = MountKind::Bind { source: bundle.path("volume") };
+    let bind = MountKind::bind(bundle.path("volume"));
     bundle.spec.mounts = vec![
-        MountConfig { kind: bind, target: "/data".into(), read_only: true },
-        MountConfig {
-            kind: MountKind::Tmpfs { size: Some(1 << 20), mode: None },
-            target: "/tmp/new/deep".into(),
-            read_only: false,
-        },
+        MountConfig::new(bind, "/data", true),
+        MountConfig::new(MountKind::tmpfs(Some(1 << 20), None), "/tmp/new/deep", false),
     ];
     bundle.spec.host_files.hosts = Some(bundle.path("hosts"));
     let (code, text) = bundle.output().await;

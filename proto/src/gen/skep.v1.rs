@@ -157,7 +157,7 @@ pub struct Node {
     #[prost(string, tag = "11")]
     pub data_path_addr: ::prost::alloc::string::String,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Mount {
     /// bind | volume | tmpfs
     #[prost(string, tag = "1")]
@@ -170,6 +170,43 @@ pub struct Mount {
     pub read_only: bool,
     #[prost(int64, tag = "5")]
     pub tmpfs_size_bytes: i64,
+    #[prost(uint32, tag = "6")]
+    pub tmpfs_mode: u32,
+    #[prost(message, optional, tag = "7")]
+    pub bind: ::core::option::Option<BindOptions>,
+    #[prost(message, optional, tag = "8")]
+    pub volume: ::core::option::Option<VolumeOptions>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BindOptions {
+    /// empty: rprivate
+    #[prost(string, tag = "1")]
+    pub propagation: ::prost::alloc::string::String,
+    #[prost(bool, tag = "2")]
+    pub non_recursive: bool,
+    #[prost(bool, tag = "3")]
+    pub read_only_non_recursive: bool,
+    #[prost(bool, tag = "4")]
+    pub create_mountpoint: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct VolumeOptions {
+    #[prost(bool, tag = "1")]
+    pub no_copy: bool,
+    #[prost(btree_map = "string, string", tag = "2")]
+    pub labels: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    #[prost(string, tag = "3")]
+    pub driver: ::prost::alloc::string::String,
+    #[prost(btree_map = "string, string", tag = "4")]
+    pub driver_options: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    #[prost(string, tag = "5")]
+    pub subpath: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HealthConfig {

@@ -1,19 +1,15 @@
 //! Reads `HostConfig`: each field honoured, or refused by its path.
 
-use std::path::PathBuf;
-
 use serde_json::json;
 use skep_engine::{ContainerConfig, LogConfig, ResourceLimits, RestartPolicy, Seccomp, UlimitConfig};
 
-use super::mounts::{read_bind, read_mount, read_tmpfs};
 use super::networking::read_ports;
+use crate::convert::mounts::{read_bind, read_mount, read_tmpfs};
 use crate::error::{ApiError, ApiResult};
 use crate::fields::Fields;
 
 const REMEDIES: &[(&str, &str)] = &[
     ("PublishAllPorts", "publish each port with -p"),
-    ("VolumesFrom", "volumes come in a later version; bind a host directory"),
-    ("VolumeDriver", "volumes come in a later version; bind a host directory"),
     ("Links", "put both containers on one network; they find each other by name"),
     ("PidMode", "every container has its own processes; leave it out"),
     ("UTSMode", "every container has its own host name; leave it out"),
@@ -25,24 +21,20 @@ const REMEDIES: &[(&str, &str)] = &[
     ("OomKillDisable", "use --oom-score-adj to protect the container"),
 ];
 
-/// Fills the configuration; answers the network mode and the `-v` sources.
-pub(super) fn read_host_config(
-    mut f: Fields,
-    config: &mut ContainerConfig,
-) -> ApiResult<(String, Vec<PathBuf>)> {
+/// Fills the configuration; answers the network mode and the driver of volumes nobody named one for.
+pub(super) fn read_host_config(mut f: Fields, config: &mut ContainerConfig) -> ApiResult<(String, String)> {
     let mode = f.string("NetworkMode")?;
-    let mut made = Vec::new();
-    for (i, bind) in f.strings("Binds")?.iter().enumerate() {
-        let (mount, source) = read_bind(&format!("{}[{i}]", f.path("Binds")), bind)?;
-        made.push(source);
-        config.mounts.push(mount);
+    let volume_driver = f.string("VolumeDriver")?;
+    config.volumes_from = f.strings("VolumesFrom")?;
+    for bind in f.strings("Binds")? {
+        config.mounts.push(read_bind(&bind, &volume_driver)?);
     }
     for mount in f.objects("Mounts")? {
         config.mounts.push(read_mount(mount)?);
     }
     let tmpfs: Vec<(String, String)> = f.string_map("Tmpfs")?;
     for (target, options) in tmpfs {
-        config.mounts.push(read_tmpfs(&f.path("Tmpfs"), &target, &options)?);
+        config.mounts.push(read_tmpfs(&target, &options)?);
     }
     config.ports = read_ports(&f.path("PortBindings"), f.entries("PortBindings")?)?;
     let mut log = f.object("LogConfig")?;
@@ -109,7 +101,7 @@ pub(super) fn read_host_config(
     // The client's own file, and the size a terminal gets by `resize` once it runs.
     f.drop_all(&["ContainerIDFile", "ConsoleSize"]);
     f.refuse_rest(REMEDIES)?;
-    Ok((mode, made))
+    Ok((mode, volume_driver))
 }
 
 fn read_resources(f: &mut Fields) -> ApiResult<ResourceLimits> {

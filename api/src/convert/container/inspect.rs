@@ -1,13 +1,15 @@
 //! A container as `docker inspect` shows it.
 
+use std::path::PathBuf;
+
 use serde_json::{Map, Value, json};
-use skep_engine::{BoundPort, Container, ContainerState, MountKind, NetworkMode, RestartPolicy};
+use skep_engine::{BoundPort, Container, ContainerState, NetworkMode, RestartPolicy};
 
 use super::state_word;
-use crate::convert::time;
+use crate::convert::{mounts, time};
 
-/// The whole of it. `reference` is the image as the user named it.
-pub fn inspect(c: &Container) -> Value {
+/// The whole of it. `mountpoint` tells where a volume lies on the host.
+pub fn inspect(c: &Container, mountpoint: impl Fn(&str) -> PathBuf) -> Value {
     let state = c.state;
     let mut argv = c.argv.iter();
     let path = argv.next().cloned().unwrap_or_default();
@@ -44,7 +46,7 @@ pub fn inspect(c: &Container) -> Value {
         "ExecIDs": null,
         "HostConfig": host_config(c),
         "GraphDriver": { "Data": null, "Name": "overlayfs" },
-        "Mounts": mounts(c),
+        "Mounts": mounts(c, mountpoint),
         "Config": config(c),
         "NetworkSettings": network_settings(c),
     })
@@ -67,7 +69,7 @@ fn config(c: &Container) -> Value {
         "Env": c.env,
         "Cmd": g.cmd,
         "Image": g.image,
-        "Volumes": null,
+        "Volumes": asked("Volumes").filter(|v| v.as_object().is_some_and(|v| !v.is_empty())),
         "WorkingDir": g.working_dir.as_deref().unwrap_or(""),
         "Entrypoint": g.entrypoint,
         "OnBuild": null,
@@ -167,22 +169,8 @@ pub(super) fn network_mode(mode: &NetworkMode) -> String {
 }
 
 /// `Mounts`, in the short form both listings use.
-pub(super) fn mounts(c: &Container) -> Vec<Value> {
-    let one = |m: &skep_engine::MountConfig| {
-        let (kind, source) = match &m.kind {
-            MountKind::Bind { source } => ("bind", source.display().to_string()),
-            MountKind::Tmpfs { .. } => ("tmpfs", String::new()),
-        };
-        json!({
-            "Type": kind,
-            "Source": source,
-            "Destination": m.target,
-            "Mode": if m.read_only { "ro" } else { "" },
-            "RW": !m.read_only,
-            "Propagation": if kind == "bind" { "rprivate" } else { "" },
-        })
-    };
-    c.config.mounts.iter().map(one).collect()
+pub(super) fn mounts(c: &Container, mountpoint: impl Fn(&str) -> PathBuf) -> Vec<Value> {
+    c.config.mounts.iter().filter_map(|m| mounts::shown(m, &mountpoint)).collect()
 }
 
 fn network_settings(c: &Container) -> Value {

@@ -2,7 +2,6 @@
 
 mod host_config;
 mod inspect;
-mod mounts;
 mod networking;
 mod read;
 mod select;

@@ -1,6 +1,5 @@
 //! Reads the body of `POST /containers/create`.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -8,6 +7,7 @@ use skep_engine::ContainerConfig;
 
 use super::host_config::read_host_config;
 use super::networking::{check_port_key, read_network};
+use crate::convert::mounts::read_bind;
 use crate::error::{ApiError, ApiResult};
 use crate::fields::Fields;
 
@@ -16,8 +16,6 @@ use crate::fields::Fields;
 pub struct Create {
     /// For the engine.
     pub config: ContainerConfig,
-    /// Sources of `-v` mounts, which Docker makes as directories where they are missing.
-    pub make_directories: Vec<PathBuf>,
 }
 
 /// Reads a whole request body.
@@ -65,27 +63,30 @@ pub fn read(body: &[u8]) -> ApiResult<Create> {
     for port in f.entries("ExposedPorts")?.keys() {
         check_port_key("ExposedPorts", port)?;
     }
-    if let Some(path) = f.entries("Volumes")?.keys().next() {
-        return Err(ApiError::bad_request(format!(
-            "Volumes[{path:?}]: anonymous volumes come in a later version; bind a host directory (-v /host:{path}) or use --tmpfs {path}"
-        )));
-    }
+    let volumes = f.entries("Volumes")?;
     let disabled = f.bool("NetworkDisabled")?;
     let host = f.object("HostConfig")?;
-    let (mode, make_directories) = read_host_config(host, &mut config)?;
+    let (mode, volume_driver) = read_host_config(host, &mut config)?;
+    for target in volumes.keys() {
+        let mut mount = read_bind(target, &volume_driver)?;
+        if !config.mounts.iter().any(|m| m.target == mount.target) {
+            mount.mode.clear();
+            config.mounts.push(mount);
+        }
+    }
     let mode = if disabled { "none".to_owned() } else { mode };
     config.network = read_network(&mode, f.object("NetworkingConfig")?)?;
     // Which streams the creating client attaches itself to, and what only a build reads.
     f.drop_all(&["AttachStdin", "AttachStdout", "AttachStderr", "ArgsEscaped", "OnBuild", "Shell"]);
     f.refuse_rest(&[("MacAddress", "addresses are chosen by the network")])?;
     config.api_request = Some(kept(verbatim));
-    Ok(Create { config, make_directories })
+    Ok(Create { config })
 }
 
 /// The parts of the request that `inspect` shows and that the engine's own model does not carry.
 fn kept(mut verbatim: Value) -> Value {
     let mut keep = json!({});
-    for key in ["HostConfig", "ExposedPorts", "AttachStdin", "AttachStdout", "AttachStderr"] {
+    for key in ["HostConfig", "ExposedPorts", "Volumes", "AttachStdin", "AttachStdout", "AttachStderr"] {
         if let Some(value) = verbatim.get_mut(key) {
             keep[key] = value.take();
         }

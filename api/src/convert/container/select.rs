@@ -1,6 +1,6 @@
 //! The filters of `docker ps`.
 
-use skep_engine::{Container, ContainerState};
+use skep_engine::{Container, ContainerState, MountConfig, MountKind};
 
 use super::networking::check_port_key;
 use super::state_word;
@@ -94,11 +94,14 @@ impl Select {
             })
             && f.any("health", |v| v == "none")
             && f.labels("label", |k| c.config.labels.get(k).map(String::as_str))
-            && f.any("network", |v| {
-                c.endpoints.iter().any(|e| e.network == v || e.network_id.starts_with(v))
-            })
+            && f.any("network", |v| c.endpoints.iter().any(|e| e.network == v || e.network_id.starts_with(v)))
             && f.any("volume", |v| {
-                c.config.mounts.iter().any(|m| m.target.as_os_str() == v || matches!(&m.kind, skep_engine::MountKind::Bind { source } if source.as_os_str() == v))
+                let is = |m: &MountConfig| match &m.kind {
+                    MountKind::Bind { source, .. } => source.as_os_str() == v,
+                    MountKind::Volume { name, .. } => name == v,
+                    MountKind::Tmpfs { .. } => false,
+                };
+                c.config.mounts.iter().any(|m| m.target.as_os_str() == v || is(m))
             })
             && f.any("publish", |v| c.ports.iter().any(|p| key(p.host_port, &p.protocol) == full(v)))
             && f.any("expose", |v| c.ports.iter().any(|p| key(p.container_port, &p.protocol) == full(v)))

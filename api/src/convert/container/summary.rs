@@ -7,7 +7,12 @@ use super::inspect::{mounts, network_mode, networks};
 use super::state_word;
 
 /// One row. `image` is the image as it should be shown: its name, or its ID once it has none.
-pub fn summary(c: &Container, image: &str, now_ns: i64) -> Value {
+pub fn summary(
+    c: &Container,
+    image: &str,
+    now_ns: i64,
+    mountpoint: impl Fn(&str) -> std::path::PathBuf,
+) -> Value {
     let ports: Vec<Value> = c
         .ports
         .iter()
@@ -31,7 +36,7 @@ pub fn summary(c: &Container, image: &str, now_ns: i64) -> Value {
         "Status": status(c, now_ns),
         "HostConfig": { "NetworkMode": network_mode(&c.config.network) },
         "NetworkSettings": { "Networks": networks(c) },
-        "Mounts": mounts(c),
+        "Mounts": mounts(c, mountpoint),
     })
 }
 

@@ -1,13 +1,13 @@
 //! Reads `TaskTemplate.ContainerSpec`.
 
 use serde_json::json;
-use skep_proto::v1::{ContainerSpec, Mount, Ulimit};
+use skep_engine::{MountConfig, MountKind, Propagation};
+use skep_proto::v1::{BindOptions, ContainerSpec, Mount, Ulimit, VolumeOptions};
 
 use super::read::duration;
+use crate::convert::mounts::read_mount;
 use crate::error::{ApiError, ApiResult};
 use crate::fields::Fields;
-
-const VOLUMES: &str = "named volumes come in a later version; use type bind or tmpfs";
 
 pub(super) fn read_container(mut f: Fields) -> ApiResult<ContainerSpec> {
     f.only("Isolation", &[json!("default")], "isolation is a Windows setting; leave it out")?;
@@ -35,7 +35,7 @@ pub(super) fn read_container(mut f: Fields) -> ApiResult<ContainerSpec> {
         read_only: f.bool("ReadOnly")?,
         stop_signal: f.string("StopSignal")?,
         stop_grace_period_ns: duration(&mut f, "StopGracePeriod")?.unwrap_or(0),
-        mounts: f.objects("Mounts")?.into_iter().map(read_mount).collect::<ApiResult<_>>()?,
+        mounts: f.objects("Mounts")?.into_iter().map(service_mount).collect::<ApiResult<_>>()?,
         cap_add: f.strings("CapabilityAdd")?,
         cap_drop: f.strings("CapabilityDrop")?,
         sysctls: f.string_map("Sysctls")?,
@@ -62,43 +62,45 @@ pub(super) fn read_container(mut f: Fields) -> ApiResult<ContainerSpec> {
     Ok(spec)
 }
 
-fn read_mount(mut f: Fields) -> ApiResult<Mount> {
-    let kind = f.string("Type")?;
-    f.only("Consistency", &[json!("default"), json!("consistent")], "leave it out")?;
-    let mut bind = f.object("BindOptions")?;
-    bind.only("Propagation", &[json!("rprivate")], "mounts are rprivate; leave it out")?;
-    bind.refuse_rest(&[])?;
-    let mut tmpfs = f.object("TmpfsOptions")?;
-    let mount = Mount {
-        source: f.string("Source")?,
-        target: f.string("Target")?,
-        read_only: f.bool("ReadOnly")?,
-        tmpfs_size_bytes: tmpfs.i64("SizeBytes")?,
-        r#type: kind,
-    };
-    tmpfs.refuse_rest(&[("Mode", "a tmpfs of a service has mode 1777; leave it out")])?;
-    let path = |key| f.path(key);
-    match mount.r#type.as_str() {
-        "bind" if !mount.source.starts_with('/') => Err(ApiError::bad_request(format!(
-            "{} = {:?} must be an absolute path of the host",
-            path("Source"),
-            mount.source
-        ))),
-        "tmpfs" if !mount.source.is_empty() => {
-            Err(ApiError::bad_request(format!("{}: a tmpfs has no source", path("Source"))))
+/// As of a container; whether a bind's source is there only its node can tell.
+fn service_mount(f: Fields) -> ApiResult<Mount> {
+    let MountConfig { kind, target, read_only, .. } = read_mount(f)?;
+    let mut mount = Mount { target: target.to_string_lossy().into_owned(), read_only, ..Mount::default() };
+    match kind {
+        MountKind::Bind { source, options } => {
+            mount.r#type = "bind".into();
+            mount.source = source.to_string_lossy().into_owned();
+            let propagation = match options.propagation {
+                Propagation::Rprivate => String::new(),
+                other => other.word().into(),
+            };
+            let bind = BindOptions {
+                propagation,
+                non_recursive: options.non_recursive,
+                read_only_non_recursive: options.read_only_non_recursive,
+                create_mountpoint: options.create,
+            };
+            mount.bind = Some(bind).filter(|b| *b != BindOptions::default());
         }
-        "bind" | "tmpfs" if mount.target.starts_with('/') => f.refuse_rest(&[]).map(|()| mount),
-        "bind" | "tmpfs" => Err(ApiError::bad_request(format!(
-            "{} = {:?} must be an absolute path in the container",
-            path("Target"),
-            mount.target
-        ))),
-        "volume" | "" => Err(ApiError::bad_request(format!("{} = \"volume\": {VOLUMES}", path("Type")))),
-        other => Err(ApiError::bad_request(format!(
-            "{} = {other:?} is not supported: use bind or tmpfs",
-            path("Type")
-        ))),
+        MountKind::Volume { name, options } => {
+            mount.r#type = "volume".into();
+            mount.source = name;
+            let volume = VolumeOptions {
+                no_copy: options.no_copy,
+                labels: options.labels,
+                driver: options.driver,
+                driver_options: options.driver_options,
+                subpath: options.subpath.map(|p| p.to_string_lossy().into_owned()).unwrap_or_default(),
+            };
+            mount.volume = Some(volume).filter(|v| *v != VolumeOptions::default());
+        }
+        MountKind::Tmpfs { size, mode, .. } => {
+            mount.r#type = "tmpfs".into();
+            mount.tmpfs_size_bytes = size.and_then(|s| i64::try_from(s).ok()).unwrap_or(0);
+            mount.tmpfs_mode = mode.unwrap_or(0);
+        }
     }
+    Ok(mount)
 }
 
 fn read_ulimit(mut f: Fields) -> ApiResult<Ulimit> {

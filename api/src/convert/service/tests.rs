@@ -97,13 +97,13 @@ fn what_cannot_be_done_is_refused_by_its_path() {
         ),
         (
             "/TaskTemplate/ContainerSpec/Mounts/0/Type",
-            json!("volume"),
-            "TaskTemplate.ContainerSpec.Mounts[0].Type",
+            json!("npipe"),
+            "invalid mount config for type \"npipe\"",
         ),
         (
             "/TaskTemplate/ContainerSpec/Mounts/0/Source",
             json!("rel"),
-            "TaskTemplate.ContainerSpec.Mounts[0].Source",
+            "invalid mount config for type \"bind\": invalid mount path: 'rel'",
         ),
         ("/TaskTemplate/ContainerSpec/Image", json!(""), "TaskTemplate.ContainerSpec.Image"),
         (

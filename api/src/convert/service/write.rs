@@ -192,7 +192,28 @@ fn mount(m: &skep_proto::v1::Mount) -> Value {
     put(&mut map, "Source", json!(m.source));
     map.insert("Target".into(), json!(m.target));
     put(&mut map, "ReadOnly", json!(m.read_only));
-    put(&mut map, "TmpfsOptions", json!({ "SizeBytes": m.tmpfs_size_bytes }));
+    let mut tmpfs = Map::new();
+    put(&mut tmpfs, "SizeBytes", json!(m.tmpfs_size_bytes));
+    put(&mut tmpfs, "Mode", json!(m.tmpfs_mode));
+    put(&mut map, "TmpfsOptions", tmpfs.into());
+    if let Some(b) = &m.bind {
+        let mut bind = Map::new();
+        put(&mut bind, "Propagation", json!(b.propagation));
+        put(&mut bind, "NonRecursive", json!(b.non_recursive));
+        put(&mut bind, "ReadOnlyNonRecursive", json!(b.read_only_non_recursive));
+        put(&mut bind, "CreateMountpoint", json!(b.create_mountpoint));
+        put(&mut map, "BindOptions", bind.into());
+    }
+    if let Some(v) = &m.volume {
+        let (mut volume, mut driver) = (Map::new(), Map::new());
+        put(&mut volume, "NoCopy", json!(v.no_copy));
+        put(&mut volume, "Labels", json!(v.labels));
+        put(&mut volume, "Subpath", json!(v.subpath));
+        put(&mut driver, "Name", json!(v.driver));
+        put(&mut driver, "Options", json!(v.driver_options));
+        put(&mut volume, "DriverConfig", driver.into());
+        put(&mut map, "VolumeOptions", volume.into());
+    }
     map.into()
 }
 

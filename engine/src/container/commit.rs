@@ -1,0 +1,95 @@
+//! `commit`: a container's changes as one more layer on its image.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
+
+use super::changes::MADE_BY_US;
+use super::pack::Pack;
+use crate::config::Container;
+use crate::engine::Engine;
+use crate::error::{Error, blocking};
+use crate::image::{ImageConfig, NewLayer, Reference};
+use crate::shim::spec::Rootfs;
+
+/// What `commit` is asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Commit {
+    /// Name of the new image; none = it has only its ID.
+    pub reference: Option<String>,
+    /// Author.
+    pub author: String,
+    /// Message.
+    pub comment: String,
+    /// Dockerfile instructions applied to its configuration.
+    pub changes: Vec<String>,
+    /// Hold the container still meanwhile.
+    pub pause: bool,
+}
+
+impl Engine {
+    /// Makes an image of a container; the image's ID.
+    pub async fn commit(&self, id: &str, asked: Commit) -> Result<String, Error> {
+        let slot = self.table().find(id)?;
+        let reference = asked.reference.as_deref().filter(|r| !r.is_empty());
+        let reference = reference.map(Reference::parse).transpose()?.map(Reference::or_latest);
+        if reference.as_ref().is_some_and(|r| r.digest.is_some()) {
+            return Err(Error::Invalid("cannot commit to digest reference".into()));
+        }
+        let c = slot.container();
+        let base = self.images().resolve(&c.image_id)?;
+        let new = NewLayer {
+            base: c.image_id.clone(),
+            config: merged(&c, &base.config),
+            changes: asked.changes,
+            author: asked.author,
+            comment: asked.comment.clone(),
+            created_by: c.argv.join(" "),
+            reference: reference.clone(),
+        };
+        let upper = match self.rootfs(&slot).0 {
+            Rootfs::Overlay { upper, .. } | Rootfs::Directory(upper) => upper,
+        };
+        let images = self.images().clone();
+        let made = blocking(move || {
+            images.commit_blocking(new, |file| {
+                let top = File::open(&upper)?;
+                let mut pack = Pack::layer(io::BufWriter::new(file), MADE_BY_US);
+                pack.children(&top.into(), None)?;
+                pack.finish()
+            })
+        })
+        .await;
+        let image = made?;
+        let name = reference.map(|r| r.to_string()).unwrap_or_default();
+        self.emit(&slot, "commit", &[("comment", &asked.comment), ("imageID", &image), ("imageRef", &name)]);
+        Ok(image)
+    }
+}
+
+/// How containers of the new image run: as this one does.
+fn merged(c: &Container, image: &ImageConfig) -> ImageConfig {
+    let g = &c.config;
+    let keys = |name: &str| {
+        let map = g.api_request.as_ref().and_then(|r| r.get(name)).and_then(|v| v.as_object());
+        map.into_iter().flat_map(|m| m.keys().cloned()).collect::<Vec<_>>()
+    };
+    let union = |a: &[String], b: Vec<String>| -> Vec<String> {
+        a.iter().cloned().chain(b).collect::<BTreeSet<_>>().into_iter().collect()
+    };
+    let or = |ours: &Option<String>, theirs: &str| {
+        ours.clone().filter(|s| !s.is_empty()).unwrap_or_else(|| theirs.to_owned())
+    };
+    ImageConfig {
+        user: or(&g.user, &image.user),
+        exposed_ports: union(&image.exposed_ports, keys("ExposedPorts")),
+        env: c.env.clone(),
+        entrypoint: g.entrypoint.clone().unwrap_or_else(|| image.entrypoint.clone()),
+        cmd: g.cmd.clone().unwrap_or_else(|| image.cmd.clone()),
+        volumes: union(&image.volumes, keys("Volumes")),
+        working_dir: or(&g.working_dir, &image.working_dir),
+        labels: g.labels.clone(),
+        stop_signal: or(&g.stop_signal, &image.stop_signal),
+        ..image.clone()
+    }
+}

@@ -1,0 +1,255 @@
+//! Files of a container as a tar archive: `cp`, `export`, and the layer that `commit` makes.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
+use tar::{Builder, EntryType, Header};
+
+use crate::xattr;
+
+/// Values a ustar header has room for.
+const MOST_ID: u64 = 0o7_777_777;
+const NEVER_FOLLOW: OFlag = OFlag::O_NOFOLLOW.union(OFlag::O_CLOEXEC);
+
+/// A tar archive being written.
+pub(super) struct Pack<W: Write> {
+    out: Builder<W>,
+    /// Name of the first entry of each file with several names.
+    links: HashMap<(u64, u64), Vec<u8>>,
+    /// Whiteouts of overlayfs become those of image layers.
+    layer: bool,
+    /// Paths below the root that are left out.
+    skip: &'static [&'static str],
+    /// How deep the walk is.
+    depth: usize,
+}
+
+/// Deeper than any path of a file system can be walked by name (PATH_MAX of one-letter names).
+const DEEPEST: usize = 2048;
+
+impl<W: Write> Pack<W> {
+    /// Files as they are.
+    pub(super) fn files(out: W) -> Self {
+        Self { out: Builder::new(out), links: HashMap::new(), layer: false, skip: &[], depth: 0 }
+    }
+
+    /// The upper directory of an overlay as a layer of an image, without `skip`.
+    pub(super) fn layer(out: W, skip: &'static [&'static str]) -> Self {
+        Self { layer: true, skip, ..Self::files(out) }
+    }
+
+    /// Adds what is in the directory, each entry below the name `prefix`. Without one, names are relative; with
+    /// the prefix of the root, which is none but a slash, they begin with one.
+    pub(super) fn children(&mut self, dir: &OwnedFd, prefix: Option<&[u8]>) -> io::Result<()> {
+        if self.depth > DEEPEST {
+            return Err(io::Error::other("its directories are nested too deep"));
+        }
+        self.depth += 1;
+        for name in names(dir)? {
+            let path = match prefix {
+                None => name.as_bytes().to_vec(),
+                Some(prefix) => [prefix, b"/", name.as_bytes()].concat(),
+            };
+            if !self.skip.iter().any(|s| s.as_bytes() == path) {
+                self.entry(dir, &name, &path)?;
+            }
+        }
+        self.depth -= 1;
+        Ok(())
+    }
+
+    /// Adds one entry of a directory, with all below it, as `path`.
+    pub(super) fn entry(&mut self, dir: &OwnedFd, name: &OsStr, path: &[u8]) -> io::Result<()> {
+        let name = Path::new(name);
+        let meta = match fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            // It was removed while we walked.
+            Err(Errno::ENOENT) => return Ok(()),
+            other => other?,
+        };
+        let kind = SFlag::from_bits_truncate(meta.st_mode) & SFlag::S_IFMT;
+        if kind == SFlag::S_IFDIR {
+            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | NEVER_FOLLOW;
+            let below = match openat(dir, name, flags, Mode::empty()) {
+                Err(Errno::ENOENT) => return Ok(()),
+                other => other?,
+            };
+            self.directory(&below, path)?;
+            return if is_kernels(&below)? { Ok(()) } else { self.children(&below, Some(path)) };
+        }
+        if self.layer && kind == SFlag::S_IFCHR && meta.st_rdev == 0 {
+            return self.whiteout(path, &meta);
+        }
+        if meta.st_nlink > 1 && kind != SFlag::S_IFSOCK {
+            if let Some(first) = self.links.get(&(meta.st_dev, meta.st_ino)) {
+                let first = first.clone();
+                return self.put(EntryType::Link, &meta, path, &first, None, io::empty());
+            }
+            self.links.insert((meta.st_dev, meta.st_ino), path.to_vec());
+        }
+        match kind {
+            SFlag::S_IFREG => {
+                let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | NEVER_FOLLOW;
+                let file = match openat(dir, name, flags, Mode::empty()) {
+                    Err(Errno::ENOENT) => return Ok(()),
+                    other => other?,
+                };
+                // As long as it said: one that grows is cut, one that shrinks is filled up with zeros.
+                let data = Exact { file: File::from(file.try_clone()?), left: meta.st_size as u64 };
+                self.put(EntryType::Regular, &meta, path, b"", Some(&file), data)
+            }
+            SFlag::S_IFLNK => {
+                let link = match nix::fcntl::readlinkat(dir, name) {
+                    Err(Errno::ENOENT) => return Ok(()),
+                    other => other?,
+                };
+                self.put(EntryType::Symlink, &meta, path, link.as_bytes(), None, io::empty())
+            }
+            SFlag::S_IFCHR => self.put(EntryType::Char, &meta, path, b"", None, io::empty()),
+            SFlag::S_IFBLK => self.put(EntryType::Block, &meta, path, b"", None, io::empty()),
+            SFlag::S_IFIFO => self.put(EntryType::Fifo, &meta, path, b"", None, io::empty()),
+            // Sockets have no place in a tar.
+            _ => Ok(()),
+        }
+    }
+
+    /// Adds a directory itself.
+    pub(super) fn directory(&mut self, dir: &OwnedFd, path: &[u8]) -> io::Result<()> {
+        let meta = fstat(dir)?;
+        let name = [path, b"/"].concat();
+        self.put(EntryType::Directory, &meta, &name, b"", Some(dir), io::empty())?;
+        let opaque =
+            self.layer && xattr::all(dir.as_fd())?.iter().any(|(k, _)| k == b"trusted.overlay.opaque");
+        if opaque { self.empty(&[path, b"/.wh..wh..opq"].concat(), &meta) } else { Ok(()) }
+    }
+
+    fn whiteout(&mut self, path: &[u8], meta: &FileStat) -> io::Result<()> {
+        let cut = path.iter().rposition(|b| *b == b'/').map_or(0, |i| i + 1);
+        self.empty(&[&path[..cut], b".wh.", &path[cut..]].concat(), meta)
+    }
+
+    fn empty(&mut self, path: &[u8], meta: &FileStat) -> io::Result<()> {
+        let mut meta = *meta;
+        (meta.st_mode, meta.st_size) = (0o600, 0);
+        self.put(EntryType::Regular, &meta, path, b"", None, io::empty())
+    }
+
+    /// Writes one entry. What its header has no room for (long names, large IDs, extended attributes) goes before
+    /// it as pax records.
+    fn put(
+        &mut self,
+        kind: EntryType,
+        meta: &FileStat,
+        path: &[u8],
+        link: &[u8],
+        file: Option<&OwnedFd>,
+        data: impl io::Read,
+    ) -> io::Result<()> {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_mode(meta.st_mode & 0o7777);
+        header.set_mtime(u64::try_from(meta.st_mtime).unwrap_or(0));
+        header.set_size(if kind == EntryType::Regular { meta.st_size as u64 } else { 0 });
+        if matches!(kind, EntryType::Char | EntryType::Block) {
+            header.set_device_major(nix::sys::stat::major(meta.st_rdev) as u32)?;
+            header.set_device_minor(nix::sys::stat::minor(meta.st_rdev) as u32)?;
+        }
+        let mut records: Vec<(String, Vec<u8>)> = Vec::new();
+        let (uid, gid) = (u64::from(meta.st_uid), u64::from(meta.st_gid));
+        header.set_uid(uid.min(MOST_ID));
+        header.set_gid(gid.min(MOST_ID));
+        for (key, id) in [("uid", uid), ("gid", gid)] {
+            if id > MOST_ID {
+                records.push((key.into(), id.to_string().into_bytes()));
+            }
+        }
+        let old = header.as_old_mut();
+        for (key, text, field) in [("path", path, &mut old.name), ("linkpath", link, &mut old.linkname)] {
+            let fits = text.len().min(field.len());
+            field[..fits].copy_from_slice(&text[..fits]);
+            if fits < text.len() {
+                records.push((key.into(), text.to_vec()));
+            }
+        }
+        for (name, value) in file.map(|f| xattr::all(f.as_fd())).transpose()?.unwrap_or_default() {
+            // Neither what overlayfs keeps for itself nor what no other host could take.
+            let kept = [&b"security.capability"[..], b"user."];
+            if kept.iter().any(|k| name.starts_with(k)) && !name.starts_with(b"user.overlay.") {
+                records.push((format!("SCHILY.xattr.{}", String::from_utf8_lossy(&name)), value));
+            }
+        }
+        if !records.is_empty() {
+            self.out.append_pax_extensions(records.iter().map(|(k, v)| (k.as_str(), v.as_slice())))?;
+        }
+        header.set_cksum();
+        self.out.append(&header, data)
+    }
+
+    /// Writes the end mark.
+    pub(super) fn finish(mut self) -> io::Result<()> {
+        self.out.finish()
+    }
+}
+
+/// Whether a directory is of a file system in which the kernel shows itself: what is in it is no file of the
+/// container's.
+fn is_kernels(dir: &OwnedFd) -> io::Result<bool> {
+    use nix::sys::statfs;
+    const MQUEUE: statfs::FsType = statfs::FsType(0x1980_0202);
+    const DEVPTS: statfs::FsType = statfs::FsType(0x1cd1);
+    let kind = statfs::fstatfs(dir)?.filesystem_type();
+    let known = [
+        statfs::PROC_SUPER_MAGIC,
+        statfs::SYSFS_MAGIC,
+        statfs::CGROUP_SUPER_MAGIC,
+        statfs::CGROUP2_SUPER_MAGIC,
+    ];
+    Ok(known.contains(&kind) || kind == MQUEUE || kind == DEVPTS)
+}
+
+/// The names in a directory, sorted.
+pub(super) fn names(dir: &OwnedFd) -> io::Result<Vec<std::ffi::OsString>> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let mut open = Dir::openat(dir, ".", flags, Mode::empty())?;
+    let mut names = Vec::new();
+    for entry in open.iter() {
+        let entry = entry?;
+        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            names.push(OsStr::from_bytes(entry.file_name().to_bytes()).to_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// A file read as long as its header said.
+struct Exact {
+    file: File,
+    left: u64,
+}
+
+impl io::Read for Exact {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let want = usize::try_from(self.left).unwrap_or(usize::MAX).min(buf.len());
+        if want == 0 {
+            return Ok(0);
+        }
+        let n = match self.file.read(&mut buf[..want])? {
+            0 => {
+                buf[..want].fill(0);
+                want
+            }
+            n => n,
+        };
+        self.left -= n as u64;
+        Ok(n)
+    }
+}
