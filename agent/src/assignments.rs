@@ -56,6 +56,19 @@ impl Assignments {
         self.ingress = v1::IngressView::default();
     }
 
+    /// The tasks of services.
+    pub fn service_tasks(&self) -> BTreeMap<String, Arc<v1::TaskAssignment>> {
+        let of_service = |t: &v1::TaskAssignment| t.task.as_ref().is_none_or(|t| t.attachment.is_none());
+        let tasks = self.tasks.iter().filter(|(_, t)| of_service(t));
+        tasks.map(|(id, t)| (id.clone(), t.clone())).collect()
+    }
+
+    /// The places of this node's own containers.
+    pub fn attachments(&self) -> impl Iterator<Item = (&v1::Task, &v1::Attachment)> {
+        let tasks = self.tasks.values().filter_map(|t| t.task.as_ref());
+        tasks.filter_map(|t| Some((t, t.attachment.as_deref()?)))
+    }
+
     /// Applies a message of the stream.
     pub fn apply(&mut self, message: v1::AssignmentsMessage) -> Result<(), AssignmentsError> {
         if message.complete {

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod assignments;
+mod attachments;
 mod certificate;
 mod local;
 mod logs;
@@ -29,6 +30,7 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
 pub use assignments::{Assignments, AssignmentsError};
+pub use attachments::{Asked, AttachError, Attachments, Place};
 pub use local::LocalNetworking;
 pub use plane::{Applied, NetworkPlane};
 pub use runtime::{EngineRuntime, TASK_LABEL};
@@ -54,6 +56,8 @@ pub struct AgentOptions {
     pub plane: Arc<dyn NetworkPlane>,
     /// Where service logs are read; none in simulations.
     pub engine: Option<Engine>,
+    /// Has this agent ask for the places of containers outside services.
+    pub attachments: Attachments,
 }
 
 /// Where other nodes reach this host; no ports.
@@ -116,6 +120,13 @@ impl Agent {
         let (node, node_seen) = watch::channel(None);
         let (connected, connected_seen) = watch::channel(Connection::default());
         let (managers, managers_seen) = watch::channel(Vec::new());
+        let (channel, channel_seen) = watch::channel(None);
+        let attachments = options.attachments.clone();
+        let link = attachments::Link {
+            channel: channel_seen,
+            assignments: assigned.clone(),
+            applied: applied_seen.clone(),
+        };
 
         let shared = session::Shared {
             description: options.description.clone(),
@@ -123,13 +134,23 @@ impl Agent {
             assignments: assignments.clone(),
             node,
             managers,
+            channel,
             outbox: outbox.clone(),
             remotes: remotes.clone(),
         };
         let mut running = JoinSet::new();
         running.spawn(plane::follow(options.plane.clone(), wanted_seen, applied));
         running.spawn(acknowledge(applied_seen, outbox));
-        running.spawn(reconcile(host, node_id, kept_at, assigned, tasks.clone(), wanted));
+        running.spawn(attachments.clone().settle(link.clone()));
+        running.spawn(reconcile(
+            host,
+            node_id,
+            kept_at,
+            assigned,
+            tasks.clone(),
+            attachments.clone(),
+            wanted,
+        ));
         running.spawn(certificate::keep_fresh(
             options.identity.clone(),
             options.network.clone(),
@@ -137,6 +158,7 @@ impl Agent {
             node_seen.clone(),
         ));
         let reaching = running.spawn(reach::keep_session(options, shared, connected));
+        attachments.join(link);
         Ok(Self {
             node: node_seen,
             connected: connected_seen,
@@ -203,6 +225,7 @@ async fn reconcile(
     kept_at: PathBuf,
     mut assigned: watch::Receiver<Assignments>,
     tasks: task::TaskSet,
+    attachments: Attachments,
     wanted: watch::Sender<(skep_overlay::desired::Desired, u16)>,
 ) {
     let mut ended = tasks.ended();
@@ -219,7 +242,8 @@ async fn reconcile(
                 }
             }
         }
-        let in_use = tasks.networks_in_use();
+        let mut in_use = tasks.networks_in_use();
+        in_use.extend(attachments.networks());
         views.retain(|id, _| in_use.contains(id) || set.networks.contains_key(id));
         let desired = plane::desired(&node_id, &set, &views);
         let port = data_path_port(&set);
@@ -229,7 +253,7 @@ async fn reconcile(
             *have = now;
             changed
         });
-        tasks.assign(&set.tasks);
+        tasks.assign(&set.service_tasks());
         views.extend(set.networks.clone());
         tokio::select! {
             r = assigned.changed() => if r.is_err() { return },

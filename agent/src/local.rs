@@ -1,21 +1,78 @@
-//! Gives the engine's containers their network by way of the data plane.
+//! Gives the engine's containers their network by way of the data plane, and those outside services their
+//! places in the swarm's networks.
 
 use std::net::IpAddr;
 
 use skep_engine::{
-    Attachment, BoundPort, ContainerConfig, ContainerId, Endpoint, NetworkError, NetworkMode, Networking,
+    Attachment, BoundPort, ContainerConfig, ContainerId, Endpoint, NetworkError, NetworkJoin, NetworkMode,
+    Networking,
 };
-use skep_overlay::{AttachRequest, DataPlane, Join, Publish};
+use skep_overlay::{AttachRequest, Attached, DataPlane, Join, Publish};
+
+use crate::attachments::{Asked, AttachError, Attachments};
+use crate::runtime::TASK_LABEL;
 
 /// [`Networking`] over a [`DataPlane`].
 pub struct LocalNetworking {
     plane: DataPlane,
+    attachments: Attachments,
 }
 
 impl LocalNetworking {
-    /// Prepares namespaces with `plane`.
-    pub fn new(plane: DataPlane) -> Self {
-        Self { plane }
+    /// Prepares namespaces with `plane`, and asks for places with `attachments`.
+    pub fn new(plane: DataPlane, attachments: Attachments) -> Self {
+        Self { plane, attachments }
+    }
+
+    /// The network as the data plane knows it, with the address that a manager has given where it is the swarm's.
+    async fn join(
+        &self,
+        id: &ContainerId,
+        name: &str,
+        config: &ContainerConfig,
+        asked: &NetworkJoin,
+    ) -> Result<Join, NetworkError> {
+        let addr = match asked.addr {
+            None => None,
+            Some(IpAddr::V4(v4)) => Some(v4),
+            Some(IpAddr::V6(v6)) => {
+                return Err(format!("IPv6 address {v6} is not there yet: ask for an IPv4 address").into());
+            }
+        };
+        let mut join = Join {
+            network: asked.network.clone(),
+            addr,
+            aliases: asked.aliases.clone(),
+            mac: asked.mac,
+            links: asked.links.clone(),
+        };
+        let local = self.plane.inspect_bridge(&asked.network).ok();
+        let exact = local.as_ref().is_some_and(|b| b.name == asked.network || b.id == asked.network);
+        if exact || config.labels.contains_key(TASK_LABEL) {
+            return Ok(join);
+        }
+        let attached = self
+            .attachments
+            .attach(Asked {
+                network: asked.network.clone(),
+                container_id: id.to_string(),
+                name: name.to_owned(),
+                aliases: asked.aliases.clone(),
+                addr: addr.map(|a| a.to_string()).unwrap_or_default(),
+            })
+            .await;
+        let place = match (attached, local) {
+            // The beginning of a bridge's ID, which is no name of the swarm's.
+            (Err(AttachError::NoSuchNetwork(_)), Some(bridge)) => {
+                join.network = bridge.id;
+                return Ok(join);
+            }
+            (attached, _) => attached?,
+        };
+        let bad = |_| format!("the manager sent address {:?} for network {}", place.addr, asked.network);
+        join.addr = Some(place.addr.parse().map_err(bad)?);
+        join.network = place.network_id;
+        Ok(join)
     }
 }
 
@@ -30,72 +87,106 @@ impl Networking for LocalNetworking {
         let NetworkMode::Networks(joins) = &config.network else {
             return Err("this container joins no network that needs preparing".into());
         };
-        let networks = joins
-            .iter()
-            .map(|j| {
-                let addr = match j.addr {
-                    None => None,
-                    Some(IpAddr::V4(v4)) => Some(v4),
-                    Some(IpAddr::V6(v6)) => {
-                        return Err(format!("IPv6 address {v6} is not there yet: ask for an IPv4 address"));
-                    }
-                };
-                Ok(Join { network: j.network.clone(), addr, aliases: j.aliases.clone() })
-            })
-            .collect::<Result<_, String>>()?;
-        let ports = config
-            .ports
-            .iter()
-            .map(|p| Publish {
-                protocol: p.protocol.clone(),
-                container_port: p.container_port,
-                host_ip: p.host_ip,
-                host_port: p.host_port,
-            })
-            .collect();
+        let mut networks = Vec::with_capacity(joins.len());
+        for asked in joins {
+            networks.push(self.join(id, name, config, asked).await?);
+        }
         let attached = self
             .plane
             .attach(AttachRequest {
                 container_id: id.to_string(),
                 name: name.to_owned(),
                 networks,
-                ports,
+                ports: ports(config),
                 dns_servers: config.dns.clone(),
                 dns_search: config.dns_search.clone(),
                 dns_options: config.dns_options.clone(),
             })
             .await?;
-        Ok(Attachment {
-            netns: attached.netns,
-            resolv_conf: attached.resolv_conf,
-            endpoints: attached
-                .endpoints
-                .into_iter()
-                .map(|e| Endpoint {
-                    network: e.network,
-                    network_id: e.network_id,
-                    endpoint_id: e.endpoint_id,
-                    addr: IpAddr::V4(e.addr),
-                    prefix_len: e.prefix_len,
-                    gateway: e.gateway.map(IpAddr::V4),
-                    mac: e.mac,
-                    aliases: e.aliases,
-                })
-                .collect(),
-            ports: attached
-                .ports
-                .into_iter()
-                .map(|p| BoundPort {
-                    protocol: p.protocol,
-                    container_port: p.container_port,
-                    host_ip: IpAddr::V4(p.host_ip),
-                    host_port: p.host_port,
-                })
-                .collect(),
-        })
+        Ok(attachment(attached))
+    }
+
+    async fn connect(
+        &self,
+        id: &ContainerId,
+        name: &str,
+        config: &ContainerConfig,
+        join: &NetworkJoin,
+    ) -> Result<Attachment, NetworkError> {
+        let join = self.join(id, name, config, join).await?;
+        let network = join.network.clone();
+        match self.plane.connect(id.as_str(), join).await {
+            Ok(attached) => Ok(attachment(attached)),
+            Err(e) => {
+                self.attachments.detach(id.as_str(), Some(&network)).await;
+                Err(e.into())
+            }
+        }
+    }
+
+    async fn disconnect(&self, id: &ContainerId, network_id: &str) -> Result<Attachment, NetworkError> {
+        let attached = self.plane.disconnect(id.as_str(), network_id).await;
+        self.attachments.detach(id.as_str(), Some(network_id)).await;
+        Ok(attachment(attached?))
     }
 
     async fn detach(&self, id: &ContainerId) -> Result<(), NetworkError> {
-        Ok(self.plane.detach(id.as_str()).await?)
+        let detached = self.plane.detach(id.as_str()).await;
+        self.attachments.detach(id.as_str(), None).await;
+        Ok(detached?)
+    }
+}
+
+/// What is to be published: the bindings, and with `-P` every other port that the container exposes.
+fn ports(config: &ContainerConfig) -> Vec<Publish> {
+    let mut ports: Vec<Publish> = config
+        .ports
+        .iter()
+        .map(|p| Publish {
+            protocol: p.protocol.clone(),
+            container_port: p.container_port,
+            host_ip: p.host_ip,
+            host_port: p.host_port,
+            host_port_end: p.host_port_end,
+        })
+        .collect();
+    let exposed = config.exposed.iter().filter(|_| config.publish_all);
+    for (port, protocol) in exposed.filter_map(|p| p.split_once('/')) {
+        let Ok(container_port) = port.parse() else { continue };
+        if !ports.iter().any(|p| p.container_port == container_port && p.protocol == protocol) {
+            ports.push(Publish {
+                protocol: protocol.to_owned(),
+                container_port,
+                host_ip: None,
+                host_port: 0,
+                host_port_end: 0,
+            });
+        }
+    }
+    ports
+}
+
+fn attachment(attached: Attached) -> Attachment {
+    let endpoint = |e: skep_overlay::Endpoint| Endpoint {
+        network: e.network,
+        network_id: e.network_id,
+        endpoint_id: e.endpoint_id,
+        addr: IpAddr::V4(e.addr),
+        prefix_len: e.prefix_len,
+        gateway: e.gateway.map(IpAddr::V4),
+        mac: e.mac,
+        aliases: e.aliases,
+    };
+    let port = |p: skep_overlay::Bound| BoundPort {
+        protocol: p.protocol,
+        container_port: p.container_port,
+        host_ip: IpAddr::V4(p.host_ip),
+        host_port: p.host_port,
+    };
+    Attachment {
+        netns: attached.netns,
+        resolv_conf: attached.resolv_conf,
+        endpoints: attached.endpoints.into_iter().map(endpoint).collect(),
+        ports: attached.ports.into_iter().map(port).collect(),
     }
 }

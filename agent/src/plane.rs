@@ -145,6 +145,18 @@ fn network(view: &v1::NetworkView) -> Result<desired::Network, String> {
         peers,
         blocks,
         services,
+        attached: view.attached.iter().filter_map(attached).collect(),
+        attachable: view.attachable,
+    })
+}
+
+fn attached(a: &v1::Attached) -> Option<desired::Attached> {
+    Some(desired::Attached {
+        container_id: a.container_id.clone(),
+        name: a.name.clone(),
+        aliases: a.aliases.clone(),
+        addr: a.addr.parse().ok()?,
+        node_id: a.node_id.clone(),
     })
 }
 

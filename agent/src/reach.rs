@@ -89,6 +89,7 @@ pub(crate) async fn keep_session(
                     let session = session::hold(channel.clone(), &shared, || {
                         reached = true;
                         shared.remotes.succeeded(&addr);
+                        shared.channel.send_replace(Some(channel.clone()));
                         connected
                             .send_replace(Connection { manager: Some(addr.clone()), ..Default::default() });
                         tracing::info!(manager = %addr, "in touch with the swarm");
@@ -102,6 +103,7 @@ pub(crate) async fn keep_session(
                         None => session.await,
                     }
                 };
+                shared.channel.send_replace(None);
                 if reached {
                     pause = RECONNECT.0;
                 } else {

@@ -229,7 +229,12 @@ fn network(a: &v1::TaskAssignment, task: &v1::Task, spec: &v1::TaskSpec) -> Resu
         let aliases = spec.networks.iter().find(|n| n.network == at.network_id);
         let mut aliases = aliases.map(|n| n.aliases.clone()).unwrap_or_default();
         aliases.push(task_name(a));
-        joins.push(NetworkJoin { network: at.network_id.clone(), addr: Some(addr), aliases });
+        joins.push(NetworkJoin {
+            network: at.network_id.clone(),
+            addr: Some(addr),
+            aliases,
+            ..Default::default()
+        });
     }
     Ok(NetworkMode::Networks(joins))
 }
@@ -243,6 +248,7 @@ fn host_ports(task: &v1::Task) -> Result<Vec<PortBinding>, String> {
             container_port: narrow(p.target_port)?,
             host_ip: None,
             host_port: narrow(p.published_port)?,
+            host_port_end: 0,
         })
     })
     .collect()

@@ -24,6 +24,8 @@ pub(crate) struct Shared {
     pub assignments: watch::Sender<Assignments>,
     pub node: watch::Sender<Option<v1::Node>>,
     pub managers: watch::Sender<Vec<v1::ManagerPeer>>,
+    /// To the manager that holds the session, while one does.
+    pub channel: watch::Sender<Option<Channel>>,
     pub outbox: Arc<Outbox>,
     pub remotes: Arc<Remotes>,
 }

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use skep_api::swarm::{ControlHandle, InitRequest, JoinRequest, LocalSwarm, LogsHandle, Swarm, SwarmError};
 use skep_api::{ApiState, DaemonInfo, Listener};
 use skep_engine::{
-    Attachment, ContainerConfig, ContainerId, Engine, EngineOptions, NetworkError, Networking,
+    Attachment, ContainerConfig, ContainerId, Engine, EngineOptions, NetworkError, NetworkJoin, Networking,
 };
 use skep_overlay::{DataPlane, DataPlaneOptions};
 use tokio_util::sync::CancellationToken;
@@ -55,6 +55,18 @@ impl Networking for Unconnected {
         _: &str,
         _: &ContainerConfig,
     ) -> Result<Attachment, NetworkError> {
+        Err("no container is connected in this test".into())
+    }
+    async fn connect(
+        &self,
+        _: &ContainerId,
+        _: &str,
+        _: &ContainerConfig,
+        _: &NetworkJoin,
+    ) -> Result<Attachment, NetworkError> {
+        Err("no container is connected in this test".into())
+    }
+    async fn disconnect(&self, _: &ContainerId, _: &str) -> Result<Attachment, NetworkError> {
         Err("no container is connected in this test".into())
     }
     async fn detach(&self, _: &ContainerId) -> Result<(), NetworkError> {

@@ -170,6 +170,12 @@ pub fn hostname(body: &str) -> Result<String> {
     Ok(line.with_context(|| format!("no host name in {body:?}"))?.to_owned())
 }
 
+/// Runs a command of the host inside the network of a container there.
+pub fn within(host: &Host, container: &str, argv: &[&str]) -> Result<String> {
+    let pid = host.docker(&["inspect", "-f", "{{.State.Pid}}", container])?;
+    host.exec(&[&["nsenter", "-t", pid.trim(), "-n", "--"], argv].concat())
+}
+
 /// Runs a command of the host inside the network of the service's one container there.
 pub fn inside(host: &Host, service: &str, argv: &[&str]) -> Result<String> {
     let filter = format!("label=com.docker.swarm.service.name={service}");

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use skep_engine::{
-    Attachment, ContainerConfig, ContainerId, Engine, EngineOptions, NetworkError, Networking, WaitCondition,
+    Attachment, ContainerConfig, ContainerId, Engine, EngineOptions, NetworkError, NetworkJoin, Networking,
+    WaitCondition,
 };
 
 struct NoNetworks;
@@ -17,6 +18,20 @@ impl Networking for NoNetworks {
         _: &str,
         _: &ContainerConfig,
     ) -> Result<Attachment, NetworkError> {
+        Err("no networks here".into())
+    }
+
+    async fn connect(
+        &self,
+        _: &ContainerId,
+        _: &str,
+        _: &ContainerConfig,
+        _: &NetworkJoin,
+    ) -> Result<Attachment, NetworkError> {
+        Err("no networks here".into())
+    }
+
+    async fn disconnect(&self, _: &ContainerId, _: &str) -> Result<Attachment, NetworkError> {
         Err("no networks here".into())
     }
 

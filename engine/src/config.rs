@@ -52,6 +52,12 @@ pub struct NetworkJoin {
     pub addr: Option<IpAddr>,
     /// Further DNS names.
     pub aliases: Vec<String>,
+    /// Hardware address asked for.
+    #[serde(default)]
+    pub mac: Option<[u8; 6]>,
+    /// Names by which it alone knows other containers of the network: container name or ID, and alias.
+    #[serde(default)]
+    pub links: Vec<(String, String)>,
 }
 
 /// A port to publish on the host.
@@ -65,6 +71,9 @@ pub struct PortBinding {
     pub host_ip: Option<IpAddr>,
     /// Port on the host; 0 = any free one.
     pub host_port: u16,
+    /// With a port on the host: any free one from that to this; 0 = that port only.
+    #[serde(default)]
+    pub host_port_end: u16,
 }
 
 /// Limits, by cgroup v1 or v2 whichever the host has. None = no limit.
@@ -229,6 +238,13 @@ pub struct ContainerConfig {
     pub network: NetworkMode,
     /// Ports to publish on the host (`-p`).
     pub ports: Vec<PortBinding>,
+    /// Ports the container says it serves, beside the image's: `80/tcp`.
+    pub exposed: Vec<String>,
+    /// Publish every exposed port, the image's included (`-P`).
+    pub publish_all: bool,
+    /// Containers known by an alias in /etc/hosts and the environment (`--link` on the default network): name or
+    /// ID, and alias.
+    pub links: Vec<(String, String)>,
     /// Mounts; once created, with the names of anonymous volumes, those of the image and of `volumes_from`.
     pub mounts: Vec<MountConfig>,
     /// Containers whose mounts are mounted too: `NAME` or `NAME:MODE`.

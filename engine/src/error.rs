@@ -72,6 +72,9 @@ pub enum Error {
     /// The object's state forbids the operation.
     #[error("{0}")]
     Conflict(String),
+    /// Not allowed in this place.
+    #[error("{0}")]
+    Forbidden(String),
     /// `start` of a running container.
     #[error("container {id} is already started")]
     AlreadyStarted {
@@ -95,7 +98,7 @@ pub enum Error {
         reason: String,
     },
     /// The network could not be prepared.
-    #[error("cannot prepare the network of container {id}: {source}")]
+    #[error("failed to set up container networking: {source}")]
     Network {
         /// The container.
         id: String,

@@ -23,7 +23,9 @@ mod volume;
 mod xattr;
 
 pub use config::*;
-pub use container::{AttachOptions, Attached, Change, Commit, CopyIn, Exit, PathStat, WaitCondition};
+pub use container::{
+    AttachOptions, Attached, Change, Commit, CopyIn, Exit, NetworkRef, PathStat, WaitCondition,
+};
 pub use engine::{Engine, EngineOptions};
 pub use error::Error;
 pub use events::Event;

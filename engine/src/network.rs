@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{ContainerConfig, ContainerId};
+use crate::config::{ContainerConfig, ContainerId, NetworkJoin};
 
 /// A boxed error from the embedding daemon, shown to the user as it is.
 pub type NetworkError = Box<dyn std::error::Error + Send + Sync>;
@@ -20,6 +20,16 @@ pub trait Networking: Send + Sync + 'static {
         name: &str,
         config: &ContainerConfig,
     ) -> Result<Attachment, NetworkError>;
+    /// Joins a running container to one more network; tells how it is connected now.
+    async fn connect(
+        &self,
+        id: &ContainerId,
+        name: &str,
+        config: &ContainerConfig,
+        join: &NetworkJoin,
+    ) -> Result<Attachment, NetworkError>;
+    /// Takes a running container out of a network, named by its ID; tells how it is connected now.
+    async fn disconnect(&self, id: &ContainerId, network_id: &str) -> Result<Attachment, NetworkError>;
     /// Removes all that `attach` made. Idempotent; goes on past errors and reports all of them.
     async fn detach(&self, id: &ContainerId) -> Result<(), NetworkError>;
 }

@@ -1,5 +1,6 @@
 //! The services of three managers over real TLS on loopback, with agents played by the test.
 
+mod attachments;
 mod harness;
 
 use std::sync::atomic::Ordering;

@@ -12,7 +12,7 @@ const TIMES: usize = 40;
 
 /// `host_port:container_port` over TCP.
 fn publish(host_port: u16, container_port: u16) -> Publish {
-    Publish { protocol: "tcp".into(), container_port, host_ip: None, host_port }
+    Publish { protocol: "tcp".into(), container_port, host_ip: None, host_port, host_port_end: 0 }
 }
 
 fn report(what: &str, mut times: Vec<Duration>) {

@@ -125,6 +125,21 @@ pub struct Service {
     pub backends: Vec<Backend>,
 }
 
+/// A container outside services, on whichever node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attached {
+    /// Container ID.
+    pub container_id: String,
+    /// Container name.
+    pub name: String,
+    /// Further names in this network.
+    pub aliases: Vec<String>,
+    /// Address in the network.
+    pub addr: Ipv4Addr,
+    /// Node that runs it.
+    pub node_id: String,
+}
+
 /// One overlay network this host has containers in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Network {
@@ -146,6 +161,12 @@ pub struct Network {
     pub blocks: BTreeMap<Cidr, String>,
     /// Services.
     pub services: Vec<Service>,
+    /// Containers outside services.
+    #[serde(default)]
+    pub attached: Vec<Attached>,
+    /// Whether nodes may attach containers of their own.
+    #[serde(default)]
+    pub attachable: bool,
 }
 
 /// A port that every node of the swarm listens on.

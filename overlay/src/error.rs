@@ -84,6 +84,27 @@ pub enum Error {
         /// Network.
         network: String,
     },
+    /// Docker's condition for a chosen address.
+    #[error(
+        "user specified IP address is supported only when connecting to networks with user configured subnets"
+    )]
+    UnchosenSubnet,
+    /// Connected already.
+    #[error("endpoint with name {container} already exists in network {network}")]
+    AlreadyConnected {
+        /// Container name.
+        container: String,
+        /// Network.
+        network: String,
+    },
+    /// Not connected.
+    #[error("container {container} is not connected to network {network}")]
+    NotConnected {
+        /// Container.
+        container: String,
+        /// Network.
+        network: String,
+    },
     /// An overlay network gives no address by itself.
     #[error(
         "network {0} is an overlay network: its addresses are given by the swarm; use a service, or a bridge network"

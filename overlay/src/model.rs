@@ -32,6 +32,10 @@ pub struct Join {
     pub addr: Option<Ipv4Addr>,
     /// Further names it answers to.
     pub aliases: Vec<String>,
+    /// Hardware address; none = made from the address.
+    pub mac: Option<[u8; 6]>,
+    /// Names by which it alone knows other containers: container name or ID, and alias.
+    pub links: Vec<(String, String)>,
 }
 
 /// A port to publish on the host.
@@ -45,6 +49,8 @@ pub struct Publish {
     pub host_ip: Option<IpAddr>,
     /// Port on the host; 0 = any free one.
     pub host_port: u16,
+    /// With a port on the host: any free one from that to this; 0 = that port only.
+    pub host_port_end: u16,
 }
 
 /// A container to connect.
@@ -131,11 +137,15 @@ pub struct BridgeSpec {
     pub subnet: Option<Cidr>,
     /// The host's address in it; none = the first.
     pub gateway: Option<Ipv4Addr>,
+    /// Where addresses are given from; none = the whole range.
+    pub ip_range: Option<Cidr>,
+    /// Addresses that are never given, by what they are for.
+    pub aux_addresses: BTreeMap<String, Ipv4Addr>,
     /// No way out.
     pub internal: bool,
     /// Labels.
     pub labels: BTreeMap<String, String>,
-    /// Driver options; `com.docker.network.driver.mtu` is known.
+    /// Driver options; see `bridge/options.rs` for those that are known.
     pub options: BTreeMap<String, String>,
 }
 
@@ -152,6 +162,10 @@ pub struct BridgeInfo {
     pub subnet: Cidr,
     /// The host's address in it.
     pub gateway: Ipv4Addr,
+    /// Where addresses are given from; none = the whole range.
+    pub ip_range: Option<Cidr>,
+    /// Addresses that are never given, by what they are for.
+    pub aux_addresses: BTreeMap<String, Ipv4Addr>,
     /// No way out.
     pub internal: bool,
     /// Labels.

@@ -3,6 +3,7 @@
 
 mod attach;
 mod busy;
+mod connect;
 mod names;
 mod networks;
 mod reaper;
@@ -161,7 +162,8 @@ impl DataPlane {
             let held = nft::read(&mut rules.socket, &table)?;
             let wanted = rules.wanted(&state, &inner.names);
             let changes = nft::diff(held.as_ref(), &wanted);
-            let admitted = nft::admitted(&mut rules.socket, &isolation::passage(&inner.names))?;
+            let admitted =
+                nft::admitted(&mut rules.socket, &isolation::passage(&inner.state(), &inner.names))?;
             let shut = (!admitted).then(|| "iptables' FORWARD chain drops our traffic".to_owned());
             let rules = changes.iter().map(|c| format!("nftables table {table}: {c}")).chain(shut);
             Ok(repairs.iter().map(ToString::to_string).chain(rules).collect::<Vec<_>>())
@@ -195,7 +197,7 @@ impl DataPlane {
                 }
                 Err(error) => errors.push(error),
             }
-            let passage = isolation::passage(&inner.names);
+            let passage = isolation::passage(&inner.state(), &inner.names);
             errors.extend(nft::withdraw(&mut rules.socket, &passage).err().map(Error::from));
             let table = inner.names.table();
             errors.extend(nft::delete_table(&mut rules.socket, &table).err().map(Error::from));
@@ -292,7 +294,7 @@ impl Inner {
     /// Keeps another firewall's default from stopping what our own rules let pass.
     async fn admit(self: &Arc<Self>) -> Result<()> {
         let mut rules = self.rules.clone().lock_owned().await;
-        let passage = isolation::passage(&self.names);
+        let passage = isolation::passage(&self.state(), &self.names);
         blocking("admitting our traffic", move || Ok(nft::admit(&mut rules.socket, &passage)?)).await
     }
 

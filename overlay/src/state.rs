@@ -42,11 +42,17 @@ pub struct Dns {
 pub struct Interface {
     /// Name of the host's end.
     pub host: String,
+    /// Name inside; empty in records of earlier versions, which count from eth0.
+    #[serde(default)]
+    pub guest: String,
     /// Hardware address inside.
     pub mac: Mac,
     pub mtu: u32,
     /// Interface of the bridge; none = routed.
     pub bridge: Option<String>,
+    /// Kept from the others of its bridge.
+    #[serde(default)]
+    pub isolated: bool,
     /// Networks reached through it: one for a bridge, all overlays for the routed veth.
     pub members: Vec<Membership>,
 }
@@ -58,6 +64,9 @@ pub struct Membership {
     pub subnet: Cidr,
     pub internal: bool,
     pub ingress: bool,
+    /// Names by which this container alone knows others: name or ID, and alias.
+    #[serde(default)]
+    pub links: Vec<(String, String)>,
 }
 
 /// A bridge network.
@@ -70,6 +79,22 @@ pub struct Bridge {
     pub gateway: Ipv4Addr,
     pub internal: bool,
     pub mtu: u32,
+    #[serde(default)]
+    pub ip_range: Option<Cidr>,
+    #[serde(default)]
+    pub aux_addresses: BTreeMap<String, Ipv4Addr>,
+    /// The user chose the range, and so may choose addresses.
+    #[serde(default)]
+    pub chosen: bool,
+    /// Containers are kept from each other.
+    #[serde(default)]
+    pub isolated: bool,
+    /// What leaves the host keeps its source.
+    #[serde(default)]
+    pub unmasked: bool,
+    /// Where ports are published when no host address is given.
+    #[serde(default)]
+    pub host_binding: Option<Ipv4Addr>,
     pub labels: BTreeMap<String, String>,
     pub options: BTreeMap<String, String>,
     pub created_at_ns: i64,
@@ -187,7 +212,12 @@ impl Store {
             }
             // A half-known container is detached by the caller's `retain`; one bad file stops nothing.
             match read_json::<Record>(&path, "a container's network") {
-                Ok(Some(record)) => {
+                Ok(Some(mut record)) => {
+                    for (number, interface) in record.interfaces.iter_mut().enumerate() {
+                        if interface.guest.is_empty() {
+                            interface.guest = format!("eth{number}");
+                        }
+                    }
                     state.containers.insert(record.container_id.clone(), record);
                 }
                 Ok(None) => {}

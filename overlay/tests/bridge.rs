@@ -16,7 +16,7 @@ async fn start(host: &Host) -> DataPlane {
 
 /// `host_port:container_port` over TCP.
 fn publish(host_port: u16, container_port: u16) -> Publish {
-    Publish { protocol: "tcp".into(), container_port, host_ip: None, host_port }
+    Publish { protocol: "tcp".into(), container_port, host_ip: None, host_port, host_port_end: 0 }
 }
 
 fn spec(name: &str, subnet: &str) -> BridgeSpec {

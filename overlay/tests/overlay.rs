@@ -112,6 +112,8 @@ impl Swarm {
                     (cidr(&format!("10.40.{net}.128/26")), NODES[1].to_owned()),
                 ]),
                 services: if net == 1 { vec![web] } else { vec![] },
+                attached: vec![],
+                attachable: false,
             };
             (network.id.clone(), network)
         };

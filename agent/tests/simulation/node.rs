@@ -167,6 +167,7 @@ impl Node {
             runtime: Arc::new(SimRuntime(self.containers.clone())),
             plane: Arc::new(SimPlane(self.containers.clone())),
             engine: None,
+            attachments: skep_agent::Attachments::default(),
         })?;
         loop {
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -43,7 +43,7 @@ pub fn read(body: &[u8]) -> ApiResult<Create> {
     }
     let driver = f.opt_string("Driver")?.unwrap_or_else(|| "bridge".into());
     let scope = f.string("Scope")?;
-    let (subnet, gateway) = read_ipam(f.object("IPAM")?)?;
+    let ipam = read_ipam(f.object("IPAM")?)?;
     let labels: BTreeMap<String, String> = f.string_map("Labels")?;
     let options: BTreeMap<String, String> = f.string_map("Options")?;
     let (internal, attachable, ingress) = (f.bool("Internal")?, f.bool("Attachable")?, f.bool("Ingress")?);
@@ -71,7 +71,17 @@ pub fn read(body: &[u8]) -> ApiResult<Create> {
                     "Scope = {scope:?} is not supported for a bridge: leave it out, or use --driver overlay"
                 )));
             }
-            Ok(Create::Bridge(BridgeSpec { name, subnet, gateway, internal, labels, options }))
+            let Ipam { subnet, gateway, ip_range, aux_addresses } = ipam;
+            Ok(Create::Bridge(BridgeSpec {
+                name,
+                subnet,
+                gateway,
+                ip_range,
+                aux_addresses,
+                internal,
+                labels,
+                options,
+            }))
         }
         "overlay" => {
             if !matches!(scope.as_str(), "" | "swarm") {
@@ -79,10 +89,16 @@ pub fn read(body: &[u8]) -> ApiResult<Create> {
                     "Scope = {scope:?} is not supported for an overlay: leave it out"
                 )));
             }
-            if gateway.is_some() {
-                return Err(ApiError::bad_request(
-                    "IPAM.Config[0].Gateway is not supported for an overlay: its containers are routed; leave it out",
-                ));
+            for (field, set) in [
+                ("Gateway", ipam.gateway.is_some()),
+                ("IPRange", ipam.ip_range.is_some()),
+                ("AuxiliaryAddresses", !ipam.aux_addresses.is_empty()),
+            ] {
+                if set {
+                    return Err(ApiError::bad_request(format!(
+                        "IPAM.Config[0].{field} is not supported for an overlay: its containers are routed, and nodes hold parts of its range; leave it out"
+                    )));
+                }
             }
             for key in options.keys() {
                 // Every overlay is encrypted; saying so is no request for more.
@@ -95,7 +111,7 @@ pub fn read(body: &[u8]) -> ApiResult<Create> {
             let spec = NetworkSpec {
                 annotations: Some(Annotations { name, labels: labels.into_iter().collect() }),
                 driver,
-                subnet: subnet.map(|s| s.to_string()).unwrap_or_default(),
+                subnet: ipam.subnet.map(|s| s.to_string()).unwrap_or_default(),
                 ingress,
                 attachable,
                 internal,
@@ -109,27 +125,40 @@ pub fn read(body: &[u8]) -> ApiResult<Create> {
     }
 }
 
-fn read_ipam(mut f: Fields) -> ApiResult<(Option<Cidr>, Option<Ipv4Addr>)> {
+/// `IPAM.Config`, of which a network has one.
+#[derive(Default)]
+struct Ipam {
+    subnet: Option<Cidr>,
+    gateway: Option<Ipv4Addr>,
+    ip_range: Option<Cidr>,
+    aux_addresses: BTreeMap<String, Ipv4Addr>,
+}
+
+fn read_ipam(mut f: Fields) -> ApiResult<Ipam> {
     f.only("Driver", &[json!("default")], "addresses are managed by Skep; leave it out")?;
     let mut configs = f.objects("Config")?.into_iter();
     f.refuse_rest(&[])?;
-    let Some(mut config) = configs.next() else { return Ok((None, None)) };
+    let Some(mut config) = configs.next() else { return Ok(Ipam::default()) };
     if configs.next().is_some() {
         return Err(ApiError::bad_request("IPAM.Config: give one subnet per network"));
     }
-    let subnet = config.opt_string("Subnet")?.map(|text| {
-        text.parse::<Cidr>().map_err(|e| ApiError::bad_request(format!("IPAM.Config[0].Subnet: {e}")))
-    });
-    let gateway = config.opt_string("Gateway")?.map(|text| {
-        text.parse::<Ipv4Addr>().map_err(|_| {
-            ApiError::bad_request(format!("IPAM.Config[0].Gateway = {text:?} is not an IPv4 address"))
-        })
-    });
-    config.refuse_rest(&[
-        ("IPRange", "the whole subnet is used; give a smaller subnet"),
-        ("AuxiliaryAddresses", "leave them out"),
-    ])?;
-    Ok((subnet.transpose()?, gateway.transpose()?))
+    let at = |field: &str| format!("IPAM.Config[0].{field}");
+    let range = |field: &str, text: Option<String>| {
+        let parsed = text.map(|text| text.parse::<Cidr>());
+        parsed.transpose().map_err(|e| ApiError::bad_request(format!("{}: {e}", at(field))))
+    };
+    let addr = |field: &str, text: &str| {
+        text.parse::<Ipv4Addr>()
+            .map_err(|_| ApiError::bad_request(format!("{} = {text:?} is not an IPv4 address", at(field))))
+    };
+    let subnet = range("Subnet", config.opt_string("Subnet")?)?;
+    let gateway = config.opt_string("Gateway")?.map(|text| addr("Gateway", &text)).transpose()?;
+    let ip_range = range("IPRange", config.opt_string("IPRange")?)?;
+    let aux: Vec<(String, String)> = config.string_map("AuxiliaryAddresses")?;
+    let aux = aux.into_iter().map(|(name, text)| Ok((name, addr("AuxiliaryAddresses", &text)?)));
+    let aux_addresses = aux.collect::<ApiResult<_>>()?;
+    config.refuse_rest(&[])?;
+    Ok(Ipam { subnet, gateway, ip_range, aux_addresses })
 }
 
 /// What every network is told apart by.
@@ -143,6 +172,21 @@ pub struct Facts<'a> {
     pub driver: &'a str,
     /// `local` or `swarm`.
     pub scope: &'a str,
+}
+
+/// The names `network prune --filter` knows.
+pub const PRUNE_FILTERS: &[&str] = &["label", "label!", "until"];
+
+/// Whether `network prune` may remove it: a network of the user's own, made before `until_ns`. Whether it is in
+/// use is another question.
+pub fn prunable(filters: &Filters, until_ns: Option<i64>, created_ns: i64, shown: &Value) -> bool {
+    let name = shown["Name"].as_str().unwrap_or_default();
+    let builtin = FIXED.contains(&name) || name == "bridge" || shown["Ingress"] == true;
+    let label = |k: &str| shown["Labels"][k].as_str();
+    !builtin
+        && until_ns.is_none_or(|until| created_ns < until)
+        && filters.labels("label", label)
+        && (!filters.has("label!") || !filters.labels("label!", label))
 }
 
 /// Checks the values of the filters.
@@ -207,11 +251,30 @@ pub fn swarm(n: &Network) -> Value {
     out
 }
 
+/// A network of the swarm as a worker knows it.
+pub fn joined(n: &skep_overlay::desired::Network) -> Value {
+    let facts = Facts { id: &n.id, name: &n.name, driver: "overlay", scope: "swarm" };
+    let mut out = shown(&facts, super::time::NEVER.into());
+    let gateway = Ipv4Addr::from(u32::from(n.subnet.first()).saturating_add(1));
+    out["IPAM"]["Config"] = json!([{ "Subnet": n.subnet.to_string(), "Gateway": gateway.to_string() }]);
+    out["Internal"] = n.internal.into();
+    out["Attachable"] = n.attachable.into();
+    out["Ingress"] = n.ingress.into();
+    out
+}
+
 /// A bridge of this host.
 pub fn bridge(b: &BridgeInfo) -> Value {
     let facts = Facts { id: &b.id, name: &b.name, driver: "bridge", scope: "local" };
     let mut out = shown(&facts, super::time::from_ns(b.created_at_ns));
-    out["IPAM"]["Config"] = json!([{ "Subnet": b.subnet.to_string(), "Gateway": b.gateway.to_string() }]);
+    let mut config = json!({ "Subnet": b.subnet.to_string(), "Gateway": b.gateway.to_string() });
+    if let Some(range) = b.ip_range {
+        config["IPRange"] = range.to_string().into();
+    }
+    if !b.aux_addresses.is_empty() {
+        config["AuxiliaryAddresses"] = json!(b.aux_addresses);
+    }
+    out["IPAM"]["Config"] = json!([config]);
     out["Internal"] = b.internal.into();
     out["Options"] = json!(b.options);
     out["Labels"] = json!(b.labels);
@@ -250,7 +313,8 @@ mod tests {
             (r#"{"Name":"a","Attachable":true}"#, "Attachable"),
             (r#"{"Name":"a","EnableIPv6":true}"#, "EnableIPv6"),
             (r#"{"Name":"a","IPAM":{"Config":[{"Subnet":"10.9.0.0/40"}]}}"#, "Subnet"),
-            (r#"{"Name":"a","IPAM":{"Config":[{"IPRange":"10.9.0.0/28"}]}}"#, "IPRange"),
+            (r#"{"Name":"a","Driver":"overlay","IPAM":{"Config":[{"IPRange":"10.9.0.0/28"}]}}"#, "IPRange"),
+            (r#"{"Name":"a","IPAM":{"Config":[{"AuxiliaryAddresses":{"r":"x"}}]}}"#, "AuxiliaryAddresses"),
             (r#"{"Name":"a","Driver":"overlay","Options":{"x":"y"}}"#, "Options"),
             (r#"{"Name":"a","ConfigFrom":{"Network":"b"}}"#, "ConfigFrom"),
         ] {

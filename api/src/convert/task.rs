@@ -6,7 +6,7 @@ use skep_proto::v1::{ListTasksRequest, PortConfig, PortProtocol, PublishMode, Ta
 use super::names::Named;
 use super::service::task_template;
 use super::{created, time, updated, version};
-use crate::error::ApiResult;
+use crate::error::{ApiError, ApiResult};
 use crate::filters::Filters;
 
 /// The names a listing of tasks knows.
@@ -16,20 +16,29 @@ pub const FILTERS: &[&str] =
 /// The part of the filters that the control service answers.
 pub fn request(filters: &Filters) -> ApiResult<ListTasksRequest> {
     filters.check("desired-state", &["running", "shutdown", "accepted"])?;
-    filters.check("runtime", &["container"])?;
+    filters.check("runtime", &["container", "plugin", "attachment"])?;
+    let attachments = filters.values("runtime").any(|r| r == "attachment");
+    if attachments && filters.values("runtime").any(|r| r == "container") {
+        return Err(ApiError::bad_request(
+            "invalid filter 'runtime': ask for containers and attachments one after the other",
+        ));
+    }
     Ok(ListTasksRequest {
         ids: filters.list("id"),
         services: filters.list("service"),
         nodes: filters.list("node"),
         desired_states: filters.list("desired-state"),
         up_to_date: filters.flag("_up-to-date")?.unwrap_or(false),
+        attachments,
     })
 }
 
 /// The part it does not.
 pub fn matches(filters: &Filters, t: &TaskWithSpec) -> bool {
     let labels = t.spec.as_ref().and_then(|s| s.container.as_ref()).map(|c| &c.labels);
-    filters.any("name", |v| name(t).starts_with(v))
+    // There are no plugins.
+    filters.any("runtime", |v| v != "plugin")
+        && filters.any("name", |v| name(t).starts_with(v))
         && filters.labels("label", |k| labels.and_then(|l| l.get(k)).map(String::as_str))
 }
 
@@ -75,6 +84,16 @@ pub fn task(t: &TaskWithSpec) -> Value {
         "Status": shown,
         "DesiredState": TaskState::word(task.desired_state),
     });
+    if let Some(attachment) = task.attachment {
+        out["Spec"] = json!({
+            "NetworkAttachmentSpec": { "ContainerID": attachment.container_id },
+            "ForceUpdate": 0,
+            "Runtime": "attachment",
+        });
+        if let Some(out) = out.as_object_mut() {
+            out.remove("ServiceID");
+        }
+    }
     if task.slot != 0 {
         out["Slot"] = task.slot.into();
     }

@@ -76,6 +76,7 @@ impl From<Error> for ApiError {
             | Error::NoSuchPlugin { .. } => StatusCode::NOT_FOUND,
             Error::VolumeInUse { .. } => StatusCode::CONFLICT,
             Error::Invalid(_) | Error::Archive(_) | Error::AmbiguousPrefix { .. } => StatusCode::BAD_REQUEST,
+            Error::Forbidden(_) => StatusCode::FORBIDDEN,
             Error::NameInUse { .. } | Error::Conflict(_) | Error::NotRunning { .. } => StatusCode::CONFLICT,
             Error::AlreadyStarted { .. } => StatusCode::NOT_MODIFIED,
             // 126 and 127 are the user's: a command that cannot be run or is not there.
@@ -94,10 +95,14 @@ impl From<skep_overlay::Error> for ApiError {
         let status = match &e {
             Error::NoSuchNetwork(_) => StatusCode::NOT_FOUND,
             Error::NetworkExists(_) => StatusCode::CONFLICT,
-            Error::NetworkInUse { .. } | Error::Overlap { .. } | Error::AddressInUse { .. } => {
-                StatusCode::FORBIDDEN
+            Error::NetworkInUse { .. }
+            | Error::Overlap { .. }
+            | Error::AddressInUse { .. }
+            | Error::AlreadyConnected { .. }
+            | Error::NotConnected { .. } => StatusCode::FORBIDDEN,
+            Error::UnchosenSubnet | Error::Invalid { .. } | Error::NeedsSwarmAddress(_) => {
+                StatusCode::BAD_REQUEST
             }
-            Error::Invalid { .. } | Error::NeedsSwarmAddress(_) => StatusCode::BAD_REQUEST,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::new(status, e.to_string())

@@ -9,7 +9,7 @@ use axum::response::IntoResponse;
 use axum::routing::{delete, get, post};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use skep_engine::{Container, ContainerState, Error, WaitCondition};
+use skep_engine::{Container, ContainerState, Error, NetworkMode, WaitCondition};
 
 use super::body;
 use crate::convert::{container, time};
@@ -118,7 +118,16 @@ async fn create(State(s): State<ApiState>, Query(q): Query<Create>, request: Req
             )));
         }
     }
-    let create = container::read(&body::read(request).await?)?;
+    let mut create = container::read(&body::read(request).await?)?;
+    if let NetworkMode::Container(other) = &mut create.config.network {
+        // By ID, as the other one may be given another name.
+        *other = s.engine().inspect(other)?.id.to_string();
+    }
+    for (other, _) in &create.config.links {
+        s.engine()
+            .inspect(other)
+            .map_err(|e| ApiError::bad_request(format!("could not get container for {other}: {e}")))?;
+    }
     let name = q.name.map(|n| n.trim_start_matches('/').to_owned()).filter(|n| !n.is_empty());
     let id = s.engine().create(name, create.config).await.map_err(|e| match e {
         // The client looks for these words, with the tag, before it thinks of a pull.
@@ -127,7 +136,7 @@ async fn create(State(s): State<ApiState>, Query(q): Query<Create>, request: Req
         }
         e => e.into(),
     })?;
-    Ok(body::json(StatusCode::CREATED, &json!({ "Id": id, "Warnings": [] })))
+    Ok(body::json(StatusCode::CREATED, &json!({ "Id": id, "Warnings": create.warnings })))
 }
 
 fn with_tag(reference: &str) -> String {

@@ -7,18 +7,25 @@ use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use skep_engine::NetworkRef;
 use skep_proto::v1::{CreateNetworkRequest, ListNetworksRequest, RemoveRequest};
 
 use super::body;
 use crate::convert::network::{self, Create};
+use crate::convert::{container, time};
 use crate::error::{ApiError, ApiResult};
+use crate::fields::Fields;
 use crate::filters::Filters;
 use crate::state::ApiState;
+use crate::swarm::LocalState;
 
 pub(super) fn routes() -> Router<ApiState> {
     Router::new()
         .route("/networks", get(list))
         .route("/networks/create", post(create))
+        .route("/networks/prune", post(prune))
+        .route("/networks/{id}/connect", post(connect))
+        .route("/networks/{id}/disconnect", post(disconnect))
         .route("/networks/{id}", get(inspect).delete(remove))
 }
 
@@ -38,6 +45,9 @@ async fn all(s: &ApiState) -> ApiResult<(Vec<Value>, bool)> {
         let response = control.list_networks(request).await?.into_inner();
         stale = response.stale;
         shown.extend(response.networks.iter().map(network::swarm));
+    } else {
+        // A worker knows the networks that it has containers in.
+        shown.extend(s.dataplane().list_overlays().iter().map(network::joined));
     }
     let containers = s.engine().list();
     for network in &mut shown {
@@ -105,6 +115,94 @@ async fn create(State(s): State<ApiState>, request: Request) -> ApiResult {
         Create::Bridge(spec) => s.dataplane().create_bridge(spec).await?.id,
     };
     Ok(body::json(StatusCode::CREATED, &json!({ "Id": id, "Warning": "" })))
+}
+
+/// The network as the engine is told of it. A worker does not know all networks of its swarm: whether this one is
+/// there shows when a container joins it.
+async fn reference(s: &ApiState, wanted: &str) -> ApiResult<NetworkRef> {
+    match find(s, wanted, "").await {
+        Ok((shown, _)) => {
+            let text = |key: &str| shown[key].as_str().unwrap_or_default().to_owned();
+            Ok(NetworkRef { id: text("Id"), name: text("Name") })
+        }
+        Err(e) if e.status == StatusCode::NOT_FOUND => {
+            let swarm = s.swarm();
+            let worker = swarm.local().state == LocalState::Active && swarm.control().is_none();
+            let unknown = NetworkRef { id: wanted.to_owned(), name: wanted.to_owned() };
+            worker.then_some(unknown).ok_or(e)
+        }
+        Err(e) => Err(e),
+    }
+}
+
+async fn connect(State(s): State<ApiState>, Path(name): Path<String>, request: Request) -> ApiResult {
+    let mut f = Fields::parse(&body::read(request).await?)?;
+    let container = f.string("Container")?;
+    let settings = f.take("EndpointConfig").unwrap_or_default();
+    f.refuse_rest(&[])?;
+    let network = reference(&s, &name).await?;
+    if network.name == "host" {
+        return Err(ApiError::bad_request(
+            "container cannot be disconnected from host network or connected to host network",
+        ));
+    }
+    if network.name == "none" {
+        return Err(ApiError::bad_request(
+            "container cannot be connected to multiple networks with one of the networks in private (none) mode",
+        ));
+    }
+    let join = container::read_join(&network.name, settings)?;
+    container::check_join(&join)?;
+    s.engine().connect(&container, &network, join).await?;
+    Ok(StatusCode::OK.into_response())
+}
+
+async fn disconnect(State(s): State<ApiState>, Path(name): Path<String>, request: Request) -> ApiResult {
+    let mut f = Fields::parse(&body::read(request).await?)?;
+    let (container, force) = (f.string("Container")?, f.bool("Force")?);
+    f.refuse_rest(&[])?;
+    let network = reference(&s, &name).await?;
+    match s.engine().disconnect(&container, &network).await {
+        // By force, one that is gone already is as good as disconnected.
+        Err(skep_engine::Error::NoSuchContainer { .. }) if force => {}
+        outcome => outcome?,
+    }
+    Ok(StatusCode::OK.into_response())
+}
+
+#[derive(Deserialize)]
+struct Prune {
+    filters: Option<String>,
+}
+
+/// Removes the networks that no container and no service uses; tells their names.
+async fn prune(State(s): State<ApiState>, Query(q): Query<Prune>) -> ApiResult {
+    let filters = Filters::parse(q.filters.as_deref(), network::PRUNE_FILTERS)?;
+    let until = filters.values("until").map(time::until).collect::<ApiResult<Vec<_>>>()?;
+    let until = until.into_iter().min();
+    let mut deleted = Vec::new();
+    for shown in all(&s).await?.0 {
+        let text = |key: &str| shown[key].as_str().unwrap_or_default().to_owned();
+        let created = time::parse("Created", &text("Created")).ok().flatten().unwrap_or(0);
+        if !network::prunable(&filters, until, created, &shown) {
+            continue;
+        }
+        let swarm = text("Scope") == "swarm";
+        let removed = match (swarm, s.swarm().control()) {
+            (true, Some(control)) => {
+                let request = tonic::Request::new(RemoveRequest { id: text("Id") });
+                control.remove_network(request).await.map(drop).map_err(ApiError::from)
+            }
+            (true, None) => continue,
+            (false, _) => s.dataplane().remove_bridge(&text("Id")).await.map_err(ApiError::from),
+        };
+        match removed {
+            Ok(()) => deleted.push(text("Name")),
+            // In use, or gone meanwhile.
+            Err(e) => tracing::debug!(network = text("Name"), error = %e, "not pruned"),
+        }
+    }
+    Ok(body::ok(&json!({ "NetworksDeleted": if deleted.is_empty() { Value::Null } else { json!(deleted) } })))
 }
 
 async fn remove(State(s): State<ApiState>, Path(name): Path<String>) -> ApiResult {

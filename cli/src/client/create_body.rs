@@ -55,7 +55,7 @@ impl CreateFlags {
             bail!("conflicting options: cannot specify both --restart and --rm");
         }
         let (binds, anonymous) = mount::volumes(&self.volume)?;
-        let network = self.network.first().map_or("default", String::as_str);
+        let network = self.network.first().map_or("default", |text| network_name(text));
         let mut body = json!({
             "Image": image, "Cmd": (!command.is_empty()).then_some(command), "Env": env.iter().filter_map(|e| variable(e)).collect::<Vec<_>>(),
             "Labels": pairs(&labels), "Tty": self.tty, "OpenStdin": self.interactive,
@@ -174,14 +174,27 @@ impl CreateFlags {
                     endpoint["IPAMConfig"]["IPv6Address"] = ip.as_str().into();
                 }
                 set(&mut endpoint["MacAddress"], self.mac_address.clone());
+                if own_network(&name) && !self.link.is_empty() {
+                    endpoint["Links"] = json!(self.link);
+                }
             }
             if endpoint.as_object().is_some_and(|e| !e.is_empty()) || self.network.len() > 1 {
                 out.insert(name, endpoint);
             }
         }
-        let asked = !self.network_alias.is_empty() || self.ip.is_some() || self.ip6.is_some();
-        if asked && self.network.is_empty() {
-            bail!("--network-alias, --ip and --ip6 need --network with a network of your own");
+        let first = self.network.first().map_or("default", |text| network_name(text));
+        if !self.network_alias.is_empty() && !own_network(first) {
+            bail!("network-scoped aliases are only supported for user-defined networks");
+        }
+        if self.network.is_empty() {
+            let mut endpoint = json!({});
+            set(&mut endpoint["MacAddress"], self.mac_address.clone());
+            set(&mut endpoint["IPAMConfig"]["IPv4Address"], self.ip.clone());
+            set(&mut endpoint["IPAMConfig"]["IPv6Address"], self.ip6.clone());
+            without_empty(&mut endpoint);
+            if endpoint.as_object().is_some_and(|e| !e.is_empty()) {
+                out.insert(first.into(), endpoint);
+            }
         }
         Ok(out.into())
     }
@@ -204,6 +217,17 @@ impl CreateFlags {
         without_empty(&mut check);
         Ok(check.as_object().is_some_and(|c| !c.is_empty()).then_some(check))
     }
+}
+
+/// The network of `--network`, which may come with its options.
+fn network_name(text: &str) -> &str {
+    let named = text.split(',').find_map(|field| field.strip_prefix("name="));
+    if text.contains('=') { named.unwrap_or(text) } else { text }
+}
+
+/// Whether a network is one that the user made.
+fn own_network(name: &str) -> bool {
+    !matches!(name, "default" | "bridge" | "host" | "none") && !name.starts_with("container:")
 }
 
 /// Sets a field if there is something to set it to.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::api::{Api, Query, encode};
 use super::create_body::{pairs, without_empty};
 use super::output::{self, Column, Listing, say, text};
-use super::{each, human};
+use super::{each, human, prune};
 
 /// Flags of `network create`.
 #[derive(Args)]
@@ -58,10 +58,61 @@ pub struct CreateFlags {
     name: String,
 }
 
+/// Flags of `network connect`.
+#[derive(Args)]
+pub struct ConnectFlags {
+    /// Add network-scoped alias for the container
+    #[arg(long, value_name = "strings", value_delimiter = ',')]
+    alias: Vec<String>,
+    /// driver options for the network
+    #[arg(long, value_name = "strings", value_delimiter = ',')]
+    driver_opt: Vec<String>,
+    /// Highest gw-priority provides the default gateway. Accepts positive and negative values.
+    #[arg(long, value_name = "int", allow_hyphen_values = true, default_value_t = 0)]
+    gw_priority: i64,
+    /// IPv4 address (e.g., "172.30.100.104")
+    #[arg(long, value_name = "ip")]
+    ip: Option<String>,
+    /// IPv6 address (e.g., "2001:db8::33")
+    #[arg(long, value_name = "ip")]
+    ip6: Option<String>,
+    /// Add link to another container
+    #[arg(long, value_name = "list")]
+    link: Vec<String>,
+    /// Add a link-local address for the container
+    #[arg(long, value_name = "strings", value_delimiter = ',')]
+    link_local_ip: Vec<String>,
+    #[arg(value_name = "NETWORK")]
+    network: String,
+    #[arg(value_name = "CONTAINER")]
+    container: String,
+}
+
 #[derive(Subcommand)]
 pub enum Networks {
+    /// Connect a container to a network
+    Connect(Box<ConnectFlags>),
     /// Create a network
     Create(Box<CreateFlags>),
+    /// Disconnect a container from a network
+    Disconnect {
+        /// Force the container to disconnect from a network
+        #[arg(short, long)]
+        force: bool,
+        #[arg(value_name = "NETWORK")]
+        network: String,
+        #[arg(value_name = "CONTAINER")]
+        container: String,
+    },
+    /// Remove all unused networks
+    Prune {
+        /// Provide filter values (e.g. "until=<timestamp>")
+        #[arg(long, value_name = "filter", value_parser = super::usage::filter)]
+        filter: Vec<String>,
+        /// Do not prompt for confirmation
+        #[arg(short, long)]
+        force: bool,
+    },
     /// List networks
     #[command(visible_alias = "list")]
     Ls {
@@ -116,6 +167,13 @@ const TABLE: &str = "{{.ID}}\t{{.Name}}\t{{.Driver}}\t{{.Scope}}";
 pub async fn run(api: &Api, command: Networks) -> Result<()> {
     match command {
         Networks::Create(flags) => create(api, *flags).await,
+        Networks::Connect(flags) => connect(api, *flags).await,
+        Networks::Disconnect { force, network, container } => {
+            let body = json!({ "Container": container, "Force": force });
+            let path = format!("/networks/{}/disconnect", encode(&network));
+            api.post(&path, &Query::new(), Some(&body)).await.map(drop)
+        }
+        Networks::Prune { filter, force } => prune(api, &filter, force).await,
         Networks::Ls { filter, format, no_trunc, quiet } => {
             let found = api.get("/networks", &Query::new().filters(&filter)?).await?;
             let mut networks = found.as_array().cloned().unwrap_or_default();
@@ -195,4 +253,27 @@ async fn create(api: &Api, flags: CreateFlags) -> Result<()> {
         eprintln!("WARNING: {warning}");
     }
     say!("{}", text(&created, "Id"))
+}
+
+async fn connect(api: &Api, flags: ConnectFlags) -> Result<()> {
+    let mut endpoint = json!({
+        "Aliases": flags.alias, "Links": flags.link, "DriverOpts": pairs(&flags.driver_opt),
+        "IPAMConfig": { "IPv4Address": flags.ip, "IPv6Address": flags.ip6, "LinkLocalIPs": flags.link_local_ip },
+    });
+    if flags.gw_priority != 0 {
+        endpoint["GwPriority"] = flags.gw_priority.into();
+    }
+    without_empty(&mut endpoint);
+    let body = json!({ "Container": flags.container, "EndpointConfig": endpoint });
+    let path = format!("/networks/{}/connect", encode(&flags.network));
+    api.post(&path, &Query::new(), Some(&body)).await.map(drop)
+}
+
+async fn prune(api: &Api, filter: &[String], force: bool) -> Result<()> {
+    const WARNING: &str = "WARNING! This will remove all custom networks not used by at least one container.";
+    if !prune::confirmed(WARNING, force)? {
+        return Ok(());
+    }
+    let pruned = api.post("/networks/prune", &Query::new().filters(filter)?, None).await?;
+    prune::listed("Deleted Networks:", &pruned["NetworksDeleted"])
 }

@@ -23,6 +23,8 @@ fn range(ports: &str, text: &str) -> Result<std::ops::RangeInclusive<u16>> {
 struct Asked {
     ip: String,
     published: Option<u16>,
+    /// Any free one from `published` to this, where they differ.
+    last: Option<u16>,
     target: u16,
     protocol: String,
 }
@@ -48,12 +50,20 @@ fn short(text: &str) -> Result<Vec<Asked>> {
         given => range(given, text)?.map(Some).collect(),
     };
     if targets.len() == 1 && published.len() > 1 {
-        bail!("the range of {} host ports in {text:?} has one container port: give as many", published.len());
+        let (first, last) = (published[0], published[published.len() - 1]);
+        let protocol = protocol.into();
+        return Ok(vec![Asked { ip: ip.into(), published: first, last, target: *targets.start(), protocol }]);
     }
     if published.len() != targets.len() {
         bail!("invalid ranges specified for container and host ports: {text:?}");
     }
-    let asked = |(target, published)| Asked { ip: ip.into(), published, target, protocol: protocol.into() };
+    let asked = |(target, published)| Asked {
+        ip: ip.into(),
+        published,
+        last: published,
+        target,
+        protocol: protocol.into(),
+    };
     Ok(targets.zip(published.drain(..)).map(asked).collect())
 }
 
@@ -63,7 +73,10 @@ pub fn bindings(publish: &[String], expose: &[String]) -> Result<(Value, Value)>
     for text in publish {
         for asked in short(text)? {
             let port = format!("{}/{}", asked.target, asked.protocol);
-            let host = asked.published.map_or_else(String::new, |p| p.to_string());
+            let host = match (asked.published, asked.last) {
+                (Some(first), Some(last)) if first != last => format!("{first}-{last}"),
+                (first, _) => first.map_or_else(String::new, |p| p.to_string()),
+            };
             exposed.insert(port.clone(), json!({}));
             bound.entry(port).or_default().push(json!({ "HostIp": asked.ip, "HostPort": host }));
         }
@@ -85,6 +98,9 @@ pub fn service(text: &str) -> Result<Vec<Value>> {
         let one = |a: Asked| {
             if !a.ip.is_empty() {
                 bail!("hostip is not supported in {text:?}: a service's port is open on every address");
+            }
+            if a.last != a.published {
+                bail!("invalid ranges specified for container and host ports: {text:?}");
             }
             Ok(json!({ "Protocol": a.protocol, "PublishMode": "ingress",
                        "PublishedPort": a.published.unwrap_or(0), "TargetPort": a.target }))

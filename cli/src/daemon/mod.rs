@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use skep_agent::LocalNetworking;
+use skep_agent::{Attachments, LocalNetworking};
 use skep_api::swarm::{InitRequest, Swarm};
 use skep_api::{ApiState, DaemonInfo, Listener, ServeError};
 use skep_engine::{Engine, EngineOptions};
@@ -142,13 +142,14 @@ impl Daemon {
         })
         .await
         .context("start the data plane")?;
+        let attachments = Attachments::default();
         let engine = Engine::open(EngineOptions {
             data_root: config.data_root.clone(),
             exec_root: config.exec_root.clone(),
             instance,
             cgroup_parent: config.cgroup_parent.clone(),
             helper_exe,
-            networking: Arc::new(LocalNetworking::new(plane.clone())),
+            networking: Arc::new(LocalNetworking::new(plane.clone(), attachments.clone())),
         })
         .await
         .context("start the engine")?;
@@ -159,6 +160,7 @@ impl Daemon {
             dir: config.data_root.join("swarm"),
             engine: engine.clone(),
             plane: plane.clone(),
+            attachments,
             labels: config.labels.clone(),
         })
         .await?;

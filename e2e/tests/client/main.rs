@@ -4,6 +4,7 @@
 mod compare;
 mod containers;
 mod interactive;
+mod networks;
 mod storage;
 mod swarm;
 

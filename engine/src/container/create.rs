@@ -62,6 +62,11 @@ impl Engine {
         for (k, v) in &image.config.labels {
             config.labels.entry(k.clone()).or_insert_with(|| v.clone());
         }
+        for port in &image.config.exposed_ports {
+            if !config.exposed.contains(port) {
+                config.exposed.push(port.clone());
+            }
+        }
         if config.log.driver.is_empty() {
             config.log.driver = "json-file".into();
         }

@@ -1,6 +1,5 @@
 //! The host files of a container: /etc/hosts, /etc/hostname, /etc/resolv.conf and its directories.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -44,6 +43,7 @@ impl Layout {
         c: &Container,
         attachment: Option<&Attachment>,
         peer: Option<&Path>,
+        links: &[String],
     ) -> Result<HostFiles, Error> {
         if let Some(peer) = peer {
             // In another's network namespace, its names are ours.
@@ -64,12 +64,47 @@ impl Layout {
             None => resolv_conf(c, &fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
         };
         Ok(HostFiles {
-            hosts: write("hosts", hosts(c, attachment)?)?,
+            hosts: write("hosts", hosts(c, attachment, links)?)?,
             resolv_conf: write("resolv.conf", resolv_conf)?,
             hostname: write("hostname", format!("{}\n", hostname(c)))?,
         })
     }
 }
+
+impl Layout {
+    /// Adds and takes out lines of addresses that came and went while the container runs, and tells it of its name
+    /// server. What else it has written there itself stays. The files are written in place: it sees these inodes.
+    pub(super) fn renew_host_files(
+        &self,
+        c: &Container,
+        attachment: &Attachment,
+        left: Option<&str>,
+    ) -> Result<(), Error> {
+        let change = |name: &str, new: &dyn Fn(&str) -> Option<String>| {
+            let path = self.dir.join(name);
+            let old = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+            new(&old).map_or(Ok(()), |text| fs::write(&path, text).map_err(Error::io("write", &path)))
+        };
+        change("hosts", &|old| {
+            let of_left = |line: &str| left.is_some_and(|addr| line.split_whitespace().next() == Some(addr));
+            let mut text: String = old.split_inclusive('\n').filter(|line| !of_left(line)).collect();
+            for e in &attachment.endpoints {
+                let line = own_line(c, &e.addr.to_string());
+                if !text.contains(&line) {
+                    text.push_str(&line);
+                }
+            }
+            (text != old).then_some(text)
+        })?;
+        let ours = |text: &str| text.lines().any(|l| l == OWN_SERVER);
+        change("resolv.conf", &|old| {
+            (ours(old) != ours(&attachment.resolv_conf)).then(|| attachment.resolv_conf.clone())
+        })
+    }
+}
+
+/// How /etc/resolv.conf names the server that the data plane runs in a container.
+const OWN_SERVER: &str = "nameserver 127.0.0.11";
 
 /// The host name a container sees.
 pub(super) fn hostname(c: &Container) -> String {
@@ -81,7 +116,7 @@ pub(super) fn hostname(c: &Container) -> String {
     }
 }
 
-fn hosts(c: &Container, attachment: Option<&Attachment>) -> Result<String, Error> {
+fn hosts(c: &Container, attachment: Option<&Attachment>, links: &[String]) -> Result<String, Error> {
     let mut out = match c.config.network {
         NetworkMode::Host => fs::read_to_string("/etc/hosts").unwrap_or_default(),
         _ => "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\nff00::0\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n".into(),
@@ -89,15 +124,20 @@ fn hosts(c: &Container, attachment: Option<&Attachment>) -> Result<String, Error
     for line in &c.config.extra_hosts {
         out.push_str(&host_line(line)?);
     }
-    let name = hostname(c);
+    links.iter().for_each(|line| out.push_str(line));
     for e in attachment.map_or(&[][..], |a| &a.endpoints) {
-        match &c.config.domainname {
-            Some(d) if !d.is_empty() => writeln!(out, "{}\t{name}.{d} {name}", e.addr),
-            _ => writeln!(out, "{}\t{name}", e.addr),
-        }
-        .map_err(|_| Error::Invalid("a line of /etc/hosts cannot be written".into()))?;
+        out.push_str(&own_line(c, &e.addr.to_string()));
     }
     Ok(out)
+}
+
+/// The line of one of the container's own addresses.
+fn own_line(c: &Container, addr: &str) -> String {
+    let name = hostname(c);
+    match &c.config.domainname {
+        Some(d) if !d.is_empty() => format!("{addr}\t{name}.{d} {name}\n"),
+        _ => format!("{addr}\t{name}\n"),
+    }
 }
 
 /// The host's, each part replaced by what was asked for.

@@ -223,20 +223,26 @@ impl Engine {
     ) -> Result<ShimSpec, Error> {
         let layout = Layout { dir: self.root().container(&slot.id) };
         let rootfs = self.rootfs(slot).0;
+        let links = self.links(c)?;
         let g = &c.config;
         Ok(ShimSpec {
             id: slot.id.clone(),
             rootfs,
             read_only: g.read_only,
             argv: slot.plan.argv.clone(),
-            env: slot.plan.env.clone(),
+            env: with(&slot.plan.env, links.env),
             cwd: slot.plan.cwd.clone(),
             user: slot.plan.user.clone(),
             groups: g.groups.clone(),
             hostname: hostname(c),
             domainname: g.domainname.clone().unwrap_or_default(),
             mounts,
-            host_files: layout.write_host_files(c, wired.attachment.as_ref(), wired.peer.as_deref())?,
+            host_files: layout.write_host_files(
+                c,
+                wired.attachment.as_ref(),
+                wired.peer.as_deref(),
+                &links.hosts,
+            )?,
             shm_size: g.shm_size.unwrap_or(0),
             network: wired.namespace,
             cap_add: g.cap_add.clone(),
@@ -257,4 +263,11 @@ impl Engine {
             log_path: c.log_path.clone(),
         })
     }
+}
+
+/// The container's own variables, and of the others those it has not.
+fn with(own: &[String], others: Vec<String>) -> Vec<String> {
+    let name = |v: &str| v.split('=').next().unwrap_or_default().to_owned();
+    let others: Vec<String> = others.into_iter().filter(|o| own.iter().all(|v| name(v) != name(o))).collect();
+    own.iter().cloned().chain(others).collect()
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 use skep_engine::{
-    Attachment, ContainerConfig, ContainerId, Engine, EngineOptions, NetworkError, Networking,
+    Attachment, ContainerConfig, ContainerId, Engine, EngineOptions, NetworkError, NetworkJoin, Networking,
 };
 
 /// Every test's result.
@@ -23,6 +23,20 @@ impl Networking for NoNetworks {
         _: &str,
         _: &ContainerConfig,
     ) -> Result<Attachment, NetworkError> {
+        Err("this test has no networks".into())
+    }
+
+    async fn connect(
+        &self,
+        _: &ContainerId,
+        _: &str,
+        _: &ContainerConfig,
+        _: &NetworkJoin,
+    ) -> Result<Attachment, NetworkError> {
+        Err("this test has no networks".into())
+    }
+
+    async fn disconnect(&self, _: &ContainerId, _: &str) -> Result<Attachment, NetworkError> {
         Err("this test has no networks".into())
     }
 

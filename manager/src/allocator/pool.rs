@@ -222,15 +222,9 @@ pub fn blocks(view: &StoreView, network_id: &str) -> Vec<(Cidr, String)> {
     };
     let layout = Layout::of(subnet);
     let mut held: BTreeMap<u32, Vec<(u32, &str)>> = BTreeMap::new();
-    for service in services_in(view, network_id) {
-        for t in view.tasks_of_service(&service.id).filter(|t| !task::finished(t)) {
-            let addr = t.addresses.iter().find(|a| a.network_id == network_id);
-            let Some(addr) = addr.and_then(|a| a.addr.parse::<Ipv4Addr>().ok()).map(u32::from) else {
-                continue;
-            };
-            if let Some(offset) = addr.checked_sub(subnet.base()).filter(|_| subnet.contains(addr)) {
-                held.entry(offset >> layout.block_bits).or_default().push((addr, &t.node_id));
-            }
+    for (addr, node) in addresses(view, network_id) {
+        if let Some(offset) = addr.checked_sub(subnet.base()).filter(|_| subnet.contains(addr)) {
+            held.entry(offset >> layout.block_bits).or_default().push((addr, node));
         }
     }
     let mut routes = Vec::new();
@@ -250,6 +244,52 @@ pub fn blocks(view: &StoreView, network_id: &str) -> Vec<(Cidr, String)> {
         routes.extend(borrowed);
     }
     routes
+}
+
+/// The address for one more task of `node` in the network: the one it wants, or one of the node's blocks. The
+/// error says why there is none.
+pub fn take_one(
+    view: &StoreView,
+    network_id: &str,
+    node: &str,
+    wanted: Option<Ipv4Addr>,
+) -> Result<Ipv4Addr, String> {
+    let network = view.network(network_id).ok_or_else(|| format!("network {network_id} not found"))?;
+    let name = crate::store::network_name(network);
+    let subnet: Cidr = network.subnet.parse().map_err(|_| format!("network {name} has no subnet yet"))?;
+    let mut pool = Pool::new(Layout::of(subnet));
+    for (addr, holder) in addresses(view, network_id) {
+        pool.hold(addr, holder);
+    }
+    let Some(wanted) = wanted else {
+        let free =
+            pool.take(node).ok_or_else(|| format!("network {name} has no address left in {subnet}"))?;
+        return Ok(free.into());
+    };
+    match pool.offset(wanted.into()) {
+        None => {
+            let tasks = pool.layout.tasks();
+            let at = |offset: u32| Ipv4Addr::from(subnet.base() + offset);
+            let (first, last) = (at(tasks.start), at(tasks.end.saturating_sub(1)));
+            Err(format!(
+                "address {wanted} is not one for containers in network {name}: give one from {first} to {last}"
+            ))
+        }
+        Some(offset) if pool.is_held(offset) => {
+            Err(format!("address {wanted} is already in use in network {name}"))
+        }
+        Some(_) => Ok(wanted),
+    }
+}
+
+/// The addresses held in a network, and the node of each.
+fn addresses<'a>(view: &'a StoreView, network_id: &'a str) -> impl Iterator<Item = (u32, &'a str)> {
+    let of_services = services_in(view, network_id).flat_map(move |s| view.tasks_of_service(&s.id));
+    let tasks = of_services.chain(view.attachments()).filter(|t| !task::finished(t));
+    tasks.filter_map(move |t| {
+        let addr = t.addresses.iter().find(|a| a.network_id == network_id)?;
+        Some((u32::from(addr.addr.parse::<Ipv4Addr>().ok()?), t.node_id.as_str()))
+    })
 }
 
 /// Services whose tasks may be in the network: any of their revisions names it, or it is the ingress

@@ -77,5 +77,12 @@ fn in_use(view: &StoreView, network: &v1::Network) -> Result<(), Status> {
         t.status.as_ref().is_none_or(|s| s.state <= v1::TaskState::Running.into())
             && t.addresses.iter().any(|a| a.network_id == network.id)
     });
-    live.map_or(Ok(()), |t| refuse(format!("task {}, which is shutting down", t.id)))
+    live.map_or(Ok(()), |t| match &t.attachment {
+        None => refuse(format!("task {}, which is shutting down", t.id)),
+        Some(a) => {
+            let description = view.node(&t.node_id).and_then(|n| n.description.as_ref());
+            let host = description.map_or(t.node_id.as_str(), |d| &d.hostname);
+            refuse(format!("task {} (container {} on node {host})", t.id, a.container_name))
+        }
+    })
 }

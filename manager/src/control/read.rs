@@ -133,7 +133,10 @@ pub(super) fn tasks(
     let matches = |t: &v1::Task| {
         services.as_ref().is_none_or(|s| s.contains(&t.service_id))
             && nodes.as_ref().is_none_or(|n| n.contains(&t.node_id))
-            && tasks.as_ref().is_none_or(|ids| ids.contains(&t.id))
+            && match &tasks {
+                Some(ids) => ids.contains(&t.id),
+                None => t.attachment.is_some() == request.attachments,
+            }
             && (desired.is_empty() || desired.contains(&t.desired_state()))
             && (!request.up_to_date || view.service(&t.service_id).is_some_and(|s| s.revision == t.revision))
     };

@@ -3,6 +3,7 @@
 
 mod acks;
 mod assignments;
+mod attachments;
 mod liveness;
 mod network;
 mod report;
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use skep_identity::{peer, require_any};
+use skep_proto::v1::dispatcher_client::DispatcherClient;
 use skep_proto::v1::{self, dispatcher_server::Dispatcher};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -22,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::authority::{self, surely_removed};
-use crate::context::{Context, is_forwarded};
+use crate::context::{Context, forward, is_forwarded};
 use acks::Acks;
 use liveness::Liveness;
 use reporter::Reporter;
@@ -55,6 +57,16 @@ impl DispatcherService {
 
     fn period(&self) -> Duration {
         heartbeat_period(&self.ctx)
+    }
+
+    /// The node a request is about: the one it comes from, or, passed on by a manager, the one that manager names.
+    fn on_behalf_of<T>(&self, request: &Request<T>, named: &str) -> Result<(bool, String), Status> {
+        if is_forwarded(request.metadata()) {
+            authority::manager(self.ctx.store(), request.extensions())?;
+            return Ok((true, named.to_owned()));
+        }
+        let node = authority::node(self.ctx.store(), request.extensions())?.node_id;
+        Ok((false, node.into()))
     }
 }
 
@@ -165,6 +177,39 @@ impl Dispatcher for DispatcherService {
         authority::manager(self.ctx.store(), request.extensions())?;
         self.acks.merge(request.into_inner());
         Ok(Response::new(v1::Empty {}))
+    }
+
+    async fn attach(
+        &self,
+        request: Request<v1::AttachRequest>,
+    ) -> Result<Response<v1::AttachResponse>, Status> {
+        let (forwarded, node_id) = self.on_behalf_of(&request, &request.get_ref().node_id)?;
+        let message = v1::AttachRequest { node_id, ..request.into_inner() };
+        let (ctx, again) = (self.ctx.clone(), message.clone());
+        let local = move || -> BoxFuture<'static, _> {
+            let (ctx, message) = (ctx.clone(), message.clone());
+            Box::pin(async move { attachments::attach(&ctx, message).await })
+        };
+        let remote = move |channel| -> BoxFuture<'static, _> {
+            let (mut client, request) = (DispatcherClient::new(channel), forward(again.clone()));
+            Box::pin(async move { client.attach(request).await.map(Response::into_inner) })
+        };
+        self.ctx.on_leader(forwarded, local, remote).await.map(Response::new)
+    }
+
+    async fn detach(&self, request: Request<v1::DetachRequest>) -> Result<Response<v1::Empty>, Status> {
+        let (forwarded, node_id) = self.on_behalf_of(&request, &request.get_ref().node_id)?;
+        let message = v1::DetachRequest { node_id, ..request.into_inner() };
+        let (ctx, again) = (self.ctx.clone(), message.clone());
+        let local = move || -> BoxFuture<'static, _> {
+            let (ctx, message) = (ctx.clone(), message.clone());
+            Box::pin(async move { attachments::detach(&ctx, message).await })
+        };
+        let remote = move |channel| -> BoxFuture<'static, _> {
+            let (mut client, request) = (DispatcherClient::new(channel), forward(again.clone()));
+            Box::pin(async move { client.detach(request).await.map(Response::into_inner) })
+        };
+        self.ctx.on_leader(forwarded, local, remote).await.map(Response::new)
     }
 }
 

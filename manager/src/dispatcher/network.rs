@@ -45,6 +45,8 @@ pub(super) fn compute(
         peers,
         blocks,
         services: if spec.ingress { Vec::new() } else { services(view, &network.id, tasks) },
+        attached: tasks.values().filter_map(|t| attached(&network.id, t)).collect(),
+        attachable: spec.attachable,
     };
     NetworkState { view, nodes }
 }
@@ -69,6 +71,17 @@ pub(super) fn peer(node: &v1::Node, port: u32) -> Option<v1::OverlayPeer> {
 
 fn address<'a>(task: &'a v1::Task, network_id: &str) -> Option<&'a str> {
     task.addresses.iter().find(|a| a.network_id == network_id).map(|a| a.addr.as_str())
+}
+
+fn attached(network_id: &str, task: &v1::Task) -> Option<v1::Attached> {
+    let container = task.attachment.as_deref()?;
+    Some(v1::Attached {
+        container_id: container.container_id.clone(),
+        name: container.container_name.clone(),
+        aliases: container.aliases.clone(),
+        addr: address(task, network_id)?.to_owned(),
+        node_id: task.node_id.clone(),
+    })
 }
 
 fn backend(view: &StoreView, network_id: &str, task: &v1::Task) -> Option<v1::Backend> {

@@ -155,7 +155,8 @@ impl Builder {
             self.world.nodes.insert(task.node_id.clone(), index);
         }
         let live = |t: Option<&Arc<v1::Task>>| t.filter(|t| is_live(t)).cloned();
-        let plane = |t: &v1::Task| (t.node_id.clone(), t.addresses.clone(), is_backend(t));
+        let plane =
+            |t: &v1::Task| (t.node_id.clone(), t.addresses.clone(), is_backend(t), t.attachment.clone());
         let (old, new) = (live(before), live(after));
         if old.as_deref().map(plane) != new.as_deref().map(plane) {
             let addresses = old.iter().chain(&new).flat_map(|t| &t.addresses);

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use skep_proto::v1;
 
 use crate::orchestrator::task;
+use crate::reaper::ATTACHMENTS;
 use crate::store::{Diff, Event, StoreView};
 
 /// Work for the leader's logic.
@@ -23,7 +24,8 @@ pub struct Dirty {
 impl Dirty {
     /// Everything: what a new leader begins with.
     pub fn all(view: &StoreView) -> Self {
-        let services = view.services().map(|s| s.id.clone()).collect();
+        let services = view.services().map(|s| s.id.clone());
+        let services = services.chain([ATTACHMENTS.to_owned()]).collect();
         Self { allocate: true, schedule: true, services, wakes: BTreeMap::new() }
     }
 

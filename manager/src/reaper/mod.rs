@@ -12,9 +12,16 @@ use crate::store::{StoreView, change};
 /// How long a node may be down before its tasks count as gone and their addresses are free again.
 pub const ORPHAN_AFTER_MS: i64 = 24 * 60 * 60 * 1000;
 
+/// What the leader's work list calls the attachments: they are the tasks of no service.
+pub const ATTACHMENTS: &str = "";
+
 /// One pass over a service's tasks and revisions.
 pub fn reap(view: &StoreView, service_id: &str, now_ms: i64) -> Plan {
     let mut plan = Plan::default();
+    if service_id == ATTACHMENTS {
+        detach(view, now_ms, &mut plan);
+        return plan;
+    }
     let service = view.service(service_id);
     let limit =
         view.cluster().and_then(|c| c.spec.as_ref()).map_or(defaults::TASK_HISTORY, |s| s.task_history_limit);
@@ -54,6 +61,27 @@ pub fn reap(view: &StoreView, service_id: &str, now_ms: i64) -> Plan {
         plan.changes.push(change::remove_revision(service_id, r.number));
     }
     plan
+}
+
+/// Takes back the places of containers that nobody can give back any more: their node was removed, or has been
+/// down for so long that its tasks count as gone.
+fn detach(view: &StoreView, now_ms: i64, plan: &mut Plan) {
+    for t in view.attachments() {
+        let lost = match view.node(&t.node_id) {
+            None => true,
+            Some(n) if n.state() == v1::NodeState::Down => {
+                let due = n.meta.map_or(0, |m| m.updated_at_ms) + ORPHAN_AFTER_MS;
+                if due > now_ms {
+                    plan.wake(due);
+                }
+                due <= now_ms
+            }
+            Some(_) => false,
+        };
+        if lost || task::finished(t) {
+            plan.changes.push(change::remove_task(&t.id));
+        }
+    }
 }
 
 /// Whether a task on its way out still has to be reported stopped. One on a node that is down does, as its

@@ -141,7 +141,8 @@ impl NodeLoad {
     }
 
     fn count(&mut self, view: &StoreView, t: &v1::Task, sign: i32) {
-        if task::state(t) < TaskState::Assigned {
+        // A node's own containers are not the scheduler's to weigh.
+        if task::state(t) < TaskState::Assigned || t.attachment.is_some() {
             return;
         }
         let key = t.service_id.as_bytes();

@@ -256,6 +256,7 @@ impl<'a> Group<'a> {
             start_not_before_ms: t.start_not_before_ms,
             restarts_ms: t.restarts_ms.clone(),
             incarnation: t.incarnation,
+            attachment: None,
         }
     }
 }

@@ -91,6 +91,10 @@ impl StoreView {
     pub fn tasks_of_service(&self, service_id: &str) -> impl Iterator<Item = &Arc<v1::Task>> {
         self.tasks.of_service(service_id)
     }
+    /// The tasks of no service: containers outside services that have a place in a network.
+    pub fn attachments(&self) -> impl Iterator<Item = &Arc<v1::Task>> {
+        self.tasks.of_service("")
+    }
     /// The tasks of one slot of a service, finished ones included.
     pub fn tasks_of_slot(&self, service_id: &str, slot: u64) -> impl Iterator<Item = &Arc<v1::Task>> {
         self.tasks.of_slot(service_id, slot)

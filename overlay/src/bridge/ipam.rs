@@ -13,15 +13,20 @@ pub fn free_subnet(used: &[Cidr]) -> Option<Cidr> {
     large.chain(small).find(free)
 }
 
-/// The first address of the range after `last` that nobody has, starting over at the end: an address
-/// just given back rests as long as there are others.
+/// The first address of the range (the whole subnet, or a part of it) after `last` that nobody has, starting
+/// over at the end: an address just given back rests as long as there are others.
 pub fn free_address(
     subnet: Cidr,
+    range: Cidr,
     gateway: Ipv4Addr,
     used: &BTreeSet<Ipv4Addr>,
     last: Option<Ipv4Addr>,
 ) -> Option<Ipv4Addr> {
-    let (first, end) = (u32::from(subnet.first()) + 1, u32::from(subnet.last()));
+    let first = u32::from(range.first()).max(u32::from(subnet.first()) + 1);
+    let end = (u32::from(range.last()) + 1).min(u32::from(subnet.last()));
+    if first >= end {
+        return None;
+    }
     let start = last.map_or(first, |l| u32::from(l).saturating_add(1)).clamp(first, end);
     (start..end).chain(first..start).map(Ipv4Addr::from).find(|addr| *addr != gateway && !used.contains(addr))
 }
@@ -50,12 +55,17 @@ mod tests {
         let mut used = BTreeSet::new();
         let mut last = None;
         for host in 2..=6 {
-            last = free_address(subnet, gateway, &used, last);
+            last = free_address(subnet, subnet, gateway, &used, last);
             assert_eq!(last, Some(Ipv4Addr::new(10, 1, 0, host)));
             used.extend(last);
         }
-        assert_eq!(free_address(subnet, gateway, &used, last), None);
+        assert_eq!(free_address(subnet, subnet, gateway, &used, last), None);
+        let part = cidr("10.1.0.4/31");
+        assert_eq!(free_address(subnet, part, gateway, &used, None), None);
+        used.remove(&Ipv4Addr::new(10, 1, 0, 5));
+        assert_eq!(free_address(subnet, part, gateway, &used, last), Some(Ipv4Addr::new(10, 1, 0, 5)));
+        used.insert(Ipv4Addr::new(10, 1, 0, 5));
         used.remove(&Ipv4Addr::new(10, 1, 0, 4));
-        assert_eq!(free_address(subnet, gateway, &used, last), Some(Ipv4Addr::new(10, 1, 0, 4)));
+        assert_eq!(free_address(subnet, subnet, gateway, &used, last), Some(Ipv4Addr::new(10, 1, 0, 4)));
     }
 }

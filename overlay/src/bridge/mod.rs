@@ -1,9 +1,9 @@
 //! Local bridge networks: the networks themselves, their addresses, and the ports published from them.
 
 mod ipam;
+mod options;
 mod ports;
 
-use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 pub use ipam::{free_address, free_subnet};
@@ -15,9 +15,7 @@ use crate::link::Mac;
 use crate::model::{BridgeInfo, BridgeSpec, Member};
 use crate::names::Names;
 use crate::state::{Bridge, State};
-
-const MTU_OPTION: &str = "com.docker.network.driver.mtu";
-const DEFAULT_MTU: u32 = 1500;
+use options::Options;
 
 /// Checks the request against what there is and makes the network's record. `taken` are ranges that
 /// this host routes already.
@@ -43,15 +41,29 @@ pub fn plan(state: &State, spec: &BridgeSpec, names: &Names, taken: &[Cidr]) -> 
             reason: format!("not a host address of {subnet}"),
         });
     }
+    let ip_range = spec.ip_range.map(|r| r.network());
+    if let Some(range) = ip_range {
+        within("IP range", subnet, range)?;
+    }
+    for addr in spec.aux_addresses.values() {
+        within("auxiliary address", subnet, Cidr::host(*addr))?;
+    }
+    let options = Options::read(&spec.options)?;
     let id = random_id();
     Ok(Bridge {
-        interface: names.bridge(&id),
+        interface: options.interface.unwrap_or_else(|| names.bridge(&id)),
         id,
         name: spec.name.clone(),
         subnet,
         gateway,
         internal: spec.internal,
-        mtu: mtu(&spec.options)?,
+        mtu: options.mtu,
+        ip_range,
+        aux_addresses: spec.aux_addresses.clone(),
+        chosen: spec.subnet.is_some(),
+        isolated: !options.icc,
+        unmasked: !options.masquerade,
+        host_binding: options.host_binding,
         labels: spec.labels.clone(),
         options: spec.options.clone(),
         created_at_ns: now_ns(),
@@ -100,20 +112,12 @@ fn check_subnet(state: &State, subnet: Cidr) -> Result<Cidr> {
     }
 }
 
-fn mtu(options: &BTreeMap<String, String>) -> Result<u32> {
-    if let Some((name, _)) = options.iter().find(|(name, _)| *name != MTU_OPTION) {
-        return Err(Error::Invalid {
-            what: "network option",
-            value: name.clone(),
-            reason: format!("only {MTU_OPTION} is supported"),
-        });
+/// Checks that a part of the range lies in it.
+fn within(what: &'static str, subnet: Cidr, part: Cidr) -> Result<()> {
+    if subnet.contains(part.first()) && subnet.contains(part.last()) {
+        return Ok(());
     }
-    let Some(text) = options.get(MTU_OPTION) else { return Ok(DEFAULT_MTU) };
-    text.parse().ok().filter(|mtu| (576..=65_535).contains(mtu)).ok_or_else(|| Error::Invalid {
-        what: MTU_OPTION,
-        value: text.clone(),
-        reason: "it must be between 576 and 65535".into(),
-    })
+    Err(Error::Invalid { what, value: part.to_string(), reason: format!("it is not within {subnet}") })
 }
 
 /// The network with its containers.
@@ -128,6 +132,8 @@ pub fn info(state: &State, bridge: &Bridge) -> BridgeInfo {
         interface: bridge.interface.clone(),
         subnet: bridge.subnet,
         gateway: bridge.gateway,
+        ip_range: bridge.ip_range,
+        aux_addresses: bridge.aux_addresses.clone(),
         internal: bridge.internal,
         labels: bridge.labels.clone(),
         options: bridge.options.clone(),

@@ -54,6 +54,7 @@ impl Ports {
                 container_port: port.container_port,
                 host_ip: Some(IpAddr::V4(port.host_ip)),
                 host_port: port.host_port,
+                host_port_end: 0,
             };
             errors.extend(self.take(owner, &[wanted]).err());
         }
@@ -83,6 +84,7 @@ impl Ports {
                 container_port: *port,
                 host_ip: None,
                 host_port: *port,
+                host_port_end: 0,
             };
             if self.take(owner, &[publish]).is_err() {
                 refused.push((protocol.clone(), *port));
@@ -116,7 +118,15 @@ impl Ports {
             host_port,
         };
         if publish.host_port != 0 {
-            return self.hold(bound(publish.host_port), pending);
+            let last = publish.host_port_end.max(publish.host_port);
+            let mut outcome = self.hold(bound(publish.host_port), pending);
+            for port in publish.host_port..last {
+                match outcome {
+                    Err(Error::PortTaken { .. }) => outcome = self.hold(bound(port + 1), pending),
+                    other => return other,
+                }
+            }
+            return outcome;
         }
         for _ in RANDOM_PORTS {
             let port = self.next.clamp(*RANDOM_PORTS.start(), *RANDOM_PORTS.end());

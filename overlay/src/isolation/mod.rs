@@ -8,8 +8,8 @@ use std::net::Ipv4Addr;
 
 use crate::desired::Cidr;
 use crate::names::Names;
-use crate::nft::{Chain, FORWARD, Field, Hook, OUTPUT, POSTROUTING, PREROUTING, Rule, Set, Table};
-use crate::state::{Record, State};
+use crate::nft::{Builder, Chain, FORWARD, Field, Hook, OUTPUT, POSTROUTING, PREROUTING, Rule, Set, Table};
+use crate::state::{Bridge, Record, State};
 use crate::vip::{self, SwarmMaps};
 
 const RAW: i32 = -300;
@@ -25,7 +25,8 @@ pub fn table(state: &State, names: &Names, maps: &SwarmMaps) -> Table {
         vip::host_maps(published.flat_map(|(to, r)| r.ports.iter().map(move |p| (to, p))));
     let sets = [
         ("same_network", same_network(state)),
-        ("egress", egress(state)),
+        ("egress", egress(state, |_| true)),
+        ("masked", egress(state, |kind| !kind.unmasked)),
         ("owned", owned(state)),
         ("bridged", bridged(state)),
         ("nodes", nodes(state)),
@@ -33,14 +34,15 @@ pub fn table(state: &State, names: &Names, maps: &SwarmMaps) -> Table {
         ("ports_any", ports_any),
         ("ports_one", ports_one),
     ];
+    let links = Links::of(state, names);
     let chains = [
-        ("antispoof", antispoof(names)),
+        ("antispoof", antispoof(&links)),
         ("prerouting", prerouting()),
         ("output", output()),
         ("mss", mss(names)),
-        ("forward", forward(names)),
-        ("guard", guard(names)),
-        ("postrouting", postrouting(state, names)),
+        ("forward", forward(&links)),
+        ("guard", guard(&links)),
+        ("postrouting", postrouting(state, &links)),
     ];
     Table {
         sets: sets
@@ -56,13 +58,15 @@ pub fn table(state: &State, names: &Names, maps: &SwarmMaps) -> Table {
 fn networks(state: &State) -> BTreeMap<Cidr, Kind> {
     let mut all = BTreeMap::new();
     for member in state.containers.values().flat_map(Record::members) {
-        all.insert(member.subnet.network(), Kind { internal: member.internal, ingress: member.ingress });
+        let kind = Kind { internal: member.internal, ingress: member.ingress, ..Kind::default() };
+        all.insert(member.subnet.network(), kind);
     }
     for bridge in state.bridges.values() {
-        all.insert(bridge.subnet, Kind { internal: bridge.internal, ingress: false });
+        let Bridge { internal, isolated, unmasked, .. } = *bridge;
+        all.insert(bridge.subnet, Kind { internal, ingress: false, isolated, unmasked });
     }
     for network in state.swarm.iter().flat_map(|s| s.desired.networks.values()) {
-        let kind = Kind { internal: network.internal, ingress: network.ingress };
+        let kind = Kind { internal: network.internal, ingress: network.ingress, ..Kind::default() };
         all.insert(network.subnet.network(), kind);
     }
     // Overlapping ranges cannot be told apart: the first one counts, the rest is left unreachable.
@@ -79,17 +83,51 @@ fn networks(state: &State) -> BTreeMap<Cidr, Kind> {
     all
 }
 
+#[derive(Default)]
 struct Kind {
     internal: bool,
     ingress: bool,
+    /// Its containers may not speak to each other.
+    isolated: bool,
+    /// What leaves the host keeps its source.
+    unmasked: bool,
 }
 
-/// Pairs of addresses of one network. Not of the ingress network: there only published ports are
-/// reached, through translation.
+/// Patterns of the names of our interfaces on the host: those that begin as ours do, and bridges that the user
+/// named.
+struct Links {
+    /// Bridges and veths.
+    all: Vec<String>,
+    bridges: Vec<String>,
+    routed: String,
+    tunnel: String,
+}
+
+impl Links {
+    fn of(state: &State, names: &Names) -> Self {
+        let prefix = names.links();
+        let named = state.bridges.values().map(|b| b.interface.clone()).filter(|n| !n.starts_with(&prefix));
+        let named: Vec<String> = named.collect();
+        Self {
+            all: [any(prefix)].into_iter().chain(named.iter().cloned()).collect(),
+            bridges: [any(names.bridges())].into_iter().chain(named).collect(),
+            routed: any(names.routed()),
+            tunnel: names.wireguard(),
+        }
+    }
+
+    /// Leaves by none of them.
+    fn not_out(&self, rule: Builder) -> Builder {
+        self.all.iter().fold(rule, |rule, name| rule.oif_not(name))
+    }
+}
+
+/// Pairs of addresses of one network. Not of the ingress network, nor of one whose containers are kept apart:
+/// there only published ports are reached, through translation.
 fn same_network(state: &State) -> Set {
     let mut set = Set::ranges(&[Field::Addr, Field::Addr]);
     for (subnet, kind) in networks(state) {
-        if !kind.ingress {
+        if !kind.ingress && !kind.isolated {
             let (first, last) = (subnet.first().octets(), subnet.last().octets());
             set.add_range(vip::key(&[&first, &first]), vip::key(&[&last, &last]));
         }
@@ -99,10 +137,10 @@ fn same_network(state: &State) -> Set {
 
 /// Who may leave the host, and to where. Plain interval sets refuse ranges that touch; those of several
 /// fields do not.
-fn egress(state: &State) -> Set {
+fn egress(state: &State, which: impl Fn(&Kind) -> bool) -> Set {
     let mut set = Set::ranges(&[Field::Addr, Field::Addr]);
     for (subnet, kind) in networks(state) {
-        if !kind.internal {
+        if !kind.internal && which(&kind) {
             let (first, last) = (subnet.first().octets(), subnet.last().octets());
             set.add_range(vip::key(&[&first, &[0; 4]]), vip::key(&[&last, &[255; 4]]));
         }
@@ -173,18 +211,18 @@ fn any(prefix: String) -> String {
     prefix + "*"
 }
 
-fn antispoof(names: &Names) -> Chain {
-    let links = any(names.links());
-    let rules = vec![
-        Rule::to("foreign source on a routed veth").iif(&any(names.routed())).spoofed("owned").drop(),
-        Rule::to("foreign source on a bridge").iif(&any(names.bridges())).spoofed("bridged").drop(),
-        // route_localnet must not open the host's loopback to containers.
-        Rule::to("loopback from a container").iif(&links).bound_for(Ipv4Addr::new(127, 0, 0, 0), 8).drop(),
-        Rule::to("loopback from the tunnel")
-            .iif(&names.wireguard())
-            .bound_for(Ipv4Addr::new(127, 0, 0, 0), 8)
-            .drop(),
-    ];
+fn antispoof(links: &Links) -> Chain {
+    let mut rules =
+        vec![Rule::to("foreign source on a routed veth").iif(&links.routed).spoofed("owned").drop()];
+    for bridge in &links.bridges {
+        rules.push(Rule::to("foreign source on a bridge").iif(bridge).spoofed("bridged").drop());
+    }
+    // route_localnet must not open the host's loopback to containers.
+    let loopback = Ipv4Addr::new(127, 0, 0, 0);
+    for link in &links.all {
+        rules.push(Rule::to("loopback from a container").iif(link).bound_for(loopback, 8).drop());
+    }
+    rules.push(Rule::to("loopback from the tunnel").iif(&links.tunnel).bound_for(loopback, 8).drop());
     base("filter", PREROUTING, RAW, rules)
 }
 
@@ -226,49 +264,55 @@ fn mss(names: &Names) -> Chain {
     base("filter", FORWARD, MANGLE, rules)
 }
 
-fn forward(names: &Names) -> Chain {
-    let (links, tunnel) = (any(names.links()), names.wireguard());
-    let rules = vec![
-        Rule::to("from a container").iif(&links).goto("guard"),
-        Rule::to("to a container").oif(&links).goto("guard"),
-        Rule::to("from the tunnel").iif(&tunnel).goto("guard"),
-        Rule::to("to the tunnel").oif(&tunnel).goto("guard"),
-    ];
+fn forward(links: &Links) -> Chain {
+    let mut rules = Vec::new();
+    for link in &links.all {
+        rules.push(Rule::to("from a container").iif(link).goto("guard"));
+        rules.push(Rule::to("to a container").oif(link).goto("guard"));
+    }
+    rules.push(Rule::to("from the tunnel").iif(&links.tunnel).goto("guard"));
+    rules.push(Rule::to("to the tunnel").oif(&links.tunnel).goto("guard"));
     base("filter", FORWARD, FILTER, rules)
 }
 
 /// What a firewall that drops by policy must let pass; our own table then judges it.
-pub fn passage(names: &Names) -> Vec<Rule> {
-    let (links, tunnel) = (any(names.links()), names.wireguard());
-    vec![
-        Rule::to("skep: from a container").iif(&links).accept(),
-        Rule::to("skep: to a container").oif(&links).accept(),
-        Rule::to("skep: from the tunnel").iif(&tunnel).accept(),
-        Rule::to("skep: to the tunnel").oif(&tunnel).accept(),
-    ]
+pub fn passage(state: &State, names: &Names) -> Vec<Rule> {
+    let links = Links::of(state, names);
+    let mut rules = Vec::new();
+    for link in &links.all {
+        rules.push(Rule::to("skep: from a container").iif(link).accept());
+        rules.push(Rule::to("skep: to a container").oif(link).accept());
+    }
+    rules.push(Rule::to("skep: from the tunnel").iif(&links.tunnel).accept());
+    rules.push(Rule::to("skep: to the tunnel").oif(&links.tunnel).accept());
+    rules
 }
 
-fn guard(names: &Names) -> Chain {
-    let (links, tunnel) = (any(names.links()), names.wireguard());
-    let rules = vec![
+fn guard(links: &Links) -> Chain {
+    let mut rules = vec![
         Rule::to("known connection").established().accept(),
         Rule::to("published or virtual").translated().accept(),
         Rule::to("same network").pair_in("same_network").accept(),
-        Rule::to("from a host of the swarm").iif(&tunnel).source_in("nodes").accept(),
-        Rule::to("way out").iif(&links).oif_not(&links).oif_not(&tunnel).pair_in("egress").accept(),
-        Rule::to("anything else").drop(),
+        Rule::to("from a host of the swarm").iif(&links.tunnel).source_in("nodes").accept(),
     ];
+    for link in &links.all {
+        let out = links.not_out(Rule::to("way out").iif(link)).oif_not(&links.tunnel);
+        rules.push(out.pair_in("egress").accept());
+    }
+    rules.push(Rule::to("anything else").drop());
     Chain { hook: None, rules }
 }
 
-fn postrouting(state: &State, names: &Names) -> Chain {
-    let (links, tunnel) = (any(names.links()), names.wireguard());
+fn postrouting(state: &State, links: &Links) -> Chain {
     let mut rules = vec![
         Rule::to("backend that reached itself").pair_in("hairpin").translated().masquerade(),
-        Rule::to("overlay keeps its addresses").oif(&tunnel).pair_in("same_network").accept(),
-        Rule::to("others enter the overlay as this host").oif(&tunnel).masquerade(),
-        Rule::to("loopback to a container").oif(&links).from(Ipv4Addr::new(127, 0, 0, 0), 8).masquerade(),
+        Rule::to("overlay keeps its addresses").oif(&links.tunnel).pair_in("same_network").accept(),
+        Rule::to("others enter the overlay as this host").oif(&links.tunnel).masquerade(),
     ];
+    for link in &links.all {
+        let to = Rule::to("loopback to a container").oif(link);
+        rules.push(to.from(Ipv4Addr::new(127, 0, 0, 0), 8).masquerade());
+    }
     for bridge in state.bridges.values() {
         rules.push(
             Rule::to("published port from the same bridge")
@@ -278,6 +322,6 @@ fn postrouting(state: &State, names: &Names) -> Chain {
                 .masquerade(),
         );
     }
-    rules.push(Rule::to("way out").oif_not(&links).pair_in("egress").masquerade());
+    rules.push(links.not_out(Rule::to("way out")).pair_in("masked").masquerade());
     base("nat", POSTROUTING, SNAT, rules)
 }

@@ -62,6 +62,8 @@ pub struct Link {
     pub mtu: u32,
     /// The kernel has taken note of its carrier: only then it forwards, and sends.
     pub operational: bool,
+    /// As a port of a bridge it is kept from other such ports.
+    pub isolated: bool,
 }
 
 /// rtnetlink in one namespace.
@@ -190,13 +192,18 @@ impl Links {
 fn parse_link(payload: &[u8]) -> Option<Link> {
     let index = u32_at(payload, 4)?;
     let up = u32_at(payload, 8)? & IFF_UP != 0;
-    let mut link = Link { index, name: String::new(), up, master: None, mtu: 0, operational: false };
+    let name = String::new();
+    let mut link = Link { index, name, up, master: None, mtu: 0, operational: false, isolated: false };
     for (kind, value) in attrs(payload.get(16..)?) {
         match kind {
             IFLA_IFNAME => link.name = text_of(value),
             IFLA_MTU => link.mtu = u32_at(value, 0)?,
             IFLA_OPERSTATE => link.operational = value.first() == Some(&IF_OPER_UP),
             IFLA_MASTER => link.master = u32_at(value, 0),
+            IFLA_LINKINFO => {
+                let port = attr(value, IFLA_INFO_SLAVE_DATA);
+                link.isolated = port.and_then(|p| attr(p, IFLA_BRPORT_ISOLATED)) == Some(&[1]);
+            }
             _ => {}
         }
     }
@@ -206,6 +213,9 @@ fn parse_link(payload: &[u8]) -> Option<Link> {
 fn addr_of(value: &[u8]) -> Option<Ipv4Addr> {
     <[u8; 4]>::try_from(value).ok().map(Ipv4Addr::from)
 }
+
+/// A request and the name that an error shows.
+pub type Step = (String, Message);
 
 /// Requests for [`Links::run`], each with the name that an error shows.
 pub mod step {
@@ -227,14 +237,22 @@ pub mod step {
     /// Lets a bridge send a packet back where it came from: a container that reaches itself by a
     /// published port.
     pub fn hairpin(index: u32) -> (String, Message) {
-        const IFLA_INFO_SLAVE_KIND: u16 = 4;
-        const IFLA_INFO_SLAVE_DATA: u16 = 5;
         const IFLA_BRPORT_MODE: u16 = 4;
+        port_flag(index, IFLA_BRPORT_MODE, true, "hairpin mode")
+    }
+
+    /// Keeps a port of a bridge from other such ports; what the host itself sends still reaches it.
+    pub fn isolate(index: u32, on: bool) -> (String, Message) {
+        port_flag(index, IFLA_BRPORT_ISOLATED, on, "isolation")
+    }
+
+    fn port_flag(index: u32, flag: u16, on: bool, what: &str) -> (String, Message) {
+        const IFLA_INFO_SLAVE_KIND: u16 = 4;
         let info = Attrs::default()
             .text(IFLA_INFO_SLAVE_KIND, "bridge")
-            .nest(IFLA_INFO_SLAVE_DATA, Attrs::default().put(IFLA_BRPORT_MODE, &[1]));
+            .nest(IFLA_INFO_SLAVE_DATA, Attrs::default().put(flag, &[u8::from(on)]));
         let body = link_header(index, 0, 0).nest(IFLA_LINKINFO, info);
-        (format!("set hairpin mode of interface {index}"), Message::new(RTM_NEWLINK, 0, body))
+        (format!("set {what} of interface {index}"), Message::new(RTM_NEWLINK, 0, body))
     }
 
     /// Makes a bridge, up.
@@ -259,6 +277,15 @@ pub mod step {
             body = body.put(IFA_BROADCAST, &addr.last().octets());
         }
         (format!("add address {addr}"), Message::new(RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, body))
+    }
+
+    /// Takes an address away.
+    pub fn drop_address(index: u32, addr: Cidr) -> (String, Message) {
+        let body = Attrs::default()
+            .raw(&[AF_INET, addr.len, 0, 0])
+            .raw(&index.to_ne_bytes())
+            .put(IFA_LOCAL, &addr.addr.octets());
+        (format!("delete address {addr}"), Message::new(RTM_DELADDR, 0, body))
     }
 
     /// Makes or replaces a route.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 pub use diff::{Change, diff};
 pub use dump::read;
 pub(crate) use expr::digest;
-pub use expr::{Field, Rule};
+pub use expr::{Builder, Field, Rule};
 pub use guest::{admit, admitted, withdraw};
 pub use transaction::{apply, delete_table};
 

@@ -1,10 +1,11 @@
 //! Containers: connected and disconnected.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::{DataPlane, Inner, blocking};
 use crate::error::{Error, Result};
-use crate::model::{AttachRequest, Attached};
+use crate::model::{AttachRequest, Attached, Publish};
 use crate::reconcile::{self, Repair};
 use crate::state::Record;
 use crate::{netns, routed};
@@ -89,7 +90,9 @@ impl Inner {
                 return Ok((known.clone(), true));
             }
             let record = routed::plan(state, request, &self.names)?;
-            if !request.ports.is_empty() && record.target().is_none() {
+            // One that was disconnected from all its networks publishes nothing until it is connected again.
+            let unreachable = record.target().is_none() && !record.order.is_empty();
+            if !request.ports.is_empty() && unreachable {
                 let port = &request.ports[0];
                 return Err(Error::Unpublishable {
                     port: port.container_port,
@@ -123,7 +126,8 @@ impl Inner {
     fn connect_planned(&self, request: &AttachRequest, record: &mut Record) -> Result<Option<u64>> {
         let id = &record.container_id;
         self.ports().release(id);
-        record.ports = self.ports().take(id, &request.ports)?;
+        let wanted = self.published(request, record);
+        record.ports = self.ports().take(id, &wanted)?;
         reconcile::wire(record, &self.pins.join(id))?;
         self.store.save_container(record)?;
         // The endpoints' rules come with the veth there: no address opens before it has its owner.
@@ -148,7 +152,7 @@ impl Inner {
         Error::gather(errors)
     }
 
-    async fn attached(self: &Arc<Self>, record: &Record) -> Result<Attached> {
+    pub(super) async fn attached(self: &Arc<Self>, record: &Record) -> Result<Attached> {
         let host = tokio::fs::read_to_string("/etc/resolv.conf").await.unwrap_or_default();
         Ok(Attached {
             netns: self.pins.join(&record.container_id),
@@ -156,6 +160,16 @@ impl Inner {
             endpoints: record.endpoints(),
             ports: record.ports.clone(),
         })
+    }
+
+    /// The ports asked for, with the host address that the container's network publishes on where none is given.
+    fn published(&self, request: &AttachRequest, record: &Record) -> Vec<Publish> {
+        let state = self.state();
+        let target = record.bridged().find(|m| Some(m.endpoint.addr) == record.target());
+        let bridge = target.and_then(|m| state.bridges.values().find(|b| b.id == m.endpoint.network_id));
+        let default = bridge.and_then(|b| b.host_binding).map(IpAddr::V4);
+        let place = |p: &Publish| Publish { host_ip: p.host_ip.or(default), ..p.clone() };
+        request.ports.iter().map(place).collect()
     }
 
     /// Whether the state has moved on since this repair was planned.

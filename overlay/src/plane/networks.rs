@@ -2,11 +2,12 @@
 
 use super::{DataPlane, Inner, blocking};
 use crate::bridge;
+use crate::desired::Network;
 use crate::error::{Error, Result};
 use crate::link::Links;
 use crate::model::{BridgeInfo, BridgeSpec};
-use crate::reconcile;
 use crate::state::{Bridge, DEFAULT_BRIDGE, State};
+use crate::{isolation, nft, reconcile};
 
 impl DataPlane {
     /// Makes a bridge network.
@@ -17,6 +18,14 @@ impl DataPlane {
             let mut host = Links::open()?;
             let taken: Vec<_> = host.routes()?.into_iter().map(|(_, r)| r.to).collect();
             let bridge = bridge::plan(&inner.state(), &spec, &inner.names, &taken)?;
+            let ours = bridge.interface.starts_with(&inner.names.links());
+            if !ours && host.find(&bridge.interface)?.is_some() {
+                return Err(Error::Invalid {
+                    what: "bridge name",
+                    value: bridge.interface,
+                    reason: "this host has an interface of that name: choose another one".into(),
+                });
+            }
             inner.save_with(|bridges| drop(bridges.insert(bridge.name.clone(), bridge.clone())))?;
             let made = reconcile::make_bridge(&mut host, &bridge);
             if let Err(error) = made {
@@ -29,12 +38,16 @@ impl DataPlane {
         })
         .await?;
         self.inner.commit(generation).await?;
+        if !made.interface.starts_with(&self.inner.names.links()) {
+            self.inner.admit().await?;
+        }
         Ok(bridge::info(&self.inner.state(), &made))
     }
 
     /// Removes a bridge network, by name, ID or beginning of the ID.
     pub async fn remove_bridge(&self, key: &str) -> Result<()> {
         let _one = self.inner.changing.lock().await;
+        let before = isolation::passage(&self.inner.state(), &self.inner.names);
         let (removed, generation) = self.inner.change(|state| {
             let bridge = find(state, key)?;
             if bridge.name == DEFAULT_BRIDGE {
@@ -61,13 +74,27 @@ impl DataPlane {
         })
         .await;
         let rules = self.inner.commit(generation).await;
-        Error::gather([unlinked, rules].into_iter().filter_map(Result::err).collect())
+        let after = isolation::passage(&self.inner.state(), &self.inner.names);
+        let stale: Vec<_> = before.into_iter().filter(|r| !after.contains(r)).collect();
+        let mut held = self.inner.rules.clone().lock_owned().await;
+        let passage = blocking("withdrawing rules", move || match stale.is_empty() {
+            true => Ok(()),
+            false => Ok(nft::withdraw(&mut held.socket, &stale)?),
+        })
+        .await;
+        Error::gather([unlinked, rules, passage].into_iter().filter_map(Result::err).collect())
     }
 
     /// All bridge networks, by name.
     pub fn list_bridges(&self) -> Vec<BridgeInfo> {
         let state = self.inner.state();
         state.bridges.values().map(|b| bridge::info(&state, b)).collect()
+    }
+
+    /// The networks of the swarm that this host has a part in.
+    pub fn list_overlays(&self) -> Vec<Network> {
+        let state = self.inner.state();
+        state.swarm.iter().flat_map(|s| s.desired.networks.values().cloned()).collect()
     }
 
     /// One bridge network, by name, ID or beginning of the ID.

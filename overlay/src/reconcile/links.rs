@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::wire::{SETTINGS, host_routes, make_bridge, ours, wire};
+use super::wire::{SETTINGS, host_routes, isolates, make_bridge, ours, port_steps, wire};
 use crate::desired::Cidr;
 use crate::error::{Error, Result};
 use crate::link::{Links, Route, step};
 use crate::names::Names;
 use crate::netns;
-use crate::state::{Bridge, Record, State};
+use crate::state::{Bridge, Interface, Record, State};
 use crate::sysctl;
 
 /// One difference.
@@ -27,9 +27,8 @@ pub enum Repair {
     Enslave {
         /// The veth.
         link: String,
-        /// Its bridge.
-        bridge: Option<String>,
-        /// Whether it publishes ports.
+        /// Its interface, and whether its container publishes ports.
+        interface: Box<Interface>,
         hairpin: bool,
     },
     /// Settings of an interface of ours.
@@ -52,7 +51,9 @@ impl fmt::Display for Repair {
                 write!(f, "bridge {} of network {} is not in order", bridge.interface, bridge.name)
             }
             Self::Wire(record) => write!(f, "container {} is not wired", record.container_id),
-            Self::Enslave { link, .. } => write!(f, "interface {link} is not up or not in its bridge"),
+            Self::Enslave { link, .. } => {
+                write!(f, "interface {link} is not up, or not as it should be in its bridge")
+            }
             Self::Settings(link) => write!(f, "settings of interface {link} differ"),
             Self::Route(link, route) => write!(f, "route {} on {link} is missing", route.to),
             Self::DropRoute(link, route) => write!(f, "route {} on {link} is not wanted", route.to),
@@ -111,10 +112,10 @@ pub fn plan(state: &State, names: &Names, pins: &Path, leaving: &BTreeSet<String
                 Some(bridge) => links.get(bridge).is_some_and(|b| link.master == Some(b.index)),
                 None => link.master.is_none(),
             };
-            if !link.up || !fine {
+            if !link.up || !fine || link.isolated != isolates(interface) {
                 repairs.push(Repair::Enslave {
                     link: interface.host.clone(),
-                    bridge: interface.bridge.clone(),
+                    interface: Box::new(interface.clone()),
                     hairpin: !record.ports.is_empty(),
                 });
             }
@@ -198,12 +199,12 @@ pub fn repair(repair: &Repair, pins: &Path) -> Result<()> {
         Repair::Sysctl(name, value) => sysctl::write(name, value),
         Repair::Bridge(bridge) => make_bridge(&mut host, bridge).map(drop),
         Repair::Wire(record) => wire(record, &pins.join(&record.container_id)),
-        Repair::Enslave { link, bridge, hairpin } => {
+        Repair::Enslave { link, interface, hairpin } => {
             let index = host.index(link)?;
             let mut steps = Vec::new();
-            if let Some(bridge) = bridge {
+            if let Some(bridge) = &interface.bridge {
                 steps.push(step::set(index, None, Some(host.index(bridge)?)));
-                steps.extend(hairpin.then(|| step::hairpin(index)));
+                steps.extend(port_steps(index, interface, *hairpin));
             } else {
                 // 0 = out of whatever bridge it was put into.
                 steps.push(step::set(index, None, Some(0)));

@@ -6,5 +6,5 @@ mod wire;
 mod zones;
 
 pub use links::{Repair, plan, plan_tunnel, repair};
-pub use wire::{make_bridge, wire};
+pub use wire::{make_bridge, rewire, wire};
 pub use zones::{resolv_conf, zone};

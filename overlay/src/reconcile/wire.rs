@@ -6,7 +6,7 @@ use nix::errno::Errno;
 
 use crate::desired::Cidr;
 use crate::error::{Error, Result};
-use crate::link::{Link, Links, Veth, step};
+use crate::link::{Link, Links, Step, Veth, step};
 use crate::names::GATEWAY_MAC;
 use crate::netns::Namespace;
 use crate::routed::{self, GATEWAY};
@@ -23,8 +23,8 @@ pub fn wire(record: &Record, path: &Path) -> Result<()> {
     };
     let mut host = Links::open()?;
     let routes = routed::routes(record);
-    for (number, (interface, routes)) in record.interfaces.iter().zip(routes).enumerate() {
-        let guest = format!("eth{number}");
+    for (interface, routes) in record.interfaces.iter().zip(routes) {
+        let guest = &interface.guest;
         if host.find(&interface.host)?.is_some() {
             if found {
                 continue;
@@ -36,13 +36,13 @@ pub fn wire(record: &Record, path: &Path) -> Result<()> {
         host.add_veth(&Veth {
             host: &interface.host,
             host_mac: host_mac(interface),
-            guest: &guest,
+            guest,
             guest_mac: interface.mac,
             netns: namespace.fd(),
             mtu: interface.mtu,
             bridge,
         })?;
-        let index = namespace.links.index(&guest)?;
+        let index = namespace.links.index(guest)?;
         let mut steps: Vec<_> =
             routed::addresses(interface).iter().map(|a| step::address(index, *a)).collect();
         steps.push(step::set(index, None, None));
@@ -56,12 +56,58 @@ pub fn wire(record: &Record, path: &Path) -> Result<()> {
             let steps = host_routes(interface).into_iter().map(|r| step::route(index, &r));
             host.run(steps.collect(), &[])?;
             ours(&interface.host)?;
-        } else if !record.ports.is_empty() {
+        } else {
             let index = host.index(&interface.host)?;
-            host.run(vec![step::hairpin(index)], &[])?;
+            host.run(port_steps(index, interface, !record.ports.is_empty()), &[])?;
         }
         host.wait_operational(&interface.host)?;
-        namespace.links.wait_operational(&guest)?;
+        namespace.links.wait_operational(guest)?;
+    }
+    Ok(())
+}
+
+/// Settings of a veth in a bridge.
+pub fn port_steps(index: u32, interface: &Interface, hairpin: bool) -> Vec<Step> {
+    let hairpin = hairpin.then(|| step::hairpin(index));
+    let apart = interface.isolated.then(|| step::isolate(index, isolates(interface)));
+    hairpin.into_iter().chain(apart).collect()
+}
+
+/// Whether the bridge itself has to keep the container from the others. Where the kernel shows bridged packets to
+/// our rules (br_netfilter), these do it; and ports published in the same network are translated while still on
+/// the bridge, so it must let them pass.
+pub fn isolates(interface: &Interface) -> bool {
+    interface.isolated && sysctl::read("bridge/bridge-nf-call-iptables").as_deref() != Some("1")
+}
+
+/// Takes a running container from one record to another: interfaces, addresses, routes.
+pub fn rewire(old: &Record, new: &Record, path: &Path) -> Result<()> {
+    let mut host = Links::open()?;
+    let had = |i: &Interface| old.interfaces.iter().find(|o| o.host == i.host);
+    for gone in old.interfaces.iter().filter(|o| new.interfaces.iter().all(|n| n.host != o.host)) {
+        host.delete(&gone.host)?;
+    }
+    wire(new, path)?;
+    let mut namespace = Namespace::open(path)?;
+    for interface in &new.interfaces {
+        let Some(before) = had(interface) else { continue };
+        let (had, has) = (routed::addresses(before), routed::addresses(interface));
+        let index = namespace.links.index(&interface.guest)?;
+        let fresh = has.iter().filter(|a| !had.contains(a)).map(|a| step::address(index, *a));
+        let stale = had.iter().filter(|a| !has.contains(a)).map(|a| step::drop_address(index, *a));
+        namespace.links.run(fresh.chain(stale).collect(), &[Errno::EADDRNOTAVAIL])?;
+        if interface.bridge.is_none() {
+            let index = host.index(&interface.host)?;
+            let (had, has) = (host_routes(before), host_routes(interface));
+            let fresh = has.iter().filter(|r| !had.contains(r)).map(|r| step::route(index, r));
+            let stale = had.iter().filter(|r| !has.contains(r)).map(|r| step::drop_route(index, r));
+            host.run(fresh.chain(stale).collect(), &[Errno::ESRCH])?;
+        }
+    }
+    // Routes from an address that is gone went with it; the default route may have another way out now.
+    for (interface, routes) in new.interfaces.iter().zip(routed::routes(new)) {
+        let index = namespace.links.index(&interface.guest)?;
+        namespace.links.run(routes.iter().map(|r| step::route(index, r)).collect(), &[])?;
     }
     Ok(())
 }

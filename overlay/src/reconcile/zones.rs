@@ -1,6 +1,6 @@
 //! What names a container can resolve, and its /etc/resolv.conf.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use crate::desired::Service;
 use crate::dns::Zone;
@@ -13,6 +13,17 @@ pub fn zone(state: &State, record: &Record) -> Zone {
     zone.set_search(record.dns.search.iter().cloned());
     zone.set_upstreams(record.dns.servers.iter().map(|ip| SocketAddr::new(*ip, 53)).collect());
     zone.set_forward(record.members().any(|m| !m.internal));
+    for member in record.members().filter(|m| !m.links.is_empty()) {
+        for (target, alias) in &member.links {
+            let named = state.containers.values().find(|r| r.name == *target);
+            let by_id = || state.containers.values().find(|r| r.container_id.starts_with(target.as_str()));
+            let other = named.or_else(by_id);
+            let mut places = other.into_iter().flat_map(Record::members);
+            if let Some(place) = places.find(|m| m.endpoint.network_id == member.endpoint.network_id) {
+                zone.add_addresses(alias, [place.endpoint.addr]);
+            }
+        }
+    }
     let named = |m: &&crate::state::Membership| !m.ingress && m.endpoint.network != DEFAULT_BRIDGE;
     for network in record.members().filter(named).map(|m| &m.endpoint.network_id) {
         let overlay = state.swarm.as_ref().and_then(|s| s.desired.networks.get(network));
@@ -22,15 +33,33 @@ pub fn zone(state: &State, record: &Record) -> Zone {
         for other in state.containers.values() {
             let place = other.members().find(|m| m.endpoint.network_id == *network);
             let Some(endpoint) = place.map(|m| &m.endpoint) else { continue };
-            let short = other.container_id.get(..12).unwrap_or(&other.container_id);
-            let names = [other.name.as_str(), short];
-            for name in names.into_iter().chain(endpoint.aliases.iter().map(String::as_str)) {
-                zone.add_addresses(name, [endpoint.addr]);
-            }
-            zone.add_pointer(endpoint.addr, &format!("{}.{}", other.name, endpoint.network));
+            let names = [&other.container_id, &other.name].into_iter().chain(&endpoint.aliases);
+            add_container(&mut zone, names, endpoint.addr, &endpoint.network);
+        }
+        for (other, network) in overlay.iter().flat_map(|n| n.attached.iter().map(|a| (a, &n.name))) {
+            let names = [&other.container_id, &other.name].into_iter().chain(&other.aliases);
+            add_container(&mut zone, names, other.addr, network);
         }
     }
     zone
+}
+
+/// Its ID, of which the first twelve characters are a name, its name, its aliases.
+fn add_container<'a>(
+    zone: &mut Zone,
+    mut names: impl Iterator<Item = &'a String>,
+    addr: Ipv4Addr,
+    network: &str,
+) {
+    if let Some(id) = names.next() {
+        zone.add_addresses(id.get(..12).unwrap_or(id), [addr]);
+    }
+    for (i, name) in names.enumerate() {
+        zone.add_addresses(name, [addr]);
+        if i == 0 {
+            zone.add_pointer(addr, &format!("{name}.{network}"));
+        }
+    }
 }
 
 fn add_service(zone: &mut Zone, service: &Service, network: &str) {

@@ -29,6 +29,13 @@ impl Found<'_> {
             Self::Overlay(network) => &network.id,
         }
     }
+
+    fn name(&self) -> &str {
+        match self {
+            Self::Bridge(bridge) => &bridge.name,
+            Self::Overlay(network) => &network.name,
+        }
+    }
 }
 
 /// Finds a network by ID, name or unambiguous beginning of the ID.
@@ -62,7 +69,7 @@ pub fn plan(state: &State, request: &AttachRequest, names: &Names) -> Result<Rec
             options: request.dns_options.clone(),
         },
     };
-    let mut routed = Vec::new();
+    let mut routed = None;
     for join in &request.networks {
         let found = find(state, &join.network)?;
         if record.order.iter().any(|n| n == found.id()) {
@@ -75,24 +82,80 @@ pub fn plan(state: &State, request: &AttachRequest, names: &Names) -> Result<Rec
         record.order.push(found.id().to_owned());
         match found {
             Found::Bridge(bridge) => record.interfaces.push(bridged(state, bridge, join, names)?),
-            Found::Overlay(network) => routed.push(membership(state, network, join)?),
+            Found::Overlay(network) => {
+                let member = membership(state, network, join)?;
+                match &mut routed {
+                    None => routed = Some(carrier(state, member, join, names)),
+                    Some(carrier) => add(carrier, member),
+                }
+            }
         }
     }
-    if let Some(first) = routed.first() {
-        let interface = Interface {
-            host: names.routed_veth(&first.endpoint.endpoint_id),
-            mac: mac_of(first.endpoint.addr),
-            mtu: state.tunnel_mtu.unwrap_or(SAFE_MTU).into(),
-            bridge: None,
-            members: Vec::new(),
-        };
-        let mac = mac_text(&interface.mac);
-        for member in &mut routed {
-            member.endpoint.mac.clone_from(&mac);
-        }
-        record.interfaces.insert(0, Interface { members: routed, ..interface });
+    if let Some(carrier) = routed {
+        record.interfaces.insert(0, carrier);
+    }
+    for (number, interface) in record.interfaces.iter_mut().enumerate() {
+        interface.guest = format!("eth{number}");
     }
     Ok(record)
+}
+
+/// The record with one more network.
+pub fn extend(state: &State, record: &Record, join: &Join, names: &Names) -> Result<Record> {
+    let mut record = record.clone();
+    let found = find(state, &join.network)?;
+    if record.order.iter().any(|n| n == found.id()) {
+        return Err(Error::AlreadyConnected { container: record.name, network: found.name().to_owned() });
+    }
+    record.order.push(found.id().to_owned());
+    let mut interface = match found {
+        Found::Bridge(bridge) => bridged(state, bridge, join, names)?,
+        Found::Overlay(network) => {
+            let member = membership(state, network, join)?;
+            if let Some(carrier) = record.interfaces.iter_mut().find(|i| i.bridge.is_none()) {
+                add(carrier, member);
+                return Ok(record);
+            }
+            carrier(state, member, join, names)
+        }
+    };
+    let free = |name: &String| record.interfaces.iter().all(|i| i.guest != *name);
+    interface.guest = (0..).map(|n| format!("eth{n}")).find(free).unwrap_or_default();
+    record.interfaces.push(interface);
+    Ok(record)
+}
+
+/// The record without a network; none if the container is not in it.
+pub fn without(record: &Record, network_id: &str) -> Option<Record> {
+    let mut record = record.clone();
+    let at = record.order.iter().position(|n| n == network_id)?;
+    record.order.remove(at);
+    for interface in &mut record.interfaces {
+        interface.members.retain(|m| m.endpoint.network_id != network_id);
+    }
+    record.interfaces.retain(|i| !i.members.is_empty());
+    Some(record)
+}
+
+/// The interface that carries a container's overlay networks, with the first of them.
+fn carrier(state: &State, member: Membership, join: &Join, names: &Names) -> Interface {
+    let mut interface = Interface {
+        host: names.routed_veth(&member.endpoint.endpoint_id),
+        guest: String::new(),
+        mac: join.mac.unwrap_or_else(|| mac_of(member.endpoint.addr)),
+        mtu: state.tunnel_mtu.unwrap_or(SAFE_MTU).into(),
+        bridge: None,
+        isolated: false,
+        members: Vec::new(),
+    };
+    add(&mut interface, member);
+    interface
+}
+
+/// One more overlay network on the interface.
+fn add(carrier: &mut Interface, mut member: Membership) {
+    member.endpoint.mac = mac_text(&carrier.mac);
+    carrier.members.push(member);
 }
 
 fn addresses_of<'a>(state: &'a State, network_id: &'a str) -> impl Iterator<Item = Ipv4Addr> + 'a {
@@ -101,8 +164,10 @@ fn addresses_of<'a>(state: &'a State, network_id: &'a str) -> impl Iterator<Item
 }
 
 fn bridged(state: &State, bridge: &Bridge, join: &Join, names: &Names) -> Result<Interface> {
-    let used: BTreeSet<_> = addresses_of(state, &bridge.id).collect();
+    let given = addresses_of(state, &bridge.id);
+    let used: BTreeSet<_> = given.chain(bridge.aux_addresses.values().copied()).collect();
     let addr = match join.addr {
+        Some(_) if !bridge.chosen => return Err(Error::UnchosenSubnet),
         Some(addr) => {
             let host = addr != bridge.subnet.first() && addr != bridge.subnet.last();
             if !bridge.subnet.contains(addr) || !host {
@@ -119,14 +184,17 @@ fn bridged(state: &State, bridge: &Bridge, join: &Join, names: &Names) -> Result
         }
         None => {
             let last = state.last_given.get(&bridge.id).copied();
-            free_address(bridge.subnet, bridge.gateway, &used, last)
+            let range = bridge.ip_range.unwrap_or(bridge.subnet);
+            free_address(bridge.subnet, range, bridge.gateway, &used, last)
                 .ok_or_else(|| Error::Exhausted { network: bridge.name.clone(), subnet: bridge.subnet })?
         }
     };
-    let mac = mac_of(addr);
+    let mac = join.mac.unwrap_or_else(|| mac_of(addr));
     let endpoint_id = random_id();
     Ok(Interface {
         host: names.bridge_veth(&endpoint_id),
+        guest: String::new(),
+        isolated: bridge.isolated,
         mac,
         mtu: bridge.mtu,
         bridge: Some(bridge.interface.clone()),
@@ -144,6 +212,7 @@ fn bridged(state: &State, bridge: &Bridge, join: &Join, names: &Names) -> Result
             subnet: bridge.subnet,
             internal: bridge.internal,
             ingress: false,
+            links: join.links.clone(),
         }],
     })
 }
@@ -174,6 +243,7 @@ fn membership(state: &State, network: &Network, join: &Join) -> Result<Membershi
         subnet: network.subnet,
         internal: network.internal,
         ingress: network.ingress,
+        links: join.links.clone(),
     })
 }
 
@@ -245,10 +315,13 @@ mod tests {
                 subnet: Cidr { addr: Ipv4Addr::new(a, b, c, 0), len: 24 },
                 internal: *internal,
                 ingress: *ingress,
+                links: Vec::new(),
             }
         };
         Interface {
             host: String::new(),
+            guest: String::new(),
+            isolated: false,
             mac: [0; 6],
             mtu: 1420,
             bridge: bridge.then(String::new),

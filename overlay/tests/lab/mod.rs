@@ -159,7 +159,8 @@ fn ask_for(netns: &Path, addr: Ipv4Addr, port: u16, patience: Duration) -> Optio
 pub fn request(id: &str, networks: &[&str]) -> AttachRequest {
     let join = |text: &&str| {
         let (network, addr) = text.split_once('=').map_or((*text, None), |(n, a)| (n, Some(a)));
-        Join { network: network.into(), addr: addr.map(|a| a.parse().expect("address")), aliases: Vec::new() }
+        let addr = addr.map(|a| a.parse().expect("address"));
+        Join { network: network.into(), addr, ..Join::default() }
     };
     AttachRequest {
         container_id: id.into(),

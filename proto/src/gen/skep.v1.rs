@@ -531,6 +531,17 @@ pub struct TaskAddress {
     #[prost(string, tag = "2")]
     pub addr: ::prost::alloc::string::String,
 }
+/// A container outside services in a network of the swarm.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Attachment {
+    #[prost(string, tag = "1")]
+    pub container_id: ::prost::alloc::string::String,
+    /// also its DNS name in the network
+    #[prost(string, tag = "2")]
+    pub container_name: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "3")]
+    pub aliases: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Task {
     #[prost(string, tag = "1")]
@@ -565,6 +576,10 @@ pub struct Task {
     /// Counts the tasks of a slot: the one with the greatest number speaks for it.
     #[prost(uint64, tag = "13")]
     pub incarnation: u64,
+    /// This task is no part of a service (service_id is empty): it holds the address of a container that its
+    /// node runs by itself.
+    #[prost(message, optional, boxed, tag = "14")]
+    pub attachment: ::core::option::Option<::prost::alloc::boxed::Box<Attachment>>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct NetworkSpec {
@@ -1550,6 +1565,9 @@ pub struct ListTasksRequest {
     /// only tasks of the service's current revision
     #[prost(bool, tag = "5")]
     pub up_to_date: bool,
+    /// attachments instead of the tasks of services
+    #[prost(bool, tag = "6")]
+    pub attachments: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct TaskWithSpec {
@@ -2740,6 +2758,34 @@ pub mod control_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+/// node_id is the certificate's; a manager that passes the request on to the leader fills it in.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AttachRequest {
+    #[prost(string, tag = "1")]
+    pub node_id: ::prost::alloc::string::String,
+    /// ID, name, or unique beginning of an ID
+    #[prost(string, tag = "2")]
+    pub network: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "3")]
+    pub attachment: ::core::option::Option<Attachment>,
+    /// asked for; empty = any
+    #[prost(string, tag = "4")]
+    pub addr: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AttachResponse {
+    #[prost(message, optional, tag = "1")]
+    pub task: ::core::option::Option<Task>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DetachRequest {
+    #[prost(string, tag = "1")]
+    pub node_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub container_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub network_id: ::prost::alloc::string::String,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct NodeReport {
     #[prost(string, tag = "1")]
@@ -2911,6 +2957,20 @@ pub struct ServiceEntry {
     #[prost(message, repeated, tag = "5")]
     pub backends: ::prost::alloc::vec::Vec<Backend>,
 }
+/// A container outside services, and the names it goes by.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Attached {
+    #[prost(string, tag = "1")]
+    pub container_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "3")]
+    pub aliases: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, tag = "4")]
+    pub addr: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub node_id: ::prost::alloc::string::String,
+}
 /// All a node needs to know of one network it has tasks in. Whole, never a delta.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct NetworkView {
@@ -2933,6 +2993,10 @@ pub struct NetworkView {
     pub blocks: ::prost::alloc::vec::Vec<Block>,
     #[prost(message, repeated, tag = "9")]
     pub services: ::prost::alloc::vec::Vec<ServiceEntry>,
+    #[prost(message, repeated, tag = "10")]
+    pub attached: ::prost::alloc::vec::Vec<Attached>,
+    #[prost(bool, tag = "11")]
+    pub attachable: bool,
 }
 /// Ports every node listens on for the swarm.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -3212,6 +3276,50 @@ pub mod dispatcher_client {
                 .insert(GrpcMethod::new("skep.v1.Dispatcher", "ShareAcks"));
             self.inner.unary(req, path, codec).await
         }
+        /// A node asks for a place in an attachable network for a container of its own. Once more for the same
+        /// container and network: tells the place it has, and takes over its present names.
+        /// NOT_FOUND: no such network; PERMISSION_DENIED: it is not attachable.
+        pub async fn attach(
+            &mut self,
+            request: impl tonic::IntoRequest<super::AttachRequest>,
+        ) -> std::result::Result<tonic::Response<super::AttachResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skep.v1.Dispatcher/Attach",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("skep.v1.Dispatcher", "Attach"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Gives such places back. Nothing happens where there are none.
+        pub async fn detach(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DetachRequest>,
+        ) -> std::result::Result<tonic::Response<super::Empty>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skep.v1.Dispatcher/Detach",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("skep.v1.Dispatcher", "Detach"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -3272,6 +3380,18 @@ pub mod dispatcher_server {
         async fn share_acks(
             &self,
             request: tonic::Request<super::ShareAcksRequest>,
+        ) -> std::result::Result<tonic::Response<super::Empty>, tonic::Status>;
+        /// A node asks for a place in an attachable network for a container of its own. Once more for the same
+        /// container and network: tells the place it has, and takes over its present names.
+        /// NOT_FOUND: no such network; PERMISSION_DENIED: it is not attachable.
+        async fn attach(
+            &self,
+            request: tonic::Request<super::AttachRequest>,
+        ) -> std::result::Result<tonic::Response<super::AttachResponse>, tonic::Status>;
+        /// Gives such places back. Nothing happens where there are none.
+        async fn detach(
+            &self,
+            request: tonic::Request<super::DetachRequest>,
         ) -> std::result::Result<tonic::Response<super::Empty>, tonic::Status>;
     }
     #[derive(Debug)]
@@ -3605,6 +3725,92 @@ pub mod dispatcher_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ShareAcksSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skep.v1.Dispatcher/Attach" => {
+                    #[allow(non_camel_case_types)]
+                    struct AttachSvc<T: Dispatcher>(pub Arc<T>);
+                    impl<T: Dispatcher> tonic::server::UnaryService<super::AttachRequest>
+                    for AttachSvc<T> {
+                        type Response = super::AttachResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::AttachRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Dispatcher>::attach(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = AttachSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skep.v1.Dispatcher/Detach" => {
+                    #[allow(non_camel_case_types)]
+                    struct DetachSvc<T: Dispatcher>(pub Arc<T>);
+                    impl<T: Dispatcher> tonic::server::UnaryService<super::DetachRequest>
+                    for DetachSvc<T> {
+                        type Response = super::Empty;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DetachRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Dispatcher>::detach(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DetachSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -3,14 +3,12 @@
 use serde_json::json;
 use skep_engine::{ContainerConfig, LogConfig, ResourceLimits, RestartPolicy, Seccomp, UlimitConfig};
 
-use super::networking::read_ports;
+use super::networking::{read_links, read_ports};
 use crate::convert::mounts::{read_bind, read_mount, read_tmpfs};
 use crate::error::{ApiError, ApiResult};
 use crate::fields::Fields;
 
 const REMEDIES: &[(&str, &str)] = &[
-    ("PublishAllPorts", "publish each port with -p"),
-    ("Links", "put both containers on one network; they find each other by name"),
     ("PidMode", "every container has its own processes; leave it out"),
     ("UTSMode", "every container has its own host name; leave it out"),
     ("Devices", "device access comes in a later version; use --privileged if you must"),
@@ -37,6 +35,8 @@ pub(super) fn read_host_config(mut f: Fields, config: &mut ContainerConfig) -> A
         config.mounts.push(read_tmpfs(&target, &options)?);
     }
     config.ports = read_ports(&f.path("PortBindings"), f.entries("PortBindings")?)?;
+    config.publish_all = f.bool("PublishAllPorts")?;
+    config.links = read_links(&f.path("Links"), &f.strings("Links")?)?;
     let mut log = f.object("LogConfig")?;
     let driver = log.string("Type")?;
     let options: Vec<(String, String)> = log.string_map("Config")?;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
-use skep_engine::{BoundPort, Container, ContainerState, NetworkMode, RestartPolicy};
+use skep_engine::{BoundPort, Container, ContainerState, Endpoint, NetworkJoin, NetworkMode, RestartPolicy};
 
 use super::state_word;
 use crate::convert::{mounts, time};
@@ -75,10 +75,8 @@ fn config(c: &Container) -> Value {
         "OnBuild": null,
         "Labels": g.labels,
     });
-    if let Some(ports) = asked("ExposedPorts")
-        .filter(|p| !crate::fields::is_zero(p) || p.as_object().is_some_and(|p| !p.is_empty()))
-    {
-        out["ExposedPorts"] = ports;
+    if !g.exposed.is_empty() {
+        out["ExposedPorts"] = g.exposed.iter().map(|p| (p.clone(), json!({}))).collect::<Map<_, _>>().into();
     }
     if let Some(signal) = &g.stop_signal {
         out["StopSignal"] = json!(signal);
@@ -109,15 +107,20 @@ fn host_config(c: &Container) -> Value {
     for p in &g.ports {
         let host = json!({
             "HostIp": p.host_ip.map(|ip| ip.to_string()).unwrap_or_default(),
-            "HostPort": if p.host_port == 0 { String::new() } else { p.host_port.to_string() },
+            "HostPort": match (p.host_port, p.host_port_end) {
+                (0, _) => String::new(),
+                (port, 0) => port.to_string(),
+                (first, last) => format!("{first}-{last}"),
+            },
         });
         push(&mut bindings, format!("{}/{}", p.container_port, p.protocol), host);
     }
     let some = |list: &[String]| if list.is_empty() { Value::Null } else { json!(list) };
     let r = &g.resources;
     let computed = json!({
-        "NetworkMode": network_mode(&g.network),
+        "NetworkMode": network_mode(c),
         "PortBindings": bindings,
+        "PublishAllPorts": g.publish_all,
         "RestartPolicy": { "Name": restart, "MaximumRetryCount": tries },
         "AutoRemove": g.auto_remove,
         "LogConfig": { "Type": g.log.driver, "Config": log },
@@ -156,15 +159,19 @@ fn push(map: &mut Map<String, Value>, key: String, item: Value) {
     }
 }
 
-/// `HostConfig.NetworkMode`.
-pub(super) fn network_mode(mode: &NetworkMode) -> String {
-    match mode {
+/// `HostConfig.NetworkMode`: what the container was made with, whatever it was connected to since.
+pub(super) fn network_mode(c: &Container) -> String {
+    let made_with = || {
+        let asked = c.config.api_request.as_ref()?.get("HostConfig")?.get("NetworkMode")?.as_str()?;
+        (!matches!(asked, "" | "default")).then(|| asked.to_owned())
+    };
+    match &c.config.network {
         NetworkMode::None => "none".into(),
         NetworkMode::Host => "host".into(),
         NetworkMode::Container(id) => format!("container:{id}"),
-        NetworkMode::Networks(list) => {
-            list.first().map_or_else(|| "none".into(), |join| join.network.clone())
-        }
+        NetworkMode::Networks(list) => made_with()
+            .or_else(|| list.first().map(|join| join.network.clone()))
+            .unwrap_or_else(|| super::networking::DEFAULT.to_owned()),
     }
 }
 
@@ -176,10 +183,9 @@ pub(super) fn mounts(c: &Container, mountpoint: impl Fn(&str) -> PathBuf) -> Vec
 fn network_settings(c: &Container) -> Value {
     let networks = networks(c);
     let mut ports: Map<String, Value> = Map::new();
-    if let Some(exposed) = c.config.api_request.as_ref().and_then(|r| r.get("ExposedPorts")) {
-        for port in exposed.as_object().into_iter().flat_map(Map::keys) {
-            ports.insert(port.clone(), Value::Null);
-        }
+    // Docker tells of them once there is something to be reached.
+    for port in c.config.exposed.iter().filter(|_| !c.endpoints.is_empty()) {
+        ports.insert(port.clone(), Value::Null);
     }
     for p in &c.ports {
         let BoundPort { protocol, container_port, host_ip, host_port } = p;
@@ -210,43 +216,63 @@ fn network_settings(c: &Container) -> Value {
     })
 }
 
-/// `NetworkSettings.Networks`: as joined, or, before the first start, as asked.
+/// `NetworkSettings.Networks`: as joined, and what the next start is to join.
 pub(super) fn networks(c: &Container) -> Map<String, Value> {
     let mut out = Map::new();
-    for e in &c.endpoints {
-        let endpoint = json!({
-            "IPAMConfig": null,
-            "Links": null,
-            "Aliases": if e.aliases.is_empty() { Value::Null } else { json!(e.aliases) },
-            "MacAddress": e.mac,
-            "DriverOpts": null,
-            "NetworkID": e.network_id,
-            "EndpointID": e.endpoint_id,
-            "Gateway": e.gateway.map(|g| g.to_string()).unwrap_or_default(),
-            "IPAddress": e.addr.to_string(),
-            "IPPrefixLen": e.prefix_len,
-            "IPv6Gateway": "",
-            "GlobalIPv6Address": "",
-            "GlobalIPv6PrefixLen": 0,
-            "DNSNames": null,
-        });
-        out.insert(e.network.clone(), endpoint);
-    }
-    if out.is_empty() {
-        let asked: Vec<&str> = match &c.config.network {
-            NetworkMode::Networks(list) => list.iter().map(|j| j.network.as_str()).collect(),
-            NetworkMode::None => vec!["none"],
-            NetworkMode::Host => vec!["host"],
-            NetworkMode::Container(_) => Vec::new(),
+    let joins = match &c.config.network {
+        NetworkMode::Networks(joins) => joins.as_slice(),
+        NetworkMode::None => return Map::from_iter([("none".to_owned(), asked(&NetworkJoin::default()))]),
+        NetworkMode::Host => return Map::from_iter([("host".to_owned(), asked(&NetworkJoin::default()))]),
+        NetworkMode::Container(_) => return out,
+    };
+    let is = |e: &Endpoint, join: &NetworkJoin| {
+        join.network == e.network || (!join.network.is_empty() && e.network_id.starts_with(&join.network))
+    };
+    for join in joins {
+        let Some(e) = c.endpoints.iter().find(|e| is(e, join)) else {
+            out.insert(join.network.clone(), asked(join));
+            continue;
         };
-        for name in asked {
-            let empty = json!({
-                "IPAMConfig": null, "Links": null, "Aliases": null, "MacAddress": "", "DriverOpts": null,
-                "NetworkID": "", "EndpointID": "", "Gateway": "", "IPAddress": "", "IPPrefixLen": 0,
-                "IPv6Gateway": "", "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0, "DNSNames": null,
-            });
-            out.insert(name.into(), empty);
+        let mut shown = asked(join);
+        shown["MacAddress"] = json!(e.mac);
+        shown["NetworkID"] = json!(e.network_id);
+        shown["EndpointID"] = json!(e.endpoint_id);
+        shown["Gateway"] = json!(e.gateway.map(|g| g.to_string()).unwrap_or_default());
+        shown["IPAddress"] = json!(e.addr.to_string());
+        shown["IPPrefixLen"] = json!(e.prefix_len);
+        if e.network != super::networking::DEFAULT {
+            let mut names = vec![c.name.clone()];
+            names.extend(join.aliases.iter().cloned());
+            names.push(c.id.as_str().chars().take(12).collect());
+            names.extend(c.config.hostname.clone().filter(|h| !h.is_empty()));
+            let mut seen = std::collections::BTreeSet::new();
+            names.retain(|n| seen.insert(n.clone()));
+            shown["DNSNames"] = json!(names);
         }
+        out.insert(e.network.clone(), shown);
     }
     out
+}
+
+/// A place in a network as it is asked for.
+fn asked(join: &NetworkJoin) -> Value {
+    let links: Vec<String> = join.links.iter().map(|(name, alias)| format!("{name}:{alias}")).collect();
+    let list = |items: &[String]| if items.is_empty() { Value::Null } else { json!(items) };
+    json!({
+        "IPAMConfig": join.addr.map(|a| json!({ "IPv4Address": a.to_string() })),
+        "Links": list(&links),
+        "Aliases": list(&join.aliases),
+        "MacAddress": join.mac.map(|m| m.map(|b| format!("{b:02x}")).join(":")).unwrap_or_default(),
+        "DriverOpts": null,
+        "GwPriority": 0,
+        "NetworkID": "",
+        "EndpointID": "",
+        "Gateway": "",
+        "IPAddress": "",
+        "IPPrefixLen": 0,
+        "IPv6Gateway": "",
+        "GlobalIPv6Address": "",
+        "GlobalIPv6PrefixLen": 0,
+        "DNSNames": null,
+    })
 }

@@ -11,6 +11,7 @@ mod tests;
 
 pub use host_config::log_config;
 pub use inspect::inspect;
+pub use networking::{check_join, read_join};
 pub use read::{Create, read};
 pub use select::{FILTERS, Select};
 pub use summary::{human_duration, summary};

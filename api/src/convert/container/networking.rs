@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde_json::Value;
-use skep_engine::{NetworkJoin, NetworkMode, PortBinding};
+use skep_engine::{ContainerConfig, NetworkJoin, NetworkMode, PortBinding};
 
 use crate::error::{ApiError, ApiResult};
 use crate::fields::Fields;
@@ -46,16 +46,23 @@ pub(super) fn read_ports(path: &str, map: BTreeMap<String, Value>) -> ApiResult<
                     ApiError::bad_request(format!("{at}.HostIp = {ip:?} is not an IP address"))
                 })?),
             };
-            let host_port = match port.as_str() {
-                "" => 0,
-                port => port.parse().map_err(|_| {
+            let number = |text: &str| {
+                text.parse::<u16>().map_err(|_| {
                     ApiError::bad_request(format!(
                         "{at}.HostPort = {port:?} is not a port number; to let Skep choose one, leave it empty"
                     ))
-                })?,
+                })
             };
+            let (host_port, host_port_end) = match port.split_once('-') {
+                _ if port.is_empty() => (0, 0),
+                None => (number(&port)?, 0),
+                Some((first, last)) => (number(first)?, number(last)?),
+            };
+            if host_port_end != 0 && host_port_end < host_port {
+                return Err(ApiError::bad_request(format!("{at}.HostPort = {port:?} ends before it begins")));
+            }
             let protocol = protocol.clone();
-            ports.push(PortBinding { protocol, container_port, host_ip, host_port });
+            ports.push(PortBinding { protocol, container_port, host_ip, host_port, host_port_end });
         }
     }
     Ok(ports)
@@ -86,21 +93,105 @@ pub(super) fn read_network(mode: &str, mut f: Fields) -> ApiResult<NetworkMode> 
     }
     let first = read_join(mode, endpoints.remove(mode).unwrap_or(Value::Null))?;
     let rest = endpoints.into_iter().map(|(name, settings)| read_join(&name, settings));
-    std::iter::once(Ok(first)).chain(rest).collect::<ApiResult<_>>().map(NetworkMode::Networks)
+    let joins: Vec<NetworkJoin> = std::iter::once(Ok(first)).chain(rest).collect::<ApiResult<_>>()?;
+    for join in &joins {
+        check_join(join).map_err(|e| {
+            ApiError::bad_request(format!("invalid config for network {}: {e}", join.network))
+        })?;
+    }
+    Ok(NetworkMode::Networks(joins))
+}
+
+/// What the default network cannot give, in Docker's words.
+pub fn check_join(join: &NetworkJoin) -> ApiResult<()> {
+    let wrong = match join.network.as_str() {
+        DEFAULT if join.addr.is_some() => {
+            "user specified IP address is supported on user defined networks only"
+        }
+        DEFAULT if !join.aliases.is_empty() => {
+            "network-scoped alias is supported only for containers in user defined networks"
+        }
+        _ => return Ok(()),
+    };
+    Err(ApiError::bad_request(format!("invalid endpoint settings:\n{wrong}")))
+}
+
+/// `aa:bb:cc:dd:ee:ff`; empty is none.
+pub(super) fn read_mac(path: &str, text: &str) -> ApiResult<Option<[u8; 6]>> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let bytes: Option<Vec<u8>> =
+        text.split([':', '-']).map(|b| u8::from_str_radix(b, 16).ok().filter(|_| b.len() == 2)).collect();
+    let mac = bytes.and_then(|b| <[u8; 6]>::try_from(b).ok());
+    // A container with a group's address, or none, could not be reached.
+    let mac = mac.filter(|m| m[0] & 1 == 0 && *m != [0; 6]);
+    mac.map(Some).ok_or_else(|| ApiError::bad_request(format!("{path}: invalid MAC address: {text}")))
+}
+
+/// `container[:alias]`, as `--link` has it.
+pub(super) fn read_links(path: &str, links: &[String]) -> ApiResult<Vec<(String, String)>> {
+    let one = |link: &String| {
+        let (name, alias) = link.split_once(':').unwrap_or((link, link));
+        let name = name.trim_start_matches('/');
+        // Docker's own form, as `inspect` shows it: /other:/this/alias.
+        let alias = alias.rsplit('/').next().unwrap_or(alias);
+        if name.is_empty() || alias.is_empty() || alias.contains(':') {
+            return Err(ApiError::bad_request(format!("{path}: bad format for links: {link}")));
+        }
+        Ok((name.to_owned(), alias.to_owned()))
+    };
+    links.iter().map(one).collect()
+}
+
+/// What cannot go with a network namespace that is the host's or another container's, in Docker's words; and
+/// what goes with it, to no effect.
+pub(super) fn check_mode(config: &ContainerConfig, links: bool, mac: bool) -> ApiResult<Vec<String>> {
+    let refuse = |what: &str| Err(ApiError::bad_request(format!("conflicting options: {what}")));
+    match &config.network {
+        NetworkMode::Container(_) => {
+            let published = !config.ports.is_empty() || config.publish_all;
+            let conflicts = [
+                (config.hostname.as_ref().is_some_and(|h| !h.is_empty()), "hostname and the network mode"),
+                (
+                    links,
+                    "container type network can't be used with links. This would result in undefined behavior",
+                ),
+                (!config.dns.is_empty(), "dns and the network mode"),
+                (!config.extra_hosts.is_empty(), "custom host-to-IP mapping and the network mode"),
+                (mac, "mac-address and the network mode"),
+                (published, "port publishing and the container type network mode"),
+                (!config.exposed.is_empty(), "port exposing and the container type network mode"),
+            ];
+            conflicts.iter().find(|(set, _)| *set).map_or(Ok(Vec::new()), |(_, what)| refuse(what))
+        }
+        NetworkMode::Host if links => {
+            refuse("host type networking can't be used with links. This would result in undefined behavior")
+        }
+        NetworkMode::Host if !config.ports.is_empty() || config.publish_all => {
+            Ok(vec!["Published ports are discarded when using host network mode".to_owned()])
+        }
+        _ => Ok(Vec::new()),
+    }
 }
 
 /// The settings of one endpoint, also the body of `network connect`.
-fn read_join(network: &str, settings: Value) -> ApiResult<NetworkJoin> {
+pub fn read_join(network: &str, settings: Value) -> ApiResult<NetworkJoin> {
     let mut f = Fields::of(settings, format!("NetworkingConfig.EndpointsConfig.{network}"))?;
     let mut ipam = f.object("IPAMConfig")?;
-    let addr = match ipam.opt_string("IPv4Address")? {
+    let addr = match ipam.opt_string("IPv4Address")?.filter(|ip| !ip.is_empty()) {
         None => None,
         Some(ip) => Some(ip.parse().map_err(|_| {
             ApiError::bad_request(format!("{} = {ip:?} is not an IP address", ipam.path("IPv4Address")))
         })?),
     };
-    ipam.refuse_rest(&[("IPv6Address", "networks are IPv4; leave it out")])?;
+    ipam.refuse_rest(&[
+        ("IPv6Address", "networks are IPv4; leave it out"),
+        ("LinkLocalIPs", "networks are IPv4; leave it out"),
+    ])?;
     let aliases = f.strings("Aliases")?;
+    let mac = read_mac(&f.path("MacAddress"), &f.string("MacAddress")?)?;
+    let links = read_links(&f.path("Links"), &f.strings("Links")?)?;
     // What the daemon decides; a client that copies an endpoint from `inspect` sends it back.
     f.drop_all(&[
         "NetworkID",
@@ -113,9 +204,9 @@ fn read_join(network: &str, settings: Value) -> ApiResult<NetworkJoin> {
         "GlobalIPv6PrefixLen",
         "DNSNames",
     ]);
-    f.refuse_rest(&[
-        ("MacAddress", "addresses are chosen by the network"),
-        ("Links", "use names or aliases"),
-    ])?;
-    Ok(NetworkJoin { network: network.into(), addr, aliases })
+    f.refuse_rest(&[(
+        "GwPriority",
+        "the way out is by the first network that has one; name that one first",
+    )])?;
+    Ok(NetworkJoin { network: network.into(), addr, aliases, mac, links })
 }

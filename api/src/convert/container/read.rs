@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use skep_engine::ContainerConfig;
+use skep_engine::{ContainerConfig, NetworkMode};
 
 use super::host_config::read_host_config;
-use super::networking::{check_port_key, read_network};
+use super::networking::{DEFAULT, check_mode, check_port_key, read_mac, read_network};
 use crate::convert::mounts::read_bind;
 use crate::error::{ApiError, ApiResult};
 use crate::fields::Fields;
@@ -16,6 +16,8 @@ use crate::fields::Fields;
 pub struct Create {
     /// For the engine.
     pub config: ContainerConfig,
+    /// What is asked for to no effect.
+    pub warnings: Vec<String>,
 }
 
 /// Reads a whole request body.
@@ -61,7 +63,8 @@ pub fn read(body: &[u8]) -> ApiResult<Create> {
     }
     health.refuse_rest(&[])?;
     for port in f.entries("ExposedPorts")?.keys() {
-        check_port_key("ExposedPorts", port)?;
+        let (port, protocol) = check_port_key("ExposedPorts", port)?;
+        config.exposed.push(format!("{port}/{protocol}"));
     }
     let volumes = f.entries("Volumes")?;
     let disabled = f.bool("NetworkDisabled")?;
@@ -76,11 +79,24 @@ pub fn read(body: &[u8]) -> ApiResult<Create> {
     }
     let mode = if disabled { "none".to_owned() } else { mode };
     config.network = read_network(&mode, f.object("NetworkingConfig")?)?;
+    // Since API 1.44 an endpoint has it; before, and still with some clients, the container.
+    let mac = read_mac("MacAddress", &f.string("MacAddress")?)?;
+    if let (Some(mac), NetworkMode::Networks(joins)) = (mac, &mut config.network)
+        && let Some(first) = joins.first_mut()
+    {
+        first.mac.get_or_insert(mac);
+    }
+    let warnings = check_mode(&config, !config.links.is_empty(), mac.is_some())?;
+    if !matches!(&config.network, NetworkMode::Networks(joins) if joins.iter().any(|j| j.network == DEFAULT))
+    {
+        // On a network of the user's own the endpoint has them, as names that resolve.
+        config.links.clear();
+    }
     // Which streams the creating client attaches itself to, and what only a build reads.
     f.drop_all(&["AttachStdin", "AttachStdout", "AttachStderr", "ArgsEscaped", "OnBuild", "Shell"]);
-    f.refuse_rest(&[("MacAddress", "addresses are chosen by the network")])?;
+    f.refuse_rest(&[])?;
     config.api_request = Some(kept(verbatim));
-    Ok(Create { config })
+    Ok(Create { config, warnings })
 }
 
 /// The parts of the request that `inspect` shows and that the engine's own model does not carry.

@@ -13,7 +13,7 @@ pub fn summary(
     now_ns: i64,
     mountpoint: impl Fn(&str) -> std::path::PathBuf,
 ) -> Value {
-    let ports: Vec<Value> = c
+    let mut ports: Vec<Value> = c
         .ports
         .iter()
         .map(|p| {
@@ -23,6 +23,15 @@ pub fn summary(
             })
         })
         .collect();
+    let bound = |port: u16, protocol: &str| {
+        c.ports.iter().any(|b| b.container_port == port && b.protocol == protocol)
+    };
+    let exposed = c.config.exposed.iter().filter(|_| !c.endpoints.is_empty());
+    for (port, protocol) in exposed.filter_map(|p| p.split_once('/')) {
+        if let Some(port) = port.parse().ok().filter(|port| !bound(*port, protocol)) {
+            ports.push(json!({ "PrivatePort": port, "Type": protocol }));
+        }
+    }
     json!({
         "Id": c.id,
         "Names": [format!("/{}", c.name)],
@@ -34,7 +43,7 @@ pub fn summary(
         "Labels": c.config.labels,
         "State": state_word(c.state),
         "Status": status(c, now_ns),
-        "HostConfig": { "NetworkMode": network_mode(&c.config.network) },
+        "HostConfig": { "NetworkMode": network_mode(c) },
         "NetworkSettings": { "Networks": networks(c) },
         "Mounts": mounts(c, mountpoint),
     })

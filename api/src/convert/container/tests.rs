@@ -118,8 +118,13 @@ fn what_cannot_be_done_is_refused_by_its_path() {
     let table = [
         ("/Image", json!(""), "Image"),
         ("/Healthcheck", json!({"Test": ["CMD", "x"]}), "Healthcheck"),
-        ("/HostConfig/Links", json!(["a"]), "HostConfig.Links"),
-        ("/HostConfig/PublishAllPorts", json!(true), "HostConfig.PublishAllPorts"),
+        ("/HostConfig/Links", json!(["a:"]), "HostConfig.Links"),
+        ("/MacAddress", json!("01:00:00:00:00:01"), "MacAddress"),
+        (
+            "/HostConfig/PortBindings",
+            json!({"80/tcp": [{"HostPort": "90-80"}]}),
+            "HostConfig.PortBindings[\"80/tcp\"].HostPort",
+        ),
         ("/HostConfig/PidMode", json!("host"), "HostConfig.PidMode"),
         ("/HostConfig/IpcMode", json!("host"), "HostConfig.IpcMode"),
         ("/HostConfig/Devices", json!([{"PathOnHost": "/dev/x"}]), "HostConfig.Devices"),

@@ -189,6 +189,7 @@ impl Node {
         }
         member.agent.drain().await;
         lock(&self.inner.state).member = None;
+        self.inner.options.attachments.alone();
         drop(member);
         let plane = self.inner.options.plane.leave_swarm().await.map_err(failed);
         self.wipe().await.and(plane)

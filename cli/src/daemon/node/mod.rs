@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use skep_agent::{Addresses, Agent, AgentOptions, EngineRuntime};
+use skep_agent::{Addresses, Agent, AgentOptions, Attachments, EngineRuntime, Place, TASK_LABEL};
 use skep_api::swarm::{
     ControlHandle, InitRequest, JoinRequest, LocalState, LocalSwarm, LogsHandle, Swarm, SwarmError,
 };
@@ -29,6 +29,8 @@ pub struct NodeOptions {
     pub engine: Engine,
     /// Connects them.
     pub plane: DataPlane,
+    /// Places of containers outside services in the swarm's networks.
+    pub attachments: Attachments,
     /// Engine labels.
     pub labels: Vec<String>,
 }
@@ -89,7 +91,28 @@ impl Node {
             tracing::error!(error = %e, "this host's swarm membership could not be resumed; containers outside the swarm are not affected");
             lock(&node.inner.state).error = e.to_string();
         }
+        if lock(&node.inner.state).member.is_none() {
+            node.inner.options.attachments.alone();
+        }
         Ok(node)
+    }
+
+    /// Running containers outside services have places in the swarm's networks already.
+    fn take_up_attachments(&self) {
+        let options = &self.inner.options;
+        let bridges: Vec<String> = options.plane.list_bridges().into_iter().map(|b| b.id).collect();
+        let own = options.engine.list().into_iter();
+        for c in own.filter(|c| c.pid.is_some() && !c.config.labels.contains_key(TASK_LABEL)) {
+            for e in c.endpoints.iter().filter(|e| !bridges.contains(&e.network_id)) {
+                let place = Place {
+                    network_id: e.network_id.clone(),
+                    addr: e.addr.to_string(),
+                    name: c.name.clone(),
+                    aliases: e.aliases.clone(),
+                };
+                options.attachments.take_up(c.id.as_str(), place);
+            }
+        }
     }
 
     fn dir(&self, name: &str) -> PathBuf {
@@ -106,6 +129,7 @@ impl Node {
                 } else {
                     None
                 };
+                self.take_up_attachments();
                 self.become_member(identity, membership, manager)
             }
             (None, None) => Ok(()),
@@ -156,6 +180,7 @@ impl Node {
             runtime: Arc::new(EngineRuntime::new(options.engine.clone())),
             plane: Arc::new(options.plane.clone()),
             engine: Some(options.engine.clone()),
+            attachments: options.attachments.clone(),
         })
         .map_err(failed)?;
         let member = Arc::new(Member {

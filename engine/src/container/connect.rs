@@ -1,0 +1,120 @@
+//! Networks of a container that change after its creation: of one that runs at once, of one that does not at
+//! its next start.
+
+use std::sync::Arc;
+
+use super::files::Layout;
+use super::slot::Slot;
+use crate::config::{Container, ContainerState, NetworkJoin, NetworkMode};
+use crate::engine::Engine;
+use crate::error::{Error, blocking};
+use crate::metadata::{Change, Kind};
+use crate::network::{Attachment, NetworkError};
+
+/// A network, as its user and its keeper know it.
+#[derive(Clone, Debug)]
+pub struct NetworkRef {
+    /// ID.
+    pub id: String,
+    /// Name.
+    pub name: String,
+}
+
+impl NetworkRef {
+    /// Whether a container was asked to join it.
+    fn is(&self, asked: &str) -> bool {
+        asked == self.name || asked == self.id || (asked.len() >= 12 && self.id.starts_with(asked))
+    }
+}
+
+impl Engine {
+    /// Connects a container to one more network; `join.network` is its name.
+    pub async fn connect(&self, id: &str, network: &NetworkRef, join: NetworkJoin) -> Result<(), Error> {
+        let slot = self.table().find(id)?;
+        let _op = slot.op.lock().await;
+        let c = slot.container();
+        let joins = joins(&c)?;
+        if joins.iter().any(|j| network.is(&j.network)) {
+            return Err(Error::Forbidden(format!(
+                "endpoint with name {} already exists in network {}",
+                c.name, network.name
+            )));
+        }
+        if wired(&slot, &c) {
+            let connected = self.networking().connect(&c.id, &c.name, &c.config, &join).await;
+            self.take_up_attachment(&slot, connected, None).await?;
+        }
+        let mut joins = joins.to_vec();
+        joins.push(join.clone());
+        self.set_networks(&slot, joins).await
+    }
+
+    /// Disconnects a container from a network.
+    pub async fn disconnect(&self, id: &str, network: &NetworkRef) -> Result<(), Error> {
+        let slot = self.table().find(id)?;
+        let _op = slot.op.lock().await;
+        let c = slot.container();
+        let mut joins = joins(&c)?.to_vec();
+        let Some(at) = joins.iter().position(|j| network.is(&j.network)) else {
+            return Err(Error::Forbidden(format!(
+                "container {} is not connected to network {}",
+                c.id, network.name
+            )));
+        };
+        joins.remove(at);
+        let left = c.endpoints.iter().find(|e| e.network_id == network.id).map(|e| e.addr.to_string());
+        if wired(&slot, &c) && left.is_some() {
+            let disconnected = self.networking().disconnect(&c.id, &network.id).await;
+            self.take_up_attachment(&slot, disconnected, left).await?;
+        }
+        self.set_networks(&slot, joins).await
+    }
+
+    /// Shows how a running container is connected now, also to the container itself.
+    async fn take_up_attachment(
+        &self,
+        slot: &Arc<Slot>,
+        outcome: Result<Attachment, NetworkError>,
+        left: Option<String>,
+    ) -> Result<(), Error> {
+        let a = outcome.map_err(|source| Error::Network { id: slot.id.clone(), source })?;
+        let c = slot.update(|c| {
+            c.endpoints.clone_from(&a.endpoints);
+            c.ports.clone_from(&a.ports);
+        });
+        let layout = Layout { dir: self.root().container(&slot.id) };
+        blocking(move || layout.renew_host_files(&c, &a, left.as_deref())).await
+    }
+
+    async fn set_networks(&self, slot: &Slot, joins: Vec<NetworkJoin>) -> Result<(), Error> {
+        slot.update(|c| c.config.network = NetworkMode::Networks(joins.clone()));
+        self.metadata().commit(vec![Change::put(Kind::Container, &slot.id, &slot.record())?]).await
+    }
+}
+
+/// Whether its network is in place.
+fn wired(slot: &Slot, c: &Container) -> bool {
+    matches!(c.state, ContainerState::Running | ContainerState::Paused) && slot.volatile().detach_network
+}
+
+/// The networks it joins; the refusals are Docker's.
+fn joins(c: &Container) -> Result<&[NetworkJoin], Error> {
+    match &c.config.network {
+        _ if matches!(c.state, ContainerState::Removing | ContainerState::Dead) => Err(Error::Conflict(format!(
+            "container {} is marked for removal and cannot be connected or disconnected to the network",
+            c.id
+        ))),
+        NetworkMode::Networks(joins) => Ok(joins.as_slice()),
+        NetworkMode::None => Err(Error::Invalid(
+            "container cannot be connected to multiple networks with one of the networks in private (none) mode"
+                .into(),
+        )),
+        NetworkMode::Host => Err(Error::Invalid(
+            "container cannot be disconnected from host network or connected to host network".into(),
+        )),
+        NetworkMode::Container(_) => Err(Error::Invalid(
+            "container sharing network namespace with another container or host cannot be connected to any other network"
+                .into(),
+        )),
+    }
+}

@@ -1,0 +1,81 @@
+//! `--link` on the default network: other containers by an alias, in /etc/hosts and in the environment. As
+//! Docker writes them; read at each start.
+
+use crate::config::{Container, ContainerState};
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::network::Endpoint;
+
+/// Name of the network that such links are in.
+const DEFAULT_NETWORK: &str = "bridge";
+
+/// What a container learns of the containers it is linked to.
+#[derive(Debug, Default)]
+pub(super) struct Links {
+    /// Lines of /etc/hosts.
+    pub(super) hosts: Vec<String>,
+    /// `NAME=value`.
+    pub(super) env: Vec<String>,
+}
+
+impl Engine {
+    /// The links of a container that starts; what it is linked to must run.
+    pub(super) fn links(&self, c: &Container) -> Result<Links, Error> {
+        let mut links = Links::default();
+        for (target, alias) in &c.config.links {
+            let other = self.table().find(target)?.container();
+            if other.state != ContainerState::Running {
+                return Err(Error::Conflict(format!(
+                    "Cannot link to a non running container: /{} AS /{}/{alias}",
+                    other.name, c.name
+                )));
+            }
+            let place = other.endpoints.iter().find(|e| e.network == DEFAULT_NETWORK).ok_or_else(|| {
+                Error::Conflict(format!(
+                    "Cannot link to /{}, as it does not belong to the default network",
+                    other.name
+                ))
+            })?;
+            links.hosts.push(line(&other, place, alias));
+            links.env.extend(environment(&other, place, &c.name, alias));
+        }
+        Ok(links)
+    }
+}
+
+fn line(other: &Container, place: &Endpoint, alias: &str) -> String {
+    let mut names = vec![alias.to_owned(), super::files::hostname(other), other.name.clone()];
+    names.dedup();
+    format!("{}\t{}\n", place.addr, names.join(" "))
+}
+
+fn environment(other: &Container, place: &Endpoint, own: &str, alias: &str) -> Vec<String> {
+    let prefix = alias.to_uppercase().replace('-', "_");
+    let mut ports: Vec<(u16, &str)> = other
+        .config
+        .exposed
+        .iter()
+        .filter_map(|p| p.split_once('/'))
+        .filter_map(|(port, protocol)| Some((port.parse().ok()?, protocol)))
+        .collect();
+    ports.sort_by_key(|(port, protocol)| (*protocol != "tcp", *port));
+    let url = |(port, protocol): &(u16, &str)| format!("{protocol}://{}:{port}", place.addr);
+    let mut env = Vec::new();
+    env.extend(ports.first().map(|first| format!("{prefix}_PORT={}", url(first))));
+    for at in &ports {
+        let (port, protocol) = at;
+        let name = format!("{prefix}_PORT_{port}_{}", protocol.to_uppercase());
+        env.push(format!("{name}={}", url(at)));
+        env.push(format!("{name}_ADDR={}", place.addr));
+        env.push(format!("{name}_PORT={port}"));
+        env.push(format!("{name}_PROTO={protocol}"));
+    }
+    env.push(format!("{prefix}_NAME=/{own}/{alias}"));
+    for variable in &other.env {
+        if let Some((name, value)) = variable.split_once('=').filter(|(n, _)| !matches!(*n, "HOME" | "PATH"))
+        {
+            env.push(format!("{prefix}_ENV_{name}={value}"));
+        }
+    }
+    env
+}

@@ -1,0 +1,93 @@
+//! Running containers: connected to further networks, and disconnected from some.
+
+use std::sync::Arc;
+
+use super::{DataPlane, Inner, blocking};
+use crate::error::{Error, Result};
+use crate::model::{Attached, Join};
+use crate::reconcile;
+use crate::routed;
+use crate::state::Record;
+
+impl DataPlane {
+    /// Connects a container that is connected to other networks (or to none) to one more.
+    pub async fn connect(&self, container_id: &str, join: Join) -> Result<Attached> {
+        self.change_networks(container_id, move |inner, state, record| {
+            routed::extend(state, record, &join, &inner.names)
+        })
+        .await
+    }
+
+    /// Disconnects a container from a network, named by its ID; the others stay.
+    pub async fn disconnect(&self, container_id: &str, network_id: &str) -> Result<Attached> {
+        let network = network_id.to_owned();
+        self.change_networks(container_id, move |_, _, record| {
+            routed::without(record, &network).ok_or_else(|| Error::NotConnected {
+                container: record.name.clone(),
+                network: network.clone(),
+            })
+        })
+        .await
+    }
+
+    /// State, kernel, disk, rules, names, in this order; undone when the kernel or the disk fails.
+    async fn change_networks(
+        &self,
+        container_id: &str,
+        decide: impl Fn(&Inner, &crate::state::State, &Record) -> Result<Record> + Send + 'static,
+    ) -> Result<Attached> {
+        let (inner, id) = (self.inner.clone(), container_id.to_owned());
+        let changed = blocking("changing a container's networks", move || inner.rewire(&id, decide)).await;
+        let (old, new, generation) = changed?;
+        if old.has_rules() || new.has_rules() {
+            self.inner.commit(generation).await?;
+        }
+        if new.has_dns() {
+            self.inner.serve_names(&new).await?;
+        } else {
+            self.inner.end_names(container_id).await;
+        }
+        self.inner.refresh_zones(Some(&old));
+        self.inner.refresh_zones(Some(&new));
+        self.inner.attached(&new).await
+    }
+}
+
+impl Inner {
+    fn rewire(
+        self: &Arc<Self>,
+        id: &str,
+        decide: impl Fn(&Inner, &crate::state::State, &Record) -> Result<Record>,
+    ) -> Result<(Record, Record, u64)> {
+        let _alone = self.busy.hold(id);
+        let (planned, generation) = self.change(|state| {
+            let old = state
+                .containers
+                .get(id)
+                .cloned()
+                .ok_or_else(|| Error::NotConnected { container: id.to_owned(), network: "any".to_owned() })?;
+            let new = decide(self, state, &old)?;
+            for member in new.bridged().filter(|m| !old.order.contains(&m.endpoint.network_id)) {
+                state.last_given.insert(member.endpoint.network_id.clone(), member.endpoint.addr);
+            }
+            let kept = |host: &String| new.interfaces.iter().any(|i| i.host == *host);
+            let leaving: Vec<String> =
+                old.interfaces.iter().map(|i| i.host.clone()).filter(|host| !kept(host)).collect();
+            self.reaper.expect(&leaving);
+            state.containers.insert(id.to_owned(), new.clone());
+            Ok::<_, Error>((old, new, leaving))
+        });
+        let (old, new, leaving) = planned?;
+        let pin = self.pins.join(id);
+        let wired = reconcile::rewire(&old, &new, &pin).and_then(|()| self.store.save_container(&new));
+        self.reaper.remove(&leaving);
+        if let Err(error) = wired {
+            self.change(|state| state.containers.insert(id.to_owned(), old.clone()));
+            return Err(match reconcile::rewire(&new, &old, &pin) {
+                Ok(()) => error,
+                Err(more) => Error::Several(vec![error, more]),
+            });
+        }
+        Ok((old, new, generation))
+    }
+}
