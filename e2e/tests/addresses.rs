@@ -1,8 +1,6 @@
 //! Where a node listens and is reached: interfaces, host names, a data path apart, another port; and published
 //! ports that change under a running service.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, bail, ensure};
 use skep_e2e::swarm::{LONG, answers, create, hosts, nodes_are, refused, token, wait_running};
 use skep_e2e::{Host, eventually};
@@ -83,7 +81,14 @@ fn nodes_are_reached_by_interface_name_host_name_and_a_data_path_of_their_own() 
     one.docker(&["service", "update", "--publish-add", "8080:80", "web"])?;
     let capture = two
         .command("tcpdump")?
-        .args(["-i", "eth0", "-c", "1", "udp port 5789 and src net 10.99.1.0/24 and dst net 10.99.1.0/24"])
+        .args([
+            "-n",
+            "-i",
+            "eth0",
+            "-c",
+            "1",
+            "udp port 5789 and src net 10.99.1.0/24 and dst net 10.99.1.0/24",
+        ])
         .stdout(std::process::Stdio::null())
         .stderr(std::process::Stdio::null())
         .spawn();
@@ -97,7 +102,7 @@ fn nodes_are_reached_by_interface_name_host_name_and_a_data_path_of_their_own() 
         let ports = udp_ports(host)?;
         ensure!(ports.contains(&5789) && !ports.contains(&4789), "{ports:?}");
     }
-    eventually("the tunnel uses the data path", Duration::from_secs(20), || {
+    eventually("the tunnel uses the data path", LONG, || {
         answers(&lab, &format!("http://{}:8080/", one.addr), 4)?;
         ensure!(capture.try_wait()?.is_some(), "no packet between the data path addresses yet");
         Ok(())
