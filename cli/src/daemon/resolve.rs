@@ -2,10 +2,14 @@
 //! glibc binary has no name service switch, so nothing else is asked.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{ResolveHosts, ResolverConfig};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
+
+/// Somebody waits at a prompt: name servers that are away are told of in time.
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// The addresses of a name, IPv4 first; the error says why there are none.
 pub async fn resolve(name: &str) -> Result<Vec<IpAddr>, String> {
@@ -16,7 +20,10 @@ pub async fn resolve(name: &str) -> Result<Vec<IpAddr>, String> {
     });
     builder.options_mut().use_hosts_file = ResolveHosts::Always;
     let resolver = builder.build().map_err(|e| e.to_string())?;
-    let found = resolver.lookup_ip(name).await.map_err(|e| e.to_string())?;
+    let found = match tokio::time::timeout(LIMIT, resolver.lookup_ip(name)).await {
+        Ok(found) => found.map_err(|e| e.to_string())?,
+        Err(_) => return Err(format!("no name server of /etc/resolv.conf answered within {LIMIT:?}")),
+    };
     let mut addrs: Vec<IpAddr> = found.iter().collect();
     addrs.sort_by_key(IpAddr::is_ipv6);
     if addrs.is_empty() { Err("it has no address".into()) } else { Ok(addrs) }
