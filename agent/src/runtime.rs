@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use skep_engine::{
     BindOptions, ContainerConfig, ContainerState, Engine, HostInfo, LogConfig, MountConfig, MountKind,
-    NetworkJoin, NetworkMode, PortBinding, Propagation, ResourceLimits, UlimitConfig, VolumeOptions,
-    WaitCondition,
+    NetworkJoin, NetworkMode, PortBinding, Propagation, PullRequest, Reference, ResourceLimits, UlimitConfig,
+    VolumeOptions, WaitCondition,
 };
 use skep_proto::{defaults, v1};
+use skep_registry::Credentials;
 
 use crate::task::{Observed, TaskError, TaskExit, TaskRuntime};
 use crate::template::Values;
@@ -63,6 +64,23 @@ impl TaskRuntime for EngineRuntime {
         }
     }
 
+    async fn fetch(&self, a: &v1::TaskAssignment) -> Result<(), TaskError> {
+        let container = a.spec.as_ref().and_then(|s| s.container.as_ref());
+        let Some(c) = container.filter(|_| self.engine.inspect(&task_name(a)).is_err()) else {
+            return Ok(());
+        };
+        let images = self.engine.images();
+        if !matches!(images.resolve(&c.image), Err(skep_engine::Error::NoSuchImage { .. })) {
+            return Ok(());
+        }
+        let rejected =
+            |why: String| TaskError::Rejected(format!("No such image: {}: {why}", shown(&c.image)));
+        let reference = Reference::parse(&c.image).map_err(|e| rejected(e.to_string()))?.or_latest();
+        let credentials = Credentials::from_header(&c.registry_auth).map_err(|e| rejected(e.to_string()))?;
+        let request = PullRequest { reference, platform: None, credentials };
+        images.pull(request, &|_| {}).await.map(drop).map_err(|e| rejected(e.to_string()))
+    }
+
     async fn prepare(&self, a: &v1::TaskAssignment) -> Result<(), TaskError> {
         let name = task_name(a);
         if self.engine.inspect(&name).is_ok() {
@@ -113,6 +131,14 @@ impl TaskRuntime for EngineRuntime {
             Ok(()) | Err(skep_engine::Error::NoSuchContainer { .. }) => Ok(()),
             Err(e) => Err(failed(e)),
         }
+    }
+}
+
+/// An image as the user wrote it: a digest that a client pinned is left out.
+fn shown(image: &str) -> &str {
+    match image.split_once('@') {
+        Some((name, _)) if name.rsplit('/').next().is_some_and(|last| last.contains(':')) => name,
+        _ => image,
     }
 }
 

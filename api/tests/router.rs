@@ -194,7 +194,7 @@ fn every_answer_says_what_the_daemon_is() {
             ("/images/nosuch/json", 404, "No such image: nosuch"),
             ("/networks/nosuch", 404, "network nosuch not found"),
             ("/volumes/nosuch", 404, "get nosuch: no such volume"),
-            ("/distribution/a/b/json", 404, "a/b"),
+            ("/distribution/127.0.0.1:1/a/b/json", 500, "dial tcp 127.0.0.1:1: connect: "),
             ("/containers/json?filters=%7B%22x%22%3A%5B%22y%22%5D%7D", 400, "invalid filter 'x'"),
             ("/nodes", 503, "This node is not a swarm manager."),
             ("/services", 503, "This node is not a swarm manager."),
@@ -244,9 +244,13 @@ fn images_are_imported_listed_tagged_and_removed() {
         assert!(archive.as_str().is_some_and(|a| a.contains("manifest.json")));
         let (status, removed) = client.ask(Method::DELETE, "/images/a/b/c:x", Body::empty()).await;
         assert_eq!((status, &removed), (200, &json!([{ "Untagged": "a/b/c:x" }])));
-        let (status, error) = client.post("/images/create?fromImage=hello&tag=2", json!(null)).await;
-        assert_eq!(status, 501);
-        assert!(error["message"].as_str().is_some_and(|m| m.contains("cannot pull hello:2")), "{error}");
+        let (status, error) =
+            client.post("/images/create?fromImage=127.0.0.1:1/hello&tag=2", json!(null)).await;
+        assert_eq!(status, 500);
+        assert!(
+            error["message"].as_str().is_some_and(|m| m.contains("dial tcp 127.0.0.1:1: connect: ")),
+            "{error}"
+        );
         let (status, error) = client.ask(Method::POST, "/images/load", "no archive").await;
         assert_eq!(status, 400, "{error}");
     });

@@ -146,6 +146,10 @@ impl Lab {
         host.exec(&["ip", "addr", "add", &format!("{}/24", host.addr), "dev", "eth0"])?;
         host.exec(&["ip", "link", "set", "eth0", "up"])?;
         host.exec(&["ip", "route", "add", "default", "via", SWITCH_ADDR])?;
+        // A laboratory has no name servers: this machine's would be asked in vain, and waited for.
+        let none = host.dir.join("resolv.conf");
+        std::fs::write(&none, "")?;
+        host.exec(&["mount", "--bind", &none.display().to_string(), "/etc/resolv.conf"])?;
         Ok(())
     }
 

@@ -8,6 +8,7 @@ mod capture;
 mod host;
 mod lab;
 mod raw;
+pub mod registry;
 pub mod swarm;
 mod wait;
 mod whoami;

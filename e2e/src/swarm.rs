@@ -11,8 +11,8 @@ use crate::{Host, Lab, LabOptions, eventually, eventually_some, whoami_image};
 /// Longest wait for anything on a busy machine.
 pub const LONG: Duration = Duration::from_secs(60);
 
-/// Binaries of one workspace lie side by side; tests lie one folder deeper.
-fn binaries() -> Result<(PathBuf, PathBuf)> {
+/// `skep` and `skep-lab-init`. Binaries of one workspace lie side by side; tests lie one folder deeper.
+pub fn binaries() -> Result<(PathBuf, PathBuf)> {
     let mut dir = std::env::current_exe()?;
     dir.pop();
     if dir.ends_with("deps") {

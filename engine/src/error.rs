@@ -108,6 +108,17 @@ pub enum Error {
     /// An archive that is not an image, is cut short, or tries something it must not.
     #[error("cannot read the image archive: {0}")]
     Archive(String),
+    /// A registry refused, was not reached, or sent what cannot be used.
+    #[error("{message}")]
+    Registry {
+        /// In the words of Docker's daemon.
+        message: String,
+        /// As the registry's client said it.
+        cause: skep_registry::Error,
+    },
+    /// A pull or a push failed after it had begun.
+    #[error("{0}")]
+    Transfer(String),
     /// Another daemon holds the data root.
     #[error(
         "data root {path} is in use by another skep daemon (pid {pid}); stop it, or give this one its own --data-root"
@@ -178,6 +189,12 @@ impl Error {
     /// For `map_err`: a failed metadata operation.
     pub(crate) fn metadata<E: std::fmt::Display>(operation: &'static str) -> impl FnOnce(E) -> Error {
         move |e| Error::Metadata { operation, reason: e.to_string() }
+    }
+}
+
+impl From<skep_registry::Error> for Error {
+    fn from(cause: skep_registry::Error) -> Self {
+        Error::Registry { message: cause.to_string(), cause }
     }
 }
 

@@ -30,7 +30,10 @@ pub use engine::{Engine, EngineOptions};
 pub use error::Error;
 pub use events::Event;
 pub use host::HostInfo;
-pub use image::{History, Image, ImageConfig, ImageUsage, Images, LoadedImage, Reference, Removed};
+pub use image::{
+    History, Image, ImageConfig, ImageUsage, Images, LoadedImage, Progress, PullRequest, Pulled, PushRequest,
+    Reference, Removed,
+};
 pub use logs::{LogFrame, LogOptions, StdStream};
 pub use mount::*;
 pub use network::*;

@@ -36,6 +36,46 @@ pub const BENCH: &[(&str, &str)] = &[
     ("ss", "iproute2"),
 ];
 
+/// What the tests need of packages that would start a service where they are installed: only unpacked.
+pub const UNPACKED: &[&str] = &["docker-registry"];
+
+/// Unpacks packages into `target/tools`, unless they are there.
+pub fn unpack(wanted: &[&str]) -> Result<()> {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("workspace root")?;
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), Into::into);
+    let tools = target.join("tools");
+    for package in wanted {
+        let done = tools.join(format!(".{package}"));
+        if done.exists() || there(package) {
+            continue;
+        }
+        println!("+ unpacking {package}");
+        std::fs::create_dir_all(&tools)?;
+        let download = |dir: &std::path::Path| {
+            Command::new("apt-get").args(["download", "-qq", package]).current_dir(dir).status()
+        };
+        if !download(&tools).context("run apt-get")?.success() {
+            apt(&["update", "-qq"])?;
+            if !download(&tools)?.success() {
+                bail!("apt-get download {package} failed");
+            }
+        }
+        let archives = std::fs::read_dir(&tools)?.flatten().map(|e| e.path());
+        let named = |p: &std::path::PathBuf| {
+            let name = p.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+            name.starts_with(&format!("{package}_")) && name.ends_with(".deb")
+        };
+        let archive = archives.into_iter().find(named).context("apt-get download left no package")?;
+        let status = Command::new("dpkg-deb").arg("-x").arg(&archive).arg(&tools).status()?;
+        if !status.success() {
+            bail!("dpkg-deb -x {} failed ({status})", archive.display());
+        }
+        std::fs::remove_file(&archive)?;
+        std::fs::write(&done, "")?;
+    }
+    Ok(())
+}
+
 fn there(command: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)

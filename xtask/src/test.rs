@@ -7,6 +7,7 @@ use crate::{build, deny, packages, proto, vm};
 pub fn run() -> Result<()> {
     packages::install(packages::LAB)?;
     packages::install(packages::TEST)?;
+    packages::unpack(packages::UNPACKED)?;
     proto::generate(true)?;
     deny::run()?;
     build::cargo(&["fmt", "--all", "--check"])?;

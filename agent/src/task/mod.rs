@@ -49,6 +49,10 @@ pub enum Observed {
 pub trait TaskRuntime: Send + Sync + 'static {
     /// What is there of this task already.
     async fn observe(&self, task: &v1::TaskAssignment) -> Observed;
+    /// Brings what the container is made of, which may take long. May be dropped and called again.
+    async fn fetch(&self, _task: &v1::TaskAssignment) -> Result<(), TaskError> {
+        Ok(())
+    }
     /// Makes the container, without starting it.
     async fn prepare(&self, task: &v1::TaskAssignment) -> Result<(), TaskError>;
     /// Starts it; returns once its process runs.

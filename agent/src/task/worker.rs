@@ -20,6 +20,10 @@ pub(super) enum Target {
     Forget,
 }
 
+fn desired_of(a: &v1::TaskAssignment) -> TaskState {
+    a.task.as_ref().map_or(TaskState::Remove, |t| t.desired_state())
+}
+
 /// One task's worker. Ends after the task was forgotten and its container removed.
 pub(super) struct Worker {
     around: Surroundings,
@@ -69,7 +73,7 @@ impl Worker {
     }
 
     fn desired(&self) -> TaskState {
-        self.assignment.task.as_ref().map_or(TaskState::Remove, |t| t.desired_state())
+        desired_of(&self.assignment)
     }
 
     /// A task desired Ready is prepared and held there; one desired Running goes on.
@@ -116,6 +120,31 @@ impl Worker {
 
     async fn prepare(&mut self) {
         self.set(TaskState::Preparing, "preparing", "");
+        let (runtime, assignment) = (self.around.runtime.clone(), self.assignment.clone());
+        let mut fetch = runtime.fetch(&assignment);
+        let fetched = loop {
+            tokio::select! {
+                fetched = &mut fetch => break fetched,
+                changed = self.target.changed() => {
+                    if changed.is_err() {
+                        std::future::pending::<()>().await;
+                    }
+                    // A task that is still wanted goes on: what was fetched so far would be fetched again.
+                    let wanted = match &*self.target.borrow_and_update() {
+                        Target::Forget => false,
+                        Target::Follow(a) => desired_of(a) <= TaskState::Running,
+                    };
+                    if !wanted {
+                        self.target.mark_changed();
+                        self.state = TaskState::Accepted;
+                        return;
+                    }
+                }
+            }
+        };
+        if let Err(e) = fetched {
+            return self.failed("preparing", e);
+        }
         match self.around.runtime.prepare(&self.assignment).await {
             Ok(()) => self.set(TaskState::Ready, "prepared", ""),
             Err(e) => self.failed("preparing", e),

@@ -81,10 +81,26 @@ impl From<Error> for ApiError {
             Error::AlreadyStarted { .. } => StatusCode::NOT_MODIFIED,
             // 126 and 127 are the user's: a command that cannot be run or is not there.
             Error::StartFailed { code: 126 | 127, .. } => StatusCode::BAD_REQUEST,
+            Error::Registry { cause, .. } => registry_status(cause),
             Error::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::new(status, e.to_string())
+    }
+}
+
+/// The status Docker gives to what a registry answered.
+pub(super) fn registry_status(e: &skep_registry::Error) -> StatusCode {
+    use skep_registry::Error;
+    match e {
+        Error::Refused { code, .. }
+            if matches!(code.as_str(), "DENIED" | "MANIFEST_UNKNOWN" | "NAME_UNKNOWN") =>
+        {
+            StatusCode::NOT_FOUND
+        }
+        Error::Login { .. } => StatusCode::UNAUTHORIZED,
+        Error::Refused { status, .. } if status.is_client_error() => *status,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 

@@ -10,8 +10,9 @@ use axum::routing::{delete, get, post};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use skep_engine::{Container, ContainerState, Error, NetworkMode, WaitCondition};
+use skep_registry::Platform;
 
-use super::body;
+use super::{body, transfer};
 use crate::convert::{container, time};
 use crate::error::{ApiError, ApiResult};
 use crate::filters::Filters;
@@ -107,14 +108,11 @@ struct Create {
 }
 
 async fn create(State(s): State<ApiState>, Query(q): Query<Create>, request: Request) -> ApiResult {
-    let arch = s.engine().info().arch;
-    let ours = if arch == "x86_64" { "amd64" } else { &arch };
-    match q.platform.as_deref() {
-        None | Some("" | "linux") => {}
-        Some(p) if p == format!("linux/{ours}") => {}
-        Some(other) => {
+    if let Some(other) = transfer::platform(q.platform.as_deref().unwrap_or_default())? {
+        let ours = Platform::host();
+        if ours.served_by(&other).is_none() {
             return Err(ApiError::bad_request(format!(
-                "platform {other} is not run by this host, which is linux/{ours}: leave out --platform"
+                "platform {other} is not run by this host, which is {ours}: leave out --platform"
             )));
         }
     }

@@ -5,16 +5,17 @@ use std::io;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, Query, Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use futures::StreamExt;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use skep_engine::{Image, Removed};
+use skep_registry::Platform;
 use tokio_util::io::ReaderStream;
 
-use super::{body, later};
+use super::{body, later, transfer};
 use crate::convert::{image, time};
 use crate::error::{ApiError, ApiResult};
 use crate::filters::Filters;
@@ -28,6 +29,7 @@ pub(super) fn routes() -> Router<ApiState> {
         .route("/images/json", get(list))
         .route("/images/load", post(load))
         .route("/images/create", post(create))
+        .route("/images/prune", post(prune))
         .route("/images/get", get(get_many))
         .route("/images/{*path}", get(get_one).post(post_one).delete(remove))
 }
@@ -53,7 +55,11 @@ async fn list(State(s): State<ApiState>, Query(q): Query<List>) -> ApiResult {
             && since.is_none_or(|t| i.created_at_ns > t)
             && until.is_none_or(|t| i.created_at_ns < t)
             && filters.labels("label", |k| i.config.labels.get(k).map(String::as_str))
-            && filters.any("reference", |v| i.references.iter().any(|r| reference_matches(r, v)))
+            && filters.any("reference", |v| {
+                let by_digest = i.digests.iter().filter_map(|d| d.split_once('@')).map(|(name, _)| name);
+                i.references.iter().any(|r| reference_matches(r, v))
+                    || by_digest.into_iter().any(|name| reference_matches(name, v))
+            })
     };
     let mut images: Vec<Image> = s.engine().images().list().into_iter().filter(shown).collect();
     images.sort_by_key(|i| std::cmp::Reverse(i.created_at_ns));
@@ -102,7 +108,7 @@ async fn load(State(s): State<ApiState>, Query(q): Query<Load>, request: Request
     Ok(body::stream("application/json", futures::stream::iter(lines)))
 }
 
-/// `import`, and `pull`, which is not there yet.
+/// `import` and `pull`.
 async fn create(
     State(s): State<ApiState>,
     Query(q): Query<Vec<(String, String)>>,
@@ -111,10 +117,9 @@ async fn create(
     let value = |key: &str| q.iter().find(|(k, _)| k == key).map_or("", |(_, v)| v.as_str());
     let tag = value("tag");
     if !value("fromImage").is_empty() {
-        let name = named(value("fromImage"), tag);
-        return Err(ApiError::not_implemented(format!(
-            "cannot pull {name}: pulling from a registry is not supported by this version of Skep yet; bring the image with docker load or docker import"
-        )));
+        // "pull -a" of old clients leaves a colon behind the name.
+        let name = named(value("fromImage").trim().trim_end_matches(':'), tag);
+        return transfer::pull(&s, &name, value("platform"), request.headers()).await;
     }
     match value("fromSrc") {
         "-" => {}
@@ -151,28 +156,77 @@ fn named(name: &str, tag: &str) -> String {
 }
 
 async fn get_many(State(s): State<ApiState>, Query(q): Query<Vec<(String, String)>>) -> ApiResult {
-    let names: Vec<String> = q.into_iter().filter(|(k, _)| k == "names").map(|(_, v)| v).collect();
+    let of = |key: &str| q.iter().filter(|(k, _)| k == key).map(|(_, v)| v.clone()).collect::<Vec<_>>();
+    let names = of("names");
     if names.is_empty() {
         return Err(ApiError::bad_request("names is missing: name the images to save"));
     }
-    save(&s, &names).await
+    save(&s, &names, &of("platform")).await
 }
 
-async fn save(s: &ApiState, names: &[String]) -> ApiResult {
+async fn save(s: &ApiState, names: &[String], platforms: &[String]) -> ApiResult {
+    for name in names.iter().filter(|_| !platforms.is_empty()) {
+        let image = s.engine().images().resolve(name)?;
+        let held = Platform {
+            os: image.os,
+            architecture: image.architecture,
+            variant: image.variant,
+            ..Platform::default()
+        };
+        for text in platforms {
+            let wanted: Platform = serde_json::from_str(text)
+                .map_err(|e| ApiError::bad_request(format!("invalid platform {text:?}: {e}")))?;
+            if wanted.served_by(&held).is_none() {
+                return Err(ApiError::not_found(format!(
+                    "image with reference {name} was found but does not provide the specified platform ({wanted})"
+                )));
+            }
+        }
+    }
     let archive = s.engine().images().save(names).await?;
     let kind = HeaderValue::from_static("application/x-tar");
     let pieces = ReaderStream::with_capacity(archive, 64 << 10);
     Ok(([(header::CONTENT_TYPE, kind)], Body::from_stream(pieces.boxed())).into_response())
 }
 
-async fn get_one(State(s): State<ApiState>, Path(path): Path<String>) -> ApiResult {
+async fn get_one(
+    State(s): State<ApiState>,
+    Path(path): Path<String>,
+    Query(q): Query<Vec<(String, String)>>,
+) -> ApiResult {
     match path.rsplit_once('/') {
         Some((name, "json")) => Ok(body::ok(&image::inspect(&s.engine().images().resolve(name)?))),
-        Some((name, "get")) => save(&s, &[name.to_owned()]).await,
-        Some((_, "history")) => Err(later::not_yet("history")),
+        Some((name, "get")) => {
+            let platforms: Vec<String> =
+                q.into_iter().filter(|(k, _)| k == "platform").map(|(_, v)| v).collect();
+            save(&s, &[name.to_owned()], &platforms).await
+        }
+        Some((name, "history")) => history(&s, name),
         Some((_, "attestations")) => Err(later::not_yet("image attestations")),
         _ => Err(ApiError::page_not_found()),
     }
+}
+
+/// The steps of an image, newest first; only the image itself has an ID and tags.
+fn history(s: &ApiState, name: &str) -> ApiResult {
+    let images = s.engine().images();
+    let image = images.resolve(name)?;
+    let steps = images.history(&image.id)?;
+    let rows: Vec<Value> = steps
+        .iter()
+        .enumerate()
+        .map(|(at, (step, size))| {
+            json!({
+                "Id": if at == 0 { &image.id } else { "<missing>" },
+                "Created": step.created_at_ns() / 1_000_000_000,
+                "CreatedBy": step.created_by,
+                "Tags": if at == 0 && !image.references.is_empty() { json!(image.references) } else { Value::Null },
+                "Size": size,
+                "Comment": step.comment,
+            })
+        })
+        .collect();
+    Ok(body::ok(&rows.into()))
 }
 
 #[derive(Deserialize)]
@@ -181,7 +235,12 @@ struct Tag {
     tag: Option<String>,
 }
 
-async fn post_one(State(s): State<ApiState>, Path(path): Path<String>, Query(q): Query<Tag>) -> ApiResult {
+async fn post_one(
+    State(s): State<ApiState>,
+    Path(path): Path<String>,
+    Query(q): Query<Tag>,
+    headers: HeaderMap,
+) -> ApiResult {
     match path.rsplit_once('/') {
         Some((name, "tag")) => {
             let repo = q.repo.unwrap_or_default();
@@ -192,7 +251,9 @@ async fn post_one(State(s): State<ApiState>, Path(path): Path<String>, Query(q):
             s.engine().images().tag(name, &target).await?;
             Ok(StatusCode::CREATED.into_response())
         }
-        Some((_, "push")) => Err(later::not_yet("push")),
+        Some((name, "push")) => {
+            transfer::push(&s, &named(name, q.tag.as_deref().unwrap_or_default()), &headers).await
+        }
         _ => Err(ApiError::page_not_found()),
     }
 }
@@ -204,14 +265,35 @@ struct Remove {
 
 async fn remove(State(s): State<ApiState>, Path(name): Path<String>, Query(q): Query<Remove>) -> ApiResult {
     let removed = s.engine().images().remove(&name, body::flag(q.force.as_deref())).await?;
-    let list: Vec<Value> = removed
-        .into_iter()
-        .map(|r| match r {
-            Removed::Untagged(reference) => json!({ "Untagged": reference }),
-            Removed::Deleted(id) => json!({ "Deleted": id }),
-        })
-        .collect();
-    Ok(body::ok(&list.into()))
+    Ok(body::ok(&shown(removed)))
+}
+
+fn shown(removed: Vec<Removed>) -> Value {
+    let one = |r| match r {
+        Removed::Untagged(reference) => json!({ "Untagged": reference }),
+        Removed::Deleted(id) => json!({ "Deleted": id }),
+    };
+    removed.into_iter().map(one).collect::<Vec<_>>().into()
+}
+
+async fn prune(State(s): State<ApiState>, Query(q): Query<List>) -> ApiResult {
+    let filters = Filters::parse(q.filters.as_deref(), &["dangling", "label", "label!", "until"])?;
+    let only_dangling = filters.flag("dangling")?.unwrap_or(true);
+    let until = filters.values("until").map(|t| time::parse("until", t)).collect::<ApiResult<Vec<_>>>()?;
+    let until = until.into_iter().flatten().min();
+    let wanted = |i: &Image| {
+        let label = |k: &str| i.config.labels.get(k).map(String::as_str);
+        let refused = |want: &str| match want.split_once('=') {
+            Some((key, value)) => label(key) == Some(value),
+            None => label(want).is_some(),
+        };
+        until.is_none_or(|t| i.created_at_ns < t)
+            && filters.labels("label", label)
+            && !filters.values("label!").any(refused)
+    };
+    let (removed, bytes) = s.engine().images().prune(!only_dangling, wanted).await?;
+    let deleted = if removed.is_empty() { Value::Null } else { shown(removed) };
+    Ok(body::ok(&json!({ "ImagesDeleted": deleted, "SpaceReclaimed": bytes })))
 }
 
 #[cfg(test)]

@@ -12,10 +12,7 @@ const POST: MethodFilter = MethodFilter::POST;
 
 /// Method, path, and what a user calls the operation.
 const LATER: &[(MethodFilter, &str, &str)] = &[
-    (POST, "/auth", "login"),
     (POST, "/build", "build"),
-    (GET, "/images/search", "search"),
-    (POST, "/images/prune", "image prune"),
     (GET, "/containers/{id}/top", "top"),
     (GET, "/containers/{id}/stats", "stats"),
     (POST, "/containers/{id}/update", "update"),

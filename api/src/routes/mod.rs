@@ -10,11 +10,13 @@ mod images;
 mod later;
 mod networks;
 mod nodes;
+mod registry;
 mod service_logs;
 mod services;
 mod swarm;
 mod system;
 mod tasks;
+mod transfer;
 mod usage;
 mod volumes;
 
@@ -47,6 +49,7 @@ pub fn router(state: ApiState) -> Router {
         .merge(volumes::routes())
         .merge(usage::routes())
         .merge(distribution::routes())
+        .merge(registry::routes())
         .merge(swarm::routes())
         .merge(nodes::routes())
         .merge(services::routes())

@@ -2,17 +2,18 @@
 
 use axum::Router;
 use axum::extract::{Path, Query, Request, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use skep_proto::v1::service_spec::Mode;
 use skep_proto::v1::{
-    CreateServiceRequest, ListServicesRequest, RemoveRequest, ServiceWithStatus, UpdateServiceRequest,
+    CreateServiceRequest, ListServicesRequest, RemoveRequest, ServiceSpec, ServiceWithStatus,
+    UpdateServiceRequest,
 };
 
-use super::body;
+use super::{body, transfer};
 use crate::convert::service;
 use crate::error::{ApiError, ApiResult};
 use crate::fields::Fields;
@@ -92,7 +93,9 @@ async fn inspect(State(s): State<ApiState>, Path(name): Path<String>) -> ApiResu
 
 async fn create(State(s): State<ApiState>, request: Request) -> ApiResult {
     let control = s.control()?;
-    let spec = service::read(Fields::parse(&body::read(request).await?)?)?;
+    let auth = registry_auth(request.headers());
+    let mut spec = service::read(Fields::parse(&body::read(request).await?)?)?;
+    set_auth(&mut spec, auth);
     let request = tonic::Request::new(CreateServiceRequest { spec: Some(spec) });
     let response = control.create_service(request).await?.into_inner();
     let id = response.service.map(|s| s.id).unwrap_or_default();
@@ -122,19 +125,46 @@ async fn update(
             return Err(ApiError::bad_request(format!("unrecognized rollback option {other}: use previous")));
         }
     };
-    if let Some(from) = q.registry_auth_from.as_deref() {
-        // No registry is asked yet, so either source of credentials comes to the same.
-        if !matches!(from, "" | "spec" | "previous-spec") {
-            return Err(ApiError::bad_request(format!(
-                "registryAuthFrom = {from:?} is not valid: use spec or previous-spec"
-            )));
-        }
+    let mut auth = registry_auth(request.headers());
+    let mut spec = service::read(Fields::parse(&body::read(request).await?)?)?;
+    let held = find(&s, &name).await?.0.service.unwrap_or_default();
+    if auth.is_empty() {
+        // What agents have been pulling with is not lost by an update that does not name it.
+        auth = match q.registry_auth_from.as_deref() {
+            None | Some("" | "spec") => auth_of(held.spec.as_ref()),
+            Some("previous-spec") if held.previous_spec.is_none() => {
+                return Err(ApiError::bad_request("service does not have a previous spec"));
+            }
+            Some("previous-spec") => auth_of(held.previous_spec.as_ref()),
+            Some(from) => {
+                return Err(ApiError::bad_request(format!(
+                    "registryAuthFrom = {from:?} is not valid: use spec or previous-spec"
+                )));
+            }
+        };
     }
-    let spec = service::read(Fields::parse(&body::read(request).await?)?)?;
-    let id = find(&s, &name).await?.0.service.map(|s| s.id).unwrap_or_default();
+    set_auth(&mut spec, auth);
+    let id = held.id;
     let request = UpdateServiceRequest { id, version, spec: Some(spec), rollback };
     let response = control.update_service(tonic::Request::new(request)).await?.into_inner();
     Ok(body::ok(&with_warnings(json!({ "Warnings": null }), response.warnings)))
+}
+
+/// The header that agents will pull with.
+fn registry_auth(headers: &HeaderMap) -> String {
+    let credentials = transfer::credentials(headers);
+    if credentials.is_empty() { String::new() } else { credentials.to_header() }
+}
+
+fn auth_of(spec: Option<&ServiceSpec>) -> String {
+    let container = spec.and_then(|s| s.task.as_ref()).and_then(|t| t.container.as_ref());
+    container.map(|c| c.registry_auth.clone()).unwrap_or_default()
+}
+
+fn set_auth(spec: &mut ServiceSpec, auth: String) {
+    if let Some(container) = spec.task.as_mut().and_then(|t| t.container.as_mut()) {
+        container.registry_auth = auth;
+    }
 }
 
 fn with_warnings(mut out: Value, warnings: Vec<String>) -> Value {

@@ -107,8 +107,8 @@ async fn info(State(s): State<ApiState>) -> Response {
         "OSVersion": "",
         "OSType": "linux",
         "Architecture": host.arch,
-        "IndexServerAddress": "",
-        "RegistryConfig": { "InsecureRegistryCIDRs": [], "IndexConfigs": {}, "Mirrors": [] },
+        "IndexServerAddress": "https://index.docker.io/v1/",
+        "RegistryConfig": registry_config(s.engine().images().registries().options()),
         "NCPU": host.ncpu,
         "MemTotal": host.mem_total,
         "GenericResources": null,
@@ -137,6 +137,21 @@ async fn info(State(s): State<ApiState>) -> Response {
 
 /// `info`'s `Swarm`, and what a user should be warned of. Answers what is known locally when the
 /// managers do not.
+/// How registries are asked, in Docker's form.
+fn registry_config(o: &skep_registry::Options) -> Value {
+    let (networks, names): (Vec<_>, Vec<_>) = o.insecure.iter().partition(|i| i.contains('/'));
+    let mirrors: Vec<String> = o.mirrors.iter().map(|m| format!("{}/", m.trim_end_matches('/'))).collect();
+    let mut networks: Vec<&str> = networks.into_iter().map(String::as_str).collect();
+    networks.extend(["::1/128", "127.0.0.0/8"]);
+    let hub = json!({ "Name": "docker.io", "Mirrors": mirrors, "Secure": true, "Official": true });
+    let mut indexes = serde_json::Map::from_iter([("docker.io".to_owned(), hub)]);
+    for name in names {
+        let index = json!({ "Name": name, "Mirrors": [], "Secure": false, "Official": false });
+        indexes.insert(name.clone(), index);
+    }
+    json!({ "InsecureRegistryCIDRs": networks, "IndexConfigs": indexes, "Mirrors": mirrors })
+}
+
 async fn swarm_info(s: &ApiState) -> (Value, Vec<String>) {
     let local = s.swarm().local();
     let managers: Vec<Value> =

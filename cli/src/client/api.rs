@@ -3,6 +3,8 @@
 //! Answers are kept as the JSON the daemon sent, so that `inspect` and `--format` show every field of
 //! it, also ones this client has never heard of.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
@@ -12,6 +14,8 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::credentials::Store;
 
 /// Path all requests are made under.
 const VERSION: &str = "/v1.50";
@@ -36,14 +40,27 @@ pub struct Refused {
 #[derive(Clone, Debug)]
 pub struct Api {
     host: String,
+    config: Option<PathBuf>,
 }
 
 impl Api {
     /// `-H`, else SKEP_HOST, else DOCKER_HOST, else the default socket.
-    pub fn new(host: Option<String>) -> Self {
+    pub fn new(host: Option<String>, config: Option<String>) -> Self {
         let from_env = |name| std::env::var(name).ok().filter(|v: &String| !v.is_empty());
         let host = host.or_else(|| from_env("SKEP_HOST")).or_else(|| from_env("DOCKER_HOST"));
-        Self { host: host.unwrap_or_else(|| "unix:///run/skep/skep.sock".into()) }
+        let host = host.unwrap_or_else(|| "unix:///run/skep/skep.sock".into());
+        Self { host, config: config.map(PathBuf::from) }
+    }
+
+    /// The credentials that this user has kept.
+    pub fn store(&self) -> Result<Store> {
+        Store::open(self.config.as_deref())
+    }
+
+    /// Value of `X-Registry-Auth` for the registry of an image; empty if there are no credentials for it.
+    pub fn credentials_for(&self, image: &str) -> Result<String> {
+        let registry = registry_of(image);
+        Ok(self.store()?.get(registry)?.map(|c| c.to_header()).unwrap_or_default())
     }
 
     /// The address.
@@ -125,9 +142,27 @@ impl Api {
         self.call(Method::POST, path, query, body).await
     }
 
+    /// POST of JSON, with the credentials (`X-Registry-Auth`; may be empty) that the daemon may use for it.
+    pub async fn post_as(&self, path: &str, query: &Query, body: &Value, auth: &str) -> Result<Value> {
+        let headers = [("Content-Type", "application/json"), ("X-Registry-Auth", auth)];
+        let headers = if auth.is_empty() { &headers[..1] } else { &headers[..] };
+        let body = full(serde_json::to_vec(body)?);
+        let response = self.send(Method::POST, path, query, body, headers).await?;
+        let bytes = response.into_body().collect().await.context("read the daemon's answer")?.to_bytes();
+        serde_json::from_slice(&bytes).context("the daemon's answer is not JSON")
+    }
+
     /// DELETE.
     pub async fn delete(&self, path: &str, query: &Query) -> Result<Value> {
         self.call(Method::DELETE, path, query, None).await
+    }
+}
+
+/// The registry of an image's name.
+pub fn registry_of(image: &str) -> &str {
+    match image.split_once('/') {
+        Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => host,
+        _ => skep_registry::DOCKER_HUB,
     }
 }
 

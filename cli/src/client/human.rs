@@ -37,6 +37,12 @@ pub fn time(rfc3339: &str) -> String {
     OffsetDateTime::parse(rfc3339, &Rfc3339).map_or_else(|_| rfc3339.to_owned(), go_time)
 }
 
+/// A Unix time as RFC 3339.
+pub fn rfc3339(seconds: i64) -> String {
+    let t = OffsetDateTime::from_unix_timestamp(seconds).ok();
+    t.and_then(|t| t.format(&Rfc3339).ok()).unwrap_or_else(|| seconds.to_string())
+}
+
 /// The same of a Unix time.
 pub fn unix_time(seconds: i64) -> String {
     OffsetDateTime::from_unix_timestamp(seconds).map_or_else(|_| seconds.to_string(), go_time)

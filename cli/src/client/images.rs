@@ -1,4 +1,4 @@
-//! Commands on images: ls, load, import, rm, tag, save, pull.
+//! Commands on images: ls, load, import, rm, tag, save.
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -9,9 +9,9 @@ use futures::TryStreamExt;
 use http_body_util::BodyDataStream;
 use hyper::Method;
 use serde_json::Value;
-use tokio::io::AsyncBufReadExt;
 
 use super::api::{Api, Body, Query, encode, full, reader};
+use super::messages::{self, Show};
 use super::output::{Column, Listing, say, text};
 use super::{each, human};
 
@@ -48,6 +48,9 @@ pub enum ImageCommand {
         /// Write to a file, instead of STDOUT
         #[arg(short, long, value_name = "string")]
         output: Option<PathBuf>,
+        /// Save only the given platform variant. Formatted as "os[/arch[/variant]]" (e.g., "linux/amd64")
+        #[arg(long, value_name = "string")]
+        platform: Option<String>,
         #[arg(required = true, value_name = "IMAGE")]
         images: Vec<String>,
     },
@@ -57,17 +60,6 @@ pub enum ImageCommand {
         source: String,
         #[arg(value_name = "TARGET_IMAGE[:TAG]")]
         target: String,
-    },
-    /// Download an image from a registry
-    Pull {
-        /// Suppress verbose output
-        #[arg(short, long)]
-        quiet: bool,
-        /// Set platform if server is multi-platform capable
-        #[arg(long, value_name = "string")]
-        platform: Option<String>,
-        #[arg(value_name = "NAME[:TAG|@DIGEST]")]
-        image: String,
     },
 }
 
@@ -116,7 +108,7 @@ pub async fn run(api: &Api, command: ImageCommand) -> Result<()> {
                 bail!("requested load from stdin, but stdin is empty");
             }
             let query = Query::new().flag("quiet", quiet || !std::io::stdout().is_terminal());
-            progress(api, "/images/load", &query, open(input.as_deref()).await?, true).await
+            send(api, "/images/load", &query, open(input.as_deref()).await?).await
         }
         ImageCommand::Import { change, message, platform, file, reference } => {
             let mut query =
@@ -127,23 +119,23 @@ pub async fn run(api: &Api, command: ImageCommand) -> Result<()> {
                 }
             }
             let from = (file.as_os_str() != "-").then_some(file.as_path());
-            progress(api, "/images/create", &query, open(from).await?, true).await
+            send(api, "/images/create", &query, open(from).await?).await
         }
         ImageCommand::Tag { source, target } => {
             let path = format!("/images/{}/tag", encode(&source));
             let (repo, tag) = split(&target);
             api.post(&path, &Query::new().with("repo", repo).with("tag", tag), None).await.map(drop)
         }
-        ImageCommand::Save { output, images } => {
+        ImageCommand::Save { output, platform, images } => {
             if output.is_none() && std::io::stdout().is_terminal() {
                 bail!("cowardly refusing to save to a terminal. Use the -o flag or redirect");
             }
-            let query = images.iter().fold(Query::new(), |q, name| q.with("names", name));
+            let mut query = images.iter().fold(Query::new(), |q, name| q.with("names", name));
+            if let Some(platform) = platform {
+                let read = skep_registry::Platform::parse(&platform)?;
+                query = query.with("platform", serde_json::to_string(&read)?);
+            }
             save(api, &query, output).await
-        }
-        ImageCommand::Pull { quiet, platform, image } => {
-            pull_to(api, &image, platform.as_deref(), !quiet).await?;
-            say!("{}", full_name(&image))
         }
     }
 }
@@ -164,7 +156,7 @@ pub async fn remove(api: &Api, args: &RemoveArgs) -> Result<()> {
 }
 
 /// `repository` and `tag` of a reference; `latest` if it names neither tag nor digest.
-fn split(reference: &str) -> (&str, &str) {
+pub fn split(reference: &str) -> (&str, &str) {
     match reference.rsplit_once(':') {
         Some((name, tag)) if !tag.contains('/') && !reference.contains('@') => (name, tag),
         _ if reference.contains('@') => (reference, ""),
@@ -181,31 +173,13 @@ pub fn familiar(reference: &str) -> String {
 }
 
 /// A reference with registry and tag.
-fn full_name(reference: &str) -> String {
+pub fn full_name(reference: &str) -> String {
     let familiar = familiar(reference);
     match familiar.split_once('/') {
         Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => familiar,
         Some(_) => format!("docker.io/{familiar}"),
         None => format!("docker.io/library/{familiar}"),
     }
-}
-
-/// Has the daemon pull an image; what it says goes to standard error, since `run` keeps the other for the container.
-pub async fn pull(api: &Api, image: &str, platform: Option<&str>, quiet: bool) -> Result<()> {
-    pull_to(api, image, platform, false).await.map(|lines| {
-        for line in lines.iter().filter(|_| !quiet) {
-            eprintln!("{line}");
-        }
-    })
-}
-
-async fn pull_to(api: &Api, image: &str, platform: Option<&str>, show: bool) -> Result<Vec<String>> {
-    let (name, tag) = split(image);
-    let mut query = Query::new().with("fromImage", name).with("tag", tag);
-    if let Some(platform) = platform {
-        query = query.with("platform", platform);
-    }
-    lines(api, "/images/create", &query, full(""), show).await
 }
 
 async fn open(path: Option<&std::path::Path>) -> Result<Body> {
@@ -219,31 +193,10 @@ async fn open(path: Option<&std::path::Path>) -> Result<Body> {
 }
 
 /// Sends an archive and prints what the daemon says of it, line by line; an error in the stream fails.
-async fn progress(api: &Api, path: &str, query: &Query, body: Body, show: bool) -> Result<()> {
-    lines(api, path, query, body, show).await.map(drop)
-}
-
-async fn lines(api: &Api, path: &str, query: &Query, body: Body, show: bool) -> Result<Vec<String>> {
+async fn send(api: &Api, path: &str, query: &Query, body: Body) -> Result<()> {
     let headers = [("Content-Type", "application/x-tar")];
     let response = api.send(Method::POST, path, query, body, &headers).await?;
-    let bytes = BodyDataStream::new(response.into_body()).map_err(std::io::Error::other);
-    let mut lines = tokio::io::BufReader::new(tokio_util::io::StreamReader::new(bytes)).lines();
-    let mut said = Vec::new();
-    while let Some(line) = lines.next_line().await? {
-        let Ok(message) = serde_json::from_str::<Value>(&line) else { continue };
-        if let Some(error) = message["error"].as_str() {
-            bail!("{error}");
-        }
-        let id = message["id"].as_str().map(|id| format!("{id}: ")).unwrap_or_default();
-        for text in [&message["stream"], &message["status"]].into_iter().filter_map(Value::as_str) {
-            let line = format!("{id}{}", text.trim_end());
-            if show {
-                say!("{line}")?;
-            }
-            said.push(line);
-        }
-    }
-    Ok(said)
+    messages::show(response, Show::Out, |_| {}).await
 }
 
 async fn save(api: &Api, query: &Query, to: Option<PathBuf>) -> Result<()> {
@@ -260,7 +213,7 @@ async fn save(api: &Api, query: &Query, to: Option<PathBuf>) -> Result<()> {
                 }
                 super::output::bytes(&mut out, piece)?;
                 let length = piece.len();
-                from.consume(length);
+                tokio::io::AsyncBufReadExt::consume(&mut from, length);
             }
         }
         Some(path) => {
@@ -322,7 +275,12 @@ pub async fn list(api: &Api, args: &ListArgs) -> Result<()> {
             .map(|(n, d)| (n.to_owned(), d.to_owned()))
             .collect();
         let tags = list("RepoTags");
-        let tags = if tags.is_empty() { vec!["<none>:<none>".to_owned()] } else { tags };
+        let tags = match (tags.is_empty(), digests.is_empty()) {
+            (false, _) => tags,
+            (true, true) => vec!["<none>:<none>".to_owned()],
+            // Known by a digest only: its name is.
+            (true, false) => digests.iter().map(|(n, _)| format!("{n}:<none>")).collect(),
+        };
         for tag in &tags {
             let (name, tag) = tag.rsplit_once(':').unwrap_or((tag, "<none>"));
             let digest = digests.iter().find(|(n, _)| n == name).map_or("<none>", |(_, d)| d);

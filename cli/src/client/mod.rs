@@ -7,11 +7,16 @@ mod containers;
 mod copy;
 mod create_body;
 mod create_flags;
+mod credentials;
 mod files;
 mod human;
+mod image_history;
+mod image_prune;
 mod images;
 mod info;
 mod inspect;
+mod manifests;
+mod messages;
 mod mount;
 mod networks;
 mod nodes;
@@ -20,8 +25,10 @@ mod ports;
 mod pretty;
 mod progress;
 mod prune;
+mod registry;
 mod run;
 mod service_create;
+mod service_image;
 mod service_logs;
 mod service_spec;
 mod service_update;
@@ -69,7 +76,7 @@ struct Global {
     /// Set the logging level ("debug", "info", "warn", "error", "fatal")
     #[arg(short, long, value_name = "string", default_value = "info", value_parser = ["debug", "info", "warn", "error", "fatal"])]
     log_level: String,
-    /// Location of client config files: not supported, this client keeps none
+    /// Location of client config files
     #[arg(long, value_name = "string")]
     config: Option<String>,
     /// Name of the context: only "default" is supported, -H names other daemons
@@ -89,15 +96,13 @@ struct Global {
 impl Global {
     /// Refuses by name what is not supported.
     fn check(&self) -> Result<()> {
-        let config =
-            self.config.is_some().then_some("--config is not supported: this client keeps no configuration");
         let context = self.context.as_deref().is_some_and(|c| c != "default" && !c.is_empty());
         let context =
             context.then_some("--context is not supported except for \"default\": name the daemon with -H");
         let tls = (self.tls || self.tlsverify).then_some(
             "--tls is not supported: reach a far daemon through ssh, and its socket with -H unix://...",
         );
-        match config.or(context).or(tls) {
+        match context.or(tls) {
             Some(refusal) => anyhow::bail!(refusal),
             None => Ok(()),
         }
@@ -132,11 +137,17 @@ enum Client {
     #[command(flatten)]
     OnImage(images::ImageCommand),
     #[command(flatten)]
+    OnRegistry(registry::RegistryCommand),
+    #[command(flatten)]
+    OnAccount(registry::AccountCommand),
+    #[command(flatten)]
     OnSystem(system::System),
     /// List containers
     Ps(container_list::ListArgs),
     /// List images
     Images(images::ListArgs),
+    /// Show the history of an image
+    History(image_history::HistoryArgs),
     /// Remove one or more images
     Rmi(images::RemoveArgs),
     /// Return low-level information on objects
@@ -153,6 +164,9 @@ enum Client {
     /// Manage images
     #[command(subcommand)]
     Image(ImageGroup),
+    /// Manage Docker image manifests and manifest lists
+    #[command(subcommand)]
+    Manifest(manifests::Manifests),
     /// Manage networks
     #[command(subcommand)]
     Network(networks::Networks),
@@ -218,12 +232,18 @@ enum BuilderGroup {
 enum ImageGroup {
     #[command(flatten)]
     Same(images::ImageCommand),
+    #[command(flatten)]
+    Registry(registry::RegistryCommand),
     /// List images
     #[command(visible_alias = "list")]
     Ls(images::ListArgs),
     /// Remove one or more images
     #[command(visible_alias = "remove")]
     Rm(images::RemoveArgs),
+    /// Show the history of an image
+    History(image_history::HistoryArgs),
+    /// Remove unused images
+    Prune(image_prune::PruneArgs),
     /// Display detailed information on one or more images
     Inspect {
         /// Format output: json or a Go template
@@ -287,7 +307,7 @@ fn dispatch(cli: Cli) -> Result<u8> {
             clap_mangen::generate_to(definition(), &dir)?;
             Ok(0)
         }
-        Command::Client(command) => ask(&Api::new(cli.global.host), command),
+        Command::Client(command) => ask(&Api::new(cli.global.host, cli.global.config), command),
     }
 }
 
@@ -302,6 +322,10 @@ fn ask(api: &Api, command: Client) -> Result<u8> {
             Client::OnImage(command) | Client::Image(ImageGroup::Same(command)) => {
                 images::run(api, command).await
             }
+            Client::OnRegistry(command) | Client::Image(ImageGroup::Registry(command)) => {
+                registry::run(api, command).await
+            }
+            Client::OnAccount(command) => registry::account(api, command).await,
             Client::OnSystem(command) | Client::System(SystemGroup::Same(command)) => {
                 system::run(api, command).await
             }
@@ -316,6 +340,10 @@ fn ask(api: &Api, command: Client) -> Result<u8> {
             }
             Client::Images(args) | Client::Image(ImageGroup::Ls(args)) => images::list(api, &args).await,
             Client::Rmi(args) | Client::Image(ImageGroup::Rm(args)) => images::remove(api, &args).await,
+            Client::History(args) | Client::Image(ImageGroup::History(args)) => {
+                image_history::show(api, &args).await
+            }
+            Client::Image(ImageGroup::Prune(args)) => image_prune::run(api, &args).await,
             Client::Inspect(args) => inspect::run(api, &args).await,
             Client::Container(ContainerGroup::Inspect { format, size, names }) => {
                 inspect::container(api, &names, format.as_deref(), size).await
@@ -324,6 +352,7 @@ fn ask(api: &Api, command: Client) -> Result<u8> {
                 inspect::image(api, &names, format.as_deref()).await
             }
             Client::Version { format } => system::version(api, format.as_deref()).await,
+            Client::Manifest(command) => manifests::run(api, command).await,
             Client::Network(command) => networks::run(api, command).await,
             Client::Swarm(command) => swarm::run(api, command).await,
             Client::Node(command) => nodes::run(api, command).await,

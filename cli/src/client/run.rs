@@ -9,7 +9,7 @@ use super::attach::{self, Ended, Exit};
 use super::create_body::Streams;
 use super::create_flags::CreateFlags;
 use super::output::say;
-use super::{images, is_not_found};
+use super::{images, is_not_found, registry};
 
 /// The container never ran: what Docker's `run` says of that, and its exit codes.
 #[derive(Debug, thiserror::Error)]
@@ -100,7 +100,7 @@ async fn make(api: &Api, flags: &CreateFlags, streams: Streams) -> Result<String
     }
     let (image, _) = flags.image();
     if flags.pull == "always" {
-        images::pull(api, image, flags.platform.as_deref(), flags.quiet).await?;
+        registry::pull(api, image, flags.platform.as_deref(), flags.quiet).await?;
     }
     let mut query = flags.name.iter().fold(Query::new(), |q, name| q.with("name", name));
     if let Some(platform) = &flags.platform {
@@ -111,7 +111,7 @@ async fn make(api: &Api, flags: &CreateFlags, streams: Streams) -> Result<String
             if !flags.quiet {
                 eprintln!("Unable to find image '{}' locally", images::familiar(image));
             }
-            images::pull(api, image, flags.platform.as_deref(), flags.quiet).await?;
+            registry::pull(api, image, flags.platform.as_deref(), flags.quiet).await?;
             api.post("/containers/create", &query, Some(&body)).await?
         }
         other => other?,

@@ -59,7 +59,7 @@ pub struct SpecFlags {
     no_healthcheck: bool,
     /// Do not query the registry to resolve image digest and supported platforms
     #[arg(long)]
-    no_resolve_image: bool,
+    pub no_resolve_image: bool,
     /// Tune host's OOM preferences (-1000 to 1000)
     #[arg(long, value_name = "int", allow_hyphen_values = true)]
     oom_score_adj: Option<i64>,
@@ -140,7 +140,7 @@ pub struct SpecFlags {
     user: Option<String>,
     /// Send registry authentication details to swarm agents
     #[arg(long)]
-    with_registry_auth: bool,
+    pub with_registry_auth: bool,
     /// Working directory inside the container
     #[arg(short, long, value_name = "string")]
     workdir: Option<String>,

@@ -74,7 +74,7 @@ pub struct UpdateFlags {
     host_rm: Vec<String>,
     /// Service image tag
     #[arg(long, value_name = "string")]
-    image: Option<String>,
+    pub image: Option<String>,
     /// Add or update a service label
     #[arg(long, value_name = "list")]
     label_add: Vec<String>,

@@ -7,7 +7,9 @@ use serde_json::Value;
 use super::api::{Api, Query, encode};
 use super::output::{self, Column, Listing, say, text};
 use super::service_create::CreateFlags;
+use super::service_image;
 use super::service_logs::{self, ServiceLogs};
+use super::service_spec::SpecFlags;
 use super::service_update::UpdateFlags;
 use super::tasks::{self, TaskFlags};
 use super::{each, is_not_found, ports, pretty, progress};
@@ -81,7 +83,10 @@ pub enum Services {
 pub async fn run(api: &Api, command: Services) -> Result<()> {
     match command {
         Services::Create(flags) => {
-            let created = api.post("/services/create", &Query::new(), Some(&flags.to_spec()?)).await?;
+            let mut spec = flags.to_spec()?;
+            service_image::pin(api, &mut spec, &flags.spec).await?;
+            let auth = auth_for(api, &spec, &flags.spec)?;
+            let created = api.post_as("/services/create", &Query::new(), &spec, &auth).await?;
             warn(&created);
             let id = text(&created, "ID");
             say!("{id}")?;
@@ -100,7 +105,7 @@ pub async fn run(api: &Api, command: Services) -> Result<()> {
         Services::Scale { detach, scales } => scale(api, &scales, detach).await,
         Services::Rollback { detach, quiet, service } => {
             let found = get(api, &service).await?;
-            update(api, &found, &found["Spec"], true).await?;
+            update(api, &found, &found["Spec"], true, "").await?;
             say!("{service}")?;
             if detach { Ok(()) } else { progress::converge(api, &text(&found, "ID"), quiet).await }
         }
@@ -113,6 +118,11 @@ pub async fn run(api: &Api, command: Services) -> Result<()> {
         }
         Services::Logs(args) => service_logs::show(api, &args).await,
     }
+}
+
+fn auth_for(api: &Api, spec: &Value, flags: &SpecFlags) -> Result<String> {
+    let image = text(&spec["TaskTemplate"]["ContainerSpec"], "Image");
+    service_image::header(api, &image, flags)
 }
 
 fn warn(answer: &Value) {
@@ -136,14 +146,14 @@ async fn get_with_defaults(api: &Api, name: &str) -> Result<Value> {
     api.get(&format!("/services/{}", encode(name)), &Query::new().with("insertDefaults", "true")).await
 }
 
-async fn update(api: &Api, service: &Value, spec: &Value, rollback: bool) -> Result<()> {
+async fn update(api: &Api, service: &Value, spec: &Value, rollback: bool, auth: &str) -> Result<()> {
     let version = service["Version"]["Index"].as_u64().context("the service has no version")?;
     let mut query = Query::new().with("version", version.to_string());
     if rollback {
         query = query.with("rollback", "previous");
     }
     let path = format!("/services/{}/update", text(service, "ID"));
-    warn(&api.post(&path, &query, Some(spec)).await?);
+    warn(&api.post_as(&path, &query, spec, auth).await?);
     Ok(())
 }
 
@@ -157,8 +167,12 @@ async fn update_by_flags(api: &Api, flags: &UpdateFlags) -> Result<()> {
                 .push(text(&api.get(&format!("/networks/{}", encode(name)), &Query::new()).await?, "Id"));
         }
         flags.apply(&mut spec, &network_ids)?;
+        if flags.image.is_some() {
+            service_image::pin(api, &mut spec, &flags.spec).await?;
+        }
     }
-    update(api, &service, &spec, flags.rollback).await?;
+    let auth = auth_for(api, &spec, &flags.spec)?;
+    update(api, &service, &spec, flags.rollback, &auth).await?;
     say!("{}", flags.service)?;
     if flags.spec.detach {
         Ok(())
@@ -219,7 +233,7 @@ async fn scale_one(api: &Api, name: &str, replicas: u64) -> Result<String> {
         bail!("scale can only be used with replicated or replicated-job mode");
     }
     spec["Mode"]["Replicated"]["Replicas"] = replicas.into();
-    update(api, &service, &spec, false).await?;
+    update(api, &service, &spec, false, "").await?;
     say!("{name} scaled to {replicas}")?;
     Ok(text(&service, "ID"))
 }

@@ -33,6 +33,30 @@ impl Drop for Raw {
     }
 }
 
+/// Standard input without echo, until this goes.
+pub struct Silent {
+    before: Termios,
+}
+
+impl Silent {
+    /// What is typed is not shown.
+    pub fn enter() -> Result<Self> {
+        let stdin = std::io::stdin();
+        let before = tcgetattr(stdin.as_fd()).context("read the terminal's settings")?;
+        let mut silent = before.clone();
+        silent.local_flags.remove(nix::sys::termios::LocalFlags::ECHO);
+        tcsetattr(stdin.as_fd(), SetArg::TCSANOW, &silent).context("put out the terminal's echo")?;
+        Ok(Self { before })
+    }
+}
+
+impl Drop for Silent {
+    fn drop(&mut self) {
+        // The terminal may be gone; there is nobody to tell then.
+        let _ = tcsetattr(std::io::stdin().as_fd(), SetArg::TCSANOW, &self.before);
+    }
+}
+
 /// Rows and columns of our output, if it is a terminal.
 pub fn size() -> Option<(u16, u16)> {
     let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use nix::ifaddrs::getifaddrs;
 use skep_api::swarm::SwarmError;
 
-use super::resolve::resolve;
+use skep_registry::resolve;
 
 /// Address to listen on: `addr[:port]` or `interface[:port]`; empty = every address.
 pub fn listen(text: &str, default_port: u16) -> Result<SocketAddr, SwarmError> {

@@ -10,7 +10,7 @@ pub fn describe(engine: &Engine, wireguard_public_key: String, labels: &[String]
     let host = engine.info();
     v1::NodeDescription {
         hostname: hostname(),
-        platform: Some(v1::Platform { os: host.os.clone(), architecture: host.arch.clone() }),
+        platform: Some(v1::Platform { os: "linux".into(), architecture: host.arch.clone() }),
         resources: Some(v1::Resources {
             nano_cpus: i64::try_from(host.ncpu).unwrap_or(0).saturating_mul(1_000_000_000),
             memory_bytes: i64::try_from(host.mem_total).unwrap_or(i64::MAX),

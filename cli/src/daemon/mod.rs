@@ -7,7 +7,6 @@ mod instance;
 mod membership;
 mod node;
 mod options;
-mod resolve;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -153,6 +152,7 @@ impl Daemon {
         })
         .await
         .context("start the engine")?;
+        engine.images().use_registries(skep_registry::Registries::new(config.registries.clone()));
         let live: Vec<String> =
             engine.list().iter().filter(|c| c.pid.is_some()).map(|c| c.id.to_string()).collect();
         plane.retain(&live).await.context("remove networks of containers that are gone")?;

@@ -33,6 +33,12 @@ pub struct DaemonArgs {
     /// Label of this engine, name=value
     #[arg(long = "label", value_name = "LABEL")]
     pub labels: Vec<String>,
+    /// Registry (host[:port], or a network such as 10.0.0.0/8) that may be spoken to without TLS
+    #[arg(long = "insecure-registry", value_name = "REGISTRY")]
+    pub insecure_registries: Vec<String>,
+    /// URL that is asked before Docker Hub
+    #[arg(long = "registry-mirror", value_name = "URL")]
+    pub registry_mirrors: Vec<String>,
 }
 
 /// The configuration file. An unknown key is an error that names it.
@@ -46,6 +52,8 @@ struct File {
     log_level: Option<String>,
     cgroup_parent: Option<String>,
     labels: Vec<String>,
+    insecure_registries: Vec<String>,
+    registry_mirrors: Vec<String>,
 }
 
 /// Everything decided.
@@ -65,6 +73,8 @@ pub struct Config {
     pub cgroup_parent: Option<String>,
     /// `name=value`.
     pub labels: Vec<String>,
+    /// How registries are asked.
+    pub registries: skep_registry::Options,
     /// The swarm never has another node: nothing listens for one.
     pub solo: bool,
 }
@@ -128,9 +138,26 @@ impl Config {
             log_level,
             cgroup_parent: args.cgroup_parent.or(file.cgroup_parent),
             labels,
+            registries: registries(
+                [args.insecure_registries, file.insecure_registries].concat(),
+                [args.registry_mirrors, file.registry_mirrors].concat(),
+            )?,
             solo: false,
         })
     }
+}
+
+/// Where registries' own certificates lie: Docker's place and ours.
+const CERTIFICATES: [&str; 2] = ["/etc/docker/certs.d", "/etc/skep/certs.d"];
+
+fn registries(insecure: Vec<String>, mirrors: Vec<String>) -> Result<skep_registry::Options> {
+    let options = skep_registry::Options {
+        insecure,
+        mirrors,
+        certificates: CERTIFICATES.map(PathBuf::from).into(),
+        user_agent: format!("skep/{}", env!("CARGO_PKG_VERSION")),
+    };
+    Ok(options.checked()?)
 }
 
 fn read(path: Option<&Path>) -> Result<File> {

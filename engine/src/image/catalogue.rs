@@ -13,7 +13,11 @@ use crate::error::Error;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct StoredImage {
     pub(super) image: Image,
+    /// The blob of each layer, bottom first.
     pub(super) blobs: Vec<String>,
+    /// The manifest it was pulled by, which is a blob too.
+    #[serde(default)]
+    pub(super) manifest: Option<String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -30,6 +34,13 @@ pub(crate) struct Holder {
     pub(crate) running: bool,
 }
 
+/// What a pull or a push under way keeps from being removed.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Pinned {
+    pub(super) chain_ids: Vec<String>,
+    pub(super) blobs: Vec<String>,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) images: BTreeMap<String, Arc<StoredImage>>,
@@ -39,6 +50,7 @@ pub(super) struct State {
     pub(super) layers: HashMap<String, StoredLayer>,
     /// By container ID.
     pub(super) holders: HashMap<String, Holder>,
+    pub(super) pins: HashMap<u64, Pinned>,
 }
 
 impl State {
@@ -48,9 +60,21 @@ impl State {
         let chains = images
             .clone()
             .flat_map(|i| &i.image.chain_ids)
-            .chain(self.holders.values().flat_map(|h| &h.chain_ids));
-        let blobs = images.flat_map(|i| i.blobs.iter().chain([&i.image.id]));
+            .chain(self.holders.values().flat_map(|h| &h.chain_ids))
+            .chain(self.pins.values().flat_map(|p| &p.chain_ids));
+        let blobs = images
+            .flat_map(|i| i.blobs.iter().chain([&i.image.id]).chain(&i.manifest))
+            .chain(self.pins.values().flat_map(|p| &p.blobs));
         (chains.map(String::as_str).collect(), blobs.map(String::as_str).collect())
+    }
+
+    /// The blob that a layer was unpacked from, where an image still keeps it.
+    pub(super) fn blob_of(&self, chain: &str) -> Option<String> {
+        self.layers.get(chain)?;
+        self.images.values().find_map(|i| {
+            let at = i.image.chain_ids.iter().position(|c| c == chain)?;
+            i.blobs.get(at).cloned()
+        })
     }
 
     /// The image with the references it has now.

@@ -1,6 +1,13 @@
 //! Plain, gzip or zstd, told by the first bytes.
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+use crate::error::Error;
 
 /// How a stream is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +41,47 @@ pub(super) fn decoder<'a, R: Read + Send + 'a>(
         Compression::Zstd => Box::new(ZstdFrames { source: Some(buffered), frame: None }),
     };
     Ok((compression, reader))
+}
+
+/// How a file is compressed; its position is left where it was.
+pub(super) fn kind_of(file: &File) -> io::Result<Compression> {
+    let mut head = [0; 4];
+    let n = file.read_at(&mut head, 0)?;
+    Ok(Compression::of(&head[..n]))
+}
+
+/// Compresses into a new file, the same bytes to the same bytes each time. Its digest and size.
+pub(super) fn to_gzip(mut from: File, to: &Path) -> Result<(String, u64), Error> {
+    let out = Counted {
+        file: File::create_new(to).map_err(Error::io("create", to))?,
+        hash: Sha256::new(),
+        size: 0,
+    };
+    // No name, no time: nothing but the content counts.
+    let mut encoder = flate2::GzBuilder::new().mtime(0).write(out, flate2::Compression::fast());
+    io::copy(&mut from, &mut encoder).map_err(Error::io("compress into", to))?;
+    let out = encoder.finish().map_err(Error::io("compress into", to))?;
+    Ok((format!("sha256:{}", hex::encode(out.hash.finalize())), out.size))
+}
+
+/// Hashes and counts what is written.
+struct Counted {
+    file: File,
+    hash: Sha256,
+    size: u64,
+}
+
+impl Write for Counted {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = self.file.write(bytes)?;
+        self.hash.update(&bytes[..n]);
+        self.size += n as u64;
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
 }
 
 /// A reader whose first bytes were looked at already.
@@ -107,7 +155,6 @@ impl<R: Read> Read for ZstdFrames<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
 
     fn read(bytes: &[u8]) -> (Compression, io::Result<Vec<u8>>) {
         let (c, mut r) = decoder(bytes).expect("opens");
@@ -135,5 +182,21 @@ mod tests {
         assert!(read(&gz[..gz.len() / 2]).1.is_err());
         assert!(read(&zst[..zst.len() / 2]).1.is_err());
         assert_eq!(read(b"").1.expect("reads"), b"");
+    }
+
+    #[test]
+    fn the_same_bytes_are_compressed_to_the_same_bytes() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let plain = dir.path().join("plain");
+        std::fs::write(&plain, b"some text ".repeat(1000)).expect("writes");
+        let once = |name: &str| {
+            let to = dir.path().join(name);
+            let (digest, size) = to_gzip(File::open(&plain).expect("opens"), &to).expect("compresses");
+            let bytes = std::fs::read(&to).expect("reads");
+            assert_eq!((super::super::layer::digest_of(&bytes), bytes.len() as u64), (digest.clone(), size));
+            assert_eq!(kind_of(&File::open(&to).expect("opens")).expect("reads"), Compression::Gzip);
+            digest
+        };
+        assert_eq!(once("a"), once("b"));
     }
 }

@@ -159,11 +159,22 @@ impl ConfigBlob {
 
     /// Creation time, 0 when absent or unreadable.
     pub(super) fn created_at_ns(&self) -> i64 {
-        OffsetDateTime::parse(&self.created, &Rfc3339)
-            .ok()
-            .and_then(|t| i64::try_from(t.unix_timestamp_nanos()).ok())
-            .unwrap_or(0)
+        time_ns(&self.created)
     }
+}
+
+impl History {
+    /// Nanoseconds since the Unix epoch; 0 = not said.
+    pub fn created_at_ns(&self) -> i64 {
+        time_ns(&self.created)
+    }
+}
+
+fn time_ns(text: &str) -> i64 {
+    OffsetDateTime::parse(text, &Rfc3339)
+        .ok()
+        .and_then(|t| i64::try_from(t.unix_timestamp_nanos()).ok())
+        .unwrap_or(0)
 }
 
 fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(d: D) -> Result<T, D::Error> {

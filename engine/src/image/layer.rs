@@ -151,16 +151,27 @@ pub(super) struct Unpacked {
 
 /// Unpacks the blob into the new directory `to`. `blob_digest` spares hashing twice what is not compressed.
 pub(super) fn unpack(blob: &Path, blob_digest: &str, to: &Path, limits: &Limits) -> Result<Unpacked, Error> {
+    let file = File::open(blob).map_err(Error::io("open", blob))?;
+    let compressed = file.metadata().map_err(Error::io("read the size of", blob))?.size();
+    unpack_from(file, compressed, blob_digest, to, limits)
+}
+
+/// The same from a reader of a blob of `compressed` bytes.
+pub(super) fn unpack_from(
+    blob: impl Read + Send,
+    compressed: u64,
+    blob_digest: &str,
+    to: &Path,
+    limits: &Limits,
+) -> Result<Unpacked, Error> {
     make_dir(to, 0o755)?;
     // Whatever the umask of whoever started the daemon.
     std::fs::set_permissions(to, std::os::unix::fs::PermissionsExt::from_mode(0o755))
         .map_err(Error::io("set the mode of", to))?;
-    let file = File::open(blob).map_err(Error::io("open", blob))?;
-    let compressed = file.metadata().map_err(Error::io("read the size of", blob))?.size();
     let (compression, reader) =
-        decoder(file).map_err(|e| Error::Archive(format!("a layer cannot be read: {e}")))?;
+        decoder(blob).map_err(|e| Error::Archive(format!("a layer cannot be read: {e}")))?;
     let plain = compression == super::compression::Compression::Plain;
-    let hasher = if plain { None } else { Some(Hasher::start().map_err(Error::io("hash", blob))?) };
+    let hasher = if plain { None } else { Some(Hasher::start().map_err(Error::io("hash", to))?) };
     let allowed =
         limits.free.max(compressed.saturating_mul(limits.ratio)).min(limits.bytes.saturating_mul(2));
     let watched = Watched { inner: reader, hasher: hasher.as_ref(), produced: 0, allowed };
@@ -172,7 +183,7 @@ pub(super) fn unpack(blob: &Path, blob_digest: &str, to: &Path, limits: &Limits)
         .map_err(|e| Error::Archive(format!("a layer is damaged after its end mark: {e}")))?;
     let diff_id = match hasher {
         None => blob_digest.to_owned(),
-        Some(h) => h.finish().map_err(Error::io("hash", blob))?,
+        Some(h) => h.finish().map_err(Error::io("hash", to))?,
     };
     Ok(Unpacked { diff_id, size })
 }

@@ -1,5 +1,6 @@
 //! How an image gets into the store: from an archive or a plain tar, unpacked and checked, then published at once.
 
+use std::collections::HashMap;
 use std::fs;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -121,7 +122,8 @@ impl Images {
             layers: vec![archive::Member { staged, path }],
             references: reference.into_iter().collect(),
         };
-        let ready = Some((unpacked.diff_id.clone(), trial, unpacked.size));
+        // Of the only layer, the diff ID is the chain ID too.
+        let ready = HashMap::from([(unpacked.diff_id, (trial, unpacked.size))]);
         let prepared = self.prepare_with(found, &scratch, ready)?;
         self.publish(std::slice::from_ref(&prepared))?;
         let id = prepared.stored.image.id;
@@ -130,15 +132,16 @@ impl Images {
     }
 
     pub(super) fn prepare(&self, found: Found, scratch: &Scratch) -> Result<Prepared, Error> {
-        self.prepare_with(found, scratch, None)
+        self.prepare_with(found, scratch, HashMap::new())
     }
 
     /// Unpacks, under the temporary directory, the layers that are not there yet, and checks their diff IDs.
-    fn prepare_with(
+    /// `ready` are those unpacked and checked before, by chain ID.
+    pub(super) fn prepare_with(
         &self,
         found: Found,
         scratch: &Scratch,
-        mut ready: Option<(String, PathBuf, u64)>,
+        mut ready: HashMap<String, (PathBuf, u64)>,
     ) -> Result<Prepared, Error> {
         let id = digest_of(&found.config_bytes);
         let diff_ids = found.config.rootfs.diff_ids.clone();
@@ -149,8 +152,8 @@ impl Images {
             let layer = match known {
                 Some(layer) => layer,
                 None => {
-                    let (dir, unpacked_size) = match ready.take_if(|(d, ..)| d == diff_id) {
-                        Some((_, dir, size)) => (dir, size),
+                    let (dir, unpacked_size) = match ready.remove(chain) {
+                        Some(ready) => ready,
                         None => {
                             let dir = scratch.0.join(format!("layer-{}", super::unused_name()));
                             let unpacked = unpack(
@@ -194,7 +197,8 @@ impl Images {
             history: c.history,
             ..Image::default()
         };
-        let stored = StoredImage { image, blobs: blobs.iter().map(|(d, _)| d.clone()).collect() };
+        let stored =
+            StoredImage { image, blobs: blobs.iter().map(|(d, _)| d.clone()).collect(), manifest: None };
         blobs.push((id, config_path));
         let references = found.references.iter().map(Reference::to_string).collect();
         Ok(Prepared { stored, layers, blobs, references })
@@ -206,6 +210,13 @@ impl Images {
         let mut moved = false;
         let mut changes = Vec::new();
         for p in prepared {
+            for r in &p.references {
+                changes.push(Change::put(Kind::Reference, r, &p.stored.image.id)?);
+            }
+            // What is there stays as it is: its blobs are what was pulled, and may differ from these.
+            if self.state().images.contains_key(&p.stored.image.id) {
+                continue;
+            }
             for (digest, from) in &p.blobs {
                 moved |= move_in(from, &self.blob_path(digest))?;
             }
@@ -214,9 +225,6 @@ impl Images {
                 changes.push(Change::put(Kind::Layer, chain, layer)?);
             }
             changes.push(Change::put(Kind::Image, &p.stored.image.id, &p.stored)?);
-            for r in &p.references {
-                changes.push(Change::put(Kind::Reference, r, &p.stored.image.id)?);
-            }
         }
         if moved {
             let root = self.root().path();
@@ -232,8 +240,10 @@ impl Images {
         self.metadata().commit_blocking(changes)?;
         let mut state = self.state();
         for p in prepared {
-            state.layers.extend(p.layers.iter().map(|(c, l, _)| (c.clone(), l.clone())));
-            state.images.insert(p.stored.image.id.clone(), Arc::new(p.stored.clone()));
+            if !state.images.contains_key(&p.stored.image.id) {
+                state.layers.extend(p.layers.iter().map(|(c, l, _)| (c.clone(), l.clone())));
+                state.images.insert(p.stored.image.id.clone(), Arc::new(p.stored.clone()));
+            }
             state.references.extend(p.references.iter().map(|r| (r.clone(), p.stored.image.id.clone())));
         }
         tracing::debug!(images = prepared.len(), at = now_ns(), "images stored");
@@ -243,10 +253,10 @@ impl Images {
 
 /// An image that only waits to be published.
 pub(super) struct Prepared {
-    stored: StoredImage,
-    layers: Vec<(String, StoredLayer, PathBuf)>,
-    blobs: Vec<(String, PathBuf)>,
-    references: Vec<String>,
+    pub(super) stored: StoredImage,
+    pub(super) layers: Vec<(String, StoredLayer, PathBuf)>,
+    pub(super) blobs: Vec<(String, PathBuf)>,
+    pub(super) references: Vec<String>,
 }
 
 impl Prepared {

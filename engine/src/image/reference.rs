@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use skep_registry::{DOCKER_HUB, Repository};
+
 use crate::error::Error;
 
 const MAX_NAME: usize = 255;
@@ -75,6 +77,16 @@ impl Reference {
             self.tag = Some("latest".into());
         }
         self
+    }
+
+    /// The registry it is in, and its path there: `docker.io` and `library/x` of `x`.
+    pub fn repository(&self) -> Repository {
+        let (registry, path) = match self.name.split_once('/') {
+            Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => (host, path.to_owned()),
+            Some(_) => (DOCKER_HUB, self.name.clone()),
+            None => (DOCKER_HUB, format!("library/{}", self.name)),
+        };
+        Repository { registry: registry.to_owned(), path }
     }
 
     /// `name@digest`, when there is a digest.
@@ -158,6 +170,15 @@ mod tests {
         ] {
             let r = Reference::parse(text).expect(text).or_latest();
             assert_eq!(r.to_string(), shown, "{text}");
+        }
+        for (text, registry, path) in [
+            ("busybox", "docker.io", "library/busybox"),
+            ("me/app:1", "docker.io", "me/app"),
+            ("localhost/x", "localhost", "x"),
+            ("r.example:5000/a/b", "r.example:5000", "a/b"),
+        ] {
+            let r = Reference::parse(text).expect(text).repository();
+            assert_eq!((r.registry.as_str(), r.path.as_str()), (registry, path), "{text}");
         }
     }
 

@@ -1,8 +1,10 @@
 //! Removal of references and images, and of the layers and blobs that nothing needs any more.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use super::catalogue::State;
+use super::config::Image;
 use super::reference::Reference;
 use super::store::{Images, Removed};
 use crate::data_root::remove_tree;
@@ -44,6 +46,39 @@ impl Images {
         Ok(removed)
     }
 
+    /// Removes images that no container uses and `wanted` agrees to: those without a tag, or `all`. What went, and
+    /// the bytes of layers that went with it.
+    pub async fn prune(
+        &self,
+        all: bool,
+        wanted: impl Fn(&Image) -> bool,
+    ) -> Result<(Vec<Removed>, u64), Error> {
+        let candidates: Vec<Image> = {
+            let state = self.state();
+            let used: BTreeSet<&String> = state.holders.values().map(|h| &h.image_id).collect();
+            let free = state.images.iter().filter(|(id, _)| !used.contains(id));
+            free.map(|(_, i)| state.shown(i)).collect()
+        };
+        let bytes = || self.state().layers.values().map(|l| l.size).sum::<u64>();
+        let before = bytes();
+        let mut removed = Vec::new();
+        for image in candidates.into_iter().filter(|i| (all || i.references.is_empty()) && wanted(i)) {
+            let mut names: Vec<&String> = image.references.iter().chain(&image.digests).collect();
+            if names.is_empty() {
+                names.push(&image.id);
+            }
+            for name in names {
+                match self.remove(name, false).await {
+                    Ok(gone) => removed.extend(gone),
+                    // It went with the one before, or somebody came to use it.
+                    Err(Error::NoSuchImage { .. } | Error::Conflict(_)) => {}
+                    Err(e) => return Err(e),
+                }
+            }
+        }
+        Ok((removed, before.saturating_sub(bytes())))
+    }
+
     /// Lets go of what a removed container held.
     pub(crate) async fn release(&self, container: &str) -> Result<(), Error> {
         let needs_collecting = {
@@ -65,7 +100,7 @@ impl Images {
             let known: Vec<String> = state.layers.keys().cloned().collect();
             let (chains, blobs) = state.needed();
             let gone: Vec<String> = known.into_iter().filter(|c| !chains.contains(c.as_str())).collect();
-            let blobs: std::collections::BTreeSet<String> =
+            let blobs: BTreeSet<String> =
                 blobs.iter().map(|d| d.trim_start_matches("sha256:").to_owned()).collect();
             for c in &gone {
                 state.layers.remove(c);
@@ -108,13 +143,14 @@ fn plan(state: &State, asked: &str, force: bool) -> Result<(String, Vec<String>,
         keys.into_iter().flatten().find(|k| state.references.get(k) == Some(&id))
     });
     if let Some(name) = named {
-        let last = all.len() == 1;
+        let gone = with_digests(name, &all);
+        let last = all.len() == gone.len();
         if last {
             in_use(state, &id, asked, force)?;
         }
-        return Ok((id, vec![name], last));
+        return Ok((id, gone, last));
     }
-    let names: std::collections::BTreeSet<String> =
+    let names: BTreeSet<String> =
         all.iter().filter_map(|r| Reference::parse(r).ok()).map(|r| r.name).collect();
     if names.len() > 1 && !force {
         return Err(Error::Conflict(format!(
@@ -124,6 +160,18 @@ fn plan(state: &State, asked: &str, force: bool) -> Result<(String, Vec<String>,
     }
     in_use(state, &id, asked, force)?;
     Ok((id, all, true))
+}
+
+/// A reference, and, with the last tag of a repository, the digests it is known by there.
+fn with_digests(name: String, all: &[String]) -> Vec<String> {
+    let repository = |r: &str| Reference::parse(r).map(|r| r.name).unwrap_or_default();
+    let of = repository(&name);
+    let others: Vec<&String> = all.iter().filter(|r| **r != name && repository(r) == of).collect();
+    let mut gone = vec![name];
+    if !gone[0].contains('@') && others.iter().all(|r| r.contains('@')) {
+        gone.extend(others.into_iter().cloned());
+    }
+    gone
 }
 
 fn in_use(state: &State, id: &str, asked: &str, force: bool) -> Result<(), Error> {

@@ -4,10 +4,14 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use arc_swap::ArcSwap;
+use skep_registry::Registries;
+
 use super::catalogue::{Holder, State, StoredImage, StoredLayer};
-use super::config::Image;
+use super::config::{History, Image};
 use super::layer::Limits;
 use super::reference::Reference;
+use super::transfer::Transfers;
 use crate::data_root::DataRoot;
 use crate::error::Error;
 use crate::events::Events;
@@ -35,6 +39,8 @@ struct Inner {
     /// Serialises whatever adds or removes layers and blobs.
     changing: tokio::sync::Mutex<()>,
     state: Mutex<State>,
+    registries: ArcSwap<Registries>,
+    transfers: Transfers,
 }
 
 impl Images {
@@ -96,7 +102,23 @@ impl Images {
             limits: Limits::default(),
             changing: tokio::sync::Mutex::new(()),
             state: Mutex::new(state),
+            registries: ArcSwap::default(),
+            transfers: Transfers::default(),
         })))
+    }
+
+    /// From now on registries are asked as these say.
+    pub fn use_registries(&self, registries: Registries) {
+        self.0.registries.store(Arc::new(registries));
+    }
+
+    /// How registries are asked.
+    pub fn registries(&self) -> Registries {
+        Registries::clone(&self.0.registries.load())
+    }
+
+    pub(super) fn transfers(&self) -> &Transfers {
+        &self.0.transfers
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -173,6 +195,22 @@ impl Images {
         let stored =
             state.images.get(&id).ok_or(Error::NoSuchImage { reference: reference_or_id.to_owned() })?;
         Ok(state.shown(stored))
+    }
+
+    /// The steps an image was made by, newest first, each with the bytes its layer unpacks to.
+    pub fn history(&self, reference_or_id: &str) -> Result<Vec<(History, u64)>, Error> {
+        let image = self.resolve(reference_or_id)?;
+        let state = self.state();
+        let mut sizes = image.chain_ids.iter().map(|c| state.layers.get(c).map_or(0, |l| l.size));
+        let steps = image.history.iter().cloned();
+        let mut all: Vec<_> = steps
+            .map(|h| {
+                let size = if h.empty_layer { 0 } else { sizes.next().unwrap_or(0) };
+                (h, size)
+            })
+            .collect();
+        all.reverse();
+        Ok(all)
     }
 
     /// Gives an image one more reference (taking it from another image, as Docker does).

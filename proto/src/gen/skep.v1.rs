@@ -294,6 +294,9 @@ pub struct ContainerSpec {
     pub dns_options: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(int64, tag = "25")]
     pub oom_score_adj: i64,
+    /// What a client sent as X-Registry-Auth for agents to pull the image with; never shown.
+    #[prost(string, tag = "26")]
+    pub registry_auth: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RestartPolicy {

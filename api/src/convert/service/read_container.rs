@@ -47,6 +47,7 @@ pub(super) fn read_container(mut f: Fields) -> ApiResult<ContainerSpec> {
         dns_search: dns.strings("Search")?,
         dns_options: dns.strings("Options")?,
         oom_score_adj: f.i64("OomScoreAdj")?,
+        registry_auth: String::new(),
     };
     dns.refuse_rest(&[])?;
     if spec.image.is_empty() {

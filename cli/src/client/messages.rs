@@ -1,0 +1,121 @@
+//! What a daemon says while it pulls, pushes or loads: JSON lines, shown as Docker's client shows them. On a
+//! terminal each layer has a line of its own, redrawn in place; elsewhere every change is a line.
+
+use std::io::{IsTerminal, Write};
+
+use anyhow::{Result, bail};
+use futures::TryStreamExt;
+use http_body_util::BodyDataStream;
+use hyper::Response;
+use hyper::body::Incoming;
+use serde_json::Value;
+use tokio::io::AsyncBufReadExt;
+
+use super::human;
+use super::output;
+use super::terminal;
+
+/// Where messages are shown.
+pub enum Show {
+    /// Standard output.
+    Out,
+    /// Standard error: the other is the container's.
+    Err,
+    /// Nowhere; errors still count.
+    Nowhere,
+}
+
+/// Shows all messages of an answer; an error among them fails. `aux` gets the results meant for programs.
+pub async fn show(response: Response<Incoming>, to: Show, mut aux: impl FnMut(&Value)) -> Result<()> {
+    let bytes = BodyDataStream::new(response.into_body()).map_err(std::io::Error::other);
+    let mut lines = tokio::io::BufReader::new(tokio_util::io::StreamReader::new(bytes)).lines();
+    let mut screen = Screen::new(to);
+    while let Some(line) = lines.next_line().await? {
+        let Ok(message) = serde_json::from_str::<Value>(&line) else { continue };
+        if let Some(error) = message["error"].as_str() {
+            bail!("{error}");
+        }
+        if message.get("aux").is_some() {
+            aux(&message["aux"]);
+            continue;
+        }
+        screen.take(&message)?;
+    }
+    Ok(())
+}
+
+struct Screen {
+    to: Show,
+    terminal: bool,
+    /// Lines that are redrawn, top first, by what they begin with.
+    lines: Vec<String>,
+}
+
+impl Screen {
+    fn new(to: Show) -> Self {
+        let terminal = match to {
+            Show::Out => std::io::stdout().is_terminal(),
+            Show::Err => std::io::stderr().is_terminal(),
+            Show::Nowhere => false,
+        };
+        Self { to, terminal, lines: Vec::new() }
+    }
+
+    fn take(&mut self, message: &Value) -> Result<()> {
+        let id = message["id"].as_str().unwrap_or_default();
+        let Some(text) = [&message["stream"], &message["status"]].into_iter().find_map(Value::as_str) else {
+            return Ok(());
+        };
+        let detail = &message["progressDetail"];
+        let bar = bar(detail);
+        if !self.terminal {
+            // How far a layer has got would be a line each time.
+            if bar.is_some() {
+                return Ok(());
+            }
+            let id = if id.is_empty() { String::new() } else { format!("{id}: ") };
+            return self.write(format!("{id}{}\n", text.trim_end()).as_bytes());
+        }
+        let bar = bar.map(|b| format!(" {b}")).unwrap_or_default();
+        if id.is_empty() || !detail.is_object() {
+            self.lines.clear();
+            let id = if id.is_empty() { String::new() } else { format!("{id}: ") };
+            return self.write(format!("{id}{}{bar}\r\n", text.trim_end()).as_bytes());
+        }
+        let mut out = Vec::new();
+        let up = match self.lines.iter().position(|l| l == id) {
+            Some(at) => self.lines.len() - at,
+            None => {
+                self.lines.push(id.to_owned());
+                out.extend_from_slice(b"\r\n");
+                1
+            }
+        };
+        write!(out, "\x1b[{up}A\x1b[2K\r{id}: {text}{bar}\x1b[{up}B\r")?;
+        self.write(&out)
+    }
+
+    fn write(&self, bytes: &[u8]) -> Result<()> {
+        match self.to {
+            Show::Out => output::bytes(&mut std::io::stdout(), bytes),
+            Show::Err => output::bytes(&mut std::io::stderr(), bytes),
+            Show::Nowhere => Ok(()),
+        }
+    }
+}
+
+/// `[===>   ]  1.5MB/3MB`, as wide as the terminal allows.
+fn bar(detail: &Value) -> Option<String> {
+    let done = detail["current"].as_i64().filter(|n| *n > 0)?;
+    let all = detail["total"].as_i64().unwrap_or(0);
+    if all <= 0 {
+        return Some(format!("{:>8}", human::size(done)));
+    }
+    let numbers = format!("{:>8}/{}", human::size(done), human::size(all));
+    let columns = terminal::size().map_or(80, |(_, columns)| columns);
+    if columns < 110 {
+        return Some(numbers);
+    }
+    let half = usize::try_from(done.saturating_mul(50) / all).unwrap_or(0).min(50);
+    Some(format!("[{}>{}] {numbers}", "=".repeat(half), " ".repeat(49usize.saturating_sub(half))))
+}
