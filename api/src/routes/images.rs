@@ -55,13 +55,17 @@ async fn list(State(s): State<ApiState>, Query(q): Query<List>) -> ApiResult {
             && since.is_none_or(|t| i.created_at_ns > t)
             && until.is_none_or(|t| i.created_at_ns < t)
             && filters.labels("label", |k| i.config.labels.get(k).map(String::as_str))
-            && filters.any("reference", |v| {
-                let by_digest = i.digests.iter().filter_map(|d| d.split_once('@')).map(|(name, _)| name);
-                i.references.iter().any(|r| reference_matches(r, v))
-                    || by_digest.into_iter().any(|name| reference_matches(name, v))
-            })
     };
     let mut images: Vec<Image> = s.engine().images().list().into_iter().filter(shown).collect();
+    if filters.has("reference") {
+        // Of an image with several names, those asked for are shown.
+        let asked = |name: &String| filters.any("reference", |pattern| reference_matches(name, pattern));
+        for image in &mut images {
+            image.references.retain(asked);
+            image.digests.retain(asked);
+        }
+        images.retain(|i| !i.references.is_empty() || !i.digests.is_empty());
+    }
     images.sort_by_key(|i| std::cmp::Reverse(i.created_at_ns));
     let list: Vec<Value> = images.iter().map(|i| image::summary(i, -1)).collect();
     Ok(body::ok(&list.into()))
@@ -79,7 +83,8 @@ fn reference_matches(reference: &str, pattern: &str) -> bool {
             _ => false,
         }
     }
-    let name = reference.rsplit_once(':').map_or(reference, |(name, _)| name);
+    let name =
+        reference.split_once('@').or_else(|| reference.rsplit_once(':')).map_or(reference, |(name, _)| name);
     [reference, name].iter().any(|t| glob(t.as_bytes(), pattern.as_bytes()))
 }
 
@@ -310,6 +315,7 @@ mod tests {
             ("a/busybox:1", "busybox", false),
             ("a/busybox:1", "*/busybox", true),
             ("a/busybox:1", "*", false),
+            ("a/busybox@sha256:0", "a/busybox", true),
         ] {
             assert_eq!(reference_matches(reference, pattern), expected, "{reference} {pattern}");
         }

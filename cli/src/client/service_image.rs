@@ -8,13 +8,13 @@ use super::api::{Api, Query, encode, full};
 use super::images::familiar;
 use super::service_spec::SpecFlags;
 
-/// Pins the image of a spec in JSON; where no registry knows it, says so and leaves it.
-pub async fn pin(api: &Api, spec: &mut Value, flags: &SpecFlags) -> Result<()> {
+/// Pins the image of a spec in JSON; where no registry knows it, it is left, and a warning says so.
+pub async fn pin(api: &Api, spec: &mut Value, flags: &SpecFlags) -> Result<Option<String>> {
     let task = &mut spec["TaskTemplate"];
-    let Some(image) = task["ContainerSpec"]["Image"].as_str().map(familiar) else { return Ok(()) };
+    let Some(image) = task["ContainerSpec"]["Image"].as_str().map(familiar) else { return Ok(None) };
     task["ContainerSpec"]["Image"] = image.as_str().into();
     if flags.no_resolve_image {
-        return Ok(());
+        return Ok(None);
     }
     let auth = header(api, &image, flags)?;
     let headers = [("X-Registry-Auth", auth.as_str())];
@@ -31,10 +31,9 @@ pub async fn pin(api: &Api, spec: &mut Value, flags: &SpecFlags) -> Result<()> {
     let Some((found, digest)) =
         found.as_ref().and_then(|f| f["Descriptor"]["digest"].as_str().map(|d| (f, d)))
     else {
-        eprintln!(
+        return Ok(Some(format!(
             "image {image} could not be accessed on a registry to record\nits digest. Each node will access {image} independently,\npossibly leading to different nodes running different\nversions of the image.\n"
-        );
-        return Ok(());
+        )));
     };
     if !image.contains('@') {
         task["ContainerSpec"]["Image"] = format!("{image}@{digest}").into();
@@ -50,7 +49,7 @@ pub async fn pin(api: &Api, spec: &mut Value, flags: &SpecFlags) -> Result<()> {
         })
         .collect();
     task["Placement"]["Platforms"] = platforms.into();
-    Ok(())
+    Ok(None)
 }
 
 /// What agents are to pull with: only if it was asked for.

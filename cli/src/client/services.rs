@@ -84,9 +84,10 @@ pub async fn run(api: &Api, command: Services) -> Result<()> {
     match command {
         Services::Create(flags) => {
             let mut spec = flags.to_spec()?;
-            service_image::pin(api, &mut spec, &flags.spec).await?;
+            let unpinned = service_image::pin(api, &mut spec, &flags.spec).await?;
             let auth = auth_for(api, &spec, &flags.spec)?;
             let created = api.post_as("/services/create", &Query::new(), &spec, &auth).await?;
+            unpinned.iter().for_each(|w| eprintln!("{w}"));
             warn(&created);
             let id = text(&created, "ID");
             say!("{id}")?;
@@ -160,6 +161,7 @@ async fn update(api: &Api, service: &Value, spec: &Value, rollback: bool, auth: 
 async fn update_by_flags(api: &Api, flags: &UpdateFlags) -> Result<()> {
     let service = get(api, &flags.service).await?;
     let mut spec = service["Spec"].clone();
+    let mut unpinned = None;
     if !flags.rollback {
         let mut network_ids = Vec::new();
         for name in flags.network_names() {
@@ -168,11 +170,12 @@ async fn update_by_flags(api: &Api, flags: &UpdateFlags) -> Result<()> {
         }
         flags.apply(&mut spec, &network_ids)?;
         if flags.image.is_some() {
-            service_image::pin(api, &mut spec, &flags.spec).await?;
+            unpinned = service_image::pin(api, &mut spec, &flags.spec).await?;
         }
     }
     let auth = auth_for(api, &spec, &flags.spec)?;
     update(api, &service, &spec, flags.rollback, &auth).await?;
+    unpinned.iter().for_each(|w| eprintln!("{w}"));
     say!("{}", flags.service)?;
     if flags.spec.detach {
         Ok(())
