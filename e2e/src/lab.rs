@@ -147,9 +147,11 @@ impl Lab {
         host.exec(&["ip", "link", "set", "eth0", "up"])?;
         host.exec(&["ip", "route", "add", "default", "via", SWITCH_ADDR])?;
         // A laboratory has no name servers: this machine's would be asked in vain, and waited for.
-        let none = host.dir.join("resolv.conf");
-        std::fs::write(&none, "")?;
-        host.exec(&["mount", "--bind", &none.display().to_string(), "/etc/resolv.conf"])?;
+        if Path::new("/etc/resolv.conf").exists() {
+            let none = host.dir.join("resolv.conf");
+            std::fs::write(&none, "")?;
+            host.exec(&["mount", "--bind", &none.display().to_string(), "/etc/resolv.conf"])?;
+        }
         Ok(())
     }
 
