@@ -14,6 +14,8 @@ use crate::build;
 pub const TESTS: &[(&str, &str)] = &[
     ("runtime", "/"),
     ("containers", SERVICE),
+    ("files", SERVICE),
+    ("volumes", SERVICE),
     ("wireguard_tunnel", SERVICE),
     ("overlay", SERVICE),
     ("vm", SERVICE),
