@@ -190,6 +190,18 @@ impl Attachments {
         Ok(place)
     }
 
+    /// Has the managers tell all nodes a container's new name.
+    pub async fn rename(&self, container_id: &str, name: &str) {
+        {
+            let turn = self.turn(container_id);
+            let _one = turn.lock().await;
+            let mut needed = lock(&self.0.needed);
+            let Some(places) = needed.get_mut(container_id) else { return };
+            places.values_mut().for_each(|place| place.name = name.to_owned());
+        }
+        self.0.changed.notify_one();
+    }
+
     /// Gives back a container's place in a network, or in all.
     pub async fn detach(&self, container_id: &str, network_id: Option<&str>) {
         let turn = self.turn(container_id);
@@ -248,7 +260,8 @@ impl Attachments {
                 settled &= give_back(link, container, network).await.is_ok();
             }
         }
-        for (container, place) in self.missing(&given) {
+        let missing = self.missing(&link.assignments.borrow());
+        for (container, place) in missing {
             let turn = self.turn(&container);
             let _one = turn.lock().await;
             let held =
@@ -264,7 +277,7 @@ impl Attachments {
                 addr: place.addr,
             };
             if let Err(error) = ask(link, &asked).await {
-                tracing::warn!(container, %error, "a running container has lost its place in a network of the swarm");
+                tracing::warn!(container, %error, "a running container has no place in a network of the swarm, or its old name there");
                 settled = false;
             }
         }
@@ -273,12 +286,19 @@ impl Attachments {
 }
 
 impl Attachments {
-    /// Places that containers here need and no manager has given.
-    fn missing(&self, given: &BTreeSet<(String, String)>) -> Vec<(String, Place)> {
+    /// Places that containers here need and no manager has given, or not under the present name.
+    fn missing(&self, set: &Assignments) -> Vec<(String, Place)> {
+        let given: BTreeSet<(&str, &str, &str)> = set
+            .attachments()
+            .flat_map(|(task, a)| {
+                let networks = task.addresses.iter().map(|at| at.network_id.as_str());
+                networks.map(move |n| (a.container_id.as_str(), n, a.container_name.as_str()))
+            })
+            .collect();
         let mut missing = Vec::new();
         for (container, places) in lock(&self.0.needed).iter() {
             for (network, place) in places {
-                if !given.contains(&(container.clone(), network.clone())) {
+                if !given.contains(&(container.as_str(), network.as_str(), place.name.as_str())) {
                     missing.push((container.clone(), place.clone()));
                 }
             }

@@ -42,7 +42,7 @@ impl LocalNetworking {
         let mut join = Join {
             network: asked.network.clone(),
             addr,
-            aliases: asked.aliases.clone(),
+            aliases: names(config, &asked.aliases),
             mac: asked.mac,
             links: asked.links.clone(),
         };
@@ -57,7 +57,7 @@ impl LocalNetworking {
                 network: asked.network.clone(),
                 container_id: id.to_string(),
                 name: name.to_owned(),
-                aliases: asked.aliases.clone(),
+                aliases: join.aliases.clone(),
                 addr: addr.map(|a| a.to_string()).unwrap_or_default(),
             })
             .await;
@@ -130,11 +130,27 @@ impl Networking for LocalNetworking {
         Ok(attachment(attached?))
     }
 
+    async fn rename(&self, id: &ContainerId, name: &str) -> Result<(), NetworkError> {
+        self.plane.rename(id.as_str(), name).await?;
+        self.attachments.rename(id.as_str(), name).await;
+        Ok(())
+    }
+
     async fn detach(&self, id: &ContainerId) -> Result<(), NetworkError> {
         let detached = self.plane.detach(id.as_str()).await;
         self.attachments.detach(id.as_str(), None).await;
         Ok(detached?)
     }
+}
+
+/// The further names of a container: its aliases and, as in Docker, the host name it was given. A service's tasks
+/// share theirs, which may be the service's name, and that is its virtual address's.
+fn names(config: &ContainerConfig, aliases: &[String]) -> Vec<String> {
+    let mut names = aliases.to_vec();
+    let hostname =
+        config.hostname.iter().filter(|h| !h.is_empty() && !config.labels.contains_key(TASK_LABEL));
+    names.extend(hostname.cloned());
+    names
 }
 
 /// What is to be published: the bindings, and with `-P` every other port that the container exposes.

@@ -69,6 +69,10 @@ impl Networking for Unconnected {
     async fn disconnect(&self, _: &ContainerId, _: &str) -> Result<Attachment, NetworkError> {
         Err("no container is connected in this test".into())
     }
+    async fn rename(&self, _: &ContainerId, _: &str) -> Result<(), NetworkError> {
+        Ok(())
+    }
+
     async fn detach(&self, _: &ContainerId) -> Result<(), NetworkError> {
         Ok(())
     }

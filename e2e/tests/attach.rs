@@ -53,6 +53,7 @@ fn plain_containers_of_different_hosts_and_a_service_find_each_other() -> Result
 
     answers_as(&two, "aa", "bb", "host-b")?;
     answers_as(&three, "bb", "alpha", "host-a")?;
+    answers_as(&three, "bb", "host-a", "host-a")?;
     answers_as(&three, "bb", "cc", "host-c")?;
     answers_as(&one, "cc", "aa", "host-a")?;
     for (host, container) in [(&two, "aa"), (&three, "bb")] {
@@ -109,6 +110,14 @@ fn plain_containers_of_different_hosts_and_a_service_find_each_other() -> Result
     two.start_daemon()?;
     answers_as(&two, "aa", "bb", "host-b")?;
     ensure!(resolve(&three, "bb", "aa")? == address, "it keeps its address");
+
+    one.docker(&["rename", "cc", "see"])?;
+    answers_as(&three, "bb", "see", "host-c")?;
+    eventually("the old name is nobody's", LONG, || {
+        ensure!(resolve(&three, "bb", "cc").is_err());
+        Ok(())
+    })?;
+    one.docker(&["rename", "see", "cc"])?;
 
     // A container started again has a place again; one that is stopped has none.
     one.docker(&["restart", "-t", "1", "cc"])?;

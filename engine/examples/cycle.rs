@@ -35,6 +35,10 @@ impl Networking for NoNetworks {
         Err("no networks here".into())
     }
 
+    async fn rename(&self, _: &ContainerId, _: &str) -> Result<(), NetworkError> {
+        Ok(())
+    }
+
     async fn detach(&self, _: &ContainerId) -> Result<(), NetworkError> {
         Ok(())
     }

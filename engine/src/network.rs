@@ -30,6 +30,8 @@ pub trait Networking: Send + Sync + 'static {
     ) -> Result<Attachment, NetworkError>;
     /// Takes a running container out of a network, named by its ID; tells how it is connected now.
     async fn disconnect(&self, id: &ContainerId, network_id: &str) -> Result<Attachment, NetworkError>;
+    /// Tells a running container's new name.
+    async fn rename(&self, id: &ContainerId, name: &str) -> Result<(), NetworkError>;
     /// Removes all that `attach` made. Idempotent; goes on past errors and reports all of them.
     async fn detach(&self, id: &ContainerId) -> Result<(), NetworkError>;
 }

@@ -6,7 +6,7 @@ mod lab;
 use std::net::Ipv4Addr;
 
 use lab::{Host, ask, request, serve, up};
-use skep_overlay::{BridgeSpec, DataPlane, Error, Publish};
+use skep_overlay::{BridgeSpec, DataPlane, Error, Join, Publish};
 
 const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
@@ -404,5 +404,62 @@ fn comings_goings_and_repairs_at_once_end_in_order() {
         assert_eq!(addresses.len(), 12, "no address twice");
         plane.shutdown().await;
         assert_eq!(plane.check().await.expect("check"), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn networks_of_a_running_container_come_and_go() {
+    let host = Host::new();
+    let join =
+        |network: &str| Join { network: network.into(), aliases: vec!["db".into()], ..Join::default() };
+    let in_order =
+        async |plane: &DataPlane| assert_eq!(plane.check().await.expect("check"), Vec::<String>::new());
+    host.run(async {
+        let plane = start(&host).await;
+        plane.create_bridge(spec("blue", "10.77.1.0/24")).await.expect("blue");
+        let quiet = [("com.docker.network.bridge.enable_icc".to_owned(), "false".to_owned())];
+        let red = BridgeSpec { options: quiet.into(), ..spec("red", "10.77.2.0/24") };
+        plane.create_bridge(red).await.expect("red");
+        let mut web = request("web", &["bridge"]);
+        web.ports = vec![publish(8080, 80)];
+        let web = up(&plane, web).await;
+        let other = up(&plane, request("other", &["blue"])).await;
+        let addr = other.endpoints[0].addr;
+        assert_eq!(lab::knock(&web.netns, addr, 80), None);
+        assert!(!web.resolv_conf.contains("127.0.0.11"));
+
+        let joined = plane.connect("web", join("blue")).await.expect("connect");
+        assert_eq!(joined.endpoints.len(), 2);
+        assert!(joined.resolv_conf.contains("127.0.0.11"));
+        assert_eq!(ask(&web.netns, addr, 80).map(|a| a.0), Some("other".into()));
+        assert_eq!(resolve(&other.netns, "db"), Some(joined.endpoints[1].addr));
+        in_order(&plane).await;
+        let twice = plane.connect("web", join("blue")).await.expect_err("it is in it");
+        assert!(matches!(twice, Error::AlreadyConnected { .. }), "{twice}");
+        plane.connect("web", join("red")).await.expect("connect");
+        in_order(&plane).await;
+
+        // The way out and the published port move on to what is left.
+        let left = plane.disconnect("web", &joined.endpoints[0].network_id).await.expect("disconnect");
+        assert_eq!(left.endpoints.len(), 2);
+        assert_eq!(ask(host.netns(), LOOPBACK, 8080).map(|a| a.0), Some("web".into()));
+        in_order(&plane).await;
+        plane.shutdown().await;
+
+        let plane = start(&host).await;
+        in_order(&plane).await;
+        assert_eq!(ask(&web.netns, addr, 80).map(|a| a.0), Some("other".into()));
+        for endpoint in left.endpoints {
+            plane.disconnect("web", &endpoint.network_id).await.expect("disconnect");
+            in_order(&plane).await;
+        }
+        assert_eq!(resolve(&other.netns, "db"), None);
+        assert!(plane.disconnect("web", &joined.endpoints[0].network_id).await.is_err());
+        plane.connect("web", join("blue")).await.expect("connect");
+        assert_eq!(ask(host.netns(), LOOPBACK, 8080).map(|a| a.0), Some("web".into()));
+        plane.rename("web", "www").await.expect("rename");
+        assert_eq!(resolve(&other.netns, "www"), resolve(&other.netns, "db"));
+        assert_eq!(resolve(&other.netns, "web-name"), None);
+        plane.shutdown().await;
     });
 }

@@ -145,6 +145,12 @@ impl Engine {
             return Err(e);
         }
         self.table().free_name(&old);
+        let c = slot.container();
+        if slot.volatile().detach_network
+            && let Err(e) = self.networking().rename(&c.id, &c.name).await
+        {
+            tracing::warn!(container = slot.id, error = %e, "the networks know the container by its old name");
+        }
         self.emit(&slot, "rename", &[("oldName", &format!("/{old}"))]);
         Ok(())
     }

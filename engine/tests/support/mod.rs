@@ -40,6 +40,10 @@ impl Networking for NoNetworks {
         Err("this test has no networks".into())
     }
 
+    async fn rename(&self, _: &ContainerId, _: &str) -> Result<(), NetworkError> {
+        Ok(())
+    }
+
     async fn detach(&self, _: &ContainerId) -> Result<(), NetworkError> {
         Ok(())
     }

@@ -200,8 +200,8 @@ fn stops(task: &v1::Task) -> bool {
 
 /// The agent knows its own statuses; the rest is the manager's to tell.
 fn same_for_agent(a: &v1::Task, b: &v1::Task) -> bool {
-    (a.desired_state, a.revision, a.start_not_before_ms, &a.addresses, &a.ports)
-        == (b.desired_state, b.revision, b.start_not_before_ms, &b.addresses, &b.ports)
+    let told = |t: &v1::Task| (t.desired_state, t.revision, t.start_not_before_ms);
+    told(a) == told(b) && a.addresses == b.addresses && a.ports == b.ports && a.attachment == b.attachment
 }
 
 fn assignment(world: &World, task: &Arc<v1::Task>) -> v1::TaskAssignment {

@@ -30,6 +30,24 @@ impl DataPlane {
         .await
     }
 
+    /// Gives a container another name, by which the others find it from now on. None that is not connected.
+    pub async fn rename(&self, container_id: &str, name: &str) -> Result<()> {
+        let (inner, id, name) = (self.inner.clone(), container_id.to_owned(), name.to_owned());
+        let renamed = blocking("renaming a container", move || {
+            let _alone = inner.busy.hold(&id);
+            let (renamed, _) = inner.change(|state| {
+                let record = state.containers.get_mut(&id)?;
+                record.name = name;
+                Some(record.clone())
+            });
+            renamed.map(|record| inner.store.save_container(&record).map(|()| record)).transpose()
+        });
+        if let Some(record) = renamed.await? {
+            self.inner.refresh_zones(Some(&record));
+        }
+        Ok(())
+    }
+
     /// State, kernel, disk, rules, names, in this order; undone when the kernel or the disk fails.
     async fn change_networks(
         &self,
