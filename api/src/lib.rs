@@ -17,6 +17,7 @@ mod server;
 mod state;
 mod stdcopy;
 pub mod swarm;
+mod tls;
 pub mod version;
 
 pub use error::{ApiError, ApiResult};
@@ -24,3 +25,4 @@ pub use routes::router;
 pub use server::{Listener, ServeError, serve};
 pub use state::{ApiState, DaemonInfo};
 pub use swarm::Swarm;
+pub use tls::{TlsError, TlsFiles};

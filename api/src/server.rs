@@ -13,14 +13,22 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::unistd::{Gid, chown};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use crate::state::ApiState;
 
+/// Longest that a TLS handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// First byte of a TLS connection (RFC 8446, 5.1).
+const TLS_HANDSHAKE: u8 = 22;
+/// What Go's server answers, which clients know.
+const PLAIN_REFUSED: &str =
+    "HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
 /// Longest that requests in flight hold up a shutdown.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -57,12 +65,11 @@ fn failed(operation: &'static str, subject: impl std::fmt::Display) -> impl FnOn
 }
 
 /// A socket that requests come in by.
-#[derive(Debug)]
 pub enum Listener {
     /// A socket file, removed when serving ends.
     Unix(UnixListener, PathBuf),
-    /// A TCP port.
-    Tcp(TcpListener),
+    /// A TCP port; with TLS, where that is asked for.
+    Tcp(TcpListener, Option<TlsAcceptor>),
 }
 
 impl Listener {
@@ -82,8 +89,8 @@ impl Listener {
     }
 
     /// Listens on a TCP port.
-    pub async fn tcp(addr: SocketAddr) -> Result<Self, ServeError> {
-        TcpListener::bind(addr).await.map(Self::Tcp).map_err(failed("listen on", addr))
+    pub async fn tcp(addr: SocketAddr, tls: Option<TlsAcceptor>) -> Result<Self, ServeError> {
+        TcpListener::bind(addr).await.map(|l| Self::Tcp(l, tls)).map_err(failed("listen on", addr))
     }
 }
 
@@ -172,10 +179,13 @@ async fn accept(listener: Listener, router: axum::Router, connections: Connectio
                 .accept()
                 .await
                 .map(|(io, _)| connections.open.spawn(connection(io, router.clone(), connections.clone()))),
-            Listener::Tcp(listener) => listener.accept().await.map(|(io, _)| {
+            Listener::Tcp(listener, tls) => listener.accept().await.map(|(io, _)| {
                 // Terminals are typed on through this socket.
                 let _ = io.set_nodelay(true);
-                connections.open.spawn(connection(io, router.clone(), connections.clone()))
+                match tls.clone() {
+                    None => connections.open.spawn(connection(io, router.clone(), connections.clone())),
+                    Some(tls) => connections.open.spawn(secure(io, tls, router.clone(), connections.clone())),
+                }
             }),
         };
         if let Err(e) = accepted {
@@ -183,6 +193,27 @@ async fn accept(listener: Listener, router: axum::Router, connections: Connectio
             tracing::warn!(error = %e, "cannot accept a connection");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    }
+}
+
+/// A connection that begins with a TLS handshake. Who does not get through it is told why by TLS itself.
+async fn secure(io: TcpStream, tls: TlsAcceptor, router: axum::Router, connections: Connections) {
+    let mut first = [0];
+    let begun = async {
+        if io.peek(&mut first).await? > 0 && first[0] != TLS_HANDSHAKE {
+            let mut io = io;
+            io.write_all(PLAIN_REFUSED.as_bytes()).await?;
+            io.shutdown().await?;
+            // Closing with its request unread would take the answer away again.
+            tokio::io::copy(&mut io.take(1 << 20), &mut tokio::io::sink()).await?;
+            return Err(io::Error::other("a client spoke plain HTTP"));
+        }
+        tls.accept(io).await
+    };
+    match tokio::time::timeout(HANDSHAKE, begun).await {
+        Ok(Ok(stream)) => connection(stream, router, connections).await,
+        Ok(Err(e)) => tracing::info!(error = %e, "a TLS handshake failed"),
+        Err(_) => tracing::info!("a TLS handshake took too long"),
     }
 }
 

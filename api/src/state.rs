@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use skep_engine::Engine;
 use skep_overlay::DataPlane;
 
@@ -37,7 +38,7 @@ struct Inner {
     engine: Engine,
     dataplane: DataPlane,
     swarm: Arc<dyn Swarm>,
-    info: DaemonInfo,
+    info: ArcSwap<DaemonInfo>,
     events: EventLog,
 }
 
@@ -45,7 +46,7 @@ impl ApiState {
     /// Must be called on a tokio runtime: it starts to record events, for `events --since`.
     pub fn new(engine: Engine, dataplane: DataPlane, swarm: Arc<dyn Swarm>, info: DaemonInfo) -> Self {
         let events = EventLog::start(engine.events());
-        Self(Arc::new(Inner { engine, dataplane, swarm, info, events }))
+        Self(Arc::new(Inner { engine, dataplane, swarm, info: ArcSwap::from_pointee(info), events }))
     }
 
     pub(crate) fn engine(&self) -> &Engine {
@@ -60,8 +61,22 @@ impl ApiState {
         self.0.swarm.as_ref()
     }
 
-    pub(crate) fn info(&self) -> &DaemonInfo {
-        &self.0.info
+    pub(crate) fn info(&self) -> Arc<DaemonInfo> {
+        self.0.info.load_full()
+    }
+
+    /// The daemon's identifier.
+    pub fn id(&self) -> String {
+        self.info().id.clone()
+    }
+
+    /// What the daemon says of itself from now on, after its configuration was read again.
+    pub fn reload(&self, change: impl Fn(&mut DaemonInfo)) {
+        self.0.info.rcu(|old| {
+            let mut new = DaemonInfo::clone(old);
+            change(&mut new);
+            new
+        });
     }
 
     pub(crate) fn events(&self) -> &EventLog {

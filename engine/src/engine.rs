@@ -1,6 +1,6 @@
 //! The engine's handle: opening a data root, and what all operations share.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -147,6 +147,11 @@ impl Engine {
     /// Everything that happens from now on.
     pub fn events(&self) -> broadcast::Receiver<Event> {
         self.0.events.subscribe()
+    }
+
+    /// Tells whoever listens of something that happened outside the engine.
+    pub fn tell(&self, kind: &str, action: &str, id: &str, attributes: BTreeMap<String, String>) {
+        self.0.events.emit(kind, action, id, attributes);
     }
 
     /// The host and how many of what there are.

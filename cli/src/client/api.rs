@@ -12,8 +12,10 @@ use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http1;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsConnector;
 
 use super::credentials::Store;
 
@@ -37,10 +39,11 @@ pub struct Refused {
 }
 
 /// A daemon's address.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Api {
     host: String,
     config: Option<PathBuf>,
+    tls: Option<TlsConnector>,
 }
 
 impl Api {
@@ -49,7 +52,12 @@ impl Api {
         let from_env = |name| std::env::var(name).ok().filter(|v: &String| !v.is_empty());
         let host = host.or_else(|| from_env("SKEP_HOST")).or_else(|| from_env("DOCKER_HOST"));
         let host = host.unwrap_or_else(|| "unix:///run/skep/skep.sock".into());
-        Self { host, config: config.map(PathBuf::from) }
+        Self { host, config: config.map(PathBuf::from), tls: None }
+    }
+
+    /// Speaks TLS over TCP.
+    pub fn with_tls(self, tls: Option<TlsConnector>) -> Self {
+        Self { tls, ..self }
     }
 
     /// The credentials that this user has kept.
@@ -77,7 +85,12 @@ impl Api {
         if let Some(addr) = self.host.strip_prefix("tcp://") {
             let stream = tokio::net::TcpStream::connect(addr).await.with_context(unreachable)?;
             stream.set_nodelay(true)?;
-            return Ok(Box::new(stream));
+            let Some(tls) = &self.tls else { return Ok(Box::new(stream)) };
+            let name = addr.rsplit_once(':').map_or(addr, |(name, _)| name).trim_matches(['[', ']']);
+            let name =
+                ServerName::try_from(name.to_owned()).with_context(|| format!("host {:?}", self.host))?;
+            let secure = tls.connect(name, stream).await;
+            return Ok(Box::new(secure.with_context(|| format!("error during connect: {}", self.host))?));
         }
         bail!("host {:?}: want unix:///path or tcp://address:port", self.host)
     }

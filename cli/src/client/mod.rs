@@ -39,6 +39,7 @@ mod system;
 mod tasks;
 mod template;
 mod terminal;
+mod tls;
 mod usage;
 mod usage_report;
 mod volumes;
@@ -82,12 +83,8 @@ struct Global {
     /// Name of the context: only "default" is supported, -H names other daemons
     #[arg(short, long, value_name = "string")]
     context: Option<String>,
-    /// Use TLS: not supported, tunnel the socket by ssh instead
-    #[arg(long)]
-    tls: bool,
-    /// Use TLS and verify the remote: not supported
-    #[arg(long)]
-    tlsverify: bool,
+    #[command(flatten)]
+    tls: tls::TlsFlags,
     /// Print version information and quit
     #[arg(short, long, action = clap::ArgAction::Version)]
     version: Option<bool>,
@@ -99,10 +96,7 @@ impl Global {
         let context = self.context.as_deref().is_some_and(|c| c != "default" && !c.is_empty());
         let context =
             context.then_some("--context is not supported except for \"default\": name the daemon with -H");
-        let tls = (self.tls || self.tlsverify).then_some(
-            "--tls is not supported: reach a far daemon through ssh, and its socket with -H unix://...",
-        );
-        match context.or(tls) {
+        match context {
             Some(refusal) => anyhow::bail!(refusal),
             None => Ok(()),
         }
@@ -307,7 +301,10 @@ fn dispatch(cli: Cli) -> Result<u8> {
             clap_mangen::generate_to(definition(), &dir)?;
             Ok(0)
         }
-        Command::Client(command) => ask(&Api::new(cli.global.host, cli.global.config), command),
+        Command::Client(command) => {
+            let tls = cli.global.tls.connector(cli.global.config.as_deref())?;
+            ask(&Api::new(cli.global.host, cli.global.config).with_tls(tls), command)
+        }
     }
 }
 

@@ -37,13 +37,13 @@ pub struct DevArgs {
 
 /// Runs the daemon until SIGTERM or SIGINT.
 pub fn run(args: DaemonArgs) -> Result<()> {
-    let config = Config::decide(args)?;
-    start_logging(config.log_level);
+    let config = Config::decide(args.clone())?;
+    let set_level = start_logging(config.log_level);
     runtime()?.block_on(async {
-        let daemon = Daemon::start(config).await?;
+        let daemon = Daemon::start(config.clone()).await?;
         notify_ready();
         tracing::info!("skep {} is ready", env!("CARGO_PKG_VERSION"));
-        let outcome = daemon.until_signalled().await;
+        let outcome = daemon.until_signalled(|| daemon.reload(&args, &config, &set_level)).await;
         daemon.stop(false).await;
         outcome
     })
@@ -66,7 +66,7 @@ pub fn dev(args: DevArgs) -> Result<()> {
         config_file: Some("/dev/null".into()),
         ..Default::default()
     })?;
-    start_logging(config.log_level);
+    let _ = start_logging(config.log_level);
     let socket = config.exec_root.join("skep.sock");
     config.solo = true;
     runtime()?.block_on(async {
@@ -80,7 +80,8 @@ pub fn dev(args: DevArgs) -> Result<()> {
             daemon.node.init(request).await.map_err(|e| anyhow::anyhow!("start the single-node swarm: {e}"))?;
         }
         println!("A single-node swarm is ready. In another shell:\n\n  export DOCKER_HOST=unix://{}\n\nctrl-C stops it; its state stays in {}.", socket.display(), dir.display());
-        let outcome = daemon.until_signalled().await;
+        // There is no file to read again.
+        let outcome = daemon.until_signalled(|| {}).await;
         daemon.stop(true).await;
         outcome
     })
@@ -91,12 +92,23 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
     runtime.context("start the daemon's runtime")
 }
 
-fn start_logging(level: tracing::Level) {
-    let filter = tracing_subscriber::EnvFilter::builder()
-        .with_default_directive(level.into())
-        .with_env_var("SKEP_LOG")
-        .from_env_lossy();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+/// Starts to log at a level; what is returned sets another. SKEP_LOG wins over both.
+fn start_logging(level: tracing::Level) -> impl Fn(tracing::Level) {
+    let filter = |level: tracing::Level| {
+        tracing_subscriber::EnvFilter::builder()
+            .with_default_directive(level.into())
+            .with_env_var("SKEP_LOG")
+            .from_env_lossy()
+    };
+    let logger = tracing_subscriber::fmt().with_env_filter(filter(level)).with_writer(std::io::stderr);
+    let logger = logger.with_filter_reloading();
+    let handle = logger.reload_handle();
+    logger.init();
+    move |level| {
+        if let Err(e) = handle.reload(filter(level)) {
+            tracing::warn!(error = %e, "the log level stays as it is");
+        }
+    }
 }
 
 /// Tells systemd that the daemon is ready, where it asked to be told (sd_notify(3)).
@@ -124,6 +136,7 @@ struct Daemon {
     plane: DataPlane,
     node: Node,
     pidfile: PathBuf,
+    state: ApiState,
     api: tokio::task::JoinHandle<Result<(), ServeError>>,
     stop: tokio_util::sync::CancellationToken,
 }
@@ -176,25 +189,69 @@ impl Daemon {
         };
         let state = ApiState::new(engine.clone(), plane.clone(), Arc::new(node.clone()), info);
         let stop = tokio_util::sync::CancellationToken::new();
+        let tls = config.tls.as_ref().map(skep_api::TlsFiles::acceptor).transpose()?;
         let mut listeners = Vec::with_capacity(config.hosts.len());
         for host in &config.hosts {
             listeners.push(match host {
                 Host::Unix(path) => Listener::unix(path).await?,
-                Host::Tcp(addr) => Listener::tcp(*addr).await?,
+                Host::Tcp(addr) => {
+                    if tls.is_none() && !addr.ip().is_loopback() {
+                        tracing::warn!(%addr, "the API is served without TLS: whoever reaches it is root on this host");
+                    }
+                    Listener::tcp(*addr, tls.clone()).await?
+                }
             });
         }
-        let api = tokio::spawn(skep_api::serve(listeners, state, stop.clone().cancelled_owned()));
-        Ok(Self { engine, plane, node, pidfile: config.pidfile, api, stop })
+        let api = tokio::spawn(skep_api::serve(listeners, state.clone(), stop.clone().cancelled_owned()));
+        Ok(Self { engine, plane, node, pidfile: config.pidfile, state, api, stop })
     }
 
-    async fn until_signalled(&self) -> Result<()> {
+    /// Until SIGTERM or SIGINT; SIGHUP only calls `reload`.
+    async fn until_signalled(&self, reload: impl Fn()) -> Result<()> {
         let mut term = signal(SignalKind::terminate())?;
         let mut int = signal(SignalKind::interrupt())?;
-        tokio::select! {
-            _ = term.recv() => tracing::info!("SIGTERM: stopping, containers go on"),
-            _ = int.recv() => tracing::info!("SIGINT: stopping"),
+        let mut hup = signal(SignalKind::hangup())?;
+        loop {
+            tokio::select! {
+                _ = term.recv() => tracing::info!("SIGTERM: stopping, containers go on"),
+                _ = int.recv() => tracing::info!("SIGINT: stopping"),
+                _ = hup.recv() => {
+                    reload();
+                    continue;
+                }
+            }
+            return Ok(());
         }
-        Ok(())
+    }
+
+    /// Reads the configuration again: labels and log level change at once, the rest with the next start.
+    fn reload(&self, args: &DaemonArgs, began: &Config, set_level: &impl Fn(tracing::Level)) {
+        let config = match Config::decide(args.clone()) {
+            Ok(config) => config,
+            Err(e) => {
+                tracing::error!(
+                    error = format!("{e:#}"),
+                    "SIGHUP: the configuration cannot be read; nothing changes"
+                );
+                return;
+            }
+        };
+        set_level(config.log_level);
+        self.state.reload(|info| {
+            info.labels.clone_from(&config.labels);
+            info.debug = config.log_level >= tracing::Level::DEBUG;
+        });
+        let same = Config { labels: began.labels.clone(), log_level: began.log_level, ..config.clone() };
+        if same != *began {
+            tracing::warn!("SIGHUP: only labels and log level change now; the rest waits for a restart");
+        }
+        let attributes = [
+            ("debug", (config.log_level >= tracing::Level::DEBUG).to_string()),
+            ("labels", format!("{:?}", config.labels)),
+        ];
+        let attributes = attributes.map(|(k, v)| (k.to_owned(), v)).into();
+        self.engine.tell("daemon", "reload", &self.state.id(), attributes);
+        tracing::info!(level = %config.log_level, "SIGHUP: read the configuration again");
     }
 
     /// Stops everything of the daemon; with `containers`, also the containers.

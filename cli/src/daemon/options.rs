@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde::Deserialize;
+use skep_api::TlsFiles;
 
 /// Flags of `skep daemon`.
 #[derive(Args, Clone, Debug, Default)]
@@ -30,6 +31,24 @@ pub struct DaemonArgs {
     /// Cgroup that containers' cgroups are made in [default: skep-<instance>]
     #[arg(long, value_name = "NAME")]
     pub cgroup_parent: Option<String>,
+    /// Log at level debug
+    #[arg(short = 'D', long)]
+    pub debug: bool,
+    /// Serve tcp:// sockets with TLS; implied by --tlsverify
+    #[arg(long)]
+    pub tls: bool,
+    /// Serve tcp:// sockets with TLS, to clients with a certificate of --tlscacert only
+    #[arg(long)]
+    pub tlsverify: bool,
+    /// CA (PEM) that clients' certificates must be signed by
+    #[arg(long, value_name = "FILE")]
+    pub tlscacert: Option<PathBuf>,
+    /// Certificate (PEM) of this daemon
+    #[arg(long, value_name = "FILE")]
+    pub tlscert: Option<PathBuf>,
+    /// Private key (PEM) of that certificate
+    #[arg(long, value_name = "FILE")]
+    pub tlskey: Option<PathBuf>,
     /// Label of this engine, name=value
     #[arg(long = "label", value_name = "LABEL")]
     pub labels: Vec<String>,
@@ -54,6 +73,12 @@ struct File {
     labels: Vec<String>,
     insecure_registries: Vec<String>,
     registry_mirrors: Vec<String>,
+    debug: bool,
+    tls: bool,
+    tlsverify: bool,
+    tlscacert: Option<PathBuf>,
+    tlscert: Option<PathBuf>,
+    tlskey: Option<PathBuf>,
 }
 
 /// Everything decided.
@@ -75,6 +100,8 @@ pub struct Config {
     pub labels: Vec<String>,
     /// How registries are asked.
     pub registries: skep_registry::Options,
+    /// TLS of the TCP sockets.
+    pub tls: Option<TlsFiles>,
     /// The swarm never has another node: nothing listens for one.
     pub solo: bool,
 }
@@ -121,7 +148,14 @@ impl Config {
         if hosts.is_empty() {
             hosts.push(Host::Unix(exec_root.join("skep.sock")));
         }
-        let level = args.log_level.or(file.log_level).unwrap_or_else(|| "info".into());
+        let tls = tls(
+            args.tls || file.tls,
+            args.tlsverify || file.tlsverify,
+            args.tlscacert.or(file.tlscacert),
+            (args.tlscert.or(file.tlscert), args.tlskey.or(file.tlskey)),
+        )?;
+        let debug = (args.debug || file.debug).then(|| "debug".to_owned());
+        let level = args.log_level.or(debug).or(file.log_level).unwrap_or_else(|| "info".into());
         let log_level = level
             .parse()
             .map_err(|_| anyhow::anyhow!("log level {level:?}: want trace, debug, info, warn or error"))?;
@@ -142,6 +176,7 @@ impl Config {
                 [args.insecure_registries, file.insecure_registries].concat(),
                 [args.registry_mirrors, file.registry_mirrors].concat(),
             )?,
+            tls,
             solo: false,
         })
     }
@@ -158,6 +193,27 @@ fn registries(insecure: Vec<String>, mirrors: Vec<String>) -> Result<skep_regist
         user_agent: format!("skep/{}", env!("CARGO_PKG_VERSION")),
     };
     Ok(options.checked()?)
+}
+
+/// What TLS is asked for; half of it is an error that names the other half.
+fn tls(
+    tls: bool,
+    verify: bool,
+    ca: Option<PathBuf>,
+    (cert, key): (Option<PathBuf>, Option<PathBuf>),
+) -> Result<Option<TlsFiles>> {
+    if !tls && !verify {
+        if ca.is_some() || cert.is_some() || key.is_some() {
+            bail!("--tlscacert, --tlscert and --tlskey do nothing without --tlsverify or --tls");
+        }
+        return Ok(None);
+    }
+    let cert = cert.context("TLS needs the daemon's certificate: name it with --tlscert")?;
+    let key = key.context("TLS needs the key of the daemon's certificate: name it with --tlskey")?;
+    if verify && ca.is_none() {
+        bail!("--tlsverify needs the CA of the clients' certificates: name it with --tlscacert");
+    }
+    Ok(Some(TlsFiles { ca: ca.filter(|_| verify), cert, key }))
 }
 
 fn read(path: Option<&Path>) -> Result<File> {
@@ -210,6 +266,26 @@ mod tests {
         std::fs::write(&file, "colour = \"red\"\n").expect("write");
         let error = format!("{:#}", Config::decide(a).expect_err("unknown key"));
         assert!(error.contains("colour"), "{error}");
+    }
+
+    #[test]
+    fn half_of_tls_is_refused_by_what_is_missing() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let with = |change: &dyn Fn(&mut DaemonArgs)| {
+            let mut a = args(dir.path());
+            change(&mut a);
+            Config::decide(a).map(|c| c.tls).map_err(|e| format!("{e:#}"))
+        };
+        assert_eq!(with(&|_| {}), Ok(None));
+        for (error, change) in [
+            ("--tlscert", &(|a: &mut DaemonArgs| a.tls = true) as &dyn Fn(&mut DaemonArgs)),
+            ("without --tlsverify", &|a| a.tlskey = Some("k".into())),
+            ("--tlscacert", &|a| {
+                (a.tlsverify, a.tlscert, a.tlskey) = (true, Some("c".into()), Some("k".into()));
+            }),
+        ] {
+            assert!(with(change).expect_err(error).contains(error));
+        }
     }
 
     #[test]

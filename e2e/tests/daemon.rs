@@ -1,0 +1,135 @@
+//! A daemon as its operator sees it: TLS with client certificates on its TCP socket, and its configuration read
+//! again on SIGHUP.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use skep_e2e::{Host, Lab, LabOptions, eventually};
+
+const LONG: Duration = Duration::from_secs(60);
+const ADDRESS: &str = "tcp://127.0.0.1:2376";
+
+/// A CA, and a certificate of it for a daemon and for a client, under the names Docker gives them.
+fn certificates(dir: &Path) -> Result<()> {
+    let mut authority = CertificateParams::new(Vec::<String>::new())?;
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca_key = KeyPair::generate()?;
+    let ca = authority.self_signed(&ca_key)?;
+    let issuer = Issuer::new(authority, ca_key);
+    for (name, prefix) in [("server", "server-"), ("client", "")] {
+        let key = KeyPair::generate()?;
+        let names = vec!["127.0.0.1".to_owned(), name.to_owned()];
+        let certificate = CertificateParams::new(names)?.signed_by(&key, &issuer)?;
+        std::fs::write(dir.join(format!("{prefix}cert.pem")), certificate.pem())?;
+        std::fs::write(dir.join(format!("{prefix}key.pem")), key.serialize_pem())?;
+    }
+    std::fs::write(dir.join("ca.pem"), ca.pem())?;
+    Ok(())
+}
+
+/// A client inside the host, with no settings but these.
+fn ask(host: &Host, client: &Path, certs: Option<&Path>, args: &[&str]) -> Result<Output> {
+    let mut command = host.command(client)?;
+    for name in ["DOCKER_HOST", "SKEP_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"] {
+        command.env_remove(name);
+    }
+    command.env("DOCKER_CONFIG", host.dir.join("docker-config"));
+    if let Some(certs) = certs {
+        command.env("DOCKER_TLS_VERIFY", "1").env("DOCKER_CERT_PATH", certs);
+    }
+    Ok(command.args(["-H", ADDRESS]).args(args).stdin(Stdio::null()).output()?)
+}
+
+#[test]
+fn tcp_is_for_clients_with_a_certificate_and_sighup_reads_the_configuration_again() -> Result<()> {
+    let init = PathBuf::from(env!("CARGO_BIN_EXE_skep-lab-init"));
+    let skep = init.with_file_name("skep");
+    let name = format!("da{}", std::process::id() % 10_000);
+    // The laboratory lends its host's namespaces; that host's own daemon stays idle beside ours.
+    let lab = Lab::up(LabOptions { name, hosts: 1, skep: skep.clone(), init })?;
+    let host = lab.host(1);
+    let dir = host.dir.join("tls");
+    std::fs::create_dir(&dir)?;
+    certificates(&dir)?;
+    let (at, file) = (|name: &str| dir.join(name).display().to_string(), dir.join("daemon.toml"));
+    std::fs::write(&file, "labels = [\"zone=a\"]\n")?;
+    let mut command: Command = host.command(&skep)?;
+    command.args([
+        "daemon",
+        "--tlsverify",
+        "-H",
+        ADDRESS,
+        "--data-root",
+        &at("data"),
+        "--exec-root",
+        &at("exec"),
+    ]);
+    command.args([
+        "--tlscacert",
+        &at("ca.pem"),
+        "--tlscert",
+        &at("server-cert.pem"),
+        "--tlskey",
+        &at("server-key.pem"),
+    ]);
+    let log = std::fs::File::create(dir.join("daemon.log"))?;
+    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    let mut daemon = command.arg("--config-file").arg(&file).spawn()?;
+
+    let clients = [Path::new("docker"), skep.as_path()];
+    eventually("it answers", LONG, || {
+        let out = ask(host, clients[0], Some(&dir), &["version", "-f", "{{.Server.Version}}"])?;
+        ensure!(out.status.success(), "{out:?}");
+        Ok(())
+    })?;
+    let labels = |client: &Path| -> Result<String> {
+        let out = ask(host, client, Some(&dir), &["info", "-f", "{{json .Labels}}"])?;
+        ensure!(out.status.success(), "{out:?}");
+        Ok(String::from_utf8_lossy(&out.stdout).trim().to_owned())
+    };
+    for client in clients {
+        ensure!(labels(client)? == "[\"zone=a\"]", "{}", labels(client)?);
+        let out = ask(host, client, None, &["ps"])?;
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        ensure!(
+            !out.status.success() && said.contains("Client sent an HTTP request to an HTTPS server"),
+            "{out:?}"
+        );
+        // Encrypted, but nobody known.
+        let out = ask(host, client, None, &["--tls", "ps"])?;
+        ensure!(!out.status.success() && out.stdout.is_empty(), "{out:?}");
+    }
+    // A daemon that this CA does not know.
+    let other = host.dir.join("other");
+    std::fs::create_dir(&other)?;
+    certificates(&other)?;
+    for client in clients {
+        let out = ask(host, client, Some(&other), &["ps"])?;
+        ensure!(!out.status.success() && out.stdout.is_empty(), "{out:?}");
+    }
+
+    let pid = std::fs::read_to_string(dir.join("exec/skep.pid"))?;
+    std::fs::write(&file, "labels = [\"zone=b\"]\nlog-level = \"debug\"\n")?;
+    host.exec(&["kill", "-HUP", pid.trim()])?;
+    eventually("the new label is shown", LONG, || {
+        let shown = labels(&skep)?;
+        ensure!(shown == "[\"zone=b\"]", "{shown}");
+        Ok(())
+    })?;
+    let out = ask(host, clients[0], Some(&dir), &["info", "-f", "{{.Debug}}"])?;
+    ensure!(out.stdout == b"true\n", "{out:?}");
+    // What cannot be read changes nothing and ends nothing.
+    std::fs::write(&file, "colour = \"red\"\n")?;
+    host.exec(&["kill", "-HUP", pid.trim()])?;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
+    let until = (now + 1).to_string();
+    let events = ask(host, clients[0], Some(&dir), &["events", "--since", "1", "--until", &until])?;
+    ensure!(String::from_utf8_lossy(&events.stdout).contains("daemon reload"), "{events:?}");
+    ensure!(labels(&skep)? == "[\"zone=b\"]");
+    host.exec(&["kill", pid.trim()])?;
+    ensure!(daemon.wait().context("the daemon")?.success());
+    lab.down()
+}
