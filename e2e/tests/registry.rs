@@ -131,6 +131,7 @@ fn images_go_to_a_registry_and_back() -> Result<()> {
         &["An image does not exist locally with the tag: 127.0.0.1:5000/team/nothing"],
     )?;
     platforms(one, image)?;
+    lists(one)?;
     lab.down()
 }
 
@@ -206,6 +207,39 @@ fn platforms(one: &Host, image: &str) -> Result<()> {
         &["pull", "--platform", "linux/s390x", both],
         &["no matching manifest for linux/s390x in the manifest list entries"],
     )
+}
+
+/// Lists put together by our client, which Docker's reads; both ask the registry from the host.
+fn lists(one: &Host) -> Result<()> {
+    let name = |tag: &str| format!("127.0.0.1:5000/team/{tag}");
+    let config = format!("DOCKER_CONFIG={}", one.dir.join("docker-config").display());
+    let skep = |args: &[&str]| one.exec(&[&["env", &config, path(&one.skep), "manifest"], args].concat());
+    let list = name("lists:1");
+    skep(&["create", &list, &name("small:1"), &name("small:arm")])?;
+    skep(&["annotate", &list, &name("small:arm"), "--arch", "arm", "--variant", "v6"])?;
+    let local: serde_json::Value = serde_json::from_str(&skep(&["inspect", &list])?)?;
+    // The images are of another repository: their blobs are mounted.
+    let said = skep(&["push", "--purge", &list])?;
+    ensure!(said.lines().last().is_some_and(|l| l.starts_with("sha256:")), "{said}");
+    let theirs = one.docker_inside()?.args(["manifest", "inspect", "--insecure", &list]).output()?;
+    ensure!(theirs.status.success(), "{theirs:?}");
+    let theirs: serde_json::Value = serde_json::from_slice(&theirs.stdout)?;
+    let ours: serde_json::Value = serde_json::from_str(&skep(&["inspect", &list])?)?;
+    ensure!(ours == theirs && ours == local, "docker: {theirs}\nskep: {ours}\nbefore: {local}");
+    let arm = ours["manifests"].as_array().into_iter().flatten().find(|m| m["platform"]["variant"] == "v6");
+    ensure!(arm.is_some(), "{ours}");
+    one.docker(&["pull", &list])?;
+    one.docker(&["pull", "--platform", "linux/arm/v7", &list])?;
+    // What nothing uses goes; what a container is made of stays.
+    one.docker(&["create", "--name", "kept", &name("small:1")])?;
+    one.docker(&["image", "prune", "-a", "-f"])?;
+    let left = one.docker(&["images", "--format", "{{.Repository}}:{{.Tag}}"])?;
+    ensure!(!left.contains("lists") && left.contains("team/small:1"), "{left}");
+    ensure!(one.docker(&["start", "-a", "kept"])? == "hello\n", "it does not run");
+    one.docker(&["rm", "kept"])?;
+    one.skep(&["image", "prune", "-a", "-f"])?;
+    ensure!(stored(one)?.is_empty(), "{}", stored(one)?);
+    refused(one, &["search", "127.0.0.1:5000/x"], &["registry 127.0.0.1:5000 has no search"])
 }
 
 #[test]

@@ -155,13 +155,14 @@ impl Images {
         }
         // An image that is here under another name needs nothing of its layers.
         if let Ok(image) = self.resolve(&config.digest)
-            && serves(platform, &image.os, &image.architecture, &image.variant)
+            && (depth > 0 || serves(platform, &image.os, &image.architecture, &image.variant))
         {
             return Ok(image.id);
         }
         let bytes = session.blob(&config.digest, config.size).await?;
         let blob = ConfigBlob::parse(&bytes, &config.digest)?;
-        if !serves(platform, &blob.os, &blob.architecture, &blob.variant) {
+        // Of an index, it is the index that says what serves.
+        if depth == 0 && !serves(platform, &blob.os, &blob.architecture, &blob.variant) {
             return Err(Error::Transfer(format!(
                 "image with reference {reference} was found but its platform ({}/{}) does not match the specified platform ({wanted})",
                 blob.os, blob.architecture
