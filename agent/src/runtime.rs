@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use skep_engine::{
-    BindOptions, ContainerConfig, ContainerState, Engine, HostInfo, LogConfig, MountConfig, MountKind,
-    NetworkJoin, NetworkMode, PortBinding, Propagation, PullRequest, Reference, ResourceLimits, UlimitConfig,
-    VolumeOptions, WaitCondition,
+    BindOptions, ContainerConfig, ContainerState, Engine, HealthConfig, HealthStatus, HostInfo, LogConfig,
+    MountConfig, MountKind, NetworkJoin, NetworkMode, PortBinding, Propagation, PullRequest, Reference,
+    ResourceLimits, UlimitConfig, VolumeOptions, WaitCondition,
 };
 use skep_proto::{defaults, v1};
 use skep_registry::Credentials;
@@ -58,7 +58,10 @@ impl TaskRuntime for EngineRuntime {
         match c.state {
             ContainerState::Created if c.error.is_empty() => Observed::Prepared,
             ContainerState::Running | ContainerState::Paused | ContainerState::Restarting => {
-                Observed::Running(status)
+                match c.health.as_ref().map(|h| h.status) {
+                    Some(HealthStatus::Starting) => Observed::Starting(status),
+                    _ => Observed::Running(status),
+                }
             }
             _ => Observed::Exited(status, exit_of(&c)),
         }
@@ -106,10 +109,37 @@ impl TaskRuntime for EngineRuntime {
         })
     }
 
+    async fn healthy(&self, a: &v1::TaskAssignment) -> Result<(), TaskError> {
+        let name = task_name(a);
+        let known = self.engine.wait_for_health(&name, |s| s != HealthStatus::Starting).map_err(failed)?;
+        match known.await {
+            Some(HealthStatus::Unhealthy) => Err(self.unhealthy(a).await?),
+            Some(_) => Ok(()),
+            // Not checked, or it has ended meanwhile.
+            None => match self.engine.inspect(&name).map_err(failed)? {
+                c if c.state == ContainerState::Exited && c.exit_code.unwrap_or(0) != 0 => {
+                    let code = c.exit_code.unwrap_or(0);
+                    Err(TaskError::Failed(format!("task: non-zero exit ({code})")))
+                }
+                _ => Ok(()),
+            },
+        }
+    }
+
     async fn wait(&self, a: &v1::TaskAssignment) -> Result<TaskExit, TaskError> {
         let name = task_name(a);
         let wait = self.engine.wait(&name, WaitCondition::NotRunning).map_err(failed)?;
-        wait.await.map_err(failed)?;
+        let ill = self.engine.wait_for_health(&name, |s| s == HealthStatus::Unhealthy).map_err(failed)?;
+        let ill = async move {
+            if ill.await.is_none() {
+                // Not checked, or its end is about to be told.
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            ended = wait => drop(ended.map_err(failed)?),
+            () = ill => return Err(self.unhealthy(a).await?),
+        }
         let c = self.engine.inspect(&name).map_err(failed)?;
         Ok(exit_of(&c))
     }
@@ -131,6 +161,31 @@ impl TaskRuntime for EngineRuntime {
             Ok(()) | Err(skep_engine::Error::NoSuchContainer { .. }) => Ok(()),
             Err(e) => Err(failed(e)),
         }
+    }
+}
+
+impl EngineRuntime {
+    /// Stops a task that is ill; what it has failed with.
+    async fn unhealthy(&self, a: &v1::TaskAssignment) -> Result<TaskError, TaskError> {
+        self.shutdown(a).await?;
+        let c = self.engine.inspect(&task_name(a)).map_err(failed)?;
+        Ok(TaskError::Failed(match c.exit_code.unwrap_or(0) {
+            0 => "task: unhealthy container".into(),
+            code => format!("task: non-zero exit ({code}): unhealthy container"),
+        }))
+    }
+}
+
+/// How health is checked, as the engine reads it.
+fn health(h: &v1::HealthConfig) -> HealthConfig {
+    let span = |ns: i64| Duration::from_nanos(u64::try_from(ns).unwrap_or(0));
+    HealthConfig {
+        test: h.test.clone(),
+        interval: span(h.interval_ns),
+        timeout: span(h.timeout_ns),
+        start_period: span(h.start_period_ns),
+        start_interval: span(h.start_interval_ns),
+        retries: u32::try_from(h.retries).unwrap_or(0),
     }
 }
 
@@ -156,11 +211,6 @@ fn container_config(a: &v1::TaskAssignment, host: &HostInfo) -> Result<Container
     let task = a.task.as_ref().ok_or("the manager sent an assignment without its task")?;
     let spec = a.spec.as_ref().ok_or("the manager sent an assignment without its spec")?;
     let c = spec.container.as_ref().ok_or("the service names no container to run")?;
-    if c.health.as_ref().is_some_and(|h| !h.test.is_empty() && h.test != ["NONE"]) {
-        return Err(
-            "health checks of services are not there yet: create the service with --no-healthcheck".into()
-        );
-    }
     let name = task_name(a);
     let own: BTreeMap<String, String> = [
         ("com.docker.swarm.node.id", task.node_id.as_str()),
@@ -209,6 +259,7 @@ fn container_config(a: &v1::TaskAssignment, host: &HostInfo) -> Result<Container
         sysctls: c.sysctls.clone(),
         oom_score_adj: (c.oom_score_adj != 0).then_some(c.oom_score_adj as i32),
         init: c.init.unwrap_or(false),
+        health: c.health.as_ref().map(health),
         log: log(spec)?,
         extra_hosts: c.hosts.iter().map(|h| extra_host(h)).collect(),
         dns: c.dns_servers.iter().map(parse_ip).collect::<Result<_, _>>()?,

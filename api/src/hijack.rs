@@ -1,16 +1,85 @@
-//! A connection taken over by `attach`: output one way, input the other, until the output ends or
+//! A connection taken over by `attach` or `exec`: output one way, input the other, until the output ends or
 //! the user types the detach keys.
+//!
+//! With `Upgrade: tcp` it is answered `101 UPGRADED`; without, as Docker does it, `200 OK` and then bare bytes
+//! on the same connection, which no HTTP library allows for. So the server gives the whole connection away in
+//! both cases: a handler answers with a [`Takeover`], and [`crate::server`] acts on it.
 
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::Response;
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
+use futures::{FutureExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::error::{ApiError, ApiResult};
+
+/// A client's connection.
+pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
+
+type Work = Box<dyn FnOnce(Box<dyn Connection>) -> BoxFuture<'static, ()> + Send>;
+
+/// What to do with the connection, as an extension of the response that it begins with.
+#[derive(Clone)]
+pub struct Takeover(Arc<Mutex<Option<Work>>>);
+
+impl Takeover {
+    /// Does it.
+    pub async fn run(self, connection: Box<dyn Connection>) {
+        let work = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(work) = work {
+            work(connection).await;
+        }
+    }
+}
+
+/// Whether the request asks for a connection of its own.
+pub fn wants_upgrade(headers: &HeaderMap) -> bool {
+    let says = |name, word: &str| {
+        headers
+            .get_all(name)
+            .iter()
+            .filter_map(|v| v.to_str().ok())
+            .any(|v| v.split(',').any(|v| v.trim().eq_ignore_ascii_case(word)))
+    };
+    says(header::CONNECTION, "upgrade") && says(header::UPGRADE, "tcp")
+}
+
+/// The answer that takes the connection over: joins it with `output` and `input`, and tells `left` when the
+/// user typed the keys.
+pub fn response(
+    upgrade: bool,
+    kind: &'static str,
+    output: BoxStream<'static, Bytes>,
+    input: Option<Input>,
+    keys: Option<DetachKeys>,
+    left: impl FnOnce() + Send + 'static,
+) -> Response {
+    let work: Work = Box::new(move |connection| {
+        async move {
+            if join(connection, output, input, keys).await == Ended::Detached {
+                left();
+            }
+        }
+        .boxed()
+    });
+    let mut response = Response::new(Body::empty());
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    if upgrade {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static("tcp"));
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    }
+    response.extensions_mut().insert(Takeover(Arc::new(Mutex::new(Some(work)))));
+    response
+}
 
 /// What takes a container's input.
 pub type Input = Pin<Box<dyn AsyncWrite + Send>>;
@@ -71,29 +140,23 @@ impl Watch {
     }
 }
 
-/// Joins an upgraded connection with a container. Ends when the output does.
-pub async fn run(
-    upgrade: OnUpgrade,
-    output: BoxStream<'static, Bytes>,
-    input: Option<Input>,
-    keys: Option<DetachKeys>,
-) {
-    let connection = match upgrade.await {
-        Ok(upgraded) => TokioIo::new(upgraded),
-        Err(e) => {
-            tracing::debug!(error = %e, "the client left before its connection was taken over");
-            return;
-        }
-    };
-    join(connection, output, input, keys).await;
+/// How a taken connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// With the output, or with the client.
+    Closed,
+    /// By the keys.
+    Detached,
 }
 
+/// Joins a connection with a container. Ends when the output does.
 async fn join<C>(
     connection: C,
     mut output: BoxStream<'static, Bytes>,
     input: Option<Input>,
     keys: Option<DetachKeys>,
-) where
+) -> Ended
+where
     C: AsyncRead + AsyncWrite + Send + 'static,
 {
     let (from_client, mut to_client) = tokio::io::split(connection);
@@ -115,12 +178,13 @@ async fn join<C>(
             None => std::future::pending().await,
         }
     };
-    tokio::select! {
-        () = down => {}
-        () = up => {}
-    }
+    let ended = tokio::select! {
+        () = down => Ended::Closed,
+        () = up => Ended::Detached,
+    };
     // The other end may have gone already.
     let _ = to_client.shutdown().await;
+    ended
 }
 
 #[derive(Debug, PartialEq, Eq)]

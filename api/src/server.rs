@@ -10,16 +10,19 @@ use std::time::Duration;
 use axum::body::Body;
 use hyper::Request;
 use hyper::body::Incoming;
+use hyper::http::{HeaderMap, StatusCode};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::unistd::{Gid, chown};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
+use crate::hijack::Takeover;
 use crate::state::ApiState;
 
 /// Longest that a TLS handshake may take.
@@ -221,22 +224,37 @@ async fn connection<I>(io: I, router: axum::Router, connections: Connections)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let (give, mut given) = mpsc::channel(1);
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-        router.clone().oneshot(request.map(Body::new))
+        let (router, give) = (router.clone(), give.clone());
+        async move {
+            let response = router.oneshot(request.map(Body::new)).await?;
+            let Some(takeover) = response.extensions().get::<Takeover>().cloned() else {
+                return Ok::<_, std::convert::Infallible>(response);
+            };
+            let head = head(response.status(), response.headers());
+            // Received for as long as this is polled.
+            let _ = give.send((head, takeover)).await;
+            std::future::pending().await
+        }
     });
-    let connection = http1::Builder::new()
+    let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .title_case_headers(true)
-        .serve_connection(TokioIo::new(io), service)
-        .with_upgrades();
-    let mut connection = std::pin::pin!(connection);
+        .serve_connection(TokioIo::new(io), service);
     let mut finishing = false;
     let ended = loop {
         tokio::select! {
-            ended = connection.as_mut() => break ended,
+            ended = &mut connection => break ended,
+            Some((head, takeover)) = given.recv() => {
+                let parts = connection.into_parts();
+                // Not among the open connections: how long it lasts is the container's business.
+                tokio::spawn(take_over(parts.io.into_inner(), parts.read_buf, head, takeover));
+                return;
+            }
             () = connections.finish.cancelled(), if !finishing => {
                 finishing = true;
-                connection.as_mut().graceful_shutdown();
+                std::pin::Pin::new(&mut connection).graceful_shutdown();
             }
             () = connections.cut.cancelled() => return,
         }
@@ -244,6 +262,41 @@ where
     if let Err(e) = ended {
         tracing::debug!(error = %e, "connection ended");
     }
+}
+
+/// Answers, and gives the connection away with what has been read of it beyond the request.
+async fn take_over<I>(mut io: I, early: bytes::Bytes, head: Vec<u8>, takeover: Takeover)
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    if let Err(e) = io.write_all(&head).await {
+        tracing::debug!(error = %e, "the client left before its connection was taken over");
+        return;
+    }
+    let (from, to) = tokio::io::split(io);
+    let from = std::io::Cursor::new(early).chain(from);
+    takeover.run(Box::new(tokio::io::join(from, to))).await;
+}
+
+/// The head of an answer after which the connection is no longer HTTP's.
+fn head(status: StatusCode, headers: &HeaderMap) -> Vec<u8> {
+    let mut out = match status {
+        StatusCode::SWITCHING_PROTOCOLS => b"HTTP/1.1 101 UPGRADED\r\n".to_vec(),
+        other => format!("HTTP/1.1 {} {}\r\n", other.as_str(), other.canonical_reason().unwrap_or_default())
+            .into_bytes(),
+    };
+    for (name, value) in headers {
+        let mut start = true;
+        out.extend(name.as_str().bytes().map(|b| {
+            let upper = std::mem::replace(&mut start, b == b'-');
+            if upper { b.to_ascii_uppercase() } else { b }
+        }));
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+    out
 }
 
 #[cfg(test)]

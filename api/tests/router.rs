@@ -193,7 +193,7 @@ fn every_answer_says_what_the_daemon_is() {
             ("/v1.12/info", 400, "client version 1.12 is too old"),
             ("/nowhere", 404, "page not found"),
             ("/v1.41/nowhere", 404, "page not found"),
-            ("/containers/x/stats", 501, "stats is not supported"),
+            ("/plugins", 501, "plugin ls is not supported"),
             ("/containers/nosuch/json", 404, "No such container: nosuch"),
             ("/images/nosuch/json", 404, "No such image: nosuch"),
             ("/networks/nosuch", 404, "network nosuch not found"),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::health::{Health, HealthConfig};
 use crate::mount::MountConfig;
 use crate::network::{BoundPort, Endpoint};
 
@@ -76,8 +77,43 @@ pub struct PortBinding {
     pub host_port_end: u16,
 }
 
-/// Limits, by cgroup v1 or v2 whichever the host has. None = no limit.
+/// What a rate of block I/O limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IoRate {
+    /// Bytes read per second.
+    ReadBytes,
+    /// Bytes written per second.
+    WriteBytes,
+    /// Reads per second.
+    ReadOperations,
+    /// Writes per second.
+    WriteOperations,
+}
+
+/// A rate of block I/O of one device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceRate {
+    /// The device's node on the host.
+    pub path: std::path::PathBuf,
+    /// What is limited.
+    pub limit: IoRate,
+    /// Per second; 0 = no limit.
+    pub rate: u64,
+}
+
+/// A weight of block I/O of one device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceWeight {
+    /// The device's node on the host.
+    pub path: std::path::PathBuf,
+    /// 10 to 1000.
+    pub weight: u16,
+}
+
+/// Limits, by cgroup v1 or v2 whichever the host has. None = no limit; in an update, as before.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ResourceLimits {
     /// Bytes of memory.
     pub memory: Option<u64>,
@@ -87,8 +123,35 @@ pub struct ResourceLimits {
     pub nano_cpus: Option<u64>,
     /// Relative weight (2-262144, Docker's `--cpu-shares`).
     pub cpu_shares: Option<u64>,
-    /// Processes.
+    /// Processes; -1 = no limit.
     pub pids: Option<i64>,
+    /// Bytes of memory that it is pushed back to when the host runs short.
+    pub memory_reservation: Option<u64>,
+    /// How readily it is swapped out, 0 to 100 (cgroups v1).
+    pub memory_swappiness: Option<u64>,
+    /// At its memory limit processes wait instead of being killed (cgroups v1).
+    pub oom_kill_disable: bool,
+    /// Microseconds of CPU in each period; -1 = no limit.
+    pub cpu_quota: Option<i64>,
+    /// Microseconds.
+    pub cpu_period: Option<u64>,
+    /// CPUs it may run on (`0-2,5`).
+    pub cpuset_cpus: Option<String>,
+    /// Memory nodes it may use.
+    pub cpuset_mems: Option<String>,
+    /// Relative weight of its block I/O, 10 to 1000.
+    pub blkio_weight: Option<u16>,
+    /// The same for single devices.
+    pub blkio_weight_devices: Vec<DeviceWeight>,
+    /// Rates of single devices.
+    pub blkio_rates: Vec<DeviceRate>,
+}
+
+impl ResourceLimits {
+    /// Whether anything of it is about block I/O.
+    pub fn limits_io(&self) -> bool {
+        self.blkio_weight.is_some() || !self.blkio_weight_devices.is_empty() || !self.blkio_rates.is_empty()
+    }
 }
 
 /// `RLIMIT_*` by Docker's name (`nofile`, ...).
@@ -187,6 +250,47 @@ pub fn parse_size(text: &str) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
+/// Which PID namespace a container is in.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PidMode {
+    /// One of its own.
+    #[default]
+    Private,
+    /// The host's.
+    Host,
+    /// That of another container (ID or name).
+    Container(String),
+}
+
+/// Which IPC namespace and shared memory a container has.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IpcMode {
+    /// Its own, and nobody else's.
+    #[default]
+    Private,
+    /// Its own, without /dev/shm.
+    None,
+    /// Its own, which other containers may join.
+    Shareable,
+    /// The host's.
+    Host,
+    /// Those of another container (ID or name), which must be shareable.
+    Container(String),
+}
+
+/// A device of the host to be used inside.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceConfig {
+    /// Node on the host, or a directory of nodes.
+    pub host: std::path::PathBuf,
+    /// Where it is inside.
+    pub inside: std::path::PathBuf,
+    /// Letters of `rwm`.
+    pub access: String,
+}
+
 /// Which seccomp filter a container gets.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -261,6 +365,24 @@ pub struct ContainerConfig {
     pub no_new_privileges: bool,
     /// Seccomp filter.
     pub seccomp: Seccomp,
+    /// PID namespace.
+    pub pid_mode: PidMode,
+    /// IPC namespace.
+    pub ipc_mode: IpcMode,
+    /// In the host's UTS namespace.
+    pub host_uts: bool,
+    /// In the host's cgroup namespace.
+    pub host_cgroupns: bool,
+    /// Devices of the host.
+    pub devices: Vec<DeviceConfig>,
+    /// Further rules of the device cgroup, like `c 42:* rwm`.
+    pub device_rules: Vec<String>,
+    /// Paths hidden from it; none = the default ones.
+    pub masked_paths: Option<Vec<String>>,
+    /// Paths it must not write to; none = the default ones.
+    pub readonly_paths: Option<Vec<String>>,
+    /// Cgroup that its own is made in; none = the daemon's.
+    pub cgroup_parent: Option<String>,
     /// Resource limits.
     pub resources: ResourceLimits,
     /// Resource limits per process.
@@ -273,6 +395,8 @@ pub struct ContainerConfig {
     pub oom_score_adj: Option<i32>,
     /// Run our own init as PID 1.
     pub init: bool,
+    /// How its health is checked; none = as the image says. In a container that exists, with what the image says.
+    pub health: Option<HealthConfig>,
     /// Restart policy.
     pub restart: RestartPolicy,
     /// Log driver.
@@ -348,6 +472,9 @@ pub struct Container {
     pub endpoints: Vec<Endpoint>,
     /// Ports as bound.
     pub ports: Vec<BoundPort>,
+    /// What is known of its health; none = it is not checked.
+    #[serde(default)]
+    pub health: Option<Health>,
     /// Path of the log file, empty for driver `none`.
     pub log_path: std::path::PathBuf,
 }

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Container, ContainerState};
-use crate::container::{Record, Table};
+use crate::container::{Execs, Record, Table};
 use crate::data_root::{DataRoot, make_dir};
 use crate::error::{Error, blocking};
 use crate::events::{Event, Events};
@@ -53,6 +53,7 @@ struct Inner {
     images: Images,
     volumes: Volumes,
     table: Table,
+    execs: Execs,
     closing: CancellationToken,
     /// Turns to start: see [`Engine::turn_to_start`].
     starting: Semaphore,
@@ -104,6 +105,7 @@ impl Engine {
             images,
             volumes,
             table: Table::default(),
+            execs: Execs::default(),
             closing: CancellationToken::new(),
             starting: Semaphore::new(2 * std::thread::available_parallelism().map_or(1, usize::from)),
             cleaning: TaskTracker::new(),
@@ -172,6 +174,10 @@ impl Engine {
 
     pub(crate) fn table(&self) -> &Table {
         &self.0.table
+    }
+
+    pub(crate) fn execs(&self) -> &Execs {
+        &self.0.execs
     }
 
     pub(crate) fn root(&self) -> &Arc<DataRoot> {

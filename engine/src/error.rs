@@ -97,6 +97,22 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// No exec by that identifier.
+    #[error("No such exec instance: {id}")]
+    NoSuchExec {
+        /// As asked for.
+        id: String,
+    },
+    /// A command could not be started in a container.
+    #[error("OCI runtime exec failed: exec failed: unable to start container process: {reason}")]
+    ExecFailed {
+        /// The exec.
+        id: String,
+        /// 126 (cannot be executed), 127 (not found) or 128.
+        code: i32,
+        /// Why.
+        reason: String,
+    },
     /// The network could not be prepared.
     #[error("failed to set up container networking: {source}")]
     Network {

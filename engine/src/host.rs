@@ -43,7 +43,7 @@ pub(crate) fn read() -> HostInfo {
     };
     HostInfo {
         ncpu: std::thread::available_parallelism().map_or(1, usize::from),
-        mem_total: std::fs::read_to_string("/proc/meminfo").map_or(0, |m| mem_total(&m)),
+        mem_total: memory(),
         kernel,
         os: std::fs::read_to_string("/etc/os-release")
             .ok()
@@ -56,6 +56,11 @@ pub(crate) fn read() -> HostInfo {
         storage_driver: "overlay".into(),
         ..HostInfo::default()
     }
+}
+
+/// Bytes of memory.
+pub(crate) fn memory() -> u64 {
+    std::fs::read_to_string("/proc/meminfo").map_or(0, |m| mem_total(&m))
 }
 
 fn text(s: &std::ffi::OsStr) -> String {

@@ -10,6 +10,7 @@ mod disk_usage;
 mod engine;
 mod error;
 mod events;
+mod health;
 mod host;
 mod image;
 mod logs;
@@ -24,11 +25,13 @@ mod xattr;
 
 pub use config::*;
 pub use container::{
-    AttachOptions, Attached, Change, Commit, CopyIn, Exit, NetworkRef, PathStat, WaitCondition,
+    AttachOptions, Attached, Change, Commit, CopyIn, CpuUsage, ExecConfig, ExecInfo, Exit, InterfaceCounters,
+    IoUsage, MemoryUsage, NetworkRef, PathStat, Stats, Top, Usage, WaitCondition,
 };
 pub use engine::{Engine, EngineOptions};
 pub use error::Error;
 pub use events::Event;
+pub use health::{Health, HealthConfig, HealthResult, HealthStatus};
 pub use host::HostInfo;
 pub use image::{
     History, Image, ImageConfig, ImageUsage, Images, LoadedImage, Progress, PullRequest, Pulled, PushRequest,

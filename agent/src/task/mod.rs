@@ -38,6 +38,8 @@ pub enum Observed {
     Absent,
     /// Prepared, not started.
     Prepared,
+    /// Started, and its health is not known yet.
+    Starting(v1::ContainerStatus),
     /// Running.
     Running(v1::ContainerStatus),
     /// Ended.
@@ -57,7 +59,12 @@ pub trait TaskRuntime: Send + Sync + 'static {
     async fn prepare(&self, task: &v1::TaskAssignment) -> Result<(), TaskError>;
     /// Starts it; returns once its process runs.
     async fn start(&self, task: &v1::TaskAssignment) -> Result<v1::ContainerStatus, TaskError>;
-    /// Returns once its process has ended. May be dropped and called again.
+    /// Returns once a started task is in good health, or at once if that is not checked. One that is not is
+    /// stopped and has failed. May be dropped and called again.
+    async fn healthy(&self, _task: &v1::TaskAssignment) -> Result<(), TaskError> {
+        Ok(())
+    }
+    /// Returns once its process has ended; one that falls ill is stopped. May be dropped and called again.
     async fn wait(&self, task: &v1::TaskAssignment) -> Result<TaskExit, TaskError>;
     /// Stop signal, grace period, SIGKILL; returns once its process has ended.
     async fn shutdown(&self, task: &v1::TaskAssignment) -> Result<(), TaskError>;

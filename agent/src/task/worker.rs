@@ -98,6 +98,10 @@ impl Worker {
         match self.around.runtime.observe(&self.assignment).await {
             Observed::Absent => {}
             Observed::Prepared => self.state = TaskState::Ready,
+            Observed::Starting(container) => {
+                self.container = Some(container);
+                self.state = TaskState::Starting;
+            }
             Observed::Running(container) => {
                 self.container = Some(container);
                 self.set(TaskState::Running, "started", "");
@@ -164,11 +168,19 @@ impl Worker {
             }
         }
         match self.around.runtime.start(&self.assignment).await {
-            Ok(container) => {
-                self.container = Some(container);
-                self.set(TaskState::Running, "started", "");
+            Ok(container) => self.container = Some(container),
+            Err(e) => return self.failed("starting", e),
+        }
+        let (runtime, assignment) = (self.around.runtime.clone(), self.assignment.clone());
+        tokio::select! {
+            healthy = runtime.healthy(&assignment) => match healthy {
+                Ok(()) => self.set(TaskState::Running, "started", ""),
+                Err(e) => self.failed("starting", e),
+            },
+            changed = self.target.changed() => {
+                if changed.is_ok() { self.target.mark_changed(); }
+                self.state = TaskState::Ready;
             }
-            Err(e) => self.failed("starting", e),
         }
     }
 

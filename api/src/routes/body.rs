@@ -71,6 +71,7 @@ impl From<Error> for ApiError {
         let status = match &e {
             Error::NoSuchImage { .. }
             | Error::NoSuchContainer { .. }
+            | Error::NoSuchExec { .. }
             | Error::NoSuchVolume { .. }
             | Error::NoSuchFile { .. }
             | Error::NoSuchPlugin { .. } => StatusCode::NOT_FOUND,
@@ -80,7 +81,7 @@ impl From<Error> for ApiError {
             Error::NameInUse { .. } | Error::Conflict(_) | Error::NotRunning { .. } => StatusCode::CONFLICT,
             Error::AlreadyStarted { .. } => StatusCode::NOT_MODIFIED,
             // 126 and 127 are the user's: a command that cannot be run or is not there.
-            Error::StartFailed { code: 126 | 127, .. } => StatusCode::BAD_REQUEST,
+            Error::StartFailed { code: 126 | 127, .. } | Error::ExecFailed { .. } => StatusCode::BAD_REQUEST,
             Error::Registry { cause, .. } => registry_status(cause),
             Error::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::INTERNAL_SERVER_ERROR,

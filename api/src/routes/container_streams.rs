@@ -5,8 +5,8 @@ use std::io;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Extension, Path, Query, Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
@@ -101,7 +101,7 @@ async fn logs(
 }
 
 /// A piece of output on the wire.
-fn piece(f: &LogFrame, prefix: &[u8], tty: bool) -> Bytes {
+pub(super) fn piece(f: &LogFrame, prefix: &[u8], tty: bool) -> Bytes {
     let stream = if f.stream == StdStream::Stderr { STDERR } else { STDOUT };
     match (tty, prefix) {
         (true, b"") => f.data.clone(),
@@ -111,13 +111,13 @@ fn piece(f: &LogFrame, prefix: &[u8], tty: bool) -> Bytes {
 }
 
 /// An error after the stream has begun.
-fn failure(text: &str, tty: bool) -> Bytes {
+pub(super) fn failure(text: &str, tty: bool) -> Bytes {
     let text = format!("{text}\n");
     if tty { text.into() } else { stdcopy::frame(stdcopy::SYSTEM_ERROR, b"", text.as_bytes()) }
 }
 
 /// The content type since API 1.42; before it, always raw.
-fn content_type(spoken: Version, tty: bool) -> &'static str {
+pub(super) fn content_type(spoken: Version, tty: bool) -> &'static str {
     if tty || spoken < Version(1, 42) { stdcopy::RAW } else { stdcopy::MULTIPLEXED }
 }
 
@@ -166,7 +166,7 @@ async fn attach(
     Path(id): Path<String>,
     Query(q): Query<Attach>,
     Extension(spoken): Extension<Spoken>,
-    mut request: Request,
+    request: Request,
 ) -> ApiResult {
     let keys = hijack::DetachKeys::parse(q.detach_keys.as_deref().unwrap_or_default())?;
     let container = s.engine().inspect(&id)?;
@@ -179,36 +179,25 @@ async fn attach(
         stderr: stream && body::flag(q.stderr.as_deref()),
         logs: body::flag(q.logs.as_deref()),
     };
-    let upgrade = hyper::upgrade::on(&mut request);
-    let upgrades = wants_upgrade(request.headers());
-    if stdin && !upgrades && !has_body(request.headers()) {
-        return Err(ApiError::bad_request(
-            "attach with stdin needs a way in: send Connection: Upgrade and Upgrade: tcp, or the input as the request's body",
-        ));
-    }
+    let upgrades = hijack::wants_upgrade(request.headers());
     let attached = s.engine().attach(container.id.as_str(), options).await?;
-    let kind = HeaderValue::from_static(content_type(spoken.0, tty));
+    let kind = content_type(spoken.0, tty);
     let output = attached.output.map(move |frame| match frame {
         Ok(f) => piece(&f, b"", tty),
         Err(e) => failure(&e.to_string(), tty),
     });
-    if !upgrades {
+    if stdin && !upgrades && has_body(request.headers()) {
         // The connection stays HTTP's own: what is sent as the request's body is the container's input.
         if let Some(input) = attached.input {
             tokio::spawn(feed(request.into_body(), input));
         }
         let output = output.map(Ok::<_, io::Error>);
+        let kind = HeaderValue::from_static(kind);
         return Ok(([(header::CONTENT_TYPE, kind)], Body::from_stream(output)).into_response());
     }
-    let keys = tty.then_some(keys);
-    tokio::spawn(hijack::run(upgrade, output.boxed(), attached.input, keys));
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, kind);
-    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(header::UPGRADE, HeaderValue::from_static("tcp"));
-    Ok(response)
+    let (engine, id) = (s.engine().clone(), container.id.clone());
+    let left = move || engine.detached(id.as_str());
+    Ok(hijack::response(upgrades, kind, output.boxed(), attached.input, tty.then_some(keys), left))
 }
 
 /// Gives a container a request's body as its input, and end-of-file after it.
@@ -223,18 +212,8 @@ async fn feed(body: Body, mut input: hijack::Input) {
     let _ = input.shutdown().await;
 }
 
-/// Whether the request says that it has a body (RFC 9112, section 6.3).
+/// Whether the request says that it has a body (RFC 9112, section 6.3), and that something is in it.
 fn has_body(headers: &HeaderMap) -> bool {
-    headers.contains_key(header::CONTENT_LENGTH) || headers.contains_key(header::TRANSFER_ENCODING)
-}
-
-fn wants_upgrade(headers: &HeaderMap) -> bool {
-    let says = |name, word: &str| {
-        headers
-            .get_all(name)
-            .iter()
-            .filter_map(|v| v.to_str().ok())
-            .any(|v| v.split(',').any(|v| v.trim().eq_ignore_ascii_case(word)))
-    };
-    says(header::CONNECTION, "upgrade") && says(header::UPGRADE, "tcp")
+    let length = headers.get(header::CONTENT_LENGTH);
+    length.is_some_and(|l| l.as_bytes() != b"0") || headers.contains_key(header::TRANSFER_ENCODING)
 }

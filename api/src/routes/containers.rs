@@ -149,7 +149,8 @@ struct Inspect {
 
 async fn inspect(State(s): State<ApiState>, Path(id): Path<String>, Query(q): Query<Inspect>) -> ApiResult {
     let container = s.engine().inspect(&id)?;
-    let mut shown = container::inspect(&container, mountpoints(&s));
+    let execs = s.engine().exec_ids(container.id.as_str());
+    let mut shown = container::inspect(&container, mountpoints(&s), &execs);
     if body::flag(q.size.as_deref()) {
         shown["SizeRw"] = json!(0);
         add_size(&s, &container, &mut shown).await;
@@ -273,18 +274,27 @@ async fn kill(State(s): State<ApiState>, Path(id): Path<String>, Query(q): Query
 }
 
 #[derive(Deserialize)]
-struct Resize {
+pub(super) struct Resize {
     h: Option<String>,
     w: Option<String>,
 }
 
+impl Resize {
+    /// Rows and columns.
+    pub(super) fn read(&self) -> ApiResult<(u16, u16)> {
+        let size = |name: &str, text: &Option<String>| {
+            text.as_deref().unwrap_or_default().parse::<u16>().map_err(|_| {
+                ApiError::bad_request(format!(
+                    "invalid resize {name}: give a number of rows (h) and columns (w)"
+                ))
+            })
+        };
+        Ok((size("height", &self.h)?, size("width", &self.w)?))
+    }
+}
+
 async fn resize(State(s): State<ApiState>, Path(id): Path<String>, Query(q): Query<Resize>) -> ApiResult {
-    let size = |name: &str, text: &Option<String>| {
-        text.as_deref().unwrap_or_default().parse::<u16>().map_err(|_| {
-            ApiError::bad_request(format!("invalid resize {name}: give a number of rows (h) and columns (w)"))
-        })
-    };
-    let (rows, columns) = (size("height", &q.h)?, size("width", &q.w)?);
+    let (rows, columns) = q.read()?;
     s.engine().resize(&id, rows, columns).await?;
     Ok(StatusCode::OK.into_response())
 }

@@ -13,16 +13,7 @@ const POST: MethodFilter = MethodFilter::POST;
 /// Method, path, and what a user calls the operation.
 const LATER: &[(MethodFilter, &str, &str)] = &[
     (POST, "/build", "build"),
-    (GET, "/containers/{id}/top", "top"),
-    (GET, "/containers/{id}/stats", "stats"),
-    (POST, "/containers/{id}/update", "update"),
-    (POST, "/containers/{id}/pause", "pause"),
-    (POST, "/containers/{id}/unpause", "unpause"),
-    (POST, "/containers/{id}/exec", "exec"),
     (GET, "/containers/{id}/attach/ws", "attach over websocket"),
-    (POST, "/exec/{id}/start", "exec"),
-    (POST, "/exec/{id}/resize", "exec"),
-    (GET, "/exec/{id}/json", "exec"),
     (GET, "/swarm/unlockkey", "swarm unlock-key"),
     (POST, "/swarm/unlock", "swarm unlock"),
     (GET, "/secrets", "secret ls"),

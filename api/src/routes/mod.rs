@@ -3,9 +3,11 @@
 mod archive;
 mod body;
 mod container_streams;
+mod container_usage;
 mod containers;
 mod distribution;
 mod events;
+mod exec;
 mod images;
 mod later;
 mod networks;
@@ -45,6 +47,8 @@ pub fn router(state: ApiState) -> Router {
         .merge(containers::routes())
         .merge(container_streams::routes())
         .merge(archive::routes())
+        .merge(container_usage::routes())
+        .merge(exec::routes())
         .merge(networks::routes())
         .merge(volumes::routes())
         .merge(usage::routes())

@@ -1,7 +1,7 @@
 //! A container's streams joined with ours: `run`, `start -a`, `attach`.
 
 use anyhow::{Context, Result, bail};
-use hyper::{Method, StatusCode, upgrade::Upgraded};
+use hyper::{Method, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -16,7 +16,7 @@ pub const DETACH_KEYS: &str = "ctrl-p,ctrl-q";
 
 /// An attached container.
 pub struct Attached {
-    connection: TokioIo<Upgraded>,
+    connection: TokioIo<hyper::upgrade::Upgraded>,
     tty: bool,
     escape: Escape,
     stdin: bool,
@@ -31,6 +31,34 @@ pub enum Ended {
     Detached,
 }
 
+/// What is asked of a connection that is taken over.
+pub struct Upgraded<'a> {
+    /// The other end is a terminal.
+    pub tty: bool,
+    /// Our standard input goes there.
+    pub stdin: bool,
+    /// The keys that detach.
+    pub keys: Option<&'a str>,
+}
+
+impl Upgraded<'_> {
+    /// Asks for it.
+    pub async fn ask(self, api: &Api, path: &str, query: &Query, body: Option<&Value>) -> Result<Attached> {
+        let escape = Escape::parse(self.keys.unwrap_or(DETACH_KEYS))?;
+        let bytes = body.map(serde_json::to_vec).transpose()?.unwrap_or_default();
+        let mut headers = vec![("Connection", "Upgrade"), ("Upgrade", "tcp")];
+        if body.is_some() {
+            headers.push(("Content-Type", "application/json"));
+        }
+        let answer = api.send(Method::POST, path, query, full(bytes), &headers).await?;
+        if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+            bail!("the daemon would not attach: {}", answer.status());
+        }
+        let connection = TokioIo::new(hyper::upgrade::on(answer).await?);
+        Ok(Attached { connection, tty: self.tty, escape, stdin: self.stdin })
+    }
+}
+
 /// Asks for a container's streams.
 pub async fn attach(
     api: &Api,
@@ -43,25 +71,22 @@ pub async fn attach(
     if tty && streams.stdin && !std::io::stdin().is_terminal() {
         bail!("the input device is not a TTY");
     }
-    let escape = Escape::parse(keys.unwrap_or(DETACH_KEYS))?;
     let query = Query::new().flag("stream", true).flag("stdin", streams.stdin);
     let mut query = query.flag("stdout", streams.stdout).flag("stderr", streams.stderr);
     if let Some(keys) = keys {
         query = query.with("detachKeys", keys);
     }
-    let upgrade = [("Connection", "Upgrade"), ("Upgrade", "tcp")];
-    let answer = api.send(Method::POST, &format!("{path}/attach"), &query, full(""), &upgrade).await?;
-    if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-        bail!("the daemon would not attach: {}", answer.status());
-    }
-    let connection = TokioIo::new(hyper::upgrade::on(answer).await?);
-    Ok(Attached { connection, tty, escape, stdin: streams.stdin })
+    let upgraded = Upgraded { tty, stdin: streams.stdin, keys };
+    upgraded.ask(api, &format!("{path}/attach"), &query, None).await
 }
 
 impl Attached {
     /// Copies until the container closes its output, or the user detaches. Signals go to the container if
     /// `proxy` is set; a terminal's size follows ours.
     pub async fn join(self, api: &Api, path: &str, proxy: bool) -> Result<Ended> {
+        if self.tty {
+            resize(api, path).await;
+        }
         let raw = if self.tty && self.stdin { Raw::enter()? } else { None };
         let (from, mut to) = tokio::io::split(self.connection);
         let mut escape = self.escape;
@@ -141,7 +166,7 @@ async fn resizes(api: &Api, path: &str, tty: bool) {
 
 /// Sets the size of a container's terminal to that of ours. Only its looks depend on it: a container that
 /// has ended meanwhile is no error.
-pub async fn resize(api: &Api, path: &str) {
+async fn resize(api: &Api, path: &str) {
     if let Some((rows, columns)) = terminal::size() {
         let query = Query::new().with("h", rows.to_string()).with("w", columns.to_string());
         let _ = api.post(&format!("{path}/resize"), &query, None).await;

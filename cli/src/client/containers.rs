@@ -7,8 +7,10 @@ use serde_json::Value;
 
 use super::api::{Api, Query, encode, full};
 use super::attach::{self, Ended, Exit};
+use super::container_usage::{self, StatsArgs, TopArgs, UpdateArgs};
 use super::create_body::Streams;
 use super::create_flags::CreateFlags;
+use super::exec::{self, ExecArgs};
 use super::output::say;
 use super::run::{self, RunArgs};
 use super::{copy, each, files, human, stream};
@@ -36,6 +38,8 @@ pub enum Containers {
         #[arg(value_name = "CONTAINER")]
         container: String,
     },
+    /// Execute a command in a running container
+    Exec(Box<ExecArgs>),
     /// Kill one or more running containers
     Kill {
         /// Signal to send to the container
@@ -53,6 +57,11 @@ pub enum Containers {
         until: Option<String>,
         #[arg(value_name = "CONTAINER")]
         container: String,
+    },
+    /// Pause all processes within one or more containers
+    Pause {
+        #[arg(required = true, value_name = "CONTAINER")]
+        containers: Vec<String>,
     },
     /// List port mappings or a specific mapping for the container
     Port {
@@ -89,8 +98,19 @@ pub enum Containers {
     Run(Box<RunArgs>),
     /// Start one or more stopped containers
     Start(StartArgs),
+    /// Display a live stream of container(s) resource usage statistics
+    Stats(StatsArgs),
     /// Stop one or more running containers
     Stop(StopArgs),
+    /// Display the running processes of a container
+    Top(TopArgs),
+    /// Unpause all processes within one or more containers
+    Unpause {
+        #[arg(required = true, value_name = "CONTAINER")]
+        containers: Vec<String>,
+    },
+    /// Update configuration of one or more containers
+    Update(Box<UpdateArgs>),
     /// Block until one or more containers stop, then print their exit codes
     Wait {
         #[arg(required = true, value_name = "CONTAINER")]
@@ -182,7 +202,13 @@ pub async fn run(api: &Api, command: Containers) -> Result<u8> {
         Containers::Cp(args) => copy::run(api, args).await?,
         Containers::Diff { container } => files::diff(api, &container).await?,
         Containers::Export { output, container } => files::export(api, &container, output).await?,
+        Containers::Exec(args) => return exec::run(api, *args).await,
         Containers::Start(args) => return start(api, args).await,
+        Containers::Pause { containers } => act(api, &containers, "pause", &Query::new()).await?,
+        Containers::Unpause { containers } => act(api, &containers, "unpause", &Query::new()).await?,
+        Containers::Stats(args) => container_usage::stats(api, &args).await?,
+        Containers::Top(args) => container_usage::top(api, &args).await?,
+        Containers::Update(args) => container_usage::update(api, &args).await?,
         Containers::Stop(args) => stop(api, &args, "stop").await?,
         Containers::Restart(args) => stop(api, &args, "restart").await?,
         Containers::Kill { signal, containers } => {
@@ -257,9 +283,6 @@ async fn start(api: &Api, args: StartArgs) -> Result<u8> {
         let remove = found["HostConfig"]["AutoRemove"] == Value::Bool(true);
         let exit = Exit::of(api, &path, if remove { "removed" } else { "next-exit" }).await?;
         api.post(&format!("{path}/start"), &Query::new(), None).await?;
-        if tty {
-            attach::resize(api, &path).await;
-        }
         return match attached.join(api, &path, true).await? {
             Ended::Detached => Ok(0),
             Ended::Closed => exit.code().await,
@@ -296,9 +319,6 @@ async fn attach(api: &Api, args: AttachArgs) -> Result<u8> {
     let exit = Exit::of(api, &path, "not-running").await?;
     let streams = Streams { stdin, stdout: true, stderr: true };
     let attached = attach::attach(api, &path, streams, tty, args.detach_keys.as_deref()).await?;
-    if tty {
-        attach::resize(api, &path).await;
-    }
     match attached.join(api, &path, args.sig_proxy).await? {
         Ended::Detached => bail!("read escape sequence"),
         Ended::Closed => exit.code().await,

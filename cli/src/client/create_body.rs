@@ -48,16 +48,15 @@ impl CreateFlags {
         let (exposed, bound) = ports::bindings(&self.publish, &self.expose)?;
         let mut labels = lines(&self.label_file)?;
         labels.extend(self.label.iter().cloned());
-        let mut env = lines(&self.env_file)?;
-        env.extend(self.env.iter().cloned());
         let (policy, retries) = restart(&self.restart)?;
         if self.rm && policy != "no" && !policy.is_empty() {
             bail!("conflicting options: cannot specify both --restart and --rm");
         }
         let (binds, anonymous) = mount::volumes(&self.volume)?;
+        let security = security(&self.security_opt)?;
         let network = self.network.first().map_or("default", |text| network_name(text));
         let mut body = json!({
-            "Image": image, "Cmd": (!command.is_empty()).then_some(command), "Env": env.iter().filter_map(|e| variable(e)).collect::<Vec<_>>(),
+            "Image": image, "Cmd": (!command.is_empty()).then_some(command), "Env": environment(&self.env_file, &self.env)?,
             "Labels": pairs(&labels), "Tty": self.tty, "OpenStdin": self.interactive,
             "StdinOnce": self.interactive && streams.stdin,
             "AttachStdin": streams.stdin, "AttachStdout": streams.stdout, "AttachStderr": streams.stderr,
@@ -70,11 +69,12 @@ impl CreateFlags {
                 "CapAdd": self.cap_add, "CapDrop": self.cap_drop, "Privileged": self.privileged,
                 "ReadonlyRootfs": self.read_only, "Dns": self.dns, "DnsOptions": self.dns_option,
                 "DnsSearch": self.dns_search, "ExtraHosts": self.add_host.iter().map(|h| host(h)).collect::<Result<Vec<_>>>()?,
-                "GroupAdd": self.group_add, "Links": self.link, "SecurityOpt": self.security_opt,
+                "GroupAdd": self.group_add, "Links": self.link, "SecurityOpt": security.options,
                 "LogConfig": { "Type": self.log_driver.as_deref().unwrap_or_default(), "Config": pairs(&self.log_opt) },
                 "Tmpfs": split(&self.tmpfs, ':'), "Sysctls": pairs(&self.sysctl), "Annotations": pairs(&self.annotation),
                 "StorageOpt": pairs(&self.storage_opt), "Ulimits": self.ulimit.iter().map(|u| ulimit(u)).collect::<Result<Vec<_>>>()?,
                 "Devices": self.device.iter().map(|d| device(d)).collect::<Vec<_>>(),
+                "DeviceCgroupRules": self.device_cgroup_rule,
             },
             "NetworkingConfig": { "EndpointsConfig": self.endpoints()? },
         });
@@ -98,6 +98,11 @@ impl CreateFlags {
         }
         self.resources(&mut body["HostConfig"])?;
         without_empty(&mut body);
+        if security.unconfined_paths {
+            // Empty lists, which are not the same as none.
+            body["HostConfig"]["MaskedPaths"] = json!([]);
+            body["HostConfig"]["ReadonlyPaths"] = json!([]);
+        }
         Ok(body)
     }
 
@@ -140,6 +145,22 @@ impl CreateFlags {
         ] {
             set(&mut host[name], value.clone());
         }
+        let weight = |text: &str| -> Result<u64> { Ok(text.parse()?) };
+        let rate = |text: &str| bytes("rate", text);
+        let of = |list: &[String], key: &str, read: &dyn Fn(&str) -> Result<u64>| -> Result<Value> {
+            let one = |text: &String| -> Result<Value> {
+                let found = text.split_once(':').filter(|(path, _)| path.starts_with("/dev/"));
+                let (path, value) = found.with_context(|| format!("bad format for path: {text}"))?;
+                let value = read(value).with_context(|| format!("invalid rate for device: {text}"))?;
+                Ok(json!({ "Path": path, key: value }))
+            };
+            list.iter().map(one).collect::<Result<Vec<_>>>().map(Value::from)
+        };
+        host["BlkioWeightDevice"] = of(&self.blkio_weight_device, "Weight", &weight)?;
+        host["BlkioDeviceReadBps"] = of(&self.device_read_bps, "Rate", &rate)?;
+        host["BlkioDeviceWriteBps"] = of(&self.device_write_bps, "Rate", &rate)?;
+        host["BlkioDeviceReadIOps"] = of(&self.device_read_iops, "Rate", &weight)?;
+        host["BlkioDeviceWriteIOps"] = of(&self.device_write_iops, "Rate", &weight)?;
         set(&mut host["Init"], self.init.then_some(true));
         set(&mut host["OomKillDisable"], self.oom_kill_disable.then_some(true));
         Ok(())
@@ -257,6 +278,13 @@ pub fn without_empty(value: &mut Value) {
     }
 }
 
+/// The variables of `--env-file` and `-e`.
+pub fn environment(files: &[impl AsRef<Path>], given: &[String]) -> Result<Vec<String>> {
+    let mut env = lines(files)?;
+    env.extend(given.iter().cloned());
+    Ok(env.iter().filter_map(|e| variable(e)).collect())
+}
+
 /// `name=value` words as an object; a bare name has an empty value.
 pub fn pairs(words: &[String]) -> Map<String, Value> {
     split(words, '=')
@@ -294,11 +322,11 @@ pub fn variable(text: &str) -> Option<String> {
 }
 
 /// A size like `512m`.
-fn bytes(name: &str, text: &str) -> Result<u64> {
+pub fn bytes(name: &str, text: &str) -> Result<u64> {
     skep_engine::parse_size(text).with_context(|| format!("invalid {name} {text:?}: want a size like 512m"))
 }
 
-fn restart(text: &str) -> Result<(&str, u32)> {
+pub fn restart(text: &str) -> Result<(&str, u32)> {
     match text.split_once(':') {
         Some((name, count)) => Ok((
             name,
@@ -308,6 +336,34 @@ fn restart(text: &str) -> Result<(&str, u32)> {
         )),
         None => Ok((text, 0)),
     }
+}
+
+/// What `--security-opt` asks for.
+struct Security {
+    options: Vec<String>,
+    /// Nothing in /proc and /sys is masked.
+    unconfined_paths: bool,
+}
+
+/// Puts a seccomp profile in the place of its file's name, as the daemon may be elsewhere.
+fn security(given: &[String]) -> Result<Security> {
+    let mut found = Security { options: Vec::new(), unconfined_paths: false };
+    for text in given {
+        let (name, value) = text.split_once('=').or_else(|| text.split_once(':')).unwrap_or((text, ""));
+        match (name, value) {
+            ("systempaths", "unconfined") => found.unconfined_paths = true,
+            ("seccomp", "unconfined" | "builtin") => found.options.push(text.clone()),
+            ("seccomp", file) => {
+                let profile = std::fs::read_to_string(file);
+                let profile = profile.with_context(|| format!("opening seccomp profile ({file}) failed"))?;
+                let json: Value = serde_json::from_str(&profile)
+                    .with_context(|| format!("compacting json for seccomp profile ({file}) failed"))?;
+                found.options.push(format!("seccomp={json}"));
+            }
+            _ => found.options.push(text.clone()),
+        }
+    }
+    Ok(found)
 }
 
 /// `name:ip` or `name=ip`.

@@ -20,6 +20,9 @@ pub struct CreateFlags {
     /// Block IO weight, 10 to 1000 (0: not set)
     #[arg(long, value_name = "uint16")]
     pub blkio_weight: Option<u16>,
+    /// Block IO weight of a device (DEVICE:WEIGHT)
+    #[arg(long, value_name = "list")]
+    pub blkio_weight_device: Vec<String>,
     /// Add Linux capabilities
     #[arg(long, value_name = "list")]
     pub cap_add: Vec<String>,
@@ -56,6 +59,21 @@ pub struct CreateFlags {
     /// Add a host device to the container
     #[arg(long, value_name = "list")]
     pub device: Vec<String>,
+    /// Add a rule to the cgroup allowed devices list
+    #[arg(long, value_name = "list")]
+    pub device_cgroup_rule: Vec<String>,
+    /// Limit read rate (bytes per second) from a device (DEVICE:RATE)
+    #[arg(long, value_name = "list")]
+    pub device_read_bps: Vec<String>,
+    /// Limit read rate (IO per second) from a device (DEVICE:RATE)
+    #[arg(long, value_name = "list")]
+    pub device_read_iops: Vec<String>,
+    /// Limit write rate (bytes per second) to a device (DEVICE:RATE)
+    #[arg(long, value_name = "list")]
+    pub device_write_bps: Vec<String>,
+    /// Limit write rate (IO per second) to a device (DEVICE:RATE)
+    #[arg(long, value_name = "list")]
+    pub device_write_iops: Vec<String>,
     /// Set custom DNS servers
     #[arg(long, value_name = "list")]
     pub dns: Vec<String>,

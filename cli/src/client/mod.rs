@@ -3,11 +3,13 @@
 mod api;
 mod attach;
 mod container_list;
+mod container_usage;
 mod containers;
 mod copy;
 mod create_body;
 mod create_flags;
 mod credentials;
+mod exec;
 mod files;
 mod human;
 mod image_history;

@@ -76,9 +76,6 @@ pub async fn run(api: &Api, args: RunArgs) -> Result<u8> {
     let attached = attach::attach(api, &path, streams, flags.tty, args.detach_keys.as_deref()).await?;
     let exit = Exit::of(api, &path, if flags.rm { "removed" } else { "next-exit" }).await?;
     start(api, &path, flags.rm).await?;
-    if flags.tty {
-        attach::resize(api, &path).await;
-    }
     match attached.join(api, &path, args.sig_proxy).await? {
         Ended::Detached => {
             eprintln!("read escape sequence");

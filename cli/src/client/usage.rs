@@ -111,7 +111,7 @@ fn worded(e: &clap::Error, path: &str, command: &Command) -> (String, u8) {
             0 => short(format!("{}: '{path}' accepts no arguments", root(path)), 1),
             n => short(format!("{}: '{path}' requires {}", root(path), count("", n)), 1),
         },
-        ErrorKind::MissingRequiredArgument => {
+        ErrorKind::MissingRequiredArgument | ErrorKind::TooFewValues => {
             let flags: Vec<_> = argument.split(", ").filter(|a| a.starts_with("--")).collect();
             if !flags.is_empty() {
                 return short(format!("required flag(s) {} not set", flags.join(", ")), 1);

@@ -3,10 +3,12 @@
 
 mod compare;
 mod containers;
+mod exec;
 mod interactive;
 mod networks;
 mod storage;
 mod swarm;
+mod usage;
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -26,6 +28,22 @@ fn lab(name: &str) -> Result<Lab> {
     host.docker(&["import", archive.to_str().context("a UTF-8 path")?, "whoami:1"])?;
     host.docker(&["tag", "whoami:1", "registry.example:5000/team/whoami:two"])?;
     Ok(lab)
+}
+
+/// An image of Debian's static busybox.
+fn busybox(host: &Host) -> Result<()> {
+    let archive = host.dir.join("busybox.tar");
+    let mut tar = tar::Builder::new(std::fs::File::create(&archive)?);
+    tar.append_path_with_name("/bin/busybox", "bin/busybox").context("busybox-static is installed")?;
+    let mut link = tar::Header::new_gnu();
+    link.set_entry_type(tar::EntryType::Symlink);
+    link.set_size(0);
+    for applet in ["bin/sh", "bin/true"] {
+        tar.append_link(&mut link, applet, "busybox")?;
+    }
+    tar.into_inner()?.sync_all()?;
+    host.docker(&["import", archive.to_str().context("a UTF-8 path")?, "busybox"])?;
+    Ok(())
 }
 
 /// What a command came to.

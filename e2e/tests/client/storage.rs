@@ -8,8 +8,7 @@ use anyhow::{Context, Result, ensure};
 use skep_e2e::Host;
 
 use crate::compare::Compare;
-use crate::interactive::busybox;
-use crate::{docker, lab, outcome, skep_command};
+use crate::{busybox, docker, lab, outcome, skep_command};
 
 const SH: [&str; 3] = ["busybox", "/bin/busybox", "sh"];
 

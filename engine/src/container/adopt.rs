@@ -120,8 +120,9 @@ impl Engine {
         match run {
             Run::Going { shim, pid, started_at_ns } => {
                 began(started_at_ns);
+                let frozen = self.cgroup(slot).is_ok_and(|g| g.is_frozen());
                 slot.update(|c| {
-                    c.state = ContainerState::Running;
+                    c.state = if frozen { ContainerState::Paused } else { ContainerState::Running };
                     c.pid = Some(pid);
                 });
                 {
@@ -135,6 +136,8 @@ impl Engine {
                     self.volumes().adopt(name, &slot.id).await;
                 }
                 tracing::info!(container = slot.id, pid, "took up a running container");
+                self.adopt_execs(slot, &shim).await;
+                self.watch_health(slot);
                 self.supervise(slot.clone(), shim, Duration::ZERO, c.restart_count);
             }
             // The end that is recorded already.

@@ -17,7 +17,7 @@ use crate::logs::{LogFrame, LogOptions, StdStream};
 use crate::shim::Shim;
 
 /// Bytes of input kept while nothing takes them.
-const INPUT_BUFFER: usize = 64 << 10;
+pub(super) const INPUT_BUFFER: usize = 64 << 10;
 
 /// Which streams to attach to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,6 +31,9 @@ pub struct AttachOptions {
     /// Begin with what it has written so far.
     pub logs: bool,
 }
+
+/// What takes input.
+pub(super) type Input = Pin<Box<dyn AsyncWrite + Send>>;
 
 /// The streams of an attached client.
 pub struct Attached {
@@ -88,6 +91,7 @@ impl Engine {
         } else {
             return Ok(Attached { output: past, input: None });
         };
+        self.emit(&slot, "attach", &[]);
         let (ours, theirs) = tokio::io::duplex(INPUT_BUFFER);
         let (send, receive) = mpsc::channel(64);
         let feeds = o.stdin;
@@ -106,9 +110,17 @@ impl Engine {
                 Err(e) => drop(send.send(Err(e)).await),
             }
         });
-        let input: Option<Pin<Box<dyn AsyncWrite + Send>>> =
-            if o.stdin { Some(Box::pin(ours)) } else { None };
+        let input: Option<Input> = if o.stdin { Some(Box::pin(ours)) } else { None };
         Ok(Attached { output: past.chain(ReceiverStream::new(receive)).boxed(), input })
+    }
+}
+
+impl Engine {
+    /// A client of a container typed the keys that leave its terminal.
+    pub fn detached(&self, id: &str) {
+        if let Ok(slot) = self.table().find(id) {
+            self.emit(&slot, "detach", &[]);
+        }
     }
 }
 

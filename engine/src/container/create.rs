@@ -12,6 +12,7 @@ use crate::data_root::remove_tree;
 use crate::engine::Engine;
 use crate::error::{Error, blocking};
 use crate::events::now_ns;
+use crate::health::HealthConfig;
 use crate::image::Image;
 use crate::metadata::{Change, Kind};
 
@@ -62,6 +63,7 @@ impl Engine {
         for (k, v) in &image.config.labels {
             config.labels.entry(k.clone()).or_insert_with(|| v.clone());
         }
+        config.health = HealthConfig::merged(config.health.as_ref(), image.config.healthcheck.as_ref());
         for port in &image.config.exposed_ports {
             if !config.exposed.contains(port) {
                 config.exposed.push(port.clone());
@@ -95,6 +97,7 @@ impl Engine {
             restart_count: 0,
             endpoints: Vec::new(),
             ports: Vec::new(),
+            health: None,
             log_path,
             config,
         };

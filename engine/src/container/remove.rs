@@ -26,7 +26,11 @@ impl Engine {
                 return Err(Error::Conflict(format!(
                     "cannot remove container \"/{}\": container is {}: stop the container before removing or force remove",
                     c.name,
-                    if c.state == ContainerState::Running { "running" } else { "restarting" }
+                    match c.state {
+                        ContainerState::Running => "running",
+                        ContainerState::Paused => "paused",
+                        _ => "restarting",
+                    }
                 )));
             }
             self.kill_for_removal(&slot).await?;
@@ -62,6 +66,7 @@ impl Engine {
         // Its directory is gone: should a crash lose this, the next start removes the record too.
         self.metadata().later(Change::delete(Kind::Container, &slot.id));
         self.table().remove(&slot.id);
+        self.execs().forget(&slot.id);
         let volumes = self.let_volumes_go(&slot.id, &slot.container().config.mounts, with_volumes).await;
         self.emit(&slot, "destroy", &[]);
         slot.life.send_modify(|l| l.removed = true);

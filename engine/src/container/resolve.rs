@@ -9,6 +9,7 @@ use crate::config::ContainerConfig;
 use crate::error::Error;
 use crate::image::ImageConfig;
 use crate::mount::MountKind;
+use crate::runtime::parse_rule;
 
 const LEAST_MEMORY: u64 = 6 << 20;
 
@@ -20,6 +21,9 @@ pub(super) struct Plan {
     pub(super) cwd: String,
     pub(super) user: String,
     pub(super) stop_signal: i32,
+    /// What runs a line of a health check; empty = /bin/sh.
+    #[serde(default)]
+    pub(super) shell: Vec<String>,
 }
 
 pub(super) fn plan(config: &ContainerConfig, image: &ImageConfig) -> Result<Plan, Error> {
@@ -49,6 +53,7 @@ pub(super) fn plan(config: &ContainerConfig, image: &ImageConfig) -> Result<Plan
         cwd,
         user: filled(&config.user, &image.user),
         stop_signal,
+        shell: image.shell.clone(),
     })
 }
 
@@ -64,7 +69,7 @@ fn argv(config: &ContainerConfig, image: &ImageConfig) -> Vec<String> {
 }
 
 /// The image's, overridden; a bare `NAME` removes.
-fn env(image: &[String], ours: &[String]) -> Result<Vec<String>, Error> {
+pub(super) fn env(image: &[String], ours: &[String]) -> Result<Vec<String>, Error> {
     let key = |e: &str| e.split('=').next().unwrap_or_default().to_owned();
     let mut out: Vec<String> = image.to_vec();
     for e in ours {
@@ -101,6 +106,25 @@ fn check(c: &ContainerConfig) -> Result<(), Error> {
     }
     if c.auto_remove && c.restart != crate::config::RestartPolicy::No {
         return bad("can't create 'AutoRemove' container with restart policy".into());
+    }
+    for rule in &c.device_rules {
+        parse_rule(rule).map_err(|e| Error::Invalid(e.to_string()))?;
+    }
+    let mut paths = c.masked_paths.iter().chain(&c.readonly_paths).flatten();
+    if let Some(path) = paths.find(|p| !p.starts_with('/')) {
+        return bad(format!("masked and read-only paths must be absolute, and {path:?} is not"));
+    }
+    if let Some(device) = c.devices.iter().find(|d| !d.host.is_absolute() || !d.inside.is_absolute()) {
+        return bad(format!("\"{}\" is not an absolute path", device.host.display()));
+    }
+    if c.host_uts && c.hostname.is_some() {
+        return bad("conflicting options: hostname and the UTS mode".into());
+    }
+    if let Some(parent) = &c.cgroup_parent {
+        crate::runtime::cgroup::Cgroup::at(parent).map_err(|e| Error::Invalid(e.to_string()))?;
+    }
+    if let Some(health) = &c.health {
+        health.check().map_err(Error::Invalid)?;
     }
     let mut targets = std::collections::BTreeSet::new();
     for m in &c.mounts {

@@ -10,6 +10,7 @@ use super::attach::Pending;
 use super::resolve::Plan;
 use super::wait::Exit;
 use crate::config::{Container, ContainerState};
+use crate::health::HealthStatus;
 use crate::shim::Shim;
 
 /// What the metadata store keeps of a container.
@@ -37,6 +38,8 @@ pub(crate) struct Life {
     pub(super) exits: u64,
     pub(super) exit: Exit,
     pub(super) removed: bool,
+    /// As of the last check; none = it is not checked.
+    pub(super) health: Option<HealthStatus>,
 }
 
 #[derive(Default)]
@@ -65,7 +68,7 @@ impl Slot {
     pub(super) fn new(record: Record) -> Self {
         let c = &record.container;
         let exit = Exit { code: c.exit_code.unwrap_or(0), error: c.error.clone() };
-        let life = Life { exit, ..Life::default() };
+        let life = Life { exit, health: c.health.as_ref().map(|h| h.status), ..Life::default() };
         Self {
             id: c.id.0.clone(),
             plan: record.plan,

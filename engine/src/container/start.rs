@@ -15,7 +15,7 @@ use crate::events::now_ns;
 use crate::mount::MountConfig;
 use crate::network::Attachment;
 use crate::shim::Shim;
-use crate::shim::spec::{HostFiles, NetworkNamespace, Rootfs, ShimSpec};
+use crate::shim::spec::{HostFiles, Namespace, NetworkNamespace, Rootfs, ShimSpec, Shm};
 
 /// Where the network comes from.
 #[derive(Default)]
@@ -24,6 +24,9 @@ struct Wired {
     attachment: Option<Attachment>,
     /// Directory of the container whose namespace is shared.
     peer: Option<PathBuf>,
+    pid: Namespace,
+    ipc: Namespace,
+    shm: Shm,
 }
 
 impl Engine {
@@ -46,8 +49,9 @@ impl Engine {
         restarts: u32,
     ) -> Result<(), Error> {
         match slot.container().state {
-            ContainerState::Running | ContainerState::Paused => {
-                return Err(Error::AlreadyStarted { id: slot.id.clone() });
+            ContainerState::Running => return Err(Error::AlreadyStarted { id: slot.id.clone() }),
+            ContainerState::Paused => {
+                return Err(Error::Conflict("cannot start a paused container, try unpause instead".into()));
             }
             ContainerState::Removing | ContainerState::Dead => {
                 return Err(Error::Conflict("container is marked for removal and cannot be started".into()));
@@ -67,10 +71,12 @@ impl Engine {
                     c.started_at_ns = now_ns();
                     c.restart_count = restarts;
                 });
+                self.reset_health(slot);
                 slot.life.send_modify(|l| l.running = true);
                 self.images().set_running(&slot.id, true);
                 self.store_later(slot);
                 self.emit(slot, "start", &[]);
+                self.watch_health(slot);
                 self.supervise(slot.clone(), shim, last_delay, restarts);
                 Ok(())
             }
@@ -121,7 +127,8 @@ impl Engine {
         let c = slot.container();
         let _turn = self.turn_to_start().await;
         let mounts = self.mount_volumes(&c, &slot.id).await?;
-        let wired = self.wire(slot, &c).await?;
+        let (pid, (ipc, shm)) = (self.pid_namespace(&c)?, self.ipc_namespace(&c)?);
+        let wired = Wired { pid, ipc, shm, ..self.wire(slot, &c).await? };
         let bundle = self.bundle(&slot.id);
         let spec = {
             let (engine, slot, bundle) = (self.clone(), slot.clone(), bundle.clone());
@@ -167,7 +174,7 @@ impl Engine {
                 Ok(Wired {
                     namespace: NetworkNamespace::Path(format!("/proc/{pid}/ns/net").into()),
                     peer: Some(self.root().container(&peer.id)),
-                    attachment: None,
+                    ..Wired::default()
                 })
             }
             NetworkMode::Networks(_) => {
@@ -181,7 +188,7 @@ impl Engine {
                 Ok(Wired {
                     namespace: NetworkNamespace::Path(a.netns.clone()),
                     attachment: Some(a),
-                    peer: None,
+                    ..Wired::default()
                 })
             }
         }
@@ -250,7 +257,16 @@ impl Engine {
             privileged: g.privileged,
             no_new_privileges: g.no_new_privileges,
             seccomp: g.seccomp.clone(),
-            cgroup: format!("{}/{}", self.cgroup_parent(), slot.id),
+            cgroup: self.cgroup_path(c),
+            pid: wired.pid,
+            ipc: wired.ipc,
+            shm: wired.shm,
+            uts: if g.host_uts { Namespace::Host } else { Namespace::New },
+            cgroupns: if g.host_cgroupns { Namespace::Host } else { Namespace::New },
+            devices: g.devices.clone(),
+            device_rules: g.device_rules.clone(),
+            masked_paths: g.masked_paths.clone(),
+            readonly_paths: g.readonly_paths.clone(),
             resources: g.resources.clone(),
             ulimits: g.ulimits.clone(),
             sysctls: g.sysctls.clone(),

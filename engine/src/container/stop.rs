@@ -29,6 +29,7 @@ impl Engine {
                 Ok(()) => {}
                 Err(e) => tracing::debug!(container = slot.id, error = %e, "the stop signal was not taken"),
             }
+            self.thaw_to_end(&slot).await;
             if !self.ends_within(&slot, timeout).await {
                 self.kill_and_wait(&slot).await?;
             }
@@ -63,6 +64,7 @@ impl Engine {
             let failed =
                 |e: crate::shim::ShimError| Error::Shim { id: slot.id.clone(), reason: e.to_string() };
             let sent = shim.signal(libc::SIGKILL).await.map_err(failed);
+            self.thaw_to_end(slot).await;
             if !self.ends_within(slot, KILL_PATIENCE).await {
                 sent?;
                 return Err(Error::Shim {
@@ -72,6 +74,12 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    async fn thaw_to_end(&self, slot: &Arc<Slot>) {
+        if let Err(e) = self.thaw(slot).await {
+            tracing::warn!(container = slot.id, error = %e, "a paused container that is to end stays frozen");
+        }
     }
 
     async fn ends_within(&self, slot: &Slot, timeout: Duration) -> bool {
@@ -90,6 +98,10 @@ impl Engine {
             self.mark_stopped(&slot).await?;
         }
         shim.signal(number).await.map_err(|e| Error::Shim { id: slot.id.clone(), reason: e.to_string() })?;
+        // As Docker: the signal that stops it, and where that is the usual one any other, wakes it.
+        if number == slot.plan.stop_signal || slot.plan.stop_signal == libc::SIGTERM {
+            self.thaw_to_end(&slot).await;
+        }
         self.emit(&slot, "kill", &[("signal", &number.to_string())]);
         if number == libc::SIGKILL {
             self.kill_and_wait(&slot).await?;

@@ -10,6 +10,7 @@ use nix::unistd::{Gid, Uid, symlinkat};
 
 use super::error::{Context, Error};
 use super::resolve::Root;
+use crate::shim::ShimSpec;
 
 /// Nodes that every container has: name, major, minor.
 const NODES: [(&str, u64, u64); 6] =
@@ -35,7 +36,7 @@ pub struct DeviceRule {
     /// Minor number; none = any.
     pub minor: Option<u32>,
     /// Letters of `rwm`.
-    pub access: &'static str,
+    pub access: String,
 }
 
 impl fmt::Display for DeviceRule {
@@ -47,7 +48,8 @@ impl fmt::Display for DeviceRule {
 
 /// What an ordinary container may use; nodes of any kind may be made (they cannot be opened).
 pub fn default_rules() -> Vec<DeviceRule> {
-    let rule = |kind, major, minor, access| DeviceRule { kind, major, minor, access };
+    let rule =
+        |kind, major, minor, access: &str| DeviceRule { kind, major, minor, access: access.to_owned() };
     let mut rules = vec![rule('c', None, None, "m"), rule('b', None, None, "m")];
     rules.extend(
         NODES.iter().map(|(_, major, minor)| rule('c', Some(*major as u32), Some(*minor as u32), "rwm")),
@@ -61,7 +63,106 @@ pub fn default_rules() -> Vec<DeviceRule> {
     rules
 }
 
+/// The rules of a container's cgroup; none = everything is allowed.
+pub fn rules(spec: &ShimSpec, devices: &[Chosen]) -> Result<Option<Vec<DeviceRule>>, Error> {
+    if spec.privileged {
+        return Ok(None);
+    }
+    let mut rules = default_rules();
+    rules.extend(devices.iter().map(|d| d.rule.clone()));
+    for text in &spec.device_rules {
+        rules.push(parse_rule(text)?);
+    }
+    Ok(Some(rules))
+}
+
+/// `c 42:* rwm`, as the kernel's documentation of cgroups v1 writes it.
+pub fn parse_rule(text: &str) -> Result<DeviceRule, Error> {
+    let bad = || Error::Refused(format!("invalid device cgroup rule format: '{text}': give \"c 42:* rwm\""));
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let [kind, numbers, access] = words.as_slice() else { return Err(bad()) };
+    let (major, minor) = numbers.split_once(':').ok_or_else(bad)?;
+    let number = |n: &str| match n {
+        "*" => Ok(None),
+        n => n.parse().map(Some).map_err(|_| bad()),
+    };
+    let kind = match *kind {
+        "a" => 'a',
+        "b" => 'b',
+        "c" => 'c',
+        _ => return Err(bad()),
+    };
+    Ok(DeviceRule {
+        kind,
+        major: number(major)?,
+        minor: number(minor)?,
+        access: rights(access).ok_or_else(bad)?,
+    })
+}
+
+/// One to three letters of `rwm`, each once.
+fn rights(text: &str) -> Option<String> {
+    let good = !text.is_empty()
+        && text.chars().enumerate().all(|(i, c)| "rwm".contains(c) && text.find(c) == Some(i));
+    good.then(|| text.to_owned())
+}
+
+/// A device that was asked for.
+pub struct Chosen {
+    /// Its node inside.
+    pub node: HostDevice,
+    rule: DeviceRule,
+}
+
+/// The devices asked for; a directory means all in it. A privileged container has them all anyhow.
+pub fn chosen(spec: &ShimSpec) -> Result<Vec<Chosen>, Error> {
+    let mut found = Vec::new();
+    if spec.privileged {
+        return Ok(found);
+    }
+    for d in &spec.devices {
+        let shown = d.host.display();
+        let access = rights(&d.access)
+            .ok_or_else(|| Error::Refused(format!("invalid device mode of {shown}: {}", d.access)))?;
+        let failed = |e: io::Error| {
+            let reason = match e.kind() {
+                io::ErrorKind::NotFound => "no such file or directory".to_owned(),
+                _ => e.to_string(),
+            };
+            Error::Refused(format!(
+                "error gathering device information while adding custom device \"{shown}\": {reason}"
+            ))
+        };
+        let host = d.host.canonicalize().map_err(failed)?;
+        let mut nodes = Vec::new();
+        if host.is_dir() {
+            collect(&host, &mut nodes);
+            for node in &mut nodes {
+                if let Ok(rest) = node.path.strip_prefix(&host) {
+                    node.path = d.inside.join(rest);
+                }
+            }
+        } else {
+            let meta = host.symlink_metadata().map_err(failed)?;
+            nodes.extend(HostDevice::new(d.inside.clone(), &meta));
+        }
+        if nodes.is_empty() {
+            return Err(Error::Refused(format!(
+                "error gathering device information while adding custom device \"{shown}\": not a device node"
+            )));
+        }
+        for node in nodes {
+            let kind = if node.kind == SFlag::S_IFBLK { 'b' } else { 'c' };
+            let (major, minor) = (libc::major(node.number), libc::minor(node.number));
+            let rule = DeviceRule { kind, major: Some(major), minor: Some(minor), access: access.clone() };
+            found.push(Chosen { node, rule });
+        }
+    }
+    Ok(found)
+}
+
 /// A device node of the host.
+#[derive(Clone)]
 pub struct HostDevice {
     path: PathBuf,
     kind: SFlag,
@@ -69,6 +170,18 @@ pub struct HostDevice {
     number: u64,
     uid: u32,
     gid: u32,
+}
+
+impl HostDevice {
+    fn new(path: PathBuf, meta: &std::fs::Metadata) -> Option<Self> {
+        let kind = match meta.file_type() {
+            t if t.is_char_device() => SFlag::S_IFCHR,
+            t if t.is_block_device() => SFlag::S_IFBLK,
+            _ => return None,
+        };
+        let mode = Mode::from_bits_truncate(meta.mode() & 0o7777);
+        Some(Self { path, kind, mode, number: meta.rdev(), uid: meta.uid(), gid: meta.gid() })
+    }
 }
 
 /// All device nodes of the host, for a privileged container.
@@ -85,20 +198,11 @@ fn collect(directory: &Path, found: &mut Vec<HostDevice>) {
         let own = ["pts", "shm", "mqueue", "fd"]
             .iter()
             .any(|n| directory == Path::new("/dev") && entry.file_name() == *n);
-        let kind = match meta.file_type() {
-            t if t.is_dir() && !own => {
-                collect(&path, found);
-                continue;
-            }
-            t if t.is_char_device() => SFlag::S_IFCHR,
-            t if t.is_block_device() => SFlag::S_IFBLK,
-            _ => continue,
-        };
-        if matches!(path.to_str(), Some("/dev/console" | "/dev/ptmx")) {
-            continue;
+        if meta.is_dir() && !own {
+            collect(&path, found);
+        } else if !matches!(path.to_str(), Some("/dev/console" | "/dev/ptmx")) {
+            found.extend(HostDevice::new(path, &meta));
         }
-        let mode = Mode::from_bits_truncate(meta.mode() & 0o7777);
-        found.push(HostDevice { path, kind, mode, number: meta.rdev(), uid: meta.uid(), gid: meta.gid() });
     }
 }
 

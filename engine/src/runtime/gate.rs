@@ -2,7 +2,7 @@
 //! other, and the pty's master. It closes on exec, which is how the shim sees the command run.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::cmsg_space;
 use nix::sys::socket::{
@@ -63,6 +63,11 @@ impl Gate {
         sendmsg::<()>(self.0.as_raw_fd(), &iov, control, MsgFlags::MSG_NOSIGNAL, None)
             .on("send to", "container init")?;
         Ok(())
+    }
+
+    /// For poll(2).
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 
     /// Lets go of this end in this process.

@@ -13,6 +13,7 @@
 pub mod capabilities;
 pub mod cgroup;
 pub mod error;
+pub mod exec;
 pub mod mount_api;
 pub(crate) mod mountinfo;
 pub mod seccomp;
@@ -22,7 +23,7 @@ mod clone;
 mod command;
 mod devices;
 mod gate;
-mod mounts;
+pub(crate) mod mounts;
 mod namespaces;
 mod paths;
 mod process;
@@ -34,8 +35,10 @@ mod terminal;
 mod user;
 mod view;
 
+use std::convert::Infallible;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::panic::UnwindSafe;
 use std::path::Path;
 
 use nix::sys::signal::Signal;
@@ -45,6 +48,7 @@ use nix::unistd::Pid;
 use self::capabilities::Capabilities;
 use self::cgroup::Cgroup;
 use self::clone::{Side, clone3};
+pub use self::devices::parse_rule;
 use self::error::Context;
 pub use self::error::Error;
 use self::gate::{Gate, Message};
@@ -54,7 +58,7 @@ use self::seccomp::Filter;
 pub use self::terminal::resize;
 pub(crate) use self::user::User;
 pub(crate) use self::view::{Parts, View};
-use crate::shim::{NetworkNamespace, ShimSpec};
+use crate::shim::{Namespace, NetworkNamespace, ShimSpec};
 
 /// Checks all of `spec` that can be checked without making anything.
 pub fn validate(spec: &ShimSpec) -> Result<(), Error> {
@@ -96,23 +100,33 @@ impl Container {
             filter: Filter::compile(&spec.seccomp, capabilities, spec.privileged)?,
             rlimits: rlimits::parse(&spec.ulimits)?,
             network,
+            ipc: namespaces::open_ipc(&spec.ipc)?,
+            devices: devices::chosen(spec)?,
             scratch,
         };
-        let mut cgroup = Cgroup::at(&spec.cgroup)?;
-        let rules = (!spec.privileged).then(devices::default_rules);
+        let mut cgroup = Cgroup::at(&spec.cgroup)?.prepare(&spec.resources)?;
+        let rules = devices::rules(spec, &plan.devices)?;
         let early = cgroup.is_entered_by_clone();
         if early {
             make_cgroup(&mut cgroup, spec, rules.as_deref())?;
         }
         let (ours, theirs) = Gate::pair()?;
+        let own = match &spec.pid {
+            Namespace::Path(path) => Some(namespaces::enter_pid(path)?),
+            Namespace::New | Namespace::Host => None,
+        };
         // SAFETY: single-threaded, by contract.
-        let side = unsafe { clone3(namespaces::clone_flags(&spec.network), cgroup.clone_target()) };
+        let side = unsafe { clone3(namespaces::clone_flags(spec), cgroup.clone_target()) };
+        if let Ok(Side::Child) = side {
+            drop(ours);
+            child(&plan, &cgroup, pipes, &theirs);
+        }
+        if let Some(own) = own {
+            namespaces::leave_pid(&own)?;
+        }
         let (pid, pidfd) = match side {
-            Ok(Side::Child) => {
-                drop(ours);
-                child(&plan, &cgroup, pipes, &theirs)
-            }
             Ok(Side::Parent(pid, pidfd)) => (pid, pidfd),
+            Ok(Side::Child) => return Err(Error::Refused("a child came back".into())),
             Err(e) => {
                 let _ = cgroup.remove();
                 return Err(e).on("clone", "container init");
@@ -176,13 +190,7 @@ impl Container {
 
     /// The exit code, if the first process has ended: 128+n for signal n.
     pub fn try_wait(&self) -> Result<Option<i32>, Error> {
-        match waitid(Id::Pid(self.pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG)
-            .on("wait for", self.pid)?
-        {
-            WaitStatus::Exited(_, code) => Ok(Some(code)),
-            WaitStatus::Signaled(_, signal, _) => Ok(Some(128 + signal as i32)),
-            _ => Ok(None),
-        }
+        exit_code(self.pid, false)
     }
 
     /// Kills what there is of it and removes its cgroup.
@@ -191,6 +199,16 @@ impl Container {
         unsafe { libc::kill(self.pid.as_raw(), Signal::SIGKILL as i32) };
         let _ = waitid(Id::Pid(self.pid), WaitPidFlag::WEXITED);
         let _ = self.cgroup.remove();
+    }
+}
+
+/// The exit code of a child that has ended, 128+n for signal n. Waits for its end only if told to.
+fn exit_code(pid: Pid, wait: bool) -> Result<Option<i32>, Error> {
+    let flags = if wait { WaitPidFlag::WEXITED } else { WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG };
+    match waitid(Id::Pid(pid), flags).on("wait for", pid)? {
+        WaitStatus::Exited(_, code) => Ok(Some(code)),
+        WaitStatus::Signaled(_, signal, _) => Ok(Some(128 + signal as i32)),
+        _ => Ok(None),
     }
 }
 
@@ -203,13 +221,17 @@ fn make_cgroup(
 }
 
 fn child(plan: &Plan<'_>, cgroup: &Cgroup, pipes: Option<Pipes>, gate: &Gate) -> ! {
-    let run = std::panic::AssertUnwindSafe(|| match process::run(plan, cgroup, pipes, gate) {
-        Err(e) => e,
-        Ok(never) => match never {},
-    });
+    end_child(gate, std::panic::AssertUnwindSafe(|| process::run(plan, cgroup, pipes, gate)))
+}
+
+/// Runs what only returns when it fails; tells why, and ends this process.
+fn end_child(gate: &Gate, run: impl FnOnce() -> Result<Infallible, Error> + UnwindSafe) -> ! {
     // Unwinding out of here would go on as a second shim.
-    let error =
-        std::panic::catch_unwind(run).unwrap_or_else(|_| Error::Refused("container init panicked".into()));
+    let error = match std::panic::catch_unwind(run) {
+        Ok(Ok(never)) => match never {},
+        Ok(Err(e)) => e,
+        Err(_) => Error::Refused("container init panicked".into()),
+    };
     let failed = Message::Failed { message: error.to_string(), exit_code: error.exit_code() };
     let _ = gate.send(&failed, None);
     // SAFETY: ends this process at once, without running what belongs to its parent.

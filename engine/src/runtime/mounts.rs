@@ -13,7 +13,7 @@ use super::mount_api::{self, FsContext, NODEV, NOEXEC, NOSUID, RDONLY};
 use super::mountinfo;
 use super::resolve::{self, Root};
 use crate::mount::{BindOptions, MountConfig, MountKind, Propagation, TmpfsOptions};
-use crate::shim::{HostFiles, ShimSpec};
+use crate::shim::{HostFiles, SHM_DIRECTORY, ShimSpec, Shm};
 
 const STRICT: u64 = NOSUID | NODEV | NOEXEC;
 const DEFAULT_SHM: u64 = 64 << 20;
@@ -22,6 +22,7 @@ const DEFAULT_SHM: u64 = 64 << 20;
 pub struct FromHost {
     files: Vec<(OwnedFd, PathBuf)>,
     volumes: Vec<(Option<OwnedFd>, MountConfig)>,
+    shm: Option<OwnedFd>,
     cgroups: Vec<(OwnedFd, String)>,
 }
 
@@ -57,7 +58,20 @@ impl FromHost {
             };
             volumes.push((tree, m.clone()));
         }
-        Ok(Self { files, volumes, cgroups: Vec::new() })
+        Ok(Self { files, volumes, shm: None, cgroups: Vec::new() })
+    }
+
+    /// Clones shared memory that is not the container's alone.
+    pub fn collect_shm(&mut self, shm: &Shm) -> Result<(), Error> {
+        let path = match shm {
+            Shm::Shared => Path::new(SHM_DIRECTORY),
+            Shm::Path(path) => path.as_path(),
+            Shm::Private | Shm::None => return Ok(()),
+        };
+        let tree = mount_api::clone_path(path, false).on("bind", path.display())?;
+        mount_api::set_propagation(&tree, libc::MS_PRIVATE, true).on("make private", path.display())?;
+        self.shm = Some(tree);
+        Ok(())
     }
 
     /// Clones the container's directories in the hierarchies of cgroups v1, once they exist.
@@ -78,8 +92,17 @@ impl FromHost {
         kernel(root, "tmpfs", "/dev", NOSUID, &[("mode", "755"), ("size", "65536k")])?;
         let pts = [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
         kernel(root, "devpts", "/dev/pts", NOSUID | NOEXEC, &pts)?;
-        let size = if spec.shm_size == 0 { DEFAULT_SHM } else { spec.shm_size }.to_string();
-        kernel(root, "tmpfs", "/dev/shm", STRICT, &[("mode", "1777"), ("size", &size)])?;
+        match (&spec.shm, &self.shm) {
+            (Shm::None, _) => {}
+            (_, Some(tree)) => {
+                mount_api::set_attributes(tree, STRICT, false).on("protect", "/dev/shm")?;
+                mount_api::attach(tree, directory(root, "/dev/shm")?).on("mount", "/dev/shm")?;
+            }
+            (_, None) => {
+                let size = shm_size(spec);
+                kernel(root, "tmpfs", "/dev/shm", STRICT, &[("mode", "1777"), ("size", &size)])?;
+            }
+        }
         kernel(root, "mqueue", "/dev/mqueue", STRICT, &[])?;
         kernel(root, "sysfs", "/sys", STRICT | protect, &[])?;
         if super::cgroup::version() == 2 || self.cgroups.is_empty() {
@@ -115,6 +138,28 @@ impl FromHost {
             mount_api::attach(tree, place.on("make mount point", &target)?).on("mount", &target)?;
         }
         Ok(())
+    }
+}
+
+fn shm_size(spec: &ShimSpec) -> String {
+    if spec.shm_size == 0 { DEFAULT_SHM } else { spec.shm_size }.to_string()
+}
+
+/// Mounts shared memory that other containers may have, in the shim's own directory.
+pub fn share_memory(spec: &ShimSpec) -> Result<(), Error> {
+    let tree = kernel_tree("tmpfs", STRICT, &[("mode", "1777"), ("size", &shm_size(spec))])?;
+    std::fs::create_dir_all(SHM_DIRECTORY).on("make", SHM_DIRECTORY)?;
+    let place = OwnedFd::from(std::fs::File::open(SHM_DIRECTORY).on("open", SHM_DIRECTORY)?);
+    mount_api::attach(&tree, place).on("mount", SHM_DIRECTORY)
+}
+
+/// Takes it away again; who has it mounted keeps it.
+pub fn unshare_memory(bundle: &Path) -> io::Result<()> {
+    let path = bundle.join(SHM_DIRECTORY);
+    match nix::mount::umount2(&path, nix::mount::MntFlags::MNT_DETACH) {
+        // Never mounted, or gone with the host.
+        Err(nix::Error::EINVAL | nix::Error::ENOENT) => Ok(()),
+        other => Ok(other?),
     }
 }
 

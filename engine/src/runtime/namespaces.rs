@@ -8,17 +8,44 @@ use std::path::Path;
 use nix::sched::{CloneFlags, setns, unshare};
 
 use super::error::{Context, Error};
-use crate::shim::{NetworkNamespace, ShimSpec};
+use crate::shim::{Namespace, NetworkNamespace, ShimSpec};
 
 const NSFS_MAGIC: i64 = 0x6e73_6673;
 
 /// The namespaces to clone into. The cgroup namespace comes later, once the process is in its cgroup.
-pub fn clone_flags(network: &NetworkNamespace) -> i32 {
-    let base = libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
-    match network {
-        NetworkNamespace::New => base | libc::CLONE_NEWNET,
-        NetworkNamespace::Host | NetworkNamespace::Path(_) => base,
+pub fn clone_flags(spec: &ShimSpec) -> i32 {
+    let new = |namespace: &Namespace, flag| if *namespace == Namespace::New { flag } else { 0 };
+    libc::CLONE_NEWNS
+        | new(&spec.pid, libc::CLONE_NEWPID)
+        | new(&spec.ipc, libc::CLONE_NEWIPC)
+        | new(&spec.uts, libc::CLONE_NEWUTS)
+        | if spec.network == NetworkNamespace::New { libc::CLONE_NEWNET } else { 0 }
+}
+
+/// Has children born into the PID namespace at `path`, until [`leave_pid`].
+pub fn enter_pid(path: &Path) -> Result<OwnedFd, Error> {
+    let own = File::open("/proc/self/ns/pid").on("open", "/proc/self/ns/pid")?;
+    let other = File::open(path).on("open PID namespace", path.display())?;
+    setns(&other, CloneFlags::CLONE_NEWPID).on("enter PID namespace", path.display())?;
+    Ok(own.into())
+}
+
+/// Has children born into our own PID namespace again.
+pub fn leave_pid(own: &OwnedFd) -> Result<(), Error> {
+    setns(own, CloneFlags::CLONE_NEWPID).on("leave", "PID namespace of another container")
+}
+
+/// Opens the IPC namespace to be entered, where it is another's.
+pub fn open_ipc(namespace: &Namespace) -> Result<Option<OwnedFd>, Error> {
+    match namespace {
+        Namespace::Path(path) => Ok(Some(File::open(path).on("open IPC namespace", path.display())?.into())),
+        Namespace::New | Namespace::Host => Ok(None),
     }
+}
+
+/// Enters it.
+pub fn enter_ipc(fd: &OwnedFd) -> Result<(), Error> {
+    setns(fd, CloneFlags::CLONE_NEWIPC).on("enter", "IPC namespace")
 }
 
 /// Opens a pinned network namespace.
@@ -46,6 +73,9 @@ pub fn unshare_cgroup() -> Result<(), Error> {
 
 /// Names the host as `spec` says.
 pub fn set_names(spec: &ShimSpec) -> Result<(), Error> {
+    if spec.uts != Namespace::New {
+        return Ok(());
+    }
     if !spec.hostname.is_empty() {
         nix::unistd::sethostname(&spec.hostname).on("set host name", &spec.hostname)?;
     }

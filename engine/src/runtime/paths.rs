@@ -28,10 +28,10 @@ const MASKED: [&str; 12] = [
 
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-/// Hides and protects them.
-pub fn protect(root: &Root) -> Result<(), Error> {
+/// Hides and protects them, or those given instead.
+pub fn protect(root: &Root, masked: Option<&[String]>, read_only: Option<&[String]>) -> Result<(), Error> {
     let mut nothing: Option<OwnedFd> = None;
-    for path in MASKED {
+    for path in chosen(masked, &MASKED) {
         let Some(place) = find(root, path)? else { continue };
         let mode = fstat(&place).on("examine", path)?.st_mode;
         if mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits() {
@@ -48,13 +48,17 @@ pub fn protect(root: &Root) -> Result<(), Error> {
             mount_api::attach(&cover, place).on("mask", path)?;
         }
     }
-    for path in READ_ONLY {
+    for path in chosen(read_only, &READ_ONLY) {
         let Some(place) = find(root, path)? else { continue };
         let copy = mount_api::clone_tree(place.as_fd(), Path::new(""), true).on("clone", path)?;
         mount_api::set_attributes(&copy, RDONLY, true).on("make read-only", path)?;
         mount_api::attach(&copy, place).on("make read-only", path)?;
     }
     Ok(())
+}
+
+fn chosen<'a>(given: Option<&'a [String]>, default: &'a [&'a str]) -> Vec<&'a str> {
+    given.map_or_else(|| default.to_vec(), |paths| paths.iter().map(String::as_str).collect())
 }
 
 fn find(root: &Root, path: &str) -> Result<Option<OwnedFd>, Error> {

@@ -19,7 +19,7 @@ use super::rlimits::{self, Rlimit};
 use super::seccomp::Filter;
 use super::user::User;
 use super::{devices, mount_api, namespaces, paths, rootfs, sysctls, terminal};
-use crate::shim::{NetworkNamespace, ShimSpec};
+use crate::shim::{Namespace, NetworkNamespace, ShimSpec};
 
 /// Everything decided before the process exists.
 pub struct Plan<'a> {
@@ -33,6 +33,10 @@ pub struct Plan<'a> {
     pub rlimits: Vec<Rlimit>,
     /// The namespace to enter.
     pub network: Option<OwnedFd>,
+    /// The IPC namespace to enter.
+    pub ipc: Option<OwnedFd>,
+    /// Devices of the host for an ordinary container.
+    pub devices: Vec<devices::Chosen>,
     /// A directory that the root file system is mounted on before it becomes the root.
     pub scratch: &'a Path,
 }
@@ -44,15 +48,19 @@ pub type Pipes = [OwnedFd; 3];
 /// in the reaper, which never does.
 pub fn run(plan: &Plan<'_>, cgroup: &Cgroup, pipes: Option<Pipes>, gate: &Gate) -> Result<Infallible, Error> {
     let spec = plan.spec;
+    if spec.pid != Namespace::New {
+        // Processes that are no part of this container see this one before it is confined.
+        nix::sys::prctl::set_dumpable(false).on("protect", "container init")?;
+    }
     reset_signals()?;
     nix::unistd::setsid().on("make", "session")?;
-    if let Some(score) = spec.oom_score_adj {
-        std::fs::write("/proc/self/oom_score_adj", score.to_string())
-            .on("set", format_args!("oom_score_adj={score}"))?;
-    }
+    set_oom_score(spec)?;
     rlimits::apply(&plan.rlimits)?;
     if let Some(network) = &plan.network {
         namespaces::enter_network(network)?;
+    }
+    if let Some(ipc) = &plan.ipc {
+        namespaces::enter_ipc(ipc)?;
     }
     if spec.network == NetworkNamespace::New {
         namespaces::loopback_up()?;
@@ -65,7 +73,7 @@ pub fn run(plan: &Plan<'_>, cgroup: &Cgroup, pipes: Option<Pipes>, gate: &Gate) 
     };
     sysctls::apply(&spec.sysctls)?;
     if !spec.privileged {
-        paths::protect(&root)?;
+        paths::protect(&root, spec.masked_paths.as_deref(), spec.readonly_paths.as_deref())?;
     }
     if spec.read_only {
         let top = root.locate(Path::new("/")).on("open", "/")?;
@@ -91,7 +99,9 @@ fn build_root(plan: &Plan<'_>, cgroup: &Cgroup, gate: &Gate) -> Result<Root, Err
     rootfs::isolate()?;
     // Opened here, since a mount point must be of this mount namespace.
     let scratch = OwnedFd::from(std::fs::File::open(plan.scratch).on("open", plan.scratch.display())?);
-    let host_devices = if spec.privileged { devices::host_devices() } else { Vec::new() };
+    from_host.collect_shm(&spec.shm)?;
+    let mut host_devices = if spec.privileged { devices::host_devices() } else { Vec::new() };
+    host_devices.extend(plan.devices.iter().map(|d| d.node.clone()));
     let tree = rootfs::prepare(&spec.rootfs, &scratch)?;
     if !cgroup.is_entered_by_clone() {
         // Its directories were being made meanwhile.
@@ -100,7 +110,9 @@ fn build_root(plan: &Plan<'_>, cgroup: &Cgroup, gate: &Gate) -> Result<Root, Err
             _ => return Err(Error::Refused("the shim is gone".into())),
         }
     }
-    namespaces::unshare_cgroup()?;
+    if spec.cgroupns == Namespace::New {
+        namespaces::unshare_cgroup()?;
+    }
     from_host.collect_cgroups(cgroup, !spec.privileged)?;
     rootfs::enter(&tree, &scratch)?;
     umask(Mode::empty());
@@ -113,12 +125,19 @@ fn build_root(plan: &Plan<'_>, cgroup: &Cgroup, gate: &Gate) -> Result<Root, Err
 }
 
 fn open_terminal(root: &Root, gate: &Gate) -> Result<OwnedFd, Error> {
-    let (master, slave) = terminal::open(root)?;
+    let (master, slave) = terminal::open_console(root)?;
     gate.send(&Message::Terminal, Some(&master))?;
     Ok(slave)
 }
 
-fn reset_signals() -> Result<(), Error> {
+/// How readily the kernel kills it when out of memory.
+pub(super) fn set_oom_score(spec: &ShimSpec) -> Result<(), Error> {
+    let Some(score) = spec.oom_score_adj else { return Ok(()) };
+    std::fs::write("/proc/self/oom_score_adj", score.to_string())
+        .on("set", format_args!("oom_score_adj={score}"))
+}
+
+pub(super) fn reset_signals() -> Result<(), Error> {
     for number in 1..=64 {
         if !matches!(number, libc::SIGKILL | libc::SIGSTOP | 32 | 33) {
             // SAFETY: installs no handler.
@@ -137,7 +156,7 @@ fn enter_directory(root: &Root, cwd: &str) -> Result<(), Error> {
     nix::unistd::fchdir(directory).on("enter working directory", cwd)
 }
 
-fn connect_stdio(pipes: Option<Pipes>, slave: Option<OwnedFd>, user: &User) -> Result<(), Error> {
+pub(super) fn connect_stdio(pipes: Option<Pipes>, slave: Option<OwnedFd>, user: &User) -> Result<(), Error> {
     let ends: [OwnedFd; 3] = match (pipes, slave) {
         (Some(pipes), _) => pipes,
         (None, Some(slave)) => {
@@ -159,7 +178,7 @@ fn connect_stdio(pipes: Option<Pipes>, slave: Option<OwnedFd>, user: &User) -> R
     nix::unistd::dup2_stderr(stderr).on("connect", "stderr")
 }
 
-fn become_user(user: &User, capabilities: Capabilities) -> Result<(), Error> {
+pub(super) fn become_user(user: &User, capabilities: Capabilities) -> Result<(), Error> {
     capabilities.bound()?;
     nix::unistd::setgroups(&user.groups).on("set", "supplementary groups")?;
     nix::unistd::setresgid(user.gid, user.gid, user.gid).on("set group", user.gid)?;
@@ -171,17 +190,7 @@ fn become_user(user: &User, capabilities: Capabilities) -> Result<(), Error> {
 }
 
 fn execute(plan: &Plan<'_>, user: &User, command: &Command, gate: &Gate) -> Result<Infallible, Error> {
-    let own = if user.uid.is_root() { plan.capabilities } else { Capabilities::none() };
-    if plan.spec.no_new_privileges {
-        nix::sys::prctl::set_no_new_privs().on("set", "no_new_privs")?;
-        own.apply()?;
-        load(plan)?;
-    } else {
-        // Loading takes CAP_SYS_ADMIN, which goes next.
-        capabilities::raise_permitted()?;
-        load(plan)?;
-        own.apply()?;
-    }
+    confine(plan.spec, plan.filter.as_ref(), user, plan.capabilities)?;
     if plan.spec.init {
         // SAFETY: this process has never had a second thread.
         match unsafe { reaper::split(plan.spec.tty) }? {
@@ -196,6 +205,24 @@ fn execute(plan: &Plan<'_>, user: &User, command: &Command, gate: &Gate) -> Resu
     command.execute()
 }
 
-fn load(plan: &Plan<'_>) -> Result<(), Error> {
-    plan.filter.as_ref().map_or(Ok(()), Filter::load)
+/// Loads the filter and keeps no more than the capabilities that are the user's: the last steps before the
+/// command.
+pub(super) fn confine(
+    spec: &ShimSpec,
+    filter: Option<&Filter>,
+    user: &User,
+    capabilities: Capabilities,
+) -> Result<(), Error> {
+    let own = if user.uid.is_root() { capabilities } else { Capabilities::none() };
+    let load = || filter.map_or(Ok(()), Filter::load);
+    if spec.no_new_privileges {
+        nix::sys::prctl::set_no_new_privs().on("set", "no_new_privs")?;
+        own.apply()?;
+        load()
+    } else {
+        // Loading takes CAP_SYS_ADMIN, which goes next.
+        capabilities::raise_permitted()?;
+        load()?;
+        own.apply()
+    }
 }

@@ -23,7 +23,11 @@ pub unsafe fn split(terminal: bool) -> Result<Role, Error> {
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before)).on("block", "signals")?;
     // SAFETY: single-threaded, by contract.
     match unsafe { fork() }.on("fork", "init")? {
-        ForkResult::Parent { child } => Ok(Role::Reaper(child)),
+        ForkResult::Parent { child } => {
+            // Orphans come to a PID 1 by themselves; in another's PID namespace they have to be sent for.
+            nix::sys::prctl::set_child_subreaper(true).on("become", "reaper of orphans")?;
+            Ok(Role::Reaper(child))
+        }
         ForkResult::Child => {
             // A group of its own, in the foreground, so that ctrl-C reaches it once and not twice.
             let own = Pid::from_raw(0);

@@ -1,5 +1,6 @@
 //! The daemon's side of a shim.
 
+mod exec;
 mod launch;
 mod stdio;
 
@@ -19,7 +20,9 @@ use super::spec::{Exit, PID_FILE, SOCKET_FILE, SPEC_FILE, ShimSpec, State};
 use super::{exit_file, protocol};
 use crate::config::ResourceLimits;
 use crate::runtime::cgroup::Cgroup;
+use crate::runtime::mounts;
 
+pub use exec::{Exec, ExecEvent, ExecOutput};
 pub use stdio::{AttachInput, AttachOutput, AttachStream};
 
 /// What can go wrong between daemon and shim.
@@ -163,10 +166,8 @@ impl Shim {
                 Err(e) => return Err(e),
             };
             let cgroup = Cgroup::at(&spec.cgroup).map_err(io::Error::other)?;
-            for pid in cgroup.processes()? {
-                // SAFETY: plain integers; the process is in a cgroup that is ours alone.
-                unsafe { libc::kill(pid, libc::SIGKILL) };
-            }
+            cgroup.kill().map_err(io::Error::other)?;
+            mounts::unshare_memory(b)?;
             cgroup.remove().map_err(io::Error::other)
         })
         .await

@@ -15,6 +15,8 @@ pub struct Connection {
     pub attached: u8,
     /// Wants to be told of the exit.
     pub waiting: bool,
+    /// The exec it was asked for by, or waits for.
+    pub exec: Option<u32>,
     /// Its end of input has been dealt with.
     pub input_ended: bool,
     stream: UnixStream,
@@ -32,6 +34,7 @@ impl Connection {
         Ok(Self {
             attached: 0,
             waiting: false,
+            exec: None,
             input_ended: false,
             stream,
             inbox: Vec::new(),
@@ -64,7 +67,13 @@ impl Connection {
 
     /// Whether nothing more can come of it.
     pub fn is_done(&self) -> bool {
-        self.broken || (!self.readable && !self.has_output() && self.attached == 0 && !self.waiting)
+        let expects = self.attached != 0 || self.waiting || self.exec.is_some();
+        self.broken || (!self.readable && !self.has_output() && !expects)
+    }
+
+    /// Whether the client is gone.
+    pub fn is_broken(&self) -> bool {
+        self.broken
     }
 
     /// Gives it up.

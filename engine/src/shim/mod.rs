@@ -22,13 +22,13 @@ use std::path::Path;
 
 use nix::unistd::{ForkResult, fork, setsid};
 
-pub use client::{AttachInput, AttachOutput, AttachStream, Shim, ShimError};
+pub use client::{AttachInput, AttachOutput, AttachStream, Exec, ExecEvent, ExecOutput, Shim, ShimError};
 pub use spec::*;
 
 use self::json_log::JsonLog;
 use self::server::Server;
 use self::stdio::Stdio;
-use crate::runtime::{Container, Error};
+use crate::runtime::{Container, Error, mounts};
 
 /// Runs `skep shim BUNDLE`. Standard input is the socket of whoever launched it. Returns the exit
 /// code of the calling process; the shim itself goes on in the background.
@@ -114,8 +114,12 @@ fn make(launcher: &UnixStream) -> Result<(), Error> {
             (Some(ours), Some(theirs))
         }
     };
+    if spec.shm == Shm::Shared {
+        mounts::share_memory(&spec)?;
+    }
     // SAFETY: the shim has one thread.
-    let container = unsafe { Container::create(&spec, bundle, pipes)? };
+    let container = unsafe { Container::create(&spec, bundle, pipes) };
+    let container = container.inspect_err(|_| unshare(&spec, bundle))?;
     let stdio = match (piped, &container.terminal) {
         (Some(stdio), _) => stdio,
         (None, Some(master)) => {
@@ -132,4 +136,11 @@ fn make(launcher: &UnixStream) -> Result<(), Error> {
     let server =
         Server::new(&spec, bundle, container, stdio, log, listener).map_err(fault("set up", "shim"))?;
     server.run(first).map_err(fault("poll", "clients"))
+}
+
+/// Takes shared memory away that other containers could have had. What is left is swept by the daemon.
+fn unshare(spec: &ShimSpec, bundle: &Path) {
+    if spec.shm == Shm::Shared {
+        let _ = mounts::unshare_memory(bundle);
+    }
 }

@@ -26,6 +26,19 @@ pub const UPDATE: u8 = 8;
 /// To the shim: answered by [`EXITED`] when there is something to tell.
 pub const WAIT: u8 = 9;
 
+/// To the shim: run a further command, an [`ExecSpec`](super::ExecSpec) as JSON. Answered by [`OK`] with its
+/// u32 host PID once it is executed; then as after [`ATTACH`], and [`EXITED`] at its end.
+pub const EXEC: u8 = 10;
+/// To the shim: u16 rows, u16 columns, then an exec's ID. Answered.
+pub const RESIZE_EXEC: u8 = 11;
+/// To the shim: u32 signal, then an exec's ID. Answered.
+pub const SIGNAL_EXEC: u8 = 12;
+/// To the shim: an exec's ID. Answered by [`EXITED`] once it has ended.
+pub const WAIT_EXEC: u8 = 13;
+/// To the shim: answered by [`STATE`], a list of [`ExecState`](super::ExecState) as JSON: those that run, and
+/// the last ones whose end nobody was told of.
+pub const LIST_EXECS: u8 = 14;
+
 /// From the shim: u32 host PID; the container waits to be started.
 pub const CREATED: u8 = 0x81;
 /// From the shim: done.

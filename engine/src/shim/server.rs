@@ -1,5 +1,7 @@
 //! The shim's loop: one thread, one poll(2), over the container's end, its output, and the clients.
 
+mod execs;
+
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, RawFd};
@@ -8,11 +10,12 @@ use std::path::Path;
 
 use time::OffsetDateTime;
 
+use self::execs::Execs;
 use super::connection::Connection;
 use super::exit_file;
 use super::json_log::JsonLog;
 use super::protocol::{self, ATTACH_STDERR, ATTACH_STDIN, ATTACH_STDOUT, CHUNK};
-use super::spec::{Exit, SHIM_LOG_FILE, ShimSpec, State};
+use super::spec::{Exit, Namespace, SHIM_LOG_FILE, ShimSpec, State};
 use super::stdio::{ReadOutcome, Stdio};
 use crate::runtime::{self, Container, Error};
 
@@ -25,6 +28,7 @@ pub struct Server<'a> {
     log: JsonLog,
     listener: UnixListener,
     clients: Vec<Connection>,
+    execs: Execs,
     started: bool,
     exit: Option<Exit>,
     log_error: Option<String>,
@@ -39,6 +43,10 @@ enum Source {
     Input,
     Output(usize),
     Client(usize),
+    ExecGate(u32),
+    ExecEnd(u32),
+    ExecInput(u32),
+    ExecOutput(u32, usize),
 }
 
 impl<'a> Server<'a> {
@@ -60,6 +68,7 @@ impl<'a> Server<'a> {
             log,
             listener,
             clients: Vec::new(),
+            execs: Execs::default(),
             started: false,
             exit: None,
             log_error: None,
@@ -103,17 +112,19 @@ impl<'a> Server<'a> {
                 add(Source::Input, fd, libc::POLLOUT);
             }
             // A client that does not keep up holds the container's output back, as a slow pipe would.
-            if !self.clients.iter().any(Connection::is_full) {
+            if !self.clients.iter().any(|c| c.attached != 0 && c.is_full()) {
                 for (i, output) in self.stdio.outputs.iter().enumerate() {
                     if let Some(fd) = output.fd() {
                         add(Source::Output(i), fd, libc::POLLIN);
                     }
                 }
             }
+            let is_full = |number| self.clients.iter().any(|c| c.exec == Some(number) && c.is_full());
+            self.execs.poll(&mut add, is_full);
         }
         for (i, c) in self.clients.iter().enumerate() {
-            let stalled = c.attached & ATTACH_STDIN != 0 && !self.stdio.has_room();
-            let read = if c.is_readable() && !stalled && self.exit.is_none() { libc::POLLIN } else { 0 };
+            let takes = c.is_readable() && !self.is_stalled(i) && self.exit.is_none();
+            let read = if takes { libc::POLLIN } else { 0 };
             let write = if c.has_output() { libc::POLLOUT } else { 0 };
             add(Source::Client(i), c.fd(), read | write);
         }
@@ -139,6 +150,10 @@ impl<'a> Server<'a> {
             Source::Input => self.stdio.pump(),
             Source::Output(i) => drop(self.read_output(i)),
             Source::Client(i) => self.serve(i, events),
+            Source::ExecGate(number) => self.exec_progress(number),
+            Source::ExecEnd(number) => self.exec_ended(number),
+            Source::ExecInput(number) => self.execs.pump(number),
+            Source::ExecOutput(number, i) => drop(self.read_exec_output(number, i)),
         }
     }
 
@@ -192,6 +207,9 @@ impl<'a> Server<'a> {
 
     fn input_ended(&mut self, i: usize) {
         let c = &mut self.clients[i];
+        if let Some(number) = c.exec {
+            return self.execs.input_ended(number);
+        }
         if c.attached & ATTACH_STDIN != 0 && !std::mem::replace(&mut c.input_ended, true) {
             // On a terminal the end of one client's input is not the end of the terminal.
             if self.spec.stdin_once && !self.spec.tty {
@@ -202,7 +220,12 @@ impl<'a> Server<'a> {
 
     fn request(&mut self, i: usize, kind: u8, payload: &[u8]) {
         let done = match (kind, payload) {
-            (protocol::STDIN, data) => return self.stdio.feed(data),
+            (protocol::STDIN, data) => {
+                return match self.clients[i].exec {
+                    Some(number) => self.execs.feed(number, data),
+                    None => self.stdio.feed(data),
+                };
+            }
             (protocol::ATTACH, [flags]) => {
                 self.clients[i].attached = *flags;
                 Ok(())
@@ -214,6 +237,25 @@ impl<'a> Server<'a> {
             (protocol::GET_STATE, []) => {
                 let state = serde_json::to_vec(&self.state()).unwrap_or_default();
                 return self.clients[i].send(protocol::STATE, &[&state]);
+            }
+            // Answered later, unless it is refused.
+            (protocol::EXEC, json) => match self.exec(i, json) {
+                Ok(()) => return,
+                Err(e) => Err(e),
+            },
+            (protocol::WAIT_EXEC, id) => match self.wait_exec(i, id) {
+                Ok(()) => return,
+                Err(e) => Err(e),
+            },
+            (protocol::LIST_EXECS, []) => {
+                let list = serde_json::to_vec(&self.execs.list()).unwrap_or_default();
+                return self.clients[i].send(protocol::STATE, &[&list]);
+            }
+            (protocol::RESIZE_EXEC, [a, b, c, d, id @ ..]) => {
+                self.execs.resize(id, u16::from_be_bytes([*a, *b]), u16::from_be_bytes([*c, *d]))
+            }
+            (protocol::SIGNAL_EXEC, [a, b, c, d, id @ ..]) => {
+                self.execs.signal(id, u32::from_be_bytes([*a, *b, *c, *d]) as i32)
             }
             (protocol::START, []) => self.start(),
             (protocol::SIGNAL, [a, b, c, d, all]) => {
@@ -277,7 +319,8 @@ impl<'a> Server<'a> {
                 255
             }
         };
-        let finished_at_ns = i64::try_from(OffsetDateTime::now_utc().unix_timestamp_nanos()).unwrap_or(0);
+        let finished_at_ns = now_ns();
+        self.end_execs();
         for i in 0..self.stdio.outputs.len() {
             while self.read_output(i) {}
             if let Err(e) = self.log.finish(&mut self.stdio.outputs[i].lines) {
@@ -285,6 +328,12 @@ impl<'a> Server<'a> {
             }
         }
         let exit = Exit { code, oom_killed: self.container.cgroup.oom_killed(), finished_at_ns };
+        if self.spec.pid != Namespace::New
+            && let Err(e) = self.container.cgroup.kill()
+        {
+            self.note("end what the container left running", &io::Error::other(e));
+        }
+        super::unshare(self.spec, self.bundle);
         if let Err(e) = self.container.cgroup.remove() {
             self.note("remove cgroup", &io::Error::other(e));
         }
@@ -311,4 +360,9 @@ impl<'a> Server<'a> {
             self.log_error = Some(text);
         }
     }
+}
+
+/// Nanoseconds since the Unix epoch.
+fn now_ns() -> i64 {
+    i64::try_from(OffsetDateTime::now_utc().unix_timestamp_nanos()).unwrap_or(0)
 }

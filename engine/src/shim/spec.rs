@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{LogConfig, ResourceLimits, Seccomp, UlimitConfig};
+use crate::config::{DeviceConfig, LogConfig, ResourceLimits, Seccomp, UlimitConfig};
 use crate::mount::MountConfig;
 
 /// The [`ShimSpec`] as JSON.
@@ -20,6 +20,8 @@ pub const SOCKET_FILE: &str = "shim.sock";
 pub const PID_FILE: &str = "pids";
 /// Exit status as JSON, written before anybody is told of the exit.
 pub const EXIT_FILE: &str = "exit.json";
+/// Where shared memory is mounted that others may have.
+pub const SHM_DIRECTORY: &str = "shm";
 /// Errors met by the shim when no daemon was connected.
 pub const SHIM_LOG_FILE: &str = "shim.log";
 
@@ -56,6 +58,24 @@ pub struct ShimSpec {
     pub shm_size: u64,
     /// Network namespace.
     pub network: NetworkNamespace,
+    /// PID namespace.
+    pub pid: Namespace,
+    /// IPC namespace.
+    pub ipc: Namespace,
+    /// UTS namespace; a path is not supported.
+    pub uts: Namespace,
+    /// Cgroup namespace; a path is not supported.
+    pub cgroupns: Namespace,
+    /// What is at /dev/shm.
+    pub shm: Shm,
+    /// Devices of the host, besides those that every container has.
+    pub devices: Vec<DeviceConfig>,
+    /// Further rules of the device cgroup.
+    pub device_rules: Vec<String>,
+    /// Paths hidden from it; none = the default ones.
+    pub masked_paths: Option<Vec<String>>,
+    /// Paths it must not write to; none = the default ones.
+    pub readonly_paths: Option<Vec<String>>,
     /// Capabilities to add to Docker's default set (`ALL`, `NET_ADMIN`, with or without `CAP_`).
     pub cap_add: Vec<String>,
     /// Capabilities to drop.
@@ -88,6 +108,53 @@ pub struct ShimSpec {
     pub log: LogConfig,
     /// The json-file log; rotated ones get `.1`, `.2`, ... appended. Unused by driver `none`.
     pub log_path: PathBuf,
+}
+
+/// A further command in a container that runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ExecSpec {
+    /// Exec ID, to ask for it by.
+    pub id: String,
+    /// What is run.
+    pub argv: Vec<String>,
+    /// Environment, complete, as in [`ShimSpec::env`].
+    pub env: Vec<String>,
+    /// Working directory, which must be there; empty = `/`.
+    pub cwd: String,
+    /// `user[:group]`; empty = root.
+    pub user: String,
+    /// All capabilities.
+    pub privileged: bool,
+    /// Allocate a terminal.
+    pub tty: bool,
+    /// Rows and columns of the terminal.
+    pub size: Option<(u16, u16)>,
+    /// Take input from who starts it.
+    pub open_stdin: bool,
+}
+
+impl ExecSpec {
+    /// The specification of its container with this command's own put in.
+    pub fn within(&self, container: &ShimSpec) -> ShimSpec {
+        ShimSpec {
+            argv: self.argv.clone(),
+            env: self.env.clone(),
+            cwd: self.cwd.clone(),
+            user: self.user.clone(),
+            tty: self.tty,
+            ..container.clone()
+        }
+    }
+}
+
+/// An exec as the shim knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecState {
+    /// What runs, without its environment.
+    pub spec: ExecSpec,
+    /// Its host PID.
+    pub pid: u32,
 }
 
 /// Where the root file system comes from.
@@ -123,6 +190,34 @@ pub enum NetworkNamespace {
     /// The host's.
     Host,
     /// One that exists, pinned at this path.
+    Path(PathBuf),
+}
+
+/// Which namespace of a kind the container is in.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Namespace {
+    /// A new one.
+    #[default]
+    New,
+    /// The host's.
+    Host,
+    /// One that exists.
+    Path(PathBuf),
+}
+
+/// Shared memory of a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Shm {
+    /// Nobody else's.
+    #[default]
+    Private,
+    /// Not there.
+    None,
+    /// Mounted in the bundle at [`SHM_DIRECTORY`], for other containers to bind.
+    Shared,
+    /// This directory, bound.
     Path(PathBuf),
 }
 

@@ -125,6 +125,14 @@ impl Output {
         self.file.as_ref().map(AsRawFd::as_raw_fd)
     }
 
+    /// Sets the size, where it is a terminal.
+    pub fn resize(&self, rows: u16, cols: u16) -> io::Result<()> {
+        match &self.file {
+            Some(file) => crate::runtime::resize(file, rows, cols),
+            None => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
     /// Reads what is there.
     pub fn read(&mut self, buffer: &mut [u8]) -> ReadOutcome {
         loop {

@@ -146,7 +146,7 @@ pub fn busybox() -> Vec<u8> {
     tar = tar.file("bin/busybox", 0o755, &program);
     for applet in [
         "sh", "true", "false", "cat", "echo", "sleep", "ls", "id", "hostname", "env", "seq", "kill", "pwd",
-        "test", "touch", "stat", "wc", "head", "yes",
+        "grep", "stty", "tty", "mknod", "test", "touch", "stat", "wc", "head", "yes",
     ] {
         tar = tar.symlink(&format!("bin/{applet}"), "busybox");
     }
@@ -234,6 +234,11 @@ impl Fixture {
         let archive = docker_archive("bb:1", &[&busybox()], serde_json::json!({"Env": ["A=1", "PATH=/bin"]}));
         engine.images().load(archive.as_slice()).await?;
         Ok(Self { engine, pids: Default::default(), dir })
+    }
+
+    /// Cgroup that those of its containers are in.
+    pub fn cgroup_parent(&self) -> String {
+        format!("skep-{}", options(self.dir.path()).instance)
     }
 
     pub fn dir(&self) -> &Path {

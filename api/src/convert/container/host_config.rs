@@ -1,23 +1,17 @@
 //! Reads `HostConfig`: each field honoured, or refused by its path.
 
 use serde_json::json;
-use skep_engine::{ContainerConfig, LogConfig, ResourceLimits, RestartPolicy, Seccomp, UlimitConfig};
+use skep_engine::{
+    ContainerConfig, DeviceConfig, IpcMode, LogConfig, PidMode, RestartPolicy, Seccomp, UlimitConfig,
+};
 
 use super::networking::{read_links, read_ports};
+use super::resources::read_resources;
 use crate::convert::mounts::{read_bind, read_mount, read_tmpfs};
 use crate::error::{ApiError, ApiResult};
 use crate::fields::Fields;
 
-const REMEDIES: &[(&str, &str)] = &[
-    ("PidMode", "every container has its own processes; leave it out"),
-    ("UTSMode", "every container has its own host name; leave it out"),
-    ("Devices", "device access comes in a later version; use --privileged if you must"),
-    ("CpusetCpus", "limit with --cpus instead"),
-    ("MemoryReservation", "limit with --memory instead"),
-    ("CgroupParent", "containers live below the daemon's own cgroup; leave it out"),
-    ("StorageOpt", "leave it out; the root file system has no quota"),
-    ("OomKillDisable", "use --oom-score-adj to protect the container"),
-];
+const REMEDIES: &[(&str, &str)] = &[("StorageOpt", "leave it out; the root file system has no quota")];
 
 /// Fills the configuration; answers the network mode and the driver of volumes nobody named one for.
 pub(super) fn read_host_config(mut f: Fields, config: &mut ContainerConfig) -> ApiResult<(String, String)> {
@@ -77,6 +71,13 @@ pub(super) fn read_host_config(mut f: Fields, config: &mut ContainerConfig) -> A
     config.sysctls = f.string_map("Sysctls")?;
     config.init = f.bool("Init")?;
     config.resources = read_resources(&mut f)?;
+    // Here neither 0 nor -1 is a limit.
+    config.resources.pids = config.resources.pids.filter(|n| *n > 0);
+    if config.resources.memory.is_none() && config.resources.memory_swap.is_some_and(|s| s > 0) {
+        return Err(ApiError::bad_request(
+            "You should always set the Memory limit when using Memoryswap limit, see usage",
+        ));
+    }
     for mut ulimit in f.objects("Ulimits")? {
         config.ulimits.push(UlimitConfig {
             name: ulimit.string("Name")?,
@@ -85,59 +86,65 @@ pub(super) fn read_host_config(mut f: Fields, config: &mut ContainerConfig) -> A
         });
         ulimit.refuse_rest(&[])?;
     }
-    for key in ["MaskedPaths", "ReadonlyPaths"] {
-        // Even an empty list asks for something: that nothing is masked.
-        if f.take(key).is_some() {
-            return Err(ApiError::bad_request(format!(
-                "HostConfig.{key} is not supported by this version of Skep: the default paths are masked; use --privileged to unmask all"
-            )));
-        }
-    }
-    f.only("CgroupnsMode", &[json!("private")], "every container has its own cgroup namespace")?;
-    f.only("IpcMode", &[json!("private")], "every container has its own IPC namespace")?;
+    // An empty list, too, asks for something: that nothing is masked.
+    config.masked_paths = f.opt_strings("MaskedPaths")?;
+    config.readonly_paths = f.opt_strings("ReadonlyPaths")?;
+    read_namespaces(&mut f, config)?;
+    read_devices(&mut f, config)?;
+    config.cgroup_parent = f.opt_string("CgroupParent")?;
     f.only("UsernsMode", &[json!("host")], "user namespaces come in a later version")?;
     f.only("Isolation", &[json!("default")], "isolation is a Windows setting")?;
-    f.only("MemorySwappiness", &[json!(-1)], "leave it out")?;
     // The client's own file, and the size a terminal gets by `resize` once it runs.
     f.drop_all(&["ContainerIDFile", "ConsoleSize"]);
     f.refuse_rest(REMEDIES)?;
     Ok((mode, volume_driver))
 }
 
-fn read_resources(f: &mut Fields) -> ApiResult<ResourceLimits> {
-    let (quota, period) = (f.i64("CpuQuota")?, f.u64("CpuPeriod")?);
-    let mut nano_cpus = f.opt_u64("NanoCpus")?.filter(|n| *n != 0);
-    if quota > 0 {
-        if nano_cpus.is_some() {
-            return Err(ApiError::bad_request(
-                "Conflicting options: Nano CPUs and CPU Period/Quota cannot both be set",
-            ));
-        }
-        let period = if period == 0 { 100_000 } else { period };
-        let nanos = quota.unsigned_abs().saturating_mul(1_000_000_000);
-        nano_cpus = Some(nanos / period);
-    }
-    let swap = f.i64("MemorySwap")?;
-    let limits = ResourceLimits {
-        memory: f.opt_u64("Memory")?.filter(|n| *n != 0),
-        memory_swap: Some(swap).filter(|n| *n != 0),
-        nano_cpus,
-        cpu_shares: f.opt_u64("CpuShares")?.filter(|n| *n != 0),
-        pids: f.opt_i64("PidsLimit")?.filter(|n| *n > 0),
+fn read_namespaces(f: &mut Fields, config: &mut ContainerConfig) -> ApiResult<()> {
+    let wrong = |key: &str, value: &str| ApiError::bad_request(format!("invalid {key} mode: {value}"));
+    let other = |value: &str| value.strip_prefix("container:").filter(|n| !n.is_empty()).map(str::to_owned);
+    let pid = f.string("PidMode")?;
+    config.pid_mode = match (pid.as_str(), other(&pid)) {
+        ("", _) => PidMode::Private,
+        ("host", _) => PidMode::Host,
+        (_, Some(name)) => PidMode::Container(name),
+        _ => return Err(wrong("PID", &pid)),
     };
-    match limits.memory {
-        Some(n) if n < 6 << 20 => Err(ApiError::bad_request("Minimum memory limit allowed is 6MB")),
-        None if swap > 0 => Err(ApiError::bad_request(
-            "You should always set the Memory limit when using Memoryswap limit, see usage",
-        )),
-        Some(n) if swap > 0 && swap.unsigned_abs() < n => Err(ApiError::bad_request(
-            "Minimum memoryswap limit should be larger than memory limit, see usage",
-        )),
-        _ => Ok(limits),
-    }
+    let ipc = f.string("IpcMode")?;
+    config.ipc_mode = match (ipc.as_str(), other(&ipc)) {
+        ("" | "private", _) => IpcMode::Private,
+        ("none", _) => IpcMode::None,
+        ("shareable", _) => IpcMode::Shareable,
+        ("host", _) => IpcMode::Host,
+        (_, Some(name)) => IpcMode::Container(name),
+        _ => return Err(wrong("IPC", &ipc)),
+    };
+    let host = |f: &mut Fields, key: &str, word: &str, private: &[&str]| match f.string(key)?.as_str() {
+        "host" => Ok(true),
+        mode if private.contains(&mode) => Ok(false),
+        mode => Err(wrong(word, mode)),
+    };
+    config.host_uts = host(f, "UTSMode", "UTS", &[""])?;
+    config.host_cgroupns = host(f, "CgroupnsMode", "cgroup namespace", &["", "private"])?;
+    Ok(())
 }
 
-fn read_restart(mut f: Fields) -> ApiResult<RestartPolicy> {
+fn read_devices(f: &mut Fields, config: &mut ContainerConfig) -> ApiResult<()> {
+    for mut d in f.objects("Devices")? {
+        let (host, inside) = (d.string("PathOnHost")?, d.string("PathInContainer")?);
+        let access = d.string("CgroupPermissions")?;
+        d.refuse_rest(&[])?;
+        config.devices.push(DeviceConfig {
+            inside: if inside.is_empty() { host.clone().into() } else { inside.into() },
+            host: host.into(),
+            access: if access.is_empty() { "rwm".into() } else { access },
+        });
+    }
+    config.device_rules = f.strings("DeviceCgroupRules")?;
+    Ok(())
+}
+
+pub(super) fn read_restart(mut f: Fields) -> ApiResult<RestartPolicy> {
     let name = f.string("Name")?;
     let tries = f.i64("MaximumRetryCount")?;
     f.refuse_rest(&[])?;

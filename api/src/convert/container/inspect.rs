@@ -3,17 +3,20 @@
 use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
-use skep_engine::{BoundPort, Container, ContainerState, Endpoint, NetworkJoin, NetworkMode, RestartPolicy};
+use skep_engine::{
+    BoundPort, Container, ContainerState, Endpoint, IpcMode, NetworkJoin, NetworkMode, RestartPolicy,
+};
 
 use super::state_word;
 use crate::convert::{mounts, time};
 
-/// The whole of it. `mountpoint` tells where a volume lies on the host.
-pub fn inspect(c: &Container, mountpoint: impl Fn(&str) -> PathBuf) -> Value {
+/// The whole of it. `mountpoint` tells where a volume lies on the host, `execs` are the commands in it that have not
+/// ended.
+pub fn inspect(c: &Container, mountpoint: impl Fn(&str) -> PathBuf, execs: &[String]) -> Value {
     let state = c.state;
     let mut argv = c.argv.iter();
     let path = argv.next().cloned().unwrap_or_default();
-    json!({
+    let mut out = json!({
         "Id": c.id,
         "Created": time::from_ns(c.created_at_ns),
         "Path": path,
@@ -43,13 +46,17 @@ pub fn inspect(c: &Container, mountpoint: impl Fn(&str) -> PathBuf) -> Value {
         "MountLabel": "",
         "ProcessLabel": "",
         "AppArmorProfile": "",
-        "ExecIDs": null,
+        "ExecIDs": if execs.is_empty() { Value::Null } else { json!(execs) },
         "HostConfig": host_config(c),
         "GraphDriver": { "Data": null, "Name": "overlayfs" },
         "Mounts": mounts(c, mountpoint),
         "Config": config(c),
         "NetworkSettings": network_settings(c),
-    })
+    });
+    if let Some(health) = &c.health {
+        out["State"]["Health"] = super::health::state(health);
+    }
+    out
 }
 
 fn config(c: &Container) -> Value {
@@ -77,6 +84,9 @@ fn config(c: &Container) -> Value {
     });
     if !g.exposed.is_empty() {
         out["ExposedPorts"] = g.exposed.iter().map(|p| (p.clone(), json!({}))).collect::<Map<_, _>>().into();
+    }
+    if let Some(health) = &g.health {
+        out["Healthcheck"] = super::health::config(health);
     }
     if let Some(signal) = &g.stop_signal {
         out["StopSignal"] = json!(signal);
@@ -135,13 +145,25 @@ fn host_config(c: &Container) -> Value {
         "Privileged": g.privileged,
         "ReadonlyRootfs": g.read_only,
         "ShmSize": g.shm_size.unwrap_or(64 << 20),
-        "CgroupnsMode": "private",
-        "IpcMode": "private",
+        "CgroupnsMode": if g.host_cgroupns { "host" } else { "private" },
+        "IpcMode": match &g.ipc_mode {
+            IpcMode::Private => "private".to_owned(),
+            IpcMode::None => "none".to_owned(),
+            IpcMode::Shareable => "shareable".to_owned(),
+            IpcMode::Host => "host".to_owned(),
+            IpcMode::Container(other) => format!("container:{other}"),
+        },
         "Memory": r.memory.unwrap_or(0),
         "MemorySwap": r.memory_swap.unwrap_or(0),
         "NanoCpus": r.nano_cpus.unwrap_or(0),
         "CpuShares": r.cpu_shares.unwrap_or(0),
         "PidsLimit": r.pids,
+        "MemoryReservation": r.memory_reservation.unwrap_or(0),
+        "CpuQuota": r.cpu_quota.unwrap_or(0),
+        "CpuPeriod": r.cpu_period.unwrap_or(0),
+        "CpusetCpus": r.cpuset_cpus.as_deref().unwrap_or(""),
+        "CpusetMems": r.cpuset_mems.as_deref().unwrap_or(""),
+        "BlkioWeight": r.blkio_weight.unwrap_or(0),
         "Init": g.init,
     });
     if let (Some(out), Value::Object(computed)) = (out.as_object_mut(), computed) {

@@ -1,19 +1,25 @@
 //! Containers: the body of `create` read, and `inspect` and `ps` written.
 
+mod health;
 mod host_config;
 mod inspect;
 mod networking;
 mod read;
+mod resources;
 mod select;
+mod stats;
 mod summary;
 #[cfg(test)]
 mod tests;
 
+pub use health::read_health;
 pub use host_config::log_config;
 pub use inspect::inspect;
 pub use networking::{check_join, read_join};
 pub use read::{Create, read};
+pub use resources::read_update;
 pub use select::{FILTERS, Select};
+pub use stats::stats;
 pub use summary::{human_duration, summary};
 
 use skep_engine::ContainerState;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use skep_engine::{ContainerConfig, NetworkMode};
 
+use super::health::read_health;
 use super::host_config::read_host_config;
 use super::networking::{DEFAULT, check_mode, check_port_key, read_mac, read_network};
 use crate::convert::mounts::read_bind;
@@ -54,14 +55,7 @@ pub fn read(body: &[u8]) -> ApiResult<Create> {
         // The image's CMD was written for the image's own entrypoint.
         config.cmd = Some(Vec::new());
     }
-    let mut health = f.object("Healthcheck")?;
-    let test = health.strings("Test")?;
-    if !test.is_empty() && test != ["NONE"] {
-        return Err(ApiError::bad_request(
-            "Healthcheck.Test is not supported by this version of Skep: health checks come later; leave it out",
-        ));
-    }
-    health.refuse_rest(&[])?;
+    config.health = read_health(f.object("Healthcheck")?)?;
     for port in f.entries("ExposedPorts")?.keys() {
         let (port, protocol) = check_port_key("ExposedPorts", port)?;
         config.exposed.push(format!("{port}/{protocol}"));

@@ -92,7 +92,7 @@ impl Select {
             && f.any("exited", |v| {
                 c.state == ContainerState::Exited && v.parse() == Ok(c.exit_code.unwrap_or(0))
             })
-            && f.any("health", |v| v == "none")
+            && f.any("health", |v| v == c.health.as_ref().map_or("none", |h| h.status.as_str()))
             && f.labels("label", |k| c.config.labels.get(k).map(String::as_str))
             && f.any("network", |v| c.endpoints.iter().any(|e| e.network == v || e.network_id.starts_with(v)))
             && f.any("volume", |v| {
@@ -104,7 +104,11 @@ impl Select {
                 c.config.mounts.iter().any(|m| m.target.as_os_str() == v || is(m))
             })
             && f.any("publish", |v| c.ports.iter().any(|p| key(p.host_port, &p.protocol) == full(v)))
-            && f.any("expose", |v| c.ports.iter().any(|p| key(p.container_port, &p.protocol) == full(v)))
+            && f.any("expose", |v| {
+                let asked = c.config.api_request.as_ref().and_then(|r| r["ExposedPorts"].as_object());
+                asked.is_some_and(|ports| ports.contains_key(&full(v)))
+                    || c.ports.iter().any(|p| key(p.container_port, &p.protocol) == full(v))
+            })
             && f.any("isolation", |v| v == "default")
             && (!f.has("ancestor") || self.ancestors.contains(&c.image_id))
             && self.created_before_ns.is_none_or(|t| c.created_at_ns < t)

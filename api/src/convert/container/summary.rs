@@ -1,7 +1,7 @@
 //! A container as `docker ps` lists it.
 
 use serde_json::{Value, json};
-use skep_engine::{Container, ContainerState};
+use skep_engine::{Container, ContainerState, HealthStatus};
 
 use super::inspect::{mounts, network_mode, networks};
 use super::state_word;
@@ -55,7 +55,11 @@ fn status(c: &Container, now_ns: i64) -> String {
     let code = c.exit_code.unwrap_or(0);
     match c.state {
         ContainerState::Created => "Created".into(),
-        ContainerState::Running => format!("Up {}", since(c.started_at_ns)),
+        ContainerState::Running => match c.health.as_ref().map(|h| h.status) {
+            None => format!("Up {}", since(c.started_at_ns)),
+            Some(HealthStatus::Starting) => format!("Up {} (health: starting)", since(c.started_at_ns)),
+            Some(status) => format!("Up {} ({})", since(c.started_at_ns), status.as_str()),
+        },
         ContainerState::Paused => format!("Up {} (Paused)", since(c.started_at_ns)),
         ContainerState::Restarting => {
             format!("Restarting ({code}) {} ago", since(c.finished_at_ns))

@@ -91,7 +91,7 @@ fn what_is_asked_arrives() {
     assert!(c.mounts[0].read_only);
     let MountKind::Tmpfs { size, mode, .. } = &c.mounts[1].kind else { panic!("a tmpfs") };
     assert_eq!((*size, *mode), (Some(1 << 20), Some(0o700)));
-    assert_eq!(c.resources.nano_cpus, Some(500_000_000));
+    assert_eq!((c.resources.cpu_quota, c.resources.nano_cpus), (Some(50_000), None));
     assert_eq!(c.restart, RestartPolicy::OnFailure(2));
     assert!(c.no_new_privileges && c.seccomp == Seccomp::Unconfined);
     assert_eq!((c.log.max_size, c.log.max_file), (Some(10 << 10), 3));
@@ -117,7 +117,7 @@ fn network_modes() {
 fn what_cannot_be_done_is_refused_by_its_path() {
     let table = [
         ("/Image", json!(""), "Image"),
-        ("/Healthcheck", json!({"Test": ["CMD", "x"]}), "Healthcheck"),
+        ("/Healthcheck", json!({"Nope": 1}), "Healthcheck"),
         ("/HostConfig/Links", json!(["a:"]), "HostConfig.Links"),
         ("/MacAddress", json!("01:00:00:00:00:01"), "MacAddress"),
         (
@@ -125,10 +125,9 @@ fn what_cannot_be_done_is_refused_by_its_path() {
             json!({"80/tcp": [{"HostPort": "90-80"}]}),
             "HostConfig.PortBindings[\"80/tcp\"].HostPort",
         ),
-        ("/HostConfig/PidMode", json!("host"), "HostConfig.PidMode"),
-        ("/HostConfig/IpcMode", json!("host"), "HostConfig.IpcMode"),
-        ("/HostConfig/Devices", json!([{"PathOnHost": "/dev/x"}]), "HostConfig.Devices"),
-        ("/HostConfig/MaskedPaths", json!([]), "HostConfig.MaskedPaths"),
+        ("/HostConfig/PidMode", json!("shared"), "invalid PID mode: shared"),
+        ("/HostConfig/IpcMode", json!("container:"), "invalid IPC mode: container:"),
+        ("/HostConfig/Devices", json!([{"Path": "/dev/x"}]), "HostConfig.Devices[0].Path"),
         ("/HostConfig/Mounts", json!([{"Target": "/x", "Nope": 1}]), "HostConfig.Mounts[0].Nope"),
         ("/HostConfig/PortBindings", json!({"http": []}), "HostConfig.PortBindings"),
         (
@@ -138,7 +137,6 @@ fn what_cannot_be_done_is_refused_by_its_path() {
         ),
         ("/HostConfig/LogConfig", json!({"Type": "syslog"}), "HostConfig.LogConfig.Type"),
         ("/HostConfig/Dns", json!(["x"]), "HostConfig.Dns[0]"),
-        ("/HostConfig/CpusetCpus", json!("0"), "HostConfig.CpusetCpus"),
         ("/HostConfig/Runtime", json!("kata"), "HostConfig.Runtime"),
         ("/HostConfig/NoSuch", json!(1), "HostConfig.NoSuch"),
         ("/NoSuch", json!(1), "NoSuch"),

@@ -2,24 +2,16 @@
 
 use serde_json::json;
 use skep_engine::{MountConfig, MountKind, Propagation};
-use skep_proto::v1::{BindOptions, ContainerSpec, Mount, Ulimit, VolumeOptions};
+use skep_proto::v1::{BindOptions, ContainerSpec, HealthConfig, Mount, Ulimit, VolumeOptions};
 
 use super::read::duration;
+use crate::convert::container;
 use crate::convert::mounts::read_mount;
 use crate::error::{ApiError, ApiResult};
 use crate::fields::Fields;
 
 pub(super) fn read_container(mut f: Fields) -> ApiResult<ContainerSpec> {
     f.only("Isolation", &[json!("default")], "isolation is a Windows setting; leave it out")?;
-    let mut health = f.object("Healthcheck")?;
-    let test = health.strings("Test")?;
-    if !test.is_empty() && test != ["NONE"] {
-        let path = health.path("Test");
-        return Err(ApiError::bad_request(format!(
-            "{path}: health checks come in a later version; leave it out"
-        )));
-    }
-    health.refuse_rest(&[])?;
     let mut dns = f.object("DNSConfig")?;
     let spec = ContainerSpec {
         image: f.string("Image")?,
@@ -41,7 +33,11 @@ pub(super) fn read_container(mut f: Fields) -> ApiResult<ContainerSpec> {
         sysctls: f.string_map("Sysctls")?,
         ulimits: f.objects("Ulimits")?.into_iter().map(read_ulimit).collect::<ApiResult<_>>()?,
         init: f.opt_bool("Init")?,
-        health: None,
+        health: f
+            .opt_object("Healthcheck")?
+            .map(read_health)
+            .transpose()?
+            .filter(|h| *h != HealthConfig::default()),
         hosts: f.strings("Hosts")?,
         dns_servers: dns.strings("Nameservers")?,
         dns_search: dns.strings("Search")?,
@@ -108,4 +104,17 @@ fn read_ulimit(mut f: Fields) -> ApiResult<Ulimit> {
     let ulimit = Ulimit { name: f.string("Name")?, soft: f.i64("Soft")?, hard: f.i64("Hard")? };
     f.refuse_rest(&[])?;
     Ok(ulimit)
+}
+
+fn read_health(f: Fields) -> ApiResult<HealthConfig> {
+    let h = container::read_health(f)?.unwrap_or_default();
+    let ns = |d: std::time::Duration| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX);
+    Ok(HealthConfig {
+        test: h.test,
+        interval_ns: ns(h.interval),
+        timeout_ns: ns(h.timeout),
+        start_period_ns: ns(h.start_period),
+        start_interval_ns: ns(h.start_interval),
+        retries: h.retries.into(),
+    })
 }

@@ -92,8 +92,8 @@ fn what_cannot_be_done_is_refused_by_its_path() {
         ),
         (
             "/TaskTemplate/ContainerSpec/Healthcheck",
-            json!({"Test": ["CMD", "x"]}),
-            "TaskTemplate.ContainerSpec.Healthcheck.Test",
+            json!({"Nope": 1}),
+            "TaskTemplate.ContainerSpec.Healthcheck.Nope",
         ),
         (
             "/TaskTemplate/ContainerSpec/Mounts/0/Type",

@@ -175,6 +175,16 @@ fn container_spec(c: &ContainerSpec) -> Value {
     if let Some(init) = c.init {
         map.insert("Init".into(), init.into());
     }
+    if let Some(h) = &c.health {
+        let mut health = Map::new();
+        put(&mut health, "Test", json!(h.test));
+        put(&mut health, "Interval", json!(h.interval_ns));
+        put(&mut health, "Timeout", json!(h.timeout_ns));
+        put(&mut health, "StartPeriod", json!(h.start_period_ns));
+        put(&mut health, "StartInterval", json!(h.start_interval_ns));
+        put(&mut health, "Retries", json!(h.retries));
+        map.insert("Healthcheck".into(), health.into());
+    }
     put(&mut map, "Hosts", json!(c.hosts));
     let mut dns = Map::new();
     put(&mut dns, "Nameservers", json!(c.dns_servers));

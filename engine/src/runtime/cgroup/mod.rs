@@ -1,17 +1,24 @@
 //! The control group of a container: made, limited, observed and removed, on whichever version of
 //! cgroups the host has.
 
+mod cpuset;
 mod device_program;
+mod freezer;
+mod io;
+mod usage;
 mod v1;
 mod v2;
 
-use std::io;
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::devices::DeviceRule;
 use super::error::{Context, Error};
 use crate::config::ResourceLimits;
+
+pub use self::usage::{CpuUsage, IoUsage, MemoryUsage, Usage};
 
 /// Where the kernel shows cgroups.
 const MOUNT: &str = "/sys/fs/cgroup";
@@ -51,6 +58,15 @@ impl Cgroup {
             _ => Kind::V1(v1::directories(&path)?),
         };
         Ok(Self { path, kind })
+    }
+
+    /// Readies it for these limits, before anybody who is to join it is forked: some need a directory of their
+    /// own.
+    pub fn prepare(mut self, limits: &ResourceLimits) -> Result<Self, Error> {
+        if let Kind::V1(directories) = &mut self.kind {
+            v1::add_cpuset(directories, &self.path, limits)?;
+        }
+        Ok(self)
     }
 
     /// Makes it, with its limits. Processes that are in one of that name already are an error: it
@@ -109,7 +125,7 @@ impl Cgroup {
     }
 
     /// The host PIDs in it.
-    pub fn processes(&self) -> io::Result<Vec<i32>> {
+    pub fn processes(&self) -> std::io::Result<Vec<i32>> {
         let directory = match &self.kind {
             Kind::V1(directories) => match directories.first() {
                 Some(d) => &d.path,
@@ -119,16 +135,61 @@ impl Cgroup {
         };
         match std::fs::read_to_string(directory.join("cgroup.procs")) {
             Ok(text) => Ok(text.lines().filter_map(|l| l.parse().ok()).collect()),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(Vec::new()),
             Err(e) => Err(e),
         }
     }
 
+    /// The host PIDs in it and in the groups that the container made below it.
+    pub fn all_processes(&self) -> std::io::Result<Vec<i32>> {
+        let top = match &self.kind {
+            Kind::V1(directories) => directories.first().map(|d| d.path.as_path()),
+            Kind::V2 { directory, .. } => Some(directory.as_path()),
+        };
+        let mut pids = self.processes()?;
+        if let Some(top) = top {
+            for entry in std::fs::read_dir(top).into_iter().flatten().flatten() {
+                if entry.file_type().is_ok_and(|t| t.is_dir()) {
+                    below(&entry.path(), &mut pids);
+                }
+            }
+        }
+        Ok(pids)
+    }
+
     /// Changes the limits of a group that exists.
-    pub fn update(&self, limits: &ResourceLimits) -> Result<(), Error> {
-        match &self.kind {
-            Kind::V1(directories) => v1::limit(directories, limits),
+    pub fn update(&mut self, limits: &ResourceLimits) -> Result<(), Error> {
+        let processes = self.processes().on("read", "cgroup")?;
+        match &mut self.kind {
+            Kind::V1(directories) => {
+                if v1::add_cpuset(directories, &self.path, limits)? {
+                    v1::limit(directories, limits)?;
+                    return v1::enter(directories, "cpuset", &processes);
+                }
+                v1::limit(directories, limits)
+            }
             Kind::V2 { directory, .. } => v2::limit(directory, limits),
+        }
+    }
+
+    /// Kills all processes in it and below it, and waits for them to go.
+    pub fn kill(&self) -> Result<(), Error> {
+        const PATIENCE: Duration = Duration::from_secs(10);
+        let began = Instant::now();
+        loop {
+            let pids = self.all_processes().on("read", "cgroup")?;
+            if pids.is_empty() {
+                return Ok(());
+            }
+            for pid in &pids {
+                // SAFETY: plain integers; the process is in a cgroup that is ours alone.
+                unsafe { libc::kill(*pid, libc::SIGKILL) };
+            }
+            if began.elapsed() > PATIENCE {
+                return Err(Error::Refused(format!("processes {pids:?} do not end when they are killed")));
+            }
+            // None of them is our child, so nothing tells of their end but their absence.
+            std::thread::sleep(Duration::from_millis(2));
         }
     }
 
@@ -150,6 +211,16 @@ impl Cgroup {
     }
 }
 
+fn below(directory: &Path, pids: &mut Vec<i32>) {
+    let text = std::fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+    pids.extend(text.lines().filter_map(|l| l.parse::<i32>().ok()));
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|t| t.is_dir()) {
+            below(&entry.path(), pids);
+        }
+    }
+}
+
 fn remove(directory: &Path) -> Result<(), Error> {
     // Groups that the container itself made go first.
     if let Ok(entries) = std::fs::read_dir(directory) {
@@ -158,7 +229,7 @@ fn remove(directory: &Path) -> Result<(), Error> {
         }
     }
     match std::fs::remove_dir(directory) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).on("remove cgroup", directory.display()),
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(e).on("remove cgroup", directory.display()),
         _ => Ok(()),
     }
 }
@@ -168,7 +239,7 @@ fn write(directory: &Path, file: &str, value: impl std::fmt::Display) -> Result<
     std::fs::OpenOptions::new()
         .write(true)
         .open(&path)
-        .and_then(|mut f| io::Write::write_all(&mut f, value.to_string().as_bytes()))
+        .and_then(|mut f| std::io::Write::write_all(&mut f, value.to_string().as_bytes()))
         .on("set", format_args!("{}={value}", path.display()))
 }
 

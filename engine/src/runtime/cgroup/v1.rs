@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{quota, write};
+use super::{cpuset, io as block_io, quota, write};
 use crate::config::ResourceLimits;
 use crate::runtime::devices::DeviceRule;
 use crate::runtime::error::{Context, Error};
@@ -18,7 +18,7 @@ pub struct Directory {
     pub name: String,
     /// The directory.
     pub path: PathBuf,
-    controllers: Vec<String>,
+    pub(super) controllers: Vec<String>,
 }
 
 impl Directory {
@@ -28,8 +28,18 @@ impl Directory {
     }
 }
 
-/// The directories of the group `path` in all hierarchies that matter.
+/// The directories of the group `path` in all hierarchies that matter; the one of CPUs only if it is there.
 pub fn directories(path: &Path) -> Result<Vec<Directory>, Error> {
+    let mut found = hierarchies(&CONTROLLERS)?;
+    found.extend(hierarchies(&["cpuset"])?.into_iter().filter(|d| d.path.join(path).is_dir()));
+    for d in &mut found {
+        d.path.push(path);
+    }
+    Ok(found)
+}
+
+/// Where hierarchies with one of these controllers are mounted.
+pub(super) fn hierarchies(wanted: &[&str]) -> Result<Vec<Directory>, Error> {
     let table = std::fs::read_to_string("/proc/self/mountinfo").on("read", "/proc/self/mountinfo")?;
     let mut found: Vec<Directory> = Vec::new();
     for line in table.lines() {
@@ -38,13 +48,13 @@ pub fn directories(path: &Path) -> Result<Vec<Directory>, Error> {
         let mount = Path::new(mount);
         let options = right.rsplit(' ').next().unwrap_or_default();
         let controllers: Vec<String> =
-            options.split(',').filter(|o| CONTROLLERS.contains(o)).map(str::to_owned).collect();
+            options.split(',').filter(|o| wanted.contains(o)).map(str::to_owned).collect();
         let seen = |d: &Directory| controllers.iter().any(|c| d.has(c));
         if root != "/" || controllers.is_empty() || found.iter().any(seen) {
             continue;
         }
         let name = mount.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        found.push(Directory { name, path: mount.join(path), controllers });
+        found.push(Directory { name, path: mount.to_owned(), controllers });
     }
     Ok(found)
 }
@@ -94,23 +104,71 @@ fn make(path: &Path) -> Result<(), Error> {
     }
 }
 
+/// Adds the container's directory in the hierarchy of CPUs, for limits that need it; `true` if it was not there.
+pub fn add_cpuset(
+    directories: &mut Vec<Directory>,
+    path: &Path,
+    limits: &ResourceLimits,
+) -> Result<bool, Error> {
+    if !cpuset::is_wanted(limits) || directories.iter().any(|d| d.has("cpuset")) {
+        return Ok(false);
+    }
+    directories.push(cpuset::v1_directory(path)?);
+    Ok(true)
+}
+
 /// Sets limits.
 pub fn limit(directories: &[Directory], limits: &ResourceLimits) -> Result<(), Error> {
     if let Some(memory) = limits.memory.filter(|m| *m > 0) {
         set_memory(find(directories, "memory", "a memory limit")?, memory, limits.memory_swap)?;
+    }
+    if let Some(soft) = limits.memory_reservation {
+        let path = find(directories, "memory", "a soft memory limit")?;
+        write(path, "memory.soft_limit_in_bytes", soft)?;
+    }
+    if let Some(swappiness) = limits.memory_swappiness {
+        write(find(directories, "memory", "a swappiness")?, "memory.swappiness", swappiness)?;
+    }
+    if limits.oom_kill_disable {
+        write(find(directories, "memory", "disabling the OOM killer")?, "memory.oom_control", 1)?;
     }
     if let Some(nano) = limits.nano_cpus.filter(|n| *n > 0) {
         let path = find(directories, "cpu", "a CPU limit")?;
         write(path, "cpu.cfs_period_us", PERIOD)?;
         write(path, "cpu.cfs_quota_us", quota(nano))?;
     }
+    if limits.cpu_period.is_some() || limits.cpu_quota.is_some() {
+        let path = find(directories, "cpu", "a CPU quota")?;
+        set_quota(path, limits.cpu_quota, limits.cpu_period)?;
+    }
+    if cpuset::is_wanted(limits) {
+        cpuset::set(find(directories, "cpuset", "a set of CPUs")?, limits)?;
+    }
+    if limits.limits_io() {
+        block_io::v1(find(directories, "blkio", "a limit of block I/O")?, limits)?;
+    }
     if let Some(shares) = limits.cpu_shares.filter(|s| *s > 0) {
         write(find(directories, "cpu", "a CPU weight")?, "cpu.shares", shares)?;
     }
-    if let Some(pids) = limits.pids.filter(|p| *p > 0) {
-        write(find(directories, "pids", "a limit of processes")?, "pids.max", pids)?;
+    match limits.pids {
+        Some(pids) if pids > 0 => {
+            write(find(directories, "pids", "a limit of processes")?, "pids.max", pids)?
+        }
+        Some(_) => write(find(directories, "pids", "a limit of processes")?, "pids.max", "max")?,
+        None => {}
     }
     Ok(())
+}
+
+/// The kernel checks the one against the other at each write: which goes first depends on what was set before.
+fn set_quota(path: &Path, quota: Option<i64>, period: Option<u64>) -> Result<(), Error> {
+    let period = || period.map_or(Ok(()), |p| write(path, "cpu.cfs_period_us", p));
+    let quota = || quota.map_or(Ok(()), |q| write(path, "cpu.cfs_quota_us", q));
+    if period().is_err() {
+        quota()?;
+        return period();
+    }
+    quota()
 }
 
 fn set_memory(path: &Path, memory: u64, swap: Option<i64>) -> Result<(), Error> {
@@ -137,6 +195,19 @@ fn set_memory(path: &Path, memory: u64, swap: Option<i64>) -> Result<(), Error> 
 pub fn join(directories: &[Directory]) -> Result<(), Error> {
     for d in directories {
         write(&d.path, "tasks", 0)?;
+    }
+    Ok(())
+}
+
+/// Moves processes of the container into its directory in one more hierarchy.
+pub fn enter(directories: &[Directory], controller: &str, processes: &[i32]) -> Result<(), Error> {
+    let path = find(directories, controller, "moving processes")?;
+    for pid in processes {
+        match write(path, "cgroup.procs", pid) {
+            // Gone meanwhile.
+            Err(e) if e.errno() == Some(libc::ESRCH) => {}
+            other => other?,
+        }
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use super::device_program;
-use super::{MOUNT, quota, write};
+use super::{MOUNT, cpuset, io as block_io, quota, write};
 use crate::config::ResourceLimits;
 use crate::runtime::devices::DeviceRule;
 use crate::runtime::error::{Context, Error};
@@ -99,16 +99,35 @@ pub fn limit(directory: &Path, limits: &ResourceLimits) -> Result<(), Error> {
             write(directory, "memory.swap.max", swap)?;
         }
     }
+    if let Some(soft) = limits.memory_reservation {
+        write(directory, "memory.low", soft)?;
+    }
+    if limits.memory_swappiness.is_some() || limits.oom_kill_disable {
+        return Err(Error::Refused(
+            "--memory-swappiness and --oom-kill-disable are of cgroups v1, and this host has v2: leave them out"
+                .into(),
+        ));
+    }
     if let Some(nano) = limits.nano_cpus.filter(|n| *n > 0) {
         write(directory, "cpu.max", format_args!("{} {PERIOD}", quota(nano)))?;
+    }
+    if limits.cpu_quota.is_some() || limits.cpu_period.is_some() {
+        let quota = limits.cpu_quota.filter(|q| *q > 0).map_or("max".to_owned(), |q| q.to_string());
+        write(directory, "cpu.max", format_args!("{quota} {}", limits.cpu_period.unwrap_or(PERIOD)))?;
+    }
+    cpuset::set(directory, limits)?;
+    if limits.limits_io() {
+        block_io::v2(directory, limits)?;
     }
     if let Some(shares) = limits.cpu_shares.filter(|s| *s > 0) {
         // 2-262144 onto 1-10000, as every runtime does.
         let weight = 1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142;
         write(directory, "cpu.weight", weight)?;
     }
-    if let Some(pids) = limits.pids.filter(|p| *p > 0) {
-        write(directory, "pids.max", pids)?;
+    match limits.pids {
+        Some(pids) if pids > 0 => write(directory, "pids.max", pids)?,
+        Some(_) => write(directory, "pids.max", "max")?,
+        None => {}
     }
     Ok(())
 }

@@ -1,0 +1,144 @@
+//! `/containers/{id}/exec` and `/exec`: further commands in containers that run.
+
+use axum::Router;
+use axum::extract::{Extension, Path, Query, Request, State};
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use axum::routing::{get, post};
+use futures::{StreamExt, stream};
+use serde_json::{Value, json};
+use skep_engine::{Attached, Error, ExecConfig, ExecInfo};
+
+use super::container_streams::{content_type, failure, piece};
+use super::{Spoken, body, containers::Resize};
+use crate::error::{ApiError, ApiResult};
+use crate::fields::Fields;
+use crate::hijack::{self, DetachKeys};
+use crate::state::ApiState;
+use crate::stdcopy::{self, STDOUT};
+
+pub(super) fn routes() -> Router<ApiState> {
+    Router::new()
+        .route("/containers/{id}/exec", post(create))
+        .route("/exec/{id}/start", post(start))
+        .route("/exec/{id}/resize", post(resize))
+        .route("/exec/{id}/json", get(inspect))
+}
+
+async fn create(State(s): State<ApiState>, Path(id): Path<String>, request: Request) -> ApiResult {
+    let config = read(&body::read(request).await?)?;
+    let id = s.engine().exec_create(&id, config)?;
+    Ok(body::json(StatusCode::CREATED, &json!({ "Id": id })))
+}
+
+fn read(body: &[u8]) -> ApiResult<ExecConfig> {
+    let mut f = Fields::parse(body)?;
+    let config = ExecConfig {
+        argv: f.strings("Cmd")?,
+        env: f.strings("Env")?,
+        working_dir: f.string("WorkingDir")?,
+        user: f.string("User")?,
+        privileged: f.bool("Privileged")?,
+        tty: f.bool("Tty")?,
+        size: console(&mut f)?,
+        stdin: f.bool("AttachStdin")?,
+        stdout: f.bool("AttachStdout")?,
+        stderr: f.bool("AttachStderr")?,
+        detach_keys: f.string("DetachKeys")?,
+    };
+    DetachKeys::parse(&config.detach_keys)?;
+    // What detaches is `start`.
+    f.drop_all(&["Detach"]);
+    f.refuse_rest(&[])?;
+    Ok(config)
+}
+
+/// `[rows, columns]`; zeroes are a client without a terminal.
+fn console(f: &mut Fields) -> ApiResult<Option<(u16, u16)>> {
+    let wrong = || ApiError::bad_request(format!("{} must be [height, width]", f.path("ConsoleSize")));
+    let wrong = wrong();
+    let Some(value) = f.take("ConsoleSize") else { return Ok(None) };
+    let number = |v: &Value| v.as_u64().and_then(|n| u16::try_from(n).ok());
+    match value.as_array().map(Vec::as_slice) {
+        Some([rows, columns]) => match (number(rows), number(columns)) {
+            (Some(0), _) | (_, Some(0)) => Ok(None),
+            (Some(rows), Some(columns)) => Ok(Some((rows, columns))),
+            _ => Err(wrong),
+        },
+        _ => Err(wrong),
+    }
+}
+
+async fn start(
+    State(s): State<ApiState>,
+    Path(id): Path<String>,
+    Extension(spoken): Extension<Spoken>,
+    request: Request,
+) -> ApiResult {
+    let upgrades = hijack::wants_upgrade(request.headers());
+    let exec = s.engine().exec_inspect(&id)?;
+    let mut f = Fields::parse(&body::read(request).await?)?;
+    let (detach, tty, size) = (f.bool("Detach")?, f.bool("Tty")?, console(&mut f)?);
+    f.refuse_rest(&[])?;
+    let size = size.filter(|_| exec.config.tty);
+    if detach {
+        s.engine().exec_start(&id, size, false).await?;
+        return Ok(StatusCode::OK.into_response());
+    }
+    let (output, input) = match s.engine().exec_start(&id, size, true).await {
+        Ok(Attached { output, input }) => {
+            let pieces = output.map(move |frame| match frame {
+                Ok(f) => piece(&f, b"", tty),
+                Err(e) => failure(&e.to_string(), tty),
+            });
+            (pieces.boxed(), input)
+        }
+        // Told where Docker tells it: its clients take the connection for granted, then ask for the exit code.
+        Err(e @ Error::ExecFailed { .. }) => {
+            let text = format!("{e}\r\n");
+            let text = if tty { text.into() } else { stdcopy::frame(STDOUT, b"", text.as_bytes()) };
+            (stream::iter([text]).boxed(), None)
+        }
+        Err(e) => return Err(e.into()),
+    };
+    let keys = DetachKeys::parse(&exec.config.detach_keys)?;
+    // The keys are a terminal's.
+    let keys = exec.config.tty.then_some(keys);
+    let engine = s.engine().clone();
+    let left = move || engine.exec_detached(&id);
+    Ok(hijack::response(upgrades, content_type(spoken.0, tty), output, input, keys, left))
+}
+
+async fn resize(State(s): State<ApiState>, Path(id): Path<String>, Query(q): Query<Resize>) -> ApiResult {
+    let (rows, columns) = q.read()?;
+    s.engine().exec_resize(&id, rows, columns).await?;
+    Ok(StatusCode::OK.into_response())
+}
+
+async fn inspect(State(s): State<ApiState>, Path(id): Path<String>) -> ApiResult {
+    Ok(body::ok(&shown(&s.engine().exec_inspect(&id)?)))
+}
+
+fn shown(e: &ExecInfo) -> Value {
+    let c = &e.config;
+    let (entrypoint, arguments) = c.argv.split_first().map_or(("", &[][..]), |(e, a)| (e.as_str(), a));
+    let mut process = json!({
+        "tty": c.tty, "entrypoint": entrypoint, "arguments": arguments, "privileged": c.privileged,
+    });
+    if !c.user.is_empty() {
+        process["user"] = json!(c.user);
+    }
+    json!({
+        "ID": e.id,
+        "Running": e.running,
+        "ExitCode": e.exit_code,
+        "ProcessConfig": process,
+        "OpenStdin": c.stdin,
+        "OpenStderr": c.stderr,
+        "OpenStdout": c.stdout,
+        "CanRemove": e.exit_code.is_some(),
+        "ContainerID": e.container_id,
+        "DetachKeys": "",
+        "Pid": e.pid,
+    })
+}

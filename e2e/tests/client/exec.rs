@@ -1,0 +1,170 @@
+//! Further commands in a container: both clients, a terminal, and connections taken over without asking.
+
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use skep_e2e::Host;
+
+use crate::compare::Compare;
+use crate::{busybox, lab, skep_command};
+
+const SHELL: &str = "/bin/busybox sh -c";
+
+#[test]
+fn commands_run_in_containers_as_docker_runs_them() -> Result<()> {
+    let lab = lab("cx")?;
+    let host = lab.host(1);
+    busybox(host)?;
+    host.docker(&["run", "-d", "--name", "up", "busybox", "/bin/busybox", "sleep", "100000"])?;
+    host.docker(&["create", "--name", "made", "busybox", "/bin/busybox", "true"])?;
+    let mut compare = Compare::new(host);
+    for line in [
+        "exec up /bin/busybox echo hello",
+        &format!("exec up {SHELL} 'echo out; echo err >&2; exit 3'"),
+        &format!("exec -e A=1 --env B=2 up {SHELL} 'echo $A$B'"),
+        "exec -u 5:6 up /bin/busybox id -u",
+        "exec -w /bin up /bin/busybox pwd",
+        "exec -t up /bin/busybox echo on a terminal",
+        "exec --privileged up /bin/busybox grep CapEff /proc/self/status",
+        "container exec up /bin/busybox echo hello",
+        "exec up nope",
+        "exec -d up nope",
+        "exec up /bin",
+        "exec -w /nope up /bin/busybox true",
+        "exec -u nobody up /bin/busybox true",
+        "exec -d up /bin/busybox true",
+        "exec made /bin/busybox true",
+        "exec gone /bin/busybox true",
+        "exec up",
+        "exec",
+        "exec -it up /bin/busybox true",
+        "inspect -f '{{json .ExecIDs}}' up",
+    ] {
+        compare.same(line)?;
+    }
+    compare.end()?;
+
+    for mut command in [host.docker_command(), skep_command(host)] {
+        command.args(["exec", "-i", "up", "/bin/busybox", "sh", "-c", "/bin/busybox cat; exit 7"]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        child.stdin.take().context("piped")?.write_all(b"through a pipe\n")?;
+        let out = child.wait_with_output()?;
+        ensure!(out.stdout == b"through a pipe\n" && out.status.code() == Some(7), "{out:?}");
+    }
+    for command in [host.docker_command(), skep_command(host)] {
+        on_a_terminal(command)?;
+    }
+    bare(host)?;
+    host.docker(&["rm", "-f", "up"])?;
+    lab.down()
+}
+
+/// The terminal of an exec follows the size of ours, and can be left.
+fn on_a_terminal(mut command: Command) -> Result<()> {
+    let size = |rows, cols| nix::pty::Winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 };
+    let pty = nix::pty::openpty(Some(&size(33, 77)), None)?;
+    command.args(["exec", "-it", "up", "/bin/busybox", "sh"]);
+    command.stdin(pty.slave.try_clone()?).stdout(pty.slave.try_clone()?).stderr(pty.slave.try_clone()?);
+    let mut child = command.spawn()?;
+    drop((command, pty.slave));
+    let mut master = std::fs::File::from(pty.master);
+    let mut shown = String::new();
+    let mut buffer = [0; 4096];
+    let mut until = |master: &mut std::fs::File, words: &str| -> Result<()> {
+        while !shown.contains(words) {
+            let n = master.read(&mut buffer).with_context(|| format!("{words:?} is not in {shown:?}"))?;
+            shown.push_str(&String::from_utf8_lossy(&buffer[..n]));
+        }
+        shown.clear();
+        Ok(())
+    };
+    // It may be asked before the size has arrived.
+    master.write_all(b"while ! /bin/busybox stty size | /bin/busybox grep '33 77'; do :; done\n")?;
+    until(&mut master, "\r\n33 77\r\n")?;
+    let larger = size(44, 99);
+    // SAFETY: a live winsize.
+    let set = unsafe { nix::libc::ioctl(master.as_raw_fd(), nix::libc::TIOCSWINSZ, &raw const larger) };
+    ensure!(set == 0, "cannot resize the test's terminal");
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id())?);
+    master.write_all(b"while ! /bin/busybox stty size | /bin/busybox grep '44 99'; do :; done\n")?;
+    let seen = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // The client may not listen to the signal yet, and nothing tells when it does.
+        scope.spawn(|| {
+            while !seen.load(Ordering::Relaxed) {
+                let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGWINCH);
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        });
+        let found = until(&mut master, "\r\n44 99\r\n");
+        seen.store(true, Ordering::Relaxed);
+        found
+    })?;
+    master.write_all(b"echo still $((40+2)); \n")?;
+    until(&mut master, "still 42")?;
+    master.write_all(b"\x10\x11")?;
+    let code = child.wait()?.code();
+    ensure!(code == Some(1), "left by its keys: {code:?}");
+    Ok(())
+}
+
+/// Sends a request and no `Upgrade`; the connection after the head of the answer.
+fn taken(host: &Host, path: &str, body: &str) -> Result<UnixStream> {
+    let mut stream = UnixStream::connect(host.socket())?;
+    let length = if body.is_empty() {
+        String::new()
+    } else {
+        format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len())
+    };
+    write!(stream, "POST {path} HTTP/1.1\r\nHost: skep\r\n{length}\r\n{body}")?;
+    let (mut head, mut byte) = (Vec::new(), [0]);
+    while !head.ends_with(b"\r\n\r\n") {
+        stream.read_exact(&mut byte)?;
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8(head)?;
+    ensure!(
+        head.starts_with("HTTP/1.1 200 OK\r\n") && !head.contains("Transfer-Encoding"),
+        "not bare: {head}"
+    );
+    Ok(stream)
+}
+
+/// What is written to a bare connection is input, to its half-close; what comes back are frames.
+fn bare(host: &Host) -> Result<()> {
+    let answers = |mut stream: UnixStream, text: &str| -> Result<()> {
+        write!(stream, "{text}")?;
+        stream.shutdown(std::net::Shutdown::Write)?;
+        let mut out = Vec::new();
+        stream.read_to_end(&mut out)?;
+        let length = u8::try_from(text.len())?;
+        let expected = [&[1, 0, 0, 0, 0, 0, 0, length], text.as_bytes()].concat();
+        ensure!(out == expected, "{out:?}");
+        Ok(())
+    };
+    let mut curl = Command::new("curl");
+    curl.arg("--unix-socket").arg(host.socket()).args(["-sS", "-H", "Content-Type: application/json", "-d"]);
+    curl.arg(r#"{"Cmd":["/bin/busybox","cat"],"AttachStdin":true,"AttachStdout":true}"#);
+    let made = curl.arg("http://skep/v1.50/containers/up/exec").output()?;
+    let made: serde_json::Value = serde_json::from_slice(&made.stdout)?;
+    let id = made["Id"].as_str().context("an ID")?;
+    answers(taken(host, &format!("/v1.50/exec/{id}/start"), "{}")?, "typed in\n")?;
+
+    host.docker(&["create", "-i", "--name", "cat", "busybox", "/bin/busybox", "cat"])?;
+    let stream = taken(host, "/v1.50/containers/cat/attach?stream=1&stdin=1&stdout=1", "")?;
+    host.docker(&["start", "cat"])?;
+    // StdinOnce is not set: the input ends with the container only.
+    let mut stream = stream;
+    stream.write_all(b"typed in\n")?;
+    let mut frame = [0; 17];
+    stream.read_exact(&mut frame)?;
+    ensure!(&frame[8..] == b"typed in\n", "{frame:?}");
+    host.docker(&["rm", "-f", "cat"])?;
+    ensure!(stream.read(&mut frame)? == 0, "the end of the container is that of its streams");
+    Ok(())
+}
