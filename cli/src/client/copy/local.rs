@@ -220,6 +220,7 @@ mod tests {
             let mut header = tar::Header::new_gnu();
             header.set_entry_type(*kind);
             header.set_mode(0o755);
+            header.set_size(0);
             if *kind == EntryType::Regular {
                 header.set_size(text.len() as u64);
             } else if *kind != EntryType::Directory {
