@@ -106,7 +106,7 @@ fn services_that_cannot_be_are_refused_or_say_what_they_wait_for() -> Result<()>
 
     // Names.
     is(&create_raw(&service("web", "1", "whoami:1", ""))?, 409, &["web", "already exists"])?;
-    for name in ["", "-web", "we b", "w/b", &"x".repeat(64)] {
+    for name in ["-web", "we b", "w/b", &"x".repeat(64)] {
         is(&create_raw(&service(name, "1", "whoami:1", ""))?, 400, &["name"])?;
     }
     refused(one, &["network", "create", "-d", "overlay", "ingress"], &["ingress", "already exists"])?;
@@ -229,4 +229,46 @@ fn a_port_of_the_host_is_taken(host: &Host) -> Result<()> {
     })?;
     host.exec(&["kill", &holder])?;
     host.docker(&["service", "rm", "hosted"]).map(drop)
+}
+
+/// A daemon that is refused must leave what the running one has alone.
+#[test]
+fn a_second_daemon_on_either_root_is_refused_and_touches_nothing() -> Result<()> {
+    let lab = begun("second", 1)?;
+    let one = lab.host(1);
+    create(one, "web", 1, &["-p", "8080:80"])?;
+    wait_running(one, "web", 1)?;
+    let state = || -> Result<[String; 4]> {
+        Ok([
+            one.exec(&["nft", "list", "ruleset"])?,
+            one.exec(&["ip", "-br", "link"])?,
+            std::fs::read_to_string(one.dir.join("exec/skep.pid"))?,
+            one.docker(&["ps", "-q", "--no-trunc"])?,
+        ])
+    };
+    // Counters and statistics aside, nothing changes by itself once the port answers.
+    eventually("the port answers", LONG, || {
+        lab.outside(&["curl", "-sS", "--max-time", "2", "http://10.99.0.1:8080/"]).map(drop)
+    })?;
+    let before = state()?;
+    let (data, exec, other) = (one.dir.join("data"), one.dir.join("exec"), one.dir.join("other"));
+    for (data, exec, says) in
+        [(&data, &exec, "--data-root"), (&data, &other, "--data-root"), (&other, &exec, "--exec-root")]
+    {
+        let second = [
+            path(&one.skep),
+            "daemon",
+            "--data-root",
+            path(data),
+            "--exec-root",
+            path(exec),
+            "-H",
+            "tcp://127.0.0.1:0",
+        ];
+        let error = one.exec(&second).map(drop).expect_err("a second daemon runs");
+        let text = format!("{error:#}");
+        ensure!(text.contains(says) && text.contains("in use by another skep daemon (pid"), "{text}");
+        ensure!(state()? == before, "the refused daemon changed something");
+    }
+    lab.down()
 }

@@ -3,7 +3,8 @@
 
 use anyhow::{Result, bail, ensure};
 use skep_e2e::swarm::{
-    LONG, begun, create, join, nodes_are, refused, running, token, wait_empty, wait_running, wait_running_on,
+    LONG, begun, create, join, managers, nodes_are, refused, running, token, wait_empty, wait_running,
+    wait_running_on,
 };
 use skep_e2e::{Host, eventually};
 
@@ -130,5 +131,33 @@ fn nodes_leave_are_removed_and_come_back() -> Result<()> {
     refused(one, &["swarm", "leave"], &["Removing the last manager erases all current state", "--force"])?;
     one.docker(&["swarm", "leave", "--force"])?;
     wait_empty(one)?;
+    lab.down()
+}
+
+#[test]
+fn managers_become_workers_even_the_leader() -> Result<()> {
+    let lab = managers("demote")?;
+    let [one, two, three] = lab.hosts() else { bail!("three hosts") };
+    create(one, "web", 3, &[])?;
+    wait_running(one, "web", 3)?;
+    let containers = |host: &Host| host.docker(&["ps", "-q", "--no-trunc"]);
+    let before = containers(three)?;
+
+    one.docker(&["node", "demote", &three.name])?;
+    nodes_are(one, "host 3 is a worker", &["Ready Leader", "Ready Reachable", "Ready"])?;
+    eventually("host 3 answers as a worker", LONG, || refused(three, &["node", "ls"], &[NO_MANAGER]))?;
+    // Whose agent had its session with the leader does not matter either.
+    one.docker(&["node", "demote", &one.name])?;
+    nodes_are(two, "host 1 is a worker", &["Ready Leader", "Ready", "Ready"])?;
+    eventually("host 1 answers as a worker", LONG, || refused(one, &["node", "ls"], &[NO_MANAGER]))?;
+    wait_running(two, "web", 3)?;
+    ensure!(containers(three)? == before, "a change of role moves no task");
+
+    // A worker's leave, and a way back.
+    three.docker(&["swarm", "leave"])?;
+    nodes_are(two, "host 3 is down", &["Ready Leader", "Ready", "Down"])?;
+    two.docker(&["node", "rm", &three.name])?;
+    join(three, &token(two, "manager")?, "10.99.0.2:2377")?;
+    nodes_are(two, "host 3 manages again", &["Ready Leader", "Ready Reachable", "Ready"])?;
     lab.down()
 }

@@ -26,7 +26,7 @@ mod xattr;
 pub use config::*;
 pub use container::{
     AttachOptions, Attached, Change, Commit, CopyIn, CpuUsage, ExecConfig, ExecInfo, Exit, InterfaceCounters,
-    IoUsage, MemoryUsage, NetworkRef, PathStat, Stats, Top, Usage, WaitCondition,
+    IoUsage, MemoryUsage, NetworkRef, PathStat, Stats, Top, Usage, WaitCondition, made_up_name,
 };
 pub use engine::{Engine, EngineOptions};
 pub use error::Error;

@@ -97,9 +97,18 @@ impl Stored {
     }
 }
 
+/// Makes the file, for its owner only; one that exists is made so.
+fn private(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+    let file = std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    file.set_permissions(std::fs::Permissions::from_mode(0o600))
+}
+
 impl Metadata {
     /// Opens (or makes) the file, reads it whole and starts the writer.
     pub(crate) fn open(path: &Path) -> Result<(Self, Stored), Error> {
+        // It holds containers' environments, and with them their secrets.
+        private(path).map_err(Error::io("make", path))?;
         let db = Database::builder()
             .set_cache_size(4 << 20)
             .create(path)

@@ -18,10 +18,15 @@ use crate::clock::ClusterClock;
 use crate::consensus::{Consensus, Leader};
 use crate::store::{ProposeError, Store, StoreView, WriteError, Writer};
 
-/// After this a write that no quorum took fails; a person should not wait longer than five seconds.
-const WRITE_DEADLINE: Duration = Duration::from_millis(4500);
+/// After this a write that no quorum took fails; a person should not wait longer than five seconds, and most clients
+/// read before they write.
+const WRITE_DEADLINE: Duration = Duration::from_millis(3800);
 /// After this a read is answered with what is here, marked as possibly stale.
 const READ_DEADLINE: Duration = Duration::from_secs(1);
+/// As long after a read that nobody confirmed, the next ones wait only [`READ_AGAIN`]: a command makes many.
+const UNCONFIRMED: Duration = Duration::from_secs(3);
+/// See [`UNCONFIRMED`].
+const READ_AGAIN: Duration = Duration::from_millis(100);
 /// Pause before the leader is looked for again.
 const RETRY: Duration = Duration::from_millis(50);
 /// Set on requests one manager passes to another, so that none is passed on twice.
@@ -38,6 +43,8 @@ pub(crate) struct Context {
     clock: ClusterClock,
     rng: Mutex<StdRng>,
     channels: Mutex<HashMap<String, Channel>>,
+    /// When a read last went unconfirmed, unless one has been confirmed since.
+    unconfirmed: Mutex<Option<Instant>>,
 }
 
 impl Context {
@@ -58,6 +65,7 @@ impl Context {
             clock,
             rng: Mutex::new(rng),
             channels: Mutex::default(),
+            unconfirmed: Mutex::default(),
         }
     }
 
@@ -176,7 +184,9 @@ impl Context {
 
     /// The state including every write acknowledged before; `true` when no leader could confirm that.
     pub async fn read(&self) -> (Arc<StoreView>, bool) {
-        let deadline = Instant::now() + READ_DEADLINE;
+        let unconfirmed = || self.unconfirmed.lock().unwrap_or_else(PoisonError::into_inner);
+        let lately = unconfirmed().is_some_and(|at| at.elapsed() < UNCONFIRMED);
+        let deadline = Instant::now() + if lately { READ_AGAIN } else { READ_DEADLINE };
         let confirmed = timeout_at(deadline, async {
             loop {
                 match self.consensus.read_index().await {
@@ -186,8 +196,14 @@ impl Context {
             }
         });
         match confirmed.await {
-            Ok(view) => (view, false),
-            Err(_) => (self.view(), true),
+            Ok(view) => {
+                unconfirmed().take();
+                (view, false)
+            }
+            Err(_) => {
+                unconfirmed().get_or_insert_with(Instant::now);
+                (self.view(), true)
+            }
         }
     }
 }

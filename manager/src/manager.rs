@@ -173,7 +173,14 @@ impl Manager {
         let consensus = Arc::new(replica.clone());
         let ctx = Context::new(options.identity, options.network, writer, consensus, clock);
         let ctx = Arc::new(ctx);
-        let services = Services::start(ctx.clone(), listener, replica.service(store));
+        let mut status = replica.status();
+        let removed = async move {
+            if status.wait_for(|s| s.removed).await.is_err() {
+                // The raft node has ended, which is not the same.
+                std::future::pending::<()>().await;
+            }
+        };
+        let services = Services::start(ctx.clone(), listener, replica.service(store), removed);
         let (control, logs) = (services.control.clone(), services.logs.clone());
         let inner = Inner { ctx, control, logs, services: Mutex::new(Some(services)), replica };
         Ok(Self { inner: Arc::new(inner) })

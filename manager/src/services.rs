@@ -38,8 +38,14 @@ pub(crate) struct Services {
 }
 
 impl Services {
-    /// Starts serving on `listener` and following the leadership.
-    pub fn start(ctx: Arc<Context>, listener: Box<dyn Listener>, raft: RaftServer<impl Raft>) -> Self {
+    /// Starts serving on `listener` and following the leadership; all of it ends once this manager is `removed`
+    /// from the group: its copy of the store stands still, and whoever asked it would be told what was.
+    pub fn start(
+        ctx: Arc<Context>,
+        listener: Box<dyn Listener>,
+        raft: RaftServer<impl Raft>,
+        removed: impl Future<Output = ()> + Send + 'static,
+    ) -> Self {
         let stop = CancellationToken::new();
         let control = ControlHandle::new(ctx.clone());
         let logs = LogsHandle::new(ctx.clone(), stop.clone());
@@ -62,6 +68,12 @@ impl Services {
         services.spawn(serve(router, incoming, services.stop.clone()));
         services.spawn_until_stop(roles::reconcile(ctx.clone()));
         services.spawn_until_stop(lead(ctx, services.stop.child_token()));
+        let stop = services.stop.clone();
+        services.spawn_until_stop(async move {
+            removed.await;
+            tracing::info!("this manager is no longer one of the swarm's: it serves nobody any more");
+            stop.cancel();
+        });
         services
     }
 

@@ -187,7 +187,10 @@ impl Store {
     pub fn open(data_root: &Path) -> Result<Self> {
         let root = data_root.join("network");
         let containers = root.join("containers");
-        fs::create_dir_all(&containers).map_err(Error::file("create", &containers))?;
+        // Addresses and names of everything that runs here are nobody else's business.
+        let mut private = fs::DirBuilder::new();
+        std::os::unix::fs::DirBuilderExt::mode(&mut private, 0o700);
+        private.recursive(true).create(&containers).map_err(Error::file("create", &containers))?;
         Ok(Self { root })
     }
 

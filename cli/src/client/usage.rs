@@ -19,7 +19,16 @@ pub struct Unread {
 /// Reads arguments by a command's definition.
 pub fn matches(command: Command, args: &[OsString]) -> Result<clap::ArgMatches, Unread> {
     let e = match switches(command.clone()).try_get_matches_from(args) {
-        Ok(matches) => return Ok(matches),
+        Ok(matches) => {
+            let (path, found) = named(&command, args);
+            return match unknown_flag(found, innermost(&matches)) {
+                Some(flag) => {
+                    let (text, code) = unknown(&flag, &path, found);
+                    Err(Unread { output: None, error: Some(text), code })
+                }
+                None => Ok(matches),
+            };
+        }
         Err(e) => e,
     };
     if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
@@ -34,6 +43,19 @@ pub fn matches(command: Command, args: &[OsString]) -> Result<clap::ArgMatches, 
     }
     let (text, code) = worded(&e, &path, found);
     Err(Unread { output: None, error: Some(text), code })
+}
+
+fn innermost(matches: &clap::ArgMatches) -> &clap::ArgMatches {
+    matches.subcommand().map_or(matches, |(_, inner)| innermost(inner))
+}
+
+/// A flag that was taken for the image: clap lets the words that are passed on (`IMAGE [COMMAND] [ARG...]`) begin
+/// with a dash from the first on.
+fn unknown_flag(command: &Command, matches: &clap::ArgMatches) -> Option<String> {
+    let passed_on = command.get_positionals().find(|p| p.is_trailing_var_arg_set())?;
+    let first = matches.get_raw(passed_on.get_id().as_str())?.next()?.to_str()?;
+    let name = first.split('=').next().unwrap_or(first);
+    (name.len() > 1 && name.starts_with('-')).then(|| name.to_owned())
 }
 
 /// Lets every switch take `=true` and `=false`.
@@ -100,13 +122,7 @@ fn worded(e: &clap::Error, path: &str, command: &Command) -> (String, u8) {
             let usage = if path == root { String::new() } else { format!("\n\nUsage:  {path}") };
             (format!("{root}: unknown command: {asked}{usage}\n\n{more}"), 1)
         }
-        ErrorKind::UnknownArgument if argument.starts_with("--") => {
-            short(format!("unknown flag: {argument}"), 125)
-        }
-        ErrorKind::UnknownArgument if argument.starts_with('-') => {
-            let letter = argument.trim_start_matches('-');
-            short(format!("unknown shorthand flag: '{letter}' in {argument}"), 125)
-        }
+        ErrorKind::UnknownArgument if argument.starts_with('-') => unknown(&argument, path, command),
         ErrorKind::UnknownArgument | ErrorKind::TooManyValues => match command.get_positionals().count() {
             0 => short(format!("{}: '{path}' accepts no arguments", root(path)), 1),
             n => short(format!("{}: '{path}' requires {}", root(path), count("", n)), 1),
@@ -147,6 +163,18 @@ fn worded(e: &clap::Error, path: &str, command: &Command) -> (String, u8) {
         }
         _ => (e.to_string().trim_end().to_owned(), 125),
     }
+}
+
+fn unknown(flag: &str, path: &str, command: &Command) -> (String, u8) {
+    let what = match flag.strip_prefix("--") {
+        Some(_) => format!("unknown flag: {flag}"),
+        None => {
+            let letter = flag.chars().nth(1).unwrap_or('-');
+            format!("unknown shorthand flag: '{letter}' in {flag}")
+        }
+    };
+    let usage = usage(command, path);
+    (format!("{what}\n\nUsage:  {usage}\n\nRun '{path} --help' for more information"), 125)
 }
 
 /// `skep stop [OPTIONS] CONTAINER [CONTAINER...]`.

@@ -3,6 +3,7 @@
 
 mod address;
 mod description;
+mod hold;
 mod instance;
 mod membership;
 mod node;
@@ -20,6 +21,7 @@ use skep_engine::{Engine, EngineOptions};
 use skep_overlay::{DataPlane, DataPlaneOptions};
 use tokio::signal::unix::{SignalKind, signal};
 
+use hold::Hold;
 use node::{Node, NodeOptions};
 pub use options::DaemonArgs;
 use options::{Config, Host};
@@ -139,10 +141,26 @@ struct Daemon {
     state: ApiState,
     api: tokio::task::JoinHandle<Result<(), ServeError>>,
     stop: tokio_util::sync::CancellationToken,
+    _hold: Hold,
 }
 
 impl Daemon {
     async fn start(config: Config) -> Result<Self> {
+        let hold = Hold::take(&config.data_root, &config.exec_root)?;
+        // Bound before anything is started, so that a socket that cannot be had leaves nothing behind.
+        let tls = config.tls.as_ref().map(skep_api::TlsFiles::acceptor).transpose()?;
+        let mut listeners = Vec::with_capacity(config.hosts.len());
+        for host in &config.hosts {
+            listeners.push(match host {
+                Host::Unix(path) => Listener::unix(path).await?,
+                Host::Tcp(addr) => {
+                    if tls.is_none() && !addr.ip().is_loopback() {
+                        tracing::warn!(%addr, "the API is served without TLS: whoever reaches it is root on this host");
+                    }
+                    Listener::tcp(*addr, tls.clone()).await?
+                }
+            });
+        }
         let instance = instance::name(&config.data_root)?;
         let helper_exe = std::env::current_exe().context("find the skep binary")?;
         let plane = DataPlane::start(DataPlaneOptions {
@@ -189,21 +207,8 @@ impl Daemon {
         };
         let state = ApiState::new(engine.clone(), plane.clone(), Arc::new(node.clone()), info);
         let stop = tokio_util::sync::CancellationToken::new();
-        let tls = config.tls.as_ref().map(skep_api::TlsFiles::acceptor).transpose()?;
-        let mut listeners = Vec::with_capacity(config.hosts.len());
-        for host in &config.hosts {
-            listeners.push(match host {
-                Host::Unix(path) => Listener::unix(path).await?,
-                Host::Tcp(addr) => {
-                    if tls.is_none() && !addr.ip().is_loopback() {
-                        tracing::warn!(%addr, "the API is served without TLS: whoever reaches it is root on this host");
-                    }
-                    Listener::tcp(*addr, tls.clone()).await?
-                }
-            });
-        }
         let api = tokio::spawn(skep_api::serve(listeners, state.clone(), stop.clone().cancelled_owned()));
-        Ok(Self { engine, plane, node, pidfile: config.pidfile, state, api, stop })
+        Ok(Self { engine, plane, node, pidfile: config.pidfile, state, api, stop, _hold: hold })
     }
 
     /// Until SIGTERM or SIGINT; SIGHUP only calls `reload`.

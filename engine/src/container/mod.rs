@@ -38,6 +38,7 @@ pub use commit::Commit;
 pub use connect::NetworkRef;
 pub use copy::{CopyIn, PathStat};
 pub use exec::{ExecConfig, ExecInfo};
+pub use names::made_up_name;
 pub use stats::{CpuUsage, InterfaceCounters, IoUsage, MemoryUsage, Stats, Usage};
 pub use top::Top;
 pub use wait::{Exit, WaitCondition};

@@ -81,6 +81,11 @@ const SURNAMES: &[&str] = &[
     "yalow",
 ];
 
+/// A made-up `adjective_surname`, for what the user gave no name.
+pub fn made_up_name() -> String {
+    made_up(0)
+}
+
 /// A made-up `adjective_surname`; with a digit when the plain ones keep being taken.
 pub(super) fn made_up(retry: usize) -> String {
     let pick = |list: &[&'static str]| list[rand::random_range(0..list.len())];

@@ -9,10 +9,20 @@ use super::cidr::Cidr;
 use super::layout::Layout;
 use crate::store::{StoreView, change::put};
 
+/// Prefix length of what is spared around a node's own address where a network's subnet is chosen for it.
+const NEIGHBOURS: u8 = 16;
+
 /// What overlaps with `subnet`, for a person; `None` if nothing does. `except` is a network's id.
 pub fn overlap(view: &StoreView, subnet: Cidr, except: &str) -> Option<String> {
     if let Some(pool) = node_pool(view).filter(|p| p.overlaps(subnet)) {
         return Some(format!("subnet {subnet} overlaps with {pool}, the pool of the nodes' own addresses"));
+    }
+    if let Some((node, addr)) = hosts(view).find(|(_, addr)| Cidr::of(u32::from(*addr), 32).overlaps(subnet))
+    {
+        let host = node.description.as_ref().map_or(node.id.as_str(), |d| &d.hostname);
+        return Some(format!(
+            "subnet {subnet} holds {addr}, the address of node {host} itself, which would be cut off"
+        ));
     }
     view.networks().filter(|n| n.id != except).find_map(|n| {
         let other: Cidr =
@@ -24,6 +34,16 @@ pub fn overlap(view: &StoreView, subnet: Cidr, except: &str) -> Option<String> {
                 n.id
             )
         })
+    })
+}
+
+/// The nodes' own addresses outside the overlay.
+fn hosts(view: &StoreView) -> impl Iterator<Item = (&v1::Node, Ipv4Addr)> {
+    view.nodes().flat_map(|node| {
+        let manager = node.manager.as_ref().and_then(|m| m.addr.rsplit_once(':')).map(|(host, _)| host);
+        let known = [Some(node.addr.as_str()), Some(node.data_path_addr.as_str()), manager];
+        let addrs = known.into_iter().flatten().filter_map(|a| a.parse::<Ipv4Addr>().ok());
+        addrs.filter(|a| !a.is_loopback()).map(|a| (&**node, a)).collect::<Vec<_>>()
     })
 }
 
@@ -40,10 +60,16 @@ pub(super) fn networks(
 ) {
     let mut taken: Vec<Cidr> = view.networks().filter_map(|n| n.subnet.parse().ok()).collect();
     taken.extend(node_pool(view));
+    // What lies around a node's address is likely its neighbours'; with a small pool, only the address is spared.
+    let around = |len| hosts(view).map(move |(_, addr)| Cidr::of(u32::from(addr), len)).collect::<Vec<_>>();
+    let (neighbours, own) = (around(NEIGHBOURS), around(32));
     for network in view.networks().filter(|n| n.subnet.is_empty()) {
         let asked = network.spec.as_ref().map_or("", |s| &s.subnet);
         let subnet = if asked.is_empty() {
-            cut(view, &taken).ok_or_else(|| "the address pools have no free subnet left".to_owned())
+            let sparing = |spared: &[Cidr]| cut(view, &[&taken[..], spared].concat());
+            sparing(&neighbours)
+                .or_else(|| sparing(&own))
+                .ok_or_else(|| "the address pools have no free subnet left".to_owned())
         } else {
             asked.parse::<Cidr>().map_err(|e| e.to_string())
         };

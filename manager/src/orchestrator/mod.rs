@@ -73,6 +73,10 @@ fn tend(
         return;
     }
     if task::finished(newest) {
+        // One that failed while it was being prepared has not had its turn yet: its successor would fail as fast.
+        if newest.start_not_before_ms > now_ms {
+            return plan.wake(newest.start_not_before_ms);
+        }
         return replace(view, service, slot, newest, Reason::Finished, now_ms, rng, plan);
     }
     if task::state(newest) >= TaskState::Assigned {

@@ -34,5 +34,6 @@ pub fn decide(policy: &v1::RestartPolicy, ended: &v1::Task, now_ms: i64) -> Opti
         restarts_ms.push(now_ms);
     }
     let delay_ms = policy.delay_ns.map_or(defaults::RESTART_DELAY.as_millis() as i64, |ns| ns / 1_000_000);
-    Some(Restart { not_before_ms: task::since_ms(ended).saturating_add(delay_ms), restarts_ms })
+    let ended_ms = task::since_ms(ended).max(ended.start_not_before_ms);
+    Some(Restart { not_before_ms: ended_ms.saturating_add(delay_ms), restarts_ms })
 }

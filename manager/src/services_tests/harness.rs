@@ -171,7 +171,7 @@ pub(super) async fn swarm() -> Swarm {
         let writer = Writer::new(stores[i].clone(), node(i));
         let clock = ClusterClock::new(Host::system(), stores[i].clone());
         let ctx = Context::new(identities[i].clone(), network.clone(), writer, Arc::new(node(i)), clock);
-        Services::start(Arc::new(ctx), listener, RaftServer::new(NoRaft))
+        Services::start(Arc::new(ctx), listener, RaftServer::new(NoRaft), std::future::pending())
     });
     Swarm { managers: managers.collect(), log: log.clone(), network: network.clone(), dir }
 }

@@ -182,6 +182,12 @@ fn tunnel(
     let peers = desired.networks.values().flat_map(|n| &n.peers);
     let peers = peers.map(|p| Cidr::host(p.overlay_addr));
     let wanted: BTreeSet<Route> = ranges.chain(peers).map(|to| Route { to, via: None, src }).collect();
+    // A host that needs the same range for itself would be cut off by ours.
+    let foreign = |r: &Route| held.iter().any(|(index, h)| *index != link.index && h.to == r.to);
+    let (clashing, wanted): (BTreeSet<Route>, BTreeSet<Route>) = wanted.into_iter().partition(foreign);
+    for route in clashing {
+        tracing::warn!(range = %route.to, "this host has a route of its own to a range of the overlay: containers here cannot reach that network's others; make the network anew with another --subnet");
+    }
     let held: BTreeSet<&Route> =
         held.iter().filter(|(index, _)| *index == link.index).map(|(_, route)| route).collect();
     let gone = held.iter().filter(|r| !wanted.contains(r));

@@ -14,7 +14,8 @@ use crate::fields::Fields;
 
 /// Reads a service's specification.
 pub fn read(mut f: Fields) -> ApiResult<ServiceSpec> {
-    let annotations = Some(Annotations { name: f.string("Name")?, labels: f.string_map("Labels")? });
+    let name = Some(f.string("Name")?).filter(|n| !n.is_empty()).unwrap_or_else(skep_engine::made_up_name);
+    let annotations = Some(Annotations { name, labels: f.string_map("Labels")? });
     let mut task = read_task(f.object("TaskTemplate")?)?;
     let mode = read_mode(f.object("Mode")?)?;
     let update = f.opt_object("UpdateConfig")?.map(read_update).transpose()?;
@@ -32,10 +33,15 @@ pub fn read(mut f: Fields) -> ApiResult<ServiceSpec> {
 fn read_mode(mut f: Fields) -> ApiResult<Mode> {
     let replicated = f.opt_object("Replicated")?;
     let global = f.opt_object("Global")?;
-    f.refuse_rest(&[
-        ("ReplicatedJob", "job modes come in a later version; use replicated with restart condition none"),
-        ("GlobalJob", "job modes come in a later version; use global with restart condition none"),
-    ])?;
+    // Named by an empty object too, which elsewhere asks for nothing.
+    for (job, instead) in [("ReplicatedJob", "replicated"), ("GlobalJob", "global")] {
+        if f.opt_object(job)?.is_some() {
+            return Err(ApiError::bad_request(format!(
+                "Mode.{job} is not supported by this version of Skep: use {instead} with restart condition none"
+            )));
+        }
+    }
+    f.refuse_rest(&[])?;
     match (replicated, global) {
         (Some(_), Some(_)) => Err(ApiError::bad_request("Mode: give either Replicated or Global, not both")),
         (None, Some(global)) => global.refuse_rest(&[]).map(|()| Mode::Global(Global {})),

@@ -173,7 +173,8 @@ impl Node {
             let broken = !std::mem::take(&mut lock(&self.inner.state).error).is_empty();
             return if broken { self.wipe().await } else { Err(SwarmError::NotMember) };
         };
-        let manager = lock(&member.manager).clone();
+        let manager = member.manager();
+        let manages = manager.is_some();
         if let Some(manager) = &manager
             && !force
         {
@@ -186,6 +187,10 @@ impl Node {
             && let Err(e) = manager.leave().await
         {
             tracing::warn!(error = %e, "left without the other managers' consent: remove this node there with `node rm --force`");
+        }
+        let outdated = lock(&member.manager).take().filter(|_| !manages);
+        if let Some(outdated) = outdated {
+            outdated.stop().await;
         }
         member.agent.drain().await;
         lock(&self.inner.state).member = None;

@@ -66,6 +66,14 @@ struct Member {
     role_watch: Mutex<Option<tokio::task::AbortHandle>>,
 }
 
+impl Member {
+    /// The manager, unless the others have taken it out of their group: what it holds is out of date then, and it
+    /// goes with the node's next certificate.
+    fn manager(&self) -> Option<Manager> {
+        lock(&self.manager).clone().filter(|m| !m.raft_status().borrow().removed)
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -309,7 +317,7 @@ impl Swarm for Node {
             node_id: member.identity.node_id().to_string(),
             node_addr: lock(&member.membership).advertise_addr.ip().to_string(),
             cluster_id: member.identity.cluster_id().to_string(),
-            control_available: lock(&member.manager).is_some(),
+            control_available: member.manager().is_some(),
             error: if manager_error.is_empty() { connection.error } else { manager_error },
             managers: member.agent.manager_peers(),
         }
@@ -317,13 +325,13 @@ impl Swarm for Node {
 
     fn control(&self) -> Option<ControlHandle> {
         let member = lock(&self.inner.state).member.clone()?;
-        let control: ControlHandle = Arc::new(lock(&member.manager).as_ref()?.control());
+        let control: ControlHandle = Arc::new(member.manager()?.control());
         Some(control)
     }
 
     fn logs(&self) -> Option<LogsHandle> {
         let member = lock(&self.inner.state).member.clone()?;
-        let logs: LogsHandle = Arc::new(lock(&member.manager).as_ref()?.logs());
+        let logs: LogsHandle = Arc::new(member.manager()?.logs());
         Some(logs)
     }
 }
