@@ -35,18 +35,21 @@ pub(super) struct Backlog {
 pub(super) fn open_all(path: &Path) -> Result<Vec<File>, Error> {
     let mut out = Vec::new();
     let mut seen = std::collections::HashSet::new();
+    let mut gap = false;
     for n in 0.. {
         let name = if n == 0 { path.to_path_buf() } else { PathBuf::from(format!("{}.{n}", path.display())) };
         match File::open(&name) {
             Ok(f) => {
+                gap = false;
                 let inode = f.metadata().map_err(Error::io("read", &name))?.ino();
                 // A rotation between two opens shows the same file under two names.
                 if seen.insert(inode) {
                     out.push(f);
                 }
             }
-            Err(e) if e.kind() == io::ErrorKind::NotFound && n > 0 => break,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound && gap => break,
+            // Not the end yet: a rotation under way has one file between two names.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => gap = true,
             Err(e) => return Err(Error::io("open", &name)(e)),
         }
     }
