@@ -233,16 +233,14 @@ impl Manager {
         let members = self.inner.ctx.consensus.members();
         let voters = members.iter().filter(|m| m.voter).count();
         let reachable = members.iter().filter(|m| m.voter && m.reachable).count();
-        let beginning =
-            "You are attempting to leave the swarm on a node that is participating as a manager. ";
-        let rest = match voters {
+        let warning = match voters {
             0 | 1 => "Removing the last manager erases all current state of the swarm. Use `--force` to ignore this message. ".to_owned(),
             2 => "Leaving with only one other manager means that the swarm goes on with a single one. Demote this node first (docker node demote), or use `--force`. ".to_owned(),
             _ => format!(
                 "The swarm has {voters} managers, {reachable} of them reachable from here. The only way to keep their quorum safe is to demote this node first (docker node demote). Use `--force` to suppress this message. "
             ),
         };
-        format!("{beginning}{}", rest.trim_end())
+        warning.trim_end().to_owned()
     }
 
     async fn hand_over(&self) {

@@ -86,9 +86,19 @@ pub(super) async fn find(s: &ApiState, wanted: &str) -> ApiResult<(ServiceWithSt
     Ok((found, response.stale))
 }
 
-async fn inspect(State(s): State<ApiState>, Path(name): Path<String>) -> ApiResult {
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Inspect {
+    insert_defaults: Option<String>,
+}
+
+async fn inspect(State(s): State<ApiState>, Path(name): Path<String>, Query(q): Query<Inspect>) -> ApiResult {
     let (found, stale) = find(&s, &name).await?;
-    Ok(body::swarm(&service::service(&found.service.unwrap_or_default()), stale))
+    let mut shown = service::service(&found.service.unwrap_or_default());
+    if body::flag(q.insert_defaults.as_deref()) {
+        service::insert_defaults(&mut shown);
+    }
+    Ok(body::swarm(&shown, stale))
 }
 
 async fn create(State(s): State<ApiState>, request: Request) -> ApiResult {

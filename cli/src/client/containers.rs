@@ -223,8 +223,16 @@ pub async fn run(api: &Api, command: Containers) -> Result<u8> {
         Containers::Rm { force, link, volumes, containers } => {
             let query = Query::new().flag("force", force).flag("v", volumes).flag("link", link);
             each(&containers, async |name| {
-                api.delete(&format!("/containers/{}", encode(name.trim_matches('/'))), &query).await?;
-                say!("{name}")
+                let path = format!("/containers/{}", encode(name.trim_matches('/')));
+                match api.delete(&path, &query).await {
+                    Ok(_) => say!("{name}"),
+                    // What was to go is not there.
+                    Err(e) if force && super::is_not_found(&e) => {
+                        eprintln!("{e:#}");
+                        Ok(())
+                    }
+                    Err(e) => Err(e),
+                }
             })
             .await?;
         }

@@ -47,6 +47,7 @@ pub async fn run(api: &Api, args: &InspectArgs) -> Result<()> {
         let wanted = KINDS.iter().filter(|(kind, ..)| args.kind.as_ref().is_none_or(|k| k == kind));
         for (kind, before, after) in wanted {
             let query = Query::new().flag("size", args.size && *kind == "container");
+            let query = if *kind == "service" { query.with("insertDefaults", "true") } else { query };
             match api.get(&format!("{before}{}{after}", encode(&name)), &query).await {
                 Ok(found) => return Ok(found),
                 // Outside a swarm its objects are not there to be found.

@@ -131,6 +131,13 @@ fn resolve(view: &StoreView, mut spec: v1::ServiceSpec, id: &str) -> Result<v1::
         return Err(Status::invalid_argument(why));
     }
     for attachment in spec.task.iter_mut().flat_map(|t| &mut t.networks) {
+        if ["host", "bridge", "none"].contains(&attachment.network.as_str()) {
+            return Err(Status::invalid_argument(format!(
+                "network {} is a node's own, and services attach to overlay networks only: make one with `network \
+                 create -d overlay`",
+                attachment.network
+            )));
+        }
         let network = view.find_network(&attachment.network).map_err(super::lookup)?;
         if network.spec.as_ref().is_some_and(|s| s.ingress) {
             return Err(Status::invalid_argument(format!(

@@ -1,9 +1,11 @@
 //! Services: `ServiceSpec` read from and written to Docker's JSON.
 
+mod defaults;
 mod read;
 mod read_container;
 mod write;
 
+pub use defaults::insert as insert_defaults;
 pub use read::read;
 pub use write::{service, spec, status, task_template};
 
