@@ -38,6 +38,12 @@ fn a_lost_quorum_says_so_and_the_last_manager_goes_on_alone() -> Result<()> {
         ensure!(warning.is_some_and(|w| w.contains("out of date")), "{}", answer.headers);
         Ok(())
     })?;
+    let told = std::process::Command::new(&one.skep)
+        .env("DOCKER_HOST", one.docker_host())
+        .args(["service", "ls"])
+        .output()?;
+    let (shown, warned) = (String::from_utf8_lossy(&told.stdout), String::from_utf8_lossy(&told.stderr));
+    ensure!(shown.contains("web") && warned.matches("out of date").count() == 1, "{shown}{warned}");
     let started = Instant::now();
     refused(one, &["service", "scale", "-d", "web=5"], &["no leader", "--force-new-cluster"])?;
     ensure!(started.elapsed() < Duration::from_secs(10), "the refusal took {:?}", started.elapsed());

@@ -122,6 +122,7 @@ impl Api {
             let message = message.unwrap_or_else(|| String::from_utf8_lossy(&bytes).into_owned());
             return Err(Refused { status, message }.into());
         }
+        warn(response.headers());
         Ok(response)
     }
 
@@ -168,6 +169,15 @@ impl Api {
     /// DELETE.
     pub async fn delete(&self, path: &str, query: &Query) -> Result<Value> {
         self.call(Method::DELETE, path, query, None).await
+    }
+}
+
+/// Tells what an answer warns of (RFC 7234, section 5.5), once: a command asks many times.
+fn warn(headers: &hyper::HeaderMap) {
+    static TOLD: std::sync::Once = std::sync::Once::new();
+    let warning = headers.get(hyper::header::WARNING).and_then(|w| w.to_str().ok());
+    if let Some(text) = warning.and_then(|w| w.split('"').nth(1)) {
+        TOLD.call_once(|| eprintln!("WARNING: {text}"));
     }
 }
 
