@@ -30,4 +30,5 @@ pub use manifest::{
 pub use resolve::resolve;
 pub use search::Found;
 pub use session::{Access, Repository, Session};
+pub use tls::Anybody;
 pub use upload::{Mounted, Upload};
