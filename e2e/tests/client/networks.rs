@@ -1,8 +1,8 @@
 //! Networks of one host: containers connected, disconnected, linked and published, with both clients.
 
 use anyhow::{Context, Result, ensure};
-use skep_e2e::Host;
-use skep_e2e::swarm::{hostname, refused, within};
+use skep_e2e::swarm::{LONG, hostname, refused, within};
+use skep_e2e::{Host, eventually};
 
 use crate::compare::Compare;
 use crate::{docker, lab, skep};
@@ -11,7 +11,17 @@ const SERVE: [&str; 3] = ["whoami:1", "/skep", "whoami"];
 
 fn run(host: &Host, name: &str, more: &[&str]) -> Result<()> {
     let first = ["run", "-d", "--name", name, "--hostname", name];
-    host.docker(&[&first[..], more, &SERVE].concat()).map(drop)
+    host.docker(&[&first[..], more, &SERVE].concat())?;
+    serves(host, name, 1)
+}
+
+/// Waits until the container listens for the `times`th time of its life.
+fn serves(host: &Host, container: &str, times: usize) -> Result<()> {
+    eventually(&format!("{container} listens"), LONG, || {
+        let log = host.docker(&["logs", container])?;
+        ensure!(log.matches("listening on port").count() == times, "{log}");
+        Ok(())
+    })
 }
 
 fn inspect(host: &Host, container: &str, template: &str) -> Result<String> {
@@ -88,6 +98,7 @@ fn networks_of_running_and_stopped_containers_change() -> Result<()> {
     host.stop_daemon("-TERM")?;
     host.start_daemon()?;
     host.docker(&["start", "aa"])?;
+    serves(host, "aa", 2)?;
     ensure!(
         inspect(host, "aa", "{{range $k, $v := .NetworkSettings.Networks}}{{$k}}={{$v.IPAddress}} {{end}}")?
             == "red=10.82.0.9"
@@ -247,6 +258,7 @@ fn ports_and_links_are_dockers() -> Result<()> {
         &["port publishing and the container type network mode"],
     )?;
     host.docker(&[&shares[..], &["whoami:1", "/skep", "whoami", "81"]].concat())?;
+    serves(host, "side", 1)?;
     ensure!(ask(host, "app", "127.0.0.1:81")?.len() >= 3);
     let warned = docker(
         host,
