@@ -182,7 +182,9 @@ pub async fn up(plane: &DataPlane, request: AttachRequest) -> Attached {
 /// told a moment later than everything else.
 pub fn assert_same(before: &str, after: &str) {
     let lines = |text: &str| -> Vec<String> {
-        text.lines().map(|l| l.replace(" linkdown", "").trim_end().to_owned()).collect()
+        let carrier =
+            |l: &str| l.replace(" linkdown", "").replace("NO-CARRIER,", "").replace(",LOWER_UP", "");
+        text.lines().map(|l| carrier(l).trim_end().to_owned()).collect()
     };
     let (before, after) = (lines(before), lines(after));
     let gone: Vec<_> = before.iter().filter(|l| !after.contains(l)).collect();
