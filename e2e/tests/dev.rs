@@ -38,6 +38,8 @@ fn a_single_node_swarm_runs_a_service_and_goes_without_a_trace() -> Result<()> {
     let lab = Lab::up(LabOptions { name, hosts: 1, skep: skep.clone(), init })?;
     let host = lab.host(1);
     let dir = host.dir.join("dev");
+    let kernel = || host.exec(&["sh", "-c", "nft list tables; ip -br link | cut -d' ' -f1"]);
+    let before = kernel()?;
     let mut dev = host.command(&skep)?;
     dev.args(["dev", "--dir"]).arg(&dir).stdin(Stdio::null()).stdout(Stdio::null());
     let mut dev = dev.spawn()?;
@@ -83,5 +85,7 @@ fn a_single_node_swarm_runs_a_service_and_goes_without_a_trace() -> Result<()> {
     ensure!(dev.wait()?.success(), "skep dev ended badly");
     let left = host.exec(&["sh", "-c", "grep -lxz '[s]him' /proc/[0-9]*/cmdline || true"])?;
     ensure!(left.trim().is_empty(), "shims are left: {left}");
+    let after = kernel()?;
+    ensure!(after == before, "tables and links were {before}, and are {after}");
     lab.down()
 }

@@ -275,9 +275,6 @@ impl Daemon {
                 }
             });
             futures::future::join_all(stops).await;
-            if let Err(e) = self.plane.leave_swarm().await {
-                tracing::warn!(error = %e, "the data plane could not be taken down");
-            }
         }
         match tokio::time::timeout(std::time::Duration::from_secs(2), self.api).await {
             Ok(Ok(Err(e))) => tracing::error!(error = %e, "the API ended with an error"),
@@ -285,7 +282,11 @@ impl Daemon {
             Ok(Ok(Ok(()))) | Err(_) => {}
         }
         self.engine.shutdown().await;
-        self.plane.shutdown().await;
+        if !containers {
+            self.plane.shutdown().await;
+        } else if let Err(e) = self.plane.uninstall().await {
+            tracing::warn!(error = %e, "the data plane could not be taken down");
+        }
         if let Err(e) = std::fs::remove_file(&self.pidfile) {
             tracing::warn!(pidfile = %self.pidfile.display(), error = %e, "cannot remove the pidfile");
         }
