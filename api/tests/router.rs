@@ -13,9 +13,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use skep_api::swarm::{ControlHandle, InitRequest, JoinRequest, LocalSwarm, LogsHandle, Swarm, SwarmError};
 use skep_api::{ApiState, DaemonInfo, Listener};
-use skep_engine::{
-    Attachment, ContainerConfig, ContainerId, Engine, EngineOptions, NetworkError, NetworkJoin, Networking,
-};
+use skep_engine::{Engine, EngineOptions, NoNetworks};
 use skep_overlay::{DataPlane, DataPlaneOptions};
 use tokio_util::sync::CancellationToken;
 
@@ -41,40 +39,6 @@ impl Swarm for Alone {
     }
     fn logs(&self) -> Option<LogsHandle> {
         None
-    }
-}
-
-/// No container of these tests is started, so none is connected.
-struct Unconnected;
-
-#[async_trait]
-impl Networking for Unconnected {
-    async fn attach(
-        &self,
-        _: &ContainerId,
-        _: &str,
-        _: &ContainerConfig,
-    ) -> Result<Attachment, NetworkError> {
-        Err("no container is connected in this test".into())
-    }
-    async fn connect(
-        &self,
-        _: &ContainerId,
-        _: &str,
-        _: &ContainerConfig,
-        _: &NetworkJoin,
-    ) -> Result<Attachment, NetworkError> {
-        Err("no container is connected in this test".into())
-    }
-    async fn disconnect(&self, _: &ContainerId, _: &str) -> Result<Attachment, NetworkError> {
-        Err("no container is connected in this test".into())
-    }
-    async fn rename(&self, _: &ContainerId, _: &str) -> Result<(), NetworkError> {
-        Ok(())
-    }
-
-    async fn detach(&self, _: &ContainerId) -> Result<(), NetworkError> {
-        Ok(())
     }
 }
 
@@ -106,7 +70,7 @@ where
             instance,
             cgroup_parent: None,
             helper_exe,
-            networking: Arc::new(Unconnected),
+            networking: Arc::new(NoNetworks),
         })
         .await
         .expect("an engine");

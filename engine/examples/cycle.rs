@@ -3,46 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use skep_engine::{
-    Attachment, ContainerConfig, ContainerId, Engine, EngineOptions, NetworkError, NetworkJoin, Networking,
-    WaitCondition,
-};
-
-struct NoNetworks;
-
-#[async_trait::async_trait]
-impl Networking for NoNetworks {
-    async fn attach(
-        &self,
-        _: &ContainerId,
-        _: &str,
-        _: &ContainerConfig,
-    ) -> Result<Attachment, NetworkError> {
-        Err("no networks here".into())
-    }
-
-    async fn connect(
-        &self,
-        _: &ContainerId,
-        _: &str,
-        _: &ContainerConfig,
-        _: &NetworkJoin,
-    ) -> Result<Attachment, NetworkError> {
-        Err("no networks here".into())
-    }
-
-    async fn disconnect(&self, _: &ContainerId, _: &str) -> Result<Attachment, NetworkError> {
-        Err("no networks here".into())
-    }
-
-    async fn rename(&self, _: &ContainerId, _: &str) -> Result<(), NetworkError> {
-        Ok(())
-    }
-
-    async fn detach(&self, _: &ContainerId) -> Result<(), NetworkError> {
-        Ok(())
-    }
-}
+use skep_engine::{ContainerConfig, Engine, EngineOptions, NoNetworks, WaitCondition};
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 

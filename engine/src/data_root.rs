@@ -1,52 +1,21 @@
-//! The data root: who holds it, where things lie in it, and what is swept from it at start.
+//! The data root: where things lie in it, and what is swept from it at start.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{self, File};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-
-use nix::fcntl::{Flock, FlockArg};
 
 use crate::error::Error;
 
-/// Paths under one data root, and the lock that makes it ours.
+/// Paths under one data root.
 #[derive(Debug)]
 pub(crate) struct DataRoot {
     path: PathBuf,
-    _lock: Flock<File>,
 }
 
 impl DataRoot {
-    /// Takes the lock (a second daemon is refused with the first one's pid) and makes the folders.
-    pub(crate) fn lock(path: &Path) -> Result<Self, Error> {
-        make_dir(path, 0o710)?;
-        let path = fs::canonicalize(path).map_err(Error::io("resolve", path))?;
-        let lock_path = path.join("skep.lock");
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&lock_path)
-            .map_err(Error::io("open", &lock_path))?;
-        let mut lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => lock,
-            Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
-                let mut pid = String::new();
-                file.read_to_string(&mut pid).map_err(Error::io("read", &lock_path))?;
-                let pid = if pid.trim().is_empty() { "unknown".into() } else { pid.trim().to_owned() };
-                return Err(Error::DataRootInUse { path, pid });
-            }
-            Err((_, e)) => return Err(Error::Io { operation: "lock", path: lock_path, source: e.into() }),
-        };
-        let write = |f: &mut File| {
-            f.set_len(0)?;
-            f.rewind()?;
-            writeln!(f, "{}", std::process::id())
-        };
-        write(&mut lock).map_err(Error::io("write", &lock_path))?;
-        let root = Self { path, _lock: lock };
+    /// Makes the folders of a root that is held.
+    pub(crate) fn open(path: &Path) -> Result<Self, Error> {
+        let root = Self { path: fs::canonicalize(path).map_err(Error::io("resolve", path))? };
         make_dir(&root.blobs(), 0o700)?;
         make_dir(&root.temporary(), 0o700)?;
         // Layers and upper directories are entered by whatever user the container runs as, but only

@@ -18,6 +18,7 @@ use crate::host::{self, HostInfo};
 use crate::image::{Holder, Images};
 use crate::metadata::{Kind, Metadata};
 use crate::network::Networking;
+use crate::root_lock::RootLocks;
 use crate::volume::Volumes;
 
 /// Longest time a start waits for its turn.
@@ -46,6 +47,7 @@ pub struct Engine(Arc<Inner>);
 
 struct Inner {
     options: EngineOptions,
+    _locks: RootLocks,
     cgroup_parent: String,
     root: Arc<DataRoot>,
     metadata: Metadata,
@@ -62,17 +64,21 @@ struct Inner {
 }
 
 impl Engine {
-    /// Takes the data root (a second daemon is refused by name), sweeps what a crash left half-made, and takes
-    /// up again the containers that run.
+    /// Takes the roots (a second daemon is refused by name) and opens the engine: see [`Engine::open_held`].
     pub async fn open(o: EngineOptions) -> Result<Engine, Error> {
-        let (engine, records) = blocking(move || Self::open_blocking(o)).await?;
+        let locks = RootLocks::take(&o.data_root, &o.exec_root)?;
+        Self::open_held(o, locks).await
+    }
+
+    /// With both roots held, sweeps what a crash left half-made, and takes up again the containers that run.
+    pub async fn open_held(o: EngineOptions, locks: RootLocks) -> Result<Engine, Error> {
+        let (engine, records) = blocking(move || Self::open_blocking(o, locks)).await?;
         engine.adopt(records).await?;
         Ok(engine)
     }
 
-    fn open_blocking(options: EngineOptions) -> Result<(Engine, Vec<Record>), Error> {
-        let root = Arc::new(DataRoot::lock(&options.data_root)?);
-        make_dir(&options.exec_root, 0o711)?;
+    fn open_blocking(options: EngineOptions, locks: RootLocks) -> Result<(Engine, Vec<Record>), Error> {
+        let root = Arc::new(DataRoot::open(&options.data_root)?);
         make_dir(&options.exec_root.join("containers"), 0o700)?;
         root.sweep(&root.temporary(), "what was half-made", |_| false)?;
         let (metadata, stored) = Metadata::open(&root.metadata())?;
@@ -99,6 +105,7 @@ impl Engine {
         let inner = Inner {
             cgroup_parent: cgroup_parent.trim_matches('/').to_owned(),
             options,
+            _locks: locks,
             root,
             metadata,
             events,

@@ -135,12 +135,15 @@ pub enum Error {
     /// A pull or a push failed after it had begun.
     #[error("{0}")]
     Transfer(String),
-    /// Another daemon holds the data root.
+    /// Another daemon holds the data root or the exec root.
     #[error(
-        "data root {path} is in use by another skep daemon (pid {pid}); stop it, or give this one its own --data-root"
+        "{} {} is in use by another skep daemon (pid {pid}); stop it, or give this one its own --{}",
+        root.flag().replace('-', " "), path.display(), root.flag()
     )]
-    DataRootInUse {
-        /// The data root.
+    RootInUse {
+        /// Which of the two.
+        root: crate::root_lock::Root,
+        /// Where it is.
         path: PathBuf,
         /// Process ID of the holder, as it wrote it.
         pid: String,

@@ -36,6 +36,44 @@ pub trait Networking: Send + Sync + 'static {
     async fn detach(&self, id: &ContainerId) -> Result<(), NetworkError>;
 }
 
+/// The networking of an engine that has none: only containers without a network of their own run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoNetworks;
+
+#[async_trait::async_trait]
+impl Networking for NoNetworks {
+    async fn attach(
+        &self,
+        _: &ContainerId,
+        _: &str,
+        _: &ContainerConfig,
+    ) -> Result<Attachment, NetworkError> {
+        Err("this engine has no networks: use --network none or host".into())
+    }
+
+    async fn connect(
+        &self,
+        _: &ContainerId,
+        _: &str,
+        _: &ContainerConfig,
+        _: &NetworkJoin,
+    ) -> Result<Attachment, NetworkError> {
+        Err("this engine has no networks to connect to".into())
+    }
+
+    async fn disconnect(&self, _: &ContainerId, _: &str) -> Result<Attachment, NetworkError> {
+        Err("this engine has no networks to disconnect from".into())
+    }
+
+    async fn rename(&self, _: &ContainerId, _: &str) -> Result<(), NetworkError> {
+        Ok(())
+    }
+
+    async fn detach(&self, _: &ContainerId) -> Result<(), NetworkError> {
+        Ok(())
+    }
+}
+
 /// A prepared network namespace.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Attachment {

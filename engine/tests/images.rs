@@ -251,7 +251,7 @@ async fn a_start_sweeps_what_a_crash_left_and_a_second_daemon_is_refused() -> Ou
     let second = loop {
         // The writer thread of the first lets go of its file once it has seen that nobody is left.
         match engine(dir.path()).await {
-            Err(Error::DataRootInUse { .. } | Error::Metadata { .. }) => tokio::task::yield_now().await,
+            Err(Error::RootInUse { .. } | Error::Metadata { .. }) => tokio::task::yield_now().await,
             other => break other?,
         }
     };

@@ -32,8 +32,13 @@ pub async fn run(api: &Api, args: &PruneArgs) -> Result<()> {
     if !prune::confirmed(&format!("WARNING! This will remove {what}."), args.force)? {
         return Ok(());
     }
-    let mut filters = args.filter.clone();
-    filters.push(format!("dangling={}", !args.all));
+    prune::freed(remove(api, &args.filter, args.all).await?)
+}
+
+/// Removes what no container uses (of `all` images, or of those without a name) and lists it; the bytes freed.
+pub async fn remove(api: &Api, filters: &[String], all: bool) -> Result<i64> {
+    let mut filters = filters.to_vec();
+    filters.push(format!("dangling={}", !all));
     let pruned = api.post("/images/prune", &Query::new().filters(&filters)?, None).await?;
     let removed = pruned["ImagesDeleted"].as_array().into_iter().flatten();
     let line = |i: &Value| match i["Untagged"].as_str() {
@@ -41,5 +46,5 @@ pub async fn run(api: &Api, args: &PruneArgs) -> Result<()> {
         None => format!("deleted: {}", text(i, "Deleted")),
     };
     prune::listed("Deleted Images:", &removed.map(line).collect::<Vec<_>>().into())?;
-    prune::freed(pruned["SpaceReclaimed"].as_i64().unwrap_or_default())
+    Ok(pruned["SpaceReclaimed"].as_i64().unwrap_or_default())
 }

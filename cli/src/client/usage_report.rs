@@ -267,16 +267,7 @@ pub async fn prune_all(api: &Api, args: &SystemPruneArgs) -> Result<()> {
         prune::listed(heading, &pruned[field])?;
         freed += pruned["SpaceReclaimed"].as_i64().unwrap_or(0);
     }
-    let mut filters = args.filter.clone();
-    filters.push(format!("dangling={}", !args.all));
-    let pruned = api.post("/images/prune", &Query::new().filters(&filters)?, None).await?;
-    let removed = pruned["ImagesDeleted"].as_array().into_iter().flatten();
-    let line = |i: &Value| match i["Untagged"].as_str() {
-        Some(name) => format!("untagged: {name}"),
-        None => format!("deleted: {}", text(i, "Deleted")),
-    };
-    prune::listed("Deleted Images:", &removed.map(line).collect::<Vec<_>>().into())?;
-    freed += pruned["SpaceReclaimed"].as_i64().unwrap_or(0);
+    freed += super::image_prune::remove(api, &args.filter, args.all).await?;
     let pruned = api.post("/build/prune", &Query::new().flag("all", args.all), None).await?;
     prune::listed("Deleted build cache objects:", &pruned["CachesDeleted"])?;
     prune::freed(freed + pruned["SpaceReclaimed"].as_i64().unwrap_or(0))

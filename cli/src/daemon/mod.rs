@@ -3,7 +3,6 @@
 
 mod address;
 mod description;
-mod hold;
 mod instance;
 mod membership;
 mod node;
@@ -17,11 +16,10 @@ use clap::Args;
 use skep_agent::{Attachments, LocalNetworking};
 use skep_api::swarm::{InitRequest, Swarm};
 use skep_api::{ApiState, DaemonInfo, Listener, ServeError};
-use skep_engine::{Engine, EngineOptions};
+use skep_engine::{Engine, EngineOptions, RootLocks};
 use skep_overlay::{DataPlane, DataPlaneOptions};
 use tokio::signal::unix::{SignalKind, signal};
 
-use hold::Hold;
 use node::{Node, NodeOptions};
 pub use options::DaemonArgs;
 use options::{Config, Host};
@@ -141,12 +139,11 @@ struct Daemon {
     state: ApiState,
     api: tokio::task::JoinHandle<Result<(), ServeError>>,
     stop: tokio_util::sync::CancellationToken,
-    _hold: Hold,
 }
 
 impl Daemon {
     async fn start(config: Config) -> Result<Self> {
-        let hold = Hold::take(&config.data_root, &config.exec_root)?;
+        let locks = RootLocks::take(&config.data_root, &config.exec_root)?;
         // Bound before anything is started, so that a socket that cannot be had leaves nothing behind.
         let tls = config.tls.as_ref().map(skep_api::TlsFiles::acceptor).transpose()?;
         let mut listeners = Vec::with_capacity(config.hosts.len());
@@ -173,16 +170,15 @@ impl Daemon {
         .await
         .context("start the data plane")?;
         let attachments = Attachments::default();
-        let engine = Engine::open(EngineOptions {
+        let options = EngineOptions {
             data_root: config.data_root.clone(),
             exec_root: config.exec_root.clone(),
             instance,
             cgroup_parent: config.cgroup_parent.clone(),
             helper_exe,
             networking: Arc::new(LocalNetworking::new(plane.clone(), attachments.clone())),
-        })
-        .await
-        .context("start the engine")?;
+        };
+        let engine = Engine::open_held(options, locks).await.context("start the engine")?;
         engine.images().use_registries(skep_registry::Registries::new(config.registries.clone()));
         let live: Vec<String> =
             engine.list().iter().filter(|c| c.pid.is_some()).map(|c| c.id.to_string()).collect();
@@ -208,7 +204,7 @@ impl Daemon {
         let state = ApiState::new(engine.clone(), plane.clone(), Arc::new(node.clone()), info);
         let stop = tokio_util::sync::CancellationToken::new();
         let api = tokio::spawn(skep_api::serve(listeners, state.clone(), stop.clone().cancelled_owned()));
-        Ok(Self { engine, plane, node, pidfile: config.pidfile, state, api, stop, _hold: hold })
+        Ok(Self { engine, plane, node, pidfile: config.pidfile, state, api, stop })
     }
 
     /// Until SIGTERM or SIGINT; SIGHUP only calls `reload`.

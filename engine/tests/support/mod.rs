@@ -5,49 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
-use skep_engine::{
-    Attachment, ContainerConfig, ContainerId, Engine, EngineOptions, NetworkError, NetworkJoin, Networking,
-};
+use skep_engine::{Engine, EngineOptions, NoNetworks};
 
 /// Every test's result.
 pub type Outcome = Result<(), Box<dyn std::error::Error + Send + Sync>>;
-
-/// Networks are the overlay's business; here none is asked for.
-pub struct NoNetworks;
-
-#[async_trait::async_trait]
-impl Networking for NoNetworks {
-    async fn attach(
-        &self,
-        _: &ContainerId,
-        _: &str,
-        _: &ContainerConfig,
-    ) -> Result<Attachment, NetworkError> {
-        Err("this test has no networks".into())
-    }
-
-    async fn connect(
-        &self,
-        _: &ContainerId,
-        _: &str,
-        _: &ContainerConfig,
-        _: &NetworkJoin,
-    ) -> Result<Attachment, NetworkError> {
-        Err("this test has no networks".into())
-    }
-
-    async fn disconnect(&self, _: &ContainerId, _: &str) -> Result<Attachment, NetworkError> {
-        Err("this test has no networks".into())
-    }
-
-    async fn rename(&self, _: &ContainerId, _: &str) -> Result<(), NetworkError> {
-        Ok(())
-    }
-
-    async fn detach(&self, _: &ContainerId) -> Result<(), NetworkError> {
-        Ok(())
-    }
-}
 
 /// Options below `dir`.
 pub fn options(dir: &Path) -> EngineOptions {
@@ -259,7 +220,7 @@ impl Fixture {
         self.engine = loop {
             // The old one's threads let go of lock and file once they have seen that they are alone.
             match engine(self.dir.path()).await {
-                Err(skep_engine::Error::DataRootInUse { .. } | skep_engine::Error::Metadata { .. }) => {
+                Err(skep_engine::Error::RootInUse { .. } | skep_engine::Error::Metadata { .. }) => {
                     tokio::task::yield_now().await
                 }
                 other => break other?,
