@@ -43,6 +43,17 @@ async fn finish(engine: &Engine, config: ContainerConfig) -> Result<(i32, String
     Ok((code, text))
 }
 
+/// A look at a container once the host's processors together, idle or not, have had so much more time.
+async fn later(engine: &Engine, id: &str, millis: u64) -> Result<skep_engine::Stats, Error> {
+    let until = engine.stats(id).await?.system_cpu_ns + millis * 1_000_000;
+    loop {
+        let now = engine.stats(id).await?;
+        if now.system_cpu_ns >= until {
+            return Ok(now);
+        }
+    }
+}
+
 const IDLE: &str = "while :; do sleep 1000; done";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -53,8 +64,7 @@ async fn what_is_paused_stands_still_and_can_be_ended() -> Outcome {
     assert_eq!(f.engine.inspect(&id)?.state, ContainerState::Paused);
     let used = async |engine: &Engine| engine.stats(&id).await.map(|s| s.usage.cpu.total_ns);
     let before = used(&f.engine).await?;
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    assert_eq!(used(&f.engine).await?, before, "it went on");
+    assert_eq!(later(&f.engine, &id, 400).await?.usage.cpu.total_ns, before, "it went on");
     for (refused, words) in [
         (f.engine.pause(&id).await, "is already paused"),
         (f.engine.start(&id).await, "cannot start a paused container"),
@@ -100,10 +110,8 @@ async fn processes_and_what_they_use_are_told() -> Outcome {
     assert!(rows.iter().any(|p| p[1] == pid && p[3] == "sleep 1000"), "{rows:?}");
     assert_eq!(e.top(&id, "").await?.titles[..3], ["UID", "PID", "PPID"]);
     assert!(matches!(e.top(&id, "--forest").await, Err(Error::Invalid(_))));
-    let (first, second) = (e.stats(&id).await?, {
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        e.stats(&id).await?
-    });
+    let first = e.stats(&id).await?;
+    let second = later(e, &id, 600).await?;
     let used = second.usage.cpu.total_ns - first.usage.cpu.total_ns;
     let passed = second.system_cpu_ns - first.system_cpu_ns;
     assert!(used > 0 && passed > 0 && used <= passed + 100_000_000, "{used} of {passed}");

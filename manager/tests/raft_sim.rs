@@ -33,7 +33,9 @@ async fn lost_tail(seed: u64, absent: Duration) {
     for number in 0..20 {
         leader.propose(0, put(&format!("w{number}"))).await.unwrap();
     }
-    sleep(Duration::from_secs(1)).await;
+    // Everybody has everything, and the leader knows it.
+    let all = |now: &skep_manager::raft::RaftStatus| now.members.iter().all(|m| m.matched == now.last_index);
+    leader.status().wait_for(all).await.unwrap();
     let follower = group.nodes.iter().position(|node| node.id != leader.identity().raft_id).unwrap();
     let name = group.nodes[follower].name.clone();
     group.crash(follower).await;

@@ -10,7 +10,7 @@ mod v1;
 mod v2;
 
 use std::io::ErrorKind;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -181,15 +181,21 @@ impl Cgroup {
             if pids.is_empty() {
                 return Ok(());
             }
+            // None of them is our child; a pidfd tells of anybody's end. Those that have ended have none.
+            let held: Vec<OwnedFd> = pids.iter().filter_map(|pid| pidfd(*pid).ok()).collect();
             for pid in &pids {
                 // SAFETY: plain integers; the process is in a cgroup that is ours alone.
                 unsafe { libc::kill(*pid, libc::SIGKILL) };
             }
+            for ended in &held {
+                let left = PATIENCE.saturating_sub(began.elapsed());
+                let mut fd = libc::pollfd { fd: ended.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+                // SAFETY: one live pollfd. An interrupted wait is begun again by the next round.
+                unsafe { libc::poll(&raw mut fd, 1, left.as_millis() as libc::c_int) };
+            }
             if began.elapsed() > PATIENCE {
                 return Err(Error::Refused(format!("processes {pids:?} do not end when they are killed")));
             }
-            // None of them is our child, so nothing tells of their end but their absence.
-            std::thread::sleep(Duration::from_millis(2));
         }
     }
 
@@ -209,6 +215,17 @@ impl Cgroup {
             _ => Err(Error::Refused(failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))),
         }
     }
+}
+
+/// pidfd_open(2): readable once the process has ended.
+fn pidfd(pid: i32) -> std::io::Result<OwnedFd> {
+    // SAFETY: plain integers.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    if fd < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    // SAFETY: a new descriptor that nothing else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
 fn below(directory: &Path, pids: &mut Vec<i32>) {
