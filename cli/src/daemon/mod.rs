@@ -88,7 +88,12 @@ pub fn dev(args: DevArgs) -> Result<()> {
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("skepd").build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("skepd")
+        // Containers' trees are walked by recursion, as deep as a path can be. Only what is used takes memory.
+        .thread_stack_size(16 << 20)
+        .build();
     runtime.context("start the daemon's runtime")
 }
 

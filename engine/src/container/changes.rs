@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstatat};
 
-use super::pack::names;
+use super::pack::{DEEPEST, names};
 use crate::engine::Engine;
 use crate::error::{Error, blocking};
 use crate::runtime::{Parts, View};
@@ -82,6 +82,9 @@ fn walk(
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         openat(dir, name, flags, Mode::empty())
     };
+    if at.components().count() > DEEPEST {
+        return Err(io::Error::other("its directories are nested too deep"));
+    }
     let ours = names(upper)?;
     for name in ours.iter().map(Path::new) {
         let path = at.join(name);

@@ -6,7 +6,7 @@ use std::io;
 
 use super::changes::MADE_BY_US;
 use super::pack::Pack;
-use crate::config::Container;
+use crate::config::{Container, ContainerState};
 use crate::engine::Engine;
 use crate::error::{Error, blocking};
 use crate::image::{ImageConfig, NewLayer, Reference};
@@ -51,16 +51,39 @@ impl Engine {
             Rootfs::Overlay { upper, .. } | Rootfs::Directory(upper) => upper,
         };
         let images = self.images().clone();
-        let made = blocking(move || {
+        let pack = move || {
             images.commit_blocking(new, |file| {
                 let top = File::open(&upper)?;
                 let mut pack = Pack::layer(io::BufWriter::new(file), MADE_BY_US);
                 pack.children(&top.into(), None)?;
                 pack.finish()
             })
-        })
-        .await;
-        let image = made?;
+        };
+        let (engine, id) = (self.clone(), slot.id.clone());
+        let still = asked.pause && c.state == ContainerState::Running;
+        // A task of its own: a client that leaves must not leave the container frozen.
+        let made = tokio::spawn(async move {
+            let paused = match still {
+                true => engine.pause(&id).await,
+                false => Err(Error::NotRunning { id: id.clone() }),
+            };
+            match paused {
+                Ok(()) => {
+                    let made = blocking(pack).await;
+                    match engine.unpause(&id).await {
+                        // It may have been ended or let go on meanwhile.
+                        Ok(()) | Err(Error::Conflict(_) | Error::NoSuchContainer { .. }) => {}
+                        Err(e) => {
+                            tracing::error!(container = id, error = %e, "a container stays paused after a commit");
+                        }
+                    }
+                    made
+                }
+                Err(Error::NotRunning { .. } | Error::Conflict(_)) => blocking(pack).await,
+                Err(e) => Err(e),
+            }
+        });
+        let image = made.await.map_err(|_| Error::ShuttingDown)??;
         let name = reference.map(|r| r.to_string()).unwrap_or_default();
         self.emit(&slot, "commit", &[("comment", &asked.comment), ("imageID", &image), ("imageRef", &name)]);
         Ok(image)
@@ -82,7 +105,7 @@ fn merged(c: &Container, image: &ImageConfig) -> ImageConfig {
     };
     ImageConfig {
         user: or(&g.user, &image.user),
-        exposed_ports: union(&image.exposed_ports, keys("ExposedPorts")),
+        exposed_ports: g.exposed.clone(),
         env: c.env.clone(),
         entrypoint: g.entrypoint.clone().unwrap_or_else(|| image.entrypoint.clone()),
         cmd: g.cmd.clone().unwrap_or_else(|| image.cmd.clone()),

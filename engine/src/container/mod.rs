@@ -13,7 +13,7 @@ mod health;
 mod links;
 mod mounts;
 mod names;
-mod pack;
+pub(crate) mod pack;
 mod pause;
 mod processes;
 mod prune;

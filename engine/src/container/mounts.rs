@@ -40,13 +40,13 @@ impl Engine {
                 all.push(MountConfig::new(MountKind::volume(""), target, false));
             }
         }
-        for mount in &mut all {
+        // Known from here on: whatever fails next, what was made can be undone.
+        config.mounts = all;
+        for mount in &mut config.mounts {
             if let MountKind::Volume { name, options } = &mut mount.kind {
                 *name = self.obtain(id, name, options).await?;
             }
         }
-        // Known from here on: whatever fails next, what was made can be undone.
-        config.mounts = all;
         let mut image = None;
         for mount in &config.mounts {
             if let MountKind::Volume { name, options } = &mount.kind

@@ -34,7 +34,7 @@ pub(super) struct Pack<W: Write> {
 }
 
 /// Deeper than any path of a file system can be walked by name (PATH_MAX of one-letter names).
-const DEEPEST: usize = 2048;
+pub(crate) const DEEPEST: usize = 2048;
 
 impl<W: Write> Pack<W> {
     /// Files as they are.
@@ -216,7 +216,7 @@ fn is_kernels(dir: &OwnedFd) -> io::Result<bool> {
 }
 
 /// The names in a directory, sorted.
-pub(super) fn names(dir: &OwnedFd) -> io::Result<Vec<std::ffi::OsString>> {
+pub(crate) fn names(dir: &OwnedFd) -> io::Result<Vec<std::ffi::OsString>> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let mut open = Dir::openat(dir, ".", flags, Mode::empty())?;
     let mut names = Vec::new();

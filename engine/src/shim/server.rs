@@ -309,7 +309,7 @@ impl<'a> Server<'a> {
         }
     }
 
-    /// The container's first process has ended, and the kernel has ended the others.
+    /// The container's first process has ended, and in a PID namespace of its own the kernel has ended the others.
     fn ended(&mut self) {
         let code = match self.container.try_wait() {
             Ok(Some(code)) => code,
@@ -320,6 +320,12 @@ impl<'a> Server<'a> {
             }
         };
         let finished_at_ns = now_ns();
+        // Before its output is read to the end: what lives may write on for ever.
+        if self.spec.pid != Namespace::New
+            && let Err(e) = self.container.cgroup.kill()
+        {
+            self.note("end what the container left running", &io::Error::other(e));
+        }
         self.end_execs();
         for i in 0..self.stdio.outputs.len() {
             while self.read_output(i) {}
@@ -328,11 +334,6 @@ impl<'a> Server<'a> {
             }
         }
         let exit = Exit { code, oom_killed: self.container.cgroup.oom_killed(), finished_at_ns };
-        if self.spec.pid != Namespace::New
-            && let Err(e) = self.container.cgroup.kill()
-        {
-            self.note("end what the container left running", &io::Error::other(e));
-        }
         super::unshare(self.spec, self.bundle);
         if let Err(e) = self.container.cgroup.remove() {
             self.note("remove cgroup", &io::Error::other(e));

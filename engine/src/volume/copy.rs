@@ -5,10 +5,8 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{
@@ -18,6 +16,7 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchownat, linkat, symlinkat};
 
 use super::store::Volumes;
+use crate::container::pack::{DEEPEST, names};
 use crate::data_root::{make_dir, remove_tree};
 use crate::error::{Error, blocking};
 use crate::xattr;
@@ -73,18 +72,12 @@ struct Copy {
 
 impl Copy {
     fn directory(&mut self, from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
-        let meta = fstat(from)?;
-        let mut names = Vec::new();
-        let mut dir =
-            Dir::openat(from, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
-        for entry in dir.iter() {
-            let name = entry?.file_name().to_owned();
-            if !matches!(name.to_bytes(), b"." | b"..") {
-                names.push(name);
-            }
+        if self.at.components().count() > DEEPEST {
+            return Err(io::Error::other("its directories are nested too deep"));
         }
-        for name in names {
-            let name = Path::new(std::ffi::OsStr::from_bytes(name.to_bytes()));
+        let meta = fstat(from)?;
+        for name in names(from)? {
+            let name = Path::new(&name);
             self.at.push(name);
             self.entry(from, to, name)?;
             self.at.pop();

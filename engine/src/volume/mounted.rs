@@ -3,29 +3,38 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
+use std::sync::{Arc, PoisonError};
 
 use super::local;
 use super::store::{Volume, Volumes};
 use crate::error::{Error, blocking};
 use crate::runtime::mountinfo;
 
+/// Who has one volume mounted. Held while it is mounted or unmounted, which a dead server can make long.
+type Holders = Arc<tokio::sync::Mutex<BTreeSet<String>>>;
+
 /// Holders by volume.
 #[derive(Debug, Default)]
-pub(super) struct Mounted(tokio::sync::Mutex<HashMap<String, BTreeSet<String>>>);
+pub(super) struct Mounted(std::sync::Mutex<HashMap<String, Holders>>);
+
+impl Mounted {
+    fn of(&self, name: &str) -> Holders {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Nobody has these, and nobody is about to.
+        all.retain(|n, h| n == name || Arc::strong_count(h) > 1 || h.try_lock().is_ok_and(|h| !h.is_empty()));
+        all.entry(name.to_owned()).or_default().clone()
+    }
+}
 
 impl Volumes {
     /// Makes a volume's content available to `holder`; where it lies.
     pub(crate) async fn mount(&self, name: &str, holder: &str) -> Result<PathBuf, Error> {
         let volume = self.get(name)?;
-        let mut mounted = self.mounted().0.lock().await;
-        let holders = mounted.entry(name.to_owned()).or_default();
+        let holders = self.mounted().of(name);
+        let mut holders = holders.lock().await;
         if holders.is_empty() && local::needs_mount(&volume.options) {
             let volume = volume.clone();
-            let done = blocking(move || mount_once(&volume)).await;
-            if let Err(e) = done {
-                mounted.remove(name);
-                return Err(e);
-            }
+            blocking(move || mount_once(&volume)).await?;
         }
         holders.insert(holder.to_owned());
         Ok(volume.mountpoint)
@@ -33,13 +42,12 @@ impl Volumes {
 
     /// Ends what [`Volumes::mount`] began; whether there was anything to end.
     pub(crate) async fn unmount(&self, name: &str, holder: &str) -> Result<bool, Error> {
-        let mut mounted = self.mounted().0.lock().await;
-        let Some(holders) = mounted.get_mut(name) else { return Ok(false) };
+        let holders = self.mounted().of(name);
+        let mut holders = holders.lock().await;
         let had = holders.remove(holder);
-        if !holders.is_empty() {
+        if !had || !holders.is_empty() {
             return Ok(had);
         }
-        mounted.remove(name);
         match self.get(name) {
             Ok(v) if local::needs_mount(&v.options) => {
                 blocking(move || local::unmount(&v.mountpoint)).await?;
@@ -51,19 +59,20 @@ impl Volumes {
 
     /// Counts a container that was running before this daemon was.
     pub(crate) async fn adopt(&self, name: &str, holder: &str) {
-        self.mounted().0.lock().await.entry(name.to_owned()).or_default().insert(holder.to_owned());
+        self.mounted().of(name).lock().await.insert(holder.to_owned());
     }
 
     /// How many have it mounted.
     pub(super) async fn holders(&self, name: &str) -> usize {
-        self.mounted().0.lock().await.get(name).map_or(0, BTreeSet::len)
+        self.mounted().of(name).lock().await.len()
     }
 
     /// Takes off what an earlier daemon mounted and nobody uses now.
     pub(crate) async fn unmount_idle(&self) {
         for volume in self.list().into_iter().filter(|v| local::needs_mount(&v.options)) {
-            let mounted = self.mounted().0.lock().await;
-            if mounted.contains_key(&volume.name) {
+            let holders = self.mounted().of(&volume.name);
+            let holders = holders.lock().await;
+            if !holders.is_empty() {
                 continue;
             }
             if let Err(e) = blocking(move || local::unmount(&volume.mountpoint)).await {

@@ -246,7 +246,7 @@ impl Volumes {
 
     /// Removes a volume that no container uses.
     pub async fn remove(&self, name: &str) -> Result<(), Error> {
-        let _changing = self.0.changing.lock().await;
+        let changing = self.0.changing.lock().await;
         {
             let state = self.state();
             let volume = state.all.get(name).ok_or(Error::NoSuchVolume { name: name.to_owned() })?;
@@ -276,6 +276,8 @@ impl Volumes {
         self.0.metadata.commit(vec![Change::delete(Kind::Volume, name)]).await?;
         self.state().all.remove(name);
         self.emit("destroy", name, [("driver", volume.driver.as_str())]);
+        // It is gone for everybody; to delete what it held may take long.
+        drop(changing);
         // What is left of it after an error is swept by the next start.
         blocking(move || remove_tree(&trash)).await
     }

@@ -72,6 +72,7 @@ pub fn v2(directory: &Path, limits: &ResourceLimits) -> Result<(), Error> {
             IoRate::ReadOperations => "riops",
             IoRate::WriteOperations => "wiops",
         };
+        let rate = if *rate == 0 { "max".to_owned() } else { rate.to_string() };
         write(directory, "io.max", format_args!("{} {key}={rate}", device(path)?))?;
     }
     Ok(())

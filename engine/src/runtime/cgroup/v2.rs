@@ -69,8 +69,17 @@ fn explain(error: Error, directory: &Path, limits: &ResourceLimits, refusals: &[
         return error;
     }
     let wishes = [
-        ("memory", limits.memory.is_some(), "a memory limit"),
-        ("cpu", limits.nano_cpus.is_some() || limits.cpu_shares.is_some(), "a CPU limit"),
+        ("memory", limits.memory.is_some() || limits.memory_reservation.is_some(), "a memory limit"),
+        (
+            "cpu",
+            limits.nano_cpus.is_some()
+                || limits.cpu_shares.is_some()
+                || limits.cpu_quota.is_some()
+                || limits.cpu_period.is_some(),
+            "a CPU limit",
+        ),
+        ("cpuset", super::cpuset::is_wanted(limits), "a set of CPUs"),
+        ("io", !limits.blkio_rates.is_empty(), "a limit of block I/O"),
         ("pids", limits.pids.is_some(), "a limit of processes"),
     ];
     let have = std::fs::read_to_string(directory.join("cgroup.controllers")).unwrap_or_default();

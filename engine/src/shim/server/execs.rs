@@ -13,6 +13,8 @@ use crate::shim::protocol::{self, ATTACH_STDIN};
 use crate::shim::spec::{ExecSpec, ExecState, Exit};
 use crate::shim::stdio::{ReadOutcome, Stdio};
 
+/// What a pipe can hold at most, unless its owner is privileged (pipe(7), pipe-max-size).
+const LARGEST_PIPE: usize = 1 << 20;
 /// Ends kept for a daemon that was not there when they came.
 const KEPT_ENDS: usize = 32;
 
@@ -205,18 +207,18 @@ impl Server<'_> {
         }
     }
 
-    /// Reads an output once. False when there is nothing now or any more.
-    pub(super) fn read_exec_output(&mut self, number: u32, i: usize) -> bool {
+    /// Reads an output once; how many bytes. None when there is nothing now or any more.
+    pub(super) fn read_exec_output(&mut self, number: u32, i: usize) -> usize {
         let stdio = self.execs.live.iter_mut().find(|e| e.number == number).and_then(|e| e.stdio.as_mut());
-        let Some(output) = stdio.and_then(|s| s.outputs.get_mut(i)) else { return false };
+        let Some(output) = stdio.and_then(|s| s.outputs.get_mut(i)) else { return 0 };
         let n = match output.read(&mut self.buffer) {
             ReadOutcome::Data(n) => n,
-            ReadOutcome::Empty | ReadOutcome::Closed => return false,
+            ReadOutcome::Empty | ReadOutcome::Closed => return 0,
         };
         for c in self.clients.iter_mut().filter(|c| c.exec == Some(number)) {
             c.send(protocol::OUTPUT, &[&[output.number], &self.buffer[..n]]);
         }
-        true
+        n
     }
 
     /// A command's process has ended.
@@ -239,8 +241,15 @@ impl Server<'_> {
 
     fn exec_has_ended(&mut self, number: u32, code: i32) {
         // What it left in its pipes; processes that it left behind and that hold them open are not waited for.
+        // They may write on for ever: no more is read than a pipe can hold.
         for i in 0..2 {
-            while self.read_exec_output(number, i) {}
+            let mut left = LARGEST_PIPE;
+            while left > 0 {
+                match self.read_exec_output(number, i) {
+                    0 => break,
+                    n => left = left.saturating_sub(n),
+                }
+            }
         }
         let Some(at) = self.execs.live.iter().position(|e| e.number == number) else { return };
         let exec = self.execs.live.swap_remove(at);
