@@ -201,7 +201,10 @@ impl Context {
                 (view, false)
             }
             Err(_) => {
-                unconfirmed().get_or_insert_with(Instant::now);
+                // A short try proves nothing new.
+                if !lately {
+                    *unconfirmed() = Some(Instant::now());
+                }
                 (self.view(), true)
             }
         }

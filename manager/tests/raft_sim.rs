@@ -45,13 +45,48 @@ async fn lost_tail(seed: u64, absent: Duration) {
     }
     sleep(absent).await;
     group.start(&name, Start::Restart);
-    let index = leader.propose(0, put("after")).await.unwrap();
+    // Also where nothing new is written.
+    let index = leader.status().borrow().last_index;
     let mut applied = group.nodes[follower].raft.as_ref().unwrap().applied();
     let caught_up = timeout(Duration::from_secs(30), applied.wait_for(|now| *now >= index)).await;
     assert!(caught_up.is_ok(), "seed {seed}: absent for {absent:?}, it never caught up");
     let position = |id| group.nodes.iter().position(|node| node.id == id).unwrap();
     let leading = position(group.leader().unwrap().identity().raft_id);
     assert_eq!(group.nodes[follower].names.all(), group.nodes[leading].names.all(), "seed {seed}");
+}
+
+/// The leader dies while a follower may still lack what it had acknowledged: the third has all of it, and is elected.
+async fn lost_tail_and_leader(seed: u64, after: Duration) {
+    let mut group = Group::form(seed, true, 0.0, 3).await;
+    let leader = group.leader().unwrap();
+    for number in 0..20 {
+        leader.propose(0, put(&format!("w{number}"))).await.unwrap();
+    }
+    let all = |now: &skep_manager::raft::RaftStatus| now.members.iter().all(|m| m.matched == now.last_index);
+    leader.status().wait_for(all).await.unwrap();
+    let position = |group: &Group, id| group.nodes.iter().position(|node| node.id == id).unwrap();
+    let leading = position(&group, leader.identity().raft_id);
+    let follower = (leading + 1) % 3;
+    let name = group.nodes[follower].name.clone();
+    group.crash(follower).await;
+    cut_log(&group, &name, 300);
+    group.start(&name, Start::Restart);
+    sleep(after).await;
+    drop(leader);
+    group.crash(leading).await;
+    let written = timeout(Duration::from_secs(30), async {
+        loop {
+            if let Some(raft) = group.leader()
+                && raft.propose(0, put("after")).await.is_ok()
+            {
+                return raft.identity().raft_id;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    });
+    let Ok(next) = written.await else { panic!("seed {seed}, {after:?}: nobody was elected") };
+    let names = group.nodes[position(&group, next)].names.all();
+    assert_eq!(names.len(), 21, "seed {seed}, {after:?}: acknowledged writes are lost: {names:?}");
 }
 
 /// One run; returns how many writes were acknowledged.
@@ -173,6 +208,20 @@ fn a_follower_whose_log_lost_what_it_acknowledged_catches_up() {
                 .build()
                 .unwrap();
             runtime.block_on(lost_tail(seed, Duration::from_millis(absent)));
+        }
+    }
+}
+
+#[test]
+fn a_follower_that_lacks_what_it_acknowledged_votes_for_who_has_it() {
+    for seed in 0..2 {
+        for after in (0..1000).step_by(100) {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .start_paused(true)
+                .build()
+                .unwrap();
+            runtime.block_on(lost_tail_and_leader(seed, Duration::from_millis(after)));
         }
     }
 }

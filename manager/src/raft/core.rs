@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use prost::Message as _;
-use raft::eraftpb::Message;
+use raft::eraftpb::{Message, MessageType};
 use raft::{RawNode, SnapshotStatus, StateRole};
 use skep_proto::v1;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -213,7 +213,11 @@ impl Core {
         }
         // raft-rs requires that a node which elects itself has everything on disk.
         let waits = self.alone() && !self.leads() && !self.unpersisted.is_empty();
-        if !waits && !self.removed && self.lacking.is_none() {
+        if self.lacking.is_some() && !self.removed {
+            // Only standing for election is withheld: the lease of a leader that fell silent runs out all the same,
+            // or no other candidate could be voted for.
+            self.raw.raft.election_elapsed += 1;
+        } else if !waits && !self.removed {
             self.raw.tick();
             self.seed_election();
         }
@@ -306,9 +310,14 @@ impl Core {
         if !self.admit(&mut message) {
             return;
         }
-        self.heard.insert(message.from, self.ticks);
+        let (from, kind) = (message.from, message.get_msg_type());
+        self.heard.insert(from, self.ticks);
         if let Err(error) = self.raw.step(message) {
             tracing::debug!(%error, "raft dropped a message");
+        }
+        // Once a heartbeat: an answer to every message would double them each time round.
+        if kind == MessageType::MsgHeartbeat {
+            self.tell_lacking(from);
         }
         self.seed_election();
     }

@@ -60,6 +60,19 @@ impl Core {
         self.lacking = self.lacking.max(Some(lacking));
     }
 
+    /// Tells the leader where this log ends. With nothing new to send it would not ask: it believes that all is here.
+    pub(super) fn tell_lacking(&mut self, leader: u64) {
+        let Some(lacking) = self.lacking.filter(|_| self.raw.raft.leader_id == leader) else { return };
+        let mut told = Message::default();
+        told.set_msg_type(MessageType::MsgAppendResponse);
+        (told.to, told.from, told.term) = (leader, self.identity.raft_id, self.raw.raft.term);
+        (told.reject, told.index) = (true, lacking.index);
+        told.reject_hint = self.raw.raft.raft_log.last_index();
+        if told.reject_hint < lacking.index {
+            self.raw.raft.msgs.push(told);
+        }
+    }
+
     /// Takes back what this leader believed of a follower that no longer holds it.
     fn begin_again(&mut self, message: &Message) {
         if !self.leads() || message.term != self.raw.raft.term || message.request_snapshot != 0 {
