@@ -21,12 +21,15 @@ pub const TASK_LABEL: &str = "com.docker.swarm.task.id";
 /// The engine as a task runtime.
 pub struct EngineRuntime {
     engine: Engine,
+    /// What templates of a service's settings are told of this host.
+    host: HostInfo,
 }
 
 impl EngineRuntime {
     /// Runs tasks on `engine`.
     pub fn new(engine: Engine) -> Self {
-        Self { engine }
+        let host = engine.info();
+        Self { engine, host }
     }
 }
 
@@ -89,8 +92,7 @@ impl TaskRuntime for EngineRuntime {
         if self.engine.inspect(&name).is_ok() {
             return Ok(());
         }
-        let host = self.engine.info();
-        let config = container_config(a, &host).map_err(TaskError::Rejected)?;
+        let config = container_config(a, &self.host).map_err(TaskError::Rejected)?;
         let created = self.engine.create(Some(name), config).await;
         created.map(drop).map_err(|e| TaskError::Rejected(e.to_string()))
     }

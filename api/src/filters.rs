@@ -66,6 +66,11 @@ impl Filters {
         })
     }
 
+    /// Whether `label` and `label!` let a prune remove what has these labels.
+    pub fn prunes<'a>(&self, get: impl Fn(&str) -> Option<&'a str>) -> bool {
+        self.labels("label", &get) && (!self.has("label!") || !self.labels("label!", &get))
+    }
+
     /// A filter with one boolean value; absent is none.
     pub fn flag(&self, name: &str) -> ApiResult<Option<bool>> {
         let mut values = self.values(name);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const INTERVAL: Duration = Duration::from_secs(30);
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -43,6 +43,19 @@ impl HealthConfig {
             start_interval: ns("StartInterval"),
             retries: json["Retries"].as_u64().and_then(|n| u32::try_from(n).ok()).unwrap_or(0),
         }
+    }
+
+    /// The same in an image's JSON.
+    pub(crate) fn to_image(&self) -> Value {
+        let ns = |d: Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
+        json!({
+            "Test": self.test,
+            "Interval": ns(self.interval),
+            "Timeout": ns(self.timeout),
+            "StartPeriod": ns(self.start_period),
+            "StartInterval": ns(self.start_interval),
+            "Retries": self.retries,
+        })
     }
 
     /// What was asked, filled up with what the image says.

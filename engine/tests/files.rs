@@ -6,8 +6,8 @@ mod support;
 use std::io::Read;
 
 use skep_engine::{
-    AttachOptions, Change, Commit, ContainerConfig, CopyIn, Engine, Error, MountConfig, MountKind,
-    WaitCondition,
+    AttachOptions, Change, Commit, ContainerConfig, CopyIn, Engine, Error, HealthConfig, MountConfig,
+    MountKind, WaitCondition,
 };
 use support::{Fixture, Outcome, Tar};
 use tokio::io::AsyncReadExt;
@@ -166,6 +166,11 @@ async fn changes_are_told_committed_and_exported() -> Outcome {
         mounts,
         env: vec!["B=2".into()],
         labels: [("k".to_owned(), "v".to_owned())].into(),
+        health: Some(HealthConfig {
+            test: vec!["CMD".into(), "true".into()],
+            retries: 7,
+            ..Default::default()
+        }),
         ..sh(script)
     };
     let id = e.create(Some("cc".into()), config).await?;
@@ -206,6 +211,7 @@ async fn changes_are_told_committed_and_exported() -> Outcome {
     assert_eq!((found.author.as_str(), found.comment.as_str()), ("me", "why"));
     assert!(found.config.env.contains(&"B=2".to_owned()) && found.config.env.contains(&"A=1".to_owned()));
     assert_eq!(found.config.labels["k"], "v");
+    assert_eq!(found.config.healthcheck.as_ref().map(|h| &h["Retries"]), Some(&7.into()));
     let check = "cat /made/deep/f; test -e /etc/group || echo gone; stat -c %a /etc/passwd; ls /vol";
     let config = ContainerConfig { image: "made:1".into(), ..sh(check) };
     let id2 = e.create(None, config).await?;

@@ -64,7 +64,12 @@ pub(crate) async fn authorize(
         let none = || Error::NoCredentials { method: named(method), url: http::bare(url) };
         credentials.basic().ok_or_else(none)?
     };
-    let mut value = HeaderValue::from_str(&text)
+    authorization(&text)
+}
+
+/// An `Authorization` that no log shows.
+pub(crate) fn authorization(text: &str) -> Result<HeaderValue, Error> {
+    let mut value = HeaderValue::from_str(text)
         .map_err(|_| Error::Invalid("the credentials cannot be sent: they hold control characters".into()))?;
     value.set_sensitive(true);
     Ok(value)
@@ -96,7 +101,7 @@ pub(crate) async fn fetch(
             if purpose == For::Login {
                 url.push_str(&format!("&client_id={CLIENT}&offline_token=true"));
             }
-            headers.insert(AUTHORIZATION, HeaderValue::from_str(&basic).map_err(|_| unsent())?);
+            headers.insert(AUTHORIZATION, authorization(&basic)?);
         }
         let response = http.follow(lax, &Method::GET, &url, &headers).await?;
         (Method::GET, url, response)
@@ -123,10 +128,6 @@ pub(crate) async fn fetch(
         )));
     }
     Ok(token)
-}
-
-fn unsent() -> Error {
-    Error::Invalid("the credentials cannot be sent: they hold control characters".into())
 }
 
 fn separator(url: &str) -> char {

@@ -98,7 +98,10 @@ impl Connector {
         if !secure {
             return Ok(Stream(TokioIo::new(Box::new(tcp))));
         }
-        let config = tls::config(authority, self.lax, &self.certificates).map_err(io::Error::other)?;
+        let (authority, lax, folders) = (authority.to_owned(), self.lax, self.certificates.clone());
+        let config = tokio::task::spawn_blocking(move || tls::config(&authority, lax, &folders))
+            .await?
+            .map_err(io::Error::other)?;
         let server = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
         let handshake = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(server, tcp);
         let tls = tokio::time::timeout(PATIENCE, handshake)

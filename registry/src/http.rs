@@ -1,17 +1,20 @@
 //! Requests over HTTP/1.1 with kept connections, redirects followed as a client of registries must:
 //! credentials go to the host they are meant for and to no other.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::header::{AUTHORIZATION, HOST, LOCATION, USER_AGENT};
 use hyper::{HeaderMap, Method, Request, Response, Uri};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::sync::watch;
 
 use crate::Error;
 use crate::connect::Connector;
@@ -20,9 +23,10 @@ use crate::endpoints::Options;
 /// Body of a request.
 pub type Body = BoxBody<Bytes, std::io::Error>;
 
-/// Longest wait for the head of an answer; a registry that takes in a big blob needs its time.
+/// Longest wait for the head of an answer, and for a body that is sent to get on.
 const PATIENCE: Duration = Duration::from_secs(60);
-const PATIENCE_WITH_BODY: Duration = Duration::from_secs(900);
+/// Longest wait for the answer once a body is sent: a registry that takes in a big blob needs its time.
+const PATIENCE_AFTER_BODY: Duration = Duration::from_secs(900);
 const MOST_REDIRECTS: usize = 10;
 
 /// A body at hand.
@@ -69,13 +73,16 @@ impl Http {
                 all.insert(USER_AGENT, agent);
             }
         }
-        let patience = if body.size_hint_is_empty() { PATIENCE } else { PATIENCE_WITH_BODY };
+        let empty = hyper::body::Body::size_hint(&body).exact() == Some(0);
+        let (progress, moved) = watch::channel(());
+        let body = Watched { body, progress }.boxed();
         let request = request.body(body).map_err(|e| failed(e.to_string()))?;
         let client = if lax { &self.lax } else { &self.strict };
-        match tokio::time::timeout(patience, client.request(request)).await {
-            Ok(Ok(response)) => Ok(response),
-            Ok(Err(e)) => Err(failed(root_cause(&e))),
-            Err(_) => Err(failed("net/http: timeout awaiting response headers".into())),
+        tokio::select! {
+            response = client.request(request) => response.map_err(|e| failed(root_cause(&e))),
+            () = silence(moved, if empty { PATIENCE } else { PATIENCE_AFTER_BODY }) => {
+                Err(failed("net/http: timeout awaiting response headers".into()))
+            }
         }
     }
 
@@ -97,10 +104,7 @@ impl Http {
             let next = next
                 .and_then(|l| join(&at, l))
                 .ok_or_else(|| transport(method, &at, "it redirects to nowhere".into()))?;
-            if at.starts_with("https://") && !next.starts_with("https://") && !lax {
-                return Err(transport(method, &at, format!("it redirects from TLS to {next}")));
-            }
-            if authority(&at) != authority(&next) {
+            if !sent_on(lax, method, &at, &next)? {
                 headers.remove(AUTHORIZATION);
                 headers.remove(HOST);
             }
@@ -110,14 +114,54 @@ impl Http {
     }
 }
 
-trait Hint {
-    fn size_hint_is_empty(&self) -> bool;
+/// A body that tells how it gets on. (`map_frame` would forget its length.)
+struct Watched {
+    body: Body,
+    progress: watch::Sender<()>,
 }
 
-impl Hint for Body {
-    fn size_hint_is_empty(&self) -> bool {
-        hyper::body::Body::size_hint(self).exact() == Some(0)
+impl hyper::body::Body for Watched {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if polled.is_ready() {
+            self.progress.send_replace(());
+        }
+        polled
     }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Ends when a body that is being sent stands still, or so long after it was sent.
+async fn silence(mut moved: watch::Receiver<()>, after: Duration) {
+    while let Ok(still_sent) = tokio::time::timeout(PATIENCE, moved.changed()).await {
+        if still_sent.is_err() {
+            return tokio::time::sleep(after).await;
+        }
+    }
+}
+
+/// Whether the address that an answer sends its client on to is the same server's, so that credentials may go there.
+///
+/// # Errors
+/// It leads away from TLS.
+pub(crate) fn sent_on(lax: bool, method: &Method, from: &str, to: &str) -> Result<bool, Error> {
+    if from.starts_with("https://") && !to.starts_with("https://") && !lax {
+        return Err(transport(method, from, format!("it sends on from TLS to {}", bare(to))));
+    }
+    Ok(server(from).is_some_and(|own| server(to) == Some(own)))
 }
 
 /// An error of the connection, with the method as Go writes it.
@@ -145,8 +189,11 @@ pub(crate) fn root_cause(e: &dyn std::error::Error) -> String {
     at.to_string()
 }
 
-fn authority(url: &str) -> Option<String> {
-    url.parse::<Uri>().ok()?.authority().map(|a| a.as_str().to_owned())
+/// Host and port.
+fn server(url: &str) -> Option<(String, u16)> {
+    let uri: Uri = url.parse().ok()?;
+    let usual = if uri.scheme_str() == Some("https") { 443 } else { 80 };
+    Some((uri.host()?.to_ascii_lowercase(), uri.port_u16().unwrap_or(usual)))
 }
 
 /// A `Location`, which may be relative, against the address it came from (RFC 3986, section 5).
@@ -216,5 +263,19 @@ mod tests {
         assert_eq!(join("nowhere", "y"), None);
         assert_eq!(encode("a b/c:d"), "a%20b%2Fc%3Ad");
         assert_eq!(bare("https://r.example/u?secret"), "https://r.example/u");
+    }
+
+    #[test]
+    fn credentials_follow_only_to_the_same_server() {
+        for (from, to, same) in [
+            ("https://r.example/v2/", "https://R.example:443/up", Some(true)),
+            ("https://r.example/v2/", "https://r.example:8443/up", Some(false)),
+            ("https://r.example/v2/", "https://r.example.evil/up", Some(false)),
+            ("https://r.example/v2/", "https://r.example@evil/up", Some(false)),
+            ("http://r.example/v2/", "https://r.example/up", Some(false)),
+            ("https://r.example/v2/", "http://r.example:443/up", None),
+        ] {
+            assert_eq!(sent_on(false, &Method::PATCH, from, to).ok(), same, "{from} -> {to}");
+        }
     }
 }

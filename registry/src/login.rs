@@ -1,10 +1,10 @@
 //! Whether credentials are good: `POST /auth`, which `docker login` asks the daemon for.
 
-use hyper::header::{AUTHORIZATION, HeaderValue};
+use hyper::header::AUTHORIZATION;
 use hyper::{HeaderMap, Method, StatusCode};
 
 use crate::Error;
-use crate::auth::{For, challenges, fetch, refusal};
+use crate::auth::{For, authorization, challenges, fetch, refusal};
 use crate::credentials::Credentials;
 use crate::endpoints::{DOCKER_HUB, Registries};
 
@@ -32,7 +32,7 @@ impl Registries {
             return finished(&url, response).await.map(|()| String::new());
         }
         let mut refresh = String::new();
-        let authorization = match asked.iter().find(|c| c.scheme == "bearer") {
+        let text = match asked.iter().find(|c| c.scheme == "bearer") {
             Some(bearer) => {
                 let token = fetch(http, lax, bearer, credentials, For::Login).await?;
                 refresh = token.refresh_token.clone().unwrap_or_default();
@@ -43,10 +43,7 @@ impl Registries {
                 .ok_or_else(|| Error::NoCredentials { method: "Get".into(), url: url.clone() })?,
         };
         let mut headers = HeaderMap::new();
-        let value = HeaderValue::from_str(&authorization).map_err(|_| {
-            Error::Invalid("the credentials cannot be sent: they hold control characters".into())
-        })?;
-        headers.insert(AUTHORIZATION, value);
+        headers.insert(AUTHORIZATION, authorization(&text)?);
         let response = http.follow(lax, &Method::GET, &url, &headers).await?;
         finished(&url, response).await.map(|()| refresh)
     }

@@ -137,20 +137,22 @@ impl Session {
         }
     }
 
-    /// One request at a whole URL; a challenge is answered once.
+    /// One request at a whole URL, which may be one that the registry named; a challenge is answered once, and
+    /// credentials go to the endpoint only.
     pub(crate) async fn ask_at(
         &self,
         endpoint: &Endpoint,
         url: &str,
         call: &Call<'_>,
     ) -> Result<Response<Incoming>, Error> {
+        let own = http::sent_on(endpoint.lax, &call.method, &endpoint.base, url)?;
         let scope = self.scope(call.also);
         let key = (endpoint.base.clone(), scope.clone());
         let http = self.0.registries.http();
         let mut known = self.0.authorizations.lock().await.get(&key).cloned();
         for attempt in 0..2 {
             let mut headers = call.headers.clone();
-            if let Some(value) = &known {
+            if let Some(value) = known.as_ref().filter(|_| own) {
                 headers.insert(AUTHORIZATION, value.clone());
             }
             let reads = call.method == Method::GET || call.method == Method::HEAD;
@@ -160,7 +162,8 @@ impl Session {
                 http.send(endpoint.lax, &call.method, url, &headers, (call.body)()).await?
             };
             let asked = challenges(&response);
-            if response.status() != StatusCode::UNAUTHORIZED || attempt == 1 || asked.is_empty() {
+            let answered = own && attempt == 0 && !asked.is_empty();
+            if response.status() != StatusCode::UNAUTHORIZED || !answered {
                 let status = response.status();
                 // A redirect of a write is the caller's to follow: it knows what to send again.
                 if status.is_success() || status.is_redirection() {

@@ -5,7 +5,9 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
-use skep_registry::{Access, Credentials, Error, Registries, Repository, digest_of};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use skep_registry::{Access, Credentials, Error, Mounted, Registries, Repository, digest_of};
 
 /// One request, as the server saw it.
 #[derive(Clone, Debug, Default)]
@@ -145,6 +147,44 @@ async fn tokens_are_fetched_once_and_stay_with_the_registry() {
         last.line.starts_with("POST /token ") && last.body.contains("grant_type=refresh_token"),
         "{last:?}"
     );
+}
+
+/// An upload that the registry sends elsewhere takes no credentials along, and none is asked for there.
+#[tokio::test]
+async fn uploads_elsewhere_go_without_credentials() {
+    for refuses in [false, true] {
+        let (far, seen_far) = serve(move |request| {
+            if refuses {
+                let asks = "WWW-Authenticate: Basic realm=\"give\"\r\n";
+                return response("401 Unauthorized", asks, "");
+            }
+            match request.line.split(' ').next() {
+                Some("PATCH") => response("202 Accepted", "Location: /up/2\r\n", ""),
+                _ => response("201 Created", "", ""),
+            }
+        });
+        let far = far.replace("127.0.0.1", "localhost");
+        let (addr, seen) = serve(move |request| match request.authorization.as_str() {
+            // me:secret
+            "Basic bWU6c2VjcmV0" => response("202 Accepted", &format!("Location: http://{far}/up/1\r\n"), ""),
+            _ => response("401 Unauthorized", "WWW-Authenticate: Basic realm=\"own\"\r\n", ""),
+        });
+        let repository = Repository { registry: addr, path: "team/x".into() };
+        let me = Credentials { username: "me".into(), password: "secret".into(), ..Credentials::default() };
+        let session = Registries::default().open(repository, me, Access::Push).await;
+        let Mounted::Send(upload) = session.begin_upload(None).await.expect("begins") else {
+            panic!("nothing was to be mounted")
+        };
+        let body = || Full::new(Bytes::from_static(BLOB.as_bytes())).map_err(|never| match never {}).boxed();
+        let size = BLOB.len() as u64;
+        let sent = session.upload(upload, &digest_of(BLOB.as_bytes()), size, &body).await;
+        assert_eq!(sent.is_err(), refuses, "{sent:?}");
+        assert!(seen.lock().expect("no panic").iter().any(|s| !s.authorization.is_empty()));
+        let far = seen_far.lock().expect("no panic").clone();
+        assert_eq!(far.len(), if refuses { 1 } else { 2 }, "{far:?}");
+        assert_eq!(far[0].body, BLOB);
+        assert!(far.iter().all(|s| s.authorization.is_empty()), "credentials went to another host: {far:?}");
+    }
 }
 
 #[tokio::test]

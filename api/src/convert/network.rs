@@ -183,10 +183,7 @@ pub fn prunable(filters: &Filters, until_ns: Option<i64>, created_ns: i64, shown
     let name = shown["Name"].as_str().unwrap_or_default();
     let builtin = FIXED.contains(&name) || name == "bridge" || shown["Ingress"] == true;
     let label = |k: &str| shown["Labels"][k].as_str();
-    !builtin
-        && until_ns.is_none_or(|until| created_ns < until)
-        && filters.labels("label", label)
-        && (!filters.has("label!") || !filters.labels("label!", label))
+    !builtin && until_ns.is_none_or(|until| created_ns < until) && filters.prunes(label)
 }
 
 /// Checks the values of the filters.

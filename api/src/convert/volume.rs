@@ -67,8 +67,6 @@ pub fn prunable(filters: &Filters) -> ApiResult<impl Fn(&Volume) -> bool + use<>
     let filters = filters.clone();
     Ok(move |v: &Volume| {
         let label = |k: &str| v.labels.get(k).map(String::as_str);
-        (all || v.is_anonymous())
-            && filters.labels("label", label)
-            && (!filters.has("label!") || !filters.labels("label!", label))
+        (all || v.is_anonymous()) && filters.prunes(label)
     })
 }

@@ -47,8 +47,8 @@ async fn list(State(s): State<ApiState>, Query(q): Query<List>) -> ApiResult {
         found.transpose().map(|i| i.map(|i| i.created_at_ns))
     };
     let (before, since) = (created("before")?, created("since")?);
-    let until = filters.values("until").map(|t| time::parse("until", t)).collect::<ApiResult<Vec<_>>>()?;
-    let until = until.into_iter().flatten().min();
+    let until = filters.values("until").map(time::until).collect::<ApiResult<Vec<_>>>()?;
+    let until = until.into_iter().min();
     let shown = |i: &Image| {
         dangling.is_none_or(|want| i.references.is_empty() == want)
             && before.is_none_or(|t| i.created_at_ns < t)
@@ -284,17 +284,11 @@ fn shown(removed: Vec<Removed>) -> Value {
 async fn prune(State(s): State<ApiState>, Query(q): Query<List>) -> ApiResult {
     let filters = Filters::parse(q.filters.as_deref(), &["dangling", "label", "label!", "until"])?;
     let only_dangling = filters.flag("dangling")?.unwrap_or(true);
-    let until = filters.values("until").map(|t| time::parse("until", t)).collect::<ApiResult<Vec<_>>>()?;
-    let until = until.into_iter().flatten().min();
+    let until = filters.values("until").map(time::until).collect::<ApiResult<Vec<_>>>()?;
+    let until = until.into_iter().min();
     let wanted = |i: &Image| {
-        let label = |k: &str| i.config.labels.get(k).map(String::as_str);
-        let refused = |want: &str| match want.split_once('=') {
-            Some((key, value)) => label(key) == Some(value),
-            None => label(want).is_some(),
-        };
         until.is_none_or(|t| i.created_at_ns < t)
-            && filters.labels("label", label)
-            && !filters.values("label!").any(refused)
+            && filters.prunes(|k| i.config.labels.get(k).map(String::as_str))
     };
     let (removed, bytes) = s.engine().images().prune(!only_dangling, wanted).await?;
     let deleted = if removed.is_empty() { Value::Null } else { shown(removed) };

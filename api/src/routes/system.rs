@@ -88,12 +88,12 @@ async fn info(State(s): State<ApiState>) -> Response {
         "CpuCfsPeriod": true,
         "CpuCfsQuota": true,
         "CPUShares": true,
-        "CPUSet": false,
+        "CPUSet": true,
         "PidsLimit": true,
         "IPv4Forwarding": true,
         "Debug": info.debug,
         "NFd": 0,
-        "OomKillDisable": false,
+        "OomKillDisable": host.cgroup_version == 1,
         "NGoroutines": 0,
         "SystemTime": now,
         "LoggingDriver": "json-file",
@@ -135,8 +135,6 @@ async fn info(State(s): State<ApiState>) -> Response {
     body::ok(&out)
 }
 
-/// `info`'s `Swarm`, and what a user should be warned of. Answers what is known locally when the
-/// managers do not.
 /// How registries are asked, in Docker's form.
 fn registry_config(o: &skep_registry::Options) -> Value {
     let (networks, names): (Vec<_>, Vec<_>) = o.insecure.iter().partition(|i| i.contains('/'));

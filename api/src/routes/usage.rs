@@ -75,10 +75,8 @@ async fn prune_containers(State(s): State<ApiState>, Query(q): Query<Prune>) -> 
         return Err(ApiError::bad_request("more than one until filter specified"));
     }
     let chosen = |c: &Container| {
-        let label = |k: &str| c.config.labels.get(k).map(String::as_str);
         until.first().is_none_or(|t| c.created_at_ns < *t)
-            && filters.labels("label", label)
-            && (!filters.has("label!") || !filters.labels("label!", label))
+            && filters.prunes(|k| c.config.labels.get(k).map(String::as_str))
     };
     let pruned = s.engine().prune(chosen).await?;
     let removed = if pruned.removed.is_empty() { Value::Null } else { json!(pruned.removed) };

@@ -111,6 +111,8 @@ fn volumes_are_made_listed_and_told_of_as_docker_does() -> Result<()> {
         compare.alike(line)?;
     }
     compare.end()?;
+    let pruned = host.docker(&["image", "prune", "-f", "--filter", "until=1h"])?;
+    ensure!(pruned.ends_with("Total reclaimed space: 0B\n"), "{pruned:?}");
     // What a no at the prompt leaves.
     for mut command in [host.docker_command(), skep_command(host)] {
         let out = outcome(&mut command, &["volume", "prune", "-a"])?;

@@ -9,6 +9,7 @@ use super::pack::Pack;
 use crate::config::{Container, ContainerState};
 use crate::engine::Engine;
 use crate::error::{Error, blocking};
+use crate::health::HealthConfig;
 use crate::image::{ImageConfig, NewLayer, Reference};
 use crate::shim::spec::Rootfs;
 
@@ -113,6 +114,7 @@ fn merged(c: &Container, image: &ImageConfig) -> ImageConfig {
         working_dir: or(&g.working_dir, &image.working_dir),
         labels: g.labels.clone(),
         stop_signal: or(&g.stop_signal, &image.stop_signal),
+        healthcheck: g.health.as_ref().map(HealthConfig::to_image),
         ..image.clone()
     }
 }

@@ -49,6 +49,13 @@ pub fn plan(state: &State, spec: &BridgeSpec, names: &Names, taken: &[Cidr]) -> 
         within("auxiliary address", subnet, Cidr::host(*addr))?;
     }
     let options = Options::read(&spec.options)?;
+    if let Some(name) = options.interface.as_ref().filter(|n| n.starts_with(&names.links())) {
+        return Err(Error::Invalid {
+            what: "bridge name",
+            value: name.clone(),
+            reason: format!("names that begin with {:?} are Skep's own: choose another one", names.links()),
+        });
+    }
     let id = random_id();
     Ok(Bridge {
         interface: options.interface.unwrap_or_else(|| names.bridge(&id)),

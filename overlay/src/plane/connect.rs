@@ -48,7 +48,7 @@ impl DataPlane {
         Ok(())
     }
 
-    /// State, kernel, disk, rules, names, in this order; undone when the kernel or the disk fails.
+    /// State, kernel, disk, rules, names, in this order; undone when one of them fails.
     async fn change_networks(
         &self,
         container_id: &str,
@@ -57,17 +57,36 @@ impl DataPlane {
         let (inner, id) = (self.inner.clone(), container_id.to_owned());
         let changed = blocking("changing a container's networks", move || inner.rewire(&id, decide)).await;
         let (old, new, generation) = changed?;
-        if old.has_rules() || new.has_rules() {
-            self.inner.commit(generation).await?;
-        }
-        if new.has_dns() {
-            self.inner.serve_names(&new).await?;
-        } else {
-            self.inner.end_names(container_id).await;
+        if let Err(error) = self.publish(&old, &new, generation).await {
+            return Err(match self.change_back(&new, &old).await {
+                Ok(()) => error,
+                Err(more) => Error::Several(vec![error, more]),
+            });
         }
         self.inner.refresh_zones(Some(&old));
         self.inner.refresh_zones(Some(&new));
         self.inner.attached(&new).await
+    }
+
+    async fn change_back(&self, new: &Record, old: &Record) -> Result<()> {
+        let (inner, id, back) = (self.inner.clone(), old.container_id.clone(), old.clone());
+        let rewired =
+            blocking("undoing a change of networks", move || inner.rewire(&id, |_, _, _| Ok(back.clone())));
+        let (_, _, generation) = rewired.await?;
+        self.publish(new, old, generation).await
+    }
+
+    /// Rules and names of a container that went from one record to another.
+    async fn publish(&self, old: &Record, new: &Record, generation: u64) -> Result<()> {
+        if old.has_rules() || new.has_rules() {
+            self.inner.commit(generation).await?;
+        }
+        if new.has_dns() {
+            self.inner.serve_names(new).await?;
+        } else {
+            self.inner.end_names(&new.container_id).await;
+        }
+        Ok(())
     }
 }
 

@@ -18,8 +18,7 @@ impl DataPlane {
             let mut host = Links::open()?;
             let taken: Vec<_> = host.routes()?.into_iter().map(|(_, r)| r.to).collect();
             let bridge = bridge::plan(&inner.state(), &spec, &inner.names, &taken)?;
-            let ours = bridge.interface.starts_with(&inner.names.links());
-            if !ours && host.find(&bridge.interface)?.is_some() {
+            if host.find(&bridge.interface)?.is_some() {
                 return Err(Error::Invalid {
                     what: "bridge name",
                     value: bridge.interface,

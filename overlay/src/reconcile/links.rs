@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use super::wire::{SETTINGS, host_routes, isolates, make_bridge, ours, port_steps, wire};
 use crate::desired::Cidr;
@@ -185,7 +186,10 @@ fn tunnel(
     // A host that needs the same range for itself would be cut off by ours.
     let foreign = |r: &Route| held.iter().any(|(index, h)| *index != link.index && h.to == r.to);
     let (clashing, wanted): (BTreeSet<Route>, BTreeSet<Route>) = wanted.into_iter().partition(foreign);
-    for route in clashing {
+    // Said once, not on every pass, until it is over.
+    static SAID: Mutex<BTreeSet<Route>> = Mutex::new(BTreeSet::new());
+    let said = std::mem::replace(&mut *SAID.lock().unwrap_or_else(PoisonError::into_inner), clashing.clone());
+    for route in clashing.difference(&said) {
         tracing::warn!(range = %route.to, "this host has a route of its own to a range of the overlay: containers here cannot reach that network's others; make the network anew with another --subnet");
     }
     let held: BTreeSet<&Route> =

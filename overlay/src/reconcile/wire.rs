@@ -69,8 +69,7 @@ pub fn wire(record: &Record, path: &Path) -> Result<()> {
 /// Settings of a veth in a bridge.
 pub fn port_steps(index: u32, interface: &Interface, hairpin: bool) -> Vec<Step> {
     let hairpin = hairpin.then(|| step::hairpin(index));
-    let apart = interface.isolated.then(|| step::isolate(index, isolates(interface)));
-    hairpin.into_iter().chain(apart).collect()
+    hairpin.into_iter().chain([step::isolate(index, isolates(interface))]).collect()
 }
 
 /// Whether the bridge itself has to keep the container from the others. Where the kernel shows bridged packets to

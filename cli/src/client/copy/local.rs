@@ -100,7 +100,7 @@ impl Placed {
 }
 
 /// Unpacks an archive. Nothing is written outside the directory, whatever links it holds.
-pub fn unpack(archive: impl Read, place: &Placed) -> Result<u64> {
+pub fn unpack(archive: impl Read, place: &Placed) -> Result<()> {
     let root =
         fs::canonicalize(&place.directory).with_context(|| format!("open {}", place.directory.display()))?;
     let mut archive = tar::Archive::new(archive);
@@ -116,11 +116,9 @@ pub fn unpack(archive: impl Read, place: &Placed) -> Result<u64> {
         if path == root {
             continue;
         }
+        stays(&root, &path)?;
         let above = path.parent().unwrap_or(&root);
         fs::create_dir_all(above).with_context(|| format!("make {}", above.display()))?;
-        if !fs::canonicalize(above)?.starts_with(&root) {
-            bail!("the archive would write {} through a link that leads elsewhere", path.display());
-        }
         make_way(&path, kind.is_dir())?;
         let failed = || format!("write {}", path.display());
         match kind {
@@ -132,8 +130,9 @@ pub fn unpack(archive: impl Read, place: &Placed) -> Result<u64> {
             }
             EntryType::Link => {
                 let link = entry.link_name()?.context("a hard link without a target")?;
-                let target = place.path(&link).context("a hard link that leads elsewhere")?;
-                fs::hard_link(root.join(target), &path).with_context(failed)?;
+                let target = root.join(place.path(&link).context("a hard link that leads elsewhere")?);
+                stays(&root, &target)?;
+                fs::hard_link(&target, &path).with_context(failed)?;
             }
             _ => {
                 entry.set_preserve_permissions(true);
@@ -147,7 +146,16 @@ pub fn unpack(archive: impl Read, place: &Placed) -> Result<u64> {
         fs::set_permissions(&path, fs::Permissions::from_mode(mode & 0o7777))
             .with_context(|| format!("set the mode of {}", path.display()))?;
     }
-    Ok(0)
+    Ok(())
+}
+
+/// Refuses a path that a link above it would take out of the root; what is missing above it may then be made.
+fn stays(root: &Path, path: &Path) -> Result<()> {
+    let above = path.ancestors().skip(1).find(|p| fs::symlink_metadata(p).is_ok()).unwrap_or(root);
+    match fs::canonicalize(above) {
+        Ok(real) if real.starts_with(root) => Ok(()),
+        _ => bail!("the archive would reach {} through a link that leads elsewhere", path.display()),
+    }
 }
 
 /// What is there gives way, save that a directory and something else do not take each other's place.
@@ -257,21 +265,34 @@ mod tests {
         let root = archive(&[("/", EntryType::Directory, ""), ("/bin", EntryType::Regular, "b")]);
         unpack(root.as_slice(), &placed("/", None, true, &to("whole")).expect("placed")).expect("unpacks");
         assert!(at("whole/bin").exists());
+        let outside = tempfile::tempdir().expect("temporary directory");
+        fs::write(outside.path().join("s"), "secret").expect("writes");
+        let out = outside.path().to_str().expect("text");
         for (evil, name) in [
             (archive(&[("etc/../../x", EntryType::Regular, "x")]), "etc"),
             (archive(&[("other", EntryType::Regular, "x")]), "etc"),
             (
                 archive(&[
                     ("etc/", EntryType::Directory, ""),
-                    ("etc/out", EntryType::Symlink, "/tmp"),
+                    ("etc/out", EntryType::Symlink, out),
                     ("etc/out/x", EntryType::Regular, "x"),
                 ]),
+                "etc",
+            ),
+            (
+                archive(&[("etc/out", EntryType::Symlink, out), ("etc/out/d/x", EntryType::Regular, "x")]),
+                "etc",
+            ),
+            (
+                archive(&[("etc/out", EntryType::Symlink, out), ("etc/h2", EntryType::Link, "etc/out/s")]),
                 "etc",
             ),
         ] {
             let place = placed(name, None, true, &to("new")).expect("placed");
             assert!(unpack(evil.as_slice(), &place).is_err());
         }
+        assert_eq!(fs::read_dir(outside.path()).expect("reads").count(), 1);
+        assert!(!at("new/etc/h2").exists());
         assert!(placed("f", None, false, &to("none/")).is_err());
         assert!(placed("d", None, true, &to("new/a")).is_err());
     }
