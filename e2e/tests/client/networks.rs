@@ -110,9 +110,10 @@ fn networks_of_running_and_stopped_containers_change() -> Result<()> {
     refused(host, &["network", "connect", "blue", "nobody"], &["No such container: nobody"])?;
     refused(host, &["network", "connect", "host", "aa"], &["host network"])?;
     refused(host, &["network", "rm", "red"], &["red"])?;
-    let ours = "com.docker.network.bridge.name=";
-    let id = host.docker(&["network", "inspect", "-f", "{{index .Options \"com.docker.network.bridge.name\"}}", "bridge"])?;
-    refused(host, &["network", "create", "-o", &format!("{ours}{}", id.trim()), "taken"], &["Skep's own"])?;
+    let bridges = host.exec(&["ip", "-o", "link", "show", "type", "bridge"])?;
+    let ours = bridges.split(": ").find(|name| name.starts_with("sk")).context("no bridge of ours")?;
+    let option = format!("com.docker.network.bridge.name={}x", &ours[..10]);
+    refused(host, &["network", "create", "-o", &option, "taken"], &["Skep's own"])?;
 
     host.docker(&["network", "create", "--label", "keep=1", "kept"])?;
     host.docker(&["network", "create", "unused"])?;
