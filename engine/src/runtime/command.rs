@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{AccessFlags, eaccess};
 
+use super::descriptors;
 use super::error::Error;
 use super::user::User;
 use crate::shim::ShimSpec;
@@ -53,6 +54,7 @@ impl Command {
 
     /// Becomes it.
     pub fn execute(&self) -> Result<Infallible, Error> {
+        descriptors::close_on_exec()?;
         let errno = match nix::unistd::execve(&self.path, &self.argv, &self.env) {
             Err(errno) => errno,
             Ok(never) => match never {},

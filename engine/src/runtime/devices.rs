@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
 use nix::sys::stat::{Mode, SFlag, mknodat};
 use nix::unistd::{Gid, Uid, symlinkat};
 
@@ -204,6 +206,27 @@ fn collect(directory: &Path, found: &mut Vec<HostDevice>) {
             found.extend(HostDevice::new(path, &meta));
         }
     }
+}
+
+/// The container's own null device; where something else is in its place, what reads as empty.
+pub fn null(root: &Root) -> Result<OwnedFd, Error> {
+    // Nonblocking: a FIFO in that place must not hold us up.
+    let flags = OFlag::O_RDONLY | OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
+    if let Ok(fd) = root.open(Path::new("/dev/null"), flags, 0)
+        && is_null(&fd).on("examine", "/dev/null")?
+    {
+        nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_SETFL(OFlag::empty())).on("set up", "/dev/null")?;
+        return Ok(fd);
+    }
+    let (read, _) = nix::unistd::pipe2(OFlag::O_CLOEXEC).on("make", "pipe")?;
+    Ok(read)
+}
+
+/// Whether it is the null device.
+pub fn is_null(fd: &OwnedFd) -> io::Result<bool> {
+    let meta = nix::sys::stat::fstat(fd)?;
+    let kind = SFlag::from_bits_truncate(meta.st_mode) & SFlag::S_IFMT;
+    Ok(kind == SFlag::S_IFCHR && meta.st_rdev == libc::makedev(1, 3))
 }
 
 /// Fills the fresh /dev of `root`. The umask must be 0.

@@ -26,7 +26,7 @@ use super::resolve::Root;
 use super::rlimits::{self, Rlimit};
 use super::seccomp::Filter;
 use super::user::User;
-use super::{Container, terminal};
+use super::{Container, descriptors, devices, keyring, terminal};
 use crate::shim::{ExecSpec, ShimSpec};
 
 /// A command on its way into a container, or in it.
@@ -163,7 +163,8 @@ fn run(plan: &Plan<'_>, pipes: Option<Pipes>, gate: &Gate) -> Result<Infallible,
         | CloneFlags::CLONE_NEWCGROUP;
     setns(&plan.container.pidfd, namespaces).on("enter", "namespaces of container")?;
     let kept: Vec<BorrowedFd<'_>> = pipes.iter().flatten().map(AsFd::as_fd).chain([gate.as_fd()]).collect();
-    close_all_but(&kept)?;
+    descriptors::close_all_but(&kept)?;
+    keyring::leave_hosts()?;
     let root = Root::current().on("open", "/")?;
     umask(Mode::from_bits_truncate(0o022));
     let slave = match spec.tty {
@@ -172,7 +173,7 @@ fn run(plan: &Plan<'_>, pipes: Option<Pipes>, gate: &Gate) -> Result<Infallible,
     };
     let user = User::resolve(&root, &spec.user, &spec.groups)?;
     enter_directory(&root, &spec.cwd)?;
-    process::connect_stdio(pipes, slave, &user)?;
+    process::connect_stdio(pipes, slave, &user, devices::null(&root)?)?;
     drop(root);
     process::become_user(&user, plan.capabilities)?;
     let command = Command::find(spec, &user)?;
@@ -202,22 +203,4 @@ fn enter_directory(root: &Root, cwd: &str) -> Result<(), Error> {
         Error::Init { message: format!("chdir to cwd ({cwd:?}) failed: {reason}"), exit_code }
     })?;
     nix::unistd::fchdir(directory).on("enter working directory", cwd)
-}
-
-/// close_range(2) around the descriptors that are kept; stdio is replaced later.
-fn close_all_but(kept: &[BorrowedFd<'_>]) -> Result<(), Error> {
-    let mut numbers: Vec<u32> = kept.iter().filter_map(|f| u32::try_from(f.as_raw_fd()).ok()).collect();
-    numbers.sort_unstable();
-    let mut first: u32 = 3;
-    for last in numbers.into_iter().chain([u32::MAX]) {
-        if last > first {
-            // SAFETY: plain integers; nothing that owns one of these descriptors is used or dropped any more.
-            let r = unsafe { libc::syscall(libc::SYS_close_range, first, last - 1, 0) };
-            if r != 0 {
-                return Err(io::Error::last_os_error()).on("close", "descriptors");
-            }
-        }
-        first = first.max(last.saturating_add(1));
-    }
-    Ok(())
 }

@@ -70,15 +70,6 @@ impl Gate {
         self.0.as_fd()
     }
 
-    /// Lets go of this end in this process.
-    pub fn close(&self) {
-        // The null device takes the descriptor's place, so that its owner can still drop it.
-        if let Ok(null) = std::fs::File::open("/dev/null") {
-            // SAFETY: both descriptors are open; the target stays owned by `self`.
-            unsafe { libc::dup3(null.as_raw_fd(), self.0.as_raw_fd(), libc::O_CLOEXEC) };
-        }
-    }
-
     /// The next message with its descriptor; none when the other end is closed.
     pub fn receive(&self) -> Result<Option<(Message, Option<OwnedFd>)>, Error> {
         let mut buffer = [0u8; MAX_MESSAGE];

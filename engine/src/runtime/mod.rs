@@ -21,8 +21,10 @@ pub mod sysctls;
 
 mod clone;
 mod command;
+pub(crate) mod descriptors;
 mod devices;
 mod gate;
+mod keyring;
 pub(crate) mod mounts;
 mod namespaces;
 mod paths;

@@ -135,9 +135,48 @@ impl FromHost {
                 (None, MountKind::Bind { .. } | MountKind::Volume { .. }) => continue,
             };
             let place = if is_directory { root.directory(&config.target) } else { root.file(&config.target) };
-            mount_api::attach(tree, place.on("make mount point", &target)?).on("mount", &target)?;
+            let place = place.on("make mount point", &target)?;
+            refuse_in_proc(&place, tree, &config.target)?;
+            mount_api::attach(tree, place).on("mount", &target)?;
         }
         Ok(())
+    }
+}
+
+/// Files of /proc that may be covered: what they tell is only numbers.
+const PROC_FILES: [&str; 10] = [
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/loadavg",
+    "/proc/meminfo",
+    "/proc/slabinfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/sys/crypto/fips_enabled",
+    "/proc/sys/kernel/ns_last_pid",
+    "/proc/uptime",
+];
+
+/// A mount in /proc could stand in for what we and others write there (attributes, sysctls), or cover what is
+/// masked; an image's link may lead there from anywhere.
+fn refuse_in_proc(place: &OwnedFd, tree: &OwnedFd, target: &Path) -> Result<(), Error> {
+    let is_proc = |fd: &OwnedFd| {
+        let kind = nix::sys::statfs::fstatfs(fd).on("examine", target.display())?.filesystem_type();
+        Ok::<_, Error>(kind == nix::sys::statfs::PROC_SUPER_MAGIC)
+    };
+    if !is_proc(place)? {
+        return Ok(());
+    }
+    let at = std::fs::read_link(resolve::fd_path(place.as_fd())).on("examine", target.display())?;
+    let refused = if at == Path::new("/proc") {
+        if is_proc(tree)? { None } else { Some("it is not of type proc") }
+    } else {
+        let plain = PROC_FILES.iter().any(|f| at == Path::new(f));
+        if plain { None } else { Some("it is inside /proc") }
+    };
+    match refused {
+        None => Ok(()),
+        Some(why) => Err(Error::Refused(format!("{target:?} cannot be mounted because {why}"))),
     }
 }
 

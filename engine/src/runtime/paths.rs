@@ -29,9 +29,18 @@ const MASKED: [&str; 12] = [
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// Hides and protects them, or those given instead.
-pub fn protect(root: &Root, masked: Option<&[String]>, read_only: Option<&[String]>) -> Result<(), Error> {
+///
+/// `null` is the null device that covers files, opened before anything of the user's was mounted: what is at
+/// /dev/null by now may be a link of somebody else's making.
+pub fn protect(
+    root: &Root,
+    null: &OwnedFd,
+    masked: Option<&[String]>,
+    read_only: Option<&[String]>,
+) -> Result<(), Error> {
     let mut nothing: Option<OwnedFd> = None;
-    for path in chosen(masked, &MASKED) {
+    let throttle = if masked.is_none() { thermal_throttle(root) } else { Vec::new() };
+    for path in chosen(masked, &MASKED).into_iter().chain(throttle.iter().map(String::as_str)) {
         let Some(place) = find(root, path)? else { continue };
         let mode = fstat(&place).on("examine", path)?.st_mode;
         if mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits() {
@@ -44,7 +53,7 @@ pub fn protect(root: &Root, masked: Option<&[String]>, read_only: Option<&[Strin
             mount_api::attach(&cover, place).on("mask", path)?;
             nothing.get_or_insert(cover);
         } else {
-            let cover = mount_api::clone_path(Path::new("/dev/null"), false).on("clone", "/dev/null")?;
+            let cover = mount_api::clone_tree(null.as_fd(), Path::new(""), false).on("clone", "/dev/null")?;
             mount_api::attach(&cover, place).on("mask", path)?;
         }
     }
@@ -59,6 +68,19 @@ pub fn protect(root: &Root, masked: Option<&[String]>, read_only: Option<&[Strin
 
 fn chosen<'a>(given: Option<&'a [String]>, default: &'a [&'a str]) -> Vec<&'a str> {
     given.map_or_else(|| default.to_vec(), |paths| paths.iter().map(String::as_str).collect())
+}
+
+/// Counters of each CPU that tell what others compute.
+fn thermal_throttle(root: &Root) -> Vec<String> {
+    const CPUS: &str = "/sys/devices/system/cpu";
+    let first = format!("{CPUS}/cpu0/thermal_throttle");
+    if root.locate(Path::new(&first)).is_err() {
+        return Vec::new();
+    }
+    let entries = std::fs::read_dir(CPUS).into_iter().flatten().flatten();
+    let names = entries.filter_map(|e| e.file_name().into_string().ok());
+    let cpus = names.filter(|n| n.strip_prefix("cpu").is_some_and(|n| n.parse::<u32>().is_ok()));
+    cpus.map(|n| format!("{CPUS}/{n}/thermal_throttle")).collect()
 }
 
 fn find(root: &Root, path: &str) -> Result<Option<OwnedFd>, Error> {

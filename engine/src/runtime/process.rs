@@ -18,7 +18,7 @@ use super::resolve::Root;
 use super::rlimits::{self, Rlimit};
 use super::seccomp::Filter;
 use super::user::User;
-use super::{devices, mount_api, namespaces, paths, rootfs, sysctls, terminal};
+use super::{descriptors, devices, keyring, mount_api, namespaces, paths, rootfs, sysctls, terminal};
 use crate::shim::{Namespace, NetworkNamespace, ShimSpec};
 
 /// Everything decided before the process exists.
@@ -48,10 +48,10 @@ pub type Pipes = [OwnedFd; 3];
 /// in the reaper, which never does.
 pub fn run(plan: &Plan<'_>, cgroup: &Cgroup, pipes: Option<Pipes>, gate: &Gate) -> Result<Infallible, Error> {
     let spec = plan.spec;
-    if spec.pid != Namespace::New {
-        // Processes that are no part of this container see this one before it is confined.
-        nix::sys::prctl::set_dumpable(false).on("protect", "container init")?;
-    }
+    // Processes that are no part of this container may see this one before it is confined, and as the reaper its
+    // own see it for good: what it holds of the host must stay out of their reach.
+    nix::sys::prctl::set_dumpable(false).on("protect", "container init")?;
+    keyring::leave_hosts()?;
     reset_signals()?;
     nix::unistd::setsid().on("make", "session")?;
     set_oom_score(spec)?;
@@ -66,14 +66,14 @@ pub fn run(plan: &Plan<'_>, cgroup: &Cgroup, pipes: Option<Pipes>, gate: &Gate) 
         namespaces::loopback_up()?;
     }
     namespaces::set_names(spec)?;
-    let root = build_root(plan, cgroup, gate)?;
+    let (root, null) = build_root(plan, cgroup, gate)?;
     let slave = match spec.tty {
         true => Some(open_terminal(&root, gate)?),
         false => None,
     };
     sysctls::apply(&spec.sysctls)?;
     if !spec.privileged {
-        paths::protect(&root, spec.masked_paths.as_deref(), spec.readonly_paths.as_deref())?;
+        paths::protect(&root, &null, spec.masked_paths.as_deref(), spec.readonly_paths.as_deref())?;
     }
     if spec.read_only {
         let top = root.locate(Path::new("/")).on("open", "/")?;
@@ -82,18 +82,19 @@ pub fn run(plan: &Plan<'_>, cgroup: &Cgroup, pipes: Option<Pipes>, gate: &Gate) 
     umask(Mode::from_bits_truncate(0o022));
     let user = User::resolve(&root, &spec.user, &spec.groups)?;
     enter_directory(&root, &spec.cwd)?;
-    connect_stdio(pipes, slave, &user)?;
+    connect_stdio(pipes, slave, &user, null)?;
     drop(root);
     become_user(&user, plan.capabilities)?;
     let command = Command::find(spec, &user)?;
     gate.send(&Message::Ready, None)?;
     match gate.receive()? {
-        Some((Message::Start, _)) => execute(plan, &user, &command, gate),
+        Some((Message::Start, _)) => execute(plan, &user, &command),
         _ => Err(Error::Refused("the shim is gone".into())),
     }
 }
 
-fn build_root(plan: &Plan<'_>, cgroup: &Cgroup, gate: &Gate) -> Result<Root, Error> {
+/// The root, and its /dev/null as it was before volumes could cover it.
+fn build_root(plan: &Plan<'_>, cgroup: &Cgroup, gate: &Gate) -> Result<(Root, OwnedFd), Error> {
     let spec = plan.spec;
     let mut from_host = FromHost::collect(&spec.host_files, &spec.mounts)?;
     rootfs::isolate()?;
@@ -119,9 +120,10 @@ fn build_root(plan: &Plan<'_>, cgroup: &Cgroup, gate: &Gate) -> Result<Root, Err
     let root = Root::current().on("open", "/")?;
     from_host.attach_kernel(&root, spec)?;
     devices::populate(&root, &host_devices)?;
+    let null = devices::null(&root)?;
     umask(Mode::from_bits_truncate(0o022));
     from_host.attach_volumes(&root)?;
-    Ok(root)
+    Ok((root, null))
 }
 
 fn open_terminal(root: &Root, gate: &Gate) -> Result<OwnedFd, Error> {
@@ -156,8 +158,14 @@ fn enter_directory(root: &Root, cwd: &str) -> Result<(), Error> {
     nix::unistd::fchdir(directory).on("enter working directory", cwd)
 }
 
-pub(super) fn connect_stdio(pipes: Option<Pipes>, slave: Option<OwnedFd>, user: &User) -> Result<(), Error> {
-    let ends: [OwnedFd; 3] = match (pipes, slave) {
+/// `null` is the container's own: through the host's it could change that one's mode for everybody.
+pub(super) fn connect_stdio(
+    pipes: Option<Pipes>,
+    slave: Option<OwnedFd>,
+    user: &User,
+    null: OwnedFd,
+) -> Result<(), Error> {
+    let mut ends: [OwnedFd; 3] = match (pipes, slave) {
         (Some(pipes), _) => pipes,
         (None, Some(slave)) => {
             let copy = || slave.try_clone().on("copy", "terminal");
@@ -165,13 +173,15 @@ pub(super) fn connect_stdio(pipes: Option<Pipes>, slave: Option<OwnedFd>, user: 
         }
         (None, None) => return Err(Error::Refused("neither pipes nor a terminal".into())),
     };
-    for end in &ends {
-        // So that the command can open /dev/stdout by name. /dev/null must keep its owner.
-        let meta = nix::sys::stat::fstat(end).on("examine", "stdio")?;
-        if meta.st_rdev != libc::makedev(1, 3) {
+    for end in &mut ends {
+        if devices::is_null(end).on("examine", "stdio")? {
+            *end = null.try_clone().on("copy", "/dev/null")?;
+        } else {
+            // So that the command can open /dev/stdout by name.
             nix::unistd::fchown(end.as_fd(), Some(user.uid), None).on("own", "stdio")?;
         }
     }
+    drop(null);
     let [stdin, stdout, stderr] = &ends;
     nix::unistd::dup2_stdin(stdin).on("connect", "stdin")?;
     nix::unistd::dup2_stdout(stdout).on("connect", "stdout")?;
@@ -189,14 +199,15 @@ pub(super) fn become_user(user: &User, capabilities: Capabilities) -> Result<(),
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).on("set", "parent death signal")
 }
 
-fn execute(plan: &Plan<'_>, user: &User, command: &Command, gate: &Gate) -> Result<Infallible, Error> {
+fn execute(plan: &Plan<'_>, user: &User, command: &Command) -> Result<Infallible, Error> {
     confine(plan.spec, plan.filter.as_ref(), user, plan.capabilities)?;
     if plan.spec.init {
         // SAFETY: this process has never had a second thread.
         match unsafe { reaper::split(plan.spec.tty) }? {
             Role::Reaper(child) => {
-                // Else the shim could not see the command being executed.
-                gate.close();
+                // It stays, and what it holds of the host may not. Without the gate the shim sees the command
+                // being executed.
+                descriptors::close_all_but(&[])?;
                 std::process::exit(reaper::run(child));
             }
             Role::Command => {}

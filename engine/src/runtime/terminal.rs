@@ -1,8 +1,8 @@
 //! The terminal of a container: a pty of its own devpts, whose master goes to the shim.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::path::Path;
 
 use nix::fcntl::OFlag;
 
@@ -10,40 +10,38 @@ use super::error::{Context, Error};
 use super::mount_api;
 use super::resolve::Root;
 
-/// Opens a pty of `root`'s devpts and makes it the controlling terminal. Returns master and slave.
-pub fn open(root: &Root) -> Result<(OwnedFd, OwnedFd), Error> {
-    let (master, slave, _) = open_named(root)?;
-    Ok((master, slave))
-}
-
 /// As [`open`], and shows it as /dev/console.
 pub fn open_console(root: &Root) -> Result<(OwnedFd, OwnedFd), Error> {
-    let (master, slave, path) = open_named(root)?;
+    let (master, slave) = open(root)?;
     let console = root.file(Path::new("/dev/console")).on("make", "/dev/console")?;
-    let tree = mount_api::clone_path(&path, false).on("bind", path.display())?;
+    // The pty itself, whatever its name in /dev/pts leads to.
+    let tree = mount_api::clone_tree(slave.as_fd(), Path::new(""), false).on("bind", "terminal")?;
     mount_api::attach(&tree, console).on("bind", "/dev/console")?;
     Ok((master, slave))
 }
 
-fn open_named(root: &Root) -> Result<(OwnedFd, OwnedFd, PathBuf), Error> {
+/// Opens a pty of `root`'s devpts and makes it the controlling terminal. Returns master and slave.
+pub fn open(root: &Root) -> Result<(OwnedFd, OwnedFd), Error> {
     let flags = OFlag::O_RDWR | OFlag::O_NOCTTY;
     let master = root.open(Path::new("/dev/pts/ptmx"), flags, 0).on("open", "/dev/pts/ptmx")?;
-    let (mut unlock, mut number): (libc::c_int, libc::c_uint) = (0, 0);
-    // SAFETY: both requests take a pointer to a live int.
-    let r = unsafe {
-        libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &raw mut unlock)
-            | libc::ioctl(master.as_raw_fd(), libc::TIOCGPTN, &raw mut number)
-    };
-    if r != 0 {
+    let mut unlock: libc::c_int = 0;
+    // SAFETY: the request takes a pointer to a live int.
+    if unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &raw mut unlock) } != 0 {
         return Err(io::Error::last_os_error()).on("unlock", "pty");
     }
-    let path = PathBuf::from(format!("/dev/pts/{number}"));
-    let slave = root.open(&path, flags, 0).on("open", path.display())?;
+    // Asked of the master: a name could lead elsewhere.
+    // SAFETY: a plain integer argument.
+    let fd = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, (flags | OFlag::O_CLOEXEC).bits()) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error()).on("open", "slave of pty");
+    }
+    // SAFETY: the kernel just returned this descriptor to us and nobody else knows it.
+    let slave = unsafe { OwnedFd::from_raw_fd(fd) };
     // SAFETY: a plain integer argument.
     if unsafe { libc::ioctl(slave.as_raw_fd(), libc::TIOCSCTTY, 0) } != 0 {
         return Err(io::Error::last_os_error()).on("take", "controlling terminal");
     }
-    Ok((master, slave, path))
+    Ok((master, slave))
 }
 
 /// Sets the size of the terminal.

@@ -16,7 +16,7 @@ mod stdio;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::FromRawFd;
+use std::os::fd::{AsFd, FromRawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
@@ -28,7 +28,7 @@ pub use spec::*;
 use self::json_log::JsonLog;
 use self::server::Server;
 use self::stdio::Stdio;
-use crate::runtime::{Container, Error, mounts};
+use crate::runtime::{Container, Error, descriptors, mounts};
 
 /// Runs `skep shim BUNDLE`. Standard input is the socket of whoever launched it. Returns the exit
 /// code of the calling process; the shim itself goes on in the background.
@@ -86,6 +86,9 @@ fn detach(bundle: &Path) -> io::Result<UnixStream> {
     };
     let null = File::open("/dev/null")?;
     nix::unistd::dup2_stdin(&null)?;
+    drop(null);
+    // What the daemon was started with is no business of a container's, nor of ours.
+    descriptors::close_all_but(&[launcher.as_fd()]).map_err(io::Error::other)?;
     for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM, libc::SIGPIPE] {
         // SAFETY: installs no handler. What ends the daemon must not end the container.
         unsafe { libc::signal(signal, libc::SIG_IGN) };

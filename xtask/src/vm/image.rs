@@ -27,7 +27,8 @@ pub fn write(to: &Path, kernel: &Kernel, tests: &[Test], arguments: &[String]) -
     let skep = build::binary_path("skep", false);
     let beside = skep.parent().context("the folder of binaries")?;
     let mut files: Vec<(PathBuf, String)> = commands()?;
-    for (folder, name) in [("", "skep"), ("", "skep-lab-init"), ("examples/", "shim")] {
+    let programs = [("", "skep"), ("", "skep-lab-init"), ("examples/", "shim"), ("examples/", "escape")];
+    for (folder, name) in programs {
         let program = stripped(&beside.join(folder).join(name), &cache)?;
         files.push((program, format!("{PROGRAMS}/{folder}{name}")));
     }

@@ -28,6 +28,8 @@ pub(super) fn spawn(
         .arg0("skep")
         .arg("shim")
         .arg(bundle)
+        // The daemon's may hold secrets, and the reaper (`--init`) is this process's image.
+        .env_clear()
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .stdout(Stdio::null())
         .stderr(Stdio::null())
