@@ -157,7 +157,7 @@ fn every_answer_says_what_the_daemon_is() {
             ("/v1.12/info", 400, "client version 1.12 is too old"),
             ("/nowhere", 404, "page not found"),
             ("/v1.41/nowhere", 404, "page not found"),
-            ("/plugins", 501, "plugin ls is not supported"),
+            ("/secrets", 501, "secret ls is not supported"),
             ("/containers/nosuch/json", 404, "No such container: nosuch"),
             ("/images/nosuch/json", 404, "No such image: nosuch"),
             ("/networks/nosuch", 404, "network nosuch not found"),
@@ -181,6 +181,7 @@ fn every_answer_says_what_the_daemon_is() {
         let (status, body) = client.post("/swarm/leave", json!(null)).await;
         assert_eq!((status, message(body).as_str()), (503, "This node is not part of a swarm"));
         assert_eq!(client.get("/volumes").await.1["Volumes"], json!([]));
+        assert_eq!(client.get("/plugins").await, (200, json!([])));
         let (_, info) = client.get("/info").await;
         assert_eq!(info["Swarm"]["LocalNodeState"], "inactive");
         // What a client of another make reads of it.

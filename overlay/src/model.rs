@@ -143,6 +143,8 @@ pub struct BridgeSpec {
     pub aux_addresses: BTreeMap<String, Ipv4Addr>,
     /// No way out.
     pub internal: bool,
+    /// Said of it and shown; any container may join a bridge.
+    pub attachable: bool,
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// Driver options; see `bridge/options.rs` for those that are known.
@@ -168,6 +170,8 @@ pub struct BridgeInfo {
     pub aux_addresses: BTreeMap<String, Ipv4Addr>,
     /// No way out.
     pub internal: bool,
+    /// Said of it and shown; any container may join a bridge.
+    pub attachable: bool,
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// Driver options.

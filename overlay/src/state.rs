@@ -78,6 +78,8 @@ pub struct Bridge {
     pub subnet: Cidr,
     pub gateway: Ipv4Addr,
     pub internal: bool,
+    #[serde(default)]
+    pub attachable: bool,
     pub mtu: u32,
     #[serde(default)]
     pub ip_range: Option<Cidr>,

@@ -36,10 +36,12 @@ pub fn binary_path(name: &str, release: bool) -> PathBuf {
 
 /// Builds the binaries; the path of `name` among them.
 pub fn binary(name: &str, package: &str, release: bool) -> Result<PathBuf> {
-    let mut args = vec!["build", "--quiet", "--package", package, "--bin", name];
-    if release {
-        args.push("--release");
-    }
+    // Debug builds are those of the tests, whose dependencies have the features of the whole workspace: not built twice.
+    let args = if release {
+        vec!["build", "--quiet", "--package", package, "--bin", name, "--release"]
+    } else {
+        vec!["build", "--quiet", "--workspace", "--bin", name]
+    };
     cargo(&args)?;
     let path = binary_path(name, release);
     if !path.exists() {

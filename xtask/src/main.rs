@@ -5,6 +5,7 @@ use clap::{Parser, Subcommand};
 
 mod bench;
 mod build;
+mod compat;
 mod demo;
 mod deny;
 mod lab;
@@ -30,6 +31,8 @@ enum Command {
     Test,
     /// Run the tests of what this machine's kernel may lack in a virtual machine (part of `test`).
     Vm(vm::VmArgs),
+    /// Run what others wrote to test Docker against Skep, and count what it has (part of `test`).
+    Compat(compat::CompatArgs),
     /// Check that every dependency is what deny.toml allows.
     Deny,
     /// A laboratory of hosts on this machine.
@@ -49,6 +52,7 @@ fn main() -> Result<()> {
         Command::Bench(args) => bench::run(args),
         Command::Test => test::run(),
         Command::Vm(args) => vm::run(args),
+        Command::Compat(args) => compat::run(args),
         Command::Deny => deny::run(),
         Command::Lab(command) => lab::run(command),
         Command::Proto { check } => proto::generate(check),

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::{build, deny, packages, proto, vm};
+use crate::{build, compat, deny, packages, proto, vm};
 
 pub fn run() -> Result<()> {
     packages::install(packages::LAB)?;
@@ -16,5 +16,6 @@ pub fn run() -> Result<()> {
     // The end-to-end tests run the product itself: it has to be there before them.
     build::binary("skep", "skep", false)?;
     build::cargo(&["test", "--workspace", "--no-fail-fast"])?;
+    compat::run(compat::CompatArgs::default())?;
     vm::run(vm::VmArgs::default())
 }

@@ -59,12 +59,8 @@ pub fn read(body: &[u8]) -> ApiResult<Create> {
     ])?;
     match driver.as_str() {
         "bridge" => {
-            for (field, set) in [("Attachable", attachable), ("Ingress", ingress)] {
-                if set {
-                    return Err(ApiError::bad_request(format!(
-                        "{field} is for swarm networks: add --driver overlay"
-                    )));
-                }
+            if ingress {
+                return Err(ApiError::bad_request("Ingress is for swarm networks: add --driver overlay"));
             }
             if !matches!(scope.as_str(), "" | "local") {
                 return Err(ApiError::bad_request(format!(
@@ -79,6 +75,7 @@ pub fn read(body: &[u8]) -> ApiResult<Create> {
                 ip_range,
                 aux_addresses,
                 internal,
+                attachable,
                 labels,
                 options,
             }))
@@ -273,6 +270,7 @@ pub fn bridge(b: &BridgeInfo) -> Value {
     }
     out["IPAM"]["Config"] = json!([config]);
     out["Internal"] = b.internal.into();
+    out["Attachable"] = b.attachable.into();
     out["Options"] = json!(b.options);
     out["Labels"] = json!(b.labels);
     out
@@ -296,8 +294,9 @@ mod tests {
             "Internal":false,"Attachable":true,"Ingress":false,"ConfigOnly":false,"ConfigFrom":{"Network":""},"Options":{},"Labels":{"a":"b"}}"#;
         let Ok(Create::Overlay(spec)) = read(overlay) else { panic!("an overlay") };
         assert!(spec.attachable && !spec.internal);
-        let bridge = br#"{"Name":"b","Driver":"bridge","IPAM":{"Config":[{"Subnet":"10.9.0.0/24"}]},"EnableIPv6":false}"#;
+        let bridge = br#"{"Name":"b","Driver":"bridge","IPAM":{"Config":[{"Subnet":"10.9.0.0/24"}]},"EnableIPv6":false,"Attachable":true}"#;
         let Ok(Create::Bridge(b)) = read(bridge) else { panic!("a bridge") };
+        assert!(b.attachable);
         assert_eq!(b.subnet.map(|s| s.to_string()).as_deref(), Some("10.9.0.0/24"));
     }
 
@@ -307,7 +306,7 @@ mod tests {
             (r#"{"Name":""}"#, "Name"),
             (r#"{"Name":"host"}"#, "host"),
             (r#"{"Name":"a","Driver":"macvlan"}"#, "macvlan"),
-            (r#"{"Name":"a","Attachable":true}"#, "Attachable"),
+            (r#"{"Name":"a","Ingress":true}"#, "Ingress"),
             (r#"{"Name":"a","EnableIPv6":true}"#, "EnableIPv6"),
             (r#"{"Name":"a","IPAM":{"Config":[{"Subnet":"10.9.0.0/40"}]}}"#, "Subnet"),
             (r#"{"Name":"a","Driver":"overlay","IPAM":{"Config":[{"IPRange":"10.9.0.0/28"}]}}"#, "IPRange"),

@@ -79,6 +79,8 @@ async fn start(
     let exec = s.engine().exec_inspect(&id)?;
     let mut f = Fields::parse(&body::read(request).await?)?;
     let (detach, tty, size) = (f.bool("Detach")?, f.bool("Tty")?, console(&mut f)?);
+    // The size of a buffer of the client bollard's own, which sends it with the rest.
+    f.drop_all(&["OutputCapacity"]);
     f.refuse_rest(&[])?;
     let size = size.filter(|_| exec.config.tty);
     if detach {

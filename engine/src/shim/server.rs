@@ -297,7 +297,8 @@ impl<'a> Server<'a> {
                 subject: "terminal".into(),
                 source,
             }),
-            None => Err(Error::Refused("the container has no terminal to resize".into())),
+            // As runc's shim has it: clients resize without asking whether there is a terminal.
+            None => Ok(()),
         }
     }
 

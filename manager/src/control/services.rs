@@ -20,11 +20,22 @@ pub(super) async fn create(
         .write(|view| {
             let spec = resolve(view, spec.clone(), &id)?;
             let revision = revision(&id, 1, &spec);
-            let service = v1::Service { id: id.clone(), spec: Some(spec), revision: 1, ..Default::default() };
+            let endpoint = settled(&spec);
+            let service =
+                v1::Service { id: id.clone(), spec: Some(spec), revision: 1, endpoint, ..Default::default() };
             Ok(vec![put(service), put(revision)])
         })
         .await?;
     response(&view, &id)
+}
+
+/// The endpoint of a service with neither ports nor networks: there is nothing to allocate, and so no further version
+/// of it to come between a client's inspection and its update.
+fn settled(spec: &v1::ServiceSpec) -> Option<v1::Endpoint> {
+    let endpoint = spec.endpoint.clone().unwrap_or_default();
+    let networks = spec.task.as_ref().map_or(0, |t| t.networks.len());
+    (endpoint.ports.is_empty() && networks == 0)
+        .then(|| v1::Endpoint { spec: Some(endpoint), ..Default::default() })
 }
 
 pub(super) async fn update(

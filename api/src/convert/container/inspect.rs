@@ -83,7 +83,13 @@ fn config(c: &Container) -> Value {
         "Labels": g.labels,
     });
     if !g.exposed.is_empty() {
-        out["ExposedPorts"] = g.exposed.iter().map(|p| (p.clone(), json!({}))).collect::<Map<_, _>>().into();
+        // As it was asked for: "80" stays "80".
+        let asked = asked("ExposedPorts").unwrap_or_default();
+        let name = |port: &String| match port.strip_suffix("/tcp") {
+            Some(bare) if asked.get(bare).is_some() => bare.to_owned(),
+            _ => port.clone(),
+        };
+        out["ExposedPorts"] = g.exposed.iter().map(|p| (name(p), json!({}))).collect::<Map<_, _>>().into();
     }
     if let Some(health) = &g.health {
         out["Healthcheck"] = super::health::config(health);

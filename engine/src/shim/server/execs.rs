@@ -101,9 +101,8 @@ impl Execs {
     pub fn resize(&self, id: &[u8], rows: u16, cols: u16) -> Result<(), Error> {
         let exec = self.named(id)?;
         let terminal = exec.stdio.as_ref().filter(|_| exec.state.spec.tty).and_then(|s| s.outputs.first());
-        let Some(terminal) = terminal else {
-            return Err(Error::Refused("the exec has no terminal to resize".into()));
-        };
+        // As runc's shim has it: clients resize without asking whether there is a terminal.
+        let Some(terminal) = terminal else { return Ok(()) };
         terminal.resize(rows, cols).map_err(|source| Error::System {
             operation: "resize",
             subject: "terminal".into(),
