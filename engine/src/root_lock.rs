@@ -5,6 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -59,7 +60,8 @@ fn lock(root: Root, path: &Path) -> Result<Flock<File>, Error> {
             let mut pid = String::new();
             held.read_to_string(&mut pid).map_err(Error::io("read", &file))?;
             let pid = if pid.trim().is_empty() { "unknown".into() } else { pid.trim().to_owned() };
-            return Err(Error::RootInUse { root, path: path.to_owned(), pid });
+            let left = if is_gone(&pid) { once_released(held) } else { None };
+            left.ok_or_else(|| Error::RootInUse { root, path: path.to_owned(), pid })?
         }
         Err((_, e)) => return Err(Error::Io { operation: "lock", path: file, source: e.into() }),
     };
@@ -70,6 +72,21 @@ fn lock(root: Root, path: &Path) -> Result<Flock<File>, Error> {
     };
     write(&mut lock).map_err(Error::io("write", &file))?;
     Ok(lock)
+}
+
+/// Whether no process of that ID is there any more.
+fn is_gone(pid: &str) -> bool {
+    let Ok(pid) = pid.parse() else { return false };
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None) == Err(Errno::ESRCH)
+}
+
+/// The lock of a daemon that is dead. One killed while it started a shim leaves a child that has not executed the
+/// shim yet, and holds the lock until it has.
+fn once_released(held: File) -> Option<Flock<File>> {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || tell.send(Flock::lock(held, FlockArg::LockExclusive)));
+    told.recv_timeout(PATIENCE).ok()?.ok()
 }
 
 #[cfg(test)]

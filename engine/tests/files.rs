@@ -242,3 +242,38 @@ async fn changes_are_told_committed_and_exported() -> Outcome {
     assert_eq!(e.images().resolve(&same)?.layers.len(), 1);
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn links_that_change_during_a_copy_lead_nowhere() -> Outcome {
+    // CVE-2018-15664: a container swaps a directory for a link to one of the host's.
+    let f = Fixture::new().await?;
+    let e = &f.engine;
+    let outside = f.dir().join("outside");
+    std::fs::create_dir(&outside)?;
+    std::fs::write(outside.join("token"), "host")?;
+    let out = outside.display();
+    let swap = "mv /d /e; mv /l /d; mv /d /l; mv /e /d";
+    let script = format!(
+        "mkdir /d; echo own > /d/token; ln -s {out} /l; ln -s / /way; echo ready; while :; do {swap}; done"
+    );
+    let id = e.create(Some("cc".into()), sh(&script)).await?;
+    start(e, id.as_str()).await?;
+    let new = Tar::default().file("token", 0o644, b"new").bytes();
+    let deep = Tar::default().dir("d/", 0o755).file("d/token", 0o644, b"new").bytes();
+    let (mut out_of, mut into) = (0, 0);
+    for _ in 0..60 {
+        for path in ["/d/token", "/d/.", "/way/d/token"] {
+            // While it is away, or a link to what the container has not, there is nothing to copy.
+            let Ok(found) = copied(e, "cc", path).await else { continue };
+            assert!(!found.iter().any(|(_, text)| text.contains("host")), "{path}: {found:?}");
+            out_of += 1;
+        }
+        into += usize::from(e.copy_in("cc", "/d", CopyIn::default(), new.as_slice()).await.is_ok());
+        into += usize::from(e.copy_in("cc", "/", CopyIn::default(), deep.as_slice()).await.is_ok());
+        assert_eq!(std::fs::read_to_string(outside.join("token"))?, "host");
+        assert_eq!(std::fs::read_dir(&outside)?.count(), 1);
+    }
+    assert!(out_of > 0 && into > 0, "some copies meet the directory: {out_of} {into}");
+    e.kill("cc", "KILL").await?;
+    Ok(())
+}

@@ -4,7 +4,7 @@
 //! record without a directory is dropped. Removal moves the directory away first.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -91,6 +91,23 @@ struct State {
     users: HashMap<String, BTreeSet<String>>,
 }
 
+/// Takes a directory away that the making of a volume left before there was anything in it: nobody was told of it,
+/// and what options it was to have is not known.
+fn swept(dir: &Path) -> bool {
+    let data = dir.join(local::DATA);
+    let filled = std::fs::read_dir(&data).is_ok_and(|mut entries| entries.next().is_some());
+    if filled || remove_tree(&dir.join(super::copy::FILLING)).is_err() {
+        return false;
+    }
+    // Neither goes if there is anything in it.
+    let _ = std::fs::remove_dir(&data);
+    let gone = std::fs::remove_dir(dir).is_ok();
+    if gone {
+        tracing::info!(path = %dir.display(), "swept a volume that was never finished");
+    }
+    gone
+}
+
 impl Volumes {
     /// Takes over what is stored; `users` are the containers with the names of their volumes.
     pub(crate) fn open(
@@ -120,7 +137,11 @@ impl Volumes {
         for entry in std::fs::read_dir(&dir).map_err(Error::io("list", &dir))?.flatten() {
             let Ok(name) = entry.file_name().into_string() else { continue };
             let mountpoint = entry.path().join(local::DATA);
-            if state.all.contains_key(&name) || !mountpoint.is_dir() {
+            if state.all.contains_key(&name) || !entry.path().is_dir() || swept(&entry.path()) {
+                continue;
+            }
+            if !mountpoint.is_dir() {
+                tracing::warn!(path = %entry.path().display(), "this is no volume, and is left alone");
                 continue;
             }
             tracing::warn!(volume = name, "took up a volume that was not recorded, as after a crash");
@@ -137,7 +158,11 @@ impl Volumes {
             state.all.insert(name, Arc::new(volume));
         }
         for name in state.all.keys() {
-            remove_tree(&root.volume(name).join(super::copy::FILLING))?;
+            let filling = root.volume(name).join(super::copy::FILLING);
+            if filling.exists() {
+                tracing::info!(path = %filling.display(), "swept what a volume was being filled with");
+            }
+            remove_tree(&filling)?;
         }
         if !changes.is_empty() {
             metadata.commit_blocking(changes)?;

@@ -107,7 +107,7 @@ pub fn busybox() -> Vec<u8> {
     tar = tar.file("bin/busybox", 0o755, &program);
     for applet in [
         "sh", "true", "false", "cat", "echo", "sleep", "ls", "id", "hostname", "env", "seq", "kill", "pwd",
-        "grep", "stty", "tty", "mknod", "test", "touch", "stat", "wc", "head", "yes",
+        "grep", "stty", "tty", "mknod", "test", "touch", "stat", "wc", "head", "yes", "mv",
     ] {
         tar = tar.symlink(&format!("bin/{applet}"), "busybox");
     }

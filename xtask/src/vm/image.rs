@@ -27,7 +27,13 @@ pub fn write(to: &Path, kernel: &Kernel, tests: &[Test], arguments: &[String]) -
     let skep = build::binary_path("skep", false);
     let beside = skep.parent().context("the folder of binaries")?;
     let mut files: Vec<(PathBuf, String)> = commands()?;
-    let programs = [("", "skep"), ("", "skep-lab-init"), ("examples/", "shim"), ("examples/", "escape")];
+    let programs = [
+        ("", "skep"),
+        ("", "skep-lab-init"),
+        ("examples/", "shim"),
+        ("examples/", "escape"),
+        ("examples/", "crash"),
+    ];
     for (folder, name) in programs {
         let program = stripped(&beside.join(folder).join(name), &cache)?;
         files.push((program, format!("{PROGRAMS}/{folder}{name}")));
