@@ -383,7 +383,7 @@ fn mount(m: &v1::Mount, values: &Values<'_>) -> Result<MountConfig, String> {
 }
 
 fn log(spec: &v1::TaskSpec) -> Result<LogConfig, String> {
-    let Some(driver) = spec.log_driver.as_ref().filter(|d| !d.name.is_empty()) else {
+    let Some(driver) = spec.log_driver.as_ref() else {
         return Ok(LogConfig::default());
     };
     LogConfig::from_options(&driver.name, driver.options.iter().map(|(k, v)| (k.as_str(), v.as_str())))

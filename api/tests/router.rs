@@ -70,6 +70,7 @@ where
             instance,
             cgroup_parent: None,
             helper_exe,
+            default_log: Default::default(),
             networking: Arc::new(NoNetworks),
         })
         .await

@@ -29,6 +29,7 @@ async fn main() -> Outcome<()> {
         instance: format!("cycle{}", std::process::id()),
         cgroup_parent: None,
         helper_exe,
+        default_log: Default::default(),
         networking: Arc::new(NoNetworks),
     })
     .await?;

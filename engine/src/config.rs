@@ -180,61 +180,6 @@ pub enum RestartPolicy {
     OnFailure(u32),
 }
 
-/// The json-file log of a container.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LogConfig {
-    /// `json-file` or `none`; others are refused by name.
-    pub driver: String,
-    /// Bytes a file may reach before it is rotated; none = no limit.
-    pub max_size: Option<u64>,
-    /// Files kept (at least 1).
-    pub max_file: u32,
-}
-
-impl Default for LogConfig {
-    fn default() -> Self {
-        Self { driver: "json-file".into(), max_size: None, max_file: 1 }
-    }
-}
-
-impl LogConfig {
-    /// Reads a log driver and its options as Docker writes them (`max-size=10m`, `max-file=3`). The error
-    /// names what is not valid or not supported.
-    pub fn from_options<'a>(
-        driver: &str,
-        options: impl IntoIterator<Item = (&'a str, &'a str)>,
-    ) -> Result<Self, String> {
-        let driver = match driver {
-            "" => "json-file",
-            "json-file" | "none" => driver,
-            other => return Err(format!("log driver {other:?} is not supported: use json-file or none")),
-        };
-        let mut log = Self { driver: driver.into(), ..Self::default() };
-        for (name, value) in options {
-            let bad = |want: &str| format!("log option {name}={value:?} is not valid: give {want}");
-            match (driver, name) {
-                ("json-file", "max-size") if value == "-1" => log.max_size = None,
-                ("json-file", "max-size") => {
-                    let size = parse_size(value).filter(|n| *n > 0);
-                    log.max_size = Some(size.ok_or_else(|| bad("a size like 10m"))?);
-                }
-                ("json-file", "max-file") => {
-                    log.max_file = value.parse().ok().filter(|n| *n > 0).ok_or_else(|| bad("1 or more"))?;
-                }
-                _ => {
-                    return Err(format!(
-                        "unknown log opt '{name}' for {driver} log driver: use max-size and max-file with json-file"
-                    ));
-                }
-            }
-        }
-        if log.max_size.is_none() && log.max_file > 1 {
-            return Err("log option max-file needs max-size: files are rotated by size".into());
-        }
-        Ok(log)
-    }
-}
-
 /// A size with an optional unit (`10m`, `1gb`, `512`), in powers of 1024 as Docker reads it.
 pub fn parse_size(text: &str) -> Option<u64> {
     let lower = text.trim().to_ascii_lowercase();
@@ -400,7 +345,7 @@ pub struct ContainerConfig {
     /// Restart policy.
     pub restart: RestartPolicy,
     /// Log driver.
-    pub log: LogConfig,
+    pub log: crate::log_config::LogConfig,
     /// `name:IP` lines for /etc/hosts.
     pub extra_hosts: Vec<String>,
     /// DNS servers, instead of the host's.

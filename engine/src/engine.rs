@@ -16,6 +16,7 @@ use crate::error::{Error, blocking};
 use crate::events::{Event, Events};
 use crate::host::{self, HostInfo};
 use crate::image::{Holder, Images};
+use crate::log_config::LogConfig;
 use crate::metadata::{Kind, Metadata};
 use crate::network::Networking;
 use crate::root_lock::RootLocks;
@@ -37,6 +38,8 @@ pub struct EngineOptions {
     pub cgroup_parent: Option<String>,
     /// The executable whose `shim` subcommand is [`crate::shim_main`].
     pub helper_exe: PathBuf,
+    /// The log driver of containers that name none.
+    pub default_log: LogConfig,
     /// Who makes networks.
     pub networking: Arc<dyn Networking>,
 }
@@ -201,6 +204,11 @@ impl Engine {
 
     pub(crate) fn helper_exe(&self) -> &Path {
         &self.0.options.helper_exe
+    }
+
+    /// The log driver of containers that name none.
+    pub fn default_log(&self) -> &LogConfig {
+        &self.0.options.default_log
     }
 
     pub(crate) fn cgroup_parent(&self) -> &str {

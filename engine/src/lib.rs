@@ -13,6 +13,8 @@ mod events;
 mod health;
 mod host;
 mod image;
+mod log_config;
+mod log_entry;
 mod logs;
 mod metadata;
 mod mount;
@@ -38,6 +40,7 @@ pub use image::{
     History, Image, ImageConfig, ImageUsage, Images, LoadedImage, Progress, PullRequest, Pulled, PushRequest,
     Reference, Removed,
 };
+pub use log_config::{LOG_DRIVERS, LogConfig, LogSubject};
 pub use logs::{LogFrame, LogOptions, StdStream};
 pub use mount::*;
 pub use network::*;

@@ -91,10 +91,10 @@ async fn refuses_what_cannot_be_and_says_so() -> Outcome {
         (ContainerConfig { cmd: Some(vec![]), ..run(&[]) }, "no command"),
         (
             ContainerConfig {
-                log: LogConfig { driver: "syslog".into(), ..Default::default() },
+                log: LogConfig { driver: "splunk".into(), ..Default::default() },
                 ..run(&["true"])
             },
-            "syslog",
+            "no log driver named 'splunk' is registered",
         ),
         (ContainerConfig { stop_signal: Some("SIGWHAT".into()), ..run(&["true"]) }, "SIGWHAT"),
         (ContainerConfig { mounts: vec![bind], ..run(&["true"]) }, "does not exist: /no/such"),
@@ -225,7 +225,7 @@ async fn restarts_by_policy_until_stopped() -> Outcome {
 async fn reads_rotated_damaged_and_growing_logs() -> Outcome {
     let f = Fixture::new().await?;
     let e = &f.engine;
-    let log = LogConfig { driver: "json-file".into(), max_size: Some(20_000), max_file: 100 };
+    let log = LogConfig::from_options("json-file", [("max-size", "20000"), ("max-file", "100")])?;
     let id = e.create(Some("ll".into()), ContainerConfig { log, ..run(&["seq", "1", "2000"]) }).await?;
     let exit = e.wait("ll", WaitCondition::NextExit)?;
     e.start("ll").await?;

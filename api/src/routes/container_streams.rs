@@ -89,7 +89,7 @@ async fn logs(
                     prefix = time::fixed(f.timestamp_ns) + " ";
                 }
                 if details {
-                    // A container's log has no details of its own; their place stays empty.
+                    prefix.push_str(&told(&f.attributes));
                     prefix.push(' ');
                 }
                 piece(&f, prefix.as_bytes(), tty)
@@ -98,6 +98,24 @@ async fn logs(
         })
     });
     Ok(body::stream(content_type(spoken.0, tty), pieces))
+}
+
+/// Labels and variables of a message, as clients take them apart: `a=1,b=2`, escaped as in a query.
+fn told(attributes: &[(String, String)]) -> String {
+    let mut out = String::new();
+    for (key, value) in attributes {
+        for (before, text) in [(if out.is_empty() { "" } else { "," }, key), ("=", value)] {
+            out.push_str(before);
+            for b in text.bytes() {
+                match b {
+                    b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => out.push(b.into()),
+                    b' ' => out.push('+'),
+                    _ => out.push_str(&format!("%{b:02X}")),
+                }
+            }
+        }
+    }
+    out
 }
 
 /// A piece of output on the wire.

@@ -181,6 +181,7 @@ impl Daemon {
             instance,
             cgroup_parent: config.cgroup_parent.clone(),
             helper_exe,
+            default_log: config.log.clone(),
             networking: Arc::new(LocalNetworking::new(plane.clone(), attachments.clone())),
         };
         let engine = Engine::open_held(options, locks).await.context("start the engine")?;

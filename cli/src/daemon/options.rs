@@ -1,11 +1,13 @@
 //! What `skep daemon` can be told, by flags and by a TOML file; flags win. Names follow dockerd's.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde::Deserialize;
 use skep_api::TlsFiles;
+use skep_engine::LogConfig;
 
 /// Flags of `skep daemon`.
 #[derive(Args, Clone, Debug, Default)]
@@ -49,6 +51,12 @@ pub struct DaemonArgs {
     /// Private key (PEM) of that certificate
     #[arg(long, value_name = "FILE")]
     pub tlskey: Option<PathBuf>,
+    /// Log driver of containers that name none [default: json-file]
+    #[arg(long, value_name = "DRIVER")]
+    pub log_driver: Option<String>,
+    /// Option of that log driver, name=value
+    #[arg(long = "log-opt", value_name = "OPTION")]
+    pub log_opts: Vec<String>,
     /// Label of this engine, name=value
     #[arg(long = "label", value_name = "LABEL")]
     pub labels: Vec<String>,
@@ -70,6 +78,8 @@ struct File {
     pidfile: Option<PathBuf>,
     log_level: Option<String>,
     cgroup_parent: Option<String>,
+    log_driver: Option<String>,
+    log_opts: BTreeMap<String, String>,
     labels: Vec<String>,
     insecure_registries: Vec<String>,
     registry_mirrors: Vec<String>,
@@ -98,6 +108,8 @@ pub struct Config {
     pub cgroup_parent: Option<String>,
     /// `name=value`.
     pub labels: Vec<String>,
+    /// Log driver of containers that name none.
+    pub log: LogConfig,
     /// How registries are asked.
     pub registries: skep_registry::Options,
     /// TLS of the TCP sockets.
@@ -164,7 +176,9 @@ impl Config {
         if let Some(bad) = labels.iter().find(|l| !l.contains('=')) {
             bail!("label {bad:?}: want name=value");
         }
+        let log = log(args.log_driver.or(file.log_driver), file.log_opts, &args.log_opts)?;
         Ok(Self {
+            log,
             hosts,
             pidfile: args.pidfile.or(file.pidfile).unwrap_or_else(|| exec_root.join("skep.pid")),
             data_root,
@@ -180,6 +194,19 @@ impl Config {
             solo: false,
         })
     }
+}
+
+/// The default log driver, checked. Options of flags win over the file's.
+fn log(driver: Option<String>, mut options: BTreeMap<String, String>, flags: &[String]) -> Result<LogConfig> {
+    for option in flags {
+        let (name, value) =
+            option.split_once('=').with_context(|| format!("log option {option:?}: want name=value"))?;
+        options.insert(name.to_owned(), value.to_owned());
+    }
+    let config = LogConfig { driver: driver.unwrap_or_default(), options };
+    let config = config.with_default(&LogConfig::default());
+    config.check().map_err(|e| anyhow::anyhow!("--log-driver {}: {e}", config.driver))?;
+    Ok(config)
 }
 
 /// Where registries' own certificates lie: Docker's place and ours.
@@ -266,6 +293,23 @@ mod tests {
         std::fs::write(&file, "colour = \"red\"\n").expect("write");
         let error = format!("{:#}", Config::decide(a).expect_err("unknown key"));
         assert!(error.contains("colour"), "{error}");
+    }
+
+    #[test]
+    fn the_default_log_driver_is_checked_and_its_options_are_joined() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let file = dir.path().join("daemon.toml");
+        std::fs::write(&file, "log-driver = \"local\"\n[log-opts]\nmax-size = \"1m\"\nmax-file = \"2\"\n")
+            .expect("write");
+        let mut a = args(dir.path());
+        a.config_file = Some(file);
+        a.log_opts = vec!["max-file=3".into()];
+        let log = Config::decide(a.clone()).expect("config").log;
+        assert_eq!((log.driver.as_str(), log.options["max-size"].as_str()), ("local", "1m"));
+        assert_eq!(log.options["max-file"], "3");
+        a.log_driver = Some("splunk".into());
+        let error = format!("{:#}", Config::decide(a).expect_err("unknown driver"));
+        assert!(error.contains("no log driver named 'splunk' is registered"), "{error}");
     }
 
     #[test]

@@ -175,6 +175,7 @@ mod shim_side {
                 stream: if stream == 2 { StdStream::Stderr } else { StdStream::Stdout },
                 timestamp_ns: now_ns(),
                 data,
+                attributes: Vec::new(),
             }),
             Err(e) => Err(Error::Shim { id: id.clone(), reason: e.to_string() }),
         });

@@ -59,6 +59,7 @@ impl Engine {
         mut config: ContainerConfig,
         image: Image,
     ) -> Result<(), Error> {
+        config.log = std::mem::take(&mut config.log).with_default(self.default_log());
         let plan = plan(&config, &image.config)?;
         for (k, v) in &image.config.labels {
             config.labels.entry(k.clone()).or_insert_with(|| v.clone());
@@ -69,9 +70,6 @@ impl Engine {
                 config.exposed.push(port.clone());
             }
         }
-        if config.log.driver.is_empty() {
-            config.log.driver = "json-file".into();
-        }
         let layout = Layout { dir: self.root().container(id) };
         let lowers: Vec<PathBuf> =
             image.chain_ids.iter().rev().map(|c| self.images().layer_path(c)).collect();
@@ -79,7 +77,7 @@ impl Engine {
             self.undo_mounts(id, &config).await;
             return Err(e);
         }
-        let log_path = if config.log.driver == "none" { PathBuf::new() } else { layout.log() };
+        let log_path = layout.log(&config.log);
         let container = Container {
             id: ContainerId(id.to_owned()),
             name: name.to_owned(),

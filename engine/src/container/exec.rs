@@ -377,7 +377,9 @@ async fn relay(
                     attach && if stream == StdStream::Stderr { config.stderr } else { config.stdout };
                 if wanted {
                     // Whether anybody still listens makes no difference to the command.
-                    let _ = to.send(Ok(LogFrame { stream, timestamp_ns: now_ns(), data })).await;
+                    let _ = to
+                        .send(Ok(LogFrame { stream, timestamp_ns: now_ns(), data, attributes: Vec::new() }))
+                        .await;
                 }
             }
             Err(e) => {

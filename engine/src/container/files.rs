@@ -7,6 +7,7 @@ use super::resolve::host_line;
 use crate::config::{Container, NetworkMode};
 use crate::data_root::make_dir;
 use crate::error::Error;
+use crate::log_config::{LogConfig, LogFormat};
 use crate::network::Attachment;
 use crate::shim::spec::HostFiles;
 
@@ -24,9 +25,15 @@ impl Layout {
         self.dir.join("work")
     }
 
-    pub(super) fn log(&self) -> PathBuf {
+    /// The file that `logs` reads; empty where there is none.
+    pub(super) fn log(&self, config: &LogConfig) -> PathBuf {
         let id = self.dir.file_name().unwrap_or_default().to_string_lossy();
-        self.dir.join(format!("{id}-json.log"))
+        match config.format() {
+            None => PathBuf::new(),
+            Some(LogFormat::Json) => self.dir.join(format!("{id}-json.log")),
+            Some(LogFormat::Entries) if config.is_remote() => self.dir.join("container-cached.log"),
+            Some(LogFormat::Entries) => self.dir.join("container.log"),
+        }
     }
 
     pub(super) fn make(&self) -> Result<(), Error> {

@@ -89,12 +89,7 @@ pub(super) fn env(image: &[String], ours: &[String]) -> Result<Vec<String>, Erro
 
 fn check(c: &ContainerConfig) -> Result<(), Error> {
     let bad = |why: String| Err(Error::Invalid(why));
-    if !["json-file", "none", ""].contains(&c.log.driver.as_str()) {
-        return bad(format!(
-            "logger: no log driver named '{}' is registered; there are json-file and none",
-            c.log.driver
-        ));
-    }
+    c.log.check().map_err(Error::Invalid)?;
     if let Some(m) = c.resources.memory.filter(|m| *m < LEAST_MEMORY) {
         return bad(format!("Minimum memory limit allowed is 6MB, and {m} bytes were asked for"));
     }

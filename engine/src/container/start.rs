@@ -12,10 +12,11 @@ use crate::data_root::{make_dir, remove_tree};
 use crate::engine::Engine;
 use crate::error::{Error, blocking};
 use crate::events::now_ns;
+use crate::log_config::LogSubject;
 use crate::mount::MountConfig;
 use crate::network::Attachment;
 use crate::shim::Shim;
-use crate::shim::spec::{HostFiles, Namespace, NetworkNamespace, Rootfs, ShimSpec, Shm};
+use crate::shim::spec::{HostFiles, LogTold, Namespace, NetworkNamespace, Rootfs, ShimSpec, Shm};
 
 /// Where the network comes from.
 #[derive(Default)]
@@ -277,8 +278,29 @@ impl Engine {
             stdin_once: g.stdin_once,
             log: g.log.clone(),
             log_path: c.log_path.clone(),
+            log_subject: told(c, &slot.plan.argv)?,
         })
     }
+}
+
+/// What log messages say of a container: its name and labels as they are now.
+fn told(c: &Container, argv: &[String]) -> Result<LogTold, Error> {
+    let of = LogSubject {
+        id: c.id.0.clone(),
+        name: c.name.clone(),
+        image_id: c.image_id.clone(),
+        image_name: c.config.image.clone(),
+        argv: argv.to_vec(),
+        labels: c.config.labels.clone(),
+        env: c.env.clone(),
+    };
+    let failed = |e| Error::Invalid(format!("failed to initialize logging driver: {e}"));
+    Ok(LogTold {
+        tag: c.config.log.tag(&of).map_err(failed)?,
+        attributes: c.config.log.attributes(&of).map_err(failed)?,
+        name: of.name,
+        image: of.image_name,
+    })
 }
 
 /// The container's own variables, and of the others those it has not.

@@ -1,89 +1,81 @@
-//! What a log holds already: its rotated files, oldest first, and the last N lines found from the end.
+//! What a log holds already: its rotated files, oldest first, and the last N messages found from the end.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use super::line::{Lines, parse};
-use super::{Frames, LogOptions};
+use super::line::Lines;
+use super::source::{Source, open_all};
+use super::{Frames, LogFrame, LogOptions};
 use crate::error::Error;
+use crate::log_config::LogFormat;
+use crate::log_entry::{Identity, LENGTH, MAX_ENTRY};
 
 const BLOCK: usize = 64 << 10;
 
 /// Where reading stopped, for following.
 pub(super) struct Position {
     pub(super) file: Option<File>,
+    pub(super) identity: Option<Identity>,
     pub(super) offset: u64,
     pub(super) lines: Lines,
-}
-
-impl Position {
-    pub(super) fn inode(&self) -> Option<u64> {
-        self.file.as_ref().and_then(|f| f.metadata().ok()).map(|m| m.ino())
-    }
 }
 
 /// The files of a log, oldest first, and where to begin.
 pub(super) struct Backlog {
     path: PathBuf,
-    files: Vec<File>,
+    format: LogFormat,
+    files: Vec<(Identity, Content)>,
     offset: u64,
 }
 
-/// `log`, `log.1`, `log.2`, ... as far as they exist, newest first.
-pub(super) fn open_all(path: &Path) -> Result<Vec<File>, Error> {
-    let mut out = Vec::new();
-    let mut seen = std::collections::HashSet::new();
-    let mut gap = false;
-    for n in 0.. {
-        let name = if n == 0 { path.to_path_buf() } else { PathBuf::from(format!("{}.{n}", path.display())) };
-        match File::open(&name) {
-            Ok(f) => {
-                gap = false;
-                let inode = f.metadata().map_err(Error::io("read", &name))?.ino();
-                // A rotation between two opens shows the same file under two names.
-                if seen.insert(inode) {
-                    out.push(f);
-                }
-            }
-            Err(e) if e.kind() == io::ErrorKind::NotFound && gap => break,
-            // Not the end yet: a rotation under way has one file between two names.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => gap = true,
-            Err(e) => return Err(Error::io("open", &name)(e)),
-        }
-    }
-    Ok(out)
+/// A file that was looked into, or is yet to be.
+enum Content {
+    Plain(File),
+    Closed(Source),
 }
 
 impl Backlog {
-    pub(super) fn open(path: &Path, tail: Option<u64>) -> Result<Self, Error> {
-        let mut files = open_all(path)?;
+    pub(super) fn open(path: &Path, format: LogFormat, tail: Option<u64>) -> Result<Self, Error> {
+        let mut files = Vec::new();
         let mut offset = 0;
-        if let Some(mut wanted) = tail {
-            let mut keep = 0;
-            for f in &files {
-                keep += 1;
-                let (found, at) = from_end(f, wanted).map_err(Error::io("read", path))?;
-                offset = at;
-                wanted -= found;
-                if wanted == 0 {
-                    break;
-                }
+        let mut wanted = tail;
+        for source in open_all(path)? {
+            let identity = source.identity;
+            let Some(left) = &mut wanted else {
+                files.push((identity, Content::Closed(source)));
+                continue;
+            };
+            let file = source.plain(path)?;
+            let found = match format {
+                LogFormat::Json => lines_from_end(&file, *left),
+                LogFormat::Entries => entries_from_end(&file, *left),
+            };
+            let (found, at) = found.map_err(Error::io("read", path))?;
+            offset = at;
+            *left -= found;
+            let enough = *left == 0;
+            files.push((identity, Content::Plain(file)));
+            if enough {
+                break;
             }
-            files.truncate(keep);
         }
         files.reverse();
-        Ok(Self { path: path.to_path_buf(), files, offset })
+        Ok(Self { path: path.to_path_buf(), format, files, offset })
     }
 
     /// Sends it all; gives the position at the end, or none when nothing more is wanted.
     pub(super) fn send(self, o: &LogOptions, frames: &Frames) -> Result<Option<Position>, Error> {
-        let mut lines = Lines::default();
+        let mut lines = Lines::new(self.format);
         let mut at = self.offset;
         let count = self.files.len();
         let mut last = None;
-        for (i, file) in self.files.into_iter().enumerate() {
+        for (i, (identity, content)) in self.files.into_iter().enumerate() {
+            let file = match content {
+                Content::Plain(file) => file,
+                Content::Closed(source) => source.plain(&self.path)?,
+            };
             let Some(end) = read_on(&self.path, &file, at, &mut lines, o, frames)? else { return Ok(None) };
             let is_last = i + 1 == count;
             // Only the newest file may still be growing.
@@ -91,9 +83,10 @@ impl Backlog {
                 return Ok(None);
             }
             at = if is_last { end } else { 0 };
-            last = Some(file);
+            last = Some((identity, file));
         }
-        Ok(Some(Position { file: last, offset: at, lines }))
+        let (identity, file) = last.unzip();
+        Ok(Some(Position { file, identity, offset: at, lines }))
     }
 }
 
@@ -120,8 +113,8 @@ pub(super) fn read_on(
 }
 
 /// False when nothing more is wanted.
-fn emit(path: &Path, line: &[u8], o: &LogOptions, frames: &Frames) -> bool {
-    let frame = match parse(line) {
+fn emit(path: &Path, read: Result<LogFrame, String>, o: &LogOptions, frames: &Frames) -> bool {
+    let frame = match read {
         Ok(f) if o.is_past(&f) => return false,
         Ok(f) if !o.wants(&f) => return true,
         Ok(f) => Ok(f),
@@ -134,7 +127,7 @@ fn emit(path: &Path, line: &[u8], o: &LogOptions, frames: &Frames) -> bool {
 }
 
 /// How many of `wanted` lines stand at the end of the file, and where the first of them begins.
-fn from_end(file: &File, wanted: u64) -> io::Result<(u64, u64)> {
+fn lines_from_end(file: &File, wanted: u64) -> io::Result<(u64, u64)> {
     let size = file.metadata()?.size();
     if wanted == 0 || size == 0 {
         return Ok((0, size));
@@ -159,4 +152,22 @@ fn from_end(file: &File, wanted: u64) -> io::Result<(u64, u64)> {
         end = start;
     }
     Ok((found + 1, 0))
+}
+
+/// The same of entries, by the lengths that end them. Damage counts as the beginning.
+fn entries_from_end(file: &File, wanted: u64) -> io::Result<(u64, u64)> {
+    let mut at = file.metadata()?.size();
+    let mut found = 0;
+    let around = 2 * LENGTH as u64;
+    while found < wanted && at >= around {
+        let mut length = [0; LENGTH];
+        file.read_exact_at(&mut length, at - LENGTH as u64)?;
+        let whole = u64::from(u32::from_be_bytes(length)) + around;
+        if whole > at || whole > MAX_ENTRY as u64 {
+            return Ok((wanted, 0));
+        }
+        at -= whole;
+        found += 1;
+    }
+    Ok((found, at))
 }

@@ -1,7 +1,6 @@
 //! Follows a log as it grows and is rotated, told by inotify.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
@@ -9,10 +8,13 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
-use super::files::{Position, open_all, read_on};
+use super::files::{Position, read_on};
+use super::line::Lines;
+use super::source::open_all;
 use super::{Frames, LogOptions};
 use crate::container::Life;
 use crate::error::Error;
+use crate::log_config::LogFormat;
 
 /// Inotify as tokio wants it.
 struct Watch(Inotify);
@@ -32,12 +34,13 @@ impl AsRawFd for Watch {
 /// A log being followed.
 pub(super) struct Follower {
     path: PathBuf,
+    format: LogFormat,
     changes: AsyncFd<Watch>,
 }
 
 impl Follower {
     /// Watches the log's directory, where files are written and renamed.
-    pub(super) fn watch(path: &Path) -> Result<Self, Error> {
+    pub(super) fn watch(path: &Path, format: LogFormat) -> Result<Self, Error> {
         let dir = path.parent().unwrap_or(Path::new("/"));
         let failed =
             |e: nix::Error| Error::Io { operation: "watch", path: dir.to_path_buf(), source: e.into() };
@@ -51,7 +54,7 @@ impl Follower {
         #[allow(unsafe_code)]
         let changes = unsafe { AsyncFd::register_with_interest(Watch(inotify), Interest::READABLE) };
         let changes = changes.map_err(|e| Error::io("watch", dir)(e.into()))?;
-        Ok(Self { path: path.to_path_buf(), changes })
+        Ok(Self { path: path.to_path_buf(), format, changes })
     }
 
     /// Sends what comes until the container has ended, the reader has gone, or `until` is past.
@@ -62,11 +65,12 @@ impl Follower {
         frames: Frames,
         mut life: watch::Receiver<Life>,
     ) {
+        let format = self.format;
         loop {
             // Asked before reading: what was written before the exit is read after it is seen.
             let ended = !life.borrow_and_update().running;
             let (path, options, out) = (self.path.clone(), o.clone(), frames.clone());
-            let read = tokio::task::spawn_blocking(move || catch_up(&path, at, &options, &out)).await;
+            let read = tokio::task::spawn_blocking(move || catch_up(&path, format, at, &options, &out)).await;
             at = match read {
                 Ok(Ok(Some(at))) => at,
                 Ok(Ok(None)) | Err(_) => return,
@@ -111,6 +115,7 @@ async fn until(until_ns: Option<i64>) {
 /// Reads the open file to its end, then every newer one.
 fn catch_up(
     path: &Path,
+    format: LogFormat,
     mut at: Position,
     o: &LogOptions,
     frames: &Frames,
@@ -124,12 +129,19 @@ fn catch_up(
                 None => return Ok(None),
             }
         }
-        let mine = at.inode();
-        let newer =
-            newest_first.into_iter().take_while(|f| f.metadata().ok().map(|m| m.ino()) != mine).last();
+        let mine = at.identity;
+        let newer = newest_first.into_iter().take_while(|s| Some(s.identity) != mine).last();
         match newer {
             None => return Ok(Some(at)),
-            Some(file) => at = Position { file: Some(file), offset: 0, lines: at.lines },
+            Some(source) => {
+                let identity = Some(source.identity);
+                at = Position {
+                    file: Some(source.plain(path)?),
+                    identity,
+                    offset: 0,
+                    lines: Lines::new(format),
+                };
+            }
         }
     }
 }

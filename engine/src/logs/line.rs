@@ -1,4 +1,6 @@
-//! One line of a json-file log.
+//! Messages out of a log's bytes: lines of json-file, entries of `local`.
+
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -6,6 +8,8 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::{LogFrame, StdStream};
+use crate::log_config::LogFormat;
+use crate::log_entry::{LENGTH, LogEntry, MAX_ENTRY};
 
 #[derive(Deserialize)]
 struct Line {
@@ -13,40 +17,76 @@ struct Line {
     log: String,
     #[serde(default)]
     stream: String,
+    #[serde(default)]
+    attrs: BTreeMap<String, String>,
     time: String,
 }
 
 /// The frame in a line, or why there is none.
-pub(super) fn parse(line: &[u8]) -> Result<LogFrame, String> {
+fn parse(line: &[u8]) -> Result<LogFrame, String> {
     let l: Line = serde_json::from_slice(line).map_err(|e| e.to_string())?;
-    let stream = match l.stream.as_str() {
-        "stdout" | "" => StdStream::Stdout,
-        "stderr" => StdStream::Stderr,
-        other => return Err(format!("unknown stream {other:?}")),
-    };
+    let stream = stream(&l.stream)?;
     let time = OffsetDateTime::parse(&l.time, &Rfc3339).map_err(|e| format!("time {:?}: {e}", l.time))?;
     let timestamp_ns = i64::try_from(time.unix_timestamp_nanos())
         .map_err(|_| format!("time {:?} is out of range", l.time))?;
-    Ok(LogFrame { stream, timestamp_ns, data: Bytes::from(l.log.into_bytes()) })
+    let attributes = l.attrs.into_iter().collect();
+    Ok(LogFrame { stream, timestamp_ns, data: Bytes::from(l.log.into_bytes()), attributes })
 }
 
-/// Cuts a growing stream of bytes into lines.
-#[derive(Debug, Default)]
-pub(super) struct Lines {
-    rest: Vec<u8>,
+fn parse_entry(bytes: &[u8]) -> Result<LogFrame, String> {
+    let entry = LogEntry::read(bytes)?;
+    let stream = stream(&entry.source)?;
+    let ends = entry.ends();
+    let mut data = entry.line;
+    if ends {
+        data.push(b'\n');
+    }
+    let attributes = entry.attributes.into_iter().map(|a| (a.key, a.value)).collect();
+    Ok(LogFrame { stream, timestamp_ns: entry.time_nano, data: data.into(), attributes })
 }
+
+fn stream(name: &str) -> Result<StdStream, String> {
+    match name {
+        "stdout" | "" => Ok(StdStream::Stdout),
+        "stderr" => Ok(StdStream::Stderr),
+        other => Err(format!("unknown stream {other:?}")),
+    }
+}
+
+/// Cuts a growing file into messages.
+#[derive(Debug)]
+pub(super) struct Lines {
+    format: LogFormat,
+    rest: Vec<u8>,
+    /// An entry without a length that can be believed: nothing after it can be found.
+    lost: bool,
+}
+
+type Read = Result<LogFrame, String>;
 
 impl Lines {
-    /// Adds bytes, gives each whole line to `each`; stops when it says so.
-    pub(super) fn add(&mut self, mut bytes: &[u8], mut each: impl FnMut(&[u8]) -> bool) -> bool {
+    /// At the beginning of a file, or of a message in it.
+    pub(super) fn new(format: LogFormat) -> Self {
+        Self { format, rest: Vec::new(), lost: false }
+    }
+
+    /// Adds bytes, gives each whole message to `each`; stops when it says so.
+    pub(super) fn add(&mut self, bytes: &[u8], each: impl FnMut(Read) -> bool) -> bool {
+        match self.format {
+            LogFormat::Json => self.add_lines(bytes, each),
+            LogFormat::Entries => self.add_entries(bytes, each),
+        }
+    }
+
+    fn add_lines(&mut self, mut bytes: &[u8], mut each: impl FnMut(Read) -> bool) -> bool {
         while let Some(end) = bytes.iter().position(|b| *b == b'\n') {
             let (line, after) = (&bytes[..end], &bytes[end + 1..]);
             let go_on = if self.rest.is_empty() {
-                line.is_empty() || each(line)
+                line.is_empty() || each(parse(line))
             } else {
                 self.rest.extend_from_slice(line);
                 let whole = std::mem::take(&mut self.rest);
-                each(&whole)
+                each(parse(&whole))
             };
             if !go_on {
                 return false;
@@ -57,10 +97,45 @@ impl Lines {
         true
     }
 
-    /// What has no line end (a file cut short), given as a line.
-    pub(super) fn finish(&mut self, mut each: impl FnMut(&[u8]) -> bool) -> bool {
+    fn add_entries(&mut self, bytes: &[u8], mut each: impl FnMut(Read) -> bool) -> bool {
+        if self.lost {
+            return true;
+        }
+        self.rest.extend_from_slice(bytes);
+        let mut at = 0;
+        let mut go_on = true;
+        while go_on && let Some((head, after)) = self.rest[at..].split_first_chunk::<LENGTH>() {
+            let length = u32::from_be_bytes(*head) as usize;
+            if length > MAX_ENTRY {
+                self.lost = true;
+                go_on = each(Err(format!("an entry of {length} bytes; nothing after it can be read")));
+                break;
+            }
+            let Some(tail) = after.get(length..length + LENGTH) else { break };
+            if tail != head {
+                self.lost = true;
+                go_on = each(Err("an entry with two lengths; nothing after it can be read".into()));
+                break;
+            }
+            go_on = each(parse_entry(&after[..length]));
+            at += length + 2 * LENGTH;
+        }
+        self.rest.drain(..at);
+        if self.lost {
+            self.rest.clear();
+        }
+        go_on
+    }
+
+    /// What is not whole (a file cut short), given as a message.
+    pub(super) fn finish(&mut self, mut each: impl FnMut(Read) -> bool) -> bool {
         let rest = std::mem::take(&mut self.rest);
-        rest.is_empty() || each(&rest)
+        self.lost = false;
+        match self.format {
+            _ if rest.is_empty() => true,
+            LogFormat::Json => each(parse(&rest)),
+            LogFormat::Entries => each(Err("an entry is cut short".into())),
+        }
     }
 }
 
@@ -84,19 +159,47 @@ mod tests {
     }
 
     #[test]
-    fn lines_may_come_in_pieces() {
-        let mut lines = Lines::default();
-        let mut got = Vec::new();
-        for piece in ["ab", "c\nd", "\n\ne\nf"] {
-            lines.add(piece.as_bytes(), |l| {
-                got.push(String::from_utf8_lossy(l).into_owned());
-                true
-            });
+    fn messages_may_come_in_pieces() {
+        let text = |t: &str| format!("{{\"log\":\"{t}\",\"time\":\"2024-01-02T03:04:05Z\"}}\n").into_bytes();
+        let entry = |t: &str| {
+            let mut out = Vec::new();
+            LogEntry { source: "stdout".into(), line: t.into(), ..LogEntry::default() }.put(&mut out);
+            out
+        };
+        for (format, bytes, wanted) in [
+            (LogFormat::Json, [text("a"), b"\n".to_vec(), text("b")].concat(), ["a", "b"]),
+            (LogFormat::Entries, [entry("a"), entry("b")].concat(), ["a\n", "b\n"]),
+        ] {
+            for size in 1..bytes.len() {
+                let mut lines = Lines::new(format);
+                let mut got = Vec::new();
+                for piece in bytes.chunks(size) {
+                    lines.add(piece, |l| {
+                        got.push(l.map(|f| f.data));
+                        true
+                    });
+                }
+                lines.finish(|l| {
+                    got.push(l.map(|f| f.data));
+                    true
+                });
+                assert_eq!(got, wanted.map(|w| Ok(Bytes::from(w))), "in pieces of {size}");
+            }
         }
-        lines.finish(|l| {
-            got.push(String::from_utf8_lossy(l).into_owned());
-            true
-        });
-        assert_eq!(got, ["abc", "d", "e", "f"]);
+    }
+
+    #[test]
+    fn damaged_entries_are_told_of_once() {
+        for bytes in [&[255u8; 64][..], &[0, 0, 0, 1, 9, 0, 0, 0, 2, 0, 0, 0, 0], &[0, 0, 0]] {
+            let mut lines = Lines::new(LogFormat::Entries);
+            let mut errors = 0;
+            let mut count = |l: Read| {
+                errors += usize::from(l.is_err());
+                true
+            };
+            lines.add(bytes, &mut count);
+            lines.finish(&mut count);
+            assert_eq!(errors, 1, "{bytes:?}");
+        }
     }
 }

@@ -1,8 +1,9 @@
-//! Reading the json-file logs that shims write: rotated files included, from the end, and on as they grow.
+//! Reading the logs that shims write, json-file or `local`: rotated files included, from the end, and on as they grow.
 
 mod files;
 mod follow;
 mod line;
+mod source;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -51,6 +52,8 @@ pub struct LogFrame {
     pub timestamp_ns: i64,
     /// The bytes, with their line end.
     pub data: Bytes,
+    /// Labels and variables told with it, by name.
+    pub attributes: Vec<(String, String)>,
 }
 
 impl LogOptions {
@@ -80,9 +83,10 @@ impl Engine {
     ) -> Result<BoxStream<'static, Result<LogFrame, Error>>, Error> {
         let slot = self.table().find(id)?;
         let c = slot.container();
-        if c.log_path.as_os_str().is_empty() {
+        let format = c.config.log.format().filter(|_| !c.log_path.as_os_str().is_empty());
+        let Some(format) = format else {
             return Err(Error::Invalid("configured logging driver does not support reading".into()));
-        }
+        };
         if !o.stdout && !o.stderr {
             return Err(Error::Invalid("Bad parameters: you must choose at least one stream".into()));
         }
@@ -90,13 +94,13 @@ impl Engine {
         let life = slot.life.subscribe();
         let follow = o.follow && life.borrow().running;
         // Watched before the first read, so that nothing falls between the two.
-        let follower = if follow { Some(Follower::watch(&c.log_path)?) } else { None };
+        let follower = if follow { Some(Follower::watch(&c.log_path, format)?) } else { None };
         let closing = self.closing().clone();
         tokio::spawn(async move {
             let path = c.log_path.clone();
             let (options, frames) = (o.clone(), send.clone());
             let read = tokio::task::spawn_blocking(move || {
-                Backlog::open(&path, options.tail)?.send(&options, &frames)
+                Backlog::open(&path, format, options.tail)?.send(&options, &frames)
             });
             let at = match read.await {
                 Ok(Ok(Some(at))) => at,

@@ -244,11 +244,20 @@ impl Shim {
             if !line.waits {
                 protocol::put(&mut request, protocol::WAIT, &[]);
             }
-            if line.write.write_all(&request).await.is_ok()
-                && let Ok((protocol::EXITED, json)) = next(&mut line.frames, &self.bundle).await
-                && let Ok(exit) = serde_json::from_slice(&json)
-            {
-                return Ok(exit);
+            let sent = line.write.write_all(&request).await.is_ok();
+            while sent && let Ok((kind, payload)) = next(&mut line.frames, &self.bundle).await {
+                if kind == protocol::NOTE {
+                    let text = String::from_utf8_lossy(&payload);
+                    let container = self.bundle.file_name().unwrap_or_default().to_string_lossy();
+                    tracing::warn!(%container, "the shim says: {}", text.trim_end());
+                    continue;
+                }
+                if kind == protocol::EXITED
+                    && let Ok(exit) = serde_json::from_slice(&payload)
+                {
+                    return Ok(exit);
+                }
+                break;
             }
         }
         let exit = blocking(&self.bundle, exit_file::read).await?;

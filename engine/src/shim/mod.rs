@@ -8,7 +8,7 @@ pub mod spec;
 
 mod connection;
 mod exit_file;
-mod json_log;
+mod log;
 mod protocol;
 mod server;
 mod stdio;
@@ -25,7 +25,7 @@ use nix::unistd::{ForkResult, fork, setsid};
 pub use client::{AttachInput, AttachOutput, AttachStream, Exec, ExecEvent, ExecOutput, Shim, ShimError};
 pub use spec::*;
 
-use self::json_log::JsonLog;
+use self::log::Log;
 use self::server::Server;
 use self::stdio::Stdio;
 use crate::runtime::{Container, Error, descriptors, mounts};
@@ -108,7 +108,11 @@ fn make(launcher: &UnixStream) -> Result<(), Error> {
         serde_json::from_slice(&json).map_err(|e| Error::Refused(format!("{SPEC_FILE}: {e}")))?;
     drop(json);
     let log_path = spec.log_path.display().to_string();
-    let log = JsonLog::open(&spec.log, spec.log_path.clone()).map_err(fault("open log", &log_path))?;
+    let log = Log::open(&spec).map_err(|e| match e.kind() {
+        // It says itself what it is about.
+        _ if spec.log.is_remote() => Error::Refused(e.to_string()),
+        _ => fault("open log", &log_path)(e),
+    })?;
     let listener = UnixListener::bind(SOCKET_FILE).map_err(fault("listen on", SOCKET_FILE))?;
     let (piped, pipes) = match spec.tty {
         true => (None, None),

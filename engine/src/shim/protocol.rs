@@ -52,6 +52,9 @@ pub const EXITED: u8 = 0x85;
 /// From the shim: the state as JSON.
 pub const STATE: u8 = 0x86;
 
+/// From the shim, to whoever waits for the exit: something for the daemon's log.
+pub const NOTE: u8 = 0x87;
+
 /// Flag of [`ATTACH`].
 pub const ATTACH_STDIN: u8 = 1;
 /// Flag of [`ATTACH`].

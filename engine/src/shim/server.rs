@@ -7,17 +7,21 @@ use std::io::{self, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 
 use self::execs::Execs;
 use super::connection::Connection;
 use super::exit_file;
-use super::json_log::JsonLog;
+use super::log::Log;
 use super::protocol::{self, ATTACH_STDERR, ATTACH_STDIN, ATTACH_STDOUT, CHUNK};
 use super::spec::{Exit, Namespace, SHIM_LOG_FILE, ShimSpec, State};
 use super::stdio::{ReadOutcome, Stdio};
 use crate::runtime::{self, Container, Error};
+
+/// How long after the container's end its log is still sent on.
+const AFTERWARDS: Duration = Duration::from_secs(10);
 
 /// A shim with its container.
 pub struct Server<'a> {
@@ -25,12 +29,14 @@ pub struct Server<'a> {
     bundle: &'a Path,
     container: Container,
     stdio: Stdio,
-    log: JsonLog,
+    log: Log,
     listener: UnixListener,
     clients: Vec<Connection>,
     execs: Execs,
     started: bool,
     exit: Option<Exit>,
+    /// Until when the log is still sent on.
+    patience: Option<Instant>,
     log_error: Option<String>,
     buffer: Vec<u8>,
 }
@@ -40,6 +46,7 @@ pub struct Server<'a> {
 enum Source {
     Exit,
     Listener,
+    Log,
     Input,
     Output(usize),
     Client(usize),
@@ -56,7 +63,7 @@ impl<'a> Server<'a> {
         bundle: &'a Path,
         container: Container,
         stdio: Stdio,
-        log: JsonLog,
+        log: Log,
         listener: UnixListener,
     ) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
@@ -71,6 +78,7 @@ impl<'a> Server<'a> {
             execs: Execs::default(),
             started: false,
             exit: None,
+            patience: None,
             log_error: None,
             buffer: vec![0; CHUNK],
         })
@@ -89,7 +97,10 @@ impl<'a> Server<'a> {
         self.clients.push(launcher);
         loop {
             self.clients.retain(|c| !c.is_done());
-            if self.exit.is_some() && !self.clients.iter().any(Connection::has_output) {
+            if self.exit.is_some()
+                && !self.clients.iter().any(Connection::has_output)
+                && (!self.log.is_pending() || self.patience.is_none_or(|t| t <= Instant::now()))
+            {
                 return Ok(());
             }
             for (source, events) in self.poll()? {
@@ -112,7 +123,7 @@ impl<'a> Server<'a> {
                 add(Source::Input, fd, libc::POLLOUT);
             }
             // A client that does not keep up holds the container's output back, as a slow pipe would.
-            if !self.clients.iter().any(|c| c.attached != 0 && c.is_full()) {
+            if !self.log.is_full() && !self.clients.iter().any(|c| c.attached != 0 && c.is_full()) {
                 for (i, output) in self.stdio.outputs.iter().enumerate() {
                     if let Some(fd) = output.fd() {
                         add(Source::Output(i), fd, libc::POLLIN);
@@ -122,6 +133,9 @@ impl<'a> Server<'a> {
             let is_full = |number| self.clients.iter().any(|c| c.exec == Some(number) && c.is_full());
             self.execs.poll(&mut add, is_full);
         }
+        if let Some((fd, write)) = self.log.fd() {
+            add(Source::Log, fd, if write { libc::POLLIN | libc::POLLOUT } else { libc::POLLIN });
+        }
         for (i, c) in self.clients.iter().enumerate() {
             let takes = c.is_readable() && !self.is_stalled(i) && self.exit.is_none();
             let read = if takes { libc::POLLIN } else { 0 };
@@ -129,8 +143,10 @@ impl<'a> Server<'a> {
             add(Source::Client(i), c.fd(), read | write);
         }
         loop {
+            let left = self.patience.map(|t| t.saturating_duration_since(Instant::now()).as_millis());
+            let timeout = left.map_or(-1, |ms| i32::try_from(ms).unwrap_or(i32::MAX));
             // SAFETY: a live slice and its length.
-            let r = unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, -1) };
+            let r = unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, timeout) };
             if r >= 0 {
                 break;
             }
@@ -147,6 +163,11 @@ impl<'a> Server<'a> {
         match source {
             Source::Exit => self.ended(),
             Source::Listener => self.accept(),
+            Source::Log => {
+                if let Some(said) = self.log.progress() {
+                    self.note("log", &io::Error::other(said));
+                }
+            }
             Source::Input => self.stdio.pump(),
             Source::Output(i) => drop(self.read_output(i)),
             Source::Client(i) => self.serve(i, events),
@@ -232,6 +253,9 @@ impl<'a> Server<'a> {
             }
             (protocol::WAIT, []) => {
                 self.clients[i].waiting = true;
+                if let Some(text) = &self.log_error {
+                    self.clients[i].send(protocol::NOTE, &[text.as_bytes()]);
+                }
                 return;
             }
             (protocol::GET_STATE, []) => {
@@ -351,6 +375,7 @@ impl<'a> Server<'a> {
             }
         }
         self.exit = Some(exit);
+        self.patience = Some(Instant::now() + AFTERWARDS);
     }
 
     fn note(&mut self, operation: &str, e: &io::Error) {
@@ -359,6 +384,9 @@ impl<'a> Server<'a> {
             let file = OpenOptions::new().create(true).append(true).open(self.bundle.join(SHIM_LOG_FILE));
             // There is nobody left to tell if this fails as well.
             let _ = file.and_then(|mut f| f.write_all(text.as_bytes()));
+            for c in self.clients.iter_mut().filter(|c| c.waiting) {
+                c.send(protocol::NOTE, &[text.as_bytes()]);
+            }
             self.log_error = Some(text);
         }
     }

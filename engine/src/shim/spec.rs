@@ -9,7 +9,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{DeviceConfig, LogConfig, ResourceLimits, Seccomp, UlimitConfig};
+use crate::config::{DeviceConfig, ResourceLimits, Seccomp, UlimitConfig};
+use crate::log_config::LogConfig;
 use crate::mount::MountConfig;
 
 /// The [`ShimSpec`] as JSON.
@@ -104,10 +105,12 @@ pub struct ShimSpec {
     pub open_stdin: bool,
     /// Close stdin when the first client attached to it leaves.
     pub stdin_once: bool,
-    /// Log driver and rotation.
+    /// Log driver and its options.
     pub log: LogConfig,
-    /// The json-file log; rotated ones get `.1`, `.2`, ... appended. Unused by driver `none`.
+    /// The file that is kept; rotated ones get `.1`, `.2`, ... appended. Unused by driver `none`.
     pub log_path: PathBuf,
+    /// What is told with each message.
+    pub log_subject: LogTold,
 }
 
 /// A further command in a container that runs.
@@ -231,6 +234,20 @@ pub struct HostFiles {
     pub resolv_conf: Option<PathBuf>,
     /// Over `/etc/hostname`.
     pub hostname: Option<PathBuf>,
+}
+
+/// What log messages say of their container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LogTold {
+    /// The tag, made from its template.
+    pub tag: String,
+    /// The container's name.
+    pub name: String,
+    /// Its image, as it was asked for.
+    pub image: String,
+    /// Labels and variables.
+    pub attributes: BTreeMap<String, String>,
 }
 
 /// How a container ended.

@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
 
-use super::json_log::Lines;
+use super::log::Lines;
 use crate::runtime::Pipes;
 
 /// Bytes of input kept for a container that does not read.

@@ -18,8 +18,8 @@ async fn output_is_logged_by_stream() {
 #[tokio::test]
 async fn logs_rotate_and_lose_nothing_that_is_kept() {
     let mut bundle = Bundle::script("seq 1 200");
-    bundle.spec.log.max_size = Some(4096);
-    bundle.spec.log.max_file = 100;
+    let options = [("max-size", "4096"), ("max-file", "100")];
+    bundle.spec.log = skep_engine::LogConfig::from_options("json-file", options).expect("valid");
     assert_eq!(bundle.run().await.code, 0);
     let mut lines = 0;
     for entry in std::fs::read_dir(bundle.path("")).expect("a directory").flatten() {

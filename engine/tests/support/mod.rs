@@ -25,6 +25,7 @@ pub fn options(dir: &Path) -> EngineOptions {
         instance,
         cgroup_parent: None,
         helper_exe: helper(),
+        default_log: Default::default(),
         networking: Arc::new(NoNetworks),
     }
 }

@@ -8,6 +8,8 @@ use crate::scheduler::constraint::Constraint;
 
 /// Most replicas one service may ask for.
 pub const MAX_REPLICAS: u64 = 1_000_000;
+/// Log drivers that every node has; empty = the node's own.
+const LOG_DRIVERS: [&str; 7] = ["", "fluentd", "journald", "json-file", "local", "none", "syslog"];
 /// Longest name of a service or network.
 const MAX_NAME: usize = 63;
 /// Least memory a container can live in (as Docker has it).
@@ -98,9 +100,9 @@ fn task_spec(task: &v1::TaskSpec) -> Checked {
         }
     }
     if let Some(driver) = &task.log_driver
-        && !["", "json-file", "none"].contains(&driver.name.as_str())
+        && !LOG_DRIVERS.contains(&driver.name.as_str())
     {
-        return refuse(format!("log driver \"{}\" is not supported: use json-file or none", driver.name));
+        return refuse(format!("logger: no log driver named '{}' is registered", driver.name));
     }
     Ok(())
 }

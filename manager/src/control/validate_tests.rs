@@ -80,7 +80,7 @@ fn services() {
             let net = v1::NetworkAttachment { network: "n".into(), ..Default::default() };
             task(s).networks = vec![net.clone(), net];
         }),
-        ("log driver", |s| task(s).log_driver.get_or_insert_default().name = "syslog".into()),
+        ("log driver", |s| task(s).log_driver.get_or_insert_default().name = "splunk".into()),
         ("failure ratio", |s| s.update.get_or_insert_default().max_failure_ratio = f32::NAN),
         ("cannot be rollback", |s| {
             s.rollback.get_or_insert_default().failure_action = v1::UpdateFailureAction::Rollback.into()

@@ -36,7 +36,7 @@ pub(super) fn read_host_config(mut f: Fields, config: &mut ContainerConfig) -> A
     let options: Vec<(String, String)> = log.string_map("Config")?;
     log.refuse_rest(&[])?;
     let options = options.iter().map(|(k, v)| (k.as_str(), v.as_str()));
-    config.log = log_config("HostConfig.LogConfig.Type", &driver, options)?;
+    config.log = log_config(&driver, options)?;
     config.restart = read_restart(f.object("RestartPolicy")?)?;
     config.auto_remove = f.bool("AutoRemove")?;
     if config.auto_remove && config.restart != RestartPolicy::No {
@@ -193,20 +193,10 @@ fn read_security(option: &str, config: &mut ContainerConfig) -> ApiResult<()> {
     Ok(())
 }
 
-/// Reads a log driver and its options; `path` names the driver's field in errors.
+/// Reads a log driver and its options.
 pub fn log_config<'a>(
-    path: &str,
     driver: &str,
     options: impl Iterator<Item = (&'a str, &'a str)>,
 ) -> ApiResult<LogConfig> {
-    let driver = match driver {
-        "" => "json-file",
-        "json-file" | "none" => driver,
-        other => {
-            return Err(ApiError::bad_request(format!(
-                "{path} = {other:?} is not supported: use json-file or none"
-            )));
-        }
-    };
     LogConfig::from_options(driver, options).map_err(ApiError::bad_request)
 }

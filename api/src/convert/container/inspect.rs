@@ -38,7 +38,7 @@ pub fn inspect(c: &Container, mountpoint: impl Fn(&str) -> PathBuf, execs: &[Str
         "ResolvConfPath": "",
         "HostnamePath": "",
         "HostsPath": "",
-        "LogPath": c.log_path,
+        "LogPath": if c.config.log.driver == "json-file" { c.log_path.display().to_string() } else { String::new() },
         "Name": format!("/{}", c.name),
         "RestartCount": c.restart_count,
         "Driver": "overlayfs",
@@ -114,11 +114,6 @@ fn host_config(c: &Container) -> Value {
         RestartPolicy::UnlessStopped => ("unless-stopped", 0),
         RestartPolicy::OnFailure(n) => ("on-failure", n),
     };
-    let mut log = Map::new();
-    if let Some(size) = g.log.max_size {
-        log.insert("max-size".into(), size.to_string().into());
-        log.insert("max-file".into(), g.log.max_file.to_string().into());
-    }
     let mut bindings: Map<String, Value> = Map::new();
     for p in &g.ports {
         let host = json!({
@@ -139,7 +134,7 @@ fn host_config(c: &Container) -> Value {
         "PublishAllPorts": g.publish_all,
         "RestartPolicy": { "Name": restart, "MaximumRetryCount": tries },
         "AutoRemove": g.auto_remove,
-        "LogConfig": { "Type": g.log.driver, "Config": log },
+        "LogConfig": { "Type": g.log.driver, "Config": g.log.options },
         "CapAdd": some(&g.cap_add),
         "CapDrop": some(&g.cap_drop),
         "Dns": g.dns.iter().map(ToString::to_string).collect::<Vec<_>>(),

@@ -94,7 +94,7 @@ fn what_is_asked_arrives() {
     assert_eq!((c.resources.cpu_quota, c.resources.nano_cpus), (Some(50_000), None));
     assert_eq!(c.restart, RestartPolicy::OnFailure(2));
     assert!(c.no_new_privileges && c.seccomp == Seccomp::Unconfined);
-    assert_eq!((c.log.max_size, c.log.max_file), (Some(10 << 10), 3));
+    assert_eq!(c.log.options["max-size"], "10k");
 }
 
 #[test]
@@ -135,7 +135,11 @@ fn what_cannot_be_done_is_refused_by_its_path() {
             json!({"80/tcp": [{"HostPort": "99999"}]}),
             "HostConfig.PortBindings[\"80/tcp\"].HostPort",
         ),
-        ("/HostConfig/LogConfig", json!({"Type": "syslog"}), "HostConfig.LogConfig.Type"),
+        (
+            "/HostConfig/LogConfig",
+            json!({"Type": "splunk"}),
+            "logger: no log driver named 'splunk' is registered",
+        ),
         ("/HostConfig/Dns", json!(["x"]), "HostConfig.Dns[0]"),
         ("/HostConfig/Runtime", json!("kata"), "HostConfig.Runtime"),
         ("/HostConfig/NoSuch", json!(1), "HostConfig.NoSuch"),

@@ -171,11 +171,10 @@ fn read_networks(list: Vec<Fields>) -> ApiResult<Vec<NetworkAttachment>> {
 }
 
 fn read_log_driver(mut f: Fields) -> ApiResult<Option<LogDriver>> {
-    let path = f.path("Name");
     let driver = LogDriver { name: f.string("Name")?, options: f.string_map("Options")? };
     f.refuse_rest(&[])?;
     let options = driver.options.iter().map(|(k, v)| (k.as_str(), v.as_str()));
-    crate::convert::container::log_config(&path, &driver.name, options)?;
+    crate::convert::container::log_config(&driver.name, options)?;
     Ok(Some(driver).filter(|d| !d.name.is_empty() || !d.options.is_empty()))
 }
 

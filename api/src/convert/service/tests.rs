@@ -112,7 +112,11 @@ fn what_cannot_be_done_is_refused_by_its_path() {
             "TaskTemplate.Resources.Limits.MemoryBytes",
         ),
         ("/TaskTemplate/RestartPolicy/Condition", json!("maybe"), "TaskTemplate.RestartPolicy.Condition"),
-        ("/TaskTemplate/LogDriver", json!({"Name": "syslog"}), "TaskTemplate.LogDriver.Name"),
+        (
+            "/TaskTemplate/LogDriver",
+            json!({"Name": "splunk"}),
+            "logger: no log driver named 'splunk' is registered",
+        ),
         ("/UpdateConfig/MaxFailureRatio", json!(1.5), "UpdateConfig.MaxFailureRatio"),
         ("/EndpointSpec/Ports/0/TargetPort", json!(70000), "EndpointSpec.Ports[0].TargetPort"),
         ("/EndpointSpec/Ports/0/PublishMode", json!("both"), "EndpointSpec.Ports[0].PublishMode"),
