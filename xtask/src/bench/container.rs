@@ -10,7 +10,7 @@ use skep_e2e::Host;
 
 use super::docker::{self, DockerLab};
 use super::http::Client;
-use super::table::{Row, Target, median};
+use super::table::{Row, Target, median, timed};
 use super::{Setup, go_on, hosts, peers};
 
 /// Containers whose shims are weighed.
@@ -31,13 +31,6 @@ pub fn run(setup: &Setup) -> Result<Vec<Row>> {
     rows.extend(clients(setup, host, docker.as_ref())?);
     rows.push(shims(host, &mut api, docker.as_ref())?);
     Ok(rows)
-}
-
-/// Milliseconds that `f` takes.
-fn timed<T>(f: impl FnOnce() -> Result<T>) -> Result<f64> {
-    let began = Instant::now();
-    f()?;
-    Ok(began.elapsed().as_secs_f64() * 1e3)
 }
 
 /// The REST API against the runtimes.

@@ -6,11 +6,13 @@
 mod cargo;
 mod container;
 mod docker;
+mod engine;
 mod failover;
 mod hosts;
 mod http;
 mod idle;
 mod peers;
+mod pull;
 mod service;
 mod table;
 
@@ -45,6 +47,10 @@ pub struct BenchArgs {
 enum Bench {
     /// One container, against raw runc and `docker run --rm`.
     Container,
+    /// 200 containers at once, `exec`, `logs` of 1 GB, `ps` with 1,000 containers, against Docker.
+    Engine,
+    /// An image of 300 MB from a registry, against Docker and podman.
+    Pull,
     /// A service of 100 replicas on one host, against Docker's swarm mode.
     Service,
     /// A killed leader, a dead host.
@@ -116,6 +122,8 @@ pub fn run(args: BenchArgs) -> Result<()> {
         println!("\n{name:?} (load {before}) ...");
         let measured = match name {
             Bench::Container => container::run(&setup),
+            Bench::Engine => engine::run(&setup),
+            Bench::Pull => pull::run(&setup),
             Bench::Service => service::run(&setup),
             Bench::Failover => failover::run(&setup),
             Bench::Idle => idle::run(&setup),

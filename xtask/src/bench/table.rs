@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 
@@ -72,6 +73,13 @@ impl Row {
             Target::None => (String::new(), ""),
         }
     }
+}
+
+/// Milliseconds that `f` takes.
+pub fn timed<T>(f: impl FnOnce() -> Result<T>) -> Result<f64> {
+    let began = Instant::now();
+    f()?;
+    Ok(began.elapsed().as_secs_f64() * 1e3)
 }
 
 /// The middle one; of an even number the mean of the two in the middle.
