@@ -19,8 +19,12 @@ impl<'a> Compare<'a> {
     /// A command that changes nothing. Docker's runs before and after ours, since what is shown ages.
     pub fn same(&mut self, line: &str) -> Result<()> {
         let args = words(line);
-        let (before, ours, after) =
+        let (mut before, mut ours, mut after) =
             (docker(self.host, &args)?, skep(self.host, &args)?, docker(self.host, &args)?);
+        if line.starts_with("images") || line.starts_with("image ls") {
+            // An image's names come out of a Go map, in any order.
+            [&mut before, &mut ours, &mut after].into_iter().for_each(sort);
+        }
         if ours != before && ours != after && !between(&ours, &before, &after) {
             self.differences.push(format!("{line}\n  docker: {before:?}\n  skep:   {ours:?}"));
         }
@@ -77,6 +81,12 @@ impl<'a> Compare<'a> {
         );
         Ok(())
     }
+}
+
+fn sort(outcome: &mut Outcome) {
+    let mut lines: Vec<&str> = outcome.stdout.lines().collect();
+    lines.sort_unstable();
+    outcome.stdout = lines.join("\n");
 }
 
 /// Whether each cell of a table is as before or as after: its rows age one by one, and with them the columns' widths.
