@@ -121,6 +121,26 @@ fn tcp_is_for_clients_with_a_certificate_and_sighup_reads_the_configuration_agai
     })?;
     let out = ask(host, clients[0], Some(&dir), &["info", "-f", "{{.Debug}}"])?;
     ensure!(out.stdout == b"true\n", "{out:?}");
+    // Registries too, and what the swarm knows of this engine.
+    let out = ask(host, clients[0], Some(&dir), &["swarm", "init", "--advertise-addr", "127.0.0.1"])?;
+    ensure!(out.status.success(), "{out:?}");
+    let more = "labels = [\"zone=c\"]\ninsecure-registries = [\"reg.example:5000\"]\nregistry-mirrors = [\"http://mirror.example\"]\n";
+    std::fs::write(&file, more)?;
+    host.exec(&["kill", "-HUP", pid.trim()])?;
+    eventually("the new registries are shown", LONG, || {
+        let format = "{{json .RegistryConfig.Mirrors}} {{json .RegistryConfig.IndexConfigs}}";
+        let out = ask(host, clients[0], Some(&dir), &["info", "-f", format])?;
+        let shown = String::from_utf8_lossy(&out.stdout).into_owned();
+        ensure!(shown.contains("http://mirror.example/") && shown.contains("reg.example:5000"), "{shown}");
+        Ok(())
+    })?;
+    eventually("the swarm knows the new label", LONG, || {
+        let format = "{{json .Description.Engine.Labels}}";
+        let out = ask(host, clients[0], Some(&dir), &["node", "inspect", "self", "-f", format])?;
+        let shown = String::from_utf8_lossy(&out.stdout).into_owned();
+        ensure!(shown.trim() == "{\"zone\":\"c\"}", "{shown}");
+        Ok(())
+    })?;
     // What cannot be read changes nothing and ends nothing.
     std::fs::write(&file, "colour = \"red\"\n")?;
     host.exec(&["kill", "-HUP", pid.trim()])?;
@@ -128,7 +148,7 @@ fn tcp_is_for_clients_with_a_certificate_and_sighup_reads_the_configuration_agai
     let until = (now + 1).to_string();
     let events = ask(host, clients[0], Some(&dir), &["events", "--since", "1", "--until", &until])?;
     ensure!(String::from_utf8_lossy(&events.stdout).contains("daemon reload"), "{events:?}");
-    ensure!(labels(&skep)? == "[\"zone=b\"]");
+    ensure!(labels(&skep)? == "[\"zone=c\"]");
     host.exec(&["kill", pid.trim()])?;
     ensure!(daemon.wait().context("the daemon")?.success());
     lab.down()

@@ -166,6 +166,11 @@ impl Engine {
         self.0.events.emit(kind, action, id, attributes);
     }
 
+    /// The same of something that happened in the swarm.
+    pub fn tell_swarm(&self, kind: &str, action: &str, id: &str, attributes: BTreeMap<String, String>) {
+        self.0.events.send(kind, action, id, attributes, true);
+    }
+
     /// The host and how many of what there are.
     pub fn info(&self) -> HostInfo {
         let all = self.list();

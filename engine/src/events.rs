@@ -1,4 +1,4 @@
-//! What happens to containers and images, told to whoever listens.
+//! What happens to containers, images, volumes and networks, told to whoever listens.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ const BACKLOG: usize = 4096;
 pub struct Event {
     /// Nanoseconds since the Unix epoch.
     pub time_ns: i64,
-    /// `container` or `image`.
+    /// `container`, `image`, `volume`, `network`, `service`, `node` or `daemon`.
     pub kind: String,
     /// `create`, `start`, `die`, ...
     pub action: String,
@@ -21,6 +21,8 @@ pub struct Event {
     pub id: String,
     /// Name, image, exit code, labels.
     pub attributes: BTreeMap<String, String>,
+    /// It happened in the swarm, not only on this host.
+    pub swarm: bool,
 }
 
 /// The sending side.
@@ -39,6 +41,17 @@ impl Events {
     }
 
     pub(crate) fn emit(&self, kind: &str, action: &str, id: &str, attributes: BTreeMap<String, String>) {
+        self.send(kind, action, id, attributes, false);
+    }
+
+    pub(crate) fn send(
+        &self,
+        kind: &str,
+        action: &str,
+        id: &str,
+        attributes: BTreeMap<String, String>,
+        swarm: bool,
+    ) {
         // No listener is no error.
         let _ = self.0.send(Event {
             time_ns: now_ns(),
@@ -46,6 +59,7 @@ impl Events {
             action: action.into(),
             id: id.into(),
             attributes,
+            swarm,
         });
     }
 }

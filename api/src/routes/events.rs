@@ -99,7 +99,7 @@ fn matches(filters: &Filters, e: &Event) -> bool {
     let action = e.action.split(':').next().unwrap_or_default();
     filters.any("event", |v| v == e.action || v == action)
         && filters.any("type", |v| v == e.kind)
-        && filters.any("scope", |v| v == "local")
+        && filters.any("scope", |v| v == scope(e))
         && filters.labels("label", attribute)
         && [
             "container",
@@ -117,13 +117,17 @@ fn matches(filters: &Filters, e: &Event) -> bool {
         .all(|kind| names(kind))
 }
 
+fn scope(e: &Event) -> &'static str {
+    if e.swarm { "swarm" } else { "local" }
+}
+
 /// As clients of every API version read it.
 fn event(e: &Event) -> Value {
     let mut out = json!({
         "Type": e.kind,
         "Action": e.action,
         "Actor": { "ID": e.id, "Attributes": e.attributes },
-        "scope": "local",
+        "scope": scope(e),
         "time": e.time_ns / 1_000_000_000,
         "timeNano": e.time_ns,
     });

@@ -112,9 +112,19 @@ async fn create(State(s): State<ApiState>, request: Request) -> ApiResult {
             let response = s.control()?.create_network(request).await?.into_inner();
             response.network.map(|n| n.id).unwrap_or_default()
         }
-        Create::Bridge(spec) => s.dataplane().create_bridge(spec).await?.id,
+        Create::Bridge(spec) => {
+            let made = s.dataplane().create_bridge(spec).await?;
+            tell_bridge(&s, "create", &made.id, &made.name);
+            made.id
+        }
     };
     Ok(body::json(StatusCode::CREATED, &json!({ "Id": id, "Warning": "" })))
+}
+
+/// The swarm tells of its own networks.
+fn tell_bridge(s: &ApiState, action: &str, id: &str, name: &str) {
+    let attributes = [("name", name), ("type", "bridge")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+    s.engine().tell("network", action, id, attributes.into());
 }
 
 /// The network as the engine is told of it. A worker does not know all networks of its swarm: whether this one is
@@ -196,6 +206,9 @@ async fn prune(State(s): State<ApiState>, Query(q): Query<Prune>) -> ApiResult {
             (true, None) => continue,
             (false, _) => s.dataplane().remove_bridge(&text("Id")).await.map_err(ApiError::from),
         };
+        if removed.is_ok() && !swarm {
+            tell_bridge(&s, "destroy", &text("Id"), &text("Name"));
+        }
         match removed {
             Ok(()) => deleted.push(text("Name")),
             // In use, or gone meanwhile.
@@ -219,6 +232,7 @@ async fn remove(State(s): State<ApiState>, Path(name): Path<String>) -> ApiResul
         s.control()?.remove_network(tonic::Request::new(RemoveRequest { id })).await?;
     } else {
         s.dataplane().remove_bridge(&id).await?;
+        tell_bridge(&s, "destroy", &id, &name);
     }
     Ok(StatusCode::NO_CONTENT.into_response())
 }

@@ -141,6 +141,8 @@ struct Daemon {
     plane: DataPlane,
     node: Node,
     pidfile: PathBuf,
+    /// What the swarm is told.
+    labels: tokio::sync::watch::Sender<Vec<String>>,
     state: ApiState,
     api: tokio::task::JoinHandle<Result<(), ServeError>>,
     stop: tokio_util::sync::CancellationToken,
@@ -189,12 +191,13 @@ impl Daemon {
         let live: Vec<String> =
             engine.list().iter().filter(|c| c.pid.is_some()).map(|c| c.id.to_string()).collect();
         plane.retain(&live).await.context("remove networks of containers that are gone")?;
+        let (labels, described) = tokio::sync::watch::channel(config.labels.clone());
         let node = Node::start(NodeOptions {
             dir: config.data_root.join("swarm"),
             engine: engine.clone(),
             plane: plane.clone(),
             attachments,
-            labels: config.labels.clone(),
+            labels: described,
         })
         .await?;
         std::fs::write(&config.pidfile, std::process::id().to_string())
@@ -210,7 +213,7 @@ impl Daemon {
         let state = ApiState::new(engine.clone(), plane.clone(), Arc::new(node.clone()), info);
         let stop = tokio_util::sync::CancellationToken::new();
         let api = tokio::spawn(skep_api::serve(listeners, state.clone(), stop.clone().cancelled_owned()));
-        Ok(Self { engine, plane, node, pidfile: config.pidfile, state, api, stop })
+        Ok(Self { engine, plane, node, labels, pidfile: config.pidfile, state, api, stop })
     }
 
     /// Until SIGTERM or SIGINT; SIGHUP only calls `reload`.
@@ -231,7 +234,8 @@ impl Daemon {
         }
     }
 
-    /// Reads the configuration again: labels and log level change at once, the rest with the next start.
+    /// Reads the configuration again: labels, log level, mirrors and insecure registries change at once, the rest
+    /// with the next start.
     fn reload(&self, args: &DaemonArgs, began: &Config, set_level: &impl Fn(tracing::Level)) {
         let config = match Config::decide(args.clone()) {
             Ok(config) => config,
@@ -248,13 +252,30 @@ impl Daemon {
             info.labels.clone_from(&config.labels);
             info.debug = config.log_level >= tracing::Level::DEBUG;
         });
-        let same = Config { labels: began.labels.clone(), log_level: began.log_level, ..config.clone() };
+        self.labels.send_if_modified(|told| {
+            let changed = *told != config.labels;
+            told.clone_from(&config.labels);
+            changed
+        });
+        if *self.engine.images().registries().options() != config.registries {
+            self.engine.images().use_registries(skep_registry::Registries::new(config.registries.clone()));
+        }
+        let same = Config {
+            labels: began.labels.clone(),
+            log_level: began.log_level,
+            registries: began.registries.clone(),
+            ..config.clone()
+        };
         if same != *began {
-            tracing::warn!("SIGHUP: only labels and log level change now; the rest waits for a restart");
+            tracing::warn!(
+                "SIGHUP: only labels, log level, mirrors and insecure registries change now; the rest waits for a restart"
+            );
         }
         let attributes = [
             ("debug", (config.log_level >= tracing::Level::DEBUG).to_string()),
             ("labels", format!("{:?}", config.labels)),
+            ("insecure-registries", format!("{:?}", config.registries.insecure)),
+            ("registry-mirrors", format!("{:?}", config.registries.mirrors)),
         ];
         let attributes = attributes.map(|(k, v)| (k.to_owned(), v)).into();
         self.engine.tell("daemon", "reload", &self.state.id(), attributes);

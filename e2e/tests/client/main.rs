@@ -3,6 +3,7 @@
 
 mod compare;
 mod containers;
+mod events;
 mod exec;
 mod interactive;
 mod networks;

@@ -43,6 +43,10 @@ impl Engine {
         if wired(&slot, &c) {
             let connected = self.networking().connect(&c.id, &c.name, &c.config, &join).await;
             self.take_up_attachment(&slot, connected, None).await?;
+            let now = slot.container();
+            let joined =
+                now.endpoints.iter().filter(|e| c.endpoints.iter().all(|o| o.network_id != e.network_id));
+            self.emit_networks(&slot, "connect", joined);
         }
         let mut joins = joins.to_vec();
         joins.push(join.clone());
@@ -66,6 +70,8 @@ impl Engine {
         if wired(&slot, &c) && left.is_some() {
             let disconnected = self.networking().disconnect(&c.id, &network.id).await;
             self.take_up_attachment(&slot, disconnected, left).await?;
+            let gone = c.endpoints.iter().filter(|e| e.network_id == network.id);
+            self.emit_networks(&slot, "disconnect", gone);
         }
         self.set_networks(&slot, joins).await
     }

@@ -76,6 +76,7 @@ impl Engine {
                 slot.life.send_modify(|l| l.running = true);
                 self.images().set_running(&slot.id, true);
                 self.store_later(slot);
+                self.emit_networks(slot, "connect", &slot.container().endpoints);
                 self.emit(slot, "start", &[]);
                 self.watch_health(slot);
                 self.supervise(slot.clone(), shim, last_delay, restarts);

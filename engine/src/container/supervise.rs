@@ -80,6 +80,7 @@ impl Engine {
             l.exits += 1;
             l.exit = Exit { code: exit.code, error: error.clone() };
         });
+        self.emit_networks(slot, "disconnect", &c.endpoints);
         if let Err(e) = self.unwire(slot).await {
             tracing::warn!(container = slot.id, error = %e, "the network of an exited container is left");
         }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::slot::Slot;
 use crate::engine::Engine;
 use crate::metadata::{Change, Kind};
+use crate::network::Endpoint;
 
 impl Engine {
     /// Writes the container down soon; what is lost by a crash before that is derived at the next start.
@@ -12,6 +13,22 @@ impl Engine {
         match Change::put(Kind::Container, &slot.id, &slot.record()) {
             Ok(change) => self.metadata().later(change),
             Err(e) => tracing::error!(container = slot.id, error = %e, "cannot write a container down"),
+        }
+    }
+
+    /// A container has joined networks, or left them.
+    pub(super) fn emit_networks<'a>(
+        &self,
+        slot: &Slot,
+        action: &str,
+        endpoints: impl IntoIterator<Item = &'a Endpoint>,
+    ) {
+        for e in endpoints {
+            // Networks of the swarm have its short IDs, bridges have those of containers.
+            let kind = if e.network_id.len() == 64 { "bridge" } else { "overlay" };
+            let attributes = [("container", slot.id.as_str()), ("name", &e.network), ("type", kind)];
+            let attributes = attributes.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+            self.event_sender().emit("network", action, &e.network_id, attributes);
         }
     }
 

@@ -10,7 +10,7 @@ use skep_proto::defaults;
 use super::super::address;
 use super::super::description::hostname;
 use super::super::membership::Membership;
-use super::{Member, Node, failed, lock, reached_at};
+use super::{Member, Node, failed, lock, reached_at, swarm_events};
 
 impl Node {
     pub(super) async fn try_init(&self, request: InitRequest) -> Result<String, SwarmError> {
@@ -41,6 +41,7 @@ impl Node {
         )
         .await
         .map_err(failed)?;
+        swarm_events::tell(self.inner.options.engine.clone(), &manager.store());
         membership.save(&self.inner.options.dir).map_err(failed)?;
         let id = identity.node_id().to_string();
         self.become_member(identity, membership, Some(manager))?;

@@ -3,6 +3,7 @@
 
 mod change;
 mod role;
+mod swarm_events;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,12 +17,14 @@ use skep_engine::Engine;
 use skep_identity::{Identity, Network, Role};
 use skep_manager::{Manager, ManagerOptions, Start};
 use skep_overlay::DataPlane;
+use skep_proto::v1;
 use tokio::sync::watch;
 
 use super::description::describe;
 use super::membership::Membership;
 
 /// What the swarm side is built on.
+#[derive(Clone)]
 pub struct NodeOptions {
     /// Directory of everything of the swarm.
     pub dir: PathBuf,
@@ -31,8 +34,8 @@ pub struct NodeOptions {
     pub plane: DataPlane,
     /// Places of containers outside services in the swarm's networks.
     pub attachments: Attachments,
-    /// Engine labels.
-    pub labels: Vec<String>,
+    /// Engine labels, as they change.
+    pub labels: watch::Receiver<Vec<String>>,
 }
 
 /// The swarm side of the daemon; a cheap handle.
@@ -152,7 +155,7 @@ impl Node {
         membership: &Membership,
         start: Start,
     ) -> Result<Manager, SwarmError> {
-        Manager::start(ManagerOptions::new(
+        let manager = Manager::start(ManagerOptions::new(
             self.dir("manager"),
             identity.clone(),
             self.inner.network.clone(),
@@ -161,7 +164,9 @@ impl Node {
             start,
         ))
         .await
-        .map_err(failed)
+        .map_err(failed)?;
+        swarm_events::tell(self.inner.options.engine.clone(), &manager.store());
+        Ok(manager)
     }
 
     fn become_member(
@@ -171,8 +176,7 @@ impl Node {
         manager: Option<Manager>,
     ) -> Result<(), SwarmError> {
         let options = &self.inner.options;
-        let (_, description) =
-            watch::channel(describe(&options.engine, options.plane.public_key(), &options.labels));
+        let description = self.description();
         let (addresses, reached) = watch::channel(reached_at(&membership));
         let mut managers = membership.managers.clone();
         if manager.is_some() {
@@ -205,6 +209,25 @@ impl Node {
         state.member = Some(member);
         state.error.clear();
         Ok(())
+    }
+
+    /// This host's description, which changes with its labels.
+    fn description(&self) -> watch::Receiver<v1::NodeDescription> {
+        let options = self.inner.options.clone();
+        let mut labels = options.labels.clone();
+        let of = move |labels: &[String]| describe(&options.engine, options.plane.public_key(), labels);
+        let (told, description) = watch::channel(of(&labels.borrow_and_update()));
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    changed = labels.changed() => if changed.is_err() { return },
+                    // The agent is gone: the node has left.
+                    () = told.closed() => return,
+                }
+                told.send_replace(of(&labels.borrow_and_update()));
+            }
+        });
+        description
     }
 
     /// Has the manager started and stopped as the node's role changes.
