@@ -71,6 +71,7 @@ where
             cgroup_parent: None,
             helper_exe,
             default_log: Default::default(),
+            runtimes: Default::default(),
             networking: Arc::new(NoNetworks),
         })
         .await

@@ -13,6 +13,7 @@ fn main() -> ExitCode {
     let rest = args.get(2..).unwrap_or_default();
     match args.get(1).and_then(|a| a.to_str()) {
         Some("shim") => return code(skep_engine::shim_main(rest)),
+        Some("container-init") => return code(skep_engine::init_main(rest)),
         Some("wireguard") => return code(skep_overlay::wireguard_main(rest)),
         Some("whoami") => return whoami::main(rest),
         _ => {}

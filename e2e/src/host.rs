@@ -87,6 +87,11 @@ impl Host {
         let mut command = self.command(&self.skep)?;
         command.args(["daemon", "--data-root"]).arg(self.dir.join("data"));
         command.arg("--exec-root").arg(self.dir.join("exec"));
+        // A test that wants the daemon configured leaves it this before the start.
+        let config = self.dir.join("daemon.toml");
+        if config.exists() {
+            command.arg("--config-file").arg(config);
+        }
         command.args(["--log-level", &std::env::var("SKEP_LAB_LOG").unwrap_or_else(|_| "info".into())]);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         use std::os::unix::process::CommandExt;

@@ -30,6 +30,7 @@ async fn main() -> Outcome<()> {
         cgroup_parent: None,
         helper_exe,
         default_log: Default::default(),
+        runtimes: Default::default(),
         networking: Arc::new(NoNetworks),
     })
     .await?;

@@ -338,6 +338,8 @@ pub struct ContainerConfig {
     pub shm_size: Option<u64>,
     /// oom_score_adj.
     pub oom_score_adj: Option<i32>,
+    /// Name of the runtime; none = the daemon's default. In a container that exists, the one it was made with.
+    pub runtime: Option<String>,
     /// Run our own init as PID 1.
     pub init: bool,
     /// How its health is checked; none = as the image says. In a container that exists, with what the image says.

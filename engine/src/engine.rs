@@ -20,6 +20,7 @@ use crate::log_config::LogConfig;
 use crate::metadata::{Kind, Metadata};
 use crate::network::Networking;
 use crate::root_lock::RootLocks;
+use crate::runtimes::Runtimes;
 use crate::volume::Volumes;
 
 /// Longest time a start waits for its turn.
@@ -40,6 +41,8 @@ pub struct EngineOptions {
     pub helper_exe: PathBuf,
     /// The log driver of containers that name none.
     pub default_log: LogConfig,
+    /// What containers can be made by.
+    pub runtimes: Runtimes,
     /// Who makes networks.
     pub networking: Arc<dyn Networking>,
 }
@@ -214,6 +217,11 @@ impl Engine {
     /// The log driver of containers that name none.
     pub fn default_log(&self) -> &LogConfig {
         &self.0.options.default_log
+    }
+
+    /// What containers can be made by.
+    pub fn runtimes(&self) -> &Runtimes {
+        &self.0.options.runtimes
     }
 
     pub(crate) fn cgroup_parent(&self) -> &str {

@@ -15,6 +15,7 @@ pub const TEST: &[(&str, &str)] = &[
     ("curl", "curl"),
     ("docker", "docker.io"),
     ("runc", "runc"),
+    ("crun", "crun"),
 ];
 
 /// What the virtual machine needs besides; its kernel is only unpacked (`vm::kernel`).

@@ -6,6 +6,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde_json::{Value, json};
+use skep_engine::OWN;
 use skep_proto::v1::{GetClusterRequest, ListNodesRequest};
 use tonic::Request;
 
@@ -120,8 +121,8 @@ async fn info(State(s): State<ApiState>) -> Response {
         "Labels": info.labels,
         "ExperimentalBuild": false,
         "ServerVersion": info.version,
-        "Runtimes": { "skep": { "path": "skep" } },
-        "DefaultRuntime": "skep",
+        "Runtimes": runtimes(s.engine().runtimes()),
+        "DefaultRuntime": s.engine().runtimes().default,
         "Swarm": swarm,
         "LiveRestoreEnabled": true,
         "Isolation": "",
@@ -150,6 +151,21 @@ fn registry_config(o: &skep_registry::Options) -> Value {
     json!({ "InsecureRegistryCIDRs": networks, "IndexConfigs": indexes, "Mirrors": mirrors })
 }
 
+/// What containers can be made by, in Docker's form.
+fn runtimes(all: &skep_engine::Runtimes) -> Value {
+    let mut out = serde_json::Map::from_iter([(OWN.to_owned(), json!({ "path": OWN }))]);
+    for (name, runtime) in &all.external {
+        let mut shown = json!({ "path": runtime.path });
+        if !runtime.args.is_empty() {
+            shown["runtimeArgs"] = json!(runtime.args);
+        }
+        out.insert(name.clone(), shown);
+    }
+    out.into()
+}
+
+/// `info`'s `Swarm`, and what a user should be warned of. Answers what is known locally when the
+/// managers do not.
 async fn swarm_info(s: &ApiState) -> (Value, Vec<String>) {
     let local = s.swarm().local();
     let managers: Vec<Value> =

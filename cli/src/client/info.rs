@@ -39,6 +39,11 @@ pub fn show(api: &Api, info: Result<Value>) -> Result<()> {
         }
     }
     swarm(&info["Swarm"])?;
+    let runtimes: Vec<&str> =
+        info["Runtimes"].as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect();
+    if !runtimes.is_empty() {
+        say!(" Runtimes: {}\n Default Runtime: {}", runtimes.join(" "), text(&info, "DefaultRuntime"))?;
+    }
     lines(
         &info,
         &[

@@ -7,6 +7,7 @@ mod instance;
 mod membership;
 mod node;
 mod options;
+mod runtimes;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -184,6 +185,7 @@ impl Daemon {
             cgroup_parent: config.cgroup_parent.clone(),
             helper_exe,
             default_log: config.log.clone(),
+            runtimes: config.runtimes.clone(),
             networking: Arc::new(LocalNetworking::new(plane.clone(), attachments.clone())),
         };
         let engine = Engine::open_held(options, locks).await.context("start the engine")?;

@@ -7,7 +7,9 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde::Deserialize;
 use skep_api::TlsFiles;
-use skep_engine::LogConfig;
+use skep_engine::{LogConfig, Runtimes};
+
+use super::runtimes;
 
 /// Flags of `skep daemon`.
 #[derive(Args, Clone, Debug, Default)]
@@ -66,6 +68,12 @@ pub struct DaemonArgs {
     /// URL that is asked before Docker Hub
     #[arg(long = "registry-mirror", value_name = "URL")]
     pub registry_mirrors: Vec<String>,
+    /// OCI runtime (runc, crun, ...) that containers can ask for by this name
+    #[arg(long = "add-runtime", value_name = "NAME=PATH")]
+    pub add_runtimes: Vec<String>,
+    /// Runtime of containers that ask for none [default: skep, which is built in]
+    #[arg(long, value_name = "NAME")]
+    pub default_runtime: Option<String>,
 }
 
 /// The configuration file. An unknown key is an error that names it.
@@ -83,6 +91,8 @@ struct File {
     labels: Vec<String>,
     insecure_registries: Vec<String>,
     registry_mirrors: Vec<String>,
+    runtimes: BTreeMap<String, runtimes::Entry>,
+    default_runtime: Option<String>,
     debug: bool,
     tls: bool,
     tlsverify: bool,
@@ -112,6 +122,8 @@ pub struct Config {
     pub log: LogConfig,
     /// How registries are asked.
     pub registries: skep_registry::Options,
+    /// What containers can be made by.
+    pub runtimes: Runtimes,
     /// TLS of the TCP sockets.
     pub tls: Option<TlsFiles>,
     /// The swarm never has another node: nothing listens for one.
@@ -189,6 +201,11 @@ impl Config {
             registries: registries(
                 [args.insecure_registries, file.insecure_registries].concat(),
                 [args.registry_mirrors, file.registry_mirrors].concat(),
+            )?,
+            runtimes: runtimes::decide(
+                args.add_runtimes,
+                file.runtimes,
+                args.default_runtime.or(file.default_runtime),
             )?,
             tls,
             solo: false,

@@ -7,6 +7,7 @@ mod events;
 mod exec;
 mod interactive;
 mod networks;
+mod runtimes;
 mod storage;
 mod swarm;
 mod usage;

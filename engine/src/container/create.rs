@@ -61,6 +61,10 @@ impl Engine {
     ) -> Result<(), Error> {
         config.log = std::mem::take(&mut config.log).with_default(self.default_log());
         let plan = plan(&config, &image.config)?;
+        let runtime = config.runtime.take().filter(|r| !r.is_empty());
+        let runtime = runtime.unwrap_or_else(|| self.runtimes().default.clone());
+        self.runtimes().find(&runtime)?;
+        config.runtime = Some(runtime);
         for (k, v) in &image.config.labels {
             config.labels.entry(k.clone()).or_insert_with(|| v.clone());
         }

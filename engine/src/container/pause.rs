@@ -7,6 +7,7 @@ use crate::config::ContainerState;
 use crate::engine::Engine;
 use crate::error::{Error, blocking};
 use crate::runtime::cgroup::Cgroup;
+use crate::runtimes;
 
 impl Engine {
     /// A container's cgroup, to be read and frozen; it need not exist.
@@ -72,6 +73,12 @@ impl Engine {
     async fn freeze(&self, slot: &Slot, frozen: bool) -> Result<(), Error> {
         let (cgroup, id) = (self.cgroup(slot)?, slot.id.clone());
         let verb = if frozen { "pause" } else { "unpause" };
+        if slot.container().config.runtime.as_deref().is_some_and(|r| r != runtimes::OWN)
+            && let Some(shim) = slot.shim()
+        {
+            let failed = |e| Error::Shim { id, reason: format!("cannot {verb} it: {e}") };
+            return shim.freeze(frozen).await.map_err(failed);
+        }
         blocking(move || {
             cgroup
                 .freeze(frozen)

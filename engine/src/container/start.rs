@@ -234,6 +234,11 @@ impl Engine {
         let rootfs = self.rootfs(slot).0;
         let links = self.links(c)?;
         let g = &c.config;
+        // Of before there was a choice.
+        let external = match &g.runtime {
+            Some(name) => self.runtimes().find(name)?.cloned(),
+            None => None,
+        };
         Ok(ShimSpec {
             id: slot.id.clone(),
             rootfs,
@@ -273,6 +278,8 @@ impl Engine {
             ulimits: g.ulimits.clone(),
             sysctls: g.sysctls.clone(),
             oom_score_adj: g.oom_score_adj,
+            init_exe: external.as_ref().map(|_| self.helper_exe().to_owned()),
+            external,
             init: g.init,
             tty: g.tty,
             open_stdin: g.open_stdin,

@@ -28,6 +28,10 @@ impl Engine {
                 Err(e) => {
                     // A shim that dies takes its container with it: nobody owns its stdio any more.
                     tracing::error!(container = slot.id, error = %e, "the shim of a container is gone");
+                    // With our own runtime nothing is left; another's containers go on without it.
+                    if let Err(e) = Shim::sweep(&engine.bundle(&slot.id)).await {
+                        tracing::warn!(container = slot.id, error = %e, "what a lost shim left could not be swept");
+                    }
                     let unseen = shim::Exit { code: UNSEEN, oom_killed: false, finished_at_ns: now_ns() };
                     (unseen, format!("its shim ended without leaving an exit status: {e}"))
                 }

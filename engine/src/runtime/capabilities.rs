@@ -95,6 +95,12 @@ impl Capabilities {
         number(name).is_some_and(|n| self.0 & (1 << n) != 0)
     }
 
+    /// Their names, with `CAP_`.
+    pub fn names(self) -> Vec<String> {
+        let held = NAMES.iter().enumerate().filter(|(n, _)| self.0 & (1 << n) != 0);
+        held.map(|(_, name)| format!("CAP_{name}")).collect()
+    }
+
     /// Those of this set that this process may hand on: nobody can give what they do not have.
     pub fn possible(self) -> Self {
         let held = (0..NAMES.len()).filter(|n| bounding(*n) == 1).fold(0, |set, n| set | 1 << n);

@@ -12,7 +12,8 @@ use super::error::Error;
 use super::user::User;
 use crate::shim::ShimSpec;
 
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Where programs are looked for by default.
+pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Ready for execve(2).
 pub struct Command {
@@ -27,18 +28,7 @@ impl Command {
     pub fn find(spec: &ShimSpec, user: &User) -> Result<Self, Error> {
         let given = spec.argv.first().filter(|a| !a.is_empty());
         let given = given.ok_or_else(|| Error::Refused("no command specified".into()))?.clone();
-        let mut env = spec.env.clone();
-        let mut add = |name: &str, value: &str| {
-            if !env.iter().any(|e| e.split('=').next() == Some(name)) {
-                env.push(format!("{name}={value}"));
-            }
-        };
-        add("PATH", DEFAULT_PATH);
-        add("HOSTNAME", &spec.hostname);
-        add("HOME", &user.home);
-        if spec.tty {
-            add("TERM", "xterm");
-        }
+        let env = environment(spec, user);
         let path = if given.contains('/') {
             check(&given, Path::new(&given)).map(|()| PathBuf::from(&given))?
         } else {
@@ -61,6 +51,23 @@ impl Command {
         };
         Err(failure(&self.given, errno.into()))
     }
+}
+
+/// The command's environment with what every command has.
+pub fn environment(spec: &ShimSpec, user: &User) -> Vec<String> {
+    let mut env = spec.env.clone();
+    let mut add = |name: &str, value: &str| {
+        if !env.iter().any(|e| e.split('=').next() == Some(name)) {
+            env.push(format!("{name}={value}"));
+        }
+    };
+    add("PATH", DEFAULT_PATH);
+    add("HOSTNAME", &spec.hostname);
+    add("HOME", &user.home);
+    if spec.tty {
+        add("TERM", "xterm");
+    }
+    env
 }
 
 fn c_string(text: &str) -> Result<CString, Error> {

@@ -48,6 +48,21 @@ impl fmt::Display for DeviceRule {
     }
 }
 
+impl DeviceRule {
+    /// In the form of the OCI runtime specification.
+    pub fn oci(&self) -> serde_json::Value {
+        let mut out =
+            serde_json::json!({ "allow": true, "type": self.kind.to_string(), "access": self.access });
+        if let Some(major) = self.major {
+            out["major"] = major.into();
+        }
+        if let Some(minor) = self.minor {
+            out["minor"] = minor.into();
+        }
+        out
+    }
+}
+
 /// What an ordinary container may use; nodes of any kind may be made (they cannot be opened).
 pub fn default_rules() -> Vec<DeviceRule> {
     let rule =
@@ -183,6 +198,17 @@ impl HostDevice {
         };
         let mode = Mode::from_bits_truncate(meta.mode() & 0o7777);
         Some(Self { path, kind, mode, number: meta.rdev(), uid: meta.uid(), gid: meta.gid() })
+    }
+}
+
+impl HostDevice {
+    /// In the form of the OCI runtime specification.
+    pub fn oci(&self) -> serde_json::Value {
+        serde_json::json!({
+            "path": self.path, "type": if self.kind == SFlag::S_IFBLK { "b" } else { "c" },
+            "major": libc::major(self.number), "minor": libc::minor(self.number),
+            "fileMode": self.mode.bits(), "uid": self.uid, "gid": self.gid,
+        })
     }
 }
 

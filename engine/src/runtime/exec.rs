@@ -20,6 +20,7 @@ use super::capabilities::Capabilities;
 use super::clone::{Side, clone3};
 use super::command::Command;
 use super::error::{Context, Error};
+use super::external::{Asked, Left};
 use super::gate::{Gate, Message};
 use super::process::{self, Pipes};
 use super::resolve::Root;
@@ -35,7 +36,15 @@ pub struct Process {
     pub pid: Pid,
     /// Readable once it has ended.
     pub pidfd: OwnedFd,
-    gate: Gate,
+    way: Way,
+}
+
+/// Who puts it in.
+enum Way {
+    /// We do.
+    Own(Gate),
+    /// Another runtime; until it has, PID and descriptor are those of the runtime's own process.
+    External(Asked),
 }
 
 /// What a command on its way tells.
@@ -75,6 +84,10 @@ impl Process {
         exec: &ExecSpec,
         pipes: Option<Pipes>,
     ) -> Result<Self, Error> {
+        if let super::Way::External(external) = &container.way {
+            let (pid, pidfd, asked) = external.exec(spec, exec, pipes)?;
+            return Ok(Self { pid, pidfd, way: Way::External(asked) });
+        }
         let of_container = Capabilities::resolve(&spec.cap_add, &spec.cap_drop, spec.privileged)?.possible();
         let capabilities = match exec.privileged {
             true => Capabilities::resolve(&[], &[], true)?.possible(),
@@ -99,7 +112,7 @@ impl Process {
         }
         setns(&own, CloneFlags::CLONE_NEWPID).on("leave", "PID namespace of container")?;
         match side {
-            Ok(Side::Parent(pid, pidfd)) => Ok(Self { pid, pidfd, gate: ours }),
+            Ok(Side::Parent(pid, pidfd)) => Ok(Self { pid, pidfd, way: Way::Own(ours) }),
             Ok(Side::Child) => Err(Error::Refused("a child came back".into())),
             Err(e) => Err(e).on("clone", "command"),
         }
@@ -107,12 +120,33 @@ impl Process {
 
     /// Readable when there is progress.
     pub fn gate(&self) -> RawFd {
-        self.gate.as_fd().as_raw_fd()
+        match &self.way {
+            Way::Own(gate) => gate.as_fd().as_raw_fd(),
+            Way::External(asked) => asked.fd(),
+        }
+    }
+
+    /// Whether there is a process of its own yet, whose end can be waited for.
+    pub fn is_there(&self) -> bool {
+        match &self.way {
+            Way::Own(_) => true,
+            Way::External(asked) => asked.runs(),
+        }
     }
 
     /// What has become of it; waits when the gate is not readable.
-    pub fn progress(&self) -> Result<Progress, Error> {
-        match self.gate.receive()? {
+    pub fn progress(&mut self) -> Result<Progress, Error> {
+        let gate = match &mut self.way {
+            Way::Own(gate) => gate,
+            Way::External(asked) => {
+                let Some(Left { pid, pidfd, terminal }) = asked.finish()? else {
+                    return Ok(Progress::Executed);
+                };
+                (self.pid, self.pidfd) = (pid, pidfd);
+                return Ok(terminal.map_or(Progress::Executed, Progress::Terminal));
+            }
+        };
+        match gate.receive()? {
             Some((Message::Terminal, Some(master))) => Ok(Progress::Terminal(master)),
             Some((Message::Failed { message, exit_code }, _)) => Ok(Progress::Failed { message, exit_code }),
             Some((other, _)) => Err(Error::Refused(format!("a command said {other:?}"))),
@@ -135,7 +169,12 @@ impl Process {
     }
 
     /// Ends it and waits for that.
-    pub fn kill(&self) -> Result<Option<i32>, Error> {
+    pub fn kill(&mut self) -> Result<Option<i32>, Error> {
+        if let Way::External(asked) = &mut self.way
+            && !asked.runs()
+        {
+            return asked.kill().map(|()| None);
+        }
         // It may have ended.
         let _ = self.signal(libc::SIGKILL);
         super::exit_code(self.pid, true)

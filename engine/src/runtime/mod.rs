@@ -14,6 +14,7 @@ pub mod capabilities;
 pub mod cgroup;
 pub mod error;
 pub mod exec;
+pub mod external;
 pub mod mount_api;
 pub(crate) mod mountinfo;
 pub mod seccomp;
@@ -38,8 +39,9 @@ mod user;
 mod view;
 
 use std::convert::Infallible;
+use std::ffi::OsString;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::panic::UnwindSafe;
 use std::path::Path;
 
@@ -53,6 +55,7 @@ use self::clone::{Side, clone3};
 pub use self::devices::parse_rule;
 use self::error::Context;
 pub use self::error::Error;
+use self::external::External;
 use self::gate::{Gate, Message};
 pub use self::process::Pipes;
 use self::process::Plan;
@@ -60,7 +63,14 @@ use self::seccomp::Filter;
 pub use self::terminal::resize;
 pub(crate) use self::user::User;
 pub(crate) use self::view::{Parts, View};
+use crate::config::ResourceLimits;
 use crate::shim::{Namespace, NetworkNamespace, ShimSpec};
+
+/// `skep container-init [--] COMMAND [ARG...]`: the first process of a container of another runtime that is to have
+/// an init. Returns the exit code.
+pub fn init_main(args: &[OsString]) -> i32 {
+    reaper::main(args)
+}
 
 /// Checks all of `spec` that can be checked without making anything.
 pub fn validate(spec: &ShimSpec) -> Result<(), Error> {
@@ -80,7 +90,15 @@ pub struct Container {
     pub terminal: Option<OwnedFd>,
     /// Its cgroup.
     pub cgroup: Cgroup,
-    gate: Gate,
+    way: Way,
+}
+
+/// Who makes it do what it is to do.
+enum Way {
+    /// We do, through its gate.
+    Own(Gate),
+    /// Another runtime.
+    External(External),
 }
 
 impl Container {
@@ -90,6 +108,10 @@ impl Container {
     /// # Safety
     /// The process must be single-threaded.
     pub unsafe fn create(spec: &ShimSpec, scratch: &Path, pipes: Option<Pipes>) -> Result<Self, Error> {
+        if let Some(runtime) = &spec.external {
+            sysctls::check(&spec.sysctls, &spec.network)?;
+            return external::create(spec, runtime, scratch, pipes);
+        }
         let capabilities = Capabilities::resolve(&spec.cap_add, &spec.cap_drop, spec.privileged)?.possible();
         sysctls::check(&spec.sysctls, &spec.network)?;
         let network = match &spec.network {
@@ -135,15 +157,19 @@ impl Container {
             }
         };
         drop((theirs, pipes));
-        let mut container = Self { pid, pidfd, terminal: None, cgroup, gate: ours };
         let ready = match early {
             true => Ok(()),
-            false => make_cgroup(&mut container.cgroup, spec, rules.as_deref())
-                .and_then(|()| container.gate.send(&Message::Join, None)),
+            false => make_cgroup(&mut cgroup, spec, rules.as_deref())
+                .and_then(|()| ours.send(&Message::Join, None)),
         };
+        let terminal = await_ready(&ours);
+        let mut container = Self { pid, pidfd, terminal: None, cgroup, way: Way::Own(ours) };
         // A child that failed says why; a broken gate is only the consequence.
-        match (ready, container.await_ready()) {
-            (Ok(()), Ok(())) => Ok(container),
+        match (ready, terminal) {
+            (Ok(()), Ok(terminal)) => {
+                container.terminal = terminal;
+                Ok(container)
+            }
             (Ok(()) | Err(Error::System { operation: "send to", .. }), Err(e)) | (Err(e), _) => {
                 container.discard();
                 Err(e)
@@ -151,26 +177,55 @@ impl Container {
         }
     }
 
-    fn await_ready(&mut self) -> Result<(), Error> {
-        loop {
-            match self.gate.receive()? {
-                Some((Message::Ready, _)) => return Ok(()),
-                Some((Message::Terminal, fd)) => self.terminal = fd,
-                Some((Message::Failed { message, exit_code }, _)) => {
-                    return Err(Error::Init { message, exit_code });
-                }
-                Some((other, _)) => return Err(Error::Refused(format!("container init said {other:?}"))),
-                None => return Err(Error::Refused("container init died while setting up".into())),
-            }
+    /// Runs the command; returns once it has been executed, or with the reason why not.
+    pub fn start(&self) -> Result<(), Error> {
+        let gate = match &self.way {
+            Way::Own(gate) => gate,
+            Way::External(external) => return external.start(),
+        };
+        gate.send(&Message::Start, None)?;
+        match gate.receive()? {
+            Some((Message::Failed { message, exit_code }, _)) => Err(Error::Init { message, exit_code }),
+            _ => Ok(()),
         }
     }
 
-    /// Runs the command; returns once it has been executed, or with the reason why not.
-    pub fn start(&self) -> Result<(), Error> {
-        self.gate.send(&Message::Start, None)?;
-        match self.gate.receive()? {
-            Some((Message::Failed { message, exit_code }, _)) => Err(Error::Init { message, exit_code }),
-            _ => Ok(()),
+    /// Changes its limits.
+    pub fn update(&mut self, limits: &ResourceLimits) -> Result<(), Error> {
+        match &self.way {
+            Way::Own(_) => self.cgroup.update(limits),
+            Way::External(external) => external.update(limits),
+        }
+    }
+
+    /// Freezes its processes, or lets them go on.
+    pub fn freeze(&self, frozen: bool) -> Result<(), Error> {
+        match &self.way {
+            Way::Own(_) => self.cgroup.freeze(frozen),
+            Way::External(external) => external.freeze(frozen),
+        }
+    }
+
+    /// Readable when some child of this process has ended, where there are such that nobody started.
+    pub fn children(&self) -> Option<RawFd> {
+        match &self.way {
+            Way::Own(_) => None,
+            Way::External(external) => Some(external.children()),
+        }
+    }
+
+    /// Takes the exit status of children beside the container's first process and `known` ones.
+    pub fn reap(&self, known: impl Iterator<Item = Pid>) {
+        if let Way::External(external) = &self.way {
+            external.reap(&known.chain([self.pid]).collect::<Vec<_>>());
+        }
+    }
+
+    /// After its end: lets go of what another runtime holds of it.
+    pub fn let_go(&mut self) -> Result<(), Error> {
+        match &mut self.way {
+            Way::Own(_) => Ok(()),
+            Way::External(external) => external.delete(),
         }
     }
 
@@ -182,6 +237,9 @@ impl Container {
                 unsafe { libc::kill(pid, signal) };
             }
             return Ok(());
+        }
+        if let Way::External(external) = &self.way {
+            return external.signal(signal);
         }
         // SAFETY: plain integers. Until `wait` succeeds the PID is ours.
         if unsafe { libc::kill(self.pid.as_raw(), signal) } != 0 {
@@ -196,11 +254,30 @@ impl Container {
     }
 
     /// Kills what there is of it and removes its cgroup.
-    pub fn discard(&self) {
+    pub fn discard(&mut self) {
         // SAFETY: plain integers.
         unsafe { libc::kill(self.pid.as_raw(), Signal::SIGKILL as i32) };
-        let _ = waitid(Id::Pid(self.pid), WaitPidFlag::WEXITED);
+        match &mut self.way {
+            Way::Own(_) => drop(waitid(Id::Pid(self.pid), WaitPidFlag::WEXITED)),
+            Way::External(external) => external.discard(self.pid),
+        }
         let _ = self.cgroup.remove();
+    }
+}
+
+/// Waits until the container is set up; the master of its terminal.
+fn await_ready(gate: &Gate) -> Result<Option<OwnedFd>, Error> {
+    let mut terminal = None;
+    loop {
+        match gate.receive()? {
+            Some((Message::Ready, _)) => return Ok(terminal),
+            Some((Message::Terminal, fd)) => terminal = fd,
+            Some((Message::Failed { message, exit_code }, _)) => {
+                return Err(Error::Init { message, exit_code });
+            }
+            Some((other, _)) => return Err(Error::Refused(format!("container init said {other:?}"))),
+            None => return Err(Error::Refused("container init died while setting up".into())),
+        }
     }
 }
 

@@ -61,6 +61,11 @@ impl FromHost {
         Ok(Self { files, volumes, shm: None, cgroups: Vec::new() })
     }
 
+    /// The host's files and the mounts, each with its target; a tmpfs has no tree yet.
+    pub fn into_parts(self) -> (Vec<(OwnedFd, PathBuf)>, Vec<(Option<OwnedFd>, MountConfig)>) {
+        (self.files, self.volumes)
+    }
+
     /// Clones shared memory that is not the container's alone.
     pub fn collect_shm(&mut self, shm: &Shm) -> Result<(), Error> {
         let path = match shm {
@@ -180,7 +185,8 @@ fn refuse_in_proc(place: &OwnedFd, tree: &OwnedFd, target: &Path) -> Result<(), 
     }
 }
 
-fn shm_size(spec: &ShimSpec) -> String {
+/// Bytes of /dev/shm.
+pub fn shm_size(spec: &ShimSpec) -> String {
     if spec.shm_size == 0 { DEFAULT_SHM } else { spec.shm_size }.to_string()
 }
 
@@ -275,7 +281,8 @@ fn tmpfs(
     kernel_tree("tmpfs", attributes, &given)
 }
 
-fn is_directory(tree: &OwnedFd) -> io::Result<bool> {
+/// Whether a tree's top is a directory.
+pub fn is_directory(tree: &OwnedFd) -> io::Result<bool> {
     Ok(fstat(tree)?.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits())
 }
 

@@ -66,6 +66,16 @@ pub fn protect(
     Ok(())
 }
 
+/// What is hidden and what is protected, by name, in a container that has this host's /sys.
+pub fn named(masked: Option<&[String]>, read_only: Option<&[String]>) -> [Vec<String>; 2] {
+    let throttle = match (masked, Root::current()) {
+        (None, Ok(host)) => thermal_throttle(&host),
+        _ => Vec::new(),
+    };
+    let own = |paths: Vec<&str>| paths.into_iter().map(str::to_owned).collect::<Vec<_>>();
+    [[own(chosen(masked, &MASKED)), throttle].concat(), own(chosen(read_only, &READ_ONLY))]
+}
+
 fn chosen<'a>(given: Option<&'a [String]>, default: &'a [&'a str]) -> Vec<&'a str> {
     given.map_or_else(|| default.to_vec(), |paths| paths.iter().map(String::as_str).collect())
 }

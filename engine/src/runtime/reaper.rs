@@ -1,5 +1,10 @@
 //! A tiny PID 1 (`--init`): passes signals on to the command and reaps orphans.
 
+use std::convert::Infallible;
+use std::ffi::{CString, OsString};
+use std::io::{IsTerminal, Write};
+use std::os::unix::ffi::OsStrExt;
+
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
@@ -38,6 +43,36 @@ pub unsafe fn split(terminal: bool) -> Result<Role, Error> {
             }
             sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None).on("restore", "signals")?;
             Ok(Role::Command)
+        }
+    }
+}
+
+/// Runs `[--] COMMAND [ARG...]`, looked up in `PATH`, below itself; its exit code.
+pub fn main(args: &[OsString]) -> i32 {
+    let args = match args.split_first() {
+        Some((first, rest)) if first == "--" => rest,
+        _ => args,
+    };
+    let words: Result<Vec<CString>, _> = args.iter().map(|a| CString::new(a.as_bytes())).collect();
+    let words = words.unwrap_or_default();
+    let Some(command) = words.first() else {
+        let _ = writeln!(
+            std::io::stderr(),
+            "usage: container-init -- COMMAND [ARG...] (the first process of a container)"
+        );
+        return 2;
+    };
+    // SAFETY: this process has one thread.
+    match unsafe { split(std::io::stdin().is_terminal()) } {
+        Ok(Role::Reaper(child)) => run(child),
+        Ok(Role::Command) => {
+            let Err::<Infallible, _>(e) = nix::unistd::execvp(command, &words);
+            let _ = writeln!(std::io::stderr(), "exec {} failed: {}", command.to_string_lossy(), e.desc());
+            if e == nix::Error::ENOENT { 127 } else { 126 }
+        }
+        Err(e) => {
+            let _ = writeln!(std::io::stderr(), "container-init: {e}");
+            128
         }
     }
 }

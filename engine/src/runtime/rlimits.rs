@@ -50,6 +50,14 @@ fn one(u: &UlimitConfig) -> Result<Rlimit, Error> {
     Ok(Rlimit { resource, name: u.name.clone(), soft, hard })
 }
 
+impl Rlimit {
+    /// In the form of the OCI runtime specification.
+    pub fn oci(&self) -> serde_json::Value {
+        let kind = format!("RLIMIT_{}", self.name.to_ascii_uppercase());
+        serde_json::json!({ "type": kind, "soft": self.soft, "hard": self.hard })
+    }
+}
+
 /// Sets the limits on this process. They were asked for, so a refusal is an error.
 pub fn apply(limits: &[Rlimit]) -> Result<(), Error> {
     for l in limits {

@@ -167,6 +167,10 @@ impl Shim {
             };
             let cgroup = Cgroup::at(&spec.cgroup).map_err(io::Error::other)?;
             cgroup.kill().map_err(io::Error::other)?;
+            if let Some(runtime) = &spec.external {
+                let program = crate::runtime::external::Program::new(runtime, &spec.id, &b.canonicalize()?);
+                program.delete().map_err(io::Error::other)?;
+            }
             mounts::unshare_memory(b)?;
             cgroup.remove().map_err(io::Error::other)
         })
@@ -201,6 +205,11 @@ impl Shim {
     /// Sends a signal to all processes of the container.
     pub async fn signal_all(&self, signal: i32) -> Result<(), ShimError> {
         self.send_signal(signal, true).await
+    }
+
+    /// Freezes all processes, or lets them go on.
+    pub async fn freeze(&self, frozen: bool) -> Result<(), ShimError> {
+        self.request(protocol::FREEZE, &[&[u8::from(frozen)]]).await.map(|_| ())
     }
 
     async fn send_signal(&self, signal: i32, all: bool) -> Result<(), ShimError> {

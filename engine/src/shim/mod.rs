@@ -126,7 +126,7 @@ fn make(launcher: &UnixStream) -> Result<(), Error> {
     }
     // SAFETY: the shim has one thread.
     let container = unsafe { Container::create(&spec, bundle, pipes) };
-    let container = container.inspect_err(|_| unshare(&spec, bundle))?;
+    let mut container = container.inspect_err(|_| unshare(&spec, bundle))?;
     let stdio = match (piped, &container.terminal) {
         (Some(stdio), _) => stdio,
         (None, Some(master)) => {

@@ -39,6 +39,9 @@ pub const WAIT_EXEC: u8 = 13;
 /// the last ones whose end nobody was told of.
 pub const LIST_EXECS: u8 = 14;
 
+/// To the shim: u8 whether to freeze all processes or let them go on. Answered.
+pub const FREEZE: u8 = 15;
+
 /// From the shim: u32 host PID; the container waits to be started.
 pub const CREATED: u8 = 0x81;
 /// From the shim: done.

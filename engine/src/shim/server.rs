@@ -47,6 +47,7 @@ enum Source {
     Exit,
     Listener,
     Log,
+    Children,
     Input,
     Output(usize),
     Client(usize),
@@ -106,6 +107,9 @@ impl<'a> Server<'a> {
             for (source, events) in self.poll()? {
                 self.handle(source, events);
             }
+            if self.exit.is_none() {
+                self.execs.reap(&self.container);
+            }
         }
     }
 
@@ -119,6 +123,9 @@ impl<'a> Server<'a> {
         if self.exit.is_none() {
             add(Source::Exit, self.container.pidfd.as_raw_fd(), libc::POLLIN);
             add(Source::Listener, self.listener.as_raw_fd(), libc::POLLIN);
+            if let Some(fd) = self.container.children() {
+                add(Source::Children, fd, libc::POLLIN);
+            }
             if let Some(fd) = self.stdio.waiting_input() {
                 add(Source::Input, fd, libc::POLLOUT);
             }
@@ -168,6 +175,8 @@ impl<'a> Server<'a> {
                     self.note("log", &io::Error::other(said));
                 }
             }
+            // Every turn of the loop looks after them.
+            Source::Children => {}
             Source::Input => self.stdio.pump(),
             Source::Output(i) => drop(self.read_output(i)),
             Source::Client(i) => self.serve(i, events),
@@ -285,6 +294,7 @@ impl<'a> Server<'a> {
             (protocol::SIGNAL, [a, b, c, d, all]) => {
                 self.container.signal(u32::from_be_bytes([*a, *b, *c, *d]) as i32, *all != 0)
             }
+            (protocol::FREEZE, [frozen]) => self.container.freeze(*frozen != 0),
             (protocol::CLOSE_STDIN, []) => {
                 self.stdio.close_input();
                 Ok(())
@@ -293,7 +303,7 @@ impl<'a> Server<'a> {
                 self.resize(u16::from_be_bytes([*a, *b]), u16::from_be_bytes([*c, *d]))
             }
             (protocol::UPDATE, json) => match serde_json::from_slice(json) {
-                Ok(limits) => self.container.cgroup.update(&limits),
+                Ok(limits) => self.container.update(&limits),
                 Err(e) => Err(Error::Refused(format!("resource limits: {e}"))),
             },
             (other, _) => Err(Error::Refused(format!("the shim does not know request {other}"))),
@@ -359,6 +369,9 @@ impl<'a> Server<'a> {
             }
         }
         let exit = Exit { code, oom_killed: self.container.cgroup.oom_killed(), finished_at_ns };
+        if let Err(e) = self.container.let_go() {
+            self.note("have the runtime forget the container", &io::Error::other(e));
+        }
         super::unshare(self.spec, self.bundle);
         if let Err(e) = self.container.cgroup.remove() {
             self.note("remove cgroup", &io::Error::other(e));

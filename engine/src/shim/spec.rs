@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{DeviceConfig, ResourceLimits, Seccomp, UlimitConfig};
 use crate::log_config::LogConfig;
 use crate::mount::MountConfig;
+use crate::runtimes::ExternalRuntime;
 
 /// The [`ShimSpec`] as JSON.
 pub const SPEC_FILE: &str = "spec.json";
@@ -97,6 +98,10 @@ pub struct ShimSpec {
     pub sysctls: BTreeMap<String, String>,
     /// oom_score_adj; none = inherited.
     pub oom_score_adj: Option<i32>,
+    /// The runtime that makes it in the place of ours.
+    pub external: Option<ExternalRuntime>,
+    /// The executable that is the container's init where another runtime makes it.
+    pub init_exe: Option<PathBuf>,
     /// Run our own reaper as PID 1 and the command as its child.
     pub init: bool,
     /// Allocate a terminal.

@@ -26,6 +26,7 @@ pub fn options(dir: &Path) -> EngineOptions {
         cgroup_parent: None,
         helper_exe: helper(),
         default_log: Default::default(),
+        runtimes: Default::default(),
         networking: Arc::new(NoNetworks),
     }
 }

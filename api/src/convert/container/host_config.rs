@@ -70,6 +70,7 @@ pub(super) fn read_host_config(mut f: Fields, config: &mut ContainerConfig) -> A
     config.shm_size = f.opt_u64("ShmSize")?.filter(|n| *n != 0);
     config.sysctls = f.string_map("Sysctls")?;
     config.init = f.bool("Init")?;
+    config.runtime = f.opt_string("Runtime")?;
     config.resources = read_resources(&mut f)?;
     // Here neither 0 nor -1 is a limit.
     config.resources.pids = config.resources.pids.filter(|n| *n > 0);

@@ -166,6 +166,7 @@ fn host_config(c: &Container) -> Value {
         "CpusetMems": r.cpuset_mems.as_deref().unwrap_or(""),
         "BlkioWeight": r.blkio_weight.unwrap_or(0),
         "Init": g.init,
+        "Runtime": g.runtime.as_deref().unwrap_or(skep_engine::OWN),
     });
     if let (Some(out), Value::Object(computed)) = (out.as_object_mut(), computed) {
         out.extend(computed);

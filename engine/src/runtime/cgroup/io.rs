@@ -9,12 +9,18 @@ use crate::runtime::error::{Context, Error};
 
 /// `major:minor` of a block device.
 fn device(path: &Path) -> Result<String, Error> {
+    let (major, minor) = device_number(path)?;
+    Ok(format!("{major}:{minor}"))
+}
+
+/// Major and minor number of a block device.
+pub fn device_number(path: &Path) -> Result<(u32, u32), Error> {
     let meta = std::fs::metadata(path).on("examine device", path.display())?;
     if !meta.file_type().is_block_device() {
         return Err(Error::Refused(format!("{} is not a block device", path.display())));
     }
     let number = meta.rdev();
-    Ok(format!("{}:{}", libc::major(number), libc::minor(number)))
+    Ok((libc::major(number), libc::minor(number)))
 }
 
 fn no_weight(directory: &Path) -> Error {

@@ -5,6 +5,7 @@ mod cpuset;
 mod device_program;
 mod freezer;
 mod io;
+pub mod oci;
 mod usage;
 mod v1;
 mod v2;
@@ -218,7 +219,7 @@ impl Cgroup {
 }
 
 /// pidfd_open(2): readable once the process has ended.
-fn pidfd(pid: i32) -> std::io::Result<OwnedFd> {
+pub(super) fn pidfd(pid: i32) -> std::io::Result<OwnedFd> {
     // SAFETY: plain integers.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
     if fd < 0 {

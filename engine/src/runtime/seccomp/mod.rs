@@ -2,6 +2,7 @@
 
 mod bpf;
 mod default;
+pub mod oci;
 mod profile;
 mod tables;
 

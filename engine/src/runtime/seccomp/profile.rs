@@ -21,14 +21,14 @@ pub fn errno(code: i32) -> u32 {
 }
 
 /// An architecture with the names and numbers of its calls.
-struct Architecture {
-    name: &'static str,
+pub(super) struct Architecture {
+    pub(super) name: &'static str,
     audit: u32,
-    table: Vec<(&'static str, u32)>,
+    pub(super) table: Vec<(&'static str, u32)>,
 }
 
 /// What the host can run: filters that share an audit number are merged.
-fn architectures() -> Vec<Architecture> {
+pub(super) fn architectures() -> Vec<Architecture> {
     let make =
         |name, audit, table: &[(&'static str, u32)]| Architecture { name, audit, table: table.to_vec() };
     if cfg!(target_arch = "aarch64") {
@@ -124,9 +124,9 @@ fn rules_of<'a>(sets: &'a mut Vec<(u32, Rules)>, a: &Architecture, otherwise: u3
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Profile {
-    default_action: String,
-    default_errno_ret: Option<i32>,
+pub(super) struct Profile {
+    pub(super) default_action: String,
+    pub(super) default_errno_ret: Option<i32>,
     #[serde(default)]
     architectures: Vec<String>,
     #[serde(default)]
@@ -134,7 +134,7 @@ struct Profile {
     #[serde(default)]
     flags: Vec<String>,
     #[serde(default)]
-    syscalls: Vec<Syscall>,
+    pub(super) syscalls: Vec<Syscall>,
 }
 
 #[derive(Deserialize)]
@@ -146,13 +146,13 @@ struct ArchMap {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Syscall {
+pub(super) struct Syscall {
     #[serde(default)]
-    name: String,
+    pub(super) name: String,
     #[serde(default)]
-    names: Vec<String>,
-    action: String,
-    errno_ret: Option<i32>,
+    pub(super) names: Vec<String>,
+    pub(super) action: String,
+    pub(super) errno_ret: Option<i32>,
     args: Option<Vec<Arg>>,
     #[serde(default)]
     #[serde(rename = "comment")]
@@ -185,8 +185,8 @@ fn refused(text: String) -> Error {
     Error::Refused(format!("seccomp profile: {text}"))
 }
 
-/// Compiles a profile in Docker's JSON form.
-pub fn custom_program(json: &str, capabilities: Capabilities) -> Result<Vec<Instruction>, Error> {
+/// Reads a profile in Docker's JSON form.
+pub(super) fn parse(json: &str) -> Result<Profile, Error> {
     let profile: Profile = serde_json::from_str(json).map_err(|e| refused(e.to_string()))?;
     if let Some(flag) = profile.flags.first() {
         return Err(refused(format!("flag {flag:?} is not supported")));
@@ -194,6 +194,12 @@ pub fn custom_program(json: &str, capabilities: Capabilities) -> Result<Vec<Inst
     if !profile.architectures.is_empty() && !profile.arch_map.is_empty() {
         return Err(refused("use either architectures or archMap, not both".into()));
     }
+    Ok(profile)
+}
+
+/// Compiles a profile in Docker's JSON form.
+pub fn custom_program(json: &str, capabilities: Capabilities) -> Result<Vec<Instruction>, Error> {
+    let profile = parse(json)?;
     let otherwise = action(&profile.default_action, profile.default_errno_ret)?;
     let all = architectures();
     let wanted = profile.wanted(&all);
@@ -232,7 +238,7 @@ pub fn custom_program(json: &str, capabilities: Capabilities) -> Result<Vec<Inst
 }
 
 impl Profile {
-    fn wanted(&self, all: &[Architecture]) -> Vec<String> {
+    pub(super) fn wanted(&self, all: &[Architecture]) -> Vec<String> {
         let native = all[0].name;
         if let Some(map) = self.arch_map.iter().find(|m| m.architecture == native) {
             let mut wanted = map.sub_architectures.clone().unwrap_or_default();
@@ -246,7 +252,7 @@ impl Profile {
 }
 
 impl Syscall {
-    fn applies(&self, capabilities: Capabilities) -> bool {
+    pub(super) fn applies(&self, capabilities: Capabilities) -> bool {
         let has = |c: &String| capabilities.has(c.trim_start_matches("CAP_"));
         let native = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
         let arch = |a: &String| a == native;
@@ -258,7 +264,7 @@ impl Syscall {
             && !self.excludes.min_kernel.as_deref().is_some_and(kernel_is_at_least)
     }
 
-    fn conditions(&self) -> Result<Vec<Condition>, Error> {
+    pub(super) fn conditions(&self) -> Result<Vec<Condition>, Error> {
         self.args.iter().flatten().map(Arg::condition).collect()
     }
 }

@@ -7,8 +7,8 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
 use super::{Server, Source};
-use crate::runtime::Error;
 use crate::runtime::exec::{Process, Progress};
+use crate::runtime::{Container, Error};
 use crate::shim::protocol::{self, ATTACH_STDIN};
 use crate::shim::spec::{ExecSpec, ExecState, Exit};
 use crate::shim::stdio::{ReadOutcome, Stdio};
@@ -44,16 +44,27 @@ impl Execs {
             if !e.running {
                 add(Source::ExecGate(e.number), e.process.gate(), libc::POLLIN);
             }
-            add(Source::ExecEnd(e.number), e.process.pidfd.as_raw_fd(), libc::POLLIN);
+            if e.process.is_there() {
+                add(Source::ExecEnd(e.number), e.process.pidfd.as_raw_fd(), libc::POLLIN);
+            }
             let Some(stdio) = &e.stdio else { continue };
             if let Some(fd) = stdio.waiting_input() {
                 add(Source::ExecInput(e.number), fd, libc::POLLOUT);
             }
-            if !is_full(e.number) {
+            // Who asked for it is told first that it runs.
+            if e.running && !is_full(e.number) {
                 for (i, fd) in stdio.outputs.iter().enumerate().filter_map(|(i, o)| Some((i, o.fd()?))) {
                     add(Source::ExecOutput(e.number, i), fd, libc::POLLIN);
                 }
             }
+        }
+    }
+
+    /// Has the container take the exit status of children that are none of these. While one is on its way, its
+    /// process may be a child that nobody knows yet.
+    pub fn reap(&self, container: &Container) {
+        if self.live.iter().all(|e| e.running) {
+            container.reap(self.live.iter().map(|e| e.process.pid));
         }
     }
 
@@ -177,7 +188,10 @@ impl Server<'_> {
                 exec.stdio = Some(stdio.map_err(failed)?);
                 Ok(None)
             }
-            Progress::Executed => Ok(Some(Ok(exec.state.pid))),
+            Progress::Executed => {
+                exec.state.pid = exec.process.pid.as_raw() as u32;
+                Ok(Some(Ok(exec.state.pid)))
+            }
             Progress::Failed { message, exit_code } => Ok(Some(Err((message, exit_code)))),
         });
         match progress {
@@ -195,7 +209,7 @@ impl Server<'_> {
 
     fn exec_failed(&mut self, number: u32, message: &str, exit_code: i32) {
         if let Some(at) = self.execs.live.iter().position(|e| e.number == number) {
-            let exec = self.execs.live.swap_remove(at);
+            let mut exec = self.execs.live.swap_remove(at);
             if let Err(e) = exec.process.kill() {
                 self.note("end a command that failed", &io::Error::other(e));
             }
@@ -272,7 +286,7 @@ impl Server<'_> {
     /// With the container's end all of it ends. The kernel has seen to that where the commands are in the
     /// container's PID namespace.
     pub(super) fn end_execs(&mut self) {
-        while let Some(exec) = self.execs.live.first() {
+        while let Some(exec) = self.execs.live.first_mut() {
             let (number, running) = (exec.number, exec.running);
             match exec.process.kill() {
                 Ok(code) if running => self.exec_has_ended(number, code.unwrap_or(255)),

@@ -1,0 +1,55 @@
+//! Children of the shim that it never started: what a runtime forked on its way into a container, and what lost its
+//! parent there. Their exit status must be taken, since the kernel lets a PID namespace end only when none of its
+//! processes is left, not even as a zombie.
+
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
+
+use super::super::error::{Context, Error};
+
+/// Tells of ended children.
+pub struct Orphans(SignalFd);
+
+impl Orphans {
+    /// From here on SIGCHLD is blocked in this process; what it runs begins without that.
+    pub fn watch() -> Result<Self, Error> {
+        let mut signals = SigSet::empty();
+        signals.add(Signal::SIGCHLD);
+        sigprocmask(SigmaskHow::SIG_BLOCK, Some(&signals), None).on("block", "SIGCHLD")?;
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        Ok(Self(SignalFd::with_flags(&signals, flags).on("watch", "children")?))
+    }
+
+    /// For poll(2).
+    pub fn fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
+    }
+
+    /// Takes the exit status of ended children up to one that is known, whose end is told by its own descriptor and
+    /// is about to be seen.
+    pub fn reap(&self, known: &[Pid]) {
+        while let Ok(Some(_)) = self.0.read_signal() {}
+        let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        while let Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..)) = waitid(Id::All, look) {
+            if known.contains(&pid) {
+                return;
+            }
+            let _ = waitid(Id::Pid(pid), WaitPidFlag::WEXITED);
+        }
+    }
+}
+
+/// Takes the exit status of one child after the other, until `pid` has ended.
+pub fn wait_for(pid: Pid) {
+    while let Ok(WaitStatus::Exited(ended, _) | WaitStatus::Signaled(ended, ..)) =
+        waitid(Id::All, WaitPidFlag::WEXITED)
+    {
+        if ended == pid {
+            return;
+        }
+    }
+}
