@@ -44,7 +44,7 @@ enum Way {
     /// We do.
     Own(Gate),
     /// Another runtime; until it has, PID and descriptor are those of the runtime's own process.
-    External(Asked),
+    External(Box<Asked>),
 }
 
 /// What a command on its way tells.
@@ -86,7 +86,7 @@ impl Process {
     ) -> Result<Self, Error> {
         if let super::Way::External(external) = &container.way {
             let (pid, pidfd, asked) = external.exec(spec, exec, pipes)?;
-            return Ok(Self { pid, pidfd, way: Way::External(asked) });
+            return Ok(Self { pid, pidfd, way: Way::External(Box::new(asked)) });
         }
         let of_container = Capabilities::resolve(&spec.cap_add, &spec.cap_drop, spec.privileged)?.possible();
         let capabilities = match exec.privileged {
