@@ -36,12 +36,33 @@ const FILES: &[&str] = &["compress", "max-file", "max-size"];
 
 /// A log driver and its options, as asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Kept")]
 pub struct LogConfig {
     /// One of [`LOG_DRIVERS`] or `none`; empty = the daemon's.
     pub driver: String,
     /// Docker's options of it.
-    #[serde(default)]
     pub options: BTreeMap<String, String>,
+}
+
+/// As it is kept on disk: earlier builds had fields for what `json-file` may be told.
+#[derive(Deserialize)]
+struct Kept {
+    driver: String,
+    #[serde(default)]
+    options: BTreeMap<String, String>,
+    max_size: Option<u64>,
+    max_file: Option<u32>,
+}
+
+impl From<Kept> for LogConfig {
+    fn from(kept: Kept) -> Self {
+        let mut options = kept.options;
+        if let Some(size) = kept.max_size {
+            options.insert("max-size".into(), size.to_string());
+            options.extend(kept.max_file.map(|n| ("max-file".into(), n.to_string())));
+        }
+        Self { driver: kept.driver, options }
+    }
 }
 
 /// How a driver's file is written.
@@ -277,5 +298,15 @@ mod tests {
         assert_eq!(asked("journald", &[]).rotation().max_size, Some(1 << 20));
         assert_eq!(asked("journald", &[("cache-disabled", "true")]).format(), None);
         assert_eq!(LogConfig::default().with_default(&LogConfig::default()).driver, "json-file");
+    }
+
+    #[test]
+    fn what_earlier_builds_kept_is_read() {
+        let read = |text: &str| serde_json::from_str::<LogConfig>(text).expect("is read");
+        let sized = read(r#"{"driver":"json-file","max_size":1000000,"max_file":3}"#);
+        assert_eq!(Ok(sized), config("json-file", &[("max-size", "1000000"), ("max-file", "3")]));
+        assert_eq!(Ok(read(r#"{"driver":"none","max_size":null,"max_file":1}"#)), config("none", &[]));
+        let now = config("local", &[("max-size", "1m")]).expect("valid");
+        assert_eq!(read(&serde_json::to_string(&now).expect("is written")), now);
     }
 }
