@@ -11,6 +11,8 @@ mod error;
 mod event_log;
 pub mod fields;
 pub mod filters;
+#[cfg(test)]
+mod fuzz_tests;
 mod hijack;
 mod routes;
 mod server;

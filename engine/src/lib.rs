@@ -10,6 +10,8 @@ mod disk_usage;
 mod engine;
 mod error;
 mod events;
+#[cfg(test)]
+mod fuzz;
 mod health;
 mod host;
 mod image;

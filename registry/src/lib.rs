@@ -8,6 +8,8 @@ mod connect;
 mod credentials;
 mod endpoints;
 mod error;
+#[cfg(test)]
+mod fuzz_tests;
 mod http;
 mod login;
 mod manifest;

@@ -8,6 +8,8 @@ mod compression;
 mod config;
 pub(crate) mod extract;
 pub(crate) mod feed;
+#[cfg(test)]
+mod fuzz_tests;
 mod growing;
 mod layer;
 mod pin;

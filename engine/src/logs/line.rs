@@ -23,7 +23,7 @@ struct Line {
 }
 
 /// The frame in a line, or why there is none.
-fn parse(line: &[u8]) -> Result<LogFrame, String> {
+pub(crate) fn parse(line: &[u8]) -> Result<LogFrame, String> {
     let l: Line = serde_json::from_slice(line).map_err(|e| e.to_string())?;
     let stream = stream(&l.stream)?;
     let time = OffsetDateTime::parse(&l.time, &Rfc3339).map_err(|e| format!("time {:?}: {e}", l.time))?;

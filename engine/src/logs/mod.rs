@@ -14,6 +14,8 @@ use crate::engine::Engine;
 use crate::error::Error;
 use files::Backlog;
 use follow::Follower;
+#[cfg(test)]
+pub(crate) use line::parse;
 
 /// Which standard stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -29,7 +29,7 @@ pub fn of<'a>(mounts: &'a [MountInfo], path: &Path) -> Option<&'a MountInfo> {
     below.max_by_key(|m| m.mount_point.components().count())
 }
 
-fn parse(line: &[u8]) -> Option<MountInfo> {
+pub(crate) fn parse(line: &[u8]) -> Option<MountInfo> {
     let mut fields = line.split(|b| *b == b' ');
     let mount_point = unescape(fields.nth(4)?);
     let optional: Vec<&[u8]> = fields.skip(1).take_while(|f| *f != b"-").collect();

@@ -8,8 +8,8 @@ pub mod spec;
 
 mod connection;
 mod exit_file;
-mod log;
-mod protocol;
+pub(crate) mod log;
+pub(crate) mod protocol;
 mod server;
 mod stdio;
 
