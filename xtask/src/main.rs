@@ -11,6 +11,7 @@ mod deny;
 mod lab;
 mod packages;
 mod proto;
+mod software;
 mod test;
 mod vm;
 
@@ -29,6 +30,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Install what the tests need from Debian, then run every check and every test.
     Test,
+    /// Fetch from Debian what the tests need (part of `test`).
+    Packages,
     /// Run the tests of what this machine's kernel may lack in a virtual machine (part of `test`).
     Vm(vm::VmArgs),
     /// Run what others wrote to test Docker against Skep, and count what it has (part of `test`).
@@ -51,6 +54,7 @@ fn main() -> Result<()> {
         Command::Demo(args) => demo::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Test => test::run(),
+        Command::Packages => test::packages(),
         Command::Vm(args) => vm::run(args),
         Command::Compat(args) => compat::run(args),
         Command::Deny => deny::run(),

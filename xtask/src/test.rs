@@ -2,12 +2,18 @@
 
 use anyhow::Result;
 
-use crate::{build, compat, deny, packages, proto, vm};
+use crate::{build, compat, deny, packages, proto, software, vm};
 
-pub fn run() -> Result<()> {
+/// Fetches what the tests need from Debian, unless it is there.
+pub fn packages() -> Result<()> {
     packages::install(packages::LAB)?;
     packages::install(packages::TEST)?;
     packages::unpack(packages::UNPACKED)?;
+    software::image()
+}
+
+pub fn run() -> Result<()> {
+    self::packages()?;
     proto::generate(true)?;
     deny::run()?;
     build::cargo(&["fmt", "--all", "--check"])?;

@@ -162,19 +162,23 @@ impl Container {
             false => make_cgroup(&mut cgroup, spec, rules.as_deref())
                 .and_then(|()| ours.send(&Message::Join, None)),
         };
-        let terminal = await_ready(&ours);
-        let mut container = Self { pid, pidfd, terminal: None, cgroup, way: Way::Own(ours) };
-        // A child that failed says why; a broken gate is only the consequence.
-        match (ready, terminal) {
-            (Ok(()), Ok(terminal)) => {
-                container.terminal = terminal;
-                Ok(container)
+        let terminal = match ready {
+            // A child that failed says why; a broken gate is only the consequence.
+            Ok(()) | Err(Error::System { operation: "send to", .. }) => {
+                await_ready(&ours).and_then(|terminal| ready.map(|()| terminal))
             }
-            (Ok(()) | Err(Error::System { operation: "send to", .. }), Err(e)) | (Err(e), _) => {
+            // It was not told to go in, and would wait for that as long as we for it.
+            Err(e) => Err(e),
+        };
+        let mut container = Self { pid, pidfd, terminal: None, cgroup, way: Way::Own(ours) };
+        match terminal {
+            Ok(terminal) => container.terminal = terminal,
+            Err(e) => {
                 container.discard();
-                Err(e)
+                return Err(e);
             }
         }
+        Ok(container)
     }
 
     /// Runs the command; returns once it has been executed, or with the reason why not.

@@ -95,6 +95,8 @@ pub(super) fn read_host_config(mut f: Fields, config: &mut ContainerConfig) -> A
     config.cgroup_parent = f.opt_string("CgroupParent")?;
     f.only("UsernsMode", &[json!("host")], "user namespaces come in a later version")?;
     f.only("Isolation", &[json!("default")], "isolation is a Windows setting")?;
+    // Kept with the request and shown; Skep's own runtime acts on none.
+    let _: Vec<(String, String)> = f.string_map("Annotations")?;
     // The client's own file, and the size a terminal gets by `resize` once it runs.
     f.drop_all(&["ContainerIDFile", "ConsoleSize"]);
     f.refuse_rest(REMEDIES)?;

@@ -40,7 +40,16 @@ pub fn v1(directory: &Path, limits: &ResourceLimits) -> Result<(), Error> {
     }
     for d in &limits.blkio_weight_devices {
         let file = file("blkio.weight_device", "blkio.bfq.weight_device")?;
-        write(directory, file, format_args!("{} {}", device(&d.path)?, d.weight))?;
+        write(directory, file, format_args!("{} {}", device(&d.path)?, d.weight)).map_err(|e| match e {
+            Error::System { source, .. } if source.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                Error::Refused(format!(
+                    "a block I/O weight of {} needs the BFQ scheduler, which it does not use on this host: leave \
+                     --blkio-weight-device out",
+                    d.path.display()
+                ))
+            }
+            e => e,
+        })?;
     }
     for DeviceRate { path, limit, rate } in &limits.blkio_rates {
         let file = match limit {

@@ -1,0 +1,481 @@
+//! The flags of `container create` and `run`, each by what the container sees of it, or by what is shown of it where a
+//! container cannot see it.
+
+use std::process::{Command, Output, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use skep_e2e::{Host, eventually};
+
+use crate::tally::{Tally, docker, prints, refuses, says, words};
+
+/// Those of Linux.
+pub const ALL: &str = "
+add-host annotation attach blkio-weight blkio-weight-device cap-add cap-drop cgroup-parent cgroupns cidfile cpu-period
+cpu-quota cpu-rt-period cpu-rt-runtime cpu-shares cpus cpuset-cpus cpuset-mems device device-cgroup-rule
+device-read-bps device-read-iops device-write-bps device-write-iops dns dns-option dns-search domainname entrypoint env
+env-file expose gpus group-add health-cmd health-interval health-retries health-start-interval health-start-period
+health-timeout no-healthcheck hostname init interactive ip ip6 ipc label label-file link link-local-ip log-driver
+log-opt mac-address memory memory-reservation memory-swap memory-swappiness mount name network network-alias
+oom-kill-disable oom-score-adj pid pids-limit platform privileged publish publish-all pull quiet read-only restart rm
+runtime security-opt shm-size stop-signal stop-timeout storage-opt sysctl tmpfs tty ulimit user userns uts volume
+volume-driver volumes-from workdir detach detach-keys sig-proxy
+";
+
+/// Flags that are not right yet, and why.
+pub const NOT_YET: &[(&str, &str)] = &[
+    ("ip6", "networks are IPv4"),
+    ("link-local-ip", "refused by name"),
+    ("gpus", "refused without its name"),
+    ("runtime", "there is none but Skep's own"),
+];
+
+/// How a flag is seen to work.
+enum Seen {
+    /// A shell script in the container prints this.
+    Says(&'static str, &'static str),
+    /// The container runs, and `inspect` with this template prints this.
+    Shows(&'static str, &'static str),
+    /// What no such host can honour: refused in these words.
+    Refused(&'static str),
+    /// As `Shows` where this host can honour it; refused in these words where it cannot.
+    ShowsOrRefused(&'static str, &'static str, &'static str),
+}
+use Seen::{Refused, Says, Shows, ShowsOrRefused};
+
+/// Flag, arguments (`DISK`: a block device of this machine), how it is seen.
+const SEEN: &[(&str, &str, Seen)] = &[
+    ("add-host", "--add-host db:10.9.8.7", Says("grep db /etc/hosts | tr '\\t' ' '", "10.9.8.7 db")),
+    ("annotation", "--annotation a=b", Shows("{{json .HostConfig.Annotations}}", r#"{"a":"b"}"#)),
+    (
+        "blkio-weight",
+        "--blkio-weight 300",
+        ShowsOrRefused("{{.HostConfig.BlkioWeight}}", "300", "--blkio-weight"),
+    ),
+    (
+        "blkio-weight-device",
+        "--blkio-weight-device DISK:200",
+        ShowsOrRefused("{{range .HostConfig.BlkioWeightDevice}}{{.Weight}}{{end}}", "200", "--blkio-weight"),
+    ),
+    (
+        "cap-add",
+        "--cap-drop ALL --cap-add NET_ADMIN",
+        Says("grep CapEff /proc/self/status | cut -f 2", "0000000000001000"),
+    ),
+    ("cap-drop", "--cap-drop ALL", Says("grep CapEff /proc/self/status | cut -f 2", "0000000000000000")),
+    (
+        "cgroup-parent",
+        "--cgroup-parent /skep-commands-test",
+        Shows("{{.HostConfig.CgroupParent}}", "/skep-commands-test"),
+    ),
+    ("cgroupns", "--cgroupns private", Says("grep -v ':/$' /proc/self/cgroup; echo none", "none")),
+    ("cpu-period", "--cpu-period 50000 --cpu-quota 20000", Shows("{{.HostConfig.CpuPeriod}}", "50000")),
+    ("cpu-quota", "--cpu-quota 20000", Shows("{{.HostConfig.CpuQuota}}", "20000")),
+    ("cpu-rt-period", "--cpu-rt-period 100000", Refused("realtime")),
+    ("cpu-rt-runtime", "--cpu-rt-runtime 9000", Refused("realtime")),
+    ("cpu-shares", "--cpu-shares 512", Shows("{{.HostConfig.CpuShares}}", "512")),
+    ("cpus", "--cpus 0.5", Shows("{{.HostConfig.NanoCpus}}", "500000000")),
+    ("cpuset-cpus", "--cpuset-cpus 0", Says("grep Cpus_allowed_list /proc/self/status | cut -f 2", "0")),
+    ("cpuset-mems", "--cpuset-mems 0", Says("grep Mems_allowed_list /proc/self/status | cut -f 2", "0")),
+    (
+        "device",
+        "--device /dev/null:/dev/hole:rw",
+        Says("echo x > /dev/hole && stat -c %F /dev/hole", "character special file"),
+    ),
+    (
+        "device-cgroup-rule",
+        "--device-cgroup-rule 'c 42:* rwm'",
+        Shows("{{json .HostConfig.DeviceCgroupRules}}", r#"["c 42:* rwm"]"#),
+    ),
+    (
+        "device-read-bps",
+        "--device-read-bps DISK:1mb",
+        Shows("{{range .HostConfig.BlkioDeviceReadBps}}{{.Rate}}{{end}}", "1048576"),
+    ),
+    (
+        "device-read-iops",
+        "--device-read-iops DISK:100",
+        Shows("{{range .HostConfig.BlkioDeviceReadIOps}}{{.Rate}}{{end}}", "100"),
+    ),
+    (
+        "device-write-bps",
+        "--device-write-bps DISK:1mb",
+        Shows("{{range .HostConfig.BlkioDeviceWriteBps}}{{.Rate}}{{end}}", "1048576"),
+    ),
+    (
+        "device-write-iops",
+        "--device-write-iops DISK:100",
+        Shows("{{range .HostConfig.BlkioDeviceWriteIOps}}{{.Rate}}{{end}}", "100"),
+    ),
+    ("dns", "--dns 10.1.2.3", Says("grep -c 10.1.2.3 /etc/resolv.conf", "1")),
+    ("dns-option", "--dns-option ndots:3", Says("grep -c ndots:3 /etc/resolv.conf", "1")),
+    ("dns-search", "--dns-search corp.example", Says("grep search /etc/resolv.conf", "search corp.example")),
+    (
+        "domainname",
+        "--hostname web --domainname corp.example",
+        Says("cat /proc/sys/kernel/domainname", "corp.example"),
+    ),
+    ("env", "-e A=1 -e B=2", Says("echo $A$B", "12")),
+    (
+        "expose",
+        "--expose 81-82 --expose 53/udp",
+        Shows("{{range $p, $_ := .Config.ExposedPorts}}{{$p}} {{end}}", "53/udp 81/tcp 82/tcp"),
+    ),
+    ("gpus", "--gpus all", Refused("gpu")),
+    ("group-add", "--user 5:6 --group-add 77", Says("id -G", "6 77")),
+    (
+        "health-cmd",
+        "--health-cmd true",
+        Shows("{{json .Config.Healthcheck.Test}}", r#"["CMD-SHELL","true"]"#),
+    ),
+    (
+        "health-interval",
+        "--health-cmd true --health-interval 7s",
+        Shows("{{.Config.Healthcheck.Interval}}", "7s"),
+    ),
+    ("health-retries", "--health-cmd true --health-retries 4", Shows("{{.Config.Healthcheck.Retries}}", "4")),
+    (
+        "health-start-interval",
+        "--health-cmd true --health-start-interval 2s",
+        Shows("{{.Config.Healthcheck.StartInterval}}", "2s"),
+    ),
+    (
+        "health-start-period",
+        "--health-cmd true --health-start-period 9s",
+        Shows("{{.Config.Healthcheck.StartPeriod}}", "9s"),
+    ),
+    (
+        "health-timeout",
+        "--health-cmd true --health-timeout 3s",
+        Shows("{{.Config.Healthcheck.Timeout}}", "3s"),
+    ),
+    ("no-healthcheck", "--no-healthcheck", Shows("{{json .Config.Healthcheck.Test}}", r#"["NONE"]"#)),
+    ("hostname", "--hostname web", Says("hostname", "web")),
+    ("init", "--init", Says("echo $PPID", "1")),
+    (
+        "ip",
+        "--network flags --ip 10.91.0.77",
+        Says("ip -4 -o addr show dev eth0 | grep -c 10.91.0.77/24", "1"),
+    ),
+    ("ipc", "--ipc none", Says("mount | grep -c /dev/shm; echo over", "0\nover")),
+    ("label", "--label tier=front", Shows("{{.Config.Labels.tier}}", "front")),
+    (
+        "mac-address",
+        "--mac-address 02:42:0a:5b:00:09",
+        Says("cat /sys/class/net/eth0/address", "02:42:0a:5b:00:09"),
+    ),
+    (
+        "memory",
+        "--memory 64m",
+        Says(
+            "grep -h . /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null",
+            "67108864",
+        ),
+    ),
+    (
+        "memory-reservation",
+        "--memory 64m --memory-reservation 32m",
+        Shows("{{.HostConfig.MemoryReservation}}", "33554432"),
+    ),
+    ("memory-swap", "--memory 64m --memory-swap 96m", Shows("{{.HostConfig.MemorySwap}}", "100663296")),
+    (
+        "mount",
+        "--mount type=tmpfs,dst=/m,tmpfs-size=1m",
+        Says("df -k /m | tail -n 1 | tr -s ' ' | cut -d ' ' -f 2", "1024"),
+    ),
+    ("name", "--name named", Shows("{{.Name}}", "/named")),
+    ("network", "--network none", Says("ls /sys/class/net", "lo")),
+    ("oom-score-adj", "--oom-score-adj 300", Says("cat /proc/self/oom_score_adj", "300")),
+    (
+        "pid",
+        "--pid container:flags-other",
+        Says("readlink /proc/1/exe; grep -c . /proc/1/comm", "/bin/busybox\n1"),
+    ),
+    (
+        "pids-limit",
+        "--pids-limit 33",
+        Says("cat /sys/fs/cgroup/pids/pids.max /sys/fs/cgroup/pids.max 2>/dev/null", "33"),
+    ),
+    ("privileged", "--privileged", Says("mkdir /m && mount -t tmpfs tmpfs /m && echo mounted", "mounted")),
+    ("read-only", "--read-only", Says("touch /x 2>/dev/null || echo refused", "refused")),
+    (
+        "restart",
+        "--restart on-failure:3",
+        Shows(
+            "{{.HostConfig.RestartPolicy.Name}} {{.HostConfig.RestartPolicy.MaximumRetryCount}}",
+            "on-failure 3",
+        ),
+    ),
+    (
+        "security-opt",
+        "--security-opt no-new-privileges",
+        Says("grep NoNewPrivs /proc/self/status | cut -f 2", "1"),
+    ),
+    ("shm-size", "--shm-size 1m", Says("df -k /dev/shm | tail -n 1 | tr -s ' ' | cut -d ' ' -f 2", "1024")),
+    ("stop-timeout", "--stop-timeout 7", Shows("{{.Config.StopTimeout}}", "7")),
+    ("storage-opt", "--storage-opt size=1G", Refused("storageopt")),
+    ("sysctl", "--sysctl net.ipv4.ip_forward=0", Says("cat /proc/sys/net/ipv4/ip_forward", "0")),
+    ("tmpfs", "--tmpfs /t:size=2m", Says("df -k /t | tail -n 1 | tr -s ' ' | cut -d ' ' -f 2", "2048")),
+    ("tty", "--tty", Says("readlink /proc/self/fd/0", "/dev/pts/0")),
+    (
+        "ulimit",
+        "--ulimit nofile=50:60",
+        Says("grep open.files /proc/self/limits | tr -s ' ' | cut -d ' ' -f 4,5", "50 60"),
+    ),
+    ("user", "--user 12:34", Says("id -u; id -g", "12\n34")),
+    ("userns", "--userns host", Shows("{{.HostConfig.UsernsMode}}", "host")),
+    ("volume", "--volume flags-data:/d", Says("mount | grep -c ' /d '", "1")),
+    (
+        "volume-driver",
+        "--volume-driver local -v flags-local:/d",
+        Shows("{{range .Mounts}}{{.Driver}}{{end}}", "local"),
+    ),
+    ("workdir", "--workdir /made/here", Says("pwd", "/made/here")),
+];
+
+pub fn drive(tally: &mut Tally<'_>) -> Result<()> {
+    let host = tally.host;
+    docker(host, "network create --subnet 10.91.0.0/24 flags")?;
+    docker(host, "run -d --name flags-other --network flags -v /shared bb sleep 100000")?;
+    let disk = disk()?;
+    for (flag, args, seen) in SEEN {
+        let args = args.replace("DISK", &disk);
+        tally.drive(flag, |host| see(host, &args, seen));
+    }
+    tally.drive("attach", attach);
+    tally.drive("cidfile", |host| {
+        let file = host.dir.join("cid");
+        let id = docker(host, &format!("create --cidfile {} bb true", file.display()))?;
+        ensure!(std::fs::read_to_string(&file)? == id.trim(), "{id}");
+        docker(host, &format!("rm {id}")).map(drop)
+    });
+    tally.drive("entrypoint", |host| prints(host, "run --rm --entrypoint /bin/hostname -h web bb", "web"));
+    for (flag, option, text, format) in [
+        ("env-file", "--env-file", "A=1\n# none\nB=two words\n", "{{json .Config.Env}}"),
+        ("label-file", "--label-file", "A=1\nB=two words\n", "{{json .Config.Labels}}"),
+    ] {
+        tally.drive(flag, |host| {
+            let file = host.dir.join(flag);
+            std::fs::write(&file, text)?;
+            docker(host, &format!("create --name filed {option} {} bb true", file.display()))?;
+            let shown = docker(host, &format!("inspect -f '{format}' filed"))?;
+            docker(host, "rm filed")?;
+            ensure!(shown.contains("two words") && shown.contains('1') && !shown.contains("none"), "{shown}");
+            Ok(())
+        });
+    }
+    tally.drive("interactive", |host| {
+        let out = with_input(host, "run --rm -i bb cat", "typed")?;
+        ensure!(out.stdout == b"typed", "{out:?}");
+        Ok(())
+    });
+    tally.drive("link", |host| {
+        docker(host, "run -d --name flags-linked --expose 81 bb sleep 100000")?;
+        let script = "env | grep ^DB_PORT_81_TCP_PORT=; grep -c db /etc/hosts";
+        let seen = prints(
+            host,
+            &format!("run --rm --link flags-linked:db bb sh -c '{script}'"),
+            "DB_PORT_81_TCP_PORT=81\n1",
+        );
+        docker(host, "rm -f flags-linked")?;
+        seen
+    });
+    for (flag, args) in [
+        ("ip6", "--network flags --ip6 fd00::7"),
+        ("link-local-ip", "--network flags --link-local-ip 169.254.7.7"),
+    ] {
+        tally.drive(flag, |host| {
+            says(host, &format!("run --rm {args} bb ip addr"), args.rsplit(' ').next().unwrap_or(args))
+        });
+    }
+    tally.drive("log-driver", |host| {
+        docker(host, "run --name silent --log-driver none bb true")?;
+        let refused = refuses(host, "logs silent", "does not support reading");
+        docker(host, "rm silent")?;
+        refused
+    });
+    tally.drive("log-opt", log_opt);
+    for (flag, args, format, expected) in [
+        ("memory-swappiness", "--memory-swappiness 10", "{{.HostConfig.MemorySwappiness}}", "10"),
+        ("oom-kill-disable", "--memory 64m --oom-kill-disable", "{{.HostConfig.OomKillDisable}}", "true"),
+    ] {
+        tally.drive(flag, |host| {
+            // A kernel with cgroups v2 has no such thing.
+            if std::path::Path::new("/sys/fs/cgroup/memory").exists() {
+                shows(host, args, format, expected)
+            } else {
+                refuses(host, &format!("run --rm {args} bb true"), &flag.replace('-', ""))
+            }
+        });
+    }
+    tally.drive("network-alias", |host| {
+        docker(host, "run -d --name aliased --network flags --network-alias other-name bb sleep 100000")?;
+        let found = says(host, "run --rm --network flags bb nslookup other-name 127.0.0.11", "10.91.0.");
+        docker(host, "rm -f aliased")?;
+        found
+    });
+    tally.drive("platform", |host| {
+        says(host, "run --rm --platform linux/amd64 bb echo ran", "ran")?;
+        refuses(host, "run --rm --platform linux/s390x bb true", "linux/s390x")
+    });
+    tally.drive("publish", publish);
+    tally.drive("publish-all", |host| {
+        docker(host, "run -d --name all --expose 81 -P bb sleep 100000")?;
+        let port = docker(host, "port all 81/tcp")?;
+        docker(host, "rm -f all")?;
+        let number = port.lines().next().and_then(|l| l.rsplit(':').next()?.parse::<u16>().ok());
+        ensure!(number.is_some_and(|n| n > 1024), "{port}");
+        Ok(())
+    });
+    tally.drive("pull", |host| {
+        refuses(host, "run --rm --pull never nothere true", "no such image")?;
+        refuses(host, "run --rm --pull always 127.0.0.1:1/nothere true", "127.0.0.1:1")
+    });
+    tally.drive("quiet", |host| {
+        let out = host.docker_command().args(["run", "--rm", "--quiet", "127.0.0.1:1/nothere"]).output()?;
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        ensure!(out.status.code() == Some(125) && said.contains("127.0.0.1:1"), "{said}");
+        Ok(())
+    });
+    tally.drive("rm", |host| {
+        docker(host, "run --rm --name passing bb true")?;
+        refuses(host, "inspect passing", "no such object")
+    });
+    tally.drive("runtime", |host| {
+        says(host, "run --rm --runtime runc bb echo ran", "ran")?;
+        refuses(host, "run --rm --runtime nosuch bb true", "nosuch")
+    });
+    tally.drive("stop-signal", |host| {
+        let script = "trap \"exit 7\" USR1; while :; do sleep 0.1; done";
+        docker(host, &format!("run -d --name stopped --stop-signal USR1 bb sh -c '{script}'"))?;
+        docker(host, "stop stopped")?;
+        let code = prints(host, "inspect -f '{{.State.ExitCode}}' stopped", "7");
+        docker(host, "rm -f stopped")?;
+        code
+    });
+    tally.drive("uts", |host| {
+        let name = host.exec(&["hostname"])?;
+        prints(host, "run --rm --uts host bb hostname", name.trim())
+    });
+    tally.drive("volumes-from", |host| {
+        prints(host, "run --rm --volumes-from flags-other bb sh -c 'mount | grep -c /shared'", "1")
+    });
+    tally.drive("detach", |host| {
+        let id = docker(host, "run --detach --name away bb sleep 100000")?;
+        let shown =
+            prints(host, "inspect -f '{{.Id}} {{.State.Running}}' away", &format!("{} true", id.trim()));
+        docker(host, "rm -f away")?;
+        shown
+    });
+    tally.drive("detach-keys", |host| {
+        refuses(host, "run --rm --detach-keys ctrl-nosuch -it bb true", "")?;
+        says(host, "run --rm --detach-keys ctrl-x,x bb echo ran", "ran")
+    });
+    tally.drive("sig-proxy", sig_proxy);
+    docker(host, "rm -fv flags-other")?;
+    docker(host, "network rm flags")?;
+    docker(host, "volume rm flags-data flags-local").map(drop)
+}
+
+fn see(host: &Host, args: &str, seen: &Seen) -> Result<()> {
+    match seen {
+        Says(script, expected) => {
+            let mut command = words(&format!("run --rm {args} bb sh -c"));
+            command.push((*script).to_owned());
+            let command: Vec<_> = command.iter().map(String::as_str).collect();
+            // A script's own exit code is of no matter: what it prints is.
+            let output = host.docker_command().args(&command).stdin(Stdio::null()).output()?;
+            let said = String::from_utf8_lossy(&output.stdout).replace('\r', "");
+            ensure!(said.trim() == *expected, "{args}: {output:?}, not {expected:?}");
+            Ok(())
+        }
+        Shows(format, expected) => shows(host, args, format, expected),
+        ShowsOrRefused(format, expected, words) => shows(host, args, format, expected)
+            .or_else(|_| refuses(host, &format!("run --rm {args} bb true"), words)),
+        Refused(words) => refuses(host, &format!("run --rm {args} bb true"), words),
+    }
+}
+
+/// A container with these arguments runs, and is shown so.
+fn shows(host: &Host, args: &str, format: &str, expected: &str) -> Result<()> {
+    let id = docker(host, &format!("run -d {args} bb sleep 100000"))?;
+    let shown = prints(host, &format!("inspect -f '{format}' {}", id.trim()), expected);
+    docker(host, &format!("rm -fv {}", id.trim()))?;
+    shown
+}
+
+/// A block device of this machine.
+fn disk() -> Result<String> {
+    let mut names: Vec<_> = std::fs::read_dir("/sys/block")?.flatten().map(|e| e.file_name()).collect();
+    // Disks before what only looks like one.
+    names.sort_by_key(|n| (n.to_string_lossy().starts_with("loop"), n.clone()));
+    let paths = names.iter().map(|n| std::path::Path::new("/dev").join(n));
+    let found = paths.into_iter().find(|p| p.exists()).context("this machine has no block device")?;
+    Ok(found.display().to_string())
+}
+
+fn with_input(host: &Host, line: &str, input: &str) -> Result<Output> {
+    use std::io::Write;
+    let mut command = host.docker_command();
+    command.args(words(line)).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn()?;
+    child.stdin.take().context("its input")?.write_all(input.as_bytes())?;
+    Ok(child.wait_with_output()?)
+}
+
+fn attach(host: &Host) -> Result<()> {
+    for (stream, out, err) in [("stdout", "out\n", ""), ("stderr", "", "err\n")] {
+        let script = "echo out; echo err >&2";
+        let output = host
+            .docker_command()
+            .args(["run", "--rm", "--attach", stream, "bb", "sh", "-c", script])
+            .output()?;
+        ensure!(output.stdout == out.as_bytes() && output.stderr == err.as_bytes(), "{output:?}");
+    }
+    Ok(())
+}
+
+fn log_opt(host: &Host) -> Result<()> {
+    let script = "i=0; while [ $i -lt 2000 ]; do echo line $i of many; i=$((i + 1)); done";
+    docker(
+        host,
+        &format!("run --name chatty --log-opt max-size=20k --log-opt max-file=2 bb sh -c '{script}'"),
+    )?;
+    let log = docker(host, "logs chatty")?;
+    let shown = docker(host, "inspect -f '{{json .HostConfig.LogConfig.Config}}' chatty")?;
+    docker(host, "rm chatty")?;
+    ensure!(shown.contains(r#""max-size":"#), "{shown}");
+    ensure!(log.contains("line 1999 of many") && !log.contains("line 0 of many"), "nothing was rotated away");
+    Ok(())
+}
+
+fn publish(host: &Host) -> Result<()> {
+    let serve = "while :; do echo here | nc -l -p 80; done";
+    docker(host, &format!("run -d --name served -p 127.0.0.1:8081:80 -p 5300:53/udp bb sh -c '{serve}'"))?;
+    let ports = docker(host, "port served")?;
+    let answer = eventually("the port answers", skep_e2e::swarm::LONG, || {
+        let said = host.exec(&["busybox", "nc", "-w", "2", "127.0.0.1", "8081"])?;
+        ensure!(said == "here\n", "{said:?}");
+        Ok(())
+    });
+    docker(host, "rm -f served")?;
+    ensure!(
+        ports.contains("80/tcp -> 127.0.0.1:8081") && ports.contains("53/udp -> 0.0.0.0:5300"),
+        "{ports}"
+    );
+    answer
+}
+
+/// A signal to the client reaches the container, unless it is told to keep it.
+fn sig_proxy(host: &Host) -> Result<()> {
+    let script = "trap \"exit 7\" USR1; echo ready; while :; do sleep 0.1; done";
+    let mut client: Command = host.docker_command();
+    client.args(["run", "--name", "proxied", "--sig-proxy=true", "bb", "sh", "-c", script]);
+    let mut client = client.stdout(Stdio::null()).spawn()?;
+    eventually("it is ready", skep_e2e::swarm::LONG, || says(host, "logs proxied", "ready"))?;
+    let pid = nix::unistd::Pid::from_raw(client.id().try_into()?);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGUSR1)?;
+    let code = client.wait()?.code();
+    docker(host, "rm -f proxied")?;
+    ensure!(code == Some(7), "the client ended with {code:?}");
+    says(host, "run --rm --sig-proxy=false bb echo ran", "ran")
+}
