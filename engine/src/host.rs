@@ -53,7 +53,7 @@ pub(crate) fn read() -> HostInfo {
         hostname,
         cgroup_version: if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() { 2 } else { 1 },
         cgroup_driver: "cgroupfs".into(),
-        storage_driver: "overlay".into(),
+        storage_driver: "overlayfs".into(),
         ..HostInfo::default()
     }
 }

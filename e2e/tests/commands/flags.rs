@@ -26,7 +26,6 @@ pub const NOT_YET: &[(&str, &str)] = &[
     ("ip6", "networks are IPv4"),
     ("link-local-ip", "refused by name"),
     ("gpus", "refused without its name"),
-    ("runtime", "there is none but Skep's own"),
 ];
 
 /// How a flag is seen to work.
@@ -341,7 +340,7 @@ pub fn drive(tally: &mut Tally<'_>) -> Result<()> {
         refuses(host, "inspect passing", "no such object")
     });
     tally.drive("runtime", |host| {
-        says(host, "run --rm --runtime runc bb echo ran", "ran")?;
+        says(host, "run --rm --runtime skep bb echo ran", "ran")?;
         refuses(host, "run --rm --runtime nosuch bb true", "nosuch")
     });
     tally.drive("stop-signal", |host| {

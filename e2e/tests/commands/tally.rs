@@ -19,7 +19,7 @@ context: create export import inspect ls rm show update use
 ";
 
 /// Commands that are not right yet, and why.
-pub const NOT_YET: &[(&str, &str)] = &[("system events", "a stop tells of no kill")];
+pub const NOT_YET: &[(&str, &str)] = &[];
 
 /// What is found out about one host.
 pub struct Tally<'a> {

@@ -83,6 +83,9 @@ impl Engine {
                 slot.no_restart.notify_waiters();
             }
         }
+        if slot.shim().is_some() {
+            self.tell_signal(slot, libc::SIGKILL);
+        }
         self.kill_and_wait(slot).await
     }
 }

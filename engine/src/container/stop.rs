@@ -26,11 +26,12 @@ impl Engine {
         self.mark_stopped(&slot).await?;
         if let Some(shim) = slot.shim() {
             match shim.signal(slot.plan.stop_signal).await {
-                Ok(()) => {}
+                Ok(()) => self.tell_signal(&slot, slot.plan.stop_signal),
                 Err(e) => tracing::debug!(container = slot.id, error = %e, "the stop signal was not taken"),
             }
             self.thaw_to_end(&slot).await;
             if !self.ends_within(&slot, timeout).await {
+                self.tell_signal(&slot, libc::SIGKILL);
                 self.kill_and_wait(&slot).await?;
             }
         }
@@ -76,6 +77,10 @@ impl Engine {
         Ok(())
     }
 
+    pub(super) fn tell_signal(&self, slot: &Arc<Slot>, signal: i32) {
+        self.emit(slot, "kill", &[("signal", &signal.to_string())]);
+    }
+
     async fn thaw_to_end(&self, slot: &Arc<Slot>) {
         if let Err(e) = self.thaw(slot).await {
             tracing::warn!(container = slot.id, error = %e, "a paused container that is to end stays frozen");
@@ -102,7 +107,7 @@ impl Engine {
         if number == slot.plan.stop_signal || slot.plan.stop_signal == libc::SIGTERM {
             self.thaw_to_end(&slot).await;
         }
-        self.emit(&slot, "kill", &[("signal", &number.to_string())]);
+        self.tell_signal(&slot, number);
         if number == libc::SIGKILL {
             self.kill_and_wait(&slot).await?;
         }

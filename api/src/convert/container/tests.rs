@@ -141,7 +141,6 @@ fn what_cannot_be_done_is_refused_by_its_path() {
             "logger: no log driver named 'splunk' is registered",
         ),
         ("/HostConfig/Dns", json!(["x"]), "HostConfig.Dns[0]"),
-        ("/HostConfig/Runtime", json!("kata"), "HostConfig.Runtime"),
         ("/HostConfig/NoSuch", json!(1), "HostConfig.NoSuch"),
         ("/NoSuch", json!(1), "NoSuch"),
     ];
