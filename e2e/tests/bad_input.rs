@@ -1,5 +1,9 @@
 //! What is wrong is refused with the status a client expects, by name, with what to do, and nothing is lost.
 
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
 use anyhow::{Context, Result, bail, ensure};
 use skep_e2e::swarm::{LONG, begun, create, join, nodes_are, path, refused, running, token, wait_running};
 use skep_e2e::{Answer, Host, eventually};
@@ -38,7 +42,26 @@ fn a_join_that_cannot_be_says_what_is_wrong_with_token_or_address() -> Result<()
     join(two, &worker, at)?;
     nodes_are(one, "two workers", &["Ready Leader", "Ready", "Ready"])?;
     a_worker_may_not_do_a_managers_work(one, two)?;
+    a_refusal_waits_for_the_body(one)?;
     lab.down()
+}
+
+/// A client that is answered while it writes gets to see a broken pipe, and not the answer.
+fn a_refusal_waits_for_the_body(host: &Host) -> Result<()> {
+    let mut api = UnixStream::connect(host.socket())?;
+    api.write_all(
+        b"POST /containers/create?platform=linux/s390x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+          Content-Type: application/json\r\nContent-Length: 2\r\n\r\n",
+    )?;
+    api.set_read_timeout(Some(Duration::from_millis(300)))?;
+    let early = api.read(&mut [0]).map_err(|e| e.kind());
+    ensure!(early == Err(ErrorKind::WouldBlock), "{early:?}");
+    api.set_read_timeout(Some(LONG))?;
+    api.write_all(b"{}")?;
+    let mut answer = String::new();
+    api.read_to_string(&mut answer)?;
+    ensure!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("linux/s390x"), "{answer}");
+    Ok(())
 }
 
 /// A worker's certificate opens no manager's service.

@@ -22,6 +22,20 @@ pub(super) async fn read(request: Request) -> ApiResult<Bytes> {
     })
 }
 
+/// Takes a short body in before anything is answered: a client that is answered while it still writes may see a
+/// broken pipe and not the answer. Longer ones are left to who reads them.
+pub(super) async fn take_in(request: Request) -> ApiResult<Request> {
+    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|l| l.to_str().ok()?.parse().ok());
+    if length.is_none_or(|l: usize| l > LONGEST) {
+        return Ok(request);
+    }
+    let (parts, body) = request.into_parts();
+    let bytes = axum::body::to_bytes(body, LONGEST)
+        .await
+        .map_err(|e| ApiError::bad_request(format!("cannot read the request body: {e}")))?;
+    Ok(Request::from_parts(parts, bytes.into()))
+}
+
 /// A body to be read as it comes.
 pub(super) fn reader(request: Request) -> impl AsyncRead + Send + Unpin + 'static {
     let stream = request.into_body().into_data_stream();

@@ -74,7 +74,11 @@ pub fn router(state: ApiState) -> Router {
     })
 }
 
-async fn dispatch(operations: Router, mut request: Request<Body>) -> Response {
+async fn dispatch(operations: Router, request: Request<Body>) -> Response {
+    let mut request = match body::take_in(request).await {
+        Ok(request) => request,
+        Err(e) => return e.into_response(),
+    };
     let (spoken, uri) = match version::negotiate(request.uri()) {
         Ok(negotiated) => negotiated,
         Err(e) => return e.into_response(),

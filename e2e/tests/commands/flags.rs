@@ -269,7 +269,7 @@ pub fn drive(tally: &mut Tally<'_>) -> Result<()> {
     });
     tally.drive("link", |host| {
         docker(host, "run -d --name flags-linked --expose 81 bb sleep 100000")?;
-        let script = "env | grep ^DB_PORT_81_TCP_PORT=; grep -c db /etc/hosts";
+        let script = "env | grep ^DB_PORT_81_TCP_PORT=; grep -cw db /etc/hosts";
         let seen = prints(
             host,
             &format!("run --rm --link flags-linked:db bb sh -c '{script}'"),
