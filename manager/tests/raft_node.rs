@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use skep_manager::raft::{MembershipError, ProposeError, Role, Start};
 
-use raft::{Group, put};
+use raft::{Group, Node, put};
 
 async fn measure(group: &Group, label: &str) {
     let leader = group.leader().unwrap();
@@ -51,10 +51,14 @@ async fn three_nodes_elect_hand_over_and_refuse_to_lose_the_quorum() {
     let refused = old.propose(0, put("x")).await;
     assert!(matches!(refused, Err(ProposeError::NotLeader { leader: Some(_) })), "{refused:?}");
 
-    let leading = group
-        .nodes
-        .iter()
-        .position(|node| node.raft.as_ref().unwrap().status().borrow().role == Role::Leader);
+    // The old one knows who follows it a little before that one has told of its own election.
+    let leading = loop {
+        let leads = |node: &Node| node.raft.as_ref().unwrap().status().borrow().role == Role::Leader;
+        match group.nodes.iter().position(leads) {
+            None => tokio::task::yield_now().await,
+            found => break found,
+        }
+    };
     let start = Instant::now();
     group.crash(leading.unwrap()).await;
     loop {
