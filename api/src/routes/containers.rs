@@ -252,7 +252,10 @@ async fn restart(State(s): State<ApiState>, Path(id): Path<String>, Query(q): Qu
     }
     match s.engine().start(container.id.as_str()).await {
         // Its restart policy was faster.
-        Ok(()) | Err(Error::AlreadyStarted { .. }) => Ok(StatusCode::NO_CONTENT.into_response()),
+        Ok(()) | Err(Error::AlreadyStarted { .. }) => {
+            s.engine().tell_restarted(container.id.as_str())?;
+            Ok(StatusCode::NO_CONTENT.into_response())
+        }
         Err(e) => Err(e.into()),
     }
 }

@@ -77,6 +77,13 @@ impl Engine {
         Ok(())
     }
 
+    /// Tells that a user's restart is done; what it was made of has been told already.
+    pub fn tell_restarted(&self, id: &str) -> Result<(), Error> {
+        let slot = self.table().find(id)?;
+        self.emit(&slot, "restart", &[]);
+        Ok(())
+    }
+
     pub(super) fn tell_signal(&self, slot: &Arc<Slot>, signal: i32) {
         self.emit(slot, "kill", &[("signal", &signal.to_string())]);
     }

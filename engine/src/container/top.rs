@@ -35,7 +35,8 @@ impl Engine {
             _ => return Err(Error::NotRunning { id: slot.id.clone() }),
         }
         let cgroup = self.cgroup(&slot)?;
-        blocking(move || {
+        let of = slot.clone();
+        let top = blocking(move || {
             let mut pids = cgroup
                 .all_processes()
                 .map_err(|e| Error::Shim { id: slot.id.clone(), reason: format!("read its cgroup: {e}") })?;
@@ -47,7 +48,9 @@ impl Engine {
                 processes: pids.into_iter().filter_map(Process::read).map(|p| row(&p)).collect(),
             })
         })
-        .await
+        .await?;
+        self.emit(&of, "top", &[]);
+        Ok(top)
     }
 }
 
