@@ -11,9 +11,11 @@ use super::mount_api::{self, RDONLY};
 use super::mounts::kernel_tree;
 use super::resolve::Root;
 
-const MASKED: [&str; 12] = [
+/// Docker's, and the switches of the kernel's debug messages.
+const MASKED: [&str; 13] = [
     "/proc/acpi",
     "/proc/asound",
+    "/proc/dynamic_debug",
     "/proc/interrupts",
     "/proc/kcore",
     "/proc/keys",
