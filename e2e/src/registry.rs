@@ -33,9 +33,14 @@ pub struct Registry {
 }
 
 impl Registry {
+    /// Where a registry of this name on this host keeps what it has.
+    pub fn directory(host: &Host, name: &str) -> PathBuf {
+        host.dir.join(format!("registry-{}", name.replace([':', '.'], "-")))
+    }
+
     /// Starts one on a host and waits until it answers.
     pub fn start(host: &Host, name: &str, options: &RegistryOptions) -> Result<Self> {
-        let dir = host.dir.join(format!("registry-{}", name.replace([':', '.'], "-")));
+        let dir = Self::directory(host, name);
         std::fs::create_dir_all(&dir)?;
         let mut config = format!(
             "version: 0.1\nlog:\n  level: error\n  accesslog:\n    disabled: true\nstorage:\n  filesystem:\n    rootdirectory: {}\n  delete:\n    enabled: true\nhttp:\n  addr: {name}\n",

@@ -39,6 +39,18 @@ async fn logs(e: &Engine, id: &str, o: LogOptions) -> Result<String, Error> {
     Ok(text(&frames(e, id, o).await?))
 }
 
+/// Follows a log until so many more messages of this text are there.
+async fn followed(e: &Engine, id: &str, word: &str, count: usize, o: LogOptions) -> Outcome {
+    let frames = e.logs(id, LogOptions { follow: true, ..o }).await?;
+    let wanted = frames.filter(|f| {
+        let has = f.as_ref().is_ok_and(|f| String::from_utf8_lossy(&f.data).contains(word));
+        std::future::ready(has)
+    });
+    let got = tokio::time::timeout(LONG, wanted.take(count).count()).await?;
+    assert_eq!(got, count, "messages with {word:?}");
+    Ok(())
+}
+
 /// Runs a container to its end.
 async fn finish(e: &Engine, name: &str, config: ContainerConfig) -> Result<i32, Error> {
     e.create(Some(name.into()), config).await?;
@@ -195,10 +207,7 @@ async fn a_receiver_that_is_away_stops_a_start_but_no_container() -> Outcome {
     // The receiver is gone, connection and all, and comes back.
     drop((stream, listener));
     let e = &f.engine;
-    let before = frames(e, "tcp", both()).await?.len();
-    while frames(e, "tcp", both()).await?.len() < before + 40 {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    followed(e, "tcp", "line ", 40, LogOptions { tail: Some(0), ..both() }).await?;
     let listener = TcpListener::bind(address.trim_start_matches("tcp://"))?;
     let mut stream = accept(&listener)?;
     until(&mut stream, "line ")?;
@@ -237,7 +246,7 @@ async fn fluentd_gets_every_message_also_after_it_was_away() -> Outcome {
     assert!(!got.contains("other"));
     drop((stream, listener));
     let exit = e.wait("fl", WaitCondition::NotRunning)?;
-    tokio::time::sleep(Duration::from_millis(1200)).await;
+    followed(e, "fl", "second", 1, both()).await?;
     let listener = TcpListener::bind(&address)?;
     let mut stream = accept(&listener)?;
     let got = until(&mut stream, "third")?;

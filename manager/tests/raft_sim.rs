@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
-use skep_manager::raft::{ProposeError, Start};
+use skep_manager::raft::{ProposeError, Raft, RaftStatus, Start};
 use tokio::time::{sleep, timeout};
 
 use raft::{Group, put};
@@ -26,16 +26,21 @@ fn cut_log(group: &Group, name: &str, bytes: u64) {
     std::fs::OpenOptions::new().write(true).open(&last).unwrap().set_len(end - bytes).unwrap();
 }
 
-/// A follower's log lost what it had acknowledged: it catches up, whether the leader noticed its absence or not.
-async fn lost_tail(seed: u64, absent: Duration) {
-    let mut group = Group::form(seed, true, 0.0, 3).await;
+/// Three nodes, all with twenty writes, as the leader knows; and that leader.
+async fn twenty_everywhere(seed: u64) -> (Group, Raft) {
+    let group = Group::form(seed, true, 0.0, 3).await;
     let leader = group.leader().unwrap();
     for number in 0..20 {
         leader.propose(0, put(&format!("w{number}"))).await.unwrap();
     }
-    // Everybody has everything, and the leader knows it.
-    let all = |now: &skep_manager::raft::RaftStatus| now.members.iter().all(|m| m.matched == now.last_index);
+    let all = |now: &RaftStatus| now.members.iter().all(|m| m.matched == now.last_index);
     leader.status().wait_for(all).await.unwrap();
+    (group, leader)
+}
+
+/// A follower's log lost what it had acknowledged: it catches up, whether the leader noticed its absence or not.
+async fn lost_tail(seed: u64, absent: Duration) {
+    let (mut group, leader) = twenty_everywhere(seed).await;
     let follower = group.nodes.iter().position(|node| node.id != leader.identity().raft_id).unwrap();
     let name = group.nodes[follower].name.clone();
     group.crash(follower).await;
@@ -57,13 +62,7 @@ async fn lost_tail(seed: u64, absent: Duration) {
 
 /// The leader dies while a follower may still lack what it had acknowledged: the third has all of it, and is elected.
 async fn lost_tail_and_leader(seed: u64, after: Duration) {
-    let mut group = Group::form(seed, true, 0.0, 3).await;
-    let leader = group.leader().unwrap();
-    for number in 0..20 {
-        leader.propose(0, put(&format!("w{number}"))).await.unwrap();
-    }
-    let all = |now: &skep_manager::raft::RaftStatus| now.members.iter().all(|m| m.matched == now.last_index);
-    leader.status().wait_for(all).await.unwrap();
+    let (mut group, leader) = twenty_everywhere(seed).await;
     let position = |group: &Group, id| group.nodes.iter().position(|node| node.id == id).unwrap();
     let leading = position(&group, leader.identity().raft_id);
     let follower = (leading + 1) % 3;

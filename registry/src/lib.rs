@@ -32,5 +32,5 @@ pub use manifest::{
 pub use resolve::resolve;
 pub use search::Found;
 pub use session::{Access, Repository, Session};
-pub use tls::Anybody;
+pub use tls::{Anybody, system_roots};
 pub use upload::{Mounted, Upload};

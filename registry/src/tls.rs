@@ -88,8 +88,8 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
         .map_err(|e| format!("cannot read certificate {}: {e}", path.display()))
 }
 
-/// Read once: they change with the distribution's packages only.
-fn system_roots() -> &'static RootCertStore {
+/// The authorities this host trusts. Read once: they change with the distribution's packages only.
+pub fn system_roots() -> &'static RootCertStore {
     static ROOTS: OnceLock<RootCertStore> = OnceLock::new();
     ROOTS.get_or_init(|| {
         let mut roots = RootCertStore::empty();
@@ -106,7 +106,8 @@ fn system_roots() -> &'static RootCertStore {
     })
 }
 
-/// Believes every certificate, as a user asked for: by `insecure-registries`, or by `--tls` without `--tlsverify`.
+/// Believes every certificate, as a user asked for: by `insecure-registries`, by `--tls` without `--tlsverify`, or by
+/// `syslog-tls-skip-verify`.
 /// That the other side holds the certificate's key is checked all the same.
 #[derive(Debug)]
 pub struct Anybody(pub Arc<CryptoProvider>);

@@ -34,6 +34,7 @@ pub const BENCH: &[(&str, &str)] = &[
     ("iptables", "iptables"),
     ("iperf3", "iperf3"),
     ("wireguard-go", "wireguard-go"),
+    ("podman", "podman"),
     ("ss", "iproute2"),
 ];
 

@@ -3,15 +3,16 @@
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde_json::json;
 use skep_e2e::registry::{Registry, RegistryOptions};
 
 use super::docker::DockerLab;
+use super::peers::call;
 use super::table::{Row, Target, timed};
-use super::{Setup, go_on, hosts, peers};
+use super::{Setup, go_on, hosts};
 use crate::packages;
 
 const REGISTRY: &str = "127.0.0.1:5000";
@@ -22,7 +23,6 @@ const TURNS: usize = 5;
 
 pub fn run(setup: &Setup) -> Result<Vec<Row>> {
     packages::unpack(packages::UNPACKED)?;
-    packages::install(&[("podman", "podman")])?;
     let lab = hosts::lab(setup, 1)?;
     let docker = DockerLab::up(setup, 1)?;
     let host = lab.host(1);
@@ -33,13 +33,13 @@ pub fn run(setup: &Setup) -> Result<Vec<Row>> {
         command
     };
     let archive = archive(&host.dir)?;
-    quiet(skep().arg("load").arg("-i").arg(&archive))?;
-    quiet(skep().args(["push", IMAGE]))?;
-    quiet(skep().args(["rmi", IMAGE]))?;
+    call(skep().arg("load").arg("-i").arg(&archive))?;
+    call(skep().args(["push", IMAGE]))?;
+    call(skep().args(["rmi", IMAGE]))?;
     let far = match &docker {
         Some(d) => {
             let to = d.lab.host(1);
-            quiet(Command::new("cp").arg("-a").arg(folder(&host.dir)).arg(&to.dir))?;
+            call(Command::new("cp").arg("-a").arg(Registry::directory(host, REGISTRY)).arg(&to.dir))?;
             Some(Registry::start(to, REGISTRY, &RegistryOptions::default())?)
         }
         None => None,
@@ -53,19 +53,19 @@ pub fn run(setup: &Setup) -> Result<Vec<Row>> {
     };
     let (mut ours, mut dockers, mut podmans) = (vec![], vec![], vec![]);
     for turn in 0..=TURNS {
-        let keep = |list: &mut Vec<f64>, seconds: f64| {
+        let keep = |list: &mut Vec<f64>, ms: f64| {
             if turn > 0 {
-                list.push(seconds / 1e3);
+                list.push(ms / 1e3);
             }
         };
-        keep(&mut ours, timed(|| quiet(skep().args(["pull", IMAGE])))?);
-        quiet(skep().args(["rmi", IMAGE]))?;
+        keep(&mut ours, timed(|| call(skep().args(["pull", IMAGE])))?);
+        call(skep().args(["rmi", IMAGE]))?;
         if let Some(d) = &docker {
-            keep(&mut dockers, timed(|| quiet(d.command(d.lab.host(1)).args(["pull", IMAGE])))?);
-            quiet(d.command(d.lab.host(1)).args(["rmi", IMAGE]))?;
+            keep(&mut dockers, timed(|| call(d.command(d.lab.host(1)).args(["pull", IMAGE])))?);
+            call(d.command(d.lab.host(1)).args(["rmi", IMAGE]))?;
         }
-        keep(&mut podmans, timed(|| quiet(podman()?.args(["pull", "--tls-verify=false", IMAGE])))?);
-        quiet(podman()?.args(["rmi", IMAGE]))?;
+        keep(&mut podmans, timed(|| call(podman()?.args(["pull", "--tls-verify=false", IMAGE])))?);
+        call(podman()?.args(["rmi", IMAGE]))?;
         go_on()?;
     }
     drop((registry, far));
@@ -74,17 +74,6 @@ pub fn run(setup: &Setup) -> Result<Vec<Row>> {
     let row =
         |name, peer| Row::new(what.clone(), "s", ours.clone(), Target::RatioAtMost(1.0)).beside(name, peer);
     Ok(vec![row("docker pull", dockers), row("podman pull", podmans)])
-}
-
-/// Where `Registry` keeps what it holds.
-fn folder(host: &Path) -> PathBuf {
-    host.join(format!("registry-{}", REGISTRY.replace([':', '.'], "-")))
-}
-
-fn quiet(command: &mut Command) -> Result<()> {
-    let output = command.stdin(Stdio::null()).output().with_context(|| format!("run {command:?}"))?;
-    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
 }
 
 /// An image in Docker's archive format, of real files: this machine's programs and libraries.
@@ -126,7 +115,9 @@ fn archive(dir: &Path) -> Result<PathBuf> {
     let manifest = json!([{ "Config": "config.json", "RepoTags": [IMAGE], "Layers": layers }]);
     std::fs::write(folder.join("manifest.json"), serde_json::to_vec(&manifest)?)?;
     let path = dir.join("image.tar");
-    quiet(Command::new("tar").arg("-cf").arg(&path).arg("-C").arg(&folder).arg("."))?;
+    let mut out = tar::Builder::new(std::fs::File::create(&path)?);
+    out.append_dir_all(".", &folder)?;
+    out.into_inner()?;
     std::fs::remove_dir_all(&folder)?;
     Ok(path)
 }
@@ -147,6 +138,6 @@ fn collect(folder: &Path, into: &mut Vec<PathBuf>) -> Result<()> {
 }
 
 fn digest(path: &Path) -> Result<String> {
-    let printed = peers::call(Command::new("sha256sum").arg(path))?;
+    let printed = call(Command::new("sha256sum").arg(path))?;
     Ok(printed.split_whitespace().next().context("sha256sum prints no digest")?.to_owned())
 }

@@ -5,21 +5,15 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme, StreamOwned,
-};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use skep_registry::{Anybody, system_roots};
 
 use crate::log_config::SyslogOptions;
 
 /// A stream within TLS.
 pub(super) type TlsStream = StreamOwned<ClientConnection, TcpStream>;
-
-/// Where distributions keep the authorities they trust.
-const AUTHORITIES: [&str; 2] = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
 
 /// Whom to trust, and who we are.
 pub(super) struct Trust(Arc<ClientConfig>);
@@ -31,7 +25,7 @@ impl Trust {
         let builder = ClientConfig::builder_with_provider(provider.clone());
         let builder = builder.with_safe_default_protocol_versions().map_err(io::Error::other)?;
         let builder = if o.skip_verify {
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(Anyone(provider)))
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider)))
         } else {
             builder.with_root_certificates(roots(o.ca.as_deref())?)
         };
@@ -66,59 +60,17 @@ fn certificates(path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
 }
 
 fn roots(ca: Option<&Path>) -> io::Result<RootCertStore> {
+    let Some(path) = ca else {
+        let roots = system_roots();
+        let none = || io::Error::other("no certificate authority is known: name one with syslog-tls-ca-cert");
+        return if roots.is_empty() { Err(none()) } else { Ok(roots.clone()) };
+    };
     let mut roots = RootCertStore::empty();
-    match ca {
-        Some(path) => {
-            for c in certificates(path)? {
-                roots.add(c).map_err(|e| unreadable(path, &e))?;
-            }
-        }
-        None => {
-            let bundle = AUTHORITIES.iter().map(Path::new).find(|p| p.exists());
-            roots.add_parsable_certificates(bundle.map(certificates).transpose()?.unwrap_or_default());
-        }
+    for c in certificates(path)? {
+        roots.add(c).map_err(|e| unreadable(path, &e))?;
     }
     if roots.is_empty() {
-        return Err(io::Error::other("no certificate authority is known: name one with syslog-tls-ca-cert"));
+        return Err(unreadable(path, &"it holds no certificate"));
     }
     Ok(roots)
-}
-
-/// `syslog-tls-skip-verify`: any certificate will do.
-#[derive(Debug)]
-struct Anyone(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Anyone {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }
