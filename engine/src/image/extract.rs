@@ -21,6 +21,7 @@ use super::compression::decoder;
 use super::layer::Limits;
 use super::tar::{Entry, Kind, TarReader};
 use crate::error::Error;
+use crate::runtime::resolve::vouched;
 
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
@@ -125,7 +126,7 @@ impl Extraction {
         let how = OpenHow::new()
             .flags(flags | OFlag::O_CLOEXEC)
             .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-        openat2(&self.root, path, how)
+        vouched(|| openat2(&self.root, path, how))
     }
 
     /// The directory `path`, made (as root, 0755) where it is missing.

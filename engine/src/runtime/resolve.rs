@@ -9,6 +9,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::{Mode, SFlag, mkdirat, mknodat};
 
@@ -57,19 +58,19 @@ impl Root {
             mode: 0,
             resolve: IN_ROOT | NO_MAGICLINKS | extra,
         };
-        // SAFETY: `how` is a live struct of the size given, `path` a valid C string.
-        let fd = unsafe {
-            libc::syscall(
-                libc::SYS_openat2,
-                self.0.as_raw_fd(),
-                path.as_ptr(),
-                std::ptr::from_ref(&how),
-                size_of::<OpenHow>(),
-            )
-        };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
+        let fd = vouched(|| {
+            // SAFETY: `how` is a live struct of the size given, `path` a valid C string.
+            let fd = unsafe {
+                libc::syscall(
+                    libc::SYS_openat2,
+                    self.0.as_raw_fd(),
+                    path.as_ptr(),
+                    std::ptr::from_ref(&how),
+                    size_of::<OpenHow>(),
+                )
+            };
+            Errno::result(fd)
+        })?;
         // SAFETY: the kernel just returned this descriptor to us and nobody else knows it.
         Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
     }
@@ -122,7 +123,49 @@ impl Root {
     }
 }
 
+/// A lookup below a root, again while the kernel cannot tell whether it stayed there: something of the host was renamed
+/// or mounted meanwhile (EAGAIN, openat2(2)). Whoever does so all the time does not keep us for ever.
+pub(crate) fn vouched<T>(lookup: impl Fn() -> nix::Result<T>) -> nix::Result<T> {
+    const MOST: usize = 10_000;
+    for _ in 0..MOST {
+        match lookup() {
+            Err(Errno::EAGAIN) => std::thread::yield_now(),
+            other => return other,
+        }
+    }
+    lookup()
+}
+
 /// `/proc/self/fd/N` for calls that only take a path.
 pub fn fd_path(fd: BorrowedFd<'_>) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn lookups_are_not_disturbed_by_what_others_rename() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let at = |name: &str| dir.path().join(name);
+        std::fs::create_dir_all(at("root/d/e")).expect("made");
+        std::fs::create_dir(at("here")).expect("made");
+        let root = Root::at(&at("root")).expect("opened");
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    std::fs::rename(at("here"), at("there")).expect("renamed");
+                    std::fs::rename(at("there"), at("here")).expect("renamed");
+                }
+            });
+            let way = Path::new("d/e/../../d/e/../../d/e/../../d/e/../e");
+            let failed = (0..20_000).find_map(|_| root.locate(way).err());
+            done.store(true, Ordering::Relaxed);
+            assert!(failed.is_none(), "{failed:?}");
+        });
+    }
 }
