@@ -148,6 +148,12 @@ pub struct ResourceLimits {
 }
 
 impl ResourceLimits {
+    /// Bytes of memory + swap: as asked for, else, as Docker, twice the memory; -1 = unlimited swap, none = no limit.
+    pub fn memory_and_swap(&self) -> Option<i64> {
+        let twice = |m: u64| i64::try_from(m.saturating_mul(2)).unwrap_or(i64::MAX);
+        self.memory_swap.filter(|t| *t != 0).or_else(|| self.memory.filter(|m| *m > 0).map(twice))
+    }
+
     /// Whether anything of it is about block I/O.
     pub fn limits_io(&self) -> bool {
         self.blkio_weight.is_some() || !self.blkio_weight_devices.is_empty() || !self.blkio_rates.is_empty()

@@ -58,11 +58,7 @@ fn merge(old: &ResourceLimits, new: ResourceLimits) -> Result<ResourceLimits, St
             "Conflicting options: CPU Period/Quota cannot be updated as NanoCPUs has already been set".into(),
         );
     }
-    let old_swap = match (old.memory_swap, old.memory) {
-        (Some(swap), _) => Some(swap),
-        (None, Some(memory)) => i64::try_from(memory.saturating_mul(2)).ok(),
-        (None, None) => None,
-    };
+    let old_swap = old.memory_and_swap();
     if let (Some(memory), None, Some(swap)) = (new.memory, new.memory_swap, old_swap)
         && swap >= 0
         && memory > swap.unsigned_abs()
@@ -107,6 +103,13 @@ mod tests {
         let more = ResourceLimits { memory: Some(100), pids: Some(-1), ..ResourceLimits::default() };
         let merged = merge(&old, more).expect("fits under the swap");
         assert_eq!((merged.memory, merged.memory_swap, merged.pids), (Some(100), Some(128), Some(-1)));
+        let usual = ResourceLimits { memory: Some(64), memory_swap: Some(0), ..ResourceLimits::default() };
+        let more = ResourceLimits { memory: Some(100), ..ResourceLimits::default() };
+        assert_eq!(
+            merge(&usual, more).map(|m| m.memory_swap),
+            Ok(Some(128)),
+            "0 is the default, not a limit"
+        );
         for bad in [
             ResourceLimits { memory: Some(200), ..ResourceLimits::default() },
             ResourceLimits { cpu_quota: Some(1), ..ResourceLimits::default() },

@@ -261,7 +261,10 @@ fn write(directory: &Path, file: &str, value: impl std::fmt::Display) -> Result<
         .on("set", format_args!("{}={value}", path.display()))
 }
 
-/// Microseconds of CPU per 100 ms for billionths of a CPU.
+/// Microseconds over which CPU time is shared out.
+const PERIOD: u64 = 100_000;
+
+/// Microseconds of CPU per period for billionths of a CPU.
 fn quota(nano_cpus: u64) -> u64 {
     (nano_cpus / 10_000).max(1000)
 }

@@ -2,11 +2,9 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{MOUNT, io, quota, version};
+use super::{MOUNT, PERIOD, io, quota, version};
 use crate::config::{DeviceRate, IoRate, ResourceLimits};
 use crate::runtime::error::Error;
-
-const PERIOD: u64 = 100_000;
 
 /// What is limited; what is not is left out.
 pub fn resources(limits: &ResourceLimits) -> Result<Value, Error> {
@@ -30,11 +28,7 @@ fn memory(limits: &ResourceLimits) -> Map<String, Value> {
         out.insert("limit".into(), memory.into());
         let accounted =
             version() == 2 || std::path::Path::new(MOUNT).join("memory/memory.memsw.limit_in_bytes").exists();
-        let total = match limits.memory_swap {
-            Some(total) if total != 0 => total,
-            _ => i64::try_from(memory.saturating_mul(2)).unwrap_or(i64::MAX),
-        };
-        if accounted {
+        if let Some(total) = limits.memory_and_swap().filter(|_| accounted) {
             out.insert("swap".into(), total.into());
         }
     }

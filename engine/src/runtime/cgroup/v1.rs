@@ -3,14 +3,13 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{cpuset, io as block_io, quota, write};
+use super::{PERIOD, cpuset, io as block_io, quota, write};
 use crate::config::ResourceLimits;
 use crate::runtime::devices::DeviceRule;
 use crate::runtime::error::{Context, Error};
 
 /// Controllers a container gets a directory in.
 const CONTROLLERS: [&str; 7] = ["memory", "pids", "cpu", "cpuacct", "devices", "freezer", "blkio"];
-const PERIOD: u64 = 100_000;
 
 /// A container's directory in one hierarchy.
 pub struct Directory {
@@ -120,7 +119,8 @@ pub fn add_cpuset(
 /// Sets limits.
 pub fn limit(directories: &[Directory], limits: &ResourceLimits) -> Result<(), Error> {
     if let Some(memory) = limits.memory.filter(|m| *m > 0) {
-        set_memory(find(directories, "memory", "a memory limit")?, memory, limits.memory_swap)?;
+        let path = find(directories, "memory", "a memory limit")?;
+        set_memory(path, memory, limits.memory_and_swap().unwrap_or(-1))?;
     }
     if let Some(soft) = limits.memory_reservation {
         let path = find(directories, "memory", "a soft memory limit")?;
@@ -171,12 +171,8 @@ fn set_quota(path: &Path, quota: Option<i64>, period: Option<u64>) -> Result<(),
     quota()
 }
 
-fn set_memory(path: &Path, memory: u64, swap: Option<i64>) -> Result<(), Error> {
-    let total = match swap {
-        Some(-1) => -1,
-        None | Some(0) => i64::try_from(memory.saturating_mul(2)).unwrap_or(i64::MAX),
-        Some(total) => total,
-    };
+/// `total`: of memory and swap.
+fn set_memory(path: &Path, memory: u64, total: i64) -> Result<(), Error> {
     let both = path.join("memory.memsw.limit_in_bytes");
     if !both.exists() {
         return write(path, "memory.limit_in_bytes", memory);

@@ -5,13 +5,12 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use super::device_program;
-use super::{MOUNT, cpuset, io as block_io, quota, write};
+use super::{MOUNT, PERIOD, cpuset, io as block_io, quota, write};
 use crate::config::ResourceLimits;
 use crate::runtime::devices::DeviceRule;
 use crate::runtime::error::{Context, Error};
 
 const CONTROLLERS: [&str; 5] = ["memory", "pids", "cpu", "io", "cpuset"];
-const PERIOD: u64 = 100_000;
 
 /// Makes the group and sets limits and device rules.
 pub fn create(
@@ -99,9 +98,8 @@ fn explain(error: Error, directory: &Path, limits: &ResourceLimits, refusals: &[
 pub fn limit(directory: &Path, limits: &ResourceLimits) -> Result<(), Error> {
     if let Some(memory) = limits.memory.filter(|m| *m > 0) {
         write(directory, "memory.max", memory)?;
-        let swap = match limits.memory_swap {
-            Some(-1) => "max".to_owned(),
-            None | Some(0) => memory.to_string(),
+        let swap = match limits.memory_and_swap() {
+            None | Some(-1) => "max".to_owned(),
             Some(total) => u64::try_from(total).unwrap_or(0).saturating_sub(memory).to_string(),
         };
         if directory.join("memory.swap.max").exists() {
