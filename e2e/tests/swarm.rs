@@ -148,16 +148,23 @@ fn a_service_is_updated_and_a_node_drained_and_a_daemon_restarted_under_it() -> 
     three.stop_daemon("-KILL")?;
     ensure!(!answers(&lab, &address, 10)?.is_empty(), "traffic flows without a daemon");
     three.start_daemon()?;
-    ensure!(three.docker(&["ps", "-q", "--no-trunc"])? == before, "the same containers run");
+    let same = |when: &str| -> Result<()> {
+        let after = three.docker(&["ps", "-q", "--no-trunc"])?;
+        let all = three.docker(&["ps", "-a", "--no-trunc", "--format", "{{.ID}} {{.Names}} {{.Status}}"])?;
+        let tasks = one.docker(&["service", "ps", "--no-trunc", "web"])?;
+        ensure!(
+            after == before,
+            "{when} others run: before\n{before}after\n{after}of\n{all}\ntasks:\n{tasks}"
+        );
+        Ok(())
+    };
+    same("after its restart")?;
     eventually("host 3 is ready again", LONG, || {
         let nodes = one.docker(&["node", "ls", "--format", "{{.Status}}"])?;
         ensure!(nodes.lines().all(|l| l == "Ready"), "{nodes}");
         Ok(())
     })?;
-    ensure!(
-        three.docker(&["ps", "-q", "--no-trunc"])? == before,
-        "the same containers run after it is back in the swarm"
-    );
+    same("after it is back in the swarm")?;
     lab.down()
 }
 

@@ -182,20 +182,22 @@ impl Context {
         }
     }
 
+    /// The state including every write acknowledged before, once a leader confirms that.
+    pub async fn current(&self) -> Arc<StoreView> {
+        loop {
+            match self.consensus.read_index().await {
+                Ok(index) => return self.store().wait_for(index).await,
+                Err(_) => tokio::time::sleep(RETRY).await,
+            }
+        }
+    }
+
     /// The state including every write acknowledged before; `true` when no leader could confirm that.
     pub async fn read(&self) -> (Arc<StoreView>, bool) {
         let unconfirmed = || self.unconfirmed.lock().unwrap_or_else(PoisonError::into_inner);
         let lately = unconfirmed().is_some_and(|at| at.elapsed() < UNCONFIRMED);
         let deadline = Instant::now() + if lately { READ_AGAIN } else { READ_DEADLINE };
-        let confirmed = timeout_at(deadline, async {
-            loop {
-                match self.consensus.read_index().await {
-                    Ok(index) => return self.store().wait_for(index).await,
-                    Err(_) => tokio::time::sleep(RETRY).await,
-                }
-            }
-        });
-        match confirmed.await {
+        match timeout_at(deadline, self.current()).await {
             Ok(view) => {
                 unconfirmed().take();
                 (view, false)

@@ -165,6 +165,26 @@ async fn agents_at_different_managers_get_tasks_networks_and_a_drain_order() {
     one.until("out of the network", gone).await;
 }
 
+/// What a complete set lacks, the agent ends: only who surely knows everything may give one.
+#[tokio::test]
+async fn a_manager_that_may_have_missed_writes_tells_no_agent_of_everything() {
+    let swarm = swarm().await;
+    let mut agent = swarm.agent(2, "one").await;
+    swarm.create(0, web(1, &[])).await.expect("created");
+    let task = |op: &Op| match op {
+        Op::Task(t) => t.task.clone(),
+        _ => None,
+    };
+    let held = agent.until("a task", task).await;
+    swarm.log.quorum.store(false, Ordering::SeqCst);
+    let request = v1::AssignmentsRequest { session_id: agent.session_id.clone() };
+    agent.assignments = agent.client.assignments(request).await.expect("taken").into_inner();
+    let early = tokio::time::timeout(Duration::from_millis(300), agent.assignments.message()).await;
+    assert!(early.is_err(), "{early:?}");
+    swarm.log.quorum.store(true, Ordering::SeqCst);
+    assert_eq!(agent.until("the same task", task).await.id, held.id);
+}
+
 #[tokio::test]
 async fn a_silent_node_is_down_and_back_when_it_speaks() {
     let swarm = swarm().await;

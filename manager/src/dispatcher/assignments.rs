@@ -16,6 +16,7 @@ use super::acks::Acks;
 use super::network::NetworkState;
 use super::sessions::Session;
 use super::world::{World, is_live};
+use crate::context::Context;
 use crate::control::service_name;
 
 /// Longest time a task's stop waits for the other nodes' acknowledgement.
@@ -36,13 +37,26 @@ struct Told {
 }
 
 /// Sends until the session or the connection ends.
+///
+/// Begins once this manager surely knows all that was written: what is not in the first, complete set the agent ends,
+/// and a manager that was away or has just started may know less than the one before it.
 pub(super) async fn stream(
     node_id: String,
     session: Arc<Session>,
+    ctx: Arc<Context>,
     mut worlds: watch::Receiver<Arc<World>>,
     acks: Arc<Acks>,
     tx: mpsc::Sender<Result<v1::AssignmentsMessage, Status>>,
 ) {
+    let caught_up = async {
+        let index = ctx.current().await.index;
+        worlds.wait_for(|w| w.view.index >= index).await.is_ok()
+    };
+    tokio::select! {
+        known = caught_up => if !known { return },
+        () = session.closed.cancelled() => return,
+        () = tx.closed() => return,
+    }
     let mut acked = acks.changes();
     let mut seen = None;
     let mut told = Told {

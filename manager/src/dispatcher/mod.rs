@@ -146,8 +146,9 @@ impl Dispatcher for DispatcherService {
         let session = self.sessions.check(node.as_str(), &request.into_inner().session_id)?;
         let (tx, rx) = mpsc::channel(4);
         let (worlds, acks, stop) = (self.worlds.clone(), self.acks.clone(), self.stop.clone());
+        let ctx = self.ctx.clone();
         tokio::spawn(async move {
-            stop.run_until_cancelled(assignments::stream(node.into(), session, worlds, acks, tx)).await
+            stop.run_until_cancelled(assignments::stream(node.into(), session, ctx, worlds, acks, tx)).await
         });
         Ok(Response::new(ReceiverStream::new(rx)))
     }
