@@ -5,6 +5,7 @@
 
 mod busybox;
 mod capture;
+mod exposition;
 mod host;
 mod lab;
 mod raw;
@@ -15,6 +16,7 @@ mod whoami;
 
 pub use busybox::busybox_image;
 pub use capture::Capture;
+pub use exposition::{Exposition, Sample};
 pub use host::Host;
 pub use lab::{Lab, LabOptions};
 pub use raw::Answer;

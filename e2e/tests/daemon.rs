@@ -1,5 +1,5 @@
-//! A daemon as its operator sees it: TLS with client certificates on its TCP socket, and its configuration read
-//! again on SIGHUP.
+//! A daemon as its operator sees it: TLS with client certificates on its TCP socket, metrics for Prometheus, and its
+//! configuration read again on SIGHUP.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use skep_e2e::{Host, Lab, LabOptions, eventually};
+use skep_e2e::{Exposition, Host, Lab, LabOptions, busybox_image, eventually};
 
 const LONG: Duration = Duration::from_secs(60);
+const METRICS: &str = "127.0.0.1:9323";
 const ADDRESS: &str = "tcp://127.0.0.1:2376";
 
 /// A CA, and a certificate of it for a daemon and for a client, under the names Docker gives them.
@@ -43,6 +44,91 @@ fn ask(host: &Host, client: &Path, certs: Option<&Path>, args: &[&str]) -> Resul
     Ok(command.args(["-H", ADDRESS]).args(args).stdin(Stdio::null()).output()?)
 }
 
+/// The daemon, now a manager, in figures.
+fn metrics(host: &Host, docker: impl Fn(&[&str]) -> Result<Output>) -> Result<()> {
+    let archive = host.dir.join("busybox.tar");
+    busybox_image(&["sh", "sleep", "true", "false"], &archive)?;
+    for args in [
+        &["import", &archive.display().to_string(), "busybox"] as &[&str],
+        &[
+            "run",
+            "-d",
+            "--name",
+            "mm",
+            "--health-cmd=false",
+            "--health-interval=100ms",
+            "busybox",
+            "sleep",
+            "1000",
+        ],
+        &["create", "busybox", "true"],
+        &["service", "create", "-d", "--name", "s", "--no-resolve-image", "busybox", "sleep", "1000"],
+    ] {
+        let out = docker(args)?;
+        ensure!(out.status.success(), "{args:?}: {out:?}");
+    }
+    let curl = |path: &str, more: &[&str]| {
+        let url = format!("http://{METRICS}{path}");
+        host.exec(&[&["curl", "-sS", "--max-time", "30", &url], more].concat())
+    };
+    let head = curl("/metrics", &["-I"])?;
+    ensure!(head.contains("content-type: text/plain; version=0.0.4"), "{head}");
+    ensure!(curl("/", &["-i"])?.starts_with("HTTP/1.1 404"));
+    ensure!(curl("/metrics", &["-i", "-X", "POST"])?.starts_with("HTTP/1.1 405"));
+    eventually("all is counted", LONG, || {
+        let text = curl("/metrics", &[])?;
+        let all = Exposition::parse(&text).with_context(|| text.clone())?;
+        let is = |name: &str, labels: &[(&str, &str)], wanted: f64| {
+            let value = all.value(name, labels)?;
+            ensure!(value == wanted, "{name} {labels:?} is {value}, not {wanted}");
+            Ok(())
+        };
+        is("engine_daemon_container_states_containers", &[("state", "running")], 2.0)?;
+        is("engine_daemon_container_states_containers", &[("state", "stopped")], 1.0)?;
+        is("engine_daemon_container_actions_seconds_count", &[("action", "create")], 3.0)?;
+        is("engine_daemon_container_actions_seconds_count", &[("action", "start")], 2.0)?;
+        is("engine_daemon_network_actions_seconds_count", &[("action", "allocate")], 2.0)?;
+        is("engine_daemon_engine_info", &[("os_type", "linux")], 1.0)?;
+        is("swarm_manager_leader", &[], 1.0)?;
+        is("swarm_node_manager", &[], 1.0)?;
+        is("skep_node_session", &[], 1.0)?;
+        is("swarm_manager_nodes", &[("state", "ready")], 1.0)?;
+        is("swarm_manager_tasks_total", &[("state", "running")], 1.0)?;
+        is("swarm_manager_services_total", &[], 1.0)?;
+        is("swarm_dispatcher_scheduling_delay_seconds_count", &[], 1.0)?;
+        is("skep_raft_members", &[("part", "voter")], 1.0)?;
+        is("skep_raft_has_leader", &[], 1.0)?;
+        is("skep_network_reconciliations_failed_total", &[], 0.0)?;
+        for (name, least) in [
+            ("engine_daemon_engine_cpus_cpus", 1.0),
+            ("engine_daemon_engine_memory_bytes", 1e6),
+            ("engine_daemon_events_total", 5.0),
+            ("engine_daemon_health_checks_failed_total", 1.0),
+            ("engine_daemon_health_check_start_duration_seconds_count", 1.0),
+            ("swarm_raft_transaction_latency_seconds_count", 3.0),
+            ("swarm_store_write_tx_latency_seconds_count", 3.0),
+            ("skep_raft_applied_index", 3.0),
+            ("process_open_fds", 5.0),
+            ("process_resident_memory_bytes", 1e6),
+        ] {
+            let value = all.value(name, &[])?;
+            ensure!(value >= least, "{name} is {value}, less than {least}");
+        }
+        let checks = all.value("engine_daemon_health_checks_total", &[])?;
+        ensure!(checks >= all.value("engine_daemon_health_checks_failed_total", &[])?);
+        Ok(())
+    })?;
+    let out = docker(&["service", "rm", "s"])?;
+    ensure!(out.status.success(), "{out:?}");
+    let out = docker(&["rm", "-f", "mm"])?;
+    ensure!(out.status.success(), "{out:?}");
+    eventually("the service's container is gone", LONG, || {
+        let out = docker(&["ps", "-q"])?;
+        ensure!(out.stdout.is_empty(), "{out:?}");
+        Ok(())
+    })
+}
+
 #[test]
 fn tcp_is_for_clients_with_a_certificate_and_sighup_reads_the_configuration_again() -> Result<()> {
     let init = PathBuf::from(env!("CARGO_BIN_EXE_skep-lab-init"));
@@ -62,6 +148,8 @@ fn tcp_is_for_clients_with_a_certificate_and_sighup_reads_the_configuration_agai
         "--tlsverify",
         "-H",
         ADDRESS,
+        "--metrics-addr",
+        METRICS,
         "--data-root",
         &at("data"),
         "--exec-root",
@@ -141,6 +229,7 @@ fn tcp_is_for_clients_with_a_certificate_and_sighup_reads_the_configuration_agai
         ensure!(shown.trim() == "{\"zone\":\"c\"}", "{shown}");
         Ok(())
     })?;
+    metrics(host, |args| ask(host, clients[0], Some(&dir), args))?;
     // What cannot be read changes nothing and ends nothing.
     std::fs::write(&file, "colour = \"red\"\n")?;
     host.exec(&["kill", "-HUP", pid.trim()])?;

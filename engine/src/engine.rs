@@ -18,6 +18,7 @@ use crate::host::{self, HostInfo};
 use crate::image::{Holder, Images};
 use crate::log_config::LogConfig;
 use crate::metadata::{Kind, Metadata};
+use crate::metrics::Metrics;
 use crate::network::Networking;
 use crate::root_lock::RootLocks;
 use crate::runtimes::Runtimes;
@@ -58,6 +59,7 @@ struct Inner {
     root: Arc<DataRoot>,
     metadata: Metadata,
     events: Events,
+    metrics: Metrics,
     images: Images,
     volumes: Volumes,
     table: Table,
@@ -102,8 +104,10 @@ impl Engine {
             })
             .collect();
         root.sweep(&root.containers(), "a container that was never finished", |n| holders.contains_key(n))?;
-        let events = Events::default();
-        let images = Images::open(root.clone(), metadata.clone(), events.clone(), &stored, holders)?;
+        let metrics = Metrics::new().map_err(|e| Error::Invalid(format!("the engine's own metrics: {e}")))?;
+        let events = Events::new(metrics.events.clone());
+        let images =
+            Images::open(root.clone(), metadata.clone(), events.clone(), metrics.clone(), &stored, holders)?;
         let users = records.iter().map(|r| (r.container.id.0.clone(), r.volumes()));
         let volumes = Volumes::open(root.clone(), metadata.clone(), events.clone(), &stored, users)?;
         let cgroup_parent =
@@ -115,6 +119,7 @@ impl Engine {
             root,
             metadata,
             events,
+            metrics,
             images,
             volumes,
             table: Table::default(),
@@ -135,6 +140,16 @@ impl Engine {
         if let Err(e) = self.0.metadata.flush().await {
             tracing::warn!(error = %e, "the last changes are left to be derived at the next start");
         }
+    }
+
+    /// What it counts and times.
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    /// How many listen to its events.
+    pub fn listeners(&self) -> usize {
+        self.0.events.listeners()
     }
 
     /// The images.

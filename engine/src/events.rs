@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use prometheus::IntCounter;
 use tokio::sync::broadcast;
 
 /// Events a slow listener may fall behind before it loses some (it is told so by `Lagged`).
@@ -27,17 +28,23 @@ pub struct Event {
 
 /// The sending side.
 #[derive(Clone, Debug)]
-pub(crate) struct Events(Arc<broadcast::Sender<Event>>);
-
-impl Default for Events {
-    fn default() -> Self {
-        Self(Arc::new(broadcast::channel(BACKLOG).0))
-    }
+pub(crate) struct Events {
+    sender: Arc<broadcast::Sender<Event>>,
+    told: IntCounter,
 }
 
 impl Events {
+    /// `told` counts them.
+    pub(crate) fn new(told: IntCounter) -> Self {
+        Self { sender: Arc::new(broadcast::channel(BACKLOG).0), told }
+    }
+
+    pub(crate) fn listeners(&self) -> usize {
+        self.sender.receiver_count()
+    }
+
     pub(crate) fn subscribe(&self) -> broadcast::Receiver<Event> {
-        self.0.subscribe()
+        self.sender.subscribe()
     }
 
     pub(crate) fn emit(&self, kind: &str, action: &str, id: &str, attributes: BTreeMap<String, String>) {
@@ -52,8 +59,9 @@ impl Events {
         attributes: BTreeMap<String, String>,
         swarm: bool,
     ) {
+        self.told.inc();
         // No listener is no error.
-        let _ = self.0.send(Event {
+        let _ = self.sender.send(Event {
             time_ns: now_ns(),
             kind: kind.into(),
             action: action.into(),

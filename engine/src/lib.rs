@@ -19,6 +19,7 @@ mod log_config;
 mod log_entry;
 mod logs;
 mod metadata;
+mod metrics;
 mod mount;
 pub mod network;
 mod outflow;
@@ -45,6 +46,7 @@ pub use image::{
 };
 pub use log_config::{LOG_DRIVERS, LogConfig, LogSubject};
 pub use logs::{LogFrame, LogOptions, StdStream};
+pub use metrics::Metrics;
 pub use mount::*;
 pub use network::*;
 pub use outflow::SavedArchive;

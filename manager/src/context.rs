@@ -16,6 +16,7 @@ use tonic::{Code, Request, Status};
 
 use crate::clock::ClusterClock;
 use crate::consensus::{Consensus, Leader};
+use crate::metrics::Metrics;
 use crate::store::{ProposeError, Store, StoreView, WriteError, Writer};
 
 /// After this a write that no quorum took fails; a person should not wait longer than five seconds, and most clients
@@ -40,6 +41,7 @@ pub(crate) struct Context {
     pub network: Arc<dyn Network>,
     pub writer: Writer,
     pub consensus: Arc<dyn Consensus>,
+    pub metrics: Metrics,
     clock: ClusterClock,
     rng: Mutex<StdRng>,
     channels: Mutex<HashMap<String, Channel>>,
@@ -53,6 +55,7 @@ impl Context {
         network: Arc<dyn Network>,
         writer: Writer,
         consensus: Arc<dyn Consensus>,
+        metrics: Metrics,
         clock: ClusterClock,
     ) -> Self {
         let rng = identity.host().rng();
@@ -62,6 +65,7 @@ impl Context {
             network,
             writer,
             consensus,
+            metrics,
             clock,
             rng: Mutex::new(rng),
             channels: Mutex::default(),
@@ -124,6 +128,7 @@ impl Context {
         &self,
         compute: impl Fn(&StoreView) -> Result<Vec<v1::Change>, Status>,
     ) -> Result<Arc<StoreView>, Status> {
+        let _timer = self.metrics.write.start_timer();
         loop {
             match self.writer.write(&compute).await {
                 Ok(index) => return Ok(self.store().wait_for(index).await),

@@ -18,6 +18,7 @@ use crate::control::ControlHandle;
 use crate::error::Error;
 use crate::genesis::{self, InitOptions};
 use crate::logs::LogsHandle;
+use crate::metrics::Metrics;
 use crate::raft::{RaftStatus, Timing};
 use crate::replica::Replica;
 use crate::services::Services;
@@ -168,10 +169,11 @@ impl Manager {
         begin: crate::raft::Start,
     ) -> Result<Self, Error> {
         let clock = ClusterClock::new(options.identity.host().clone(), store.clone());
-        let replica = Replica::start(&options, store.clone(), clock.clone(), begin).await?;
+        let metrics = Metrics::new().map_err(|e| Error::Internal(format!("a manager's own metrics: {e}")))?;
+        let replica = Replica::start(&options, store.clone(), clock.clone(), metrics.clone(), begin).await?;
         let writer = Writer::new(store.clone(), replica.clone());
         let consensus = Arc::new(replica.clone());
-        let ctx = Context::new(options.identity, options.network, writer, consensus, clock);
+        let ctx = Context::new(options.identity, options.network, writer, consensus, metrics, clock);
         let ctx = Arc::new(ctx);
         let mut status = replica.status();
         let removed = async move {
@@ -204,6 +206,11 @@ impl Manager {
     /// What this manager's raft node tells of itself, as it changes.
     pub fn raft_status(&self) -> watch::Receiver<RaftStatus> {
         self.inner.replica.status()
+    }
+
+    /// What this manager times.
+    pub fn metrics(&self) -> &Metrics {
+        &self.inner.ctx.metrics
     }
 
     /// This manager's copy of the cluster's state.

@@ -16,6 +16,7 @@ use crate::clock::ClusterClock;
 use crate::consensus::{Consensus, ConsensusError, Leader, Member};
 use crate::error::Error;
 use crate::manager::ManagerOptions;
+use crate::metrics::Metrics;
 use crate::raft::disk::RealDisk;
 use crate::raft::log::LogOptions;
 use crate::raft::{
@@ -36,6 +37,7 @@ const MAX_ENTRY_BYTES: usize = 128 << 20;
 #[derive(Clone)]
 pub(crate) struct Replica {
     raft: Raft,
+    metrics: Metrics,
     leader: watch::Receiver<Option<Leader>>,
 }
 
@@ -44,13 +46,14 @@ impl Replica {
         options: &ManagerOptions,
         store: Store,
         clock: ClusterClock,
+        metrics: Metrics,
         begin: raft::Start,
     ) -> Result<Self, Error> {
         let (identity, network) = (options.identity.clone(), options.network.clone());
         let connect =
             move |peer: &v1::RaftPeer| skep_identity::channel(&identity, &network, &peer.addr, Role::Manager);
         let transport = Arc::new(GrpcTransport::new(Arc::new(connect)));
-        let raft_options = raft_options(options, &store, clock);
+        let raft_options = raft_options(options, &store, clock, &metrics);
         let machine = Arc::new(store.clone());
         let start = move || Raft::start(raft_options, begin, machine, transport);
         let raft = options.identity.host().blocking(start).await?;
@@ -74,7 +77,7 @@ impl Replica {
                 });
             }
         });
-        Ok(Self { raft, leader })
+        Ok(Self { raft, metrics, leader })
     }
 
     /// What other managers call.
@@ -105,7 +108,12 @@ impl Replica {
     }
 }
 
-fn raft_options(options: &ManagerOptions, store: &Store, clock: ClusterClock) -> RaftOptions {
+fn raft_options(
+    options: &ManagerOptions,
+    store: &Store,
+    clock: ClusterClock,
+    metrics: &Metrics,
+) -> RaftOptions {
     let host = options.identity.host();
     let store = store.clone();
     let log = LogOptions {
@@ -122,6 +130,7 @@ fn raft_options(options: &ManagerOptions, store: &Store, clock: ClusterClock) ->
         max_entry_bytes: MAX_ENTRY_BYTES,
         seed: host.rng().random(),
         clock: Arc::new(move || clock.now_ms()),
+        snapshot_timer: Some(metrics.snapshot.clone()),
         inline_log: host.is_simulated(),
     }
 }
@@ -143,9 +152,12 @@ impl Propose for Replica {
         based_on: u64,
         changes: Vec<v1::Change>,
     ) -> BoxFuture<'static, Result<u64, ProposeError>> {
-        let raft = self.raft.clone();
+        let (raft, timer) = (self.raft.clone(), self.metrics.transaction.clone());
         Box::pin(async move {
-            raft.propose(based_on, changes).await.map_err(|error| match error {
+            let timer = timer.start_timer();
+            let proposed = raft.propose(based_on, changes).await;
+            timer.observe_duration();
+            proposed.map_err(|error| match error {
                 raft::ProposeError::NotLeader { leader } => {
                     ProposeError::NotLeader { leader: leader.map(|l| l.node_id) }
                 }

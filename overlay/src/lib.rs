@@ -27,5 +27,5 @@ pub use model::{
     Applied, AttachRequest, Attached, Bound, BridgeInfo, BridgeSpec, DataPlaneOptions, Endpoint, Join,
     Member, Publish,
 };
-pub use plane::DataPlane;
+pub use plane::{DataPlane, Figures};
 pub use wireguard::wireguard_main;

@@ -4,6 +4,7 @@
 mod attach;
 mod busy;
 mod connect;
+mod figures;
 mod names;
 mod networks;
 mod reaper;
@@ -15,6 +16,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::sys::socket::SockProtocol;
+
+pub use figures::Figures;
 
 use crate::bridge::Ports;
 use crate::error::{Error, Result};
@@ -52,6 +55,7 @@ struct Inner {
     busy: busy::Busy,
     reaper: reaper::Reaper,
     dns: names::NameServers,
+    figures: figures::Counters,
     stop: tokio_util::sync::CancellationToken,
 }
 
@@ -139,6 +143,7 @@ impl DataPlane {
             busy: busy::Busy::default(),
             reaper: reaper::Reaper::default(),
             dns: names::NameServers::new(),
+            figures: figures::Counters::default(),
             stop: tokio_util::sync::CancellationToken::new(),
             options,
         };
@@ -281,6 +286,7 @@ impl Inner {
                     continue;
                 }
                 tracing::info!(%repair, "repairing");
+                inner.figures.repaired();
                 errors.extend(reconcile::repair(&repair, &inner.pins).err());
             }
             Error::gather(errors)
@@ -302,6 +308,7 @@ impl Inner {
     fn repair_tunnel(&self) -> Result<()> {
         let state = self.state().clone();
         let repairs = reconcile::plan_tunnel(&state, &self.names)?;
+        repairs.iter().for_each(|_| self.figures.repaired());
         let errors = repairs.iter().filter_map(|r| reconcile::repair(r, &self.pins).err());
         Error::gather(errors.collect())
     }
@@ -316,7 +323,9 @@ impl Inner {
             }
             self.refresh_upstreams().await;
             let plane = DataPlane { inner: self.clone() };
-            if let Err(error) = plane.reconcile().await {
+            let outcome = plane.reconcile().await;
+            self.figures.compared(outcome.is_ok());
+            if let Err(error) = outcome {
                 tracing::warn!(%error, "the network is not in order; trying again in 30 s");
             }
         }

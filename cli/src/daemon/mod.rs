@@ -5,6 +5,7 @@ mod address;
 mod description;
 mod instance;
 mod membership;
+mod metrics;
 mod node;
 mod options;
 mod runtimes;
@@ -166,6 +167,10 @@ impl Daemon {
                 }
             });
         }
+        let metrics = match &config.metrics_addr {
+            Some(addr) => Some(metrics::listen(addr).await?),
+            None => None,
+        };
         let instance = instance::name(&config.data_root)?;
         let helper_exe = std::env::current_exe().context("find the skep binary")?;
         let plane = DataPlane::start(DataPlaneOptions {
@@ -212,9 +217,18 @@ impl Daemon {
             debug: config.log_level >= tracing::Level::DEBUG,
             ..Default::default()
         };
+        let sources = metrics::Sources {
+            engine: engine.clone(),
+            plane: plane.clone(),
+            node: node.clone(),
+            id: info.id.clone(),
+        };
         let state = ApiState::new(engine.clone(), plane.clone(), Arc::new(node.clone()), info);
         let stop = tokio_util::sync::CancellationToken::new();
         let api = tokio::spawn(skep_api::serve(listeners, state.clone(), stop.clone().cancelled_owned()));
+        if let Some(listener) = metrics {
+            tokio::spawn(metrics::serve(listener, sources, stop.clone()));
+        }
         Ok(Self { engine, plane, node, labels, pidfile: config.pidfile, state, api, stop })
     }
 

@@ -68,6 +68,9 @@ pub struct DaemonArgs {
     /// URL that is asked before Docker Hub
     #[arg(long = "registry-mirror", value_name = "URL")]
     pub registry_mirrors: Vec<String>,
+    /// Serve metrics for Prometheus at this address, under /metrics
+    #[arg(long, value_name = "HOST:PORT")]
+    pub metrics_addr: Option<String>,
     /// OCI runtime (runc, crun, ...) that containers can ask for by this name
     #[arg(long = "add-runtime", value_name = "NAME=PATH")]
     pub add_runtimes: Vec<String>,
@@ -93,6 +96,7 @@ struct File {
     registry_mirrors: Vec<String>,
     runtimes: BTreeMap<String, runtimes::Entry>,
     default_runtime: Option<String>,
+    metrics_addr: Option<String>,
     debug: bool,
     tls: bool,
     tlsverify: bool,
@@ -124,6 +128,8 @@ pub struct Config {
     pub registries: skep_registry::Options,
     /// What containers can be made by.
     pub runtimes: Runtimes,
+    /// Where metrics are served.
+    pub metrics_addr: Option<String>,
     /// TLS of the TCP sockets.
     pub tls: Option<TlsFiles>,
     /// The swarm never has another node: nothing listens for one.
@@ -207,6 +213,7 @@ impl Config {
                 file.runtimes,
                 args.default_runtime.or(file.default_runtime),
             )?,
+            metrics_addr: args.metrics_addr.or(file.metrics_addr).filter(|a| !a.is_empty()),
             tls,
             solo: false,
         })

@@ -35,6 +35,7 @@ pub(super) const MADE_BY_US: &[&str] =
 impl Engine {
     /// The changes by path, sorted.
     pub async fn changes(&self, id: &str) -> Result<Vec<(PathBuf, Change)>, Error> {
+        let _timer = self.metrics().container.changes.start_timer();
         let slot = self.table().find(id)?;
         let scratch = self.root().temporary();
         let (rootfs, _) = self.rootfs(&slot);

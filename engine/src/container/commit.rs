@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
+use std::time::Instant;
 
 use super::changes::MADE_BY_US;
 use super::pack::Pack;
@@ -31,6 +32,7 @@ pub struct Commit {
 impl Engine {
     /// Makes an image of a container; the image's ID.
     pub async fn commit(&self, id: &str, asked: Commit) -> Result<String, Error> {
+        let began = Instant::now();
         let slot = self.table().find(id)?;
         let reference = asked.reference.as_deref().filter(|r| !r.is_empty());
         let reference = reference.map(Reference::parse).transpose()?.map(Reference::or_latest);
@@ -87,6 +89,7 @@ impl Engine {
         let image = made.await.map_err(|_| Error::ShuttingDown)??;
         let name = reference.map(|r| r.to_string()).unwrap_or_default();
         self.emit(&slot, "commit", &[("comment", &asked.comment), ("imageID", &image), ("imageRef", &name)]);
+        self.metrics().container.commit.observe(began.elapsed().as_secs_f64());
         Ok(image)
     }
 }

@@ -41,7 +41,9 @@ impl Engine {
             )));
         }
         if wired(&slot, &c) {
+            let timer = self.metrics().network.connect.start_timer();
             let connected = self.networking().connect(&c.id, &c.name, &c.config, &join).await;
+            timer.observe_duration();
             self.take_up_attachment(&slot, connected, None).await?;
             let now = slot.container();
             let joined =

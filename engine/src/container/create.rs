@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::files::Layout;
 use super::names;
@@ -19,6 +20,7 @@ use crate::metadata::{Change, Kind};
 impl Engine {
     /// Makes a container. It is on disk when this returns; nothing runs yet.
     pub async fn create(&self, name: Option<String>, config: ContainerConfig) -> Result<ContainerId, Error> {
+        let began = Instant::now();
         let id = hex::encode(rand::random::<[u8; 32]>());
         let name = self.take_name(name, &id)?;
         // Both are let go of again when anything fails.
@@ -33,6 +35,7 @@ impl Engine {
             }
             return Err(e);
         }
+        self.metrics().container.create.observe(began.elapsed().as_secs_f64());
         Ok(ContainerId(id))
     }
 

@@ -62,10 +62,14 @@ impl Engine {
                 continue;
             }
             let start_ns = now_ns();
+            self.metrics().health_checks.inc();
             let (exit_code, output) = match self.probe(slot, config, command).await {
                 Ok(found) => found,
                 Err(e) => (-1, e.to_string()),
             };
+            if exit_code != 0 {
+                self.metrics().health_checks_failed.inc();
+            }
             let result = HealthResult { start_ns, end_ns: now_ns(), exit_code, output };
             self.record_health(slot, config, result);
         }
@@ -96,8 +100,10 @@ impl Engine {
         command: &[String],
     ) -> Result<(i32, String), Error> {
         let exec = ExecConfig { argv: command.to_vec(), stdout: true, stderr: true, ..ExecConfig::default() };
+        let timer = self.metrics().health_check_start.start_timer();
         let id = self.exec_create(&slot.id, exec)?;
         let mut output = self.exec_start(&id, None, true).await?.output;
+        timer.observe_duration();
         let mut text = Vec::new();
         let mut cut = false;
         let read = async {

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::slot::Slot;
 use crate::config::ContainerState;
@@ -19,6 +20,7 @@ impl Engine {
 
     /// As [`Engine::remove`]; with `volumes`, its anonymous volumes go too.
     pub async fn remove_with(&self, id: &str, force: bool, volumes: bool) -> Result<(), Error> {
+        let began = Instant::now();
         let slot = self.table().find(id)?;
         if slot.is_active() {
             if !force {
@@ -70,7 +72,9 @@ impl Engine {
         let volumes = self.let_volumes_go(&slot.id, &slot.container().config.mounts, with_volumes).await;
         self.emit(&slot, "destroy", &[]);
         slot.life.send_modify(|l| l.removed = true);
-        self.images().release(&slot.id).await.and(volumes)
+        self.images().release(&slot.id).await.and(volumes)?;
+        self.metrics().container.delete.observe(began.elapsed().as_secs_f64());
+        Ok(())
     }
 
     async fn kill_for_removal(&self, slot: &Arc<Slot>) -> Result<(), Error> {

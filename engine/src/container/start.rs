@@ -60,6 +60,7 @@ impl Engine {
             _ => {}
         }
         slot.volatile().stopped_by_user = false;
+        let timer = self.metrics().container.start.start_timer();
         match self.launch(slot).await {
             Ok((shim, pid)) => {
                 slot.volatile().shim = Some(shim.clone());
@@ -80,9 +81,11 @@ impl Engine {
                 self.emit(slot, "start", &[]);
                 self.watch_health(slot);
                 self.supervise(slot.clone(), shim, last_delay, restarts);
+                timer.observe_duration();
                 Ok(())
             }
             Err(e) => {
+                timer.stop_and_discard();
                 self.start_failed(slot, &e).await;
                 Err(e)
             }
@@ -181,6 +184,7 @@ impl Engine {
             }
             NetworkMode::Networks(_) => {
                 slot.volatile().detach_network = true;
+                let _timer = self.metrics().network.allocate.start_timer();
                 let attached = self.networking().attach(&c.id, &c.name, &c.config).await;
                 let a = attached.map_err(|source| Error::Network { id: slot.id.clone(), source })?;
                 slot.update(|c| {
@@ -205,6 +209,7 @@ impl Engine {
             c.endpoints.clear();
             c.ports.clear();
         });
+        let _timer = self.metrics().network.release.start_timer();
         self.networking().detach(&c.id).await.map_err(|source| Error::Network { id: slot.id.clone(), source })
     }
 

@@ -41,6 +41,7 @@ pub(super) type Tell<'a> = &'a (dyn Fn(Progress) + Send + Sync);
 impl Images {
     /// Pulls. Dropped before its end, nothing of what is under way is kept.
     pub async fn pull(&self, request: PullRequest, tell: Tell<'_>) -> Result<Pulled, Error> {
+        let _timer = self.metrics().image.pull.start_timer();
         let reference = &request.reference;
         let translated = |e| translate(e, reference);
         let session = self.registries().open(reference.repository(), request.credentials, Access::Pull).await;

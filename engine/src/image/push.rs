@@ -47,6 +47,7 @@ pub(super) struct Outgoing {
 impl Images {
     /// Pushes. Dropped before its end, the tags not yet reached stay as they were in the registry.
     pub async fn push(&self, request: PushRequest, tell: Tell<'_>) -> Result<(), Error> {
+        let _timer = self.metrics().image.push.start_timer();
         let asked = &request.reference;
         if asked.digest.is_some() {
             return Err(Error::Invalid("cannot push a digest reference".into()));

@@ -14,6 +14,17 @@ use crate::metadata::{Change, Kind};
 impl Images {
     /// Removes a reference and, with its last one, the image; or an image by its ID.
     pub async fn remove(&self, reference: &str, force: bool) -> Result<Vec<Removed>, Error> {
+        let metrics = self.metrics();
+        let _timer = metrics.image.delete.start_timer();
+        metrics.image_deletes.inc();
+        let removed = self.remove_one(reference, force).await;
+        if let Err(e) = &removed {
+            metrics.image_deletes_failed.with_label_values(&[reason(e)]).inc();
+        }
+        removed
+    }
+
+    async fn remove_one(&self, reference: &str, force: bool) -> Result<Vec<Removed>, Error> {
         let _changing = self.changing().lock().await;
         let (id, untag, delete) = plan(&self.state(), reference, force)?;
         let mut changes: Vec<Change> = untag.iter().map(|r| Change::delete(Kind::Reference, r)).collect();
@@ -134,6 +145,16 @@ impl Images {
 }
 
 /// The image, the references that go, and whether the image goes.
+/// A failure as metrics name it.
+fn reason(e: &Error) -> &'static str {
+    match e {
+        Error::NoSuchImage { .. } => "not_found",
+        Error::Conflict(_) => "conflict",
+        Error::Invalid(_) => "invalid_argument",
+        _ => "unknown",
+    }
+}
+
 fn plan(state: &State, asked: &str, force: bool) -> Result<(String, Vec<String>, bool), Error> {
     let id = state.find(asked)?;
     let all: Vec<String> =

@@ -16,6 +16,7 @@ use crate::data_root::DataRoot;
 use crate::error::Error;
 use crate::events::Events;
 use crate::metadata::{Change, Kind, Metadata, Stored};
+use crate::metrics::Metrics;
 
 /// One effect of `remove`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +36,7 @@ struct Inner {
     root: Arc<DataRoot>,
     metadata: Metadata,
     events: Events,
+    metrics: Metrics,
     limits: Limits,
     /// Serialises whatever adds or removes layers and blobs.
     changing: tokio::sync::Mutex<()>,
@@ -49,6 +51,7 @@ impl Images {
         root: Arc<DataRoot>,
         metadata: Metadata,
         events: Events,
+        metrics: Metrics,
         stored: &Stored,
         holders: HashMap<String, Holder>,
     ) -> Result<Self, Error> {
@@ -99,6 +102,7 @@ impl Images {
             root,
             metadata,
             events,
+            metrics,
             limits: Limits::default(),
             changing: tokio::sync::Mutex::new(()),
             state: Mutex::new(state),
@@ -127,6 +131,10 @@ impl Images {
 
     pub(super) fn metadata(&self) -> &Metadata {
         &self.0.metadata
+    }
+
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.0.metrics
     }
 
     pub(super) fn changing(&self) -> &tokio::sync::Mutex<()> {

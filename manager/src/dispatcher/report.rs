@@ -1,6 +1,7 @@
 //! What the leader makes of reports: descriptions and states of nodes, statuses of their tasks.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use skep_proto::v1::{self, NodeState};
 use tonic::Status;
@@ -21,8 +22,14 @@ pub(super) async fn apply(
     }
     // Most batches are heartbeats that change nothing: those need no turn at the writer.
     let mut view = ctx.view();
-    if !changes(&view, request).is_empty() {
+    let wanted = changes(&view, request);
+    if !wanted.is_empty() {
+        let started = started(&view, &wanted);
         view = ctx.write(|view| Ok(changes(view, request))).await?;
+        let now = ctx.now_ms();
+        for created in started {
+            ctx.metrics.scheduling_delay.observe(Duration::from_millis(now.abs_diff(created)).as_secs_f64());
+        }
     }
     if request.nodes.iter().any(|n| view.node(&n.node_id).is_none()) {
         // A node ends its tasks when it is told that it was removed: a leader that has not applied all its
@@ -35,6 +42,14 @@ pub(super) async fn apply(
     }
     let unknown = request.nodes.iter().filter(|n| view.node(&n.node_id).is_none());
     Ok(v1::ReportResponse { unknown_nodes: unknown.map(|n| n.node_id.clone()).collect() })
+}
+
+/// When the tasks were made that, by these changes, begin to run.
+fn started(view: &StoreView, changes: &[v1::Change]) -> Vec<i64> {
+    let runs = |t: &v1::Task| t.status.as_ref().is_some_and(|s| s.state() == v1::TaskState::Running);
+    let tasks = changes.iter().filter_map(crate::store::change::as_task);
+    let begun = tasks.filter(|t| runs(t) && view.task(&t.id).is_some_and(|before| !runs(before)));
+    begun.filter_map(|t| t.meta.as_ref()).map(|m| m.created_at_ms).collect()
 }
 
 fn changes(view: &StoreView, request: &v1::ReportRequest) -> Vec<v1::Change> {

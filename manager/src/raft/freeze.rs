@@ -21,7 +21,9 @@ impl Core {
         let (encode, index) = (self.machine.snapshot(), self.applied);
         let (members, snapshots, done) =
             (self.members.clone(), self.snapshots.clone(), self.written.0.clone());
+        let timer = self.options.snapshot_timer.clone();
         let write = move || {
+            let _timer = timer.as_ref().map(prometheus::Histogram::start_timer);
             let conf_state = Some(codec::conf_state_to_wire(&members.conf));
             let snapshot = v1::RaftSnapshot { data: members.envelope(encode()), conf_state, index, term };
             let result = snapshots.write(&snapshot);

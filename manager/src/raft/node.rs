@@ -70,6 +70,8 @@ pub struct RaftOptions {
     pub seed: u64,
     /// The time of day.
     pub clock: Clock,
+    /// Times the making of snapshots.
+    pub snapshot_timer: Option<prometheus::Histogram>,
     /// Write the log in the raft task itself: for simulations, where every run must be the same.
     pub inline_log: bool,
 }
@@ -87,6 +89,7 @@ impl RaftOptions {
             max_entry_bytes: 16 << 20,
             seed: since_epoch().as_nanos() as u64,
             clock: Arc::new(move || since_epoch().as_millis() as i64),
+            snapshot_timer: None,
             inline_log: false,
         }
     }

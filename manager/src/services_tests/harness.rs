@@ -170,7 +170,9 @@ pub(super) async fn swarm() -> Swarm {
     let managers = listeners.into_iter().enumerate().map(|(i, listener)| {
         let writer = Writer::new(stores[i].clone(), node(i));
         let clock = ClusterClock::new(Host::system(), stores[i].clone());
-        let ctx = Context::new(identities[i].clone(), network.clone(), writer, Arc::new(node(i)), clock);
+        let metrics = crate::Metrics::new().expect("metrics");
+        let consensus = Arc::new(node(i));
+        let ctx = Context::new(identities[i].clone(), network.clone(), writer, consensus, metrics, clock);
         Services::start(Arc::new(ctx), listener, RaftServer::new(NoRaft), std::future::pending())
     });
     Swarm { managers: managers.collect(), log: log.clone(), network: network.clone(), dir }

@@ -24,6 +24,14 @@ pub fn put(object: impl Stored) -> v1::Change {
     v1::Change { op: Some(Op::Put(v1::Object { kind: Some(object.into_kind()) })) }
 }
 
+/// The task that a change puts, if it puts one.
+pub fn as_task(change: &v1::Change) -> Option<&v1::Task> {
+    match change.op.as_ref()? {
+        Op::Put(v1::Object { kind: Some(Kind::Task(task)) }) => Some(task),
+        _ => None,
+    }
+}
+
 fn remove(kind: v1::ObjectKind, id: &str, revision: u64) -> v1::Change {
     v1::Change { op: Some(Op::Remove(v1::RemoveObject { kind: kind.into(), id: id.to_owned(), revision })) }
 }

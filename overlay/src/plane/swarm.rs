@@ -117,7 +117,7 @@ impl DataPlane {
         peers.map_err(|e| self.tunnel_error(&e))
     }
 
-    fn tunnel_error(&self, error: &crate::wireguard::Error) -> Error {
+    pub(super) fn tunnel_error(&self, error: &crate::wireguard::Error) -> Error {
         Error::WireGuard { interface: self.inner.names.wireguard(), reason: error.to_string() }
     }
 

@@ -266,6 +266,12 @@ impl Node {
         outcome
     }
 
+    /// The manager, while this node has one.
+    pub(super) fn manager(&self) -> Option<Manager> {
+        let member = lock(&self.inner.state).member.clone()?;
+        member.manager()
+    }
+
     /// Ends the manager and the session; containers stay.
     pub async fn shutdown(&self) {
         let member = lock(&self.inner.state).member.take();
@@ -347,14 +353,12 @@ impl Swarm for Node {
     }
 
     fn control(&self) -> Option<ControlHandle> {
-        let member = lock(&self.inner.state).member.clone()?;
-        let control: ControlHandle = Arc::new(member.manager()?.control());
+        let control: ControlHandle = Arc::new(self.manager()?.control());
         Some(control)
     }
 
     fn logs(&self) -> Option<LogsHandle> {
-        let member = lock(&self.inner.state).member.clone()?;
-        let logs: LogsHandle = Arc::new(member.manager()?.logs());
+        let logs: LogsHandle = Arc::new(self.manager()?.logs());
         Some(logs)
     }
 }
