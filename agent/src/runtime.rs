@@ -352,7 +352,7 @@ fn mount(m: &v1::Mount, values: &Values<'_>) -> Result<MountConfig, String> {
                 create: b.create_mountpoint,
                 non_recursive: b.non_recursive,
                 read_only_non_recursive: b.read_only_non_recursive,
-                subpath: None,
+                ..BindOptions::default()
             };
             MountKind::Bind { source: source.into(), options }
         }

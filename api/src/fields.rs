@@ -145,6 +145,15 @@ impl Fields {
         Ok(self.opt_strings(key)?.unwrap_or_default())
     }
 
+    /// Takes a list of lists of strings; absent is empty.
+    pub fn string_lists(&mut self, key: &str) -> ApiResult<Vec<Vec<String>>> {
+        let wrong = self.wrong(key, "a list of lists of strings");
+        match self.take(key) {
+            None => Ok(Vec::new()),
+            Some(value) => serde_json::from_value(value).map_err(|_| wrong),
+        }
+    }
+
     /// Takes a map of strings; absent is empty.
     pub fn string_map<M: FromIterator<(String, String)>>(&mut self, key: &str) -> ApiResult<M> {
         let wrong = self.wrong(key, "an object of strings");

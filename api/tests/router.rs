@@ -72,6 +72,7 @@ where
             helper_exe,
             default_log: Default::default(),
             runtimes: Default::default(),
+            cdi_spec_dirs: Vec::new(),
             networking: Arc::new(NoNetworks),
         })
         .await

@@ -31,6 +31,7 @@ async fn main() -> Outcome<()> {
         helper_exe,
         default_log: Default::default(),
         runtimes: Default::default(),
+        cdi_spec_dirs: Vec::new(),
         networking: Arc::new(NoNetworks),
     })
     .await?;

@@ -242,6 +242,22 @@ pub struct DeviceConfig {
     pub access: String,
 }
 
+/// Devices asked for by what they are, or by their names in the Container Device Interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DeviceRequest {
+    /// `cdi`, `nvidia`, ...; empty = whichever is able.
+    pub driver: String,
+    /// How many; -1 = all.
+    pub count: i64,
+    /// Which ones; for `cdi` qualified names.
+    pub ids: Vec<String>,
+    /// Sets of capabilities, any of which will do.
+    pub capabilities: Vec<Vec<String>>,
+    /// Options of the driver.
+    pub options: BTreeMap<String, String>,
+}
+
 /// Which seccomp filter a container gets.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -326,6 +342,8 @@ pub struct ContainerConfig {
     pub host_cgroupns: bool,
     /// Devices of the host.
     pub devices: Vec<DeviceConfig>,
+    /// Devices asked for otherwise.
+    pub device_requests: Vec<DeviceRequest>,
     /// Further rules of the device cgroup, like `c 42:* rwm`.
     pub device_rules: Vec<String>,
     /// Paths hidden from it; none = the default ones.

@@ -44,6 +44,8 @@ pub struct EngineOptions {
     pub default_log: LogConfig,
     /// What containers can be made by.
     pub runtimes: Runtimes,
+    /// Where specifications of the Container Device Interface lie: what a later one says counts.
+    pub cdi_spec_dirs: Vec<PathBuf>,
     /// Who makes networks.
     pub networking: Arc<dyn Networking>,
 }
@@ -232,6 +234,11 @@ impl Engine {
     /// The log driver of containers that name none.
     pub fn default_log(&self) -> &LogConfig {
         &self.0.options.default_log
+    }
+
+    /// Where specifications of devices lie.
+    pub fn cdi_spec_dirs(&self) -> &[PathBuf] {
+        &self.0.options.cdi_spec_dirs
     }
 
     /// What containers can be made by.

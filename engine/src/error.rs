@@ -113,6 +113,9 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// Devices that a container asks for are not to be had.
+    #[error("{0}")]
+    Devices(String),
     /// The network could not be prepared.
     #[error("failed to set up container networking: {source}")]
     Network {

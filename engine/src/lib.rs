@@ -3,6 +3,7 @@
 //! Knows nothing of the swarm nor of networks: whoever embeds it supplies a [`Networking`], which
 //! hands over a prepared network namespace for containers that ask for one.
 
+mod cdi;
 pub mod config;
 mod container;
 mod data_root;
@@ -30,6 +31,7 @@ pub mod shim;
 mod volume;
 mod xattr;
 
+pub use cdi::{CDI_SPEC_DIRS, Registry as CdiRegistry};
 pub use config::*;
 pub use container::{
     AttachOptions, Attached, Change, Commit, CopyIn, CpuUsage, ExecConfig, ExecInfo, Exit, InterfaceCounters,

@@ -59,6 +59,12 @@ pub struct BindOptions {
     pub read_only_non_recursive: bool,
     /// Part of the source that is mounted, resolved without leaving it (a volume's subpath).
     pub subpath: Option<PathBuf>,
+    /// Set-user-ID bits are not honoured.
+    pub nosuid: bool,
+    /// Device nodes are not honoured.
+    pub nodev: bool,
+    /// No executables.
+    pub noexec: bool,
 }
 
 /// Options of a volume's mount, and of the volume where this mount is what makes it.

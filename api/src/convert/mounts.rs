@@ -177,7 +177,7 @@ fn read_bind_options(mut f: Fields, read_only: bool) -> ApiResult<BindOptions> {
         create: f.bool("CreateMountpoint")?,
         non_recursive: f.bool("NonRecursive")?,
         read_only_non_recursive: f.bool("ReadOnlyNonRecursive")?,
-        subpath: None,
+        ..BindOptions::default()
     };
     // Mounts below are made read-only anyhow, or the container does not start.
     let force = f.bool("ReadOnlyForceRecursive")?;

@@ -72,7 +72,9 @@ async fn version(State(s): State<ApiState>) -> Response {
 
 async fn info(State(s): State<ApiState>) -> Response {
     let (info, host) = (s.info(), s.engine().info());
-    let (swarm, warnings) = swarm_info(&s).await;
+    let (swarm, mut warnings) = swarm_info(&s).await;
+    let devices = s.engine().cdi_devices();
+    warnings.extend(devices.errors.iter().map(|e| format!("CDI: {e}")));
     let now = time::from_ns(time::now_ns());
     let mut out = json!({
         "ID": info.id,
@@ -128,6 +130,8 @@ async fn info(State(s): State<ApiState>) -> Response {
         "Isolation": "",
         "InitBinary": "skep",
         "SecurityOptions": ["name=seccomp,profile=builtin", "name=cgroupns"],
+        "CDISpecDirs": s.engine().cdi_spec_dirs(),
+        "DiscoveredDevices": devices.names().map(|n| json!({ "Source": "cdi", "ID": n })).collect::<Vec<_>>(),
         "Warnings": if warnings.is_empty() { Value::Null } else { json!(warnings) },
     });
     if let (Some(out), Value::Object(more)) = (out.as_object_mut(), more) {

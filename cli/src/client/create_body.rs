@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::create_flags::CreateFlags;
 use super::service_spec::duration;
-use super::{mount, ports};
+use super::{devices, mount, ports};
 
 /// Streams to attach to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +54,7 @@ impl CreateFlags {
         }
         let (binds, anonymous) = mount::volumes(&self.volume)?;
         let security = security(&self.security_opt)?;
+        let (devices, requests) = devices::asked(&self.device, &self.gpus)?;
         let network = self.network.first().map_or("default", |text| network_name(text));
         let mut body = json!({
             "Image": image, "Cmd": (!command.is_empty()).then_some(command), "Env": environment(&self.env_file, &self.env)?,
@@ -73,7 +74,7 @@ impl CreateFlags {
                 "LogConfig": { "Type": self.log_driver.as_deref().unwrap_or_default(), "Config": pairs(&self.log_opt) },
                 "Tmpfs": split(&self.tmpfs, ':'), "Sysctls": pairs(&self.sysctl), "Annotations": pairs(&self.annotation),
                 "StorageOpt": pairs(&self.storage_opt), "Ulimits": self.ulimit.iter().map(|u| ulimit(u)).collect::<Result<Vec<_>>>()?,
-                "Devices": self.device.iter().map(|d| device(d)).collect::<Vec<_>>(),
+                "Devices": devices, "DeviceRequests": requests,
                 "DeviceCgroupRules": self.device_cgroup_rule,
             },
             "NetworkingConfig": { "EndpointsConfig": self.endpoints()? },
@@ -375,17 +376,6 @@ pub fn host(text: &str) -> Result<String> {
         bail!("invalid IP address in add-host: {ip:?}");
     }
     Ok(format!("{name}:{plain}"))
-}
-
-fn device(text: &str) -> Value {
-    let parts: Vec<_> = text.splitn(3, ':').collect();
-    let (inner, rights) = match parts.as_slice() {
-        [_, inner, rights] => (*inner, *rights),
-        [path, rights] if rights.chars().all(|c| "rwm".contains(c)) => (*path, *rights),
-        [_, inner] => (*inner, "rwm"),
-        _ => (parts[0], "rwm"),
-    };
-    json!({ "PathOnHost": parts[0], "PathInContainer": inner, "CgroupPermissions": rights })
 }
 
 /// `nofile=soft[:hard]`.

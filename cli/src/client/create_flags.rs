@@ -98,6 +98,9 @@ pub struct CreateFlags {
     /// Expose a port or a range of ports
     #[arg(long, value_name = "list")]
     pub expose: Vec<String>,
+    /// GPU devices to add to the container ('all' to pass all GPUs)
+    #[arg(long, value_name = "gpu-request")]
+    pub gpus: Vec<String>,
     /// Add additional groups to join
     #[arg(long, value_name = "list")]
     pub group_add: Vec<String>,

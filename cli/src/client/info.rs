@@ -38,6 +38,17 @@ pub fn show(api: &Api, info: Result<Value>) -> Result<()> {
             }
         }
     }
+    let items = |name: &str| info[name].as_array().cloned().unwrap_or_default();
+    let directories = items("CDISpecDirs");
+    if !directories.is_empty() {
+        say!(" CDI spec directories:")?;
+        directories.iter().filter_map(Value::as_str).try_for_each(|d| say!("  {d}"))?;
+    }
+    let devices = items("DiscoveredDevices");
+    if !devices.is_empty() {
+        say!(" Discovered Devices:")?;
+        devices.iter().try_for_each(|d| say!("  {}: {}", text(d, "Source"), text(d, "ID")))?;
+    }
     swarm(&info["Swarm"])?;
     let runtimes: Vec<&str> =
         info["Runtimes"].as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect();

@@ -9,6 +9,7 @@ mod copy;
 mod create_body;
 mod create_flags;
 mod credentials;
+mod devices;
 mod exec;
 mod files;
 mod human;

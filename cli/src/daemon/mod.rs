@@ -191,6 +191,7 @@ impl Daemon {
             helper_exe,
             default_log: config.log.clone(),
             runtimes: config.runtimes.clone(),
+            cdi_spec_dirs: config.cdi_spec_dirs.clone(),
             networking: Arc::new(LocalNetworking::new(plane.clone(), attachments.clone())),
         };
         let engine = Engine::open_held(options, locks).await.context("start the engine")?;

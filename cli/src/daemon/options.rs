@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde::Deserialize;
 use skep_api::TlsFiles;
-use skep_engine::{LogConfig, Runtimes};
+use skep_engine::{CDI_SPEC_DIRS, LogConfig, Runtimes};
 
 use super::runtimes;
 
@@ -74,6 +74,9 @@ pub struct DaemonArgs {
     /// OCI runtime (runc, crun, ...) that containers can ask for by this name
     #[arg(long = "add-runtime", value_name = "NAME=PATH")]
     pub add_runtimes: Vec<String>,
+    /// Directory of CDI specifications [default: /etc/cdi and /var/run/cdi]
+    #[arg(long = "cdi-spec-dir", value_name = "DIR")]
+    pub cdi_spec_dirs: Vec<PathBuf>,
     /// Runtime of containers that ask for none [default: skep, which is built in]
     #[arg(long, value_name = "NAME")]
     pub default_runtime: Option<String>,
@@ -97,6 +100,7 @@ struct File {
     runtimes: BTreeMap<String, runtimes::Entry>,
     default_runtime: Option<String>,
     metrics_addr: Option<String>,
+    cdi_spec_dirs: Vec<PathBuf>,
     debug: bool,
     tls: bool,
     tlsverify: bool,
@@ -130,6 +134,8 @@ pub struct Config {
     pub runtimes: Runtimes,
     /// Where metrics are served.
     pub metrics_addr: Option<String>,
+    /// Where CDI specifications lie.
+    pub cdi_spec_dirs: Vec<PathBuf>,
     /// TLS of the TCP sockets.
     pub tls: Option<TlsFiles>,
     /// The swarm never has another node: nothing listens for one.
@@ -194,6 +200,12 @@ impl Config {
         if let Some(bad) = labels.iter().find(|l| !l.contains('=')) {
             bail!("label {bad:?}: want name=value");
         }
+        let mut cdi_spec_dirs = [file.cdi_spec_dirs, args.cdi_spec_dirs].concat();
+        if cdi_spec_dirs.is_empty() {
+            cdi_spec_dirs.extend(CDI_SPEC_DIRS.map(PathBuf::from));
+        }
+        // An empty name turns it off, as with dockerd.
+        cdi_spec_dirs.retain(|d| !d.as_os_str().is_empty());
         let log = log(args.log_driver.or(file.log_driver), file.log_opts, &args.log_opts)?;
         Ok(Self {
             log,
@@ -214,6 +226,7 @@ impl Config {
                 args.default_runtime.or(file.default_runtime),
             )?,
             metrics_addr: args.metrics_addr.or(file.metrics_addr).filter(|a| !a.is_empty()),
+            cdi_spec_dirs,
             tls,
             solo: false,
         })

@@ -22,11 +22,7 @@ volume-driver volumes-from workdir detach detach-keys sig-proxy
 ";
 
 /// Flags that are not right yet, and why.
-pub const NOT_YET: &[(&str, &str)] = &[
-    ("ip6", "networks are IPv4"),
-    ("link-local-ip", "refused by name"),
-    ("gpus", "refused without its name"),
-];
+pub const NOT_YET: &[(&str, &str)] = &[("ip6", "networks are IPv4"), ("link-local-ip", "refused by name")];
 
 /// How a flag is seen to work.
 enum Seen {
@@ -119,7 +115,6 @@ const SEEN: &[(&str, &str, Seen)] = &[
         "--expose 81-82 --expose 53/udp",
         Shows("{{range $p, $_ := .Config.ExposedPorts}}{{$p}} {{end}}", "53/udp 81/tcp 82/tcp"),
     ),
-    ("gpus", "--gpus all", Refused("gpu")),
     ("group-add", "--user 5:6 --group-add 77", Says("id -G", "6 77")),
     (
         "health-cmd",
@@ -240,6 +235,7 @@ pub fn drive(tally: &mut Tally<'_>) -> Result<()> {
         let args = args.replace("DISK", &disk);
         tally.drive(flag, |host| see(host, &args, seen));
     }
+    tally.drive("gpus", gpus);
     tally.drive("attach", attach);
     tally.drive("cidfile", |host| {
         let file = host.dir.join("cid");
@@ -373,6 +369,46 @@ pub fn drive(tally: &mut Tally<'_>) -> Result<()> {
     docker(host, "rm -fv flags-other")?;
     docker(host, "network rm flags")?;
     docker(host, "volume rm flags-data flags-local").map(drop)
+}
+
+/// Where the daemon looks for CDI specifications.
+pub fn cdi(host: &Host) -> std::path::PathBuf {
+    host.dir.join("cdi")
+}
+
+/// Without a specification no GPU is there; with one of a GPU that is no more than a null device, that is it.
+fn gpus(host: &Host) -> Result<()> {
+    let none = "could not select device driver \"\" with capabilities: [[gpu]]";
+    refuses(host, "run --rm --gpus all bb true", none)?;
+    let unknown = "cdi device injection failed: unresolvable cdi devices lab.example/gpu=7";
+    refuses(host, "run --rm --device lab.example/gpu=7 bb true", unknown)?;
+    let spec = r#"
+cdiVersion: "0.6.0"
+kind: lab.example/gpu
+devices:
+- name: "0"
+  containerEdits: {deviceNodes: [{path: /dev/gpu0, hostPath: /dev/null, fileMode: 0640, gid: 7}]}
+- name: "1"
+  containerEdits: {deviceNodes: [{path: /dev/gpu1, hostPath: /dev/null}]}
+containerEdits:
+  env: [GPUS=some]
+"#;
+    std::fs::create_dir_all(cdi(host))?;
+    std::fs::write(cdi(host).join("lab.yaml"), spec)?;
+    let script = "echo x > /dev/gpu0; stat -c %a:%g /dev/gpu0; ls /dev | grep -c gpu; echo $GPUS";
+    for (args, count) in [("--gpus all", 2), ("--gpus 1", 1), ("--device lab.example/gpu=0", 1)] {
+        let seen = format!("640:7\n{count}\nsome");
+        prints(host, &format!("run --rm {args} bb sh -c '{script}'"), &seen)?;
+    }
+    let one = "run --rm --gpus device=1 bb sh -c 'echo x > /dev/gpu1; ls /dev | grep gpu'";
+    prints(host, one, "gpu1")?;
+    let asked = r#"[{"Driver":"","Count":-1,"DeviceIDs":null,"Capabilities":[["gpu"]],"Options":{}}]"#;
+    shows(host, "--gpus all", "{{json .HostConfig.DeviceRequests}}", asked)?;
+    prints(
+        host,
+        "info -f '{{range .DiscoveredDevices}}{{.Source}}: {{.ID}} {{end}}'",
+        "cdi: lab.example/gpu=0 cdi: lab.example/gpu=1",
+    )
 }
 
 fn see(host: &Host, args: &str, seen: &Seen) -> Result<()> {

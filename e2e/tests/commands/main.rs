@@ -29,8 +29,11 @@ fn every_command_and_flag_does_what_it_is_for() -> Result<()> {
     let init = PathBuf::from(env!("CARGO_BIN_EXE_skep-lab-init"));
     let skep = init.with_file_name("skep");
     let name = format!("cm{}", std::process::id() % 10_000);
-    let lab = Lab::up(LabOptions { name, hosts: 1, skep, init })?;
+    let lab = Lab::bare(LabOptions { name, hosts: 1, skep, init })?;
     let host = lab.host(1);
+    let specifications = flags::cdi(host).display().to_string();
+    std::fs::write(host.dir.join("daemon.toml"), format!("cdi-spec-dirs = [{specifications:?}]\n"))?;
+    host.start_daemon()?;
     let archive = host.dir.join("busybox.tar");
     busybox_image(APPLETS, &archive)?;
     host.docker(&["import", archive.to_str().context("a UTF-8 path")?, "bb"])?;

@@ -7,6 +7,7 @@ mod commit;
 mod connect;
 mod copy;
 mod create;
+mod device_requests;
 mod exec;
 mod files;
 mod health;

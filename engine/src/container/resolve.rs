@@ -102,6 +102,7 @@ fn check(c: &ContainerConfig) -> Result<(), Error> {
     if c.auto_remove && c.restart != crate::config::RestartPolicy::No {
         return bad("can't create 'AutoRemove' container with restart policy".into());
     }
+    super::device_requests::check(&c.device_requests)?;
     for rule in &c.device_rules {
         parse_rule(rule).map_err(|e| Error::Invalid(e.to_string()))?;
     }

@@ -244,7 +244,8 @@ impl Engine {
             Some(name) => self.runtimes().find(name)?.cloned(),
             None => None,
         };
-        Ok(ShimSpec {
+        let devices = self.resolve_devices(&g.device_requests)?;
+        let mut spec = ShimSpec {
             id: slot.id.clone(),
             rootfs,
             read_only: g.read_only,
@@ -292,7 +293,10 @@ impl Engine {
             log: g.log.clone(),
             log_path: c.log_path.clone(),
             log_subject: told(c, &slot.plan.argv)?,
-        })
+            ..ShimSpec::default()
+        };
+        devices.apply(&mut spec);
+        Ok(spec)
     }
 }
 

@@ -12,6 +12,7 @@ use nix::unistd::{Gid, Uid, symlinkat};
 
 use super::error::{Context, Error};
 use super::resolve::Root;
+use crate::cdi::{DeviceNode, NodeKind};
 use crate::shim::ShimSpec;
 
 /// Nodes that every container has: name, major, minor.
@@ -86,7 +87,7 @@ pub fn rules(spec: &ShimSpec, devices: &[Chosen]) -> Result<Option<Vec<DeviceRul
         return Ok(None);
     }
     let mut rules = default_rules();
-    rules.extend(devices.iter().map(|d| d.rule.clone()));
+    rules.extend(devices.iter().filter_map(|d| d.rule.clone()));
     for text in &spec.device_rules {
         rules.push(parse_rule(text)?);
     }
@@ -128,16 +129,33 @@ fn rights(text: &str) -> Option<String> {
 pub struct Chosen {
     /// Its node inside.
     pub node: HostDevice,
-    rule: DeviceRule,
+    /// None: it may only be there.
+    rule: Option<DeviceRule>,
 }
 
-/// The devices asked for; a directory means all in it. A privileged container has them all anyhow.
-pub fn chosen(spec: &ShimSpec) -> Result<Vec<Chosen>, Error> {
-    let mut found = Vec::new();
-    if spec.privileged {
-        return Ok(found);
+impl Chosen {
+    fn whole(d: &DeviceNode) -> Self {
+        let (kind, letter) = match d.kind {
+            NodeKind::Block => (SFlag::S_IFBLK, Some('b')),
+            NodeKind::Character => (SFlag::S_IFCHR, Some('c')),
+            NodeKind::Pipe => (SFlag::S_IFIFO, None),
+        };
+        let (mode, number) = (Mode::from_bits_truncate(d.mode), libc::makedev(d.major, d.minor));
+        let node = HostDevice { path: d.path.clone(), kind, mode, number, uid: d.uid, gid: d.gid };
+        let rule = letter.filter(|_| !d.access.is_empty()).map(|kind| DeviceRule {
+            kind,
+            major: Some(d.major),
+            minor: Some(d.minor),
+            access: d.access.clone(),
+        });
+        Self { node, rule }
     }
-    for d in &spec.devices {
+}
+
+/// The devices asked for; a directory means all in it. A privileged container has those of the host anyhow.
+pub fn chosen(spec: &ShimSpec) -> Result<Vec<Chosen>, Error> {
+    let mut found: Vec<Chosen> = spec.device_nodes.iter().map(Chosen::whole).collect();
+    for d in spec.devices.iter().filter(|_| !spec.privileged) {
         let shown = d.host.display();
         let access = rights(&d.access)
             .ok_or_else(|| Error::Refused(format!("invalid device mode of {shown}: {}", d.access)))?;
@@ -172,7 +190,7 @@ pub fn chosen(spec: &ShimSpec) -> Result<Vec<Chosen>, Error> {
             let kind = if node.kind == SFlag::S_IFBLK { 'b' } else { 'c' };
             let (major, minor) = (libc::major(node.number), libc::minor(node.number));
             let rule = DeviceRule { kind, major: Some(major), minor: Some(minor), access: access.clone() };
-            found.push(Chosen { node, rule });
+            found.push(Chosen { node, rule: Some(rule) });
         }
     }
     Ok(found)
@@ -204,16 +222,31 @@ impl HostDevice {
 impl HostDevice {
     /// In the form of the OCI runtime specification.
     pub fn oci(&self) -> serde_json::Value {
+        let kind = match self.kind {
+            SFlag::S_IFBLK => "b",
+            SFlag::S_IFIFO => "p",
+            _ => "c",
+        };
         serde_json::json!({
-            "path": self.path, "type": if self.kind == SFlag::S_IFBLK { "b" } else { "c" },
+            "path": self.path, "type": kind,
             "major": libc::major(self.number), "minor": libc::minor(self.number),
             "fileMode": self.mode.bits(), "uid": self.uid, "gid": self.gid,
         })
     }
 }
 
-/// All device nodes of the host, for a privileged container.
-pub fn host_devices() -> Vec<HostDevice> {
+/// The nodes of a container: those chosen for it, and for a privileged one all of the host's beside them.
+pub fn nodes(spec: &ShimSpec, chosen: &[Chosen]) -> Vec<HostDevice> {
+    let mut nodes: Vec<HostDevice> = chosen.iter().map(|d| d.node.clone()).collect();
+    if spec.privileged {
+        let hosts = host_devices();
+        nodes.extend(hosts.into_iter().filter(|h| chosen.iter().all(|d| d.node.path != h.path)));
+    }
+    nodes
+}
+
+/// All device nodes of the host.
+fn host_devices() -> Vec<HostDevice> {
     let mut found = Vec::new();
     collect(Path::new("/dev"), &mut found);
     found

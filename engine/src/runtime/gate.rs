@@ -21,6 +21,10 @@ const MAX_MESSAGE: usize = 8192;
 pub enum Message {
     /// To the child: the cgroup is there, go in.
     Join,
+    /// To the shim: all is mounted, and hooks may look at it.
+    Mounted,
+    /// To the child: they have, go on.
+    Enter,
     /// To the shim: the pty's master comes with this.
     Terminal,
     /// To the shim: all is set up, the command is found.

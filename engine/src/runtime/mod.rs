@@ -25,6 +25,7 @@ mod command;
 pub(crate) mod descriptors;
 mod devices;
 mod gate;
+pub(crate) mod hooks;
 mod keyring;
 pub(crate) mod mounts;
 mod namespaces;
@@ -63,6 +64,7 @@ use self::seccomp::Filter;
 pub use self::terminal::resize;
 pub(crate) use self::user::User;
 pub(crate) use self::view::{Parts, View};
+use crate::cdi::Stage;
 use crate::config::ResourceLimits;
 use crate::shim::{Namespace, NetworkNamespace, ShimSpec};
 
@@ -118,6 +120,11 @@ impl Container {
             NetworkNamespace::Path(path) => Some(namespaces::open_network(path)?),
             NetworkNamespace::New | NetworkNamespace::Host => None,
         };
+        let place = match spec.hooks.is_empty() {
+            true => scratch.to_path_buf(),
+            false => hooks::prepare(spec, scratch)?,
+        };
+        let bundle = place.parent().unwrap_or(scratch);
         let plan = Plan {
             spec,
             capabilities,
@@ -126,7 +133,8 @@ impl Container {
             network,
             ipc: namespaces::open_ipc(&spec.ipc)?,
             devices: devices::chosen(spec)?,
-            scratch,
+            scratch: &place,
+            bundle,
         };
         let mut cgroup = Cgroup::at(&spec.cgroup)?.prepare(&spec.resources)?;
         let rules = devices::rules(spec, &plan.devices)?;
@@ -165,7 +173,11 @@ impl Container {
         let terminal = match ready {
             // A child that failed says why; a broken gate is only the consequence.
             Ok(()) | Err(Error::System { operation: "send to", .. }) => {
-                await_ready(&ours).and_then(|terminal| ready.map(|()| terminal))
+                let hooks = || {
+                    let stages = [Stage::Prestart, Stage::CreateRuntime];
+                    hooks::run(spec, &stages, "creating", pid.as_raw(), bundle)
+                };
+                await_ready(&ours, hooks).and_then(|terminal| ready.map(|()| terminal))
             }
             // It was not told to go in, and would wait for that as long as we for it.
             Err(e) => Err(e),
@@ -269,13 +281,17 @@ impl Container {
     }
 }
 
-/// Waits until the container is set up; the master of its terminal.
-fn await_ready(gate: &Gate) -> Result<Option<OwnedFd>, Error> {
+/// Waits until the container is set up, and runs `hooks` once its namespaces are there; the master of its terminal.
+fn await_ready(gate: &Gate, hooks: impl Fn() -> Result<(), Error>) -> Result<Option<OwnedFd>, Error> {
     let mut terminal = None;
     loop {
         match gate.receive()? {
             Some((Message::Ready, _)) => return Ok(terminal),
             Some((Message::Terminal, fd)) => terminal = fd,
+            Some((Message::Mounted, _)) => {
+                hooks()?;
+                gate.send(&Message::Enter, None)?;
+            }
             Some((Message::Failed { message, exit_code }, _)) => {
                 return Err(Error::Init { message, exit_code });
             }

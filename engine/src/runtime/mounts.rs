@@ -141,7 +141,7 @@ impl FromHost {
             };
             let place = if is_directory { root.directory(&config.target) } else { root.file(&config.target) };
             let place = place.on("make mount point", &target)?;
-            refuse_in_proc(&place, tree, &config.target)?;
+            refuse_in_proc(root, &place, tree, &config.target)?;
             mount_api::attach(tree, place).on("mount", &target)?;
         }
         Ok(())
@@ -164,7 +164,7 @@ const PROC_FILES: [&str; 10] = [
 
 /// A mount in /proc could stand in for what we and others write there (attributes, sysctls), or cover what is
 /// masked; an image's link may lead there from anywhere.
-fn refuse_in_proc(place: &OwnedFd, tree: &OwnedFd, target: &Path) -> Result<(), Error> {
+fn refuse_in_proc(root: &Root, place: &OwnedFd, tree: &OwnedFd, target: &Path) -> Result<(), Error> {
     let is_proc = |fd: &OwnedFd| {
         let kind = nix::sys::statfs::fstatfs(fd).on("examine", target.display())?.filesystem_type();
         Ok::<_, Error>(kind == nix::sys::statfs::PROC_SUPER_MAGIC)
@@ -172,7 +172,12 @@ fn refuse_in_proc(place: &OwnedFd, tree: &OwnedFd, target: &Path) -> Result<(), 
     if !is_proc(place)? {
         return Ok(());
     }
-    let at = std::fs::read_link(resolve::fd_path(place.as_fd())).on("examine", target.display())?;
+    let path = |fd: std::os::fd::BorrowedFd<'_>| {
+        std::fs::read_link(resolve::fd_path(fd)).on("examine", target.display())
+    };
+    // As the container will have it: its root need not be the root yet.
+    let (top, full) = (path(root.as_fd())?, path(place.as_fd())?);
+    let at = full.strip_prefix(&top).map_or(full.clone(), |rest| Path::new("/").join(rest));
     let refused = if at == Path::new("/proc") {
         if is_proc(tree)? { None } else { Some("it is not of type proc") }
     } else {
@@ -228,6 +233,11 @@ fn bind(source: &Path, options: &BindOptions, read_only: bool) -> Result<OwnedFd
     };
     let (kind, below) = propagation(source, options.propagation)?;
     mount_api::set_propagation(&tree, kind, below).on("set propagation of", shown.display())?;
+    let attributes = [(options.nosuid, NOSUID), (options.nodev, NODEV), (options.noexec, NOEXEC)];
+    let attributes = attributes.iter().filter(|(wanted, _)| *wanted).fold(0, |all, (_, one)| all | one);
+    if attributes != 0 {
+        mount_api::set_attributes(&tree, attributes, recursive).on("restrict", shown.display())?;
+    }
     if read_only {
         let below = !options.read_only_non_recursive;
         mount_api::set_attributes(&tree, RDONLY, below).on("make read-only", shown.display())?;

@@ -18,7 +18,8 @@ use super::resolve::Root;
 use super::rlimits::{self, Rlimit};
 use super::seccomp::Filter;
 use super::user::User;
-use super::{descriptors, devices, keyring, mount_api, namespaces, paths, rootfs, sysctls, terminal};
+use super::{descriptors, devices, hooks, keyring, mount_api, namespaces, paths, rootfs, sysctls, terminal};
+use crate::cdi::Stage;
 use crate::shim::{Namespace, NetworkNamespace, ShimSpec};
 
 /// Everything decided before the process exists.
@@ -39,6 +40,8 @@ pub struct Plan<'a> {
     pub devices: Vec<devices::Chosen>,
     /// A directory that the root file system is mounted on before it becomes the root.
     pub scratch: &'a Path,
+    /// What hooks are told of as the bundle.
+    pub bundle: &'a Path,
 }
 
 /// stdin, stdout and stderr of a container without a terminal.
@@ -101,8 +104,7 @@ fn build_root(plan: &Plan<'_>, cgroup: &Cgroup, gate: &Gate) -> Result<(Root, Ow
     // Opened here, since a mount point must be of this mount namespace.
     let scratch = OwnedFd::from(std::fs::File::open(plan.scratch).on("open", plan.scratch.display())?);
     from_host.collect_shm(&spec.shm)?;
-    let mut host_devices = if spec.privileged { devices::host_devices() } else { Vec::new() };
-    host_devices.extend(plan.devices.iter().map(|d| d.node.clone()));
+    let nodes = devices::nodes(spec, &plan.devices);
     let tree = rootfs::prepare(&spec.rootfs, &scratch)?;
     if !cgroup.is_entered_by_clone() {
         // Its directories were being made meanwhile.
@@ -115,15 +117,30 @@ fn build_root(plan: &Plan<'_>, cgroup: &Cgroup, gate: &Gate) -> Result<(Root, Ow
         namespaces::unshare_cgroup()?;
     }
     from_host.collect_cgroups(cgroup, !spec.privileged)?;
-    rootfs::enter(&tree, &scratch)?;
+    // Mounted while the host's root is still there, for the hooks that want to see both.
+    rootfs::place(&tree, &scratch)?;
     umask(Mode::empty());
-    let root = Root::current().on("open", "/")?;
+    let root = Root::from(tree.try_clone().on("copy", "root file system")?);
     from_host.attach_kernel(&root, spec)?;
-    devices::populate(&root, &host_devices)?;
+    devices::populate(&root, &nodes)?;
     let null = devices::null(&root)?;
     umask(Mode::from_bits_truncate(0o022));
     from_host.attach_volumes(&root)?;
-    Ok((root, null))
+    if hooks::any(spec, &[Stage::Prestart, Stage::CreateRuntime]) {
+        gate.send(&Message::Mounted, None)?;
+        match gate.receive()? {
+            Some((Message::Enter, _)) => {}
+            _ => return Err(Error::Refused("the shim is gone".into())),
+        }
+    }
+    hooks::run(spec, &[Stage::CreateContainer], "creating", own_pid(), plan.bundle)?;
+    rootfs::enter(&tree)?;
+    Ok((Root::current().on("open", "/")?, null))
+}
+
+/// As the container sees it.
+fn own_pid() -> i32 {
+    nix::unistd::getpid().as_raw()
 }
 
 fn open_terminal(root: &Root, gate: &Gate) -> Result<OwnedFd, Error> {
@@ -201,6 +218,7 @@ pub(super) fn become_user(user: &User, capabilities: Capabilities) -> Result<(),
 
 fn execute(plan: &Plan<'_>, user: &User, command: &Command) -> Result<Infallible, Error> {
     confine(plan.spec, plan.filter.as_ref(), user, plan.capabilities)?;
+    hooks::run(plan.spec, &[Stage::StartContainer], "created", own_pid(), plan.bundle)?;
     if plan.spec.init {
         // SAFETY: this process has never had a second thread.
         match unsafe { reaper::split(plan.spec.tty) }? {

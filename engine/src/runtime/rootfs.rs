@@ -117,10 +117,14 @@ pub fn isolate() -> Result<(), Error> {
         .on("make private", "/")
 }
 
-/// Makes `tree` the root of this mount namespace and lets go of everything else.
-pub fn enter(tree: &OwnedFd, scratch: &OwnedFd) -> Result<(), Error> {
+/// Mounts `tree` where it is to become the root.
+pub fn place(tree: &OwnedFd, scratch: &OwnedFd) -> Result<(), Error> {
     mount_api::make_private(tree).on("make private", "root file system")?;
-    mount_api::attach(tree, scratch).on("attach", "root file system")?;
+    mount_api::attach(tree, scratch).on("attach", "root file system")
+}
+
+/// Makes it the root of this mount namespace and lets go of everything else.
+pub fn enter(tree: &OwnedFd) -> Result<(), Error> {
     nix::unistd::fchdir(tree).on("enter", "root file system")?;
     // Stacks the old root on the new one, where it can be taken off without a directory for it.
     nix::unistd::pivot_root(".", ".").on("pivot_root", "root file system")?;

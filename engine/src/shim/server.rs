@@ -18,7 +18,8 @@ use super::log::Log;
 use super::protocol::{self, ATTACH_STDERR, ATTACH_STDIN, ATTACH_STDOUT, CHUNK};
 use super::spec::{Exit, Namespace, SHIM_LOG_FILE, ShimSpec, State};
 use super::stdio::{ReadOutcome, Stdio};
-use crate::runtime::{self, Container, Error};
+use crate::cdi::Stage;
+use crate::runtime::{self, Container, Error, hooks};
 
 /// How long after the container's end its log is still sent on.
 const AFTERWARDS: Duration = Duration::from_secs(10);
@@ -321,7 +322,21 @@ impl<'a> Server<'a> {
         if std::mem::replace(&mut self.started, true) {
             return Err(Error::Refused("the container has been started already".into()));
         }
-        self.container.start()
+        self.container.start()?;
+        // The command runs, whatever comes of them.
+        if let Err(e) = self.run_hooks(Stage::Poststart, "running") {
+            self.note("start", &io::Error::other(e));
+        }
+        Ok(())
+    }
+
+    /// Another runtime has run its own.
+    fn run_hooks(&self, stage: Stage, status: &str) -> Result<(), Error> {
+        if self.spec.external.is_some() || !hooks::any(self.spec, &[stage]) {
+            return Ok(());
+        }
+        let bundle = std::env::current_dir().unwrap_or_else(|_| self.bundle.to_path_buf());
+        hooks::run(self.spec, &[stage], status, self.container.pid.as_raw(), &bundle)
     }
 
     fn resize(&self, rows: u16, cols: u16) -> Result<(), Error> {
@@ -375,6 +390,9 @@ impl<'a> Server<'a> {
         super::unshare(self.spec, self.bundle);
         if let Err(e) = self.container.cgroup.remove() {
             self.note("remove cgroup", &io::Error::other(e));
+        }
+        if let Err(e) = self.run_hooks(Stage::Poststop, "stopped") {
+            self.note("clean up", &io::Error::other(e));
         }
         if let Err(e) = exit_file::write(self.bundle, &exit) {
             self.note("write exit status", &e);

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cdi::{DeviceNode, Hook};
 use crate::config::{DeviceConfig, ResourceLimits, Seccomp, UlimitConfig};
 use crate::log_config::LogConfig;
 use crate::mount::MountConfig;
@@ -72,6 +73,10 @@ pub struct ShimSpec {
     pub shm: Shm,
     /// Devices of the host, besides those that every container has.
     pub devices: Vec<DeviceConfig>,
+    /// Device nodes that are known whole, in privileged containers too.
+    pub device_nodes: Vec<DeviceNode>,
+    /// Programs run on its way.
+    pub hooks: Vec<Hook>,
     /// Further rules of the device cgroup.
     pub device_rules: Vec<String>,
     /// Paths hidden from it; none = the default ones.

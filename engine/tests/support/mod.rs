@@ -27,6 +27,7 @@ pub fn options(dir: &Path) -> EngineOptions {
         helper_exe: helper(),
         default_log: Default::default(),
         runtimes: Default::default(),
+        cdi_spec_dirs: Vec::new(),
         networking: Arc::new(NoNetworks),
     }
 }

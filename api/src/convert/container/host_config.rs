@@ -2,7 +2,8 @@
 
 use serde_json::json;
 use skep_engine::{
-    ContainerConfig, DeviceConfig, IpcMode, LogConfig, PidMode, RestartPolicy, Seccomp, UlimitConfig,
+    ContainerConfig, DeviceConfig, DeviceRequest, IpcMode, LogConfig, PidMode, RestartPolicy, Seccomp,
+    UlimitConfig,
 };
 
 use super::networking::{read_links, read_ports};
@@ -142,6 +143,16 @@ fn read_devices(f: &mut Fields, config: &mut ContainerConfig) -> ApiResult<()> {
             host: host.into(),
             access: if access.is_empty() { "rwm".into() } else { access },
         });
+    }
+    for mut d in f.objects("DeviceRequests")? {
+        config.device_requests.push(DeviceRequest {
+            driver: d.string("Driver")?,
+            count: d.i64("Count")?,
+            ids: d.strings("DeviceIDs")?,
+            capabilities: d.string_lists("Capabilities")?,
+            options: d.string_map("Options")?,
+        });
+        d.refuse_rest(&[])?;
     }
     config.device_rules = f.strings("DeviceCgroupRules")?;
     Ok(())

@@ -35,6 +35,9 @@ fn whole(spec: &ShimSpec, user: &User, ground: &Ground, directory: &Path) -> Res
     if spec.uts == Namespace::New && !spec.hostname.is_empty() {
         out["hostname"] = spec.hostname.as_str().into();
     }
+    if !spec.hooks.is_empty() {
+        out["hooks"] = config::hooks(spec);
+    }
     // By way of the specification's own types, which know no other words than it has.
     serde_json::from_value(out).map_err(|e| Error::Refused(format!("{FILE}: {e}")))
 }

@@ -12,7 +12,7 @@ use super::super::mounts::shm_size;
 use super::super::user::User;
 use super::super::{cgroup, devices, paths, rlimits, seccomp};
 use super::ground::{Ground, INIT};
-use crate::mount::{MountConfig, MountKind, Propagation, TmpfsOptions};
+use crate::mount::{BindOptions, MountConfig, MountKind, Propagation, TmpfsOptions};
 use crate::shim::{Namespace, NetworkNamespace, ShimSpec, Shm};
 
 /// `process`: of the container, or of a further command with its own values put in.
@@ -45,6 +45,28 @@ pub fn process(
         out["consoleSize"] = json!({ "height": rows, "width": cols });
     }
     Ok(out)
+}
+
+/// `hooks`, by stage.
+pub fn hooks(spec: &ShimSpec) -> Value {
+    let mut out = Map::new();
+    for hook in &spec.hooks {
+        let mut one = json!({ "path": hook.path });
+        for (key, list) in [("args", &hook.args), ("env", &hook.env)] {
+            if !list.is_empty() {
+                one[key] = json!(list);
+            }
+        }
+        if let Some(timeout) = hook.timeout {
+            one["timeout"] = timeout.into();
+        }
+        if let Some(stage) = json!(hook.hook_name).as_str()
+            && let Some(list) = out.entry(stage).or_insert_with(|| json!([])).as_array_mut()
+        {
+            list.push(one);
+        }
+    }
+    out.into()
 }
 
 /// What the container's own process runs: our init around the command, where it is wanted.
@@ -94,11 +116,13 @@ pub fn mounts(spec: &ShimSpec, ground: &Ground, directory: &Path) -> Vec<Value> 
 }
 
 fn bind(source: &Path, config: &MountConfig) -> Value {
-    let propagation = match &config.kind {
-        MountKind::Bind { options, .. } => options.propagation,
-        MountKind::Volume { .. } | MountKind::Tmpfs { .. } => Propagation::Rprivate,
+    let given = match &config.kind {
+        MountKind::Bind { options, .. } => options.clone(),
+        MountKind::Volume { .. } | MountKind::Tmpfs { .. } => BindOptions::default(),
     };
-    let mut options = vec!["rbind", propagation.word()];
+    let mut options = vec!["rbind", given.propagation.word()];
+    let words = [(given.nosuid, "nosuid"), (given.nodev, "nodev"), (given.noexec, "noexec")];
+    options.extend(words.iter().filter(|(wanted, _)| *wanted).map(|(_, word)| *word));
     if config.read_only {
         options.push("ro");
     }
@@ -128,8 +152,7 @@ fn tmpfs(config: &MountConfig) -> Value {
 /// `linux`.
 pub fn linux(spec: &ShimSpec, ground: &Ground, capabilities: Capabilities) -> Result<Value, Error> {
     let chosen = devices::chosen(spec)?;
-    let mut nodes = if spec.privileged { devices::host_devices() } else { Vec::new() };
-    nodes.extend(chosen.iter().map(|d| d.node.clone()));
+    let nodes = devices::nodes(spec, &chosen);
     let mut resources = cgroup::oci::resources(&spec.resources)?;
     resources["devices"] = match devices::rules(spec, &chosen)? {
         None => json!([{ "allow": true, "access": "rwm" }]),
