@@ -78,6 +78,22 @@ fn the_journal_gets_messages_also_while_no_daemon_runs() -> Result<()> {
         host.docker(&["info", "-f", "{{.LoggingDriver}} {{.Plugins.Log}}"])?
             .starts_with("json-file [fluentd journald")
     );
+    // A service's tasks have drivers too; those that the daemon can read are read by `service logs`.
+    host.docker(&["swarm", "init"])?;
+    let service = ["service", "create", "-q", "--detach=false"];
+    let words = ["--no-resolve-image", "bb", "sh", "-c", "echo of a service; exec sleep 1000"];
+    for (name, driver, tag) in [("sj", "journald", "tag={{.Name}}"), ("sl", "local", "env=A")] {
+        let log = ["--name", name, "--env", "A=b", "--log-driver", driver, "--log-opt", tag];
+        host.docker(&[&service[..], &log, &words].concat())?;
+        let told = host.docker(&["service", "logs", "--raw", name])?;
+        ensure!(told == "of a service\n", "{name}: {told:?}");
+    }
+    let got = next("MESSAGE=of a service\n")?;
+    ensure!(got.contains("CONTAINER_TAG=sj.1."), "{got:?}");
+    let asked = host.docker(&["service", "inspect", "sj", "-f", "{{json .Spec.TaskTemplate.LogDriver}}"])?;
+    ensure!(asked.trim() == r#"{"Name":"journald","Options":{"tag":"{{.Name}}"}}"#, "{asked}");
+    host.docker(&["service", "rm", "sj", "sl"])?;
+    host.docker(&["swarm", "leave", "--force"])?;
     host.stop_daemon("-9")?;
     next("MESSAGE=message ")?;
     next("MESSAGE=message ")?;

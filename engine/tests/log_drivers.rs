@@ -5,9 +5,14 @@ mod support;
 use std::io::{BufRead, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 use skep_engine::{ContainerConfig, Engine, Error, LogConfig, LogFrame, LogOptions, WaitCondition};
 use support::{Fixture, Outcome};
 
@@ -183,6 +188,92 @@ async fn syslog_goes_out_in_its_formats_and_is_read_from_the_cache() -> Outcome 
     assert!(message.starts_with("<30>") && message.contains(&format!(" {}[", &id[..12])), "{message:?}");
     let error = logs(e, "unix", both()).await.err().ok_or("read without a cache")?.to_string();
     assert_eq!(error, "configured logging driver does not support reading");
+    Ok(())
+}
+
+/// A server that wants certificates of its own authority, whose file it leaves in a directory with a client's.
+fn tls_server(dir: &Path) -> Result<ServerConfig, Box<dyn std::error::Error + Send + Sync>> {
+    let mut params = rcgen::CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = rcgen::KeyPair::generate()?;
+    let authority = params.self_signed(&key)?;
+    let issuer = rcgen::Issuer::new(params, key);
+    let signed = |name: &str| -> Result<(rcgen::Certificate, rcgen::KeyPair), rcgen::Error> {
+        let key = rcgen::KeyPair::generate()?;
+        Ok((rcgen::CertificateParams::new(vec![name.to_owned()])?.signed_by(&key, &issuer)?, key))
+    };
+    let (client, client_key) = signed("client")?;
+    std::fs::write(dir.join("ca.pem"), authority.pem())?;
+    std::fs::write(dir.join("cert.pem"), client.pem())?;
+    std::fs::write(dir.join("key.pem"), client_key.serialize_pem())?;
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.der().clone())?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build()?;
+    let (server, server_key) = signed("127.0.0.1")?;
+    let key = PrivateKeyDer::try_from(server_key.serialize_der())?;
+    Ok(ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_client_cert_verifier(clients)
+        .with_single_cert(vec![server.der().clone()], key)?)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn syslog_over_tls_is_framed_and_both_ends_are_verified() -> Outcome {
+    let f = Fixture::new().await?;
+    let e = &f.engine;
+    let config = Arc::new(tls_server(f.dir())?);
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let address = format!("tcp+tls://{}", listener.local_addr()?);
+    // Every connection is told of by what came over it, or by why nothing did.
+    let (told, hears) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        while let Ok(stream) = accept(&listener) {
+            let Ok(connection) = ServerConnection::new(config.clone()) else { break };
+            let mut stream = StreamOwned::new(connection, stream);
+            let mut got = String::new();
+            let ended = stream.read_to_string(&mut got);
+            if told.send(ended.map(|_| got.clone()).map_err(|e| format!("{got}: {e}"))).is_err() {
+                break;
+            }
+        }
+    });
+    let file = |name: &str| f.dir().join(name).display().to_string();
+    let (ca, cert, key) = (file("ca.pem"), file("cert.pem"), file("key.pem"));
+    let trusting = [
+        ("syslog-address", address.as_str()),
+        ("syslog-tls-ca-cert", ca.as_str()),
+        ("syslog-tls-cert", cert.as_str()),
+        ("syslog-tls-key", key.as_str()),
+        ("syslog-format", "rfc5424"),
+    ];
+    assert_eq!(finish(e, "known", sh("syslog", &trusting, "echo one; echo two")).await?, 0);
+    let got = hears.recv_timeout(LONG)??;
+    // RFC 5425: each message after its length.
+    let (mut rest, mut messages) = (got.as_str(), Vec::new());
+    while let Some((length, after)) = rest.split_once(' ') {
+        let (message, after) = after.split_at(length.parse()?);
+        messages.push(message.trim_end().rsplit(' ').next());
+        rest = after;
+    }
+    assert_eq!(messages, [Some("one"), Some("two")], "{got:?}");
+
+    // A server whose authority nobody named is not spoken to.
+    std::fs::create_dir(f.dir().join("other"))?;
+    tls_server(&f.dir().join("other"))?;
+    let other = file("other/ca.pem");
+    let distrusting = [("syslog-address", address.as_str()), ("syslog-tls-ca-cert", other.as_str())];
+    let error = finish(e, "unknown", sh("syslog", &distrusting, "echo x")).await.err();
+    let error = error.ok_or("spoke to a stranger")?.to_string();
+    assert!(
+        error.contains("failed to initialize logging driver") && error.contains("certificate"),
+        "{error}"
+    );
+    assert!(hears.recv_timeout(LONG)?.is_err_and(|e| e.starts_with(": ")), "nothing was said to it");
+    // One that asks for no verification has it.
+    let blind = [&trusting[..1], &trusting[2..], &[("syslog-tls-skip-verify", "true")]].concat();
+    assert_eq!(finish(e, "blind", sh("syslog", &blind, "echo three")).await?, 0);
+    assert!(hears.recv_timeout(LONG)??.trim_end().ends_with(" three"));
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! One container, from create to remove, against raw runc and crun and against `docker run --rm`.
+//! One container, from create to remove, against raw runc and crun, `docker run --rm` and `podman run --rm`.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -105,10 +105,16 @@ fn runtime(program: &str, bundle: &Path, turn: &str) -> Result<()> {
     peers::call(command.arg("run").arg("-b").arg(bundle).arg(id).stdin(Stdio::null())).map(drop)
 }
 
-/// The clients: `skep run --rm` against `docker run --rm`.
+/// The clients: `skep run --rm` against `docker run --rm` and `podman run --rm`.
 fn clients(setup: &Setup, host: &Host, docker: Option<&DockerLab>) -> Result<Vec<Row>> {
     let run = ["run", "--rm", "bb", "true"];
-    let (mut ours, mut theirs) = (vec![], vec![]);
+    let (mut ours, mut theirs, mut podmans) = (vec![], vec![], vec![]);
+    let image = host.dir.join("busybox.tar");
+    std::fs::write(&image, peers::busybox()?)?;
+    peers::call(peers::podman(host)?.arg("import").arg(&image).arg("bb"))?;
+    // Its own limits are above what this machine's root may raise; crun refuses mixed cgroups.
+    let podman = ["--runtime", "runc", "--cgroup-manager", "cgroupfs", "--events-backend", "file"];
+    let rm = ["run", "--rm", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024", "bb", "true"];
     for turn in 0..setup.rounds.min(20) + 1 {
         go_on()?;
         let mut skep = Command::new(&host.skep);
@@ -124,9 +130,17 @@ fn clients(setup: &Setup, host: &Host, docker: Option<&DockerLab>) -> Result<Vec
                 theirs.push(his);
             }
         }
+        let mut command = peers::podman(host)?;
+        let its = timed(|| peers::call(command.args(podman).args(rm).stdin(Stdio::null())))?;
+        if turn > 0 {
+            podmans.push(its);
+        }
     }
-    let row = Row::new("`run --rm busybox true`, bridge", "ms", ours, Target::RatioAtMost(0.1));
-    Ok(vec![row.beside("docker run --rm", theirs)])
+    let row = |target| Row::new("`run --rm busybox true`, bridge", "ms", ours.clone(), target);
+    Ok(vec![
+        row(Target::RatioAtMost(0.1)).beside("docker run --rm", theirs),
+        row(Target::None).beside("podman run --rm", podmans),
+    ])
 }
 
 /// Memory of a shim: its share of what it has in common with others included.

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use serde_json::json;
+use skep_e2e::Host;
 
 use crate::build;
 
@@ -32,6 +33,15 @@ pub fn docker() -> Result<PathBuf> {
         call(Command::new("apt-get").args(needed).env("DEBIAN_FRONTEND", "noninteractive"))?;
     }
     Ok(root)
+}
+
+/// Podman inside a host, with a store of its own below the host's directory.
+pub fn podman(host: &Host) -> Result<Command> {
+    let store = host.dir.join("podman");
+    let mut command = host.command("podman")?;
+    command.arg("--root").arg(store.join("root")).arg("--runroot").arg(store.join("run"));
+    command.args(["--storage-driver", "overlay"]);
+    Ok(command)
 }
 
 /// Runs a command; what it printed.

@@ -10,7 +10,7 @@ use serde_json::json;
 use skep_e2e::registry::{Registry, RegistryOptions};
 
 use super::docker::DockerLab;
-use super::peers::call;
+use super::peers::{call, podman};
 use super::table::{Row, Target, timed};
 use super::{Setup, go_on, hosts};
 use crate::packages;
@@ -44,13 +44,6 @@ pub fn run(setup: &Setup) -> Result<Vec<Row>> {
         }
         None => None,
     };
-    let store = host.dir.join("podman");
-    let podman = || -> Result<Command> {
-        let mut command = host.command("podman")?;
-        command.arg("--root").arg(store.join("root")).arg("--runroot").arg(store.join("run"));
-        command.args(["--storage-driver", "overlay"]);
-        Ok(command)
-    };
     let (mut ours, mut dockers, mut podmans) = (vec![], vec![], vec![]);
     for turn in 0..=TURNS {
         let keep = |list: &mut Vec<f64>, ms: f64| {
@@ -64,8 +57,8 @@ pub fn run(setup: &Setup) -> Result<Vec<Row>> {
             keep(&mut dockers, timed(|| call(d.command(d.lab.host(1)).args(["pull", IMAGE])))?);
             call(d.command(d.lab.host(1)).args(["rmi", IMAGE]))?;
         }
-        keep(&mut podmans, timed(|| call(podman()?.args(["pull", "--tls-verify=false", IMAGE])))?);
-        call(podman()?.args(["rmi", IMAGE]))?;
+        keep(&mut podmans, timed(|| call(podman(host)?.args(["pull", "--tls-verify=false", IMAGE])))?);
+        call(podman(host)?.args(["rmi", IMAGE]))?;
         go_on()?;
     }
     drop((registry, far));

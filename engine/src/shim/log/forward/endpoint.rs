@@ -7,7 +7,7 @@ use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
 use std::time::Duration;
 
-use super::tls::{TlsStream, Trust};
+use super::tls::{self, TlsStream, Trust};
 use crate::log_config::Address;
 
 /// Longest a connection may take to be made.
@@ -60,11 +60,16 @@ impl Link {
         match self {
             Self::Tcp(s) => open(s.as_raw_fd()).and_then(|()| s.write_all(bytes)),
             Self::Unix(s) => open(s.as_raw_fd()).and_then(|()| s.write_all(bytes)),
-            Self::Tls(s) => {
-                open(s.sock.as_raw_fd()).and_then(|()| s.write_all(bytes)).and_then(|()| s.flush())
-            }
+            Self::Tls(s) => tls::open(s).and_then(|()| s.write_all(bytes)).and_then(|()| s.flush()),
             Self::Udp(s) => s.send(bytes).map(drop),
             Self::Datagram(s) => s.send(bytes).map(drop),
+        }
+    }
+
+    /// Ends the connection so that the receiver gets all that was sent.
+    pub(super) fn end(self) {
+        if let Self::Tls(s) = self {
+            tls::end(*s);
         }
     }
 
@@ -89,11 +94,7 @@ fn open(fd: RawFd) -> io::Result<()> {
     let mut byte = 0u8;
     // SAFETY: one live byte.
     let n = unsafe { libc::recv(fd, (&raw mut byte).cast(), 1, libc::MSG_PEEK | libc::MSG_DONTWAIT) };
-    if n == 0 {
-        Err(io::Error::new(io::ErrorKind::BrokenPipe, "the receiver has closed the connection"))
-    } else {
-        Ok(())
-    }
+    if n == 0 { Err(io::Error::new(io::ErrorKind::BrokenPipe, tls::CLOSED)) } else { Ok(()) }
 }
 
 fn each<T>(host: &str, port: u16, connect: impl Fn(&SocketAddr) -> io::Result<T>) -> io::Result<T> {

@@ -64,6 +64,14 @@ impl Syslog {
     }
 }
 
+impl Drop for Syslog {
+    fn drop(&mut self) {
+        if let Some(link) = self.link.take() {
+            link.end();
+        }
+    }
+}
+
 impl Receiver for Syslog {
     fn send(&mut self, entry: &LogEntry, shim: &Shim<'_>) -> io::Result<()> {
         if let Some(left) = self.not_before.and_then(|t| t.checked_duration_since(Instant::now())) {

@@ -1,9 +1,10 @@
 //! TLS to a receiver of syslog messages.
 
-use std::io;
-use std::net::TcpStream;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -11,6 +12,10 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use skep_registry::{Anybody, system_roots};
 
 use crate::log_config::SyslogOptions;
+
+/// Longest the end of a connection is waited for.
+const FAREWELL: Duration = Duration::from_secs(5);
+pub(super) const CLOSED: &str = "the receiver has closed the connection";
 
 /// A stream within TLS.
 pub(super) type TlsStream = StreamOwned<ClientConnection, TcpStream>;
@@ -47,6 +52,49 @@ impl Trust {
             connection.complete_io(&mut stream)?;
         }
         Ok(StreamOwned::new(connection, stream))
+    }
+}
+
+/// The other end has not closed it. What came meanwhile is taken in: session tickets, or word that it is closed.
+pub(super) fn open(s: &mut TlsStream) -> io::Result<()> {
+    s.sock.set_nonblocking(true)?;
+    let came = loop {
+        match s.conn.read_tls(&mut s.sock) {
+            Ok(0) => break Err(io::Error::new(io::ErrorKind::BrokenPipe, CLOSED)),
+            Ok(_) => match s.conn.process_new_packets() {
+                Ok(state) if state.peer_has_closed() => {
+                    break Err(io::Error::new(io::ErrorKind::BrokenPipe, CLOSED));
+                }
+                Ok(_) => {}
+                Err(e) => break Err(io::Error::other(e)),
+            },
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => break Ok(()),
+            Err(e) => break Err(e),
+        }
+    };
+    s.sock.set_nonblocking(false)?;
+    came
+}
+
+/// Says that nothing more comes and waits, for a while, until the other end has read that. A socket that is closed
+/// with something unread in it is reset, and a reset takes away what the other end has not read (RFC 2525, section 2.17);
+/// TLS 1.3 always leaves something: the tickets of the session.
+pub(super) fn end(mut s: TlsStream) {
+    let said = s.sock.set_write_timeout(Some(FAREWELL)).and_then(|()| {
+        s.conn.send_close_notify();
+        s.flush()
+    });
+    let said = said.and_then(|()| s.sock.shutdown(Shutdown::Write));
+    let until = Instant::now() + FAREWELL;
+    let mut buffer = [0; 4096];
+    while said.is_ok() {
+        let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) else {
+            return;
+        };
+        match s.sock.set_read_timeout(Some(left)).and_then(|()| s.sock.read(&mut buffer)) {
+            Ok(n) if n > 0 => {}
+            _ => return,
+        }
     }
 }
 
