@@ -199,6 +199,25 @@ fn tcp_is_for_clients_with_a_certificate_and_sighup_reads_the_configuration_agai
         ensure!(!out.status.success() && out.stdout.is_empty(), "{out:?}");
     }
 
+    // A context has the files of its own, made by either client.
+    for (by, name) in clients.iter().zip(["theirs", "ours"]) {
+        let files =
+            format!("host={ADDRESS},ca={},cert={},key={}", at("ca.pem"), at("cert.pem"), at("key.pem"));
+        let context = |client: &Path, args: &[&str]| -> Result<Output> {
+            let mut command = host.command(client)?;
+            for name in ["DOCKER_HOST", "SKEP_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"] {
+                command.env_remove(name);
+            }
+            Ok(command.env("DOCKER_CONFIG", host.dir.join("docker-config")).args(args).output()?)
+        };
+        let out = context(by, &["context", "create", name, "--docker", &files])?;
+        ensure!(out.status.success(), "{out:?}");
+        for client in clients {
+            let out = context(client, &["--context", name, "info", "-f", "{{json .Labels}}"])?;
+            ensure!(out.stdout == b"[\"zone=a\"]\n", "{out:?}");
+        }
+    }
+
     let pid = std::fs::read_to_string(dir.join("exec/skep.pid"))?;
     std::fs::write(&file, "labels = [\"zone=b\"]\nlog-level = \"debug\"\n")?;
     host.exec(&["kill", "-HUP", pid.trim()])?;

@@ -17,6 +17,7 @@ use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 
+use super::context::Endpoint;
 use super::credentials::Store;
 
 /// Path all requests are made under.
@@ -47,17 +48,9 @@ pub struct Api {
 }
 
 impl Api {
-    /// `-H`, else SKEP_HOST, else DOCKER_HOST, else the default socket.
-    pub fn new(host: Option<String>, config: Option<String>) -> Self {
-        let from_env = |name| std::env::var(name).ok().filter(|v: &String| !v.is_empty());
-        let host = host.or_else(|| from_env("SKEP_HOST")).or_else(|| from_env("DOCKER_HOST"));
-        let host = host.unwrap_or_else(|| "unix:///run/skep/skep.sock".into());
-        Self { host, config: config.map(PathBuf::from), tls: None }
-    }
-
-    /// Speaks TLS over TCP.
-    pub fn with_tls(self, tls: Option<TlsConnector>) -> Self {
-        Self { tls, ..self }
+    /// The daemon at an endpoint; `config` is the directory of `--config`.
+    pub fn new(endpoint: Endpoint, config: Option<PathBuf>) -> Self {
+        Self { host: endpoint.host, config, tls: endpoint.tls }
     }
 
     /// The credentials that this user has kept.
@@ -76,6 +69,11 @@ impl Api {
         &self.host
     }
 
+    /// A bare connection.
+    pub async fn dial(&self) -> Result<impl AsyncRead + AsyncWrite + use<>> {
+        self.connect().await
+    }
+
     async fn connect(&self) -> Result<Box<dyn Socket>> {
         let unreachable =
             || format!("Cannot connect to the skep daemon at {}. Is `skep daemon` running?", self.host);
@@ -92,7 +90,10 @@ impl Api {
             let secure = tls.connect(name, stream).await;
             return Ok(Box::new(secure.with_context(|| format!("error during connect: {}", self.host))?));
         }
-        bail!("host {:?}: want unix:///path or tcp://address:port", self.host)
+        if self.host.starts_with("ssh://") {
+            return Ok(Box::new(super::ssh::connect(&self.host)?));
+        }
+        bail!("host {:?}: want unix:///path, tcp://address:port or ssh://[user@]host[:port]", self.host)
     }
 
     /// Sends a request; any status below 400 is an answer.
@@ -112,7 +113,12 @@ impl Api {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let response = sender.send_request(request.body(body)?).await.context("ask the daemon")?;
+        let asked = sender.send_request(request.body(body)?).await;
+        let response = match asked {
+            // What ssh said is all there is to be told.
+            Err(e) if self.host.starts_with("ssh://") => bail!("error during connect: {}", cause(&e)),
+            other => other.context("ask the daemon")?,
+        };
         let status = response.status();
         if status.is_client_error() || status.is_server_error() {
             let bytes = response.into_body().collect().await?.to_bytes();
@@ -170,6 +176,11 @@ impl Api {
     pub async fn delete(&self, path: &str, query: &Query) -> Result<Value> {
         self.call(Method::DELETE, path, query, None).await
     }
+}
+
+/// The innermost reason of an error.
+fn cause(e: &dyn std::error::Error) -> String {
+    e.source().map_or_else(|| e.to_string(), cause)
 }
 
 /// Tells what an answer warns of (RFC 7234, section 5.5), once: a command asks many times.

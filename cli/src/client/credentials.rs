@@ -19,6 +19,15 @@ pub struct Store {
     content: Map<String, Value>,
 }
 
+/// The directory of the client's configuration: the one of `--config`, else DOCKER_CONFIG, else `~/.docker`.
+pub fn directory(asked: Option<&Path>) -> PathBuf {
+    match (asked, std::env::var_os("DOCKER_CONFIG").filter(|d| !d.is_empty())) {
+        (Some(dir), _) => dir.to_owned(),
+        (None, Some(dir)) => dir.into(),
+        (None, None) => PathBuf::from(std::env::var_os("HOME").unwrap_or_else(|| "/".into())).join(".docker"),
+    }
+}
+
 /// Where a registry's credentials are kept.
 enum Place {
     File,
@@ -28,14 +37,7 @@ enum Place {
 impl Store {
     /// Reads `config.json` of a directory; none there is an empty one.
     pub fn open(dir: Option<&Path>) -> Result<Self> {
-        let dir = match dir {
-            Some(dir) => dir.to_owned(),
-            None => match std::env::var_os("DOCKER_CONFIG").filter(|d| !d.is_empty()) {
-                Some(dir) => dir.into(),
-                None => PathBuf::from(std::env::var_os("HOME").unwrap_or_else(|| "/".into())).join(".docker"),
-            },
-        };
-        let path = dir.join("config.json");
+        let path = directory(dir).join("config.json");
         let content = match std::fs::read(&path) {
             Ok(bytes) if bytes.trim_ascii().is_empty() => Map::new(),
             Ok(bytes) => serde_json::from_slice(&bytes)
@@ -145,6 +147,25 @@ impl Store {
             return self.save();
         }
         Ok(())
+    }
+
+    /// Name of the context in use; none = the default one.
+    pub fn current_context(&self) -> Option<String> {
+        let name = self.content.get("currentContext")?.as_str()?;
+        Some(name.to_owned()).filter(|n| !n.is_empty())
+    }
+
+    /// Has another context in use.
+    pub fn use_context(&mut self, name: Option<&str>) -> Result<()> {
+        if self.current_context().as_deref() == name {
+            return Ok(());
+        }
+        match name {
+            Some(name) => self.content.insert("currentContext".into(), name.into()),
+            None => self.content.remove("currentContext"),
+        };
+        self.content.entry("auths").or_insert_with(|| json!({}));
+        self.save()
     }
 
     /// Written beside and renamed; for nobody else to read.

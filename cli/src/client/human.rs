@@ -128,6 +128,20 @@ pub fn short_id(id: &str, whole: bool) -> String {
     if whole { id.to_owned() } else { id.trim_start_matches("sha256:").chars().take(12).collect() }
 }
 
+/// What orders `web.2` before `web.10`: each run of digits counts as a number.
+pub fn natural(name: &str) -> Vec<(String, u64)> {
+    let mut key = Vec::new();
+    let mut rest = name;
+    while !rest.is_empty() {
+        let (text, after) = rest.split_at(rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len()));
+        let (digits, after) =
+            after.split_at(after.find(|c: char| !c.is_ascii_digit()).unwrap_or(after.len()));
+        key.push((text.to_owned(), digits.parse().unwrap_or(if digits.is_empty() { 0 } else { u64::MAX })));
+        rest = after;
+    }
+    key
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,11 +5,13 @@ mod attach;
 mod container_list;
 mod container_usage;
 mod containers;
+mod context;
 mod copy;
 mod create_body;
 mod create_flags;
 mod credentials;
 mod devices;
+mod dial_stdio;
 mod exec;
 mod files;
 mod human;
@@ -36,6 +38,7 @@ mod service_logs;
 mod service_spec;
 mod service_update;
 mod services;
+mod ssh;
 mod stream;
 mod swarm;
 mod system;
@@ -71,7 +74,7 @@ struct Cli {
 /// Flags before the command.
 #[derive(clap::Args)]
 struct Global {
-    /// Daemon socket to connect to: unix:///path or tcp://address:port
+    /// Daemon socket to connect to: unix:///path, tcp://address:port or ssh://[user@]host[:port]
     #[arg(short = 'H', long, value_name = "URL")]
     host: Option<String>,
     /// Enable debug mode
@@ -82,8 +85,8 @@ struct Global {
     log_level: String,
     /// Location of client config files
     #[arg(long, value_name = "string")]
-    config: Option<String>,
-    /// Name of the context: only "default" is supported, -H names other daemons
+    config: Option<std::path::PathBuf>,
+    /// Name of the context to use to connect to the daemon (overrides DOCKER_HOST env var and default context set with "skep context use")
     #[arg(short, long, value_name = "string")]
     context: Option<String>,
     #[command(flatten)]
@@ -91,19 +94,6 @@ struct Global {
     /// Print version information and quit
     #[arg(short, long, action = clap::ArgAction::Version)]
     version: Option<bool>,
-}
-
-impl Global {
-    /// Refuses by name what is not supported.
-    fn check(&self) -> Result<()> {
-        let context = self.context.as_deref().is_some_and(|c| c != "default" && !c.is_empty());
-        let context =
-            context.then_some("--context is not supported except for \"default\": name the daemon with -H");
-        match context {
-            Some(refusal) => anyhow::bail!(refusal),
-            None => Ok(()),
-        }
-    }
 }
 
 #[derive(Subcommand)]
@@ -155,6 +145,9 @@ enum Client {
         #[arg(short, long, value_name = "string")]
         format: Option<String>,
     },
+    /// Manage contexts
+    #[command(subcommand)]
+    Context(context::ContextCommand),
     /// Manage containers
     #[command(subcommand)]
     Container(ContainerGroup),
@@ -213,6 +206,9 @@ enum ContainerGroup {
 enum SystemGroup {
     #[command(flatten)]
     Same(system::System),
+    /// Proxy the stdio stream to the daemon connection. Should not be invoked manually.
+    #[command(hide = true)]
+    DialStdio,
     /// Show disk usage
     Df(usage_report::UsageArgs),
     /// Remove unused data
@@ -255,7 +251,7 @@ enum ImageGroup {
 pub fn main(args: Vec<OsString>) -> ExitCode {
     let parsed = usage::matches(definition(), &args);
     let outcome = match parsed.map(|m| Cli::from_arg_matches(&m)) {
-        Ok(Ok(cli)) => cli.global.check().and_then(|()| dispatch(cli)),
+        Ok(Ok(cli)) => dispatch(cli),
         Ok(Err(e)) => Err(e.into()),
         Err(unread) => {
             if let Some(error) = unread.error {
@@ -305,8 +301,13 @@ fn dispatch(cli: Cli) -> Result<u8> {
             Ok(0)
         }
         Command::Client(command) => {
-            let tls = cli.global.tls.connector(cli.global.config.as_deref())?;
-            ask(&Api::new(cli.global.host, cli.global.config).with_tls(tls), command)
+            let Global { host, context, config, tls, .. } = cli.global;
+            let selection = context::Selection::new(host, context, tls)?;
+            if let Client::Context(command) = command {
+                let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+                return runtime.block_on(context::run(&selection, config.as_deref(), command)).map(|()| 0);
+            }
+            ask(&Api::new(selection.resolve(config.as_deref())?, config), command)
         }
     }
 }
@@ -329,6 +330,7 @@ fn ask(api: &Api, command: Client) -> Result<u8> {
             Client::OnSystem(command) | Client::System(SystemGroup::Same(command)) => {
                 system::run(api, command).await
             }
+            Client::System(SystemGroup::DialStdio) => dial_stdio::run(api).await,
             Client::System(SystemGroup::Df(args)) => usage_report::show(api, &args).await,
             Client::System(SystemGroup::Prune(args)) => usage_report::prune_all(api, &args).await,
             Client::Builder(BuilderGroup::Prune(args)) => usage_report::prune_builds(api, &args).await,
@@ -358,6 +360,8 @@ fn ask(api: &Api, command: Client) -> Result<u8> {
             Client::Node(command) => nodes::run(api, command).await,
             Client::Service(command) => services::run(api, command).await,
             Client::Volume(command) => volumes::run(api, command).await,
+            // No daemon is asked.
+            Client::Context(_) => Ok(()),
         }
         .map(|()| 0)
     });

@@ -171,6 +171,13 @@ fn pretty(value: &Value) -> Result<String> {
     Ok(String::from_utf8(out)?)
 }
 
+/// A failed system call in Go's words: `open FILE: no such file or directory`.
+pub fn os(call: &str, path: &str, e: &std::io::Error) -> anyhow::Error {
+    let said = e.to_string();
+    let words = said.split(" (os error").next().unwrap_or(&said).to_lowercase();
+    anyhow::anyhow!("{call} {path}: {words}")
+}
+
 /// `a=1,b=2` of a map of labels.
 pub fn labels(map: &Value) -> String {
     let one = |(k, v): (&String, &Value)| format!("{k}={}", v.as_str().unwrap_or_default());

@@ -98,7 +98,7 @@ pub async fn list(api: &Api, filters: &[String], show: &TaskFlags) -> Result<()>
         let node = if show.no_resolve { node } else { names.node(&node).to_owned() };
         tasks.push((name, node, task));
     }
-    tasks.sort_by_cached_key(|(name, _, task)| (natural(name), Reverse(text(task, "CreatedAt"))));
+    tasks.sort_by_cached_key(|(name, _, task)| (human::natural(name), Reverse(text(task, "CreatedAt"))));
     let table = show.format.as_deref().is_none_or(|f| f.trim().starts_with("table"));
     let mut listing = Listing::new(COLUMNS, TABLE);
     let mut before = String::new();
@@ -109,14 +109,6 @@ pub async fn list(api: &Api, filters: &[String], show: &TaskFlags) -> Result<()>
         listing.row(row(task, name, node, show.no_trunc), &Value::Null);
     }
     listing.print(show.quiet, show.format.as_deref())
-}
-
-/// Orders `web.2` before `web.10`.
-fn natural(name: &str) -> (String, u64, String) {
-    match name.rsplit_once('.') {
-        Some((front, last)) => (front.into(), last.parse().unwrap_or(u64::MAX), last.into()),
-        None => (name.into(), 0, String::new()),
-    }
 }
 
 fn row(task: &Value, name: String, node: String, whole: bool) -> Vec<Value> {

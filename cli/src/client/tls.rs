@@ -1,9 +1,10 @@
 //! TLS to a far daemon, as Docker's client has it: `--tls`, `--tlsverify` and the files they use.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
@@ -33,48 +34,92 @@ pub struct TlsFlags {
 
 impl TlsFlags {
     /// What connections over TCP are to be made with; none = plain ones. `config` is the directory of `--config`.
-    pub fn connector(&self, config: Option<&str>) -> Result<Option<TlsConnector>> {
+    pub fn connector(&self, config: Option<&Path>) -> Result<Option<TlsConnector>> {
         let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty());
         let verify = self.tlsverify || set("DOCKER_TLS_VERIFY").is_some();
         if !verify && !self.tls && set("DOCKER_TLS").is_none() {
             return Ok(None);
         }
-        let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".docker"));
-        let dir = set("DOCKER_CERT_PATH").or_else(|| config.map(Into::into)).or_else(|| set("DOCKER_CONFIG"));
-        let dir = dir.map(PathBuf::from).or_else(home);
-        let file = |given: &Option<PathBuf>, name: &str| match (given, &dir) {
-            (Some(path), _) => (path.clone(), true),
-            (None, Some(dir)) => (dir.join(name), false),
-            (None, None) => (name.into(), false),
+        let dir =
+            set("DOCKER_CERT_PATH").map_or_else(|| super::credentials::directory(config), PathBuf::from);
+        let file = |given: &Option<PathBuf>, name: &str| match given {
+            Some(path) => (path.clone(), true),
+            None => (dir.join(name), false),
         };
-        let provider = Arc::new(ring::default_provider());
-        let builder =
-            ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
-        let builder = match verify {
-            true => {
-                let (path, _) = file(&self.tlscacert, "ca.pem");
-                let mut roots = RootCertStore::empty();
-                for certificate in certificates(&path)? {
-                    roots.add(certificate).with_context(|| format!("use the CA {}", path.display()))?;
-                }
-                builder.with_root_certificates(roots)
-            }
-            false => builder
-                .dangerous()
-                .with_custom_certificate_verifier(Arc::new(skep_registry::Anybody(provider))),
-        };
+        let trust = if verify { Trust::Ca(file(&self.tlscacert, "ca.pem").0) } else { Trust::Anybody };
         let ((cert, asked), (key, _)) = (file(&self.tlscert, "cert.pem"), file(&self.tlskey, "key.pem"));
         // Files that nobody named need not be there.
-        let config = match asked || cert.exists() {
-            false => builder.with_no_client_auth(),
-            true => {
-                let secret = PrivateKeyDer::from_pem_file(&key)
-                    .map_err(|e| anyhow::anyhow!("open {}: {e}", key.display()))?;
-                builder.with_client_auth_cert(certificates(&cert)?, secret)?
-            }
-        };
-        Ok(Some(TlsConnector::from(Arc::new(config))))
+        let client = (asked || cert.exists()).then_some((cert, key));
+        connector(&trust, client).map(Some)
     }
+}
+
+/// What connections are made with by the files of a context: those of `ca.pem`, `cert.pem` and `key.pem` that are there.
+pub fn of_files(dir: &Path, skip_verify: bool) -> Result<TlsConnector> {
+    let (ca, cert, key) = (dir.join("ca.pem"), dir.join("cert.pem"), dir.join("key.pem"));
+    let trust = match (skip_verify, ca.exists()) {
+        (true, _) => Trust::Anybody,
+        (false, true) => Trust::Ca(ca),
+        (false, false) => Trust::System,
+    };
+    connector(&trust, (cert.exists() && key.exists()).then_some((cert, key)))
+}
+
+/// Refuses files for a context that no connection could be made with.
+pub fn check(files: &BTreeMap<String, Vec<u8>>) -> Result<()> {
+    let failed = "failed to retrieve context tls info";
+    let read = |bytes: &[u8]| CertificateDer::pem_slice_iter(bytes).collect::<Result<Vec<_>, _>>();
+    let invalid = |bytes: &Vec<u8>| read(bytes).map_or(true, |all| all.is_empty());
+    if files.get("ca.pem").is_some_and(invalid) {
+        bail!("{failed}: ca.pem seems invalid");
+    }
+    let (Some(cert), Some(key)) = (files.get("cert.pem"), files.get("key.pem")) else { return Ok(()) };
+    let key =
+        PrivateKeyDer::from_pem_slice(key).map_err(|_| anyhow::anyhow!("no valid private key found"))?;
+    let chain = read(cert).context(failed)?;
+    ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(RootCertStore::empty())
+        .with_client_auth_cert(chain, key)
+        .context(failed)?;
+    Ok(())
+}
+
+/// Whose certificates are believed.
+enum Trust {
+    /// Those of this authority.
+    Ca(PathBuf),
+    /// Those of the authorities that this host trusts.
+    System,
+    Anybody,
+}
+
+fn connector(trust: &Trust, client: Option<(PathBuf, PathBuf)>) -> Result<TlsConnector> {
+    let provider = Arc::new(ring::default_provider());
+    let builder =
+        ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
+    let builder = match trust {
+        Trust::Ca(path) => {
+            let mut roots = RootCertStore::empty();
+            for certificate in certificates(path)? {
+                roots.add(certificate).with_context(|| format!("use the CA {}", path.display()))?;
+            }
+            builder.with_root_certificates(roots)
+        }
+        Trust::System => builder.with_root_certificates(skep_registry::system_roots().clone()),
+        Trust::Anybody => {
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(skep_registry::Anybody(provider)))
+        }
+    };
+    let config = match client {
+        None => builder.with_no_client_auth(),
+        Some((cert, key)) => {
+            let secret = PrivateKeyDer::from_pem_file(&key)
+                .map_err(|e| anyhow::anyhow!("open {}: {e}", key.display()))?;
+            builder.with_client_auth_cert(certificates(&cert)?, secret)?
+        }
+    };
+    Ok(TlsConnector::from(Arc::new(config)))
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {

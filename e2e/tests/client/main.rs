@@ -3,6 +3,7 @@
 
 mod compare;
 mod containers;
+mod contexts;
 mod devices;
 mod events;
 mod exec;
