@@ -38,6 +38,8 @@ pub struct Assignments {
     pub tasks: BTreeMap<String, Arc<v1::TaskAssignment>>,
     /// Networks by ID.
     pub networks: BTreeMap<String, v1::NetworkView>,
+    /// Secrets and configs by ID. Never on disk.
+    pub dependencies: BTreeMap<String, Arc<v1::Dependency>>,
     /// Ports every node listens on.
     pub ingress: v1::IngressView,
     /// This node's own address in the overlay; empty until decided.
@@ -53,6 +55,7 @@ impl Assignments {
         self.version = 0;
         self.tasks.clear();
         self.networks.clear();
+        self.dependencies.clear();
         self.ingress = v1::IngressView::default();
     }
 
@@ -74,6 +77,7 @@ impl Assignments {
         if message.complete {
             self.tasks.clear();
             self.networks.clear();
+            self.dependencies.clear();
             self.ingress = v1::IngressView::default();
         } else if message.applies_to != self.version {
             return Err(AssignmentsError::Gap {
@@ -104,6 +108,12 @@ impl Assignments {
                 Some(Op::RemoveNetwork(id)) => {
                     self.networks.remove(&id);
                 }
+                Some(Op::Dependency(d)) => {
+                    self.dependencies.insert(d.id.clone(), Arc::new(d));
+                }
+                Some(Op::RemoveDependency(id)) => {
+                    self.dependencies.remove(&id);
+                }
                 None => {}
             }
         }
@@ -111,7 +121,7 @@ impl Assignments {
         Ok(())
     }
 
-    /// The whole set as one message.
+    /// The whole set as one message, but for secrets and configs.
     fn to_message(&self) -> v1::AssignmentsMessage {
         let change = |op| v1::AssignmentChange { op: Some(op) };
         let mut changes = vec![change(Op::Ingress(self.ingress.clone()))];
@@ -210,6 +220,10 @@ mod tests {
         set.apply(message(true, 0, 3, vec![task("a")])).expect("complete");
         set.save(&path).expect("save");
         assert_eq!(Assignments::load(&path), set);
+        let mut with_secret = set.clone();
+        with_secret.dependencies.insert("s".into(), Arc::default());
+        with_secret.save(&path).expect("save");
+        assert_eq!(Assignments::load(&path), set, "secrets are on no disk");
         let bytes = std::fs::read(&path).expect("read");
         std::fs::write(&path, &bytes[..bytes.len() - 2]).expect("cut");
         assert_eq!(Assignments::load(&path), Assignments::default());

@@ -8,6 +8,7 @@
 mod assignments;
 mod attachments;
 mod certificate;
+mod dependencies;
 mod local;
 mod logs;
 mod plane;
@@ -110,13 +111,14 @@ impl Agent {
         let (applied, applied_seen) = watch::channel(Applied::default());
         let (wanted, wanted_seen) =
             watch::channel((plane::desired(&node_id, &kept, &BTreeMap::new()), data_path_port(&kept)));
+        let (assignments, assigned) = watch::channel(kept);
         let tasks = task::TaskSet::new(task::Surroundings {
             host: host.clone(),
             runtime: options.runtime.clone(),
             statuses: outbox.clone(),
             networks: Arc::new(plane::AppliedNetworks(applied_seen.clone())),
+            dependencies: dependencies::Held(assigned.clone()),
         });
-        let (assignments, assigned) = watch::channel(kept);
         let (node, node_seen) = watch::channel(None);
         let (connected, connected_seen) = watch::channel(Connection::default());
         let (managers, managers_seen) = watch::channel(Vec::new());

@@ -1,19 +1,22 @@
 //! Runs tasks as containers of the local engine.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use skep_engine::{
-    BindOptions, ContainerConfig, ContainerState, Engine, HealthConfig, HealthStatus, HostInfo, LogConfig,
+    BindOptions, ContainerConfig, ContainerState, Engine, FileContent, HealthConfig, HealthStatus, HostInfo,
+    LogConfig, MemoryFile,
     MountConfig, MountKind, NetworkJoin, NetworkMode, PortBinding, Propagation, PullRequest, Reference,
     ResourceLimits, UlimitConfig, VolumeOptions, WaitCondition,
 };
 use skep_proto::{defaults, v1};
 use skep_registry::Credentials;
 
+use crate::dependencies::{described, files};
 use crate::task::{Observed, TaskError, TaskExit, TaskRuntime};
-use crate::template::Values;
+use crate::template::{Payload, Values};
 
 /// Label that names the task a container belongs to (Docker's own).
 pub const TASK_LABEL: &str = "com.docker.swarm.task.id";
@@ -97,9 +100,14 @@ impl TaskRuntime for EngineRuntime {
         created.map(drop).map_err(|e| TaskError::Rejected(e.to_string()))
     }
 
-    async fn start(&self, a: &v1::TaskAssignment) -> Result<v1::ContainerStatus, TaskError> {
+    async fn start(
+        &self,
+        a: &v1::TaskAssignment,
+        held: &[Arc<v1::Dependency>],
+    ) -> Result<v1::ContainerStatus, TaskError> {
         let name = task_name(a);
-        match self.engine.start(&name).await {
+        let contents = contents(a, held, &self.host).map_err(TaskError::Rejected)?;
+        match self.engine.start_with_files(&name, contents).await {
             Ok(()) | Err(skep_engine::Error::AlreadyStarted { .. }) => {}
             Err(e) => return Err(failed(e)),
         }
@@ -244,6 +252,7 @@ fn container_config(a: &v1::TaskAssignment, host: &HostInfo) -> Result<Container
         network: network(a, task, spec)?,
         ports: host_ports(task)?,
         mounts: c.mounts.iter().map(|m| mount(m, &values)).collect::<Result<_, _>>()?,
+        files: c.files.iter().map(file).collect(),
         cap_add: c.cap_add.clone(),
         cap_drop: c.cap_drop.clone(),
         read_only: c.read_only,
@@ -269,6 +278,35 @@ fn container_config(a: &v1::TaskAssignment, host: &HostInfo) -> Result<Container
         dns_options: c.dns_options.clone(),
         ..Default::default()
     })
+}
+
+/// Where a secret or config is in the container.
+fn file(f: &v1::FileReference) -> MemoryFile {
+    let base = match f.kind() {
+        v1::DependencyKind::Secret => "/run/secrets",
+        v1::DependencyKind::Config => "/",
+    };
+    // An absolute target takes the place of the base.
+    let target = Path::new(base).join(&f.target);
+    MemoryFile { what: described(f), target, uid: f.uid, gid: f.gid, mode: f.mode }
+}
+
+/// What the files of a task hold, with the placeholders of those that are templates filled in.
+fn contents(
+    a: &v1::TaskAssignment,
+    held: &[Arc<v1::Dependency>],
+    host: &HostInfo,
+) -> Result<Vec<FileContent>, String> {
+    let name = task_name(a);
+    let values = Values { assignment: a, task_name: &name, hostname: &host.hostname, arch: &host.arch };
+    let payload = Payload { values: &values, held };
+    files(a)
+        .iter()
+        .zip(held)
+        .map(|(file, dependency)| {
+            payload.content(dependency).map(FileContent::from).map_err(|e| format!("{}: {e}", described(file)))
+        })
+        .collect()
 }
 
 fn text(s: &str) -> Option<String> {

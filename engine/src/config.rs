@@ -271,6 +271,21 @@ pub enum Seccomp {
     Profile(String),
 }
 
+/// A file that is in the container and on no disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryFile {
+    /// What it is, for messages.
+    pub what: String,
+    /// Absolute path inside the container.
+    pub target: std::path::PathBuf,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Permissions.
+    pub mode: u32,
+}
+
 /// All that `create` needs. Empty values mean "as the image says".
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -318,6 +333,8 @@ pub struct ContainerConfig {
     pub links: Vec<(String, String)>,
     /// Mounts; once created, with the names of anonymous volumes, those of the image and of `volumes_from`.
     pub mounts: Vec<MountConfig>,
+    /// Files whose content is given at each start.
+    pub files: Vec<MemoryFile>,
     /// Containers whose mounts are mounted too: `NAME` or `NAME:MODE`.
     pub volumes_from: Vec<String>,
     /// Capabilities to add (`ALL`, `NET_ADMIN`, with or without `CAP_`).

@@ -90,6 +90,7 @@ impl Engine {
     fn open_blocking(options: EngineOptions, locks: RootLocks) -> Result<(Engine, Vec<Record>), Error> {
         let root = Arc::new(DataRoot::open(&options.data_root)?);
         make_dir(&options.exec_root.join("containers"), 0o700)?;
+        crate::container::memory_files::sweep(&options.exec_root.join("containers"))?;
         root.sweep(&root.temporary(), "what was half-made", |_| false)?;
         let (metadata, stored) = Metadata::open(&root.metadata())?;
         let records: Vec<Record> =

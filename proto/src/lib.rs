@@ -12,3 +12,9 @@ pub mod ids;
 pub mod v1 {
     include!("gen/skep.v1.rs");
 }
+
+impl std::fmt::Debug for v1::Content {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Content({} bytes)", self.data.len())
+    }
+}

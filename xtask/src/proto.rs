@@ -23,6 +23,8 @@ pub fn generate(check: bool) -> Result<()> {
         .boxed(".skep.v1.Object.kind.service")
         .boxed(".skep.v1.Object.kind.revision")
         .boxed(".skep.v1.Task.attachment")
+        // What is secret is not for logs.
+        .skip_debug(["skep.v1.Content"])
         .compile_fds(descriptors)?;
     let fresh = std::fs::read_to_string(out.join("skep.v1.rs"))?;
     std::fs::remove_dir_all(&out)?;

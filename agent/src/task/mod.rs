@@ -11,6 +11,8 @@ use std::sync::Arc;
 use skep_identity::Host;
 use skep_proto::v1;
 
+use crate::dependencies::Held;
+
 /// How a phase can fail.
 #[derive(Debug, thiserror::Error)]
 pub enum TaskError {
@@ -57,8 +59,12 @@ pub trait TaskRuntime: Send + Sync + 'static {
     }
     /// Makes the container, without starting it.
     async fn prepare(&self, task: &v1::TaskAssignment) -> Result<(), TaskError>;
-    /// Starts it; returns once its process runs.
-    async fn start(&self, task: &v1::TaskAssignment) -> Result<v1::ContainerStatus, TaskError>;
+    /// Starts it with the secrets and configs of its files, in the same order; returns once its process runs.
+    async fn start(
+        &self,
+        task: &v1::TaskAssignment,
+        held: &[Arc<v1::Dependency>],
+    ) -> Result<v1::ContainerStatus, TaskError>;
     /// Returns once a started task is in good health, or at once if that is not checked. One that is not is
     /// stopped and has failed. May be dropped and called again.
     async fn healthy(&self, _task: &v1::TaskAssignment) -> Result<(), TaskError> {
@@ -96,4 +102,6 @@ pub struct Surroundings {
     pub statuses: Arc<dyn StatusSink>,
     /// Knows which networks are there.
     pub networks: Arc<dyn NetworksReady>,
+    /// Knows which secrets and configs are there.
+    pub dependencies: Held,
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 use skep_proto::v1::{self, TaskState};
 use tokio::sync::watch;
 
+use crate::dependencies;
+
 use super::{Observed, Surroundings, TaskError, TaskExit};
 
 /// First and longest pause between attempts to stop or remove a container that would not go.
@@ -159,15 +161,25 @@ impl Worker {
         let ids: Vec<String> = self.task().addresses.into_iter().map(|a| a.network_id).collect();
         let networks = self.around.networks.clone();
         self.set(TaskState::Starting, "starting", "");
-        tokio::select! {
-            () = networks.ready(&ids) => {}
+        let (held, assignment) = (self.around.dependencies.clone(), self.assignment.clone());
+        let files = dependencies::files(&assignment);
+        if let Err(missing) = held.look(files) {
+            let why = format!("waiting for {missing}: this node keeps none on disk, and no manager has sent it");
+            self.set(TaskState::Starting, "starting", &why);
+        }
+        let ready = async {
+            networks.ready(&ids).await;
+            held.wait(files).await
+        };
+        let held = tokio::select! {
+            held = ready => held,
             changed = self.target.changed() => {
                 if changed.is_ok() { self.target.mark_changed(); }
                 self.state = TaskState::Ready;
                 return;
             }
-        }
-        match self.around.runtime.start(&self.assignment).await {
+        };
+        match self.around.runtime.start(&assignment, &held).await {
             Ok(container) => self.container = Some(container),
             Err(e) => return self.failed("starting", e),
         }

@@ -136,7 +136,11 @@ impl TaskRuntime for SimRuntime {
         Ok(())
     }
 
-    async fn start(&self, task: &v1::TaskAssignment) -> Result<v1::ContainerStatus, TaskError> {
+    async fn start(
+        &self,
+        task: &v1::TaskAssignment,
+        _held: &[Arc<v1::Dependency>],
+    ) -> Result<v1::ContainerStatus, TaskError> {
         self.0.work(5..80).await;
         let now = self.0.trace.now();
         let mut state = self.0.lock();

@@ -20,6 +20,13 @@ pub fn go(mode: u32) -> u32 {
     kind | special | mode & 0o777
 }
 
+/// Converts permissions back; none if there is anything else.
+pub fn unix(go: u32) -> Option<u32> {
+    let special = SPECIAL.iter().filter(|(_, bit)| go & bit != 0);
+    let mode = special.fold(go & 0o777, |all, (unix, _)| all | unix);
+    (self::go(mode) == go).then_some(mode)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -31,6 +38,10 @@ mod tests {
         {
             assert_eq!(go(unix), wanted, "{unix:o}");
         }
+        for mode in [0, 0o444, 0o4755, 0o1777] {
+            assert_eq!(unix(go(mode)), Some(mode), "{mode:o}");
+        }
+        assert_eq!((unix(0o4755), unix(1 << 31 | 0o755)), (None, None));
         assert_eq!(go(0o020_666), 1 << 26 | 1 << 21 | 0o666);
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod cluster;
 pub mod container;
+pub mod dependency;
 pub mod file_mode;
 pub mod image;
 pub mod mounts;

@@ -16,19 +16,12 @@ const LATER: &[(MethodFilter, &str, &str)] = &[
     (GET, "/containers/{id}/attach/ws", "attach over websocket"),
     (GET, "/swarm/unlockkey", "swarm unlock-key"),
     (POST, "/swarm/unlock", "swarm unlock"),
-    (GET, "/secrets", "secret ls"),
-    (POST, "/secrets/create", "secret create"),
-    (POST, "/secrets/{id}/update", "secret update"),
-    (GET, "/configs", "config ls"),
-    (POST, "/configs/create", "config create"),
-    (POST, "/configs/{id}/update", "config update"),
     (POST, "/session", "session"),
 ];
 
 /// Objects of kinds that cannot be made yet: none is there, and `docker inspect NAME`, which asks for
 /// every kind in turn, goes on to the next.
-const NONE: &[(&str, &str)] =
-    &[("/secrets/{id}", "secret"), ("/configs/{id}", "config"), ("/plugins/{id}/json", "plugin")];
+const NONE: &[(&str, &str)] = &[("/plugins/{id}/json", "plugin")];
 
 pub(super) fn routes() -> Router<ApiState> {
     let none = NONE.iter().fold(Router::new(), |router, &(path, kind)| {

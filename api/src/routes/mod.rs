@@ -5,6 +5,7 @@ mod body;
 mod container_streams;
 mod container_usage;
 mod containers;
+mod dependencies;
 mod distribution;
 mod events;
 mod exec;
@@ -59,6 +60,7 @@ pub fn router(state: ApiState) -> Router {
         .merge(services::routes())
         .merge(service_logs::routes())
         .merge(tasks::routes())
+        .merge(dependencies::routes())
         .merge(later::routes())
         .fallback(|| async { ApiError::page_not_found() })
         .method_not_allowed_fallback(|| async { ApiError::page_not_found() })

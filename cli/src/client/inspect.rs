@@ -24,7 +24,7 @@ pub struct InspectArgs {
 }
 
 /// Kinds in the order they are tried, and where they are asked for.
-const KINDS: [(&str, &str, &str); 7] = [
+const KINDS: [(&str, &str, &str); 9] = [
     ("container", "/containers/", "/json"),
     ("image", "/images/", "/json"),
     ("network", "/networks/", ""),
@@ -32,6 +32,8 @@ const KINDS: [(&str, &str, &str); 7] = [
     ("node", "/nodes/", ""),
     ("service", "/services/", ""),
     ("task", "/tasks/", ""),
+    ("secret", "/secrets/", ""),
+    ("config", "/configs/", ""),
 ];
 
 /// Tries every kind of object for each name, or one.

@@ -10,9 +10,11 @@ mod copy;
 mod create_body;
 mod create_flags;
 mod credentials;
+mod dependencies;
 mod devices;
 mod dial_stdio;
 mod exec;
+mod file_references;
 mod files;
 mod human;
 mod image_history;
@@ -163,6 +165,12 @@ enum Client {
     /// Manage Swarm nodes
     #[command(subcommand)]
     Node(nodes::Nodes),
+    /// Manage Swarm configs
+    #[command(subcommand)]
+    Config(dependencies::Configs),
+    /// Manage Swarm secrets
+    #[command(subcommand)]
+    Secret(dependencies::Secrets),
     /// Manage Swarm services
     #[command(subcommand)]
     Service(services::Services),
@@ -358,6 +366,8 @@ fn ask(api: &Api, command: Client) -> Result<u8> {
             Client::Network(command) => networks::run(api, command).await,
             Client::Swarm(command) => swarm::run(api, command).await,
             Client::Node(command) => nodes::run(api, command).await,
+            Client::Config(command) => dependencies::configs(api, command).await,
+            Client::Secret(command) => dependencies::secrets(api, command).await,
             Client::Service(command) => services::run(api, command).await,
             Client::Volume(command) => volumes::run(api, command).await,
             // No daemon is asked.

@@ -1,10 +1,13 @@
-//! `inspect --pretty` of services and nodes.
+//! `inspect --pretty` of services, nodes, secrets and configs.
 
 use anyhow::Result;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
-use super::human;
+use super::dependencies::Kind;
 use super::output::{say, text};
+use super::{human, output};
 
 /// Prints lines of a label and a value; those without a value are left out.
 fn fields(indent: &str, list: &[(&str, String)]) -> Result<()> {
@@ -190,6 +193,25 @@ pub fn service(s: &Value) -> Result<()> {
             text(port, "PublishMode")
         )?;
     }
+    say!()
+}
+
+/// A secret or config.
+pub fn dependency(d: &Value, kind: Kind) -> Result<()> {
+    let spec = &d["Spec"];
+    fields("", &[("ID", text(d, "ID")), ("Name", text(spec, "Name"))])?;
+    labels(&spec["Labels"])?;
+    let at = |name: &str| human::time(&text(d, name));
+    if kind == Kind::Secret {
+        fields("", &[("Driver", text(&spec["Driver"], "Name"))])?;
+    }
+    fields("", &[("Created at", at("CreatedAt")), ("Updated at", at("UpdatedAt"))])?;
+    if kind == Kind::Secret {
+        return Ok(());
+    }
+    say!("Data:")?;
+    let data = STANDARD.decode(text(spec, "Data")).unwrap_or_default();
+    output::bytes(&mut std::io::stdout(), &data)?;
     say!()
 }
 

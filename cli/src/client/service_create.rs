@@ -19,6 +19,9 @@ pub struct CreateFlags {
     /// Drop Linux capabilities
     #[arg(long, value_name = "list")]
     cap_drop: Vec<String>,
+    /// Specify configurations to expose to the service
+    #[arg(long, value_name = "config", value_parser = super::file_references::checked_config)]
+    pub config: Vec<String>,
     /// Placement constraints
     #[arg(long, value_name = "list")]
     constraint: Vec<String>,
@@ -67,6 +70,9 @@ pub struct CreateFlags {
     /// Publish a port as a node port
     #[arg(short, long, value_name = "port")]
     publish: Vec<String>,
+    /// Specify secrets to expose to the service
+    #[arg(long, value_name = "secret", value_parser = super::file_references::checked_secret)]
+    pub secret: Vec<String>,
     /// Sysctl options
     #[arg(long, value_name = "list")]
     sysctl: Vec<String>,

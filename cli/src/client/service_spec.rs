@@ -9,6 +9,9 @@ use super::create_body::{pairs, set};
 /// Flags that create and update share.
 #[derive(Args, Default)]
 pub struct SpecFlags {
+    /// Credential spec for managed service account (Windows only)
+    #[arg(long, value_name = "credential-spec")]
+    credential_spec: Option<String>,
     /// Endpoint mode (vip or dnsrr)
     #[arg(long, value_name = "string")]
     endpoint_mode: Option<String>,
@@ -199,6 +202,9 @@ impl SpecFlags {
 
     fn container(&self, container: &mut Value) -> Result<()> {
         set(&mut container["StopGracePeriod"], duration(self.stop_grace_period.as_deref())?);
+        if let Some(spec) = &self.credential_spec {
+            bail!("--credential-spec {spec} is not supported: credential specs are a Windows setting; leave it out");
+        }
         set(&mut container["StopSignal"], self.stop_signal.clone());
         set(&mut container["User"], self.user.clone());
         set(&mut container["Dir"], self.workdir.clone());

@@ -21,6 +21,12 @@ pub struct UpdateFlags {
     /// Drop Linux capabilities
     #[arg(long, value_name = "list")]
     cap_drop: Vec<String>,
+    /// Add or update a config file on a service
+    #[arg(long, value_name = "config", value_parser = super::file_references::checked_config)]
+    pub config_add: Vec<String>,
+    /// Remove a configuration file
+    #[arg(long, value_name = "list")]
+    pub config_rm: Vec<String>,
     /// Add or update a placement constraint
     #[arg(long, value_name = "list")]
     constraint_add: Vec<String>,
@@ -108,6 +114,12 @@ pub struct UpdateFlags {
     /// Rollback to previous specification
     #[arg(long)]
     pub rollback: bool,
+    /// Add or update a secret on a service
+    #[arg(long, value_name = "secret", value_parser = super::file_references::checked_secret)]
+    pub secret_add: Vec<String>,
+    /// Remove a secret
+    #[arg(long, value_name = "list")]
+    pub secret_rm: Vec<String>,
     /// Add or update a Sysctl option
     #[arg(long, value_name = "list")]
     sysctl_add: Vec<String>,

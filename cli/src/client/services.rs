@@ -5,6 +5,7 @@ use clap::Subcommand;
 use serde_json::Value;
 
 use super::api::{Api, Query, encode};
+use super::dependencies::Kind;
 use super::output::{self, Column, Listing, say, text};
 use super::service_create::CreateFlags;
 use super::service_image;
@@ -12,7 +13,7 @@ use super::service_logs::{self, ServiceLogs};
 use super::service_spec::SpecFlags;
 use super::service_update::UpdateFlags;
 use super::tasks::{self, TaskFlags};
-use super::{each, is_not_found, ports, pretty, progress};
+use super::{each, file_references, is_not_found, ports, pretty, progress};
 
 #[derive(Subcommand)]
 pub enum Services {
@@ -84,6 +85,10 @@ pub async fn run(api: &Api, command: Services) -> Result<()> {
     match command {
         Services::Create(flags) => {
             let mut spec = flags.to_spec()?;
+            for (kind, files) in [(Kind::Secret, &flags.secret), (Kind::Config, &flags.config)] {
+                let added = file_references::resolve(api, kind, files).await?;
+                file_references::change(&mut spec["TaskTemplate"]["ContainerSpec"], kind, &[], added);
+            }
             let unpinned = service_image::pin(api, &mut spec, &flags.spec).await?;
             let auth = auth_for(api, &spec, &flags.spec)?;
             let created = api.post_as("/services/create", &Query::new(), &spec, &auth).await?;
@@ -169,6 +174,13 @@ async fn update_by_flags(api: &Api, flags: &UpdateFlags) -> Result<()> {
                 .push(text(&api.get(&format!("/networks/{}", encode(name)), &Query::new()).await?, "Id"));
         }
         flags.apply(&mut spec, &network_ids)?;
+        for (kind, removed, files) in [
+            (Kind::Secret, &flags.secret_rm, &flags.secret_add),
+            (Kind::Config, &flags.config_rm, &flags.config_add),
+        ] {
+            let added = file_references::resolve(api, kind, files).await?;
+            file_references::change(&mut spec["TaskTemplate"]["ContainerSpec"], kind, removed, added);
+        }
         if flags.image.is_some() {
             unpinned = service_image::pin(api, &mut spec, &flags.spec).await?;
         }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
 
 use super::attach::Pending;
+use super::memory_files::FileContent;
 use super::resolve::Plan;
 use super::wait::Exit;
 use crate::config::{Container, ContainerState};
@@ -49,6 +50,8 @@ pub(super) struct Volatile {
     /// Attached before the start.
     pub(super) pending: Vec<Pending>,
     pub(super) detach_network: bool,
+    /// For the files of the start that is under way.
+    pub(super) contents: Option<Vec<FileContent>>,
 }
 
 pub(crate) struct Slot {

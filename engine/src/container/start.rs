@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::files::{Layout, hostname};
+use super::memory_files::Placed;
 use super::slot::Slot;
 use super::wait::Exit;
 use crate::config::{Container, ContainerState, NetworkMode};
@@ -135,16 +136,25 @@ impl Engine {
         let (pid, (ipc, shm)) = (self.pid_namespace(&c)?, self.ipc_namespace(&c)?);
         let wired = Wired { pid, ipc, shm, ..self.wire(slot, &c).await? };
         let bundle = self.bundle(&slot.id);
-        let spec = {
+        let contents = slot.volatile().contents.take();
+        let (spec, files) = {
             let (engine, slot, bundle) = (self.clone(), slot.clone(), bundle.clone());
             blocking(move || {
                 // What the last run left: its exit is recorded by now.
                 remove_tree(&bundle)?;
                 make_dir(&bundle, 0o700)?;
-                engine.spec(&slot, &c, wired, mounts)
+                let files = Placed::new(&bundle, &c.config.files, contents.as_deref())?;
+                let mut mounts = mounts;
+                if let Some(files) = &files {
+                    mounts.extend(files.mounts.iter().cloned());
+                    mounts.sort_by_key(|m| m.target.components().count());
+                }
+                Ok((engine.spec(&slot, &c, wired, mounts)?, files))
             })
             .await?
         };
+        // The container has them, or there is none.
+        let _until_made = files;
         let failed = |e: crate::shim::ShimError| Error::StartFailed {
             id: slot.id.clone(),
             code: e.exit_code(),

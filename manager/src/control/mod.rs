@@ -2,6 +2,7 @@
 //! own store once a quorum confirms how far it must be; writes happen on the leader, wherever it is.
 
 mod cluster;
+mod dependencies;
 mod networks;
 mod nodes;
 mod read;
@@ -144,6 +145,32 @@ impl Control for ControlHandle {
         let (view, stale) = self.ctx.read().await;
         let networks = read::networks(&view, &request.into_inner().ids_or_names)?;
         Ok(Response::new(v1::ListNetworksResponse { networks, stale }))
+    }
+    async fn create_dependency(
+        &self,
+        request: Request<v1::CreateDependencyRequest>,
+    ) -> Result<Response<v1::DependencyResponse>, Status> {
+        on_leader!(self, request, create_dependency, dependencies::create)
+    }
+    async fn update_dependency(
+        &self,
+        request: Request<v1::UpdateDependencyRequest>,
+    ) -> Result<Response<v1::DependencyResponse>, Status> {
+        on_leader!(self, request, update_dependency, dependencies::update)
+    }
+    async fn remove_dependency(
+        &self,
+        request: Request<v1::RemoveDependencyRequest>,
+    ) -> Result<Response<v1::Empty>, Status> {
+        on_leader!(self, request, remove_dependency, dependencies::remove)
+    }
+    async fn list_dependencies(
+        &self,
+        request: Request<v1::ListDependenciesRequest>,
+    ) -> Result<Response<v1::ListDependenciesResponse>, Status> {
+        let (view, stale) = self.ctx.read().await;
+        let dependencies = dependencies::list(&view, &request.into_inner())?;
+        Ok(Response::new(v1::ListDependenciesResponse { dependencies, stale }))
     }
 }
 

@@ -75,7 +75,7 @@ pub(super) fn services(view: &StoreView, wanted: &[String]) -> Result<Vec<v1::Se
 }
 
 /// Objects that match one of the references; one that matches nothing is left out, as a filter does.
-fn select<'a, T>(
+pub(super) fn select<'a, T>(
     wanted: &[String],
     find: impl Fn(&str) -> Result<&'a Arc<T>, LookupError>,
 ) -> Result<Vec<&'a Arc<T>>, Status> {

@@ -4,7 +4,7 @@
 use skep_proto::v1;
 use tonic::Status;
 
-use super::{check_version, read, validate};
+use super::{check_version, dependencies, read, validate};
 use crate::context::Context;
 use crate::store::StoreView;
 use crate::store::change::put;
@@ -19,6 +19,7 @@ pub(super) async fn create(
     let view = ctx
         .write(|view| {
             let spec = resolve(view, spec.clone(), &id)?;
+            dependencies::resolve(view, &spec)?;
             let revision = revision(&id, 1, &spec);
             let endpoint = settled(&spec);
             let service =
@@ -63,6 +64,8 @@ pub(super) async fn update(
                     ))
                 })?,
             };
+            // What the previous one named may be gone since.
+            dependencies::resolve(view, &wanted)?;
             Ok(replace_spec(&mut service, wanted, request.rollback, ctx.now_ms()))
         })
         .await?;

@@ -142,6 +142,7 @@ fn container_spec(container: &v1::ContainerSpec) -> Checked {
             return refuse(format!("two mounts have the target {}", mount.target));
         }
     }
+    super::dependencies::check_files(&container.files)?;
     for ulimit in &container.ulimits {
         if ulimit.hard >= 0 && ulimit.soft > ulimit.hard {
             return refuse(format!("ulimit {}: soft limit is above the hard limit", ulimit.name));

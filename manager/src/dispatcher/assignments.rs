@@ -24,10 +24,15 @@ const DRAIN_BOUND: Duration = Duration::from_secs(2);
 /// Changes in one message; the rest of a large complete set follows in increments.
 const BATCH: usize = 2000;
 
+/// Bytes of secrets and configs after which a message is full: an agent takes none above 64 MiB.
+const CONTENT: usize = 16 << 20;
+
 /// What the agent has been told.
 struct Told {
     tasks: BTreeMap<String, Arc<v1::Task>>,
     networks: BTreeMap<String, Arc<NetworkState>>,
+    /// Secrets and configs by ID. What they hold never changes.
+    dependencies: BTreeSet<String>,
     ingress: Option<Arc<v1::IngressView>>,
     overlay_addr: String,
     /// Number of the last message.
@@ -62,6 +67,7 @@ pub(super) async fn stream(
     let mut told = Told {
         tasks: BTreeMap::new(),
         networks: BTreeMap::new(),
+        dependencies: BTreeSet::new(),
         ingress: None,
         overlay_addr: String::new(),
         number: 0,
@@ -108,7 +114,22 @@ impl Told {
             self.ingress = Some(world.ingress.clone());
         }
         if tasks_changed {
+            let needed = needed(node_id, world);
+            for id in &needed {
+                if let Some(dependency) = world.view.dependency(id)
+                    && self.dependencies.insert((*id).to_owned())
+                {
+                    changes.push(Op::Dependency(v1::Dependency::clone(dependency)));
+                }
+            }
             self.task_changes(node_id, world, acks, &mut changes);
+            self.dependencies.retain(|id| {
+                let keep = needed.contains(id.as_str());
+                if !keep {
+                    after.push(Op::RemoveDependency(id.clone()));
+                }
+                keep
+            });
         }
         changes.extend(after);
         let overlay_addr = world.view.node(node_id).map(|n| n.overlay_addr.clone()).unwrap_or_default();
@@ -123,11 +144,19 @@ impl Told {
         loop {
             let applies_to = self.number;
             self.number += 1;
+            let (mut batch, mut content) = (Vec::new(), 0);
+            while batch.len() < BATCH
+                && content < CONTENT
+                && let Some(change) = changes.next()
+            {
+                content += content_of(&change);
+                batch.push(change);
+            }
             messages.push(v1::AssignmentsMessage {
                 complete: applies_to == 0,
                 applies_to,
                 results_in: self.number,
-                changes: changes.by_ref().take(BATCH).collect(),
+                changes: batch,
                 overlay_addr: overlay_addr.clone(),
                 data_path_port,
             });
@@ -201,6 +230,24 @@ impl Told {
             }
             state.nodes.iter().filter(up).all(|node| acks.reached(node, ack, *since))
         })
+    }
+}
+
+/// Secrets and configs of the node's tasks that are not over yet.
+fn needed<'a>(node_id: &str, world: &'a World) -> BTreeSet<&'a str> {
+    let over = i32::from(TaskState::Running);
+    let tasks = world.view.tasks_of_node(node_id).filter(|t| is_assigned(t));
+    let tasks = tasks.filter(|t| t.status.as_ref().is_none_or(|s| s.state <= over));
+    let containers = tasks.filter_map(|t| world.view.task_spec(t)?.container.as_ref());
+    containers.flat_map(|c| c.files.iter().map(|f| f.id.as_str())).collect()
+}
+
+fn content_of(change: &v1::AssignmentChange) -> usize {
+    match &change.op {
+        Some(Op::Dependency(d)) => {
+            d.spec.as_ref().and_then(|s| s.content.as_ref()).map_or(0, |c| c.data.len())
+        }
+        _ => 0,
     }
 }
 

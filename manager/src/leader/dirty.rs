@@ -90,6 +90,8 @@ impl Dirty {
                 self.allocate = true;
                 self.schedule = true;
             }
+            // A task that waits for one waits on its node.
+            Event::Dependency(_) => {}
             Event::Cluster(_) => {
                 self.allocate = true;
                 self.services.extend(view.services().map(|s| s.id.clone()));

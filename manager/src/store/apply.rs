@@ -76,6 +76,7 @@ impl StoreView {
                 o.meta = meta(self.revision(&o.service_id, o.number).and_then(|b| b.meta));
             }
             Kind::Network(o) => o.meta = meta(self.network(&o.id).and_then(|b| b.meta)),
+            Kind::Dependency(o) => o.meta = meta(self.dependency(&o.id).and_then(|b| b.meta)),
             // The one lookup serves both.
             Kind::Task(o) => {
                 let task = std::mem::take(o);
@@ -127,6 +128,17 @@ impl StoreView {
                 );
                 Event::Network(diff(before, after))
             }
+            Kind::Dependency(o) => {
+                let (key, after) = (Key::from(o.id.as_str()), Arc::new(o));
+                let before = self.dependencies.insert(key.clone(), after.clone());
+                rename(
+                    self.names.dependencies_mut(after.kind()),
+                    key,
+                    before.as_deref().map(dependency_name),
+                    Some(dependency_name(&after)),
+                );
+                Event::Dependency(diff(before, after))
+            }
         }
     }
 
@@ -150,6 +162,10 @@ impl StoreView {
             v1::ObjectKind::Network => self.networks.remove(id).map(|o| {
                 rename(&mut self.names.networks, key, Some(network_name(&o)), None);
                 Event::Network(gone(o))
+            }),
+            v1::ObjectKind::Dependency => self.dependencies.remove(id).map(|o| {
+                rename(self.names.dependencies_mut(o.kind()), key, Some(dependency_name(&o)), None);
+                Event::Dependency(gone(o))
             }),
         }
     }
@@ -190,4 +206,8 @@ pub(crate) fn service_name(service: &v1::Service) -> &str {
 /// The name of a network.
 pub(crate) fn network_name(network: &v1::Network) -> &str {
     network.spec.as_ref().and_then(|s| s.annotations.as_ref()).map_or("", |a| &a.name)
+}
+/// The name of a secret or config.
+pub(crate) fn dependency_name(dependency: &v1::Dependency) -> &str {
+    dependency.spec.as_ref().and_then(|s| s.annotations.as_ref()).map_or("", |a| &a.name)
 }

@@ -17,7 +17,7 @@ macro_rules! stored {
         }
     )*};
 }
-stored!(Cluster, Node, Service, Revision, Task, Network);
+stored!(Cluster, Node, Service, Revision, Task, Network, Dependency);
 
 /// Creates the object or replaces it whole. Its version and times are set when it is applied.
 pub fn put(object: impl Stored) -> v1::Change {
@@ -55,4 +55,8 @@ pub fn remove_task(id: &str) -> v1::Change {
 /// Removes a network.
 pub fn remove_network(id: &str) -> v1::Change {
     remove(v1::ObjectKind::Network, id, 0)
+}
+/// Removes a secret or config.
+pub fn remove_dependency(id: &str) -> v1::Change {
+    remove(v1::ObjectKind::Dependency, id, 0)
 }

@@ -38,6 +38,7 @@ pub enum Event {
     Revision(Diff<v1::Revision>),
     Task(Diff<v1::Task>),
     Network(Diff<v1::Network>),
+    Dependency(Diff<v1::Dependency>),
 }
 
 impl Event {
@@ -50,6 +51,7 @@ impl Event {
             Event::Revision(_) => v1::ObjectKind::Revision,
             Event::Task(_) => v1::ObjectKind::Task,
             Event::Network(_) => v1::ObjectKind::Network,
+            Event::Dependency(_) => v1::ObjectKind::Dependency,
         }
     }
 
@@ -62,6 +64,7 @@ impl Event {
             Event::Revision(d) => &d.latest().service_id,
             Event::Task(d) => &d.latest().id,
             Event::Network(d) => &d.latest().id,
+            Event::Dependency(d) => &d.latest().id,
         }
     }
 }

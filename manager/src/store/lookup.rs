@@ -46,9 +46,28 @@ impl StoreView {
     pub fn find_network(&self, reference: &str) -> Result<&Arc<v1::Network>, LookupError> {
         find("network", &self.networks, Some(&self.names.networks), reference)
     }
+    /// The secret or config that `reference` names (ID, name or ID prefix).
+    pub fn find_dependency(
+        &self,
+        kind: v1::DependencyKind,
+        reference: &str,
+    ) -> Result<&Arc<v1::Dependency>, LookupError> {
+        let word = dependency_word(kind);
+        find_if(word, &self.dependencies, Some(self.names.dependencies(kind)), reference, |d| {
+            d.kind() == kind
+        })
+    }
     /// The task that `reference` names (ID or ID prefix).
     pub fn find_task(&self, reference: &str) -> Result<&Arc<v1::Task>, LookupError> {
         find("task", &self.tasks.ids, None, reference).map(|row| self.tasks.at(*row))
+    }
+}
+
+/// What users call it.
+pub fn dependency_word(kind: v1::DependencyKind) -> &'static str {
+    match kind {
+        v1::DependencyKind::Secret => "secret",
+        v1::DependencyKind::Config => "config",
     }
 }
 
@@ -58,7 +77,17 @@ fn find<'a, T>(
     names: Option<&OrdMap<String, OrdSet<Key>>>,
     reference: &str,
 ) -> Result<&'a T, LookupError> {
-    if let Some(object) = objects.get(reference.as_bytes()) {
+    find_if(kind, objects, names, reference, |_| true)
+}
+
+fn find_if<'a, T>(
+    kind: &'static str,
+    objects: &'a OrdMap<Key, T>,
+    names: Option<&OrdMap<String, OrdSet<Key>>>,
+    reference: &str,
+    wanted: impl Fn(&T) -> bool,
+) -> Result<&'a T, LookupError> {
+    if let Some(object) = objects.get(reference.as_bytes()).filter(|o| wanted(o)) {
         return Ok(object);
     }
     let named = names.and_then(|n| n.get(reference));
@@ -73,7 +102,8 @@ fn find<'a, T>(
         .then(|| objects.range::<_, [u8]>((Bound::Included(prefix), Bound::Unbounded)))
         .into_iter()
         .flatten()
-        .take_while(|(id, _)| id.as_bytes().starts_with(prefix));
+        .take_while(|(id, _)| id.as_bytes().starts_with(prefix))
+        .filter(|(_, object)| wanted(object));
     match (matches.next(), matches.count()) {
         (Some((_, object)), 0) => Ok(object),
         (Some(_), more) => {

@@ -19,10 +19,10 @@ use skep_proto::v1;
 use tokio::sync::{broadcast, watch as latest};
 
 pub use apply::Stale;
-pub(crate) use apply::{network_name, service_name};
+pub(crate) use apply::{dependency_name, network_name, service_name};
 pub use event::{Diff, Event};
 pub use key::Key;
-pub use lookup::LookupError;
+pub use lookup::{LookupError, dependency_word};
 pub use view::StoreView;
 pub use watch::{Commit, Update, Watch};
 pub use writer::{Propose, ProposeError, WriteError, Writer};

@@ -22,6 +22,7 @@ pub struct StoreView {
     pub(super) revisions: OrdMap<(Key, u64), Arc<v1::Revision>>,
     pub(super) tasks: Tasks,
     pub(super) networks: OrdMap<Key, Arc<v1::Network>>,
+    pub(super) dependencies: OrdMap<Key, Arc<v1::Dependency>>,
     pub(super) names: Names,
 }
 
@@ -31,6 +32,25 @@ pub(super) struct Names {
     pub nodes: OrdMap<String, OrdSet<Key>>,
     pub services: OrdMap<String, OrdSet<Key>>,
     pub networks: OrdMap<String, OrdSet<Key>>,
+    pub secrets: OrdMap<String, OrdSet<Key>>,
+    pub configs: OrdMap<String, OrdSet<Key>>,
+}
+
+impl Names {
+    /// Names of secrets or configs; the two do not stand in each other's way.
+    pub fn dependencies(&self, kind: v1::DependencyKind) -> &OrdMap<String, OrdSet<Key>> {
+        match kind {
+            v1::DependencyKind::Secret => &self.secrets,
+            v1::DependencyKind::Config => &self.configs,
+        }
+    }
+
+    pub fn dependencies_mut(&mut self, kind: v1::DependencyKind) -> &mut OrdMap<String, OrdSet<Key>> {
+        match kind {
+            v1::DependencyKind::Secret => &mut self.secrets,
+            v1::DependencyKind::Config => &mut self.configs,
+        }
+    }
 }
 
 impl StoreView {
@@ -129,12 +149,26 @@ impl StoreView {
         self.networks.values()
     }
 
+    /// The secret or config with this full identifier.
+    pub fn dependency(&self, id: &str) -> Option<&Arc<v1::Dependency>> {
+        self.dependencies.get(id.as_bytes())
+    }
+    /// The secret or config with this name.
+    pub fn dependency_by_name(&self, kind: v1::DependencyKind, name: &str) -> Option<&Arc<v1::Dependency>> {
+        first(self.names.dependencies(kind), name).and_then(|k| self.dependencies.get(k))
+    }
+    /// All secrets or configs by identifier.
+    pub fn dependencies(&self, kind: v1::DependencyKind) -> impl Iterator<Item = &Arc<v1::Dependency>> {
+        self.dependencies.values().filter(move |d| d.kind() == kind)
+    }
+
     /// Every object, for a raft snapshot.
     pub fn snapshot(&self) -> v1::Snapshot {
         use v1::object::Kind;
         let kinds = (self.cluster.iter().map(|o| Kind::Cluster(v1::Cluster::clone(o))))
             .chain(self.nodes.values().map(|o| Kind::Node(Box::new(v1::Node::clone(o)))))
             .chain(self.networks.values().map(|o| Kind::Network(v1::Network::clone(o))))
+            .chain(self.dependencies.values().map(|o| Kind::Dependency(v1::Dependency::clone(o))))
             .chain(self.services.values().map(|o| Kind::Service(Box::new(v1::Service::clone(o)))))
             .chain(self.revisions.values().map(|o| Kind::Revision(Box::new(v1::Revision::clone(o)))))
             .chain(self.tasks().map(|o| Kind::Task(v1::Task::clone(o))));

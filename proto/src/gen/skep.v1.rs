@@ -297,6 +297,9 @@ pub struct ContainerSpec {
     /// What a client sent as X-Registry-Auth for agents to pull the image with; never shown.
     #[prost(string, tag = "26")]
     pub registry_auth: ::prost::alloc::string::String,
+    /// Secrets and configs that are files of the container.
+    #[prost(message, repeated, tag = "27")]
+    pub files: ::prost::alloc::vec::Vec<FileReference>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RestartPolicy {
@@ -583,6 +586,57 @@ pub struct Task {
     /// node runs by itself.
     #[prost(message, optional, boxed, tag = "14")]
     pub attachment: ::core::option::Option<::prost::alloc::boxed::Box<Attachment>>,
+}
+/// What a secret or config holds. Its Debug tells only how much.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct Content {
+    #[prost(bytes = "vec", tag = "1")]
+    pub data: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DependencySpec {
+    #[prost(message, optional, tag = "1")]
+    pub annotations: ::core::option::Option<Annotations>,
+    /// left out of answers about secrets
+    #[prost(message, optional, tag = "2")]
+    pub content: ::core::option::Option<Content>,
+    /// golang: filled in for each task; empty = as it is
+    #[prost(string, tag = "3")]
+    pub templating: ::prost::alloc::string::String,
+}
+/// A secret or a config: what tasks depend on beside their image. Only its labels ever change.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Dependency {
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub meta: ::core::option::Option<Meta>,
+    #[prost(enumeration = "DependencyKind", tag = "3")]
+    pub kind: i32,
+    #[prost(message, optional, tag = "4")]
+    pub spec: ::core::option::Option<DependencySpec>,
+}
+/// A secret or config as a file of a container.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FileReference {
+    #[prost(enumeration = "DependencyKind", tag = "1")]
+    pub kind: i32,
+    #[prost(string, tag = "2")]
+    pub id: ::prost::alloc::string::String,
+    /// of the secret or config
+    #[prost(string, tag = "3")]
+    pub name: ::prost::alloc::string::String,
+    /// as given: below /run/secrets (secrets) or / (configs) unless absolute
+    #[prost(string, tag = "4")]
+    pub target: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "5")]
+    pub uid: u32,
+    #[prost(uint32, tag = "6")]
+    pub gid: u32,
+    /// permissions as chmod(2) has them
+    #[prost(uint32, tag = "7")]
+    pub mode: u32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct NetworkSpec {
@@ -973,6 +1027,32 @@ impl TaskState {
             "TASK_STATE_REJECTED" => Some(Self::Rejected),
             "TASK_STATE_REMOVE" => Some(Self::Remove),
             "TASK_STATE_ORPHANED" => Some(Self::Orphaned),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum DependencyKind {
+    Secret = 0,
+    Config = 1,
+}
+impl DependencyKind {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Secret => "DEPENDENCY_KIND_SECRET",
+            Self::Config => "DEPENDENCY_KIND_CONFIG",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "DEPENDENCY_KIND_SECRET" => Some(Self::Secret),
+            "DEPENDENCY_KIND_CONFIG" => Some(Self::Config),
             _ => None,
         }
     }
@@ -1610,6 +1690,51 @@ pub struct ListNetworksResponse {
     #[prost(bool, tag = "2")]
     pub stale: bool,
 }
+/// Answers carry the content of configs and never that of secrets.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CreateDependencyRequest {
+    #[prost(enumeration = "DependencyKind", tag = "1")]
+    pub kind: i32,
+    #[prost(message, optional, tag = "2")]
+    pub spec: ::core::option::Option<DependencySpec>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct UpdateDependencyRequest {
+    #[prost(enumeration = "DependencyKind", tag = "1")]
+    pub kind: i32,
+    #[prost(string, tag = "2")]
+    pub id: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub version: u64,
+    #[prost(message, optional, tag = "4")]
+    pub spec: ::core::option::Option<DependencySpec>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemoveDependencyRequest {
+    #[prost(enumeration = "DependencyKind", tag = "1")]
+    pub kind: i32,
+    #[prost(string, tag = "2")]
+    pub id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DependencyResponse {
+    #[prost(message, optional, tag = "1")]
+    pub dependency: ::core::option::Option<Dependency>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListDependenciesRequest {
+    #[prost(enumeration = "DependencyKind", tag = "1")]
+    pub kind: i32,
+    #[prost(string, repeated, tag = "2")]
+    pub ids_or_names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListDependenciesResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub dependencies: ::prost::alloc::vec::Vec<Dependency>,
+    #[prost(bool, tag = "2")]
+    pub stale: bool,
+}
 /// Generated client implementations.
 pub mod control_client {
     #![allow(
@@ -1988,6 +2113,99 @@ pub mod control_client {
                 .insert(GrpcMethod::new("skep.v1.Control", "ListNetworks"));
             self.inner.unary(req, path, codec).await
         }
+        pub async fn create_dependency(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CreateDependencyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DependencyResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skep.v1.Control/CreateDependency",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("skep.v1.Control", "CreateDependency"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn update_dependency(
+            &mut self,
+            request: impl tonic::IntoRequest<super::UpdateDependencyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DependencyResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skep.v1.Control/UpdateDependency",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("skep.v1.Control", "UpdateDependency"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn remove_dependency(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RemoveDependencyRequest>,
+        ) -> std::result::Result<tonic::Response<super::Empty>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skep.v1.Control/RemoveDependency",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("skep.v1.Control", "RemoveDependency"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn list_dependencies(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListDependenciesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListDependenciesResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skep.v1.Control/ListDependencies",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("skep.v1.Control", "ListDependencies"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -2065,6 +2283,31 @@ pub mod control_server {
             request: tonic::Request<super::ListNetworksRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ListNetworksResponse>,
+            tonic::Status,
+        >;
+        async fn create_dependency(
+            &self,
+            request: tonic::Request<super::CreateDependencyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DependencyResponse>,
+            tonic::Status,
+        >;
+        async fn update_dependency(
+            &self,
+            request: tonic::Request<super::UpdateDependencyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DependencyResponse>,
+            tonic::Status,
+        >;
+        async fn remove_dependency(
+            &self,
+            request: tonic::Request<super::RemoveDependencyRequest>,
+        ) -> std::result::Result<tonic::Response<super::Empty>, tonic::Status>;
+        async fn list_dependencies(
+            &self,
+            request: tonic::Request<super::ListDependenciesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListDependenciesResponse>,
             tonic::Status,
         >;
     }
@@ -2721,6 +2964,186 @@ pub mod control_server {
                     };
                     Box::pin(fut)
                 }
+                "/skep.v1.Control/CreateDependency" => {
+                    #[allow(non_camel_case_types)]
+                    struct CreateDependencySvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::UnaryService<super::CreateDependencyRequest>
+                    for CreateDependencySvc<T> {
+                        type Response = super::DependencyResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CreateDependencyRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::create_dependency(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CreateDependencySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skep.v1.Control/UpdateDependency" => {
+                    #[allow(non_camel_case_types)]
+                    struct UpdateDependencySvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::UnaryService<super::UpdateDependencyRequest>
+                    for UpdateDependencySvc<T> {
+                        type Response = super::DependencyResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::UpdateDependencyRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::update_dependency(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = UpdateDependencySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skep.v1.Control/RemoveDependency" => {
+                    #[allow(non_camel_case_types)]
+                    struct RemoveDependencySvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::UnaryService<super::RemoveDependencyRequest>
+                    for RemoveDependencySvc<T> {
+                        type Response = super::Empty;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RemoveDependencyRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::remove_dependency(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RemoveDependencySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skep.v1.Control/ListDependencies" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListDependenciesSvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::UnaryService<super::ListDependenciesRequest>
+                    for ListDependenciesSvc<T> {
+                        type Response = super::ListDependenciesResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListDependenciesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::list_dependencies(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListDependenciesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 _ => {
                     Box::pin(async move {
                         let mut response = http::Response::new(
@@ -3023,9 +3446,10 @@ pub struct IngressView {
     #[prost(message, repeated, tag = "2")]
     pub ports: ::prost::alloc::vec::Vec<PublishedPort>,
 }
+/// Dependencies come before the tasks that need them and go after them.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AssignmentChange {
-    #[prost(oneof = "assignment_change::Op", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "assignment_change::Op", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub op: ::core::option::Option<assignment_change::Op>,
 }
 /// Nested message and enum types in `AssignmentChange`.
@@ -3042,6 +3466,10 @@ pub mod assignment_change {
         RemoveTask(::prost::alloc::string::String),
         #[prost(string, tag = "5")]
         RemoveNetwork(::prost::alloc::string::String),
+        #[prost(message, tag = "6")]
+        Dependency(super::Dependency),
+        #[prost(string, tag = "7")]
+        RemoveDependency(::prost::alloc::string::String),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -5053,7 +5481,7 @@ pub mod raft_server {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Object {
-    #[prost(oneof = "object::Kind", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "object::Kind", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub kind: ::core::option::Option<object::Kind>,
 }
 /// Nested message and enum types in `Object`.
@@ -5072,6 +5500,8 @@ pub mod object {
         Task(super::Task),
         #[prost(message, tag = "6")]
         Network(super::Network),
+        #[prost(message, tag = "7")]
+        Dependency(super::Dependency),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -5133,6 +5563,7 @@ pub enum ObjectKind {
     Revision = 3,
     Task = 4,
     Network = 5,
+    Dependency = 6,
 }
 impl ObjectKind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -5147,6 +5578,7 @@ impl ObjectKind {
             Self::Revision => "OBJECT_KIND_REVISION",
             Self::Task => "OBJECT_KIND_TASK",
             Self::Network => "OBJECT_KIND_NETWORK",
+            Self::Dependency => "OBJECT_KIND_DEPENDENCY",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -5158,6 +5590,7 @@ impl ObjectKind {
             "OBJECT_KIND_REVISION" => Some(Self::Revision),
             "OBJECT_KIND_TASK" => Some(Self::Task),
             "OBJECT_KIND_NETWORK" => Some(Self::Network),
+            "OBJECT_KIND_DEPENDENCY" => Some(Self::Dependency),
             _ => None,
         }
     }

@@ -2,10 +2,10 @@
 
 use serde_json::json;
 use skep_engine::{MountConfig, MountKind, Propagation};
-use skep_proto::v1::{BindOptions, ContainerSpec, HealthConfig, Mount, Ulimit, VolumeOptions};
+use skep_proto::v1::{BindOptions, ContainerSpec, DependencyKind, HealthConfig, Mount, Ulimit, VolumeOptions};
 
 use super::read::duration;
-use crate::convert::container;
+use crate::convert::{container, dependency};
 use crate::convert::mounts::read_mount;
 use crate::error::{ApiError, ApiResult};
 use crate::fields::Fields;
@@ -44,16 +44,26 @@ pub(super) fn read_container(mut f: Fields) -> ApiResult<ContainerSpec> {
         dns_options: dns.strings("Options")?,
         oom_score_adj: f.i64("OomScoreAdj")?,
         registry_auth: String::new(),
+        files: [(DependencyKind::Secret, "Secrets"), (DependencyKind::Config, "Configs")]
+            .into_iter()
+            .map(|(kind, key)| f.objects(key)?.into_iter().map(|r| dependency::read_file(kind, r)).collect())
+            .collect::<ApiResult<Vec<Vec<_>>>>()?
+            .concat(),
     };
     dns.refuse_rest(&[])?;
     if spec.image.is_empty() {
         let path = f.path("Image");
         return Err(ApiError::bad_request(format!("{path} is missing: name an image")));
     }
+    let labels = "the default seccomp profile and no labels are used";
+    f.object("Privileges")?.refuse_rest(&[
+        ("CredentialSpec", "credential specs are a Windows setting; leave it out"),
+        ("SELinuxContext", labels),
+        ("Seccomp", labels),
+        ("AppArmor", labels),
+        ("NoNewPrivileges", labels),
+    ])?;
     f.refuse_rest(&[
-        ("Secrets", "secrets come in a later version; pass the value by env or a bind mount"),
-        ("Configs", "configs come in a later version; pass the value by env or a bind mount"),
-        ("Privileges", "the default seccomp profile and no labels are used"),
         ("OpenStdin", "a service's task has nobody at its stdin; use docker run -i"),
     ])?;
     Ok(spec)

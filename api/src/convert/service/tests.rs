@@ -81,14 +81,14 @@ fn modes_default_as_docker_says() {
 fn what_cannot_be_done_is_refused_by_its_path() {
     let table = [
         (
-            "/TaskTemplate/ContainerSpec/Secrets",
-            json!([{"SecretID": "x"}]),
-            "TaskTemplate.ContainerSpec.Secrets",
+            "/TaskTemplate/ContainerSpec/Configs",
+            json!([{"ConfigID": "x", "Runtime": {}}]),
+            "TaskTemplate.ContainerSpec.Configs[0].Runtime",
         ),
         (
             "/TaskTemplate/ContainerSpec/Privileges/NoNewPrivileges",
             json!(true),
-            "TaskTemplate.ContainerSpec.Privileges",
+            "TaskTemplate.ContainerSpec.Privileges.NoNewPrivileges",
         ),
         (
             "/TaskTemplate/ContainerSpec/Healthcheck",

@@ -3,13 +3,13 @@
 
 use serde_json::{Map, Value, json};
 use skep_proto::v1::{
-    ContainerSpec, EndpointMode, EndpointSpec, PortConfig, PortProtocol, PublishMode, Resources,
+    ContainerSpec, DependencyKind, EndpointMode, EndpointSpec, PortConfig, PortProtocol, PublishMode, Resources,
     RestartCondition, Service, ServiceSpec, ServiceWithStatus, TaskSpec, UpdateConfig, UpdateFailureAction,
     UpdateOrder, UpdateState, service_spec::Mode,
 };
 
 use crate::convert::names::Named;
-use crate::convert::{created, time, updated, version};
+use crate::convert::{created, dependency, time, updated, version};
 
 /// Inserts unless the value asks for nothing.
 fn put(map: &mut Map<String, Value>, key: &str, value: Value) {
@@ -191,6 +191,8 @@ fn container_spec(c: &ContainerSpec) -> Value {
     put(&mut dns, "Search", json!(c.dns_search));
     put(&mut dns, "Options", json!(c.dns_options));
     map.insert("DNSConfig".into(), dns.into());
+    put(&mut map, "Secrets", dependency::files(DependencyKind::Secret, &c.files));
+    put(&mut map, "Configs", dependency::files(DependencyKind::Config, &c.files));
     put(&mut map, "OomScoreAdj", json!(c.oom_score_adj));
     map.insert("Isolation".into(), "default".into());
     map.into()

@@ -1,11 +1,11 @@
-//! What happens to services, nodes and networks of the swarm, told as this host's events: from this manager's copy
+//! What happens to services, nodes, networks, secrets and configs of the swarm, told as this host's events: from this manager's copy
 //! of the cluster's state, so that every manager tells of everything.
 
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use skep_engine::Engine;
-use skep_manager::store::{Diff, Event, Store, Update};
+use skep_manager::store::{Diff, Event, Store, Update, dependency_word};
 use skep_proto::v1::{self, service_spec::Mode};
 
 /// Tells of changes from now on, until the store is gone.
@@ -41,6 +41,13 @@ fn read(event: &Event) -> Option<Told> {
             let annotations = n.spec.as_ref().and_then(|s| s.annotations.as_ref());
             let name = annotations.map(|a| a.name.clone()).unwrap_or_default();
             Some(("network", action(d), n.id.clone(), [("name".to_owned(), name)].into()))
+        }
+        Event::Dependency(d) => {
+            let held = d.latest();
+            let annotations = held.spec.as_ref().and_then(|s| s.annotations.as_ref());
+            let name = annotations.map(|a| a.name.clone()).unwrap_or_default();
+            let word = dependency_word(held.kind());
+            Some((word, action(d), held.id.clone(), [("name".to_owned(), name)].into()))
         }
         _ => None,
     }
