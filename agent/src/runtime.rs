@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use skep_engine::{
     BindOptions, ContainerConfig, ContainerState, Engine, FileContent, HealthConfig, HealthStatus, HostInfo,
-    LogConfig, MemoryFile,
-    MountConfig, MountKind, NetworkJoin, NetworkMode, PortBinding, Propagation, PullRequest, Reference,
-    ResourceLimits, UlimitConfig, VolumeOptions, WaitCondition,
+    LogConfig, MemoryFile, MountConfig, MountKind, NetworkJoin, NetworkMode, PortBinding, Propagation,
+    PullRequest, Reference, ResourceLimits, UlimitConfig, VolumeOptions, WaitCondition,
 };
 use skep_proto::{defaults, v1};
 use skep_registry::Credentials;
@@ -304,7 +303,10 @@ fn contents(
         .iter()
         .zip(held)
         .map(|(file, dependency)| {
-            payload.content(dependency).map(FileContent::from).map_err(|e| format!("{}: {e}", described(file)))
+            payload
+                .content(dependency)
+                .map(FileContent::from)
+                .map_err(|e| format!("{}: {e}", described(file)))
         })
         .collect()
 }

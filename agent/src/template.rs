@@ -74,7 +74,9 @@ impl Payload<'_> {
         let container = self.values.assignment.spec.as_ref().and_then(|s| s.container.as_ref());
         if let Some(variable) = argument("env", name) {
             let mut env = container.into_iter().flat_map(|c| &c.env).rev().filter_map(|e| e.split_once('='));
-            return env.find(|(n, _)| *n == variable).map_or(Ok(String::new()), |(_, v)| self.values.expand(v));
+            return env
+                .find(|(n, _)| *n == variable)
+                .map_or(Ok(String::new()), |(_, v)| self.values.expand(v));
         }
         for (function, kind) in
             [("secret", v1::DependencyKind::Secret), ("config", v1::DependencyKind::Config)]

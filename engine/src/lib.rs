@@ -34,8 +34,9 @@ mod xattr;
 pub use cdi::{CDI_SPEC_DIRS, Registry as CdiRegistry};
 pub use config::*;
 pub use container::{
-    AttachOptions, Attached, Change, Commit, CopyIn, CpuUsage, ExecConfig, ExecInfo, Exit, FileContent, InterfaceCounters,
-    IoUsage, MemoryUsage, NetworkRef, PathStat, Stats, Top, Usage, WaitCondition, made_up_name,
+    AttachOptions, Attached, Change, Commit, CopyIn, CpuUsage, ExecConfig, ExecInfo, Exit, FileContent,
+    InterfaceCounters, IoUsage, MemoryUsage, NetworkRef, PathStat, Stats, Top, Usage, WaitCondition,
+    made_up_name,
 };
 pub use engine::{Engine, EngineOptions};
 pub use error::Error;

@@ -165,6 +165,83 @@ async fn agents_at_different_managers_get_tasks_networks_and_a_drain_order() {
     one.until("out of the network", gone).await;
 }
 
+/// A secret reaches the nodes whose tasks need it, before the task, and is taken back after it.
+#[tokio::test]
+async fn only_nodes_that_run_what_needs_a_secret_are_told_of_it() {
+    let swarm = swarm().await;
+    let mut agent = swarm.agent(1, "one").await;
+    let control = &swarm.managers[2].control;
+    let spec = v1::DependencySpec {
+        annotations: Some(v1::Annotations { name: "pw".into(), ..Default::default() }),
+        content: Some(v1::Content { data: b"hunter2".to_vec() }),
+        ..Default::default()
+    };
+    let kind = v1::DependencyKind::Secret.into();
+    let create = v1::CreateDependencyRequest { kind, spec: Some(spec.clone()) };
+    let made = control.create_dependency(Request::new(create.clone())).await.expect("made").into_inner();
+    let secret = made.dependency.expect("told");
+    assert_eq!(secret.spec.as_ref().and_then(|s| s.content.as_ref()), None, "nobody is told what it holds");
+    let again = control.create_dependency(Request::new(create)).await.expect_err("same name");
+    assert_eq!((again.code(), again.message()), (Code::AlreadyExists, "secret pw already exists"));
+
+    // A task that needs nothing comes alone.
+    let plain = v1::ServiceSpec {
+        annotations: Some(v1::Annotations { name: "plain".into(), ..Default::default() }),
+        ..web(1, &[])
+    };
+    swarm.create(0, plain).await.expect("created");
+    let task = |op: &Op| match op {
+        Op::Task(t) => t.task.clone(),
+        Op::Dependency(d) => panic!("told of {d:?}"),
+        _ => None,
+    };
+    agent.until("a task", task).await;
+
+    let mut needs = web(1, &[]);
+    let container = needs.task.as_mut().and_then(|t| t.container.as_mut()).expect("a container");
+    container.files.push(v1::FileReference {
+        id: secret.id.clone(),
+        name: "pw".into(),
+        target: "pw".into(),
+        mode: 0o444,
+        ..Default::default()
+    });
+    let mut unknown = needs.clone();
+    let container = unknown.task.as_mut().and_then(|t| t.container.as_mut()).expect("a container");
+    container.files[0].id = "nope".into();
+    assert_eq!(swarm.create(0, unknown).await.expect_err("unknown").message(), "secret not found: pw");
+    let service = swarm.create(0, needs).await.expect("created");
+    let mut held = None;
+    let task = agent
+        .until("the task, and before it the secret", |op| match op {
+            Op::Dependency(d) => {
+                held = d.spec.clone().and_then(|s| s.content);
+                None
+            }
+            Op::Task(t) => t.task.clone().filter(|t| t.service_id == service.id && held.is_some()),
+            _ => None,
+        })
+        .await;
+    assert_eq!(held.map(|c| c.data).as_deref(), Some(b"hunter2".as_slice()));
+
+    let remove = v1::RemoveDependencyRequest { kind, id: "pw".into() };
+    let in_use = control.remove_dependency(Request::new(remove.clone())).await.expect_err("in use");
+    assert_eq!(in_use.message(), "secret 'pw' is in use by the following service: web");
+    control
+        .remove_service(Request::new(v1::RemoveRequest { id: service.id.clone() }))
+        .await
+        .expect("removed");
+    control.remove_dependency(Request::new(remove)).await.expect("removed");
+    let stop = |op: &Op| match op {
+        Op::Task(t) => t.task.as_ref().filter(|t| t.desired_state() > TaskState::Running).map(drop),
+        _ => None,
+    };
+    agent.until("the stop", stop).await;
+    agent.report(&task.id, TaskState::Shutdown).await;
+    let gone = |op: &Op| matches!(op, Op::RemoveDependency(id) if *id == secret.id).then_some(());
+    agent.until("the secret taken back", gone).await;
+}
+
 /// What a complete set lacks, the agent ends: only who surely knows everything may give one.
 #[tokio::test]
 async fn a_manager_that_may_have_missed_writes_tells_no_agent_of_everything() {

@@ -164,7 +164,8 @@ impl Worker {
         let (held, assignment) = (self.around.dependencies.clone(), self.assignment.clone());
         let files = dependencies::files(&assignment);
         if let Err(missing) = held.look(files) {
-            let why = format!("waiting for {missing}: this node keeps none on disk, and no manager has sent it");
+            let why =
+                format!("waiting for {missing}: this node keeps none on disk, and no manager has sent it");
             self.set(TaskState::Starting, "starting", &why);
         }
         let ready = async {

@@ -45,7 +45,10 @@ pub fn read_spec(mut f: Fields) -> ApiResult<DependencySpec> {
     let mut driver = f.object("Templating")?;
     let templating = driver.string("Name")?;
     driver.refuse_rest(&[("Options", "template drivers have none")])?;
-    f.refuse_rest(&[("Driver", "secrets are kept by the swarm's managers themselves; leave the driver out")])?;
+    f.refuse_rest(&[(
+        "Driver",
+        "secrets are kept by the swarm's managers themselves; leave the driver out",
+    )])?;
     Ok(DependencySpec {
         annotations: Some(annotations),
         content: content.map(|data| Content { data }),
@@ -141,9 +144,10 @@ mod tests {
 
     #[test]
     fn a_spec_is_read_and_what_it_holds_is_not_quoted() {
-        let spec = read_spec(fields(json!({"Name": "a", "Labels": {"k": "v"}, "Data": "aGk=", "Driver": null,
+        let spec =
+            read_spec(fields(json!({"Name": "a", "Labels": {"k": "v"}, "Data": "aGk=", "Driver": null,
             "Templating": {"Name": "golang"}})))
-        .expect("valid");
+            .expect("valid");
         assert_eq!(spec.content.map(|c| c.data).as_deref(), Some(b"hi".as_slice()));
         assert_eq!(spec.templating, "golang");
         let e = read_spec(fields(json!({"Name": "a", "Data": "hunter2!"}))).expect_err("no base64");

@@ -114,7 +114,7 @@ pub async fn secrets(api: &Api, command: Secrets) -> Result<()> {
         Secrets::Other(command) => return same(api, Kind::Secret, command).await,
     };
     if driver.is_some() && file.is_some() {
-        bail!("when using secret driver secret data must be empty");
+        bail!("When using secret driver secret data must be empty");
     }
     let mut spec = json!({ "Name": name, "Labels": pairs(&label) });
     if let Some(file) = file {
@@ -146,12 +146,14 @@ fn content(file: &str) -> Result<Vec<u8>> {
         "-" => std::io::stdin().read_to_end(&mut data),
         path => std::fs::File::open(path).and_then(|mut f| f.read_to_end(&mut data)),
     };
+    let named = if file == "-" { "STDIN" } else { file };
     match read {
+        Ok(0) => bail!("error reading from {named}: data is empty"),
         Ok(_) => Ok(data),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             bail!("error reading from {file}: open {file}: no such file or directory")
         }
-        Err(e) => bail!("error reading from {file}: {e}"),
+        Err(e) => bail!("error reading from {named}: {e}"),
     }
 }
 

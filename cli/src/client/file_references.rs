@@ -42,7 +42,9 @@ fn read(kind: Kind, text: &str) -> Result<Wanted> {
             "target" => wanted.target = value.into(),
             "uid" => wanted.uid = value.into(),
             "gid" => wanted.gid = value.into(),
-            "mode" => wanted.mode = number(value).with_context(|| format!("invalid mode specified: {value}"))?,
+            "mode" => {
+                wanted.mode = number(value).with_context(|| format!("invalid mode specified: {value}"))?
+            }
             other => bail!("invalid field in {} request: {other}", kind.word()),
         }
     }

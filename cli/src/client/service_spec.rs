@@ -203,7 +203,9 @@ impl SpecFlags {
     fn container(&self, container: &mut Value) -> Result<()> {
         set(&mut container["StopGracePeriod"], duration(self.stop_grace_period.as_deref())?);
         if let Some(spec) = &self.credential_spec {
-            bail!("--credential-spec {spec} is not supported: credential specs are a Windows setting; leave it out");
+            bail!(
+                "--credential-spec {spec} is not supported: credential specs are a Windows setting; leave it out"
+            );
         }
         set(&mut container["StopSignal"], self.stop_signal.clone());
         set(&mut container["User"], self.user.clone());

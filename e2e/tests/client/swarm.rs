@@ -50,8 +50,39 @@ fn the_swarm_is_listed_and_told_of_as_docker_does() -> Result<()> {
         "/skep",
         "whoami",
     ])?;
+    host.docker(&["secret", "create", "-l", "tier=db", "pw", "/etc/hostname"])?;
+    host.docker(&["config", "create", "--template-driver", "golang", "conf", "/etc/hostname"])?;
     let mut compare = Compare::new(host);
     for line in [
+        "secret ls",
+        "secret ls -q",
+        "secret ls --format '{{.Name}} {{.Driver}} {{.Labels}}'",
+        "secret ls --format json",
+        "secret ls --filter name=p --filter label=tier=db",
+        "secret ls --filter nonsense=1",
+        "secret inspect nope",
+        "secret inspect -f '{{.Spec.Name}} {{json .Spec.Labels}}' pw",
+        "secret create pw /etc/hostname",
+        "secret create pw2 /nope",
+        "secret create -d vault pw2 /etc/hostname",
+        "secret create -d vault pw2",
+        "secret create --template-driver jinja pw2 /etc/hostname",
+        "secret create 'a b' /etc/hostname",
+        "secret create pw2 /dev/null",
+        "secret rm nope",
+        "config ls",
+        "config ls -q",
+        "config ls --format json",
+        "config list --filter name=x",
+        "config inspect -f '{{.Spec.Name}} {{.Spec.Templating.Name}}' conf",
+        "config inspect nope",
+        "config create conf /etc/hostname",
+        "config create conf2 /nope",
+        "config create conf2",
+        "config rm nope",
+        "service create --secret nope whoami:1",
+        "service create --config source=conf,target=a --config source=conf,target=a whoami:1",
+        "inspect -f '{{.Spec.Name}}' pw",
         "node ls",
         "node ls -q",
         "node ls --format json",
@@ -109,7 +140,13 @@ fn the_swarm_is_listed_and_told_of_as_docker_does() -> Result<()> {
     ] {
         compare.same(line)?;
     }
-    for line in ["network rm back", "service scale web=x", "service scale web", "service scale web=-1"] {
+    for line in [
+        "network rm back",
+        "secret create",
+        "service scale web=x",
+        "service scale web",
+        "service scale web=-1",
+    ] {
         compare.same_code(line)?;
     }
     for line in [
@@ -121,6 +158,15 @@ fn the_swarm_is_listed_and_told_of_as_docker_does() -> Result<()> {
         compare.same_json(line)?;
     }
     for line in [
+        "secret create x-@ /etc/hostname",
+        "secret rm x-@",
+        "config create -l a=b x-@ /etc/hostname",
+        "service create -d --no-resolve-image --name x-@s --secret source=pw,target=/a,uid=1,gid=2,mode=0400 --config x-@ whoami:1 /skep whoami",
+        "service inspect -f '{{range .Spec.TaskTemplate.ContainerSpec.Secrets}}{{.SecretName}} {{.File.Name}} {{.File.UID}} {{.File.GID}}{{end}}' x-@s",
+        "service update -d --secret-rm pw --config-add source=conf,target=/b x-@s",
+        "service inspect -f '{{range .Spec.TaskTemplate.ContainerSpec.Configs}}{{.ConfigName}} {{.File.Name}} {{end}}' x-@s",
+        "config rm x-@",
+        "service rm x-@s",
         "service create -d --no-resolve-image --name x-@ --replicas 1 -e A=1 whoami:1 /skep whoami",
         "service update -d --env-add B=2 x-@",
         "service scale -d x-@=2",

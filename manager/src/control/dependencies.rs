@@ -72,10 +72,7 @@ pub(super) async fn update(
     Ok(v1::DependencyResponse { dependency: Some(shown(held)) })
 }
 
-pub(super) async fn remove(
-    ctx: &Context,
-    request: v1::RemoveDependencyRequest,
-) -> Result<v1::Empty, Status> {
+pub(super) async fn remove(ctx: &Context, request: v1::RemoveDependencyRequest) -> Result<v1::Empty, Status> {
     let kind = request.kind();
     ctx.write(|view| {
         let held = view.find_dependency(kind, &request.id).map_err(lookup)?;

@@ -2,11 +2,13 @@
 
 use serde_json::json;
 use skep_engine::{MountConfig, MountKind, Propagation};
-use skep_proto::v1::{BindOptions, ContainerSpec, DependencyKind, HealthConfig, Mount, Ulimit, VolumeOptions};
+use skep_proto::v1::{
+    BindOptions, ContainerSpec, DependencyKind, HealthConfig, Mount, Ulimit, VolumeOptions,
+};
 
 use super::read::duration;
-use crate::convert::{container, dependency};
 use crate::convert::mounts::read_mount;
+use crate::convert::{container, dependency};
 use crate::error::{ApiError, ApiResult};
 use crate::fields::Fields;
 
@@ -63,9 +65,7 @@ pub(super) fn read_container(mut f: Fields) -> ApiResult<ContainerSpec> {
         ("AppArmor", labels),
         ("NoNewPrivileges", labels),
     ])?;
-    f.refuse_rest(&[
-        ("OpenStdin", "a service's task has nobody at its stdin; use docker run -i"),
-    ])?;
+    f.refuse_rest(&[("OpenStdin", "a service's task has nobody at its stdin; use docker run -i")])?;
     Ok(spec)
 }
 

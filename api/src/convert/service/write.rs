@@ -3,9 +3,9 @@
 
 use serde_json::{Map, Value, json};
 use skep_proto::v1::{
-    ContainerSpec, DependencyKind, EndpointMode, EndpointSpec, PortConfig, PortProtocol, PublishMode, Resources,
-    RestartCondition, Service, ServiceSpec, ServiceWithStatus, TaskSpec, UpdateConfig, UpdateFailureAction,
-    UpdateOrder, UpdateState, service_spec::Mode,
+    ContainerSpec, DependencyKind, EndpointMode, EndpointSpec, PortConfig, PortProtocol, PublishMode,
+    Resources, RestartCondition, Service, ServiceSpec, ServiceWithStatus, TaskSpec, UpdateConfig,
+    UpdateFailureAction, UpdateOrder, UpdateState, service_spec::Mode,
 };
 
 use crate::convert::names::Named;
