@@ -179,6 +179,7 @@ fn they_are_in_their_containers_and_on_no_disk() -> Result<()> {
 
     // A node that loses everything it had in memory gets it again.
     lab.kill(2)?;
+    nodes_are(lab.host(1), "the worker is gone", &["Ready Leader", "Down", "Ready"])?;
     lab.restart(2)?;
     let two = lab.host(2);
     wait_running(lab.host(1), "db", 1)?;
