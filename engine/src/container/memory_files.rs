@@ -106,7 +106,7 @@ fn memory() -> Result<OwnedFd, Error> {
 }
 
 fn write(path: &Path, file: &MemoryFile, content: &FileContent) -> std::io::Result<()> {
-    let mut out = OpenOptions::new().write(true).create_new(true).mode(0).open(path)?;
+    let mut out = OpenOptions::new().write(true).create_new(true).mode(0o000).open(path)?;
     out.write_all(&content.0)?;
     fchown(&out, Some(file.uid), Some(file.gid))?;
     // After the owner, since a change of that takes set-user-ID bits away.
