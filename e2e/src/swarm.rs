@@ -32,6 +32,13 @@ pub fn plain(name: &str, hosts: u32) -> Result<Lab> {
     Lab::up(LabOptions { name, hosts, skep, init })
 }
 
+/// A host without a daemon, for one with settings of its own.
+pub fn bare(name: &str) -> Result<Lab> {
+    let (skep, init) = binaries()?;
+    let name = format!("{name}{}", std::process::id() % 10_000);
+    Lab::bare(LabOptions { name, hosts: 1, skep, init })
+}
+
 /// Hosts with the images `whoami:1` and `whoami:2`, in no swarm.
 pub fn hosts(name: &str, hosts: u32) -> Result<Lab> {
     let lab = plain(name, hosts)?;

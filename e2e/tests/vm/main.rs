@@ -4,6 +4,7 @@
 mod devices;
 mod groups;
 mod limits;
+mod runtimes;
 mod swarm;
 
 use anyhow::{Context, Result};

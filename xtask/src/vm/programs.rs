@@ -24,7 +24,7 @@ const SERVICE: &str = "/system.slice/tests.service";
 
 /// Commands that the tests call, besides busybox; and the kernel: two of busybox's modprobe at a time, and
 /// one is done before the module is there.
-const COMMANDS: &[&str] = &["ip", "nsenter", "nft", "curl", "tcpdump", "docker", "kmod"];
+const COMMANDS: &[&str] = &["ip", "nsenter", "nft", "curl", "tcpdump", "docker", "kmod", "runc", "crun"];
 
 /// A test program.
 pub struct Test {
