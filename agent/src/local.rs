@@ -4,8 +4,8 @@
 use std::net::IpAddr;
 
 use skep_engine::{
-    Attachment, BoundPort, ContainerConfig, ContainerId, Endpoint, NetworkError, NetworkJoin, NetworkMode,
-    Networking,
+    Attachment, BoundPort, ContainerConfig, ContainerId, Endpoint, Endpoint6, NetworkError, NetworkJoin,
+    NetworkMode, Networking,
 };
 use skep_overlay::{AttachRequest, Attached, DataPlane, Join, Publish};
 
@@ -36,12 +36,14 @@ impl LocalNetworking {
             None => None,
             Some(IpAddr::V4(v4)) => Some(v4),
             Some(IpAddr::V6(v6)) => {
-                return Err(format!("IPv6 address {v6} is not there yet: ask for an IPv4 address").into());
+                return Err(format!("address {v6} is IPv6, where an IPv4 address belongs").into());
             }
         };
         let mut join = Join {
             network: asked.network.clone(),
             addr,
+            addr6: asked.addr6,
+            link_local: asked.link_local.clone(),
             aliases: names(config, &asked.aliases),
             mac: asked.mac,
             links: asked.links.clone(),
@@ -190,13 +192,14 @@ fn attachment(attached: Attached) -> Attachment {
         addr: IpAddr::V4(e.addr),
         prefix_len: e.prefix_len,
         gateway: e.gateway.map(IpAddr::V4),
+        v6: e.v6.map(|v6| Endpoint6 { addr: v6.addr, prefix_len: v6.prefix_len, gateway: v6.gateway }),
         mac: e.mac,
         aliases: e.aliases,
     };
     let port = |p: skep_overlay::Bound| BoundPort {
         protocol: p.protocol,
         container_port: p.container_port,
-        host_ip: IpAddr::V4(p.host_ip),
+        host_ip: p.host_ip,
         host_port: p.host_port,
     };
     Attachment {

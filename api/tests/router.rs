@@ -61,6 +61,8 @@ where
             instance: instance.clone(),
             helper_exe: helper_exe.clone(),
             solo: false,
+            default_ipv6: false,
+            default_subnet6: None,
         })
         .await
         .expect("a data plane");

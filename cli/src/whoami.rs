@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -28,7 +28,8 @@ pub fn main(args: &[OsString]) -> ExitCode {
             return ExitCode::FAILURE;
         }
     }
-    let listener = match TcpListener::bind(("0.0.0.0", port)) {
+    // Both families on one socket, or IPv4 alone where there is no IPv6.
+    let listener = match TcpListener::bind(("::", port)).or_else(|_| TcpListener::bind(("0.0.0.0", port))) {
         Ok(listener) => listener,
         Err(e) => {
             eprintln!("skep whoami: listen on port {port}: {e}");
@@ -62,13 +63,15 @@ fn answer(stream: TcpStream) -> std::io::Result<()> {
     let mut reader = BufReader::new(Read::take(&stream, MAX_HEAD));
     while reader.read_line(&mut head)? > 2 {}
     let request = head.lines().next().unwrap_or_default();
-    println!("{} {request}", stream.peer_addr()?);
+    let shown = |addr: SocketAddr| SocketAddr::new(addr.ip().to_canonical(), addr.port());
+    let (own, peer) = (shown(stream.local_addr()?), shown(stream.peer_addr()?));
+    println!("{peer} {request}");
     let hostname = nix::unistd::gethostname().map_err(std::io::Error::from)?;
     let body = format!(
         "Hostname: {}\nIP: {}\nRemoteAddr: {}\n{}\n",
         hostname.to_string_lossy(),
-        stream.local_addr()?.ip(),
-        stream.peer_addr()?,
+        own.ip(),
+        peer,
         head.trim_end()
     );
     let mut out = &stream;

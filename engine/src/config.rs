@@ -1,7 +1,7 @@
 //! What a container is asked to be and what it is: the engine's own model, independent of Docker's JSON.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -51,6 +51,12 @@ pub struct NetworkJoin {
     pub network: String,
     /// Address asked for, or decided by the swarm's allocator.
     pub addr: Option<IpAddr>,
+    /// IPv6 address asked for.
+    #[serde(default)]
+    pub addr6: Option<Ipv6Addr>,
+    /// Link-local addresses to have besides.
+    #[serde(default)]
+    pub link_local: Vec<IpAddr>,
     /// Further DNS names.
     pub aliases: Vec<String>,
     /// Hardware address asked for.

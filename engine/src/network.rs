@@ -1,6 +1,6 @@
 //! What the engine asks of the network data plane: a namespace to run a container in.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -102,10 +102,31 @@ pub struct Endpoint {
     pub prefix_len: u8,
     /// Gateway the container routes through, where there is one.
     pub gateway: Option<IpAddr>,
+    /// Its place by IPv6, where the network has that.
+    #[serde(default)]
+    pub v6: Option<Endpoint6>,
     /// MAC address, `aa:bb:cc:dd:ee:ff`.
     pub mac: String,
     /// Further names it answers to in this network.
     pub aliases: Vec<String>,
+}
+
+impl Endpoint {
+    /// Its addresses, of both families.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        std::iter::once(self.addr).chain(self.v6.iter().map(|v6| IpAddr::V6(v6.addr)))
+    }
+}
+
+/// A container's place in one network, by IPv6.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint6 {
+    /// Address in the network.
+    pub addr: Ipv6Addr,
+    /// Prefix length of the network.
+    pub prefix_len: u8,
+    /// Gateway the container routes through, where there is one.
+    pub gateway: Option<Ipv6Addr>,
 }
 
 /// A published port as bound on the host.

@@ -55,7 +55,7 @@ fn main() {
         let mut web = request("web", &["bridge"]);
         web.ports = vec![publish(8080, 80)];
         up(&plane, web).await;
-        let door = "10.66.0.1".parse().expect("address");
+        let door = "10.66.0.1".parse::<std::net::Ipv4Addr>().expect("address");
         let start = Instant::now();
         ask(far.netns(), door, 8080).expect("answer");
         println!("first connection by a published port: {:.2?}", start.elapsed());

@@ -1,10 +1,8 @@
 //! What can go wrong in the data plane, in words a user can act on.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-
-use crate::desired::Cidr;
 
 /// An error of the data plane.
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +59,7 @@ pub enum Error {
     #[error("subnet {subnet} overlaps {other}; choose another")]
     Overlap {
         /// As asked for.
-        subnet: Cidr,
+        subnet: String,
         /// What has it.
         other: String,
     },
@@ -71,7 +69,7 @@ pub enum Error {
         /// Network.
         network: String,
         /// Its range.
-        subnet: Cidr,
+        subnet: String,
     },
     /// No range left for a new network.
     #[error("no free subnet left for network {0}; give one with --subnet")]
@@ -80,7 +78,7 @@ pub enum Error {
     #[error("address {addr} is already in use in network {network}")]
     AddressInUse {
         /// Address.
-        addr: Ipv4Addr,
+        addr: IpAddr,
         /// Network.
         network: String,
     },
@@ -111,7 +109,7 @@ pub enum Error {
     )]
     NeedsSwarmAddress(String),
     /// Port taken.
-    #[error("bind for {host}:{port}/{protocol} failed: port is already allocated")]
+    #[error("bind for {}/{protocol} failed: port is already allocated", SocketAddr::new(*host, *port))]
     PortTaken {
         /// Host address.
         host: IpAddr,

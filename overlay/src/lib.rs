@@ -4,6 +4,7 @@
 //! Knows nothing of managers nor of images; whoever embeds it converts to [`desired`].
 
 mod bridge;
+mod cidr;
 pub mod desired;
 pub mod dns;
 mod error;
@@ -24,8 +25,8 @@ pub mod wireguard;
 
 pub use error::{Error, Result};
 pub use model::{
-    Applied, AttachRequest, Attached, Bound, BridgeInfo, BridgeSpec, DataPlaneOptions, Endpoint, Join,
-    Member, Publish,
+    Applied, AttachRequest, Attached, Bound, BridgeInfo, BridgeSpec, DataPlaneOptions, Endpoint, Endpoint6,
+    Join, Member, Publish, Range6,
 };
 pub use plane::{DataPlane, Figures};
 pub use wireguard::wireguard_main;

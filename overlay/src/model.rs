@@ -1,12 +1,12 @@
 //! What is asked of the data plane and what it answers: plain data.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::desired::Cidr;
+use crate::cidr::{Cidr, Cidr6};
 
 /// Where a data plane keeps its things and how they are named.
 #[derive(Clone, Debug)]
@@ -21,6 +21,10 @@ pub struct DataPlaneOptions {
     pub helper_exe: PathBuf,
     /// The swarm has this node only: no tunnel is made, and nothing listens for one.
     pub solo: bool,
+    /// The default bridge network has IPv6.
+    pub default_ipv6: bool,
+    /// Its range of IPv6; none = one of ours.
+    pub default_subnet6: Option<Cidr6>,
 }
 
 /// One network to join.
@@ -30,6 +34,10 @@ pub struct Join {
     pub network: String,
     /// Address; none = any free one (bridge networks only).
     pub addr: Option<Ipv4Addr>,
+    /// IPv6 address; none = any free one, where the network has them.
+    pub addr6: Option<Ipv6Addr>,
+    /// Link-local addresses to have besides.
+    pub link_local: Vec<IpAddr>,
     /// Further names it answers to.
     pub aliases: Vec<String>,
     /// Hardware address; none = made from the address.
@@ -87,10 +95,27 @@ pub struct Endpoint {
     pub prefix_len: u8,
     /// Gateway, where the container has one in this network.
     pub gateway: Option<Ipv4Addr>,
+    /// Its place by IPv6, where the network has that.
+    #[serde(default)]
+    pub v6: Option<Endpoint6>,
+    /// Link-local addresses it asked for.
+    #[serde(default)]
+    pub link_local: Vec<IpAddr>,
     /// Hardware address, `aa:bb:cc:dd:ee:ff`.
     pub mac: String,
     /// Further names.
     pub aliases: Vec<String>,
+}
+
+/// A container's place in one network, by IPv6.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint6 {
+    /// Address.
+    pub addr: Ipv6Addr,
+    /// Prefix length of the network.
+    pub prefix_len: u8,
+    /// Gateway, where the container has one in this network.
+    pub gateway: Option<Ipv6Addr>,
 }
 
 /// A published port as bound.
@@ -100,8 +125,8 @@ pub struct Bound {
     pub protocol: String,
     /// Port inside the container.
     pub container_port: u16,
-    /// Address on the host; 0.0.0.0 = all.
-    pub host_ip: Ipv4Addr,
+    /// Address on the host; 0.0.0.0 and `::` = all of the family.
+    pub host_ip: IpAddr,
     /// Port on the host.
     pub host_port: u16,
 }
@@ -141,6 +166,16 @@ pub struct BridgeSpec {
     pub ip_range: Option<Cidr>,
     /// Addresses that are never given, by what they are for.
     pub aux_addresses: BTreeMap<String, Ipv4Addr>,
+    /// IPv6 as well.
+    pub ipv6: bool,
+    /// Range of IPv6; none = one that nothing on this host uses.
+    pub subnet6: Option<Cidr6>,
+    /// The host's address in it; none = the first.
+    pub gateway6: Option<Ipv6Addr>,
+    /// Where addresses are given from; none = the whole range.
+    pub ip_range6: Option<Cidr6>,
+    /// Addresses of IPv6 that are never given, by what they are for.
+    pub aux_addresses6: BTreeMap<String, Ipv6Addr>,
     /// No way out.
     pub internal: bool,
     /// Said of it and shown; any container may join a bridge.
@@ -168,6 +203,8 @@ pub struct BridgeInfo {
     pub ip_range: Option<Cidr>,
     /// Addresses that are never given, by what they are for.
     pub aux_addresses: BTreeMap<String, Ipv4Addr>,
+    /// Addresses of IPv6, where it has them.
+    pub v6: Option<Range6>,
     /// No way out.
     pub internal: bool,
     /// Said of it and shown; any container may join a bridge.
@@ -180,6 +217,21 @@ pub struct BridgeInfo {
     pub created_at_ns: i64,
     /// Containers in it, by container ID.
     pub containers: BTreeMap<String, Member>,
+}
+
+/// The IPv6 addresses of a bridge network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Range6 {
+    /// Range.
+    pub subnet: Cidr6,
+    /// The host's address in it.
+    pub gateway: Ipv6Addr,
+    /// Where addresses are given from; none = the whole range.
+    pub ip_range: Option<Cidr6>,
+    /// Addresses that are never given, by what they are for.
+    pub aux_addresses: BTreeMap<String, Ipv6Addr>,
+    /// The user chose the range, and so may choose addresses.
+    pub chosen: bool,
 }
 
 /// A container in a bridge network.

@@ -24,6 +24,7 @@ use crate::error::{Error, Result};
 use crate::model::{BridgeSpec, DataPlaneOptions};
 use crate::names::Names;
 use crate::netlink::Socket;
+use crate::nft::Family;
 use crate::state::{DEFAULT_BRIDGE, State, Store};
 use crate::vip::SwarmMaps;
 use crate::{isolation, nft, reconcile, wireguard};
@@ -62,21 +63,64 @@ struct Inner {
 /// The nftables socket and what was written through it last.
 struct Rules {
     socket: Socket,
-    written: Option<nft::Table>,
+    /// None = not known.
+    written: Option<Tables>,
     generation: u64,
     maps: Option<SwarmMaps>,
 }
 
+/// Our table of each family, of [`Family::ALL`]; none = there is none.
+type Tables = [Option<nft::Table>; 2];
+
 impl Rules {
-    /// The table wanted now.
-    fn wanted(&mut self, state: &State, names: &Names) -> nft::Table {
+    /// The tables wanted now. That of IPv6 is there also where no network has it: it keeps containers from sending any.
+    fn wanted(&mut self, state: &State, names: &Names) -> Tables {
         let fresh = self.maps.take().filter(|m| m.generation == state.swarm_generation);
         let maps = fresh.unwrap_or_else(|| {
             let nothing = Default::default();
             let desired = state.swarm.as_ref().map_or(&nothing, |s| &s.desired);
             SwarmMaps::new(state.swarm_generation, desired, &state.refused_ports)
         });
-        isolation::table(state, names, self.maps.insert(maps))
+        let v4 = isolation::table(state, names, self.maps.insert(maps));
+        [Some(v4), has_ipv6().then(|| isolation::table6(state, names))]
+    }
+
+    /// The tables as the kernel holds them.
+    fn held(&mut self, names: &Names) -> Result<Tables, nft::Error> {
+        let table = names.table();
+        let v4 = nft::read(&mut self.socket, Family::V4, &table)?;
+        let v6 = if has_ipv6() { nft::read(&mut self.socket, Family::V6, &table)? } else { None };
+        Ok([v4, v6])
+    }
+
+    /// Whether other firewalls let our traffic pass.
+    fn admitted(&mut self, state: &State, names: &Names) -> Result<bool, nft::Error> {
+        let mut all = true;
+        for family in families() {
+            all &= nft::admitted(&mut self.socket, family, &isolation::passage(family, state, names))?;
+        }
+        Ok(all)
+    }
+
+    /// Takes rules out of other firewalls.
+    fn withdraw(&mut self, rules: &[nft::Rule]) -> Result<(), nft::Error> {
+        families().try_for_each(|family| nft::withdraw(&mut self.socket, family, rules))
+    }
+}
+
+fn has_ipv6() -> bool {
+    std::path::Path::new("/proc/sys/net/ipv6").exists()
+}
+
+fn families() -> impl Iterator<Item = Family> {
+    Family::ALL.into_iter().filter(|f| *f == Family::V4 || has_ipv6())
+}
+
+fn changes(held: Option<&nft::Table>, wanted: Option<&nft::Table>) -> Vec<nft::Change> {
+    match (held, wanted) {
+        (held, Some(wanted)) => nft::diff(held, wanted),
+        (Some(_), None) => vec![nft::Change::DeleteTable],
+        (None, None) => Vec::new(),
     }
 }
 
@@ -87,9 +131,16 @@ impl DataPlane {
         let plane = blocking("starting the data plane", move || Self::open(options)).await?;
         let missing = !plane.inner.state().bridges.contains_key(DEFAULT_BRIDGE);
         if missing {
-            let spec = BridgeSpec { name: DEFAULT_BRIDGE.into(), ..BridgeSpec::default() };
+            let spec = BridgeSpec {
+                name: DEFAULT_BRIDGE.into(),
+                ipv6: plane.inner.options.default_ipv6,
+                subnet6: plane.inner.options.default_subnet6,
+                ..BridgeSpec::default()
+            };
             plane.create_bridge(spec).await?;
         }
+        let inner = plane.inner.clone();
+        blocking("settling the default bridge network", move || inner.settle_default()).await?;
         plane.resume_swarm().await;
         plane.inner.reconcile().await?;
         plane.inner.refresh_upstreams().await;
@@ -164,11 +215,11 @@ impl DataPlane {
             let state = inner.state().clone();
             let repairs = reconcile::plan(&state, &inner.names, &inner.pins, &inner.reaper.leaving())?;
             let table = inner.names.table();
-            let held = nft::read(&mut rules.socket, &table)?;
+            let held = rules.held(&inner.names)?;
             let wanted = rules.wanted(&state, &inner.names);
-            let changes = nft::diff(held.as_ref(), &wanted);
-            let admitted =
-                nft::admitted(&mut rules.socket, &isolation::passage(&inner.state(), &inner.names))?;
+            let pairs = held.iter().zip(&wanted);
+            let changes: Vec<_> = pairs.flat_map(|(h, w)| changes(h.as_ref(), w.as_ref())).collect();
+            let admitted = rules.admitted(&state, &inner.names)?;
             let shut = (!admitted).then(|| "iptables' FORWARD chain drops our traffic".to_owned());
             let rules = changes.iter().map(|c| format!("nftables table {table}: {c}")).chain(shut);
             Ok(repairs.iter().map(ToString::to_string).chain(rules).collect::<Vec<_>>())
@@ -202,10 +253,12 @@ impl DataPlane {
                 }
                 Err(error) => errors.push(error),
             }
-            let passage = isolation::passage(&inner.state(), &inner.names);
-            errors.extend(nft::withdraw(&mut rules.socket, &passage).err().map(Error::from));
             let table = inner.names.table();
-            errors.extend(nft::delete_table(&mut rules.socket, &table).err().map(Error::from));
+            for family in families() {
+                let passage = isolation::passage(family, &inner.state(), &inner.names);
+                errors.extend(nft::withdraw(&mut rules.socket, family, &passage).err().map(Error::from));
+                errors.extend(nft::delete_table(&mut rules.socket, family, &table).err().map(Error::from));
+            }
             Error::gather(errors)
         })
         .await;
@@ -251,13 +304,15 @@ impl Inner {
                 (rules.wanted(&state, &inner.names), state.generation)
             };
             let table = inner.names.table();
-            if rules.written.is_none() {
-                rules.written = nft::read(&mut rules.socket, &table)?;
-            }
-            let changes = nft::diff(rules.written.as_ref(), &wanted);
             // Until the kernel has answered, nothing is known of what it holds.
-            rules.written = None;
-            nft::apply(&mut rules.socket, &table, &changes)?;
+            let held = match rules.written.take() {
+                Some(written) => written,
+                None => rules.held(&inner.names)?,
+            };
+            for ((family, held), wanted) in Family::ALL.into_iter().zip(&held).zip(&wanted) {
+                let changes = changes(held.as_ref(), wanted.as_ref());
+                nft::apply(&mut rules.socket, family, &table, &changes)?;
+            }
             rules.written = Some(wanted);
             rules.generation = current;
             Ok(())
@@ -300,8 +355,16 @@ impl Inner {
     /// Keeps another firewall's default from stopping what our own rules let pass.
     async fn admit(self: &Arc<Self>) -> Result<()> {
         let mut rules = self.rules.clone().lock_owned().await;
-        let passage = isolation::passage(&self.state(), &self.names);
-        blocking("admitting our traffic", move || Ok(nft::admit(&mut rules.socket, &passage)?)).await
+        let inner = self.clone();
+        blocking("admitting our traffic", move || {
+            let state = inner.state().clone();
+            for family in families() {
+                let passage = isolation::passage(family, &state, &inner.names);
+                nft::admit(&mut rules.socket, family, &passage)?;
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// Makes the tunnel's routes and settings right.

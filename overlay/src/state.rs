@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::desired::{Cidr, Desired};
 use crate::error::{Error, Result};
 use crate::link::Mac;
-use crate::model::{Bound, Endpoint};
+use crate::model::{Bound, Endpoint, Range6};
 
 /// A container's connection, as wired.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,6 +85,9 @@ pub struct Bridge {
     pub ip_range: Option<Cidr>,
     #[serde(default)]
     pub aux_addresses: BTreeMap<String, Ipv4Addr>,
+    /// Its addresses of IPv6, where it has them.
+    #[serde(default)]
+    pub v6: Option<Range6>,
     /// The user chose the range, and so may choose addresses.
     #[serde(default)]
     pub chosen: bool,
@@ -123,10 +126,25 @@ pub struct State {
     pub refused_ports: Vec<(String, u16)>,
     /// The address each bridge network gave last, by network ID.
     pub last_given: BTreeMap<String, Ipv4Addr>,
+    /// The same of IPv6.
+    pub last_given6: BTreeMap<String, Ipv6Addr>,
     /// Counts changes of `swarm` and `refused_ports`.
     pub swarm_generation: u64,
     /// Counts changes.
     pub generation: u64,
+}
+
+impl State {
+    /// Takes note of the addresses that bridge networks gave.
+    pub fn remember_given<'a>(&mut self, members: impl Iterator<Item = &'a Membership>) {
+        for member in members {
+            let network = &member.endpoint.network_id;
+            self.last_given.insert(network.clone(), member.endpoint.addr);
+            if let Some(v6) = &member.endpoint.v6 {
+                self.last_given6.insert(network.clone(), v6.addr);
+            }
+        }
+    }
 }
 
 impl Record {
@@ -163,10 +181,22 @@ impl Record {
         open.or_else(overlay).map(|m| m.endpoint.addr)
     }
 
+    /// The place whose IPv6 address published ports lead to: the first bridge with a way out.
+    pub fn way6(&self) -> Option<&Membership> {
+        self.bridged().find(|m| !m.internal && m.endpoint.v6.is_some())
+    }
+
+    /// Where ports published by IPv6 lead.
+    pub fn target6(&self) -> Option<Ipv6Addr> {
+        self.way6().and_then(|m| m.endpoint.v6.as_ref()).map(|e| e.addr)
+    }
+
     /// Whether there are rules of its own: a container of one bridge, without published ports, is
     /// covered by its network's.
     pub fn has_rules(&self) -> bool {
-        !self.ports.is_empty() || self.routed().is_some() || self.interfaces.len() > 1
+        let link_local = |m: &Membership| !m.endpoint.link_local.is_empty();
+        let wired = self.routed().is_some() || self.interfaces.len() > 1;
+        !self.ports.is_empty() || wired || self.members().any(link_local)
     }
 
     /// Whether it has a DNS server of its own: in all but the default bridge network.

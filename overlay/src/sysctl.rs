@@ -18,3 +18,26 @@ pub fn read(name: &str) -> Option<String> {
     let text = fs::read_to_string(format!("/proc/sys/net/{name}")).ok()?;
     Some(text.split_whitespace().collect::<Vec<_>>().join(" "))
 }
+
+/// The setting that makes a host pass packets of IPv6 on.
+pub const FORWARD6: &str = "ipv6/conf/all/forwarding";
+
+/// Turns forwarding of IPv6 on. A host that forwards no longer listens to routers by itself: interfaces that did go on
+/// with it. Those whose names begin with `ours` never should.
+pub fn forward6(ours: &str) -> Result<()> {
+    if read(FORWARD6).as_deref() == Some("1") {
+        return Ok(());
+    }
+    let folder = "/proc/sys/net/ipv6/conf";
+    for entry in fs::read_dir(folder).map_err(Error::io("list", folder))? {
+        let name = entry.map_err(Error::io("list", folder))?.file_name();
+        let Some(name) = name.to_str().filter(|n| !["all", "lo"].contains(n) && !n.starts_with(ours)) else {
+            continue;
+        };
+        let key = format!("ipv6/conf/{name}/accept_ra");
+        if read(&key).as_deref() == Some("1") {
+            write(&key, "2")?;
+        }
+    }
+    write(FORWARD6, "1")
+}

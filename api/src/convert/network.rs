@@ -1,10 +1,11 @@
 //! Networks: the body of `create` read, swarm networks written, and the filters of `network ls`.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
 
 use serde_json::{Value, json};
-use skep_overlay::desired::Cidr;
+use skep_overlay::desired::{Cidr, Cidr6};
 use skep_overlay::{BridgeInfo, BridgeSpec};
 use skep_proto::v1::{Annotations, Network, NetworkSpec};
 
@@ -48,12 +49,14 @@ pub fn read(body: &[u8]) -> ApiResult<Create> {
     let options: BTreeMap<String, String> = f.string_map("Options")?;
     let (internal, attachable, ingress) = (f.bool("Internal")?, f.bool("Attachable")?, f.bool("Ingress")?);
     if f.opt_bool("EnableIPv4")? == Some(false) {
-        return Err(ApiError::bad_request("EnableIPv4 = false is not supported: networks are IPv4"));
+        return Err(ApiError::bad_request(
+            "EnableIPv4 = false is not supported: every network has IPv4; leave it out (--ipv4=false)",
+        ));
     }
+    let ipv6 = f.bool("EnableIPv6")?;
     // Since API 1.44 a name is always checked for duplicates.
     f.drop_all(&["CheckDuplicate"]);
     f.refuse_rest(&[
-        ("EnableIPv6", "networks are IPv4; leave it out"),
         ("ConfigOnly", "create the network itself"),
         ("ConfigFrom", "give the settings in the request"),
     ])?;
@@ -67,13 +70,18 @@ pub fn read(body: &[u8]) -> ApiResult<Create> {
                     "Scope = {scope:?} is not supported for a bridge: leave it out, or use --driver overlay"
                 )));
             }
-            let Ipam { subnet, gateway, ip_range, aux_addresses } = ipam;
+            let Ipam { v4, v6 } = ipam;
             Ok(Create::Bridge(BridgeSpec {
                 name,
-                subnet,
-                gateway,
-                ip_range,
-                aux_addresses,
+                subnet: v4.subnet,
+                gateway: v4.gateway,
+                ip_range: v4.ip_range,
+                aux_addresses: v4.aux_addresses,
+                ipv6,
+                subnet6: v6.subnet,
+                gateway6: v6.gateway,
+                ip_range6: v6.ip_range,
+                aux_addresses6: v6.aux_addresses,
                 internal,
                 attachable,
                 labels,
@@ -86,6 +94,12 @@ pub fn read(body: &[u8]) -> ApiResult<Create> {
                     "Scope = {scope:?} is not supported for an overlay: leave it out"
                 )));
             }
+            if ipv6 || ipam.v6.is_given() {
+                return Err(ApiError::bad_request(
+                    "EnableIPv6 and subnets of IPv6 are not supported for an overlay: leave them out, or use --driver bridge",
+                ));
+            }
+            let ipam = ipam.v4;
             for (field, set) in [
                 ("Gateway", ipam.gateway.is_some()),
                 ("IPRange", ipam.ip_range.is_some()),
@@ -122,40 +136,97 @@ pub fn read(body: &[u8]) -> ApiResult<Create> {
     }
 }
 
-/// `IPAM.Config`, of which a network has one.
+/// `IPAM.Config`, of which a network has one of each family.
 #[derive(Default)]
 struct Ipam {
-    subnet: Option<Cidr>,
-    gateway: Option<Ipv4Addr>,
-    ip_range: Option<Cidr>,
-    aux_addresses: BTreeMap<String, Ipv4Addr>,
+    v4: Range<Cidr, Ipv4Addr>,
+    v6: Range<Cidr6, Ipv6Addr>,
+}
+
+/// The addresses of one family.
+struct Range<C, A> {
+    subnet: Option<C>,
+    gateway: Option<A>,
+    ip_range: Option<C>,
+    aux_addresses: BTreeMap<String, A>,
+}
+
+impl<C, A> Default for Range<C, A> {
+    fn default() -> Self {
+        Self { subnet: None, gateway: None, ip_range: None, aux_addresses: BTreeMap::new() }
+    }
+}
+
+impl<C: FromStr<Err = String>, A: FromStr> Range<C, A> {
+    fn is_given(&self) -> bool {
+        let address = self.gateway.is_some() || !self.aux_addresses.is_empty();
+        self.subnet.is_some() || self.ip_range.is_some() || address
+    }
+
+    /// Reads one of the list; `family` is what its addresses are called.
+    fn read(at: &str, texts: [Option<String>; 3], mut config: Fields, family: &str) -> ApiResult<Self> {
+        let range = |field: &str, text: Option<String>| {
+            let parsed = text.map(|text| text.parse::<C>());
+            parsed.transpose().map_err(|e| ApiError::bad_request(format!("{at}.{field}: {e}")))
+        };
+        let addr = |field: &str, text: &str| {
+            let bad = || ApiError::bad_request(format!("{at}.{field} = {text:?} is not an {family} address"));
+            text.parse::<A>().map_err(|_| bad())
+        };
+        let [subnet, ip_range, gateway] = texts;
+        let (subnet, ip_range) = (range("Subnet", subnet)?, range("IPRange", ip_range)?);
+        let gateway = gateway.map(|text| addr("Gateway", &text)).transpose()?;
+        let aux: Vec<(String, String)> = config.string_map("AuxiliaryAddresses")?;
+        let aux = aux.into_iter().map(|(name, text)| Ok((name, addr("AuxiliaryAddresses", &text)?)));
+        let aux_addresses = aux.collect::<ApiResult<_>>()?;
+        config.refuse_rest(&[])?;
+        Ok(Self { subnet, gateway, ip_range, aux_addresses })
+    }
 }
 
 fn read_ipam(mut f: Fields) -> ApiResult<Ipam> {
     f.only("Driver", &[json!("default")], "addresses are managed by Skep; leave it out")?;
-    let mut configs = f.objects("Config")?.into_iter();
+    let configs = f.objects("Config")?;
     f.refuse_rest(&[])?;
-    let Some(mut config) = configs.next() else { return Ok(Ipam::default()) };
-    if configs.next().is_some() {
-        return Err(ApiError::bad_request("IPAM.Config: give one subnet per network"));
+    let mut ipam = Ipam::default();
+    for (i, mut config) in configs.into_iter().enumerate() {
+        let at = format!("IPAM.Config[{i}]");
+        let mut text = |field: &str| config.opt_string(field);
+        let texts = [text("Subnet")?, text("IPRange")?, text("Gateway")?];
+        // Whatever is written with a colon is meant to be IPv6.
+        let v6 = texts.iter().flatten().next().is_some_and(|text| text.contains(':'));
+        let twice = if v6 { ipam.v6.is_given() } else { ipam.v4.is_given() };
+        if twice {
+            return Err(ApiError::new(
+                axum::http::StatusCode::FORBIDDEN,
+                "bridge driver doesn't support multiple subnets: give one of each family",
+            ));
+        }
+        if v6 {
+            ipam.v6 = Range::read(&at, texts, config, "IPv6")?;
+        } else {
+            ipam.v4 = Range::read(&at, texts, config, "IPv4")?;
+        }
     }
-    let at = |field: &str| format!("IPAM.Config[0].{field}");
-    let range = |field: &str, text: Option<String>| {
-        let parsed = text.map(|text| text.parse::<Cidr>());
-        parsed.transpose().map_err(|e| ApiError::bad_request(format!("{}: {e}", at(field))))
-    };
-    let addr = |field: &str, text: &str| {
-        text.parse::<Ipv4Addr>()
-            .map_err(|_| ApiError::bad_request(format!("{} = {text:?} is not an IPv4 address", at(field))))
-    };
-    let subnet = range("Subnet", config.opt_string("Subnet")?)?;
-    let gateway = config.opt_string("Gateway")?.map(|text| addr("Gateway", &text)).transpose()?;
-    let ip_range = range("IPRange", config.opt_string("IPRange")?)?;
-    let aux: Vec<(String, String)> = config.string_map("AuxiliaryAddresses")?;
-    let aux = aux.into_iter().map(|(name, text)| Ok((name, addr("AuxiliaryAddresses", &text)?)));
-    let aux_addresses = aux.collect::<ApiResult<_>>()?;
-    config.refuse_rest(&[])?;
-    Ok(Ipam { subnet, gateway, ip_range, aux_addresses })
+    Ok(ipam)
+}
+
+/// One of `IPAM.Config` as it is shown.
+fn shown_range<A: ToString>(
+    subnet: &impl ToString,
+    gateway: &A,
+    ip_range: Option<impl ToString>,
+    aux_addresses: &BTreeMap<String, A>,
+) -> Value {
+    let mut config = json!({ "Subnet": subnet.to_string(), "Gateway": gateway.to_string() });
+    if let Some(range) = ip_range {
+        config["IPRange"] = range.to_string().into();
+    }
+    if !aux_addresses.is_empty() {
+        let aux = aux_addresses.iter().map(|(name, addr)| (name.clone(), addr.to_string().into()));
+        config["AuxiliaryAddresses"] = Value::Object(aux.collect());
+    }
+    config
 }
 
 /// What every network is told apart by.
@@ -261,14 +332,10 @@ pub fn joined(n: &skep_overlay::desired::Network) -> Value {
 pub fn bridge(b: &BridgeInfo) -> Value {
     let facts = Facts { id: &b.id, name: &b.name, driver: "bridge", scope: "local" };
     let mut out = shown(&facts, super::time::from_ns(b.created_at_ns));
-    let mut config = json!({ "Subnet": b.subnet.to_string(), "Gateway": b.gateway.to_string() });
-    if let Some(range) = b.ip_range {
-        config["IPRange"] = range.to_string().into();
-    }
-    if !b.aux_addresses.is_empty() {
-        config["AuxiliaryAddresses"] = json!(b.aux_addresses);
-    }
-    out["IPAM"]["Config"] = json!([config]);
+    let v4 = shown_range(&b.subnet, &b.gateway, b.ip_range, &b.aux_addresses);
+    let v6 = b.v6.as_ref().map(|r| shown_range(&r.subnet, &r.gateway, r.ip_range, &r.aux_addresses));
+    out["EnableIPv6"] = v6.is_some().into();
+    out["IPAM"]["Config"] = std::iter::once(v4).chain(v6).collect();
     out["Internal"] = b.internal.into();
     out["Attachable"] = b.attachable.into();
     out["Options"] = json!(b.options);
@@ -307,7 +374,13 @@ mod tests {
             (r#"{"Name":"host"}"#, "host"),
             (r#"{"Name":"a","Driver":"macvlan"}"#, "macvlan"),
             (r#"{"Name":"a","Ingress":true}"#, "Ingress"),
-            (r#"{"Name":"a","EnableIPv6":true}"#, "EnableIPv6"),
+            (r#"{"Name":"a","Driver":"overlay","EnableIPv6":true}"#, "EnableIPv6"),
+            (r#"{"Name":"a","EnableIPv4":false}"#, "EnableIPv4"),
+            (r#"{"Name":"a","IPAM":{"Config":[{"Subnet":"fd00::/64","Gateway":"10.0.0.1"}]}}"#, "Gateway"),
+            (
+                r#"{"Name":"a","IPAM":{"Config":[{"Subnet":"10.9.0.0/24"},{"Subnet":"10.8.0.0/24"}]}}"#,
+                "multiple subnets",
+            ),
             (r#"{"Name":"a","IPAM":{"Config":[{"Subnet":"10.9.0.0/40"}]}}"#, "Subnet"),
             (r#"{"Name":"a","Driver":"overlay","IPAM":{"Config":[{"IPRange":"10.9.0.0/28"}]}}"#, "IPRange"),
             (r#"{"Name":"a","IPAM":{"Config":[{"AuxiliaryAddresses":{"r":"x"}}]}}"#, "AuxiliaryAddresses"),

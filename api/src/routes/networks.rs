@@ -54,12 +54,13 @@ async fn all(s: &ApiState) -> ApiResult<(Vec<Value>, bool)> {
         let mut members = Map::new();
         for c in &containers {
             for e in c.endpoints.iter().filter(|e| network["Id"] == e.network_id) {
+                let v6 = e.v6.as_ref().map(|v6| format!("{}/{}", v6.addr, v6.prefix_len));
                 let member = json!({
                     "Name": c.name,
                     "EndpointID": e.endpoint_id,
                     "MacAddress": e.mac,
                     "IPv4Address": format!("{}/{}", e.addr, e.prefix_len),
-                    "IPv6Address": "",
+                    "IPv6Address": v6.unwrap_or_default(),
                 });
                 members.insert(c.id.as_str().to_owned(), member);
             }

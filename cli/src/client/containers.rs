@@ -360,19 +360,21 @@ async fn ports(api: &Api, container: &str, port: Option<&str>) -> Result<()> {
         let ip = if ip.contains(':') { format!("[{ip}]") } else { ip };
         format!("{ip}:{}", super::output::text(b, "HostPort"))
     };
+    let mut lines = Vec::new();
     if let Some(asked) = port {
         let wanted = if asked.contains('/') { asked.to_owned() } else { format!("{asked}/tcp") };
         let bound = ports[&wanted].as_array().filter(|b| !b.is_empty());
         let Some(bound) = bound else { bail!("Error: No public port '{asked}' published for {container}") };
-        for binding in bound {
-            say!("{}", address(binding))?;
+        lines.extend(bound.iter().map(address));
+    } else {
+        for (port, bound) in ports.as_object().into_iter().flatten() {
+            let bound = bound.as_array().into_iter().flatten();
+            lines.extend(bound.map(|b| format!("{port} -> {}", address(b))));
         }
-        return Ok(());
     }
-    for (port, bound) in ports.as_object().into_iter().flatten() {
-        for binding in bound.as_array().into_iter().flatten() {
-            say!("{port} -> {}", address(binding))?;
-        }
+    lines.sort_by_cached_key(|line| super::ports::natural(line));
+    for line in lines {
+        say!("{line}")?;
     }
     Ok(())
 }

@@ -180,9 +180,10 @@ impl CreateFlags {
                         Some(("alias", a)) => push(&mut endpoint["Aliases"], a),
                         Some(("ip", ip)) => endpoint["IPAMConfig"]["IPv4Address"] = ip.into(),
                         Some(("ip6", ip)) => endpoint["IPAMConfig"]["IPv6Address"] = ip.into(),
+                        Some(("link-local-ip", ip)) => push(&mut endpoint["IPAMConfig"]["LinkLocalIPs"], ip),
                         Some(("mac-address", mac)) => endpoint["MacAddress"] = mac.into(),
                         _ => bail!(
-                            "invalid field {field:?} in --network {text:?}: want name, alias, ip, ip6 or mac-address"
+                            "invalid field {field:?} in --network {text:?}: want name, alias, ip, ip6, link-local-ip or mac-address"
                         ),
                     }
                 }
@@ -194,6 +195,9 @@ impl CreateFlags {
                 }
                 if let Some(ip) = &self.ip6 {
                     endpoint["IPAMConfig"]["IPv6Address"] = ip.as_str().into();
+                }
+                if !self.link_local_ip.is_empty() {
+                    endpoint["IPAMConfig"]["LinkLocalIPs"] = json!(self.link_local_ip);
                 }
                 set(&mut endpoint["MacAddress"], self.mac_address.clone());
                 if own_network(&name) && !self.link.is_empty() {
@@ -213,6 +217,9 @@ impl CreateFlags {
             set(&mut endpoint["MacAddress"], self.mac_address.clone());
             set(&mut endpoint["IPAMConfig"]["IPv4Address"], self.ip.clone());
             set(&mut endpoint["IPAMConfig"]["IPv6Address"], self.ip6.clone());
+            if !self.link_local_ip.is_empty() {
+                endpoint["IPAMConfig"]["LinkLocalIPs"] = json!(self.link_local_ip);
+            }
             without_empty(&mut endpoint);
             if endpoint.as_object().is_some_and(|e| !e.is_empty()) {
                 out.insert(first.into(), endpoint);

@@ -101,7 +101,7 @@ struct Global {
 #[derive(Subcommand)]
 enum Command {
     /// Run the daemon of this host
-    Daemon(DaemonArgs),
+    Daemon(Box<DaemonArgs>),
     /// Run a single-node swarm in the foreground, for development
     Dev(DevArgs),
     /// Print a shell's completion script
@@ -115,7 +115,7 @@ enum Command {
         dir: std::path::PathBuf,
     },
     #[command(flatten)]
-    Client(Client),
+    Client(Box<Client>),
 }
 
 /// What asks a daemon.
@@ -296,7 +296,7 @@ fn help(path: &[&str]) -> String {
 
 fn dispatch(cli: Cli) -> Result<u8> {
     match cli.command {
-        Command::Daemon(args) => daemon::run(args).map(|()| 0),
+        Command::Daemon(args) => daemon::run(*args).map(|()| 0),
         Command::Dev(args) => daemon::dev(args).map(|()| 0),
         Command::Completion { shell } => {
             let mut script = Vec::new();
@@ -311,11 +311,11 @@ fn dispatch(cli: Cli) -> Result<u8> {
         Command::Client(command) => {
             let Global { host, context, config, tls, .. } = cli.global;
             let selection = context::Selection::new(host, context, tls)?;
-            if let Client::Context(command) = command {
+            if let Client::Context(command) = *command {
                 let runtime = tokio::runtime::Builder::new_current_thread().build()?;
                 return runtime.block_on(context::run(&selection, config.as_deref(), command)).map(|()| 0);
             }
-            ask(&Api::new(selection.resolve(config.as_deref())?, config), command)
+            ask(&Api::new(selection.resolve(config.as_deref())?, config), *command)
         }
     }
 }

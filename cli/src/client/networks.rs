@@ -1,5 +1,7 @@
 //! `network`.
 
+use std::net::IpAddr;
+
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -39,8 +41,13 @@ pub struct CreateFlags {
     /// Set IPAM driver specific options
     #[arg(long, value_name = "map")]
     ipam_opt: Vec<String>,
-    /// Enable IPv6 address assignment
-    #[arg(long)]
+    /// Enable or disable IPv4 address assignment
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = true, default_missing_value = "true",
+          action = clap::ArgAction::Set)]
+    ipv4: bool,
+    /// Enable or disable IPv6 address assignment
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true",
+          action = clap::ArgAction::Set)]
     ipv6: bool,
     /// Set metadata on a network
     #[arg(long, value_name = "list")]
@@ -225,6 +232,7 @@ async fn create(api: &Api, flags: CreateFlags) -> Result<()> {
         ip_range,
         ipam_driver,
         ipam_opt,
+        ipv4,
         ipv6,
         label,
         opt,
@@ -232,17 +240,11 @@ async fn create(api: &Api, flags: CreateFlags) -> Result<()> {
         subnet,
         name,
     } = flags;
-    if (!gateway.is_empty() || !ip_range.is_empty() || !aux_address.is_empty()) && subnet.is_empty() {
-        anyhow::bail!("no matching subnet for gateway, range or address: give --subnet");
-    }
-    let config = subnet.iter().enumerate().map(|(i, subnet)| {
-                let aux = if i == 0 { pairs(&aux_address) } else { Default::default() };
-                json!({ "Subnet": subnet, "Gateway": gateway.get(i), "IPRange": ip_range.get(i), "AuxiliaryAddresses": aux })
-            });
+    let config = ipam(&subnet, &ip_range, &gateway, &aux_address)?;
     let mut body = json!({
         "Name": name, "Driver": driver, "Internal": internal, "Attachable": attachable, "Ingress": ingress,
-        "EnableIPv6": ipv6.then_some(true), "Scope": scope, "Options": pairs(&opt), "Labels": pairs(&label),
-        "IPAM": { "Driver": ipam_driver, "Config": config.collect::<Vec<_>>(), "Options": pairs(&ipam_opt) },
+        "EnableIPv4": (!ipv4).then_some(false), "EnableIPv6": ipv6.then_some(true), "Scope": scope, "Options": pairs(&opt), "Labels": pairs(&label),
+        "IPAM": { "Driver": ipam_driver, "Config": config, "Options": pairs(&ipam_opt) },
     });
     if let Some(list) = body["IPAM"]["Config"].as_array_mut() {
         list.iter_mut().for_each(without_empty);
@@ -253,6 +255,85 @@ async fn create(api: &Api, flags: CreateFlags) -> Result<()> {
         eprintln!("WARNING: {warning}");
     }
     say!("{}", text(&created, "Id"))
+}
+
+/// `IPAM.Config`: each range and address goes to the subnet it lies in.
+fn ipam(subnets: &[String], ranges: &[String], gateways: &[String], aux: &[String]) -> Result<Vec<Value>> {
+    if subnets.len() < ranges.len() || subnets.len() < gateways.len() {
+        anyhow::bail!("every ip-range or gateway must have a corresponding subnet");
+    }
+    let mut configs: Vec<(Subnet, Value)> = Vec::new();
+    for text in subnets {
+        let subnet = Subnet::parse(text)?;
+        if configs.iter().any(|(other, _)| other.contains(subnet.addr) || subnet.contains(other.addr)) {
+            anyhow::bail!("multiple overlapping subnet configuration is not supported");
+        }
+        configs.push((subnet, json!({ "Subnet": text })));
+    }
+    for text in ranges {
+        let Some(config) = matching(&mut configs, Some(Subnet::parse(text)?.addr)) else {
+            anyhow::bail!("no matching subnet for range {text}");
+        };
+        if let Some(other) = config["IPRange"].as_str() {
+            anyhow::bail!(
+                "cannot configure multiple ranges ({text}, {other}) on the same subnet ({})",
+                self::text(config, "Subnet")
+            );
+        }
+        config["IPRange"] = text.as_str().into();
+    }
+    for text in gateways {
+        let Some(config) = matching(&mut configs, text.parse().ok()) else {
+            anyhow::bail!("no matching subnet for gateway {text}");
+        };
+        if let Some(other) = config["Gateway"].as_str() {
+            anyhow::bail!(
+                "cannot configure multiple gateways ({text}, {other}) for the same subnet ({})",
+                self::text(config, "Subnet")
+            );
+        }
+        config["Gateway"] = text.as_str().into();
+    }
+    for (name, addr) in pairs(aux) {
+        let text = addr.as_str().unwrap_or_default();
+        let Some(config) = matching(&mut configs, text.parse().ok()) else {
+            anyhow::bail!("no matching subnet for aux-address {text}");
+        };
+        config["AuxiliaryAddresses"][name] = addr;
+    }
+    Ok(configs.into_iter().map(|(_, config)| config).collect())
+}
+
+fn matching(configs: &mut [(Subnet, Value)], addr: Option<IpAddr>) -> Option<&mut Value> {
+    let addr = addr?;
+    configs.iter_mut().find(|(subnet, _)| subnet.contains(addr)).map(|(_, config)| config)
+}
+
+/// A subnet of either family.
+struct Subnet {
+    addr: IpAddr,
+    len: u32,
+}
+
+impl Subnet {
+    fn parse(text: &str) -> Result<Self> {
+        let parts =
+            text.split_once('/').and_then(|(addr, len)| Some((addr.parse().ok()?, len.parse().ok()?)));
+        match parts {
+            Some((addr @ IpAddr::V4(_), len)) if len <= 32 => Ok(Self { addr, len }),
+            Some((addr @ IpAddr::V6(_), len)) if len <= 128 => Ok(Self { addr, len }),
+            _ => anyhow::bail!("invalid CIDR address: {text}"),
+        }
+    }
+
+    fn contains(&self, addr: IpAddr) -> bool {
+        let bits = |addr: IpAddr| match addr {
+            IpAddr::V4(a) => u128::from(u32::from(a)) << 96,
+            IpAddr::V6(a) => u128::from(a),
+        };
+        let apart = bits(self.addr) ^ bits(addr);
+        self.addr.is_ipv4() == addr.is_ipv4() && apart.leading_zeros() >= self.len
+    }
 }
 
 async fn connect(api: &Api, flags: ConnectFlags) -> Result<()> {

@@ -198,6 +198,19 @@ pub fn of_container(ports: &Value) -> String {
     runs.iter().map(Run::show).chain(apart).collect::<Vec<_>>().join(", ")
 }
 
+/// The order people read in: numbers by their value. Pieces of text, each with the number after it.
+pub fn natural(line: &str) -> Vec<(String, u64)> {
+    let mut pieces = Vec::new();
+    let mut rest = line;
+    while !rest.is_empty() {
+        let (text, after) = rest.split_at(rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len()));
+        let end = after.find(|c: char| !c.is_ascii_digit()).unwrap_or(after.len());
+        pieces.push((text.to_owned(), after[..end].parse().unwrap_or(0)));
+        rest = &after[end..];
+    }
+    pieces
+}
+
 /// Ports of a service or task as `service ls` and `ps` show them: those of one mode.
 pub fn of_service(ports: &Value, mode: &str) -> String {
     let wanted = ports

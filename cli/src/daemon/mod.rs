@@ -179,6 +179,8 @@ impl Daemon {
             instance: instance.clone(),
             helper_exe: helper_exe.clone(),
             solo: config.solo,
+            default_ipv6: config.ipv6,
+            default_subnet6: config.fixed_cidr_v6,
         })
         .await
         .context("start the data plane")?;

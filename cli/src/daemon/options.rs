@@ -8,6 +8,7 @@ use clap::Args;
 use serde::Deserialize;
 use skep_api::TlsFiles;
 use skep_engine::{CDI_SPEC_DIRS, LogConfig, Runtimes};
+use skep_overlay::desired::Cidr6;
 
 use super::runtimes;
 
@@ -80,6 +81,12 @@ pub struct DaemonArgs {
     /// Runtime of containers that ask for none [default: skep, which is built in]
     #[arg(long, value_name = "NAME")]
     pub default_runtime: Option<String>,
+    /// Give the default bridge network IPv6
+    #[arg(long)]
+    pub ipv6: bool,
+    /// IPv6 subnet of the default bridge network [default: a unique local one]
+    #[arg(long, value_name = "SUBNET")]
+    pub fixed_cidr_v6: Option<String>,
 }
 
 /// The configuration file. An unknown key is an error that names it.
@@ -101,6 +108,8 @@ struct File {
     default_runtime: Option<String>,
     metrics_addr: Option<String>,
     cdi_spec_dirs: Vec<PathBuf>,
+    ipv6: bool,
+    fixed_cidr_v6: Option<String>,
     debug: bool,
     tls: bool,
     tlsverify: bool,
@@ -136,6 +145,10 @@ pub struct Config {
     pub metrics_addr: Option<String>,
     /// Where CDI specifications lie.
     pub cdi_spec_dirs: Vec<PathBuf>,
+    /// The default bridge network has IPv6.
+    pub ipv6: bool,
+    /// In this range.
+    pub fixed_cidr_v6: Option<Cidr6>,
     /// TLS of the TCP sockets.
     pub tls: Option<TlsFiles>,
     /// The swarm never has another node: nothing listens for one.
@@ -206,6 +219,14 @@ impl Config {
         }
         // An empty name turns it off, as with dockerd.
         cdi_spec_dirs.retain(|d| !d.as_os_str().is_empty());
+        let ipv6 = args.ipv6 || file.ipv6;
+        let fixed_cidr_v6 = args.fixed_cidr_v6.or(file.fixed_cidr_v6);
+        if fixed_cidr_v6.is_some() && !ipv6 {
+            bail!("--fixed-cidr-v6 does nothing without --ipv6");
+        }
+        let fixed_cidr_v6 = fixed_cidr_v6
+            .map(|text| text.parse().map_err(|e| anyhow::anyhow!("--fixed-cidr-v6: {e}")))
+            .transpose()?;
         let log = log(args.log_driver.or(file.log_driver), file.log_opts, &args.log_opts)?;
         Ok(Self {
             log,
@@ -227,6 +248,8 @@ impl Config {
             )?,
             metrics_addr: args.metrics_addr.or(file.metrics_addr).filter(|a| !a.is_empty()),
             cdi_spec_dirs,
+            ipv6,
+            fixed_cidr_v6,
             tls,
             solo: false,
         })

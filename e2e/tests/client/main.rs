@@ -8,6 +8,7 @@ mod devices;
 mod events;
 mod exec;
 mod interactive;
+mod ipv6;
 mod networks;
 mod runtimes;
 mod storage;

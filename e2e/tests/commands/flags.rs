@@ -22,7 +22,7 @@ volume-driver volumes-from workdir detach detach-keys sig-proxy
 ";
 
 /// Flags that are not right yet, and why.
-pub const NOT_YET: &[(&str, &str)] = &[("ip6", "networks are IPv4"), ("link-local-ip", "refused by name")];
+pub const NOT_YET: &[(&str, &str)] = &[];
 
 /// How a flag is seen to work.
 enum Seen {
@@ -228,7 +228,7 @@ const SEEN: &[(&str, &str, Seen)] = &[
 
 pub fn drive(tally: &mut Tally<'_>) -> Result<()> {
     let host = tally.host;
-    docker(host, "network create --subnet 10.91.0.0/24 flags")?;
+    docker(host, "network create --ipv6 --subnet 10.91.0.0/24 --subnet fd00::/64 flags")?;
     docker(host, "run -d --name flags-other --network flags -v /shared bb sleep 100000")?;
     let disk = disk()?;
     for (flag, args, seen) in SEEN {

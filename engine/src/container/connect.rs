@@ -44,7 +44,7 @@ impl Engine {
             let timer = self.metrics().network.connect.start_timer();
             let connected = self.networking().connect(&c.id, &c.name, &c.config, &join).await;
             timer.observe_duration();
-            self.take_up_attachment(&slot, connected, None).await?;
+            self.take_up_attachment(&slot, connected, Vec::new()).await?;
             let now = slot.container();
             let joined =
                 now.endpoints.iter().filter(|e| c.endpoints.iter().all(|o| o.network_id != e.network_id));
@@ -68,8 +68,9 @@ impl Engine {
             )));
         };
         joins.remove(at);
-        let left = c.endpoints.iter().find(|e| e.network_id == network.id).map(|e| e.addr.to_string());
-        if wired(&slot, &c) && left.is_some() {
+        let left = c.endpoints.iter().find(|e| e.network_id == network.id);
+        let left: Vec<String> = left.iter().flat_map(|e| e.addresses()).map(|a| a.to_string()).collect();
+        if wired(&slot, &c) && !left.is_empty() {
             let disconnected = self.networking().disconnect(&c.id, &network.id).await;
             self.take_up_attachment(&slot, disconnected, left).await?;
             let gone = c.endpoints.iter().filter(|e| e.network_id == network.id);
@@ -83,7 +84,7 @@ impl Engine {
         &self,
         slot: &Arc<Slot>,
         outcome: Result<Attachment, NetworkError>,
-        left: Option<String>,
+        left: Vec<String>,
     ) -> Result<(), Error> {
         let a = outcome.map_err(|source| Error::Network { id: slot.id.clone(), source })?;
         let c = slot.update(|c| {
@@ -91,7 +92,7 @@ impl Engine {
             c.ports.clone_from(&a.ports);
         });
         let layout = Layout { dir: self.root().container(&slot.id) };
-        blocking(move || layout.renew_host_files(&c, &a, left.as_deref())).await
+        blocking(move || layout.renew_host_files(&c, &a, &left)).await
     }
 
     async fn set_networks(&self, slot: &Slot, joins: Vec<NetworkJoin>) -> Result<(), Error> {

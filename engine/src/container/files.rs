@@ -8,7 +8,7 @@ use crate::config::{Container, NetworkMode};
 use crate::data_root::make_dir;
 use crate::error::Error;
 use crate::log_config::{LogConfig, LogFormat};
-use crate::network::Attachment;
+use crate::network::{Attachment, Endpoint};
 use crate::shim::spec::HostFiles;
 
 /// Where things lie in a container's directory.
@@ -85,7 +85,7 @@ impl Layout {
         &self,
         c: &Container,
         attachment: &Attachment,
-        left: Option<&str>,
+        left: &[String],
     ) -> Result<(), Error> {
         let change = |name: &str, new: &dyn Fn(&str) -> Option<String>| {
             let path = self.dir.join(name);
@@ -93,10 +93,10 @@ impl Layout {
             new(&old).map_or(Ok(()), |text| fs::write(&path, text).map_err(Error::io("write", &path)))
         };
         change("hosts", &|old| {
-            let of_left = |line: &str| left.is_some_and(|addr| line.split_whitespace().next() == Some(addr));
+            let of_left = |line: &str| left.iter().any(|a| line.split_whitespace().next() == Some(a));
             let mut text: String = old.split_inclusive('\n').filter(|line| !of_left(line)).collect();
-            for e in &attachment.endpoints {
-                let line = own_line(c, &e.addr.to_string());
+            for addr in attachment.endpoints.iter().flat_map(Endpoint::addresses) {
+                let line = own_line(c, &addr.to_string());
                 if !text.contains(&line) {
                     text.push_str(&line);
                 }
@@ -132,8 +132,8 @@ fn hosts(c: &Container, attachment: Option<&Attachment>, links: &[String]) -> Re
         out.push_str(&host_line(line)?);
     }
     links.iter().for_each(|line| out.push_str(line));
-    for e in attachment.map_or(&[][..], |a| &a.endpoints) {
-        out.push_str(&own_line(c, &e.addr.to_string()));
+    for addr in attachment.map_or(&[][..], |a| &a.endpoints).iter().flat_map(Endpoint::addresses) {
+        out.push_str(&own_line(c, &addr.to_string()));
     }
     Ok(out)
 }

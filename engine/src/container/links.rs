@@ -1,6 +1,8 @@
 //! `--link` on the default network: other containers by an alias, in /etc/hosts and in the environment. As
 //! Docker writes them; read at each start.
 
+use std::net::IpAddr;
+
 use crate::config::{Container, ContainerState};
 use crate::engine::Engine;
 use crate::error::Error;
@@ -36,17 +38,17 @@ impl Engine {
                     other.name
                 ))
             })?;
-            links.hosts.push(line(&other, place, alias));
+            links.hosts.extend(place.addresses().map(|addr| line(&other, addr, alias)));
             links.env.extend(environment(&other, place, &c.name, alias));
         }
         Ok(links)
     }
 }
 
-fn line(other: &Container, place: &Endpoint, alias: &str) -> String {
+fn line(other: &Container, addr: IpAddr, alias: &str) -> String {
     let mut names = vec![alias.to_owned(), super::files::hostname(other), other.name.clone()];
     names.dedup();
-    format!("{}\t{}\n", place.addr, names.join(" "))
+    format!("{addr}\t{}\n", names.join(" "))
 }
 
 fn environment(other: &Container, place: &Endpoint, own: &str, alias: &str) -> Vec<String> {

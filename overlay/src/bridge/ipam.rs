@@ -1,9 +1,9 @@
 //! Which range a new bridge network gets and which address a new container.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
-use crate::desired::Cidr;
+use crate::cidr::{Address, Cidr, Cidr6};
 
 /// A private range that touches none of those in use: Docker's pools, in Docker's order.
 pub fn free_subnet(used: &[Cidr]) -> Option<Cidr> {
@@ -13,22 +13,30 @@ pub fn free_subnet(used: &[Cidr]) -> Option<Cidr> {
     large.chain(small).find(free)
 }
 
+/// A /64 that touches none of those in use, of the /48 of unique local addresses (RFC 4193) that `host` stands for.
+pub fn free_subnet6(host: u64, used: &[Cidr6]) -> Option<Cidr6> {
+    let global = u128::from(host) & 0xff_ffff_ffff;
+    let subnet = |n: u128| Cidr { addr: Ipv6Addr::from(0xfd << 120 | global << 80 | n << 64), len: 64 };
+    (0..1 << 16).map(subnet).find(|range| !used.iter().any(|u| u.len > 0 && u.overlaps(range)))
+}
+
 /// The first address of the range (the whole subnet, or a part of it) after `last` that nobody has, starting
 /// over at the end: an address just given back rests as long as there are others.
-pub fn free_address(
-    subnet: Cidr,
-    range: Cidr,
-    gateway: Ipv4Addr,
-    used: &BTreeSet<Ipv4Addr>,
-    last: Option<Ipv4Addr>,
-) -> Option<Ipv4Addr> {
-    let first = u32::from(range.first()).max(u32::from(subnet.first()) + 1);
-    let end = (u32::from(range.last()) + 1).min(u32::from(subnet.last()));
+pub fn free_address<A: Address>(
+    subnet: Cidr<A>,
+    range: Cidr<A>,
+    gateway: A,
+    used: &BTreeSet<A>,
+    last: Option<A>,
+) -> Option<A> {
+    let first = range.first().number().max(subnet.first().number() + 1);
+    let end = (range.last().number() + 1).min(subnet.last().number());
     if first >= end {
         return None;
     }
-    let start = last.map_or(first, |l| u32::from(l).saturating_add(1)).clamp(first, end);
-    (start..end).chain(first..start).map(Ipv4Addr::from).find(|addr| *addr != gateway && !used.contains(addr))
+    let start = last.map_or(first, |l| l.number().saturating_add(1)).clamp(first, end);
+    let all = (start..end).chain(first..start).map(A::from_number);
+    all.into_iter().find(|addr| *addr != gateway && !used.contains(addr))
 }
 
 #[cfg(test)]
@@ -46,6 +54,19 @@ mod tests {
         assert_eq!(free_subnet(&[cidr("172.16.0.0/12")]), Some(cidr("192.168.0.0/20")));
         assert_eq!(free_subnet(&[cidr("0.0.0.0/0")]), Some(cidr("172.17.0.0/16")));
         assert_eq!(free_subnet(&[cidr("172.16.0.0/12"), cidr("192.168.0.0/16")]), None);
+    }
+
+    #[test]
+    fn ipv6_ranges_are_of_one_prefix_of_the_hosts_own() {
+        let six = |text: &str| -> Cidr6 { text.parse().expect("a literal network") };
+        let host = 0xabcd_ef01_2345_6789;
+        assert_eq!(free_subnet6(host, &[]), Some(six("fd01:2345:6789::/64")));
+        let used = [six("fd01:2345:6789::/63"), six("::/0")];
+        assert_eq!(free_subnet6(host, &used), Some(six("fd01:2345:6789:2::/64")));
+        let subnet = six("fd01::/64");
+        let (gateway, none) = ("fd01::1".parse().expect("address"), BTreeSet::new());
+        let given = free_address(subnet, subnet, gateway, &none, None).map(|a| a.to_string());
+        assert_eq!(given.as_deref(), Some("fd01::2"));
     }
 
     #[test]

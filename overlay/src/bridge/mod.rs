@@ -3,13 +3,15 @@
 mod ipam;
 mod options;
 mod ports;
+mod v6;
 
 use std::net::Ipv4Addr;
 
 pub use ipam::{free_address, free_subnet};
-pub use ports::Ports;
+pub use ports::{Ports, Wanted};
+pub use v6::plan as plan6;
 
-use crate::desired::Cidr;
+use crate::cidr::{Address, Cidr, Cidr6};
 use crate::error::{Error, Result};
 use crate::link::Mac;
 use crate::model::{BridgeInfo, BridgeSpec, Member};
@@ -17,9 +19,19 @@ use crate::names::Names;
 use crate::state::{Bridge, State};
 use options::Options;
 
-/// Checks the request against what there is and makes the network's record. `taken` are ranges that
-/// this host routes already.
-pub fn plan(state: &State, spec: &BridgeSpec, names: &Names, taken: &[Cidr]) -> Result<Bridge> {
+/// What a host routes already, and by which it is told from others.
+#[derive(Default)]
+pub struct Surroundings {
+    /// Ranges of IPv4.
+    pub taken: Vec<Cidr>,
+    /// Ranges of IPv6.
+    pub taken6: Vec<Cidr6>,
+    /// Random, and always the same on one host.
+    pub host: u64,
+}
+
+/// Checks the request against what there is and makes the network's record.
+pub fn plan(state: &State, spec: &BridgeSpec, names: &Names, around: &Surroundings) -> Result<Bridge> {
     check_name(&spec.name)?;
     if state.bridges.contains_key(&spec.name) {
         return Err(Error::NetworkExists(spec.name.clone()));
@@ -29,7 +41,8 @@ pub fn plan(state: &State, spec: &BridgeSpec, names: &Names, taken: &[Cidr]) -> 
         None => {
             let ours = state.bridges.values().map(|b| b.subnet);
             let swarm = state.swarm.iter().flat_map(|s| s.desired.networks.values());
-            let used: Vec<_> = taken.iter().copied().chain(ours).chain(swarm.map(|n| n.subnet)).collect();
+            let used: Vec<_> =
+                around.taken.iter().copied().chain(ours).chain(swarm.map(|n| n.subnet)).collect();
             free_subnet(&used).ok_or_else(|| Error::NoSubnet(spec.name.clone()))?
         }
     };
@@ -56,6 +69,7 @@ pub fn plan(state: &State, spec: &BridgeSpec, names: &Names, taken: &[Cidr]) -> 
             reason: format!("names that begin with {:?} are Skep's own: choose another one", names.links()),
         });
     }
+    let v6 = plan6(state, spec, options.ipv6, around)?;
     let id = random_id();
     Ok(Bridge {
         interface: options.interface.unwrap_or_else(|| names.bridge(&id)),
@@ -68,6 +82,7 @@ pub fn plan(state: &State, spec: &BridgeSpec, names: &Names, taken: &[Cidr]) -> 
         mtu: options.mtu,
         ip_range,
         aux_addresses: spec.aux_addresses.clone(),
+        v6,
         chosen: spec.subnet.is_some(),
         isolated: !options.icc,
         unmasked: !options.masquerade,
@@ -115,13 +130,15 @@ fn check_subnet(state: &State, subnet: Cidr) -> Result<Cidr> {
     let swarm = state.swarm.iter().flat_map(|s| s.desired.networks.values());
     let all = bridges.chain(swarm.map(|n| (n.subnet, &n.name)));
     match all.into_iter().find(|(other, _)| other.overlaps(&subnet)) {
-        Some((other, name)) => Err(Error::Overlap { subnet, other: format!("{other} of network {name}") }),
+        Some((other, name)) => {
+            Err(Error::Overlap { subnet: subnet.to_string(), other: format!("{other} of network {name}") })
+        }
         None => Ok(subnet),
     }
 }
 
 /// Checks that a part of the range lies in it.
-fn within(what: &'static str, subnet: Cidr, part: Cidr) -> Result<()> {
+fn within<A: Address>(what: &'static str, subnet: Cidr<A>, part: Cidr<A>) -> Result<()> {
     if subnet.contains(part.first()) && subnet.contains(part.last()) {
         return Ok(());
     }
@@ -142,6 +159,7 @@ pub fn info(state: &State, bridge: &Bridge) -> BridgeInfo {
         gateway: bridge.gateway,
         ip_range: bridge.ip_range,
         aux_addresses: bridge.aux_addresses.clone(),
+        v6: bridge.v6.clone(),
         internal: bridge.internal,
         attachable: bridge.attachable,
         labels: bridge.labels.clone(),

@@ -10,7 +10,10 @@ const ICC: &str = "com.docker.network.bridge.enable_icc";
 const MASQUERADE: &str = "com.docker.network.bridge.enable_ip_masquerade";
 const HOST_BINDING: &str = "com.docker.network.bridge.host_binding_ipv4";
 const MTU: &str = "com.docker.network.driver.mtu";
-const KNOWN: [&str; 5] = [NAME, ICC, MASQUERADE, HOST_BINDING, MTU];
+const IPV6: &str = "com.docker.network.enable_ipv6";
+const MODE: &str = "com.docker.network.bridge.gateway_mode_ipv4";
+const MODE6: &str = "com.docker.network.bridge.gateway_mode_ipv6";
+const KNOWN: [&str; 8] = [NAME, ICC, MASQUERADE, HOST_BINDING, MTU, IPV6, MODE, MODE6];
 
 /// What the options come to.
 #[derive(Debug, PartialEq, Eq)]
@@ -25,6 +28,8 @@ pub struct Options {
     pub host_binding: Option<Ipv4Addr>,
     /// MTU.
     pub mtu: u32,
+    /// IPv6 as well; none = nothing is said of it.
+    pub ipv6: Option<bool>,
 }
 
 impl Options {
@@ -38,7 +43,13 @@ impl Options {
             });
         }
         let text = |name: &'static str| options.get(name).map(String::as_str).filter(|v| !v.is_empty());
+        for name in [MODE, MODE6] {
+            if let Some(mode) = text(name).filter(|mode| *mode != "nat") {
+                return Err(invalid(name, mode, "it can be nat only: leave it out"));
+            }
+        }
         Ok(Self {
+            ipv6: text(IPV6).map(|v| flag(IPV6, Some(v))).transpose()?,
             interface: text(NAME).map(interface).transpose()?,
             icc: flag(ICC, text(ICC))?,
             masquerade: flag(MASQUERADE, text(MASQUERADE))?,
@@ -104,7 +115,15 @@ mod tests {
             (all.icc, all.masquerade, all.mtu, all.host_binding),
             (false, false, 1400, Some(Ipv4Addr::LOCALHOST))
         );
-        for bad in [("mtu", "9000"), (MTU, "9"), (ICC, "maybe"), (HOST_BINDING, "::1"), (NAME, "a/b")] {
+        for bad in [
+            ("mtu", "9000"),
+            (MTU, "9"),
+            (ICC, "maybe"),
+            (HOST_BINDING, "::1"),
+            (NAME, "a/b"),
+            (MODE6, "routed"),
+            (IPV6, "x"),
+        ] {
             let error = read(&[bad]).expect_err(bad.0).to_string();
             assert!(error.contains(bad.1) || error.contains(bad.0), "{error}");
         }

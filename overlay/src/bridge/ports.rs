@@ -3,20 +3,37 @@
 //! never reaches the socket.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::sockopt::ReuseAddr;
+use nix::sys::socket::sockopt::{Ipv6V6Only, ReuseAddr};
 use nix::sys::socket::{
-    AddressFamily, Backlog, Shutdown, SockFlag, SockType, SockaddrIn, bind, listen, setsockopt, shutdown,
-    socket,
+    AddressFamily, Backlog, Shutdown, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt,
+    shutdown, socket,
 };
 
 use crate::error::{Error, Result};
 use crate::model::{Bound, Publish};
 
 const RANDOM_PORTS: std::ops::RangeInclusive<u16> = 32_768..=60_999;
+
+/// A port to be held.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// As asked for.
+    pub publish: Publish,
+    /// Addresses of the host, the same port on each.
+    pub hosts: Vec<IpAddr>,
+}
+
+impl Wanted {
+    fn new(protocol: &str, container_port: u16, host: IpAddr, host_port: u16) -> Self {
+        let protocol = protocol.to_owned();
+        let publish = Publish { protocol, container_port, host_ip: Some(host), host_port, host_port_end: 0 };
+        Self { publish, hosts: vec![host] }
+    }
+}
 
 /// The ports held, by owner.
 #[derive(Debug, Default)]
@@ -35,10 +52,11 @@ struct Held {
 
 impl Ports {
     /// Takes all ports or none.
-    pub fn take(&mut self, owner: &str, wanted: &[Publish]) -> Result<Vec<Bound>> {
+    pub fn take(&mut self, owner: &str, wanted: &[Wanted]) -> Result<Vec<Bound>> {
         let mut taken = Vec::new();
-        for publish in wanted {
-            taken.push(self.take_one(publish, &taken)?);
+        for each in wanted {
+            let more = self.take_one(each, &taken)?;
+            taken.extend(more);
         }
         let bound = taken.iter().map(|h| h.bound.clone()).collect();
         self.held.entry(owner.into()).or_default().extend(taken);
@@ -47,18 +65,8 @@ impl Ports {
 
     /// Takes again what an owner had, after a restart; what cannot be taken is returned.
     pub fn retake(&mut self, owner: &str, ports: &[Bound]) -> Vec<Error> {
-        let mut errors = Vec::new();
-        for port in ports {
-            let wanted = Publish {
-                protocol: port.protocol.clone(),
-                container_port: port.container_port,
-                host_ip: Some(IpAddr::V4(port.host_ip)),
-                host_port: port.host_port,
-                host_port_end: 0,
-            };
-            errors.extend(self.take(owner, &[wanted]).err());
-        }
-        errors
+        let wanted = ports.iter().map(|p| Wanted::new(&p.protocol, p.container_port, p.host_ip, p.host_port));
+        wanted.filter_map(|wanted| self.take(owner, &[wanted]).err()).collect()
     }
 
     /// Gives back all ports of an owner.
@@ -79,13 +87,7 @@ impl Ports {
         let have: Vec<_> = held.iter().map(|h| (h.bound.protocol.clone(), h.bound.host_port)).collect();
         let mut refused = Vec::new();
         for (protocol, port) in wanted.iter().filter(|w| !have.contains(w)) {
-            let publish = Publish {
-                protocol: protocol.clone(),
-                container_port: *port,
-                host_ip: None,
-                host_port: *port,
-                host_port_end: 0,
-            };
+            let publish = Wanted::new(protocol, *port, Ipv4Addr::UNSPECIFIED.into(), *port);
             if self.take(owner, &[publish]).is_err() {
                 refused.push((protocol.clone(), *port));
             }
@@ -93,7 +95,8 @@ impl Ports {
         refused
     }
 
-    fn take_one(&mut self, publish: &Publish, pending: &[Held]) -> Result<Held> {
+    fn take_one(&mut self, wanted: &Wanted, pending: &[Held]) -> Result<Vec<Held>> {
+        let publish = &wanted.publish;
         let unpublishable = |reason: &str| Error::Unpublishable {
             port: publish.container_port,
             protocol: publish.protocol.clone(),
@@ -102,27 +105,15 @@ impl Ports {
         if publish.container_port == 0 {
             return Err(unpublishable("port 0 is none"));
         }
-        let host_ip = match publish.host_ip {
-            None => Ipv4Addr::UNSPECIFIED,
-            Some(IpAddr::V4(addr)) => addr,
-            Some(IpAddr::V6(addr)) if addr.is_unspecified() => Ipv4Addr::UNSPECIFIED,
-            Some(IpAddr::V6(_)) => return Err(unpublishable("give an IPv4 host address")),
-        };
         if !["tcp", "udp", "sctp"].contains(&publish.protocol.as_str()) {
             return Err(unpublishable("the protocol must be tcp, udp or sctp"));
         }
-        let bound = |host_port| Bound {
-            protocol: publish.protocol.clone(),
-            container_port: publish.container_port,
-            host_ip,
-            host_port,
-        };
         if publish.host_port != 0 {
             let last = publish.host_port_end.max(publish.host_port);
-            let mut outcome = self.hold(bound(publish.host_port), pending);
+            let mut outcome = self.hold_all(wanted, publish.host_port, pending);
             for port in publish.host_port..last {
                 match outcome {
-                    Err(Error::PortTaken { .. }) => outcome = self.hold(bound(port + 1), pending),
+                    Err(Error::PortTaken { .. }) => outcome = self.hold_all(wanted, port + 1, pending),
                     other => return other,
                 }
             }
@@ -131,17 +122,29 @@ impl Ports {
         for _ in RANDOM_PORTS {
             let port = self.next.clamp(*RANDOM_PORTS.start(), *RANDOM_PORTS.end());
             self.next = if port == *RANDOM_PORTS.end() { *RANDOM_PORTS.start() } else { port + 1 };
-            match self.hold(bound(port), pending) {
+            match self.hold_all(wanted, port, pending) {
                 Err(Error::PortTaken { .. }) => {}
                 other => return other,
             }
         }
-        Err(Error::NoPort { host: host_ip.into(), protocol: publish.protocol.clone() })
+        let host = wanted.hosts.first().copied().unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+        Err(Error::NoPort { host, protocol: publish.protocol.clone() })
+    }
+
+    /// The port on all addresses asked for, or on none.
+    fn hold_all(&self, wanted: &Wanted, host_port: u16, pending: &[Held]) -> Result<Vec<Held>> {
+        let bound = |host_ip: &IpAddr| Bound {
+            protocol: wanted.publish.protocol.clone(),
+            container_port: wanted.publish.container_port,
+            host_ip: *host_ip,
+            host_port,
+        };
+        wanted.hosts.iter().map(|host| self.hold(bound(host), pending)).collect()
     }
 
     fn hold(&self, bound: Bound, pending: &[Held]) -> Result<Held> {
         let taken = || Error::PortTaken {
-            host: bound.host_ip.into(),
+            host: bound.host_ip,
             port: bound.host_port,
             protocol: bound.protocol.clone(),
         };
@@ -149,6 +152,7 @@ impl Ports {
             let other = &other.bound;
             other.protocol == bound.protocol
                 && other.host_port == bound.host_port
+                && other.host_ip.is_ipv4() == bound.host_ip.is_ipv4()
                 && (other.host_ip == bound.host_ip
                     || other.host_ip.is_unspecified()
                     || bound.host_ip.is_unspecified())
@@ -160,7 +164,8 @@ impl Ports {
             Ok(socket) => socket,
             Err(Errno::EADDRINUSE) => return Err(taken()),
             Err(errno) => {
-                let place = format!("{}:{}/{}", bound.host_ip, bound.host_port, bound.protocol);
+                let addr = SocketAddr::new(bound.host_ip, bound.host_port);
+                let place = format!("{addr}/{}", bound.protocol);
                 return Err(Error::sys("bind", place)(errno));
             }
         };
@@ -179,8 +184,13 @@ fn bind_only(bound: &Bound) -> nix::Result<Option<OwnedFd>> {
         "udp" => SockType::Datagram,
         _ => return Ok(None),
     };
-    let fd = socket(AddressFamily::Inet, kind, SockFlag::SOCK_CLOEXEC, None)?;
-    let addr = SockaddrIn::from(SocketAddrV4::new(bound.host_ip, bound.host_port));
+    let v4 = bound.host_ip.is_ipv4();
+    let family = if v4 { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let fd = socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?;
+    if !v4 {
+        setsockopt(&fd, Ipv6V6Only, &true)?;
+    }
+    let addr = SockaddrStorage::from(SocketAddr::new(bound.host_ip, bound.host_port));
     if kind == SockType::Stream {
         setsockopt(&fd, ReuseAddr, &true)?;
         bind(fd.as_raw_fd(), &addr)?;

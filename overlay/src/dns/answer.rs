@@ -1,7 +1,9 @@
 //! From the bytes of a request and a zone to what is to be done about it: no I/O, no state.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 use hickory_proto::op::{Edns, Message, OpCode, ResponseCode};
-use hickory_proto::rr::rdata::{A, PTR};
+use hickory_proto::rr::rdata::{A, AAAA, PTR};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use rand::seq::SliceRandom as _;
 
@@ -71,24 +73,38 @@ fn lookup(canonical: &str, asked: &Name, kind: RecordType, zone: &Zone) -> Optio
         return Some(if wanted { vec![record] } else { Vec::new() });
     }
     let entry = zone.find(canonical)?;
-    if !matches!(kind, RecordType::A | RecordType::ANY) {
-        return Some(Vec::new());
-    }
-    let mut addrs = entry.addrs.clone();
+    let wanted = |addr: &IpAddr| match addr {
+        IpAddr::V4(_) => matches!(kind, RecordType::A | RecordType::ANY),
+        IpAddr::V6(_) => matches!(kind, RecordType::AAAA | RecordType::ANY),
+    };
+    let mut addrs: Vec<_> = entry.addrs.iter().copied().filter(wanted).collect();
     addrs.shuffle(&mut rand::rng());
-    Some(addrs.into_iter().map(|a| Record::from_rdata(asked.clone(), entry.ttl, RData::A(A(a)))).collect())
+    let data = |addr| match addr {
+        IpAddr::V4(addr) => RData::A(A(addr)),
+        IpAddr::V6(addr) => RData::AAAA(AAAA(addr)),
+    };
+    Some(addrs.into_iter().map(|a| Record::from_rdata(asked.clone(), entry.ttl, data(a))).collect())
 }
 
-/// The IPv4 address that a whole `in-addr.arpa` name asks about.
-fn reverse(name: &Name) -> Option<std::net::Ipv4Addr> {
+/// The address that a whole `in-addr.arpa` or `ip6.arpa` name asks about.
+fn reverse(name: &Name) -> Option<IpAddr> {
     let text = canonical(&name.to_ascii());
+    if let Some(digits) = text.strip_suffix(".ip6.arpa") {
+        let mut addr = 0;
+        let mut parts = digits.split('.');
+        for place in 0..32 {
+            let digit = parts.next().filter(|d| d.len() == 1)?;
+            addr |= u128::from_str_radix(digit, 16).ok()? << (4 * place);
+        }
+        return parts.next().is_none().then(|| Ipv6Addr::from(addr).into());
+    }
     let digits = text.strip_suffix(".in-addr.arpa")?;
     let mut octets = [0; 4];
     let mut parts = digits.split('.');
     for octet in octets.iter_mut().rev() {
         *octet = parts.next()?.parse().ok()?;
     }
-    parts.next().is_none().then(|| octets.into())
+    parts.next().is_none().then(|| Ipv4Addr::from(octets).into())
 }
 
 fn respond(query: &Message, records: Vec<Record>) -> Message {
@@ -191,7 +207,6 @@ pub(super) fn is_truncated(reply: &[u8]) -> bool {
 mod tests {
     use super::*;
     use hickory_proto::op::Query;
-    use std::net::Ipv4Addr;
 
     fn zone() -> Zone {
         let mut zone = Zone::new();
@@ -199,6 +214,9 @@ mod tests {
         zone.add_addresses("tasks.web", (3..=5).map(|n| Ipv4Addr::new(10, 0, 0, n)));
         zone.add_addresses("many", (0..200).map(|n| Ipv4Addr::new(10, 1, 0, n)));
         zone.add_pointer(Ipv4Addr::new(10, 0, 0, 3), "web.1.abc");
+        let six: Ipv6Addr = "fd00:1::2".parse().expect("address");
+        zone.add_addresses("both", [IpAddr::from(Ipv4Addr::new(10, 2, 0, 2)), six.into()]);
+        zone.add_pointer(six, "both.net");
         zone.set_search(["example.com".to_owned()]);
         zone
     }
@@ -229,6 +247,10 @@ mod tests {
             ("tasks.Web.", RecordType::A, 3),
             ("web.", RecordType::AAAA, 0),
             ("web.", RecordType::MX, 0),
+            ("both.", RecordType::A, 1),
+            ("both.", RecordType::AAAA, 1),
+            ("both.", RecordType::ANY, 2),
+            ("2.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.1.0.0.0.0.0.d.f.ip6.arpa.", RecordType::PTR, 1),
             ("web.", RecordType::ANY, 1),
             ("3.0.0.10.in-addr.arpa.", RecordType::PTR, 1),
             ("3.0.0.10.IN-ADDR.ARPA.", RecordType::PTR, 1),
@@ -245,6 +267,7 @@ mod tests {
             "example.com.",
             "9.0.0.10.in-addr.arpa.",
             "10.in-addr.arpa.",
+            "d.f.ip6.arpa.",
             ".",
         ] {
             assert_eq!(

@@ -13,7 +13,7 @@ use nix::sys::socket::SockProtocol;
 
 use super::Error;
 use crate::netlink::Socket;
-use crate::nft::{self, Chain, Field, Hook, Rule, Set, Table};
+use crate::nft::{self, Chain, Family, Field, Hook, Rule, Set, Table};
 
 /// Where a container finds its name server.
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
@@ -58,7 +58,7 @@ fn open_inside(netns: &Path, container: &str) -> Result<Sockets, Error> {
     let redirect = |source| Error::Redirect { container: container.to_owned(), source };
     let mut netlink = Socket::open(SockProtocol::NetlinkNetFilter)
         .map_err(|source| redirect(nft::Error::Socket { table: TABLE.into(), source }))?;
-    let held = nft::read(&mut netlink, TABLE).map_err(redirect)?;
+    let held = nft::read(&mut netlink, Family::V4, TABLE).map_err(redirect)?;
     let listen = |protocol, address| {
         let container = container.to_owned();
         move |source| Error::Listen { container, address, protocol, source }
@@ -73,7 +73,7 @@ fn open_inside(netns: &Path, container: &str) -> Result<Sockets, Error> {
         socket.and_then(|s| Ok((s.local_addr()?.port(), s))).map_err(listen("tcp", address))
     })?;
     let wanted = table(udp_port, tcp_port);
-    nft::apply(&mut netlink, TABLE, &nft::diff(held.as_ref(), &wanted)).map_err(redirect)?;
+    nft::apply(&mut netlink, Family::V4, TABLE, &nft::diff(held.as_ref(), &wanted)).map_err(redirect)?;
     Ok(Sockets { udp, tcp })
 }
 

@@ -1,7 +1,7 @@
 //! The names one container can resolve without asking anybody.
 
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 /// How long an answer that names tasks or containers may be kept: they come and go.
 pub(super) const TTL: u32 = 5;
@@ -11,7 +11,7 @@ pub(super) const VIP_TTL: u32 = 600;
 /// The addresses behind a name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Entry {
-    pub addrs: Vec<Ipv4Addr>,
+    pub addrs: Vec<IpAddr>,
     pub ttl: u32,
 }
 
@@ -19,7 +19,7 @@ pub(super) struct Entry {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Zone {
     names: HashMap<String, Entry>,
-    pointers: HashMap<Ipv4Addr, String>,
+    pointers: HashMap<IpAddr, String>,
     search: Vec<String>,
     upstreams: Vec<SocketAddr>,
     forward: bool,
@@ -49,21 +49,21 @@ impl Zone {
     }
 
     /// A name that stands for one address that stays: a service's VIP.
-    pub fn add_vip(&mut self, name: &str, vip: Ipv4Addr) {
+    pub fn add_vip(&mut self, name: &str, vip: impl Into<IpAddr>) {
         self.add(name, [vip], VIP_TTL);
     }
 
     /// A name that stands for addresses that come and go: a task, a container, an alias, `tasks.NAME`.
     /// Answers give them in random order. A name without addresses exists, and has none.
-    pub fn add_addresses(&mut self, name: &str, addrs: impl IntoIterator<Item = Ipv4Addr>) {
+    pub fn add_addresses(&mut self, name: &str, addrs: impl IntoIterator<Item = impl Into<IpAddr>>) {
         self.add(name, addrs, TTL);
     }
 
     /// The same name from several networks stands for all their addresses.
-    fn add(&mut self, name: &str, addrs: impl IntoIterator<Item = Ipv4Addr>, ttl: u32) {
+    fn add(&mut self, name: &str, addrs: impl IntoIterator<Item = impl Into<IpAddr>>, ttl: u32) {
         let entry = self.names.entry(canonical(name)).or_insert(Entry { addrs: Vec::new(), ttl });
         entry.ttl = entry.ttl.min(ttl);
-        for addr in addrs {
+        for addr in addrs.into_iter().map(Into::into) {
             if !entry.addrs.contains(&addr) {
                 entry.addrs.push(addr);
             }
@@ -71,8 +71,8 @@ impl Zone {
     }
 
     /// The name of an address, for reverse lookups; the first one given stays.
-    pub fn add_pointer(&mut self, addr: Ipv4Addr, name: &str) {
-        self.pointers.entry(addr).or_insert_with(|| canonical(name));
+    pub fn add_pointer(&mut self, addr: impl Into<IpAddr>, name: &str) {
+        self.pointers.entry(addr.into()).or_insert_with(|| canonical(name));
     }
 
     /// Domains that may follow a name of the zone: with `example.com`, `web.example.com` is `web`.
@@ -109,7 +109,7 @@ impl Zone {
         })
     }
 
-    pub(super) fn pointer(&self, addr: Ipv4Addr) -> Option<&str> {
+    pub(super) fn pointer(&self, addr: IpAddr) -> Option<&str> {
         self.pointers.get(&addr).map(String::as_str)
     }
 }

@@ -3,14 +3,24 @@
 //! Our chains judge only packets that come from or go to interfaces of ours; `accept` there ends only
 //! our own chain, so other firewalls of the host keep their say.
 
+mod v6;
+
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
+
+pub use v6::table as table6;
 
 use crate::desired::Cidr;
 use crate::names::Names;
-use crate::nft::{Builder, Chain, FORWARD, Field, Hook, OUTPUT, POSTROUTING, PREROUTING, Rule, Set, Table};
+use crate::nft::{
+    Builder, Chain, FORWARD, Family, Field, Hook, OUTPUT, POSTROUTING, PREROUTING, Rule, Set, Table,
+};
 use crate::state::{Bridge, Record, State};
 use crate::vip::{self, SwarmMaps};
+
+/// Link-local addresses of IPv4 (RFC 3927).
+const LINK_LOCAL: Cidr = Cidr { addr: Ipv4Addr::new(169, 254, 0, 0), len: 16 };
+const LOOPBACK: Cidr = Cidr { addr: Ipv4Addr::new(127, 0, 0, 0), len: 8 };
 
 const RAW: i32 = -300;
 const MANGLE: i32 = -150;
@@ -132,7 +142,24 @@ fn same_network(state: &State) -> Set {
             set.add_range(vip::key(&[&first, &first]), vip::key(&[&last, &last]));
         }
     }
+    // No route leads to them: this is about hosts where bridged packets are shown to our rules.
+    if link_local(state).next().is_some() {
+        let (first, last) = (LINK_LOCAL.first().octets(), LINK_LOCAL.last().octets());
+        set.add_range(vip::key(&[&first, &first]), vip::key(&[&last, &last]));
+    }
     set
+}
+
+/// Link-local addresses that containers were given, with the interface of the bridge.
+fn link_local(state: &State) -> impl Iterator<Item = (&String, Ipv4Addr)> {
+    let interfaces = state.containers.values().flat_map(|r| &r.interfaces);
+    interfaces.filter_map(|i| Some((i.bridge.as_ref()?, &i.members))).flat_map(|(bridge, members)| {
+        let addresses = members.iter().flat_map(|m| &m.endpoint.link_local);
+        addresses.filter_map(move |a| match a {
+            IpAddr::V4(addr) => Some((bridge, *addr)),
+            IpAddr::V6(_) => None,
+        })
+    })
 }
 
 /// Who may leave the host, and to where. Plain interval sets refuse ranges that touch; those of several
@@ -173,6 +200,10 @@ fn bridged(state: &State) -> Set {
         let name = interface_key(&bridge.interface);
         let (first, last) = (bridge.subnet.first().octets(), bridge.subnet.last().octets());
         set.add_range(vip::key(&[&name, &first]), vip::key(&[&name, &last]));
+    }
+    for (bridge, addr) in link_local(state) {
+        let key = vip::key(&[&interface_key(bridge), &addr.octets()]);
+        set.add_range(key.clone(), key);
     }
     set
 }
@@ -218,11 +249,10 @@ fn antispoof(links: &Links) -> Chain {
         rules.push(Rule::to("foreign source on a bridge").iif(bridge).spoofed("bridged").drop());
     }
     // route_localnet must not open the host's loopback to containers.
-    let loopback = Ipv4Addr::new(127, 0, 0, 0);
     for link in &links.all {
-        rules.push(Rule::to("loopback from a container").iif(link).bound_for(loopback, 8).drop());
+        rules.push(Rule::to("loopback from a container").iif(link).bound_for(LOOPBACK).drop());
     }
-    rules.push(Rule::to("loopback from the tunnel").iif(&links.tunnel).bound_for(loopback, 8).drop());
+    rules.push(Rule::to("loopback from the tunnel").iif(&links.tunnel).bound_for(LOOPBACK).drop());
     base("filter", PREROUTING, RAW, rules)
 }
 
@@ -276,15 +306,16 @@ fn forward(links: &Links) -> Chain {
 }
 
 /// What a firewall that drops by policy must let pass; our own table then judges it.
-pub fn passage(state: &State, names: &Names) -> Vec<Rule> {
+pub fn passage(family: Family, state: &State, names: &Names) -> Vec<Rule> {
+    let to = |purpose| Rule::about(family, purpose);
     let links = Links::of(state, names);
     let mut rules = Vec::new();
     for link in &links.all {
-        rules.push(Rule::to("skep: from a container").iif(link).accept());
-        rules.push(Rule::to("skep: to a container").oif(link).accept());
+        rules.push(to("skep: from a container").iif(link).accept());
+        rules.push(to("skep: to a container").oif(link).accept());
     }
-    rules.push(Rule::to("skep: from the tunnel").iif(&links.tunnel).accept());
-    rules.push(Rule::to("skep: to the tunnel").oif(&links.tunnel).accept());
+    rules.push(to("skep: from the tunnel").iif(&links.tunnel).accept());
+    rules.push(to("skep: to the tunnel").oif(&links.tunnel).accept());
     rules
 }
 
@@ -311,13 +342,13 @@ fn postrouting(state: &State, links: &Links) -> Chain {
     ];
     for link in &links.all {
         let to = Rule::to("loopback to a container").oif(link);
-        rules.push(to.from(Ipv4Addr::new(127, 0, 0, 0), 8).masquerade());
+        rules.push(to.from(LOOPBACK).masquerade());
     }
     for bridge in state.bridges.values() {
         rules.push(
             Rule::to("published port from the same bridge")
                 .oif(&bridge.interface)
-                .from(bridge.subnet.addr, bridge.subnet.len)
+                .from(bridge.subnet)
                 .translated()
                 .masquerade(),
         );

@@ -3,6 +3,7 @@
 use std::os::fd::AsRawFd;
 
 use super::{Route, Veth};
+use crate::cidr::Address;
 use crate::netlink::{Attrs, Message, NLM_F_CREATE, NLM_F_EXCL};
 
 pub const RTM_NEWLINK: u16 = 16;
@@ -38,6 +39,7 @@ pub const RTA_GATEWAY: u16 = 5;
 pub const RTA_PREFSRC: u16 = 7;
 pub const RT_TABLE_MAIN: u8 = 254;
 pub const AF_INET: u8 = 2;
+pub const IFA_F_NODAD: u8 = 2;
 /// Marks our routes in `ip route` (any number the distribution does not use).
 const RTPROT_SKEP: u8 = 83;
 const RT_SCOPE_UNIVERSE: u8 = 0;
@@ -52,21 +54,21 @@ pub fn link_header(index: u32, flags: u32, change: u32) -> Attrs {
         .raw(&change.to_ne_bytes())
 }
 
-pub fn route_header(len: u8, scope: u8) -> Attrs {
-    Attrs::default().raw(&[AF_INET, len, 0, 0, RT_TABLE_MAIN, RTPROT_SKEP, scope, RTN_UNICAST]).raw(&[0; 4])
+pub fn route_header(family: u8, len: u8, scope: u8) -> Attrs {
+    Attrs::default().raw(&[family, len, 0, 0, RT_TABLE_MAIN, RTPROT_SKEP, scope, RTN_UNICAST]).raw(&[0; 4])
 }
 
-pub fn route_body(index: u32, route: &Route) -> Attrs {
+pub fn route_body<A: Address>(index: u32, route: &Route<A>) -> Attrs {
     let scope = if route.via.is_some() { RT_SCOPE_UNIVERSE } else { RT_SCOPE_LINK };
-    let mut body = route_header(route.to.len, scope).u32(RTA_OIF, index);
+    let mut body = route_header(A::FAMILY, route.to.len, scope).u32(RTA_OIF, index);
     if route.to.len > 0 {
-        body = body.put(RTA_DST, &route.to.addr.octets());
+        body = body.put(RTA_DST, &route.to.addr.bytes());
     }
     if let Some(via) = route.via {
-        body = body.put(RTA_GATEWAY, &via.octets());
+        body = body.put(RTA_GATEWAY, &via.bytes());
     }
     if let Some(src) = route.src {
-        body = body.put(RTA_PREFSRC, &src.octets());
+        body = body.put(RTA_PREFSRC, &src.bytes());
     }
     body
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
 
-use crate::desired::Cidr;
+use crate::cidr::{Address, Cidr, address_of};
 use crate::error::{Error, Result};
 use crate::netlink::{Attrs, Message, Socket, attr, attrs, text_of, u32_at};
 use message::*;
@@ -38,13 +38,13 @@ pub struct Veth<'a> {
 
 /// A route of the main table.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Route {
+pub struct Route<A = Ipv4Addr> {
     /// Where to.
-    pub to: Cidr,
+    pub to: Cidr<A>,
     /// Next hop; none = on the link.
-    pub via: Option<Ipv4Addr>,
+    pub via: Option<A>,
     /// Preferred source.
-    pub src: Option<Ipv4Addr>,
+    pub src: Option<A>,
 }
 
 /// An interface as the kernel has it.
@@ -139,9 +139,9 @@ impl Links {
         Ok(links.map(|l| (l.name.clone(), l)).collect())
     }
 
-    /// All IPv4 addresses: interface index and address with prefix length.
-    pub fn addresses(&mut self) -> Result<Vec<(u32, Cidr)>> {
-        let body = Attrs::default().raw(&[AF_INET, 0, 0, 0, 0, 0, 0, 0]);
+    /// All addresses of a family: interface index and address with prefix length.
+    pub fn addresses<A: Address>(&mut self) -> Result<Vec<(u32, Cidr<A>)>> {
+        let body = Attrs::default().raw(&[A::FAMILY, 0, 0, 0, 0, 0, 0, 0]);
         let replies = self.socket.dump(RTM_GETADDR, body).map_err(Error::io("list", "addresses"))?;
         Ok(replies
             .iter()
@@ -150,27 +150,27 @@ impl Links {
                 let index = u32_at(&r.payload, 4)?;
                 let body = r.payload.get(8..)?;
                 let addr = attr(body, IFA_LOCAL).or_else(|| attr(body, IFA_ADDRESS))?;
-                Some((index, Cidr { addr: addr_of(addr)?, len }))
+                Some((index, Cidr { addr: address_of(addr)?, len }))
             })
             .collect())
     }
 
-    /// All unicast IPv4 routes of the main table: interface index (0 = none) and route.
-    pub fn routes(&mut self) -> Result<Vec<(u32, Route)>> {
-        let replies =
-            self.socket.dump(RTM_GETROUTE, route_header(0, 0)).map_err(Error::io("list", "routes"))?;
+    /// All unicast routes of the main table: interface index (0 = none) and route.
+    pub fn routes<A: Address>(&mut self) -> Result<Vec<(u32, Route<A>)>> {
+        let header = route_header(A::FAMILY, 0, 0);
+        let replies = self.socket.dump(RTM_GETROUTE, header).map_err(Error::io("list", "routes"))?;
         Ok(replies
             .iter()
             .filter_map(|r| {
                 let (len, table) = (*r.payload.get(1)?, *r.payload.get(4)?);
                 let body = r.payload.get(12..)?;
-                if table != RT_TABLE_MAIN || *r.payload.first()? != AF_INET {
+                if table != RT_TABLE_MAIN || *r.payload.first()? != A::FAMILY {
                     return None;
                 }
-                let addr = attr(body, RTA_DST).and_then(addr_of).unwrap_or(Ipv4Addr::UNSPECIFIED);
+                let addr = attr(body, RTA_DST).and_then(address_of).unwrap_or(A::UNSPECIFIED);
                 let index = attr(body, RTA_OIF).and_then(|v| u32_at(v, 0)).unwrap_or(0);
-                let via = attr(body, RTA_GATEWAY).and_then(addr_of);
-                let src = attr(body, RTA_PREFSRC).and_then(addr_of);
+                let via = attr(body, RTA_GATEWAY).and_then(address_of);
+                let src = attr(body, RTA_PREFSRC).and_then(address_of);
                 Some((index, Route { to: Cidr { addr, len }, via, src }))
             })
             .collect())
@@ -208,10 +208,6 @@ fn parse_link(payload: &[u8]) -> Option<Link> {
         }
     }
     Some(link)
-}
-
-fn addr_of(value: &[u8]) -> Option<Ipv4Addr> {
-    <[u8; 4]>::try_from(value).ok().map(Ipv4Addr::from)
 }
 
 /// A request and the name that an error shows.
@@ -265,38 +261,39 @@ pub mod step {
         (format!("add bridge {name}"), Message::new(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body))
     }
 
-    /// Gives an interface an address.
-    pub fn address(index: u32, addr: Cidr) -> (String, Message) {
-        let octets = addr.addr.octets();
+    /// Gives an interface an address, at once to be used: nobody is asked whether it is taken.
+    pub fn address<A: Address>(index: u32, addr: Cidr<A>) -> (String, Message) {
+        let octets = addr.addr.bytes();
+        let flags = if A::FAMILY == AF_INET { 0 } else { IFA_F_NODAD };
         let mut body = Attrs::default()
-            .raw(&[AF_INET, addr.len, 0, 0])
+            .raw(&[A::FAMILY, addr.len, flags, 0])
             .raw(&index.to_ne_bytes())
             .put(IFA_LOCAL, &octets)
             .put(IFA_ADDRESS, &octets);
-        if addr.len < 31 {
-            body = body.put(IFA_BROADCAST, &addr.last().octets());
+        if A::FAMILY == AF_INET && addr.len < 31 {
+            body = body.put(IFA_BROADCAST, &addr.last().bytes());
         }
         (format!("add address {addr}"), Message::new(RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, body))
     }
 
     /// Takes an address away.
-    pub fn drop_address(index: u32, addr: Cidr) -> (String, Message) {
+    pub fn drop_address<A: Address>(index: u32, addr: Cidr<A>) -> (String, Message) {
         let body = Attrs::default()
-            .raw(&[AF_INET, addr.len, 0, 0])
+            .raw(&[A::FAMILY, addr.len, 0, 0])
             .raw(&index.to_ne_bytes())
-            .put(IFA_LOCAL, &addr.addr.octets());
+            .put(IFA_LOCAL, &addr.addr.bytes());
         (format!("delete address {addr}"), Message::new(RTM_DELADDR, 0, body))
     }
 
     /// Makes or replaces a route.
-    pub fn route(index: u32, route: &Route) -> (String, Message) {
+    pub fn route<A: Address>(index: u32, route: &Route<A>) -> (String, Message) {
         let body = route_body(index, route);
         let flags = NLM_F_CREATE | NLM_F_REPLACE;
         (format!("add route {}", route.to), Message::new(RTM_NEWROUTE, flags, body))
     }
 
     /// Removes a route.
-    pub fn drop_route(index: u32, route: &Route) -> (String, Message) {
+    pub fn drop_route<A: Address>(index: u32, route: &Route<A>) -> (String, Message) {
         let body = route_body(index, route);
         (format!("delete route {}", route.to), Message::new(RTM_DELROUTE, 0, body))
     }

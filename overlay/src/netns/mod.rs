@@ -28,7 +28,7 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// Makes a namespace pinned at `path`, with `lo` up.
+    /// Makes a namespace pinned at `path`, with `lo` up, and without IPv6 on what interfaces it gets.
     pub fn create(path: &Path) -> Result<Self> {
         File::create(path).map_err(Error::file("create", path))?;
         let made = run_in_thread(|| {
@@ -41,6 +41,10 @@ impl Namespace {
             // As Docker does: no capability is needed for low ports and ping within a container.
             sysctl::write("ipv4/ip_unprivileged_port_start", "0")?;
             sysctl::write("ipv4/ping_group_range", "0 2147483647")?;
+            const NO_IPV6: &str = "ipv6/conf/default/disable_ipv6";
+            if sysctl::read(NO_IPV6).is_some() {
+                sysctl::write(NO_IPV6, "1")?;
+            }
             // Timestamps without an offset per destination: a client that reaches one server both
             // directly and by a virtual address must not look as if its clock went backwards.
             sysctl::write("ipv4/tcp_timestamps", "2")?;

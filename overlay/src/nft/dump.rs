@@ -2,8 +2,8 @@
 
 use std::io;
 
-use super::transaction::{AF_INET, SET_INTERVAL, SUBSYS, family};
-use super::{Chain, Element, Error, Field, Hook, Rule, Set, Table};
+use super::transaction::{SET_INTERVAL, SUBSYS, header};
+use super::{Chain, Element, Error, Family, Field, Hook, Rule, Set, Table};
 use crate::netlink::{Attrs, Socket, attr, attrs, be32_at, text_of};
 
 const GETTABLE: u16 = SUBSYS | 1;
@@ -12,18 +12,18 @@ const GETRULE: u16 = SUBSYS | 7;
 const GETSET: u16 = SUBSYS | 10;
 const GETSETELEM: u16 = SUBSYS | 13;
 
-/// The table of this name in the `ip` family, or none.
-pub fn read(socket: &mut Socket, table: &str) -> Result<Option<Table>, Error> {
+/// The table of this name, or none.
+pub fn read(socket: &mut Socket, family: Family, table: &str) -> Result<Option<Table>, Error> {
     let wrap = |source| Error::Socket { table: table.into(), source };
-    match socket.get(GETTABLE, family(AF_INET).text(1, table)) {
+    match socket.get(GETTABLE, header(family).text(1, table)) {
         Err(e) if e.raw_os_error() == Some(nix::errno::Errno::ENOENT as i32) => return Ok(None),
         Err(e) => return Err(wrap(e)),
         Ok(_) => {}
     }
-    read_contents(socket, table).map(Some).map_err(wrap)
+    read_contents(socket, family, table).map(Some).map_err(wrap)
 }
 
-fn read_contents(socket: &mut Socket, name: &str) -> io::Result<Table> {
+fn read_contents(socket: &mut Socket, family: Family, name: &str) -> io::Result<Table> {
     let mut table = Table::default();
     let all = |socket: &mut Socket, kind, body: Attrs| -> io::Result<Vec<Vec<u8>>> {
         let replies = socket.dump(kind, body)?;
@@ -34,7 +34,7 @@ fn read_contents(socket: &mut Socket, name: &str) -> io::Result<Table> {
             .map(|r| r.payload[4..].to_vec())
             .collect())
     };
-    let head = || family(AF_INET).text(1, name);
+    let head = || header(family).text(1, name);
     for chain in all(socket, GETCHAIN, head())? {
         let Some(chain_name) = attr(&chain, 3).map(text_of) else { continue };
         let hook = attr(&chain, 4).and_then(|place| {

@@ -3,8 +3,8 @@
 //! A rule carries a comment with a digest of its expressions, so that a rule read back from the kernel
 //! can be compared with the one wanted without decoding it.
 
-use std::net::Ipv4Addr;
-
+use super::Family;
+use crate::cidr::{Address, Cidr};
 use crate::netlink::Attrs;
 
 const LIST_ELEM: u16 = 1;
@@ -24,7 +24,6 @@ const STATE_ESTABLISHED_RELATED: u32 = 2 | 4;
 const NF_DROP: u32 = 0;
 const NF_ACCEPT: u32 = 1;
 const NFT_GOTO: u32 = -4i32 as u32;
-const NFPROTO_IPV4: u32 = 2;
 const TCP: u8 = 6;
 
 /// One field of a key or a value, with the type number `nft` knows it by.
@@ -32,6 +31,8 @@ const TCP: u8 = 6;
 pub enum Field {
     /// IPv4 address.
     Addr,
+    /// IPv6 address.
+    Addr6,
     /// Transport protocol.
     Protocol,
     /// Port.
@@ -49,7 +50,7 @@ impl Field {
             Self::Addr | Self::Slot => 4,
             Self::Protocol => 1,
             Self::Port => 2,
-            Self::Interface => 16,
+            Self::Interface | Self::Addr6 => 16,
         }
     }
 
@@ -62,6 +63,7 @@ impl Field {
     pub fn kind(self) -> u32 {
         match self {
             Self::Addr => 7,
+            Self::Addr6 => 8,
             Self::Protocol => 12,
             Self::Port => 13,
             Self::Interface => 41,
@@ -71,7 +73,7 @@ impl Field {
 
     /// The field of this type number.
     pub fn of_kind(kind: u32) -> Option<Self> {
-        [Self::Addr, Self::Protocol, Self::Port, Self::Interface, Self::Slot]
+        [Self::Addr, Self::Addr6, Self::Protocol, Self::Port, Self::Interface, Self::Slot]
             .into_iter()
             .find(|f| f.kind() == kind)
     }
@@ -90,15 +92,26 @@ pub struct Rule {
 
 /// A rule under construction.
 pub struct Builder {
+    family: Family,
     purpose: &'static str,
     list: Attrs,
     count: usize,
 }
 
 impl Rule {
-    /// Starts a rule.
+    /// Starts a rule about IPv4.
     pub fn to(purpose: &'static str) -> Builder {
-        Builder { purpose, list: Attrs::default(), count: 0 }
+        Self::about(Family::V4, purpose)
+    }
+
+    /// Starts a rule about IPv6.
+    pub fn to6(purpose: &'static str) -> Builder {
+        Self::about(Family::V6, purpose)
+    }
+
+    /// Starts a rule.
+    pub fn about(family: Family, purpose: &'static str) -> Builder {
+        Builder { family, purpose, list: Attrs::default(), count: 0 }
     }
 }
 
@@ -161,24 +174,42 @@ impl Builder {
         self.name_is(META_OIFNAME, name, false)
     }
 
-    fn addr_in(self, offset: u32, addr: Ipv4Addr, len: u8) -> Self {
-        let mask = crate::desired::Cidr { addr, len }.mask().to_be_bytes();
-        let body = Attrs::default().be32(1, R0).be32(2, R0).be32(3, 4);
-        self.payload(1, offset, 4, R0).expr("bitwise", body.nest(4, data(&mask)).nest(5, data(&[0; 4]))).cmp(
+    /// Loads the source address.
+    fn source(self, register: u32) -> Self {
+        let (family, len) = (self.family, self.family.bytes());
+        self.payload(1, if family == Family::V4 { 12 } else { 8 }, len, register)
+    }
+
+    /// Loads the destination address.
+    fn destination(self, register: u32) -> Self {
+        let (family, len) = (self.family, self.family.bytes());
+        self.payload(1, if family == Family::V4 { 16 } else { 24 }, len, register)
+    }
+
+    /// The register after an address in `register`.
+    fn after(&self, register: u32) -> u32 {
+        register + self.family.bytes() / 4
+    }
+
+    fn within<A: Address>(self, range: Cidr<A>) -> Self {
+        let len = self.family.bytes();
+        let body = Attrs::default().be32(1, R0).be32(2, R0).be32(3, len);
+        let none = vec![0; len as usize];
+        self.expr("bitwise", body.nest(4, data(&range.mask())).nest(5, data(&none))).cmp(
             R0,
             true,
-            &addr.octets(),
+            &range.first().bytes(),
         )
     }
 
     /// Source within a network.
-    pub fn from(self, addr: Ipv4Addr, len: u8) -> Self {
-        self.addr_in(12, addr, len)
+    pub fn from<A: Address>(self, range: Cidr<A>) -> Self {
+        self.source(R0).within(range)
     }
 
     /// Destination within a network.
-    pub fn bound_for(self, addr: Ipv4Addr, len: u8) -> Self {
-        self.addr_in(16, addr, len)
+    pub fn bound_for<A: Address>(self, range: Cidr<A>) -> Self {
+        self.destination(R0).within(range)
     }
 
     /// Part of a connection the kernel knows.
@@ -213,17 +244,18 @@ impl Builder {
 
     /// `ip saddr . ip daddr` is in the set.
     pub fn pair_in(self, set: &str) -> Self {
-        self.payload(1, 12, 4, R0).payload(1, 16, 4, R0 + 1).lookup(set, None, false)
+        let second = self.after(R0);
+        self.source(R0).destination(second).lookup(set, None, false)
     }
 
     /// `ip saddr` is in the set.
     pub fn source_in(self, set: &str) -> Self {
-        self.payload(1, 12, 4, R0).lookup(set, None, false)
+        self.source(R0).lookup(set, None, false)
     }
 
     /// `iifname . ip saddr` is not in the set.
     pub fn spoofed(self, set: &str) -> Self {
-        self.meta(META_IIFNAME, R0).payload(1, 12, 4, R0 + 4).lookup(set, None, true)
+        self.meta(META_IIFNAME, R0).source(R0 + 4).lookup(set, None, true)
     }
 
     fn random(self, slots: u32, register: u32) -> Self {
@@ -233,9 +265,9 @@ impl Builder {
 
     fn dnat(mut self, port: bool) -> Rule {
         const DNAT: u32 = 1;
-        let mut body = Attrs::default().be32(1, DNAT).be32(2, NFPROTO_IPV4).be32(3, R0);
+        let mut body = Attrs::default().be32(1, DNAT).be32(2, self.family.number().into()).be32(3, R0);
         if port {
-            body = body.be32(5, R0 + 1);
+            body = body.be32(5, self.after(R0));
         }
         self = self.expr("nat", body);
         self.done()
@@ -243,7 +275,7 @@ impl Builder {
 
     /// `dnat to ip daddr . numgen random mod slots map @map`.
     pub fn dnat_addr_by_slot(self, map: &str, slots: u32) -> Rule {
-        self.payload(1, 16, 4, R0).random(slots, R0 + 1).lookup(map, Some(R0), false).dnat(false)
+        self.destination(R0).random(slots, R0 + 1).lookup(map, Some(R0), false).dnat(false)
     }
 
     /// `dnat to meta l4proto . th dport . numgen random mod slots map @map`, address and port.
@@ -262,9 +294,10 @@ impl Builder {
 
     /// `dnat to meta l4proto . ip daddr . th dport map @map`, address and port.
     pub fn dnat_addr_port(self, map: &str) -> Rule {
+        let port = self.after(R0 + 1);
         self.meta(META_L4PROTO, R0)
-            .payload(1, 16, 4, R0 + 1)
-            .payload(2, 2, 2, R0 + 2)
+            .destination(R0 + 1)
+            .payload(2, 2, 2, port)
             .lookup(map, Some(R0), false)
             .dnat(true)
     }
@@ -272,6 +305,25 @@ impl Builder {
     /// Rewrites the source to the address of the interface it leaves by.
     pub fn masquerade(self) -> Rule {
         self.expr("masq", Attrs::default()).done()
+    }
+
+    /// Writes an IPv6 address in the first registers into the packet, and mends the checksum within.
+    fn write6(self, offset: u32) -> Rule {
+        const NETWORK: u32 = 1;
+        const PSEUDO_HEADER: u32 = 1;
+        let body = Attrs::default().be32(5, R0).be32(2, NETWORK).be32(3, offset).be32(4, 16);
+        self.expr("payload", body.be32(6, 0).be32(7, 0).be32(8, PSEUDO_HEADER)).done()
+    }
+
+    /// `ip6 saddr set meta l4proto . th dport map @map`.
+    pub fn source_by_port(self, map: &str) -> Rule {
+        self.meta(META_L4PROTO, R0).payload(2, 2, 2, R0 + 1).lookup(map, Some(R0), false).write6(8)
+    }
+
+    /// `ip6 daddr set` to this.
+    pub fn set_destination(self, addr: std::net::Ipv6Addr) -> Rule {
+        let body = Attrs::default().be32(1, R0).nest(2, data(&addr.octets()));
+        self.expr("immediate", body).write6(24)
     }
 
     /// On a TCP SYN, lowers the segment size to what the route carries.

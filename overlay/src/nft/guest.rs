@@ -3,8 +3,8 @@
 
 use std::io;
 
-use super::transaction::{AF_INET, DELRULE, NEWRULE, SUBSYS, comment, commit, family, message};
-use super::{Error, Rule};
+use super::transaction::{DELRULE, NEWRULE, SUBSYS, comment, commit, header, message};
+use super::{Error, Family, Rule};
 use crate::netlink::{Attrs, NLM_F_CREATE, Socket, attr, be32_at, text_of};
 
 const GETCHAIN: u16 = SUBSYS | 4;
@@ -13,17 +13,17 @@ const TABLE: &str = "filter";
 const CHAIN: &str = "FORWARD";
 
 /// Whether the rules are where they are needed: at home in a FORWARD chain that drops, or not needed.
-pub fn admitted(socket: &mut Socket, rules: &[Rule]) -> Result<bool, Error> {
-    let held = held(socket).map_err(wrap)?;
+pub fn admitted(socket: &mut Socket, family: Family, rules: &[Rule]) -> Result<bool, Error> {
+    let held = held(socket, family).map_err(wrap)?;
     Ok(held.is_none_or(|held| rules.iter().all(|r| held.iter().any(|h| h.comment == r.comment))))
 }
 
 /// Puts the rules first into a FORWARD chain that drops, where they are not there yet.
-pub fn admit(socket: &mut Socket, rules: &[Rule]) -> Result<(), Error> {
-    let Some(held) = held(socket).map_err(wrap)? else { return Ok(()) };
+pub fn admit(socket: &mut Socket, family: Family, rules: &[Rule]) -> Result<(), Error> {
+    let Some(held) = held(socket, family).map_err(wrap)? else { return Ok(()) };
     let missing = rules.iter().filter(|r| !held.iter().any(|h| h.comment == r.comment));
     let steps = missing.map(|rule| {
-        let body = place().nest(4, Attrs::default().raw(&rule.expressions));
+        let body = place(family).nest(4, Attrs::default().raw(&rule.expressions));
         let body = body.put(7, &comment(rule));
         (format!("admit our traffic to {CHAIN}"), message(NEWRULE, NLM_F_CREATE, body))
     });
@@ -31,11 +31,11 @@ pub fn admit(socket: &mut Socket, rules: &[Rule]) -> Result<(), Error> {
 }
 
 /// Takes the rules out of the chain.
-pub fn withdraw(socket: &mut Socket, rules: &[Rule]) -> Result<(), Error> {
-    let held = rules_of(socket).map_err(wrap)?;
+pub fn withdraw(socket: &mut Socket, family: Family, rules: &[Rule]) -> Result<(), Error> {
+    let held = rules_of(socket, family).map_err(wrap)?;
     let ours = held.into_iter().filter(|h| rules.iter().any(|r| r.comment == h.comment));
     let steps =
-        ours.map(|rule| (format!("leave {CHAIN}"), message(DELRULE, 0, place().put(3, &rule.handle))));
+        ours.map(|rule| (format!("leave {CHAIN}"), message(DELRULE, 0, place(family).put(3, &rule.handle))));
     commit(socket, TABLE, steps.collect())
 }
 
@@ -48,14 +48,14 @@ fn wrap(source: io::Error) -> Error {
     Error::Socket { table: TABLE.into(), source }
 }
 
-fn place() -> Attrs {
-    family(AF_INET).text(1, TABLE).text(2, CHAIN)
+fn place(family: Family) -> Attrs {
+    header(family).text(1, TABLE).text(2, CHAIN)
 }
 
 /// The rules in the chain; none = there is no such chain, or it lets pass what nobody objects to.
-fn held(socket: &mut Socket) -> io::Result<Option<Vec<Held>>> {
+fn held(socket: &mut Socket, family: Family) -> io::Result<Option<Vec<Held>>> {
     const POLICY_DROP: u32 = 0;
-    let chain = match socket.get(GETCHAIN, family(AF_INET).text(1, TABLE).text(3, CHAIN)) {
+    let chain = match socket.get(GETCHAIN, header(family).text(1, TABLE).text(3, CHAIN)) {
         Err(e) if e.raw_os_error() == Some(nix::errno::Errno::ENOENT as i32) => return Ok(None),
         other => other?,
     };
@@ -63,11 +63,11 @@ fn held(socket: &mut Socket) -> io::Result<Option<Vec<Held>>> {
     if policy != Some(POLICY_DROP) {
         return Ok(None);
     }
-    rules_of(socket).map(Some)
+    rules_of(socket, family).map(Some)
 }
 
-fn rules_of(socket: &mut Socket) -> io::Result<Vec<Held>> {
-    let replies = socket.dump(GETRULE, place())?;
+fn rules_of(socket: &mut Socket, family: Family) -> io::Result<Vec<Held>> {
+    let replies = socket.dump(GETRULE, place(family))?;
     let rules = replies.iter().filter_map(|reply| {
         let body = reply.payload.get(4..)?;
         let here = attr(body, 1).map(text_of).as_deref() == Some(TABLE)

@@ -17,6 +17,36 @@ pub use expr::{Builder, Field, Rule};
 pub use guest::{admit, admitted, withdraw};
 pub use transaction::{apply, delete_table};
 
+/// Which packets a table is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    /// `NFPROTO_*`.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::V4 => 2,
+            Self::V6 => 10,
+        }
+    }
+
+    /// Bytes of an address.
+    fn bytes(self) -> u32 {
+        match self {
+            Self::V4 => 4,
+            Self::V6 => 16,
+        }
+    }
+}
+
 /// A table with all it holds, as wanted or as read from the kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
@@ -48,6 +78,8 @@ pub struct Hook {
 
 /// `NF_INET_PRE_ROUTING`: what arrives.
 pub const PREROUTING: u32 = 0;
+/// `NF_INET_LOCAL_IN`: what is for the host.
+pub const INPUT: u32 = 1;
 /// `NF_INET_FORWARD`: what passes through.
 pub const FORWARD: u32 = 2;
 /// `NF_INET_LOCAL_OUT`: what the host sends.

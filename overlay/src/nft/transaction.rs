@@ -1,10 +1,9 @@
 //! Changes as one nfnetlink batch: the kernel takes all of them or none.
 
-use super::{Change, Element, Error, Field, Rule, Set};
+use super::{Change, Element, Error, Family, Field, Rule, Set};
 use crate::netlink::{Attrs, Message, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST, Socket};
 
 pub(super) const SUBSYS: u16 = 10 << 8;
-pub(super) const AF_INET: u8 = 2;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 const NEWTABLE: u16 = SUBSYS;
@@ -23,15 +22,15 @@ const SET_CONCAT: u32 = 0x80;
 const ELEMENTS_A_MESSAGE: usize = 400;
 
 /// The header every nftables message opens with.
-pub(super) fn family(family: u8) -> Attrs {
-    Attrs::default().raw(&[family, 0, 0, 0])
+pub(super) fn header(family: Family) -> Attrs {
+    Attrs::default().raw(&[family.number(), 0, 0, 0])
 }
 
-/// Applies the changes to a table of the `ip` family in one transaction.
-pub fn apply(socket: &mut Socket, table: &str, changes: &[Change]) -> Result<(), Error> {
+/// Applies the changes to a table in one transaction.
+pub fn apply(socket: &mut Socket, family: Family, table: &str, changes: &[Change]) -> Result<(), Error> {
     let mut steps = Vec::new();
     for (id, change) in changes.iter().enumerate() {
-        for message in messages(table, change, id as u32 + 1) {
+        for message in messages(family, table, change, id as u32 + 1) {
             steps.push((change.to_string(), message));
         }
     }
@@ -39,8 +38,8 @@ pub fn apply(socket: &mut Socket, table: &str, changes: &[Change]) -> Result<(),
 }
 
 /// Removes the table; no error when there is none.
-pub fn delete_table(socket: &mut Socket, table: &str) -> Result<(), Error> {
-    let steps = messages(table, &Change::DeleteTable, 0);
+pub fn delete_table(socket: &mut Socket, family: Family, table: &str) -> Result<(), Error> {
+    let steps = messages(family, table, &Change::DeleteTable, 0);
     let steps = steps.into_iter().map(|m| ("remove the table".to_owned(), m)).collect();
     match commit(socket, table, steps) {
         Err(Error::Refused { errno: nix::errno::Errno::ENOENT, .. }) => Ok(()),
@@ -77,8 +76,8 @@ pub(super) fn message(kind: u16, flags: u16, body: Attrs) -> Message {
     Message { kind, flags: NLM_F_REQUEST | flags, body }
 }
 
-fn messages(table: &str, change: &Change, id: u32) -> Vec<Message> {
-    let head = || family(AF_INET).text(1, table);
+fn messages(family: Family, table: &str, change: &Change, id: u32) -> Vec<Message> {
+    let head = || header(family).text(1, table);
     match change {
         Change::DeleteTable => vec![message(DELTABLE, 0, head())],
         Change::AddTable => vec![message(NEWTABLE, NLM_F_CREATE, head())],

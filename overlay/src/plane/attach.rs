@@ -1,11 +1,12 @@
 //! Containers: connected and disconnected.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use super::{DataPlane, Inner, blocking};
+use crate::bridge::Wanted;
 use crate::error::{Error, Result};
-use crate::model::{AttachRequest, Attached, Publish};
+use crate::model::{AttachRequest, Attached};
 use crate::reconcile::{self, Repair};
 use crate::state::Record;
 use crate::{netns, routed};
@@ -100,10 +101,7 @@ impl Inner {
                     reason: "the container is in no network with a way out".into(),
                 });
             }
-            for member in record.bridged() {
-                let network = member.endpoint.network_id.clone();
-                state.last_given.insert(network, member.endpoint.addr);
-            }
+            state.remember_given(record.bridged());
             state.containers.insert(id.clone(), record.clone());
             Ok((record, false))
         });
@@ -126,7 +124,7 @@ impl Inner {
     fn connect_planned(&self, request: &AttachRequest, record: &mut Record) -> Result<Option<u64>> {
         let id = &record.container_id;
         self.ports().release(id);
-        let wanted = self.published(request, record);
+        let wanted = self.published(request, record)?;
         record.ports = self.ports().take(id, &wanted)?;
         reconcile::wire(record, &self.pins.join(id))?;
         self.store.save_container(record)?;
@@ -162,13 +160,33 @@ impl Inner {
         })
     }
 
-    /// The ports asked for, with the host address that the container's network publishes on where none is given.
-    fn published(&self, request: &AttachRequest, record: &Record) -> Vec<Publish> {
+    /// The ports asked for, with the addresses of the host: where none is given, those that the container's network
+    /// publishes on, and those of the families that the container has.
+    fn published(&self, request: &AttachRequest, record: &Record) -> Result<Vec<Wanted>> {
         let state = self.state();
         let target = record.bridged().find(|m| Some(m.endpoint.addr) == record.target());
         let bridge = target.and_then(|m| state.bridges.values().find(|b| b.id == m.endpoint.network_id));
         let default = bridge.and_then(|b| b.host_binding).map(IpAddr::V4);
-        let place = |p: &Publish| Publish { host_ip: p.host_ip.or(default), ..p.clone() };
+        let v6 = record.target6().is_some();
+        let place = |publish: &crate::model::Publish| {
+            let hosts = match publish.host_ip.or(default) {
+                Some(IpAddr::V6(addr)) if !v6 => {
+                    return Err(Error::Unpublishable {
+                        port: publish.container_port,
+                        protocol: publish.protocol.clone(),
+                        reason: format!(
+                            "host address {addr} is IPv6, and the container has no IPv6 address with a way out: give an IPv4 host address, or join a network made with --ipv6"
+                        ),
+                    });
+                }
+                Some(one) => vec![one],
+                None => {
+                    let all6 = v6.then_some(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
+                    std::iter::once(Ipv4Addr::UNSPECIFIED.into()).chain(all6).collect()
+                }
+            };
+            Ok(Wanted { publish: publish.clone(), hosts })
+        };
         request.ports.iter().map(place).collect()
     }
 

@@ -104,9 +104,7 @@ impl Inner {
                 .cloned()
                 .ok_or_else(|| Error::NotConnected { container: id.to_owned(), network: "any".to_owned() })?;
             let new = decide(self, state, &old)?;
-            for member in new.bridged().filter(|m| !old.order.contains(&m.endpoint.network_id)) {
-                state.last_given.insert(member.endpoint.network_id.clone(), member.endpoint.addr);
-            }
+            state.remember_given(new.bridged().filter(|m| !old.order.contains(&m.endpoint.network_id)));
             let kept = |host: &String| new.interfaces.iter().any(|i| i.host == *host);
             let leaving: Vec<String> =
                 old.interfaces.iter().map(|i| i.host.clone()).filter(|host| !kept(host)).collect();

@@ -1,13 +1,14 @@
 //! Bridge networks: made, removed, shown.
 
 use super::{DataPlane, Inner, blocking};
-use crate::bridge;
+use crate::bridge::{self, Surroundings};
+use crate::cidr::Cidr;
 use crate::desired::Network;
 use crate::error::{Error, Result};
-use crate::link::Links;
+use crate::link::{Links, step};
 use crate::model::{BridgeInfo, BridgeSpec};
 use crate::state::{Bridge, DEFAULT_BRIDGE, State};
-use crate::{isolation, nft, reconcile};
+use crate::{isolation, nft, reconcile, sysctl};
 
 impl DataPlane {
     /// Makes a bridge network.
@@ -16,8 +17,8 @@ impl DataPlane {
         let inner = self.inner.clone();
         let (made, generation) = blocking("making a bridge network", move || {
             let mut host = Links::open()?;
-            let taken: Vec<_> = host.routes()?.into_iter().map(|(_, r)| r.to).collect();
-            let bridge = bridge::plan(&inner.state(), &spec, &inner.names, &taken)?;
+            let around = inner.surroundings(&mut host)?;
+            let bridge = bridge::plan(&inner.state(), &spec, &inner.names, &around)?;
             if host.find(&bridge.interface)?.is_some() {
                 return Err(Error::Invalid {
                     what: "bridge name",
@@ -26,7 +27,7 @@ impl DataPlane {
                 });
             }
             inner.save_with(|bridges| drop(bridges.insert(bridge.name.clone(), bridge.clone())))?;
-            let made = reconcile::make_bridge(&mut host, &bridge);
+            let made = inner.raise_bridge(&mut host, &bridge);
             if let Err(error) = made {
                 inner.save_with(|bridges| drop(bridges.remove(&bridge.name)))?;
                 host.delete(&bridge.interface)?;
@@ -46,7 +47,7 @@ impl DataPlane {
     /// Removes a bridge network, by name, ID or beginning of the ID.
     pub async fn remove_bridge(&self, key: &str) -> Result<()> {
         let _one = self.inner.changing.lock().await;
-        let before = isolation::passage(&self.inner.state(), &self.inner.names);
+        let before = self.inner.passage();
         let (removed, generation) = self.inner.change(|state| {
             let bridge = find(state, key)?;
             if bridge.name == DEFAULT_BRIDGE {
@@ -73,12 +74,12 @@ impl DataPlane {
         })
         .await;
         let rules = self.inner.commit(generation).await;
-        let after = isolation::passage(&self.inner.state(), &self.inner.names);
+        let after = self.inner.passage();
         let stale: Vec<_> = before.into_iter().filter(|r| !after.contains(r)).collect();
         let mut held = self.inner.rules.clone().lock_owned().await;
         let passage = blocking("withdrawing rules", move || match stale.is_empty() {
             true => Ok(()),
-            false => Ok(nft::withdraw(&mut held.socket, &stale)?),
+            false => Ok(held.withdraw(&stale)?),
         })
         .await;
         Error::gather([unlinked, rules, passage].into_iter().filter_map(Result::err).collect())
@@ -114,6 +115,71 @@ fn find(state: &State, key: &str) -> Result<Bridge> {
 }
 
 impl Inner {
+    /// What this host routes already.
+    fn surroundings(&self, host: &mut Links) -> Result<Surroundings> {
+        Ok(Surroundings {
+            taken: host.routes()?.into_iter().map(|(_, r)| r.to).collect(),
+            taken6: host.routes()?.into_iter().map(|(_, r)| r.to).collect(),
+            host: nft::digest(self.public_key.as_bytes()),
+        })
+    }
+
+    /// Rules that other firewalls need, of both families.
+    fn passage(&self) -> Vec<nft::Rule> {
+        let state = self.state();
+        let all = nft::Family::ALL.into_iter();
+        all.flat_map(|family| isolation::passage(family, &state, &self.names)).collect()
+    }
+
+    fn raise_bridge(&self, host: &mut Links, bridge: &Bridge) -> Result<()> {
+        if bridge.v6.is_some() {
+            sysctl::forward6(&self.names.links())?;
+        }
+        reconcile::make_bridge(host, bridge).map(drop)
+    }
+
+    /// Gives the default bridge network IPv6, or takes it away, as the daemon was told.
+    pub(super) fn settle_default(&self) -> Result<()> {
+        let Some(mut bridge) = self.state().bridges.get(DEFAULT_BRIDGE).cloned() else { return Ok(()) };
+        let options = &self.options;
+        let subnet = options.default_subnet6.map(|s| s.network());
+        let as_told = match &bridge.v6 {
+            Some(v6) => options.default_ipv6 && subnet.is_none_or(|s| s == v6.subnet),
+            None => !options.default_ipv6,
+        };
+        if as_told {
+            return Ok(());
+        }
+        if !bridge::info(&self.state(), &bridge).containers.is_empty() {
+            tracing::warn!(
+                "the default bridge network's IPv6 stays as it is while containers are in it: stop them, and start the daemon again"
+            );
+            return Ok(());
+        }
+        let mut host = Links::open()?;
+        let spec = BridgeSpec {
+            name: DEFAULT_BRIDGE.into(),
+            ipv6: options.default_ipv6,
+            subnet6: subnet,
+            ..BridgeSpec::default()
+        };
+        let gone = bridge.v6.take();
+        let around = self.surroundings(&mut host)?;
+        let others = {
+            let mut state = self.state().clone();
+            state.bridges.remove(DEFAULT_BRIDGE);
+            state
+        };
+        bridge.v6 = bridge::plan6(&others, &spec, None, &around)?;
+        self.save_with(|bridges| drop(bridges.insert(bridge.name.clone(), bridge.clone())))?;
+        self.change(|state| state.bridges.insert(bridge.name.clone(), bridge.clone()));
+        if let (Some(gone), Some(link)) = (gone, host.find(&bridge.interface)?) {
+            let addr = Cidr { addr: gone.gateway, len: gone.subnet.len };
+            host.run(vec![step::drop_address(link.index, addr)], &[nix::errno::Errno::EADDRNOTAVAIL])?;
+        }
+        Ok(())
+    }
+
     /// Saves the bridges as they are with one change, which the state gets later.
     fn save_with(&self, f: impl FnOnce(&mut std::collections::BTreeMap<String, Bridge>)) -> Result<()> {
         let mut bridges = self.state().bridges.clone();

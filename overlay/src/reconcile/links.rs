@@ -6,8 +6,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use super::wire::{SETTINGS, host_routes, isolates, make_bridge, ours, port_steps, wire};
-use crate::desired::Cidr;
+use super::wire::{SETTINGS, SETTINGS6, host_routes, isolates, make_bridge, ours, port_steps, wire};
+use crate::cidr::Cidr;
 use crate::error::{Error, Result};
 use crate::link::{Links, Route, step};
 use crate::names::Names;
@@ -20,8 +20,10 @@ use crate::sysctl;
 pub enum Repair {
     /// A setting of the whole namespace.
     Sysctl(&'static str, &'static str),
+    /// Packets of IPv6 are not passed on; what the names of our links begin with.
+    Forward6(String),
     /// A bridge is missing, down or without its address.
-    Bridge(Bridge),
+    Bridge(Box<Bridge>),
     /// A container's veth or namespace is missing.
     Wire(Box<Record>),
     /// A veth is not in its bridge, or not up.
@@ -48,6 +50,7 @@ impl fmt::Display for Repair {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Sysctl(name, value) => write!(f, "sysctl net/{name} is not {value}"),
+            Self::Forward6(_) => write!(f, "sysctl net/{} is not 1", sysctl::FORWARD6),
             Self::Bridge(bridge) => {
                 write!(f, "bridge {} of network {} is not in order", bridge.interface, bridge.name)
             }
@@ -88,16 +91,27 @@ pub fn plan(state: &State, names: &Names, pins: &Path, leaving: &BTreeSet<String
         .filter(|(name, value)| sysctl::read(name).as_deref() != Some(value))
         .map(|(name, value)| Repair::Sysctl(name, value))
         .collect();
+    let mut addresses6 = Vec::new();
+    if state.bridges.values().any(|b| b.v6.is_some()) {
+        addresses6 = host.addresses()?;
+        if sysctl::read(sysctl::FORWARD6).as_deref() != Some("1") {
+            repairs.push(Repair::Forward6(names.links()));
+        }
+    }
 
     let mut wanted: BTreeSet<&str> = BTreeSet::new();
     for bridge in state.bridges.values() {
         wanted.insert(&bridge.interface);
         let addr = Cidr { addr: bridge.gateway, len: bridge.subnet.len };
         let fine = links.get(&bridge.interface).is_some_and(|link| {
-            link.up && addresses.contains(&(link.index, addr)) && settled(&bridge.interface)
+            let settled6 = bridge.v6.as_ref().is_none_or(|v6| {
+                let addr = Cidr { addr: v6.gateway, len: v6.subnet.len };
+                addresses6.contains(&(link.index, addr)) && settled6(&bridge.interface)
+            });
+            link.up && addresses.contains(&(link.index, addr)) && settled(&bridge.interface) && settled6
         });
         if !fine {
-            repairs.push(Repair::Bridge(bridge.clone()));
+            repairs.push(Repair::Bridge(Box::new(bridge.clone())));
         }
     }
     for record in state.containers.values() {
@@ -167,6 +181,12 @@ fn settled(link: &str) -> bool {
         .all(|(key, value)| sysctl::read(&format!("ipv4/conf/{link}/{key}")).as_deref() == Some(value))
 }
 
+fn settled6(link: &str) -> bool {
+    SETTINGS6
+        .iter()
+        .all(|(key, value)| sysctl::read(&format!("ipv6/conf/{link}/{key}")).as_deref() == Some(value))
+}
+
 /// Routes into the tunnel: every overlay's range (the peers' AllowedIPs choose among nodes, and virtual
 /// addresses need a route to be sent at all), and the other nodes.
 fn tunnel(
@@ -207,6 +227,7 @@ pub fn repair(repair: &Repair, pins: &Path) -> Result<()> {
     let mut host = Links::open()?;
     match repair {
         Repair::Sysctl(name, value) => sysctl::write(name, value),
+        Repair::Forward6(ours) => sysctl::forward6(ours),
         Repair::Bridge(bridge) => make_bridge(&mut host, bridge).map(drop),
         Repair::Wire(record) => wire(record, &pins.join(&record.container_id)),
         Repair::Enslave { link, interface, hairpin } => {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 
-use crate::desired::Cidr;
+use crate::cidr::Cidr;
 use crate::error::{Error, Result};
 use crate::link::{Link, Links, Step, Veth, step};
 use crate::names::GATEWAY_MAC;
@@ -23,6 +23,7 @@ pub fn wire(record: &Record, path: &Path) -> Result<()> {
     };
     let mut host = Links::open()?;
     let routes = routed::routes(record);
+    let default6 = routed::default6(record);
     for (interface, routes) in record.interfaces.iter().zip(routes) {
         let guest = &interface.guest;
         if host.find(&interface.host)?.is_some() {
@@ -45,11 +46,18 @@ pub fn wire(record: &Record, path: &Path) -> Result<()> {
         let index = namespace.links.index(guest)?;
         let mut steps: Vec<_> =
             routed::addresses(interface).iter().map(|a| step::address(index, *a)).collect();
+        let addresses6 = routed::addresses6(interface);
+        if !addresses6.is_empty() {
+            namespace.within(|| settle6(guest))?;
+            steps.extend(addresses6.iter().map(|a| step::address(index, *a)));
+        }
         steps.push(step::set(index, None, None));
         if bridge.is_none() {
             steps.push(step::neighbour(index, GATEWAY, GATEWAY_MAC));
         }
         steps.extend(routes.iter().map(|r| step::route(index, r)));
+        let own6 = default6.iter().filter(|(way, _)| way.host == interface.host);
+        steps.extend(own6.map(|(_, r)| step::route(index, r)));
         namespace.links.run(steps, &[])?;
         if bridge.is_none() {
             let index = host.index(&interface.host)?;
@@ -108,8 +116,24 @@ pub fn rewire(old: &Record, new: &Record, path: &Path) -> Result<()> {
         let index = namespace.links.index(&interface.guest)?;
         namespace.links.run(routes.iter().map(|r| step::route(index, r)).collect(), &[])?;
     }
+    if let Some((interface, route)) = routed::default6(new) {
+        let index = namespace.links.index(&interface.guest)?;
+        namespace.links.run(vec![step::route(index, &route)], &[])?;
+    }
     Ok(())
 }
+
+/// IPv6 on an interface that has addresses of ours: nobody is asked whether they are taken, and whoever claims to be a
+/// router is not listened to.
+fn settle6(name: &str) -> Result<()> {
+    for (key, value) in SETTINGS6 {
+        sysctl::write(&format!("ipv6/conf/{name}/{key}"), value)?;
+    }
+    Ok(())
+}
+
+/// See [`settle6`].
+pub const SETTINGS6: [(&str, &str); 3] = [("accept_dad", "0"), ("accept_ra", "0"), ("disable_ipv6", "0")];
 
 fn host_mac(interface: &Interface) -> crate::link::Mac {
     match interface.bridge {
@@ -151,7 +175,13 @@ pub fn make_bridge(host: &mut Links, network: &Bridge) -> Result<Link> {
         source: Errno::ENODEV.into(),
     })?;
     let addr = Cidr { addr: network.gateway, len: network.subnet.len };
-    host.run(vec![step::address(link.index, addr), step::set(link.index, None, None)], &[])?;
+    let mut steps = vec![step::address(link.index, addr)];
+    if let Some(v6) = &network.v6 {
+        settle6(name)?;
+        steps.push(step::address(link.index, Cidr { addr: v6.gateway, len: v6.subnet.len }));
+    }
+    steps.push(step::set(link.index, None, None));
+    host.run(steps, &[])?;
     ours(name)?;
     Ok(link)
 }

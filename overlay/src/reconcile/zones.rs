@@ -1,9 +1,10 @@
 //! What names a container can resolve, and its /etc/resolv.conf.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use crate::desired::Service;
 use crate::dns::Zone;
+use crate::model::Endpoint;
 use crate::state::{DEFAULT_BRIDGE, Record, State};
 
 /// What container `record` can resolve: the names of its networks, but for the default bridge's (as in
@@ -20,7 +21,7 @@ pub fn zone(state: &State, record: &Record) -> Zone {
             let other = named.or_else(by_id);
             let mut places = other.into_iter().flat_map(Record::members);
             if let Some(place) = places.find(|m| m.endpoint.network_id == member.endpoint.network_id) {
-                zone.add_addresses(alias, [place.endpoint.addr]);
+                zone.add_addresses(alias, addresses(&place.endpoint));
             }
         }
     }
@@ -34,30 +35,36 @@ pub fn zone(state: &State, record: &Record) -> Zone {
             let place = other.members().find(|m| m.endpoint.network_id == *network);
             let Some(endpoint) = place.map(|m| &m.endpoint) else { continue };
             let names = [&other.container_id, &other.name].into_iter().chain(&endpoint.aliases);
-            add_container(&mut zone, names, endpoint.addr, &endpoint.network);
+            add_container(&mut zone, names, &addresses(endpoint), &endpoint.network);
         }
         for (other, network) in overlay.iter().flat_map(|n| n.attached.iter().map(|a| (a, &n.name))) {
             let names = [&other.container_id, &other.name].into_iter().chain(&other.aliases);
-            add_container(&mut zone, names, other.addr, network);
+            add_container(&mut zone, names, &[other.addr.into()], network);
         }
     }
     zone
+}
+
+/// The addresses of an endpoint, of both families.
+fn addresses(endpoint: &Endpoint) -> Vec<IpAddr> {
+    let v6 = endpoint.v6.iter().map(|e| IpAddr::V6(e.addr));
+    std::iter::once(IpAddr::V4(endpoint.addr)).chain(v6).collect()
 }
 
 /// Its ID, of which the first twelve characters are a name, its name, its aliases.
 fn add_container<'a>(
     zone: &mut Zone,
     mut names: impl Iterator<Item = &'a String>,
-    addr: Ipv4Addr,
+    addrs: &[IpAddr],
     network: &str,
 ) {
     if let Some(id) = names.next() {
-        zone.add_addresses(id.get(..12).unwrap_or(id), [addr]);
+        zone.add_addresses(id.get(..12).unwrap_or(id), addrs.iter().copied());
     }
     for (i, name) in names.enumerate() {
-        zone.add_addresses(name, [addr]);
+        zone.add_addresses(name, addrs.iter().copied());
         if i == 0 {
-            zone.add_pointer(addr, &format!("{name}.{network}"));
+            addrs.iter().for_each(|addr| zone.add_pointer(*addr, &format!("{name}.{network}")));
         }
     }
 }
@@ -92,6 +99,7 @@ fn values(text: &str, key: &str) -> Vec<String> {
 /// Whole content of the container's /etc/resolv.conf, given the host's.
 pub fn resolv_conf(record: &Record, host: &str) -> String {
     let dns = &record.dns;
+    let v6 = record.members().any(|m| m.endpoint.v6.is_some());
     let values = |key: &str| values(host, key);
     let mut text = String::new();
     if record.has_dns() {
@@ -101,7 +109,7 @@ pub fn resolv_conf(record: &Record, host: &str) -> String {
         if servers.is_empty() {
             servers = values("nameserver")
                 .into_iter()
-                .filter(|s| s.parse::<IpAddr>().is_ok_and(|a| !a.is_loopback() && a.is_ipv4()))
+                .filter(|s| s.parse::<IpAddr>().is_ok_and(|a| !a.is_loopback() && (v6 || a.is_ipv4())))
                 .collect();
         }
         if servers.is_empty() {

@@ -2,13 +2,14 @@
 //! routed (one veth carries all of them, no bridge); each bridge network has a veth of its own.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::bridge::{free_address, mac_of, random_id};
-use crate::desired::{Cidr, Network};
+use crate::cidr::{Address, Cidr, Cidr6};
+use crate::desired::Network;
 use crate::error::{Error, Result};
 use crate::link::Route;
-use crate::model::{AttachRequest, Endpoint, Join};
+use crate::model::{AttachRequest, Endpoint, Endpoint6, Join, Range6};
 use crate::names::{Names, mac_text};
 use crate::state::{Bridge, Dns, Interface, Membership, Record, State};
 
@@ -163,32 +164,104 @@ fn addresses_of<'a>(state: &'a State, network_id: &'a str) -> impl Iterator<Item
     members.filter(move |m| m.endpoint.network_id == network_id).map(|m| m.endpoint.addr)
 }
 
-fn bridged(state: &State, bridge: &Bridge, join: &Join, names: &Names) -> Result<Interface> {
-    let given = addresses_of(state, &bridge.id);
-    let used: BTreeSet<_> = given.chain(bridge.aux_addresses.values().copied()).collect();
-    let addr = match join.addr {
-        Some(_) if !bridge.chosen => return Err(Error::UnchosenSubnet),
-        Some(addr) => {
-            let host = addr != bridge.subnet.first() && addr != bridge.subnet.last();
-            if !bridge.subnet.contains(addr) || !host {
-                return Err(Error::Invalid {
-                    what: "address",
-                    value: addr.to_string(),
-                    reason: format!("not a host address of {} ({})", bridge.name, bridge.subnet),
-                });
+/// Where an address is given from.
+struct Range<'a, A> {
+    bridge: &'a Bridge,
+    subnet: Cidr<A>,
+    part: Option<Cidr<A>>,
+    gateway: A,
+    chosen: bool,
+    used: BTreeSet<A>,
+    last: Option<A>,
+}
+
+impl<A: Address> Range<'_, A> {
+    /// The address asked for, or any free one.
+    fn give(&self, asked: Option<A>) -> Result<A> {
+        let Self { bridge, subnet, part, gateway, used, last, .. } = self;
+        match asked {
+            Some(_) if !self.chosen => Err(Error::UnchosenSubnet),
+            Some(addr) => {
+                let broadcast = A::BITS == 32 && addr == subnet.last();
+                if !subnet.contains(addr) || addr == subnet.first() || broadcast {
+                    return Err(Error::Invalid {
+                        what: "address",
+                        value: addr.to_string(),
+                        reason: format!("not a host address of {} ({subnet})", bridge.name),
+                    });
+                }
+                if used.contains(&addr) || addr == *gateway {
+                    return Err(Error::AddressInUse { addr: addr.into(), network: bridge.name.clone() });
+                }
+                Ok(addr)
             }
-            if used.contains(&addr) || addr == bridge.gateway {
-                return Err(Error::AddressInUse { addr, network: bridge.name.clone() });
-            }
-            addr
+            None => free_address(*subnet, part.unwrap_or(*subnet), *gateway, used, *last)
+                .ok_or_else(|| Error::Exhausted { network: bridge.name.clone(), subnet: subnet.to_string() }),
         }
-        None => {
-            let last = state.last_given.get(&bridge.id).copied();
-            let range = bridge.ip_range.unwrap_or(bridge.subnet);
-            free_address(bridge.subnet, range, bridge.gateway, &used, last)
-                .ok_or_else(|| Error::Exhausted { network: bridge.name.clone(), subnet: bridge.subnet })?
+    }
+}
+
+fn give(state: &State, bridge: &Bridge, asked: Option<Ipv4Addr>) -> Result<Ipv4Addr> {
+    let given = addresses_of(state, &bridge.id);
+    let range = Range {
+        bridge,
+        subnet: bridge.subnet,
+        part: bridge.ip_range,
+        gateway: bridge.gateway,
+        chosen: bridge.chosen,
+        used: given.chain(bridge.aux_addresses.values().copied()).collect(),
+        last: state.last_given.get(&bridge.id).copied(),
+    };
+    range.give(asked)
+}
+
+fn give6(state: &State, bridge: &Bridge, range: &Range6, asked: Option<Ipv6Addr>) -> Result<Endpoint6> {
+    let members = state.containers.values().flat_map(Record::members);
+    let own = members.filter(|m| m.endpoint.network_id == bridge.id);
+    let given = own.filter_map(|m| m.endpoint.v6.as_ref()).map(|e| e.addr);
+    let from = Range {
+        bridge,
+        subnet: range.subnet,
+        part: range.ip_range,
+        gateway: range.gateway,
+        chosen: range.chosen,
+        used: given.chain(range.aux_addresses.values().copied()).collect(),
+        last: state.last_given6.get(&bridge.id).copied(),
+    };
+    let gateway = (!bridge.internal).then_some(range.gateway);
+    Ok(Endpoint6 { addr: from.give(asked)?, prefix_len: range.subnet.len, gateway })
+}
+
+/// Checks the link-local addresses asked for.
+fn link_local(bridge: &Bridge, join: &Join) -> Result<Vec<IpAddr>> {
+    for addr in &join.link_local {
+        let reason = match addr {
+            IpAddr::V4(addr) if addr.is_link_local() => continue,
+            IpAddr::V6(addr) if addr.is_unicast_link_local() && bridge.v6.is_some() => continue,
+            IpAddr::V6(addr) if addr.is_unicast_link_local() => {
+                format!("network {} has no IPv6: make it with --ipv6", bridge.name)
+            }
+            _ => "it is not within 169.254.0.0/16 or fe80::/10".to_owned(),
+        };
+        return Err(Error::Invalid { what: "link-local address", value: addr.to_string(), reason });
+    }
+    Ok(join.link_local.clone())
+}
+
+fn bridged(state: &State, bridge: &Bridge, join: &Join, names: &Names) -> Result<Interface> {
+    let addr = give(state, bridge, join.addr)?;
+    let v6 = match (&bridge.v6, join.addr6) {
+        (Some(range), asked) => Some(give6(state, bridge, range, asked)?),
+        (None, None) => None,
+        (None, Some(addr)) => {
+            return Err(Error::Invalid {
+                what: "address",
+                value: addr.to_string(),
+                reason: format!("network {} has no IPv6: make it with --ipv6", bridge.name),
+            });
         }
     };
+    let link_local = link_local(bridge, join)?;
     let mac = join.mac.unwrap_or_else(|| mac_of(addr));
     let endpoint_id = random_id();
     Ok(Interface {
@@ -206,6 +279,8 @@ fn bridged(state: &State, bridge: &Bridge, join: &Join, names: &Names) -> Result
                 addr,
                 prefix_len: bridge.subnet.len,
                 gateway: (!bridge.internal).then_some(bridge.gateway),
+                v6,
+                link_local,
                 mac: mac_text(&mac),
                 aliases: join.aliases.clone(),
             },
@@ -219,6 +294,14 @@ fn bridged(state: &State, bridge: &Bridge, join: &Join, names: &Names) -> Result
 
 fn membership(state: &State, network: &Network, join: &Join) -> Result<Membership> {
     let addr = join.addr.ok_or_else(|| Error::NeedsSwarmAddress(network.name.clone()))?;
+    let other = join.addr6.map(IpAddr::V6).or(join.link_local.first().copied());
+    if let Some(other) = other {
+        return Err(Error::Invalid {
+            what: "address",
+            value: other.to_string(),
+            reason: format!("network {} is an overlay, whose containers have one IPv4 address", network.name),
+        });
+    }
     if !network.subnet.contains(addr) {
         return Err(Error::Invalid {
             what: "address",
@@ -227,7 +310,7 @@ fn membership(state: &State, network: &Network, join: &Join) -> Result<Membershi
         });
     }
     if addresses_of(state, &network.id).any(|used| used == addr) {
-        return Err(Error::AddressInUse { addr, network: network.name.clone() });
+        return Err(Error::AddressInUse { addr: addr.into(), network: network.name.clone() });
     }
     Ok(Membership {
         endpoint: Endpoint {
@@ -237,6 +320,8 @@ fn membership(state: &State, network: &Network, join: &Join) -> Result<Membershi
             addr,
             prefix_len: network.subnet.len,
             gateway: (!network.internal).then_some(GATEWAY),
+            v6: None,
+            link_local: Vec::new(),
             mac: String::new(),
             aliases: join.aliases.clone(),
         },
@@ -247,14 +332,41 @@ fn membership(state: &State, network: &Network, join: &Join) -> Result<Membershi
     })
 }
 
-/// Addresses inside the container.
+/// Addresses of IPv4 inside the container.
 pub fn addresses(interface: &Interface) -> Vec<Cidr> {
     let routed = interface.bridge.is_none();
     let one = |m: &Membership| match routed {
         true => Cidr::host(m.endpoint.addr),
         false => Cidr { addr: m.endpoint.addr, len: m.subnet.len },
     };
-    interface.members.iter().map(one).collect()
+    let link_local = interface.members.iter().flat_map(|m| &m.endpoint.link_local);
+    let link_local = link_local.filter_map(|a| match a {
+        IpAddr::V4(addr) => Some(Cidr { addr: *addr, len: 16 }),
+        IpAddr::V6(_) => None,
+    });
+    interface.members.iter().map(one).chain(link_local).collect()
+}
+
+/// Addresses of IPv6 inside the container; none = it has no IPv6 there.
+pub fn addresses6(interface: &Interface) -> Vec<Cidr6> {
+    let places = interface.members.iter().filter_map(|m| Some((m.endpoint.v6.as_ref()?, &m.endpoint)));
+    let all = places.flat_map(|(v6, endpoint)| {
+        let link_local = endpoint.link_local.iter().filter_map(|a| match a {
+            IpAddr::V6(addr) => Some(Cidr { addr: *addr, len: 64 }),
+            IpAddr::V4(_) => None,
+        });
+        std::iter::once(Cidr { addr: v6.addr, len: v6.prefix_len }).chain(link_local)
+    });
+    all.collect()
+}
+
+/// The default route of IPv6 inside the container, with the interface it leaves by: the first that has a way out.
+pub fn default6(record: &Record) -> Option<(&Interface, Route<Ipv6Addr>)> {
+    record.interfaces.iter().find_map(|interface| {
+        let places = interface.members.iter().filter_map(|m| m.endpoint.v6.as_ref());
+        let via = places.filter_map(|e| e.gateway).next()?;
+        Some((interface, Route { to: Cidr6::all(), via: Some(via), src: None }))
+    })
 }
 
 /// Routes inside the container, per interface in its order. A bridge's own subnet needs none.
@@ -263,7 +375,7 @@ pub fn addresses(interface: &Interface) -> Vec<Cidr> {
 /// all overlays are internal and there is a bridge with a way out.
 pub fn routes(record: &Record) -> Vec<Vec<Route>> {
     let way_out = record.bridged().any(|m| !m.internal);
-    let default = |via, src| Route { to: Cidr { addr: Ipv4Addr::UNSPECIFIED, len: 0 }, via: Some(via), src };
+    let default = |via, src| Route { to: Cidr::all(), via: Some(via), src };
     let mut has_default = false;
     let mut all = Vec::new();
     for interface in &record.interfaces {
@@ -309,6 +421,8 @@ mod tests {
                     addr,
                     prefix_len: 24,
                     gateway: (bridge && !internal).then_some(Ipv4Addr::new(a, b, c, 1)),
+                    v6: None,
+                    link_local: Vec::new(),
                     mac: String::new(),
                     aliases: Vec::new(),
                 },

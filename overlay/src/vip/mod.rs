@@ -1,7 +1,7 @@
 //! Virtual addresses and published ports as maps: a random slot of a service leads to a backend, so
 //! that one rule serves all services and a change of backends touches only elements.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use crate::desired::{Backend, Desired, PublishedPort};
@@ -78,22 +78,43 @@ fn ingress_maps(desired: &Desired, refused: &[(String, u16)]) -> (Set, Set) {
 
 /// Maps of ports published by containers: on all addresses, and on one.
 pub fn host_maps<'a>(ports: impl Iterator<Item = (Ipv4Addr, &'a Bound)>) -> (Set, Set) {
-    let mut any = Set::map(&[Field::Protocol, Field::Port], &[Field::Addr, Field::Port]);
-    let mut one = Set::map(&[Field::Protocol, Field::Addr, Field::Port], &[Field::Addr, Field::Port]);
-    for (target, bound) in ports {
+    let own = ports.filter_map(|(target, bound)| match bound.host_ip {
+        IpAddr::V4(host) => Some((target.octets(), host.octets(), bound)),
+        IpAddr::V6(_) => None,
+    });
+    maps(Field::Addr, own)
+}
+
+/// The same for IPv6.
+pub fn host_maps6<'a>(ports: impl Iterator<Item = (Ipv6Addr, &'a Bound)>) -> (Set, Set) {
+    let own = ports.filter_map(|(target, bound)| match bound.host_ip {
+        IpAddr::V6(host) => Some((target.octets(), host.octets(), bound)),
+        IpAddr::V4(_) => None,
+    });
+    maps(Field::Addr6, own)
+}
+
+fn maps<'a, const N: usize>(
+    addr: Field,
+    ports: impl Iterator<Item = ([u8; N], [u8; N], &'a Bound)>,
+) -> (Set, Set) {
+    let mut any = Set::map(&[Field::Protocol, Field::Port], &[addr, Field::Port]);
+    let mut one = Set::map(&[Field::Protocol, addr, Field::Port], &[addr, Field::Port]);
+    for (target, host, bound) in ports {
         let Some(protocol) = protocol_number(&bound.protocol) else { continue };
-        let to = key(&[&target.octets(), &bound.container_port.to_be_bytes()]);
+        let to = key(&[&target, &bound.container_port.to_be_bytes()]);
         let port = bound.host_port.to_be_bytes();
         if bound.host_ip.is_unspecified() {
             any.set(key(&[&[protocol], &port]), to);
         } else {
-            one.set(key(&[&[protocol], &bound.host_ip.octets(), &port]), to);
+            one.set(key(&[&[protocol], &host, &port]), to);
         }
     }
     (any, one)
 }
 
-fn protocol_number(name: &str) -> Option<u8> {
+/// `IPPROTO_*` of a name.
+pub fn protocol_number(name: &str) -> Option<u8> {
     [("tcp", 6), ("udp", 17), ("sctp", 132)].iter().find(|(n, _)| *n == name).map(|(_, p)| *p)
 }
 

@@ -4,7 +4,7 @@
 
 use std::future::Future;
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -36,6 +36,9 @@ impl Host {
         let root = tempfile::Builder::new().prefix("skep-lab").tempdir().expect("folder");
         let netns = root.path().join("host-netns");
         Namespace::create(&netns).expect("namespace");
+        within(&netns, || {
+            std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "0").expect("sysctl")
+        });
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let alphabet: Vec<char> = ('a'..='z').collect();
         let mut rest = std::process::id() as usize * 64 + number as usize;
@@ -59,6 +62,8 @@ impl Host {
             instance: self.instance.clone(),
             helper_exe: std::env::current_exe().expect("own path"),
             solo: false,
+            default_ipv6: false,
+            default_subnet6: None,
         }
     }
 
@@ -122,10 +127,11 @@ pub fn serve(netns: &Path, port: u16, name: &str) {
     let (ready, wait) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         enter(&netns);
-        let listener = TcpListener::bind(("0.0.0.0", port)).expect("bind");
+        // Both families, so that its clients may choose.
+        let listener = TcpListener::bind(("::", port)).expect("bind");
         ready.send(()).expect("tell");
         for client in listener.incoming().flatten() {
-            let peer = client.peer_addr().map(|a| a.ip().to_string()).unwrap_or_default();
+            let peer = client.peer_addr().map(|a| a.ip().to_canonical().to_string()).unwrap_or_default();
             // A client that has gone is no concern of the server's.
             let _ = (&client).write_all(format!("{name} {peer}").as_bytes());
         }
@@ -135,16 +141,16 @@ pub fn serve(netns: &Path, port: u16, name: &str) {
 
 /// What the server says: its name and the address it saw; none = unreachable. Patient with a loaded
 /// machine.
-pub fn ask(netns: &Path, addr: Ipv4Addr, port: u16) -> Option<(String, String)> {
-    ask_for(netns, addr, port, Duration::from_secs(5))
+pub fn ask(netns: &Path, addr: impl Into<IpAddr>, port: u16) -> Option<(String, String)> {
+    ask_for(netns, addr.into(), port, Duration::from_secs(5))
 }
 
 /// Who answers at once, where nobody should.
-pub fn knock(netns: &Path, addr: Ipv4Addr, port: u16) -> Option<String> {
-    ask_for(netns, addr, port, SILENCE).map(|answer| answer.0)
+pub fn knock(netns: &Path, addr: impl Into<IpAddr>, port: u16) -> Option<String> {
+    ask_for(netns, addr.into(), port, SILENCE).map(|answer| answer.0)
 }
 
-fn ask_for(netns: &Path, addr: Ipv4Addr, port: u16, patience: Duration) -> Option<(String, String)> {
+fn ask_for(netns: &Path, addr: IpAddr, port: u16, patience: Duration) -> Option<(String, String)> {
     within(netns, || {
         let mut stream = TcpStream::connect_timeout(&SocketAddr::from((addr, port)), patience).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).expect("timeout");

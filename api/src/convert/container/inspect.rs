@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
 use skep_engine::{
-    BoundPort, Container, ContainerState, Endpoint, IpcMode, NetworkJoin, NetworkMode, RestartPolicy,
+    BoundPort, Container, ContainerState, Endpoint, Endpoint6, IpcMode, NetworkJoin, NetworkMode,
+    RestartPolicy,
 };
 
 use super::state_word;
@@ -218,6 +219,7 @@ fn network_settings(c: &Container) -> Value {
     }
     // Fields of the default bridge that older clients read at this level.
     let on_bridge = c.endpoints.iter().find(|e| e.network == super::networking::DEFAULT);
+    let v6 = on_bridge.and_then(|e| e.v6.as_ref());
     json!({
         "Bridge": "",
         "SandboxID": if c.endpoints.is_empty() { "" } else { c.id.as_str() },
@@ -230,11 +232,11 @@ fn network_settings(c: &Container) -> Value {
         "SecondaryIPv6Addresses": null,
         "EndpointID": on_bridge.map_or("", |e| &e.endpoint_id),
         "Gateway": on_bridge.and_then(|e| e.gateway).map(|g| g.to_string()).unwrap_or_default(),
-        "GlobalIPv6Address": "",
-        "GlobalIPv6PrefixLen": 0,
+        "GlobalIPv6Address": v6.map(|e| e.addr.to_string()).unwrap_or_default(),
+        "GlobalIPv6PrefixLen": v6.map_or(0, |e| e.prefix_len),
         "IPAddress": on_bridge.map(|e| e.addr.to_string()).unwrap_or_default(),
         "IPPrefixLen": on_bridge.map_or(0, |e| e.prefix_len),
-        "IPv6Gateway": "",
+        "IPv6Gateway": gateway6(v6),
         "MacAddress": on_bridge.map_or("", |e| &e.mac),
         "Networks": networks,
     })
@@ -264,6 +266,11 @@ pub(super) fn networks(c: &Container) -> Map<String, Value> {
         shown["Gateway"] = json!(e.gateway.map(|g| g.to_string()).unwrap_or_default());
         shown["IPAddress"] = json!(e.addr.to_string());
         shown["IPPrefixLen"] = json!(e.prefix_len);
+        if let Some(v6) = &e.v6 {
+            shown["GlobalIPv6Address"] = json!(v6.addr.to_string());
+            shown["GlobalIPv6PrefixLen"] = json!(v6.prefix_len);
+            shown["IPv6Gateway"] = json!(gateway6(Some(v6)));
+        }
         if e.network != super::networking::DEFAULT {
             let mut names = vec![c.name.clone()];
             names.extend(join.aliases.iter().cloned());
@@ -278,12 +285,23 @@ pub(super) fn networks(c: &Container) -> Map<String, Value> {
     out
 }
 
+fn gateway6(v6: Option<&Endpoint6>) -> String {
+    v6.and_then(|e| e.gateway).map(|g| g.to_string()).unwrap_or_default()
+}
+
 /// A place in a network as it is asked for.
 fn asked(join: &NetworkJoin) -> Value {
     let links: Vec<String> = join.links.iter().map(|(name, alias)| format!("{name}:{alias}")).collect();
+    let mut ipam = Map::new();
+    ipam.extend(join.addr.map(|a| ("IPv4Address".to_owned(), json!(a.to_string()))));
+    ipam.extend(join.addr6.map(|a| ("IPv6Address".to_owned(), json!(a.to_string()))));
+    if !join.link_local.is_empty() {
+        ipam.insert("LinkLocalIPs".to_owned(), json!(join.link_local));
+    }
+    let ipam = if ipam.is_empty() { Value::Null } else { ipam.into() };
     let list = |items: &[String]| if items.is_empty() { Value::Null } else { json!(items) };
     json!({
-        "IPAMConfig": join.addr.map(|a| json!({ "IPv4Address": a.to_string() })),
+        "IPAMConfig": ipam,
         "Links": list(&links),
         "Aliases": list(&join.aliases),
         "MacAddress": join.mac.map(|m| m.map(|b| format!("{b:02x}")).join(":")).unwrap_or_default(),

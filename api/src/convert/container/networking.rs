@@ -105,7 +105,7 @@ pub(super) fn read_network(mode: &str, mut f: Fields) -> ApiResult<NetworkMode> 
 /// What the default network cannot give, in Docker's words.
 pub fn check_join(join: &NetworkJoin) -> ApiResult<()> {
     let wrong = match join.network.as_str() {
-        DEFAULT if join.addr.is_some() => {
+        DEFAULT if join.addr.is_some() || join.addr6.is_some() => {
             "user specified IP address is supported on user defined networks only"
         }
         DEFAULT if !join.aliases.is_empty() => {
@@ -179,16 +179,25 @@ pub(super) fn check_mode(config: &ContainerConfig, links: bool, mac: bool) -> Ap
 pub fn read_join(network: &str, settings: Value) -> ApiResult<NetworkJoin> {
     let mut f = Fields::of(settings, format!("NetworkingConfig.EndpointsConfig.{network}"))?;
     let mut ipam = f.object("IPAMConfig")?;
-    let addr = match ipam.opt_string("IPv4Address")?.filter(|ip| !ip.is_empty()) {
-        None => None,
-        Some(ip) => Some(ip.parse().map_err(|_| {
-            ApiError::bad_request(format!("{} = {ip:?} is not an IP address", ipam.path("IPv4Address")))
-        })?),
+    let bad = |kind: &str, ip: &str| {
+        ApiError::bad_request(format!("invalid endpoint settings:\ninvalid {kind} address: {ip}"))
     };
-    ipam.refuse_rest(&[
-        ("IPv6Address", "networks are IPv4; leave it out"),
-        ("LinkLocalIPs", "networks are IPv4; leave it out"),
-    ])?;
+    let text = |ip: Option<String>| ip.filter(|ip| !ip.is_empty());
+    let addr = text(ipam.opt_string("IPv4Address")?)
+        .map(|ip| ip.parse().map(IpAddr::V4).map_err(|_| bad("IPv4", &ip)))
+        .transpose()?;
+    let addr6 = text(ipam.opt_string("IPv6Address")?)
+        .map(|ip| ip.parse().map_err(|_| bad("IPv6", &ip)))
+        .transpose()?;
+    let link_local = ipam.strings("LinkLocalIPs")?;
+    let link_local = link_local
+        .iter()
+        .map(|ip| {
+            let addr = ip.parse::<IpAddr>().ok().filter(|a| !a.is_unspecified());
+            addr.ok_or_else(|| bad("link-local IP", ip))
+        })
+        .collect::<ApiResult<_>>()?;
+    ipam.refuse_rest(&[])?;
     let aliases = f.strings("Aliases")?;
     let mac = read_mac(&f.path("MacAddress"), &f.string("MacAddress")?)?;
     let links = read_links(&f.path("Links"), &f.strings("Links")?)?;
@@ -208,5 +217,5 @@ pub fn read_join(network: &str, settings: Value) -> ApiResult<NetworkJoin> {
         "GwPriority",
         "the way out is by the first network that has one; name that one first",
     )])?;
-    Ok(NetworkJoin { network: network.into(), addr, aliases, mac, links })
+    Ok(NetworkJoin { network: network.into(), addr, addr6, link_local, aliases, mac, links })
 }

@@ -1,0 +1,211 @@
+//! The rules for IPv6, which bridge networks alone have: the same as for IPv4, and what it takes that ports are
+//! reached by `::1`.
+//!
+//! The kernel lets no packet with a loopback address in from another interface, and has no `route_localnet` for
+//! IPv6. So what the host sends from `::1` to a published port gets the address of the host in the container's
+//! network before anybody has looked at it (raw), and the answers get `::1` back last of all (input).
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use super::{DNAT, FILTER, Links, RAW, SNAT, base, interface_key};
+use crate::cidr::{Cidr, Cidr6};
+use crate::names::Names;
+use crate::nft::{Builder, Chain, FORWARD, Field, INPUT, OUTPUT, POSTROUTING, PREROUTING, Rule, Set, Table};
+use crate::state::{Bridge, Record, State};
+use crate::vip::{self, key};
+
+/// After the last translation of what is for the host.
+const LAST: i32 = SNAT + 100;
+const LINK_LOCAL: Cidr6 = Cidr { addr: Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), len: 10 };
+const MULTICAST: Cidr6 = Cidr { addr: Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), len: 8 };
+const NOBODY: Cidr6 = Cidr { addr: Ipv6Addr::UNSPECIFIED, len: 128 };
+const LOOPBACK: Cidr6 = Cidr { addr: Ipv6Addr::LOCALHOST, len: 128 };
+
+/// The whole table for this state.
+pub fn table(state: &State, names: &Names) -> Table {
+    let published = state.containers.values().filter_map(|r| Some((r.target6()?, r)));
+    let (ports_any, ports_one) =
+        vip::host_maps6(published.flat_map(|(to, r)| r.ports.iter().map(move |p| (to, p))));
+    let sets = [
+        ("same_network", same_network(state)),
+        ("egress", egress(state, |_| true)),
+        ("masked", egress(state, |bridge| !bridge.unmasked)),
+        ("bridged", bridged(state)),
+        ("hairpin", hairpin(state)),
+        ("ports_any", ports_any),
+        ("ports_one", ports_one),
+        ("loopback", loopback(state)),
+    ];
+    let links = Links::of(state, names);
+    let chains = [
+        ("antispoof", antispoof(&links)),
+        ("raw", raw()),
+        ("prerouting", base("nat", PREROUTING, DNAT, published_rules())),
+        ("output", base("nat", OUTPUT, DNAT, published_rules())),
+        ("forward", forward(&links)),
+        ("guard", guard(&links)),
+        ("input", input(&links)),
+        ("postrouting", postrouting(state, &links)),
+    ];
+    Table {
+        sets: sets.into_iter().map(|(n, s)| (n.to_owned(), s.into())).collect(),
+        chains: chains.into_iter().map(|(n, c)| (n.to_owned(), c)).collect(),
+    }
+}
+
+fn networks(state: &State) -> impl Iterator<Item = (&Bridge, Cidr6)> {
+    state.bridges.values().filter_map(|b| Some((b, b.v6.as_ref()?.subnet)))
+}
+
+fn add_pair(set: &mut Set, from: Cidr6, to: Cidr6) {
+    let octets = |a: Ipv6Addr| a.octets();
+    let first = key(&[&octets(from.first()), &octets(to.first())]);
+    set.add_range(first, key(&[&octets(from.last()), &octets(to.last())]));
+}
+
+/// Pairs of addresses of one network, and what it takes to find one another: where the kernel shows bridged packets to
+/// our rules, they judge that as well. Nothing of this kind is ever routed.
+fn same_network(state: &State) -> Set {
+    let mut set = Set::ranges(&[Field::Addr6, Field::Addr6]);
+    for (_, subnet) in networks(state).filter(|(b, _)| !b.isolated) {
+        for (from, to) in [
+            (subnet, subnet),
+            (subnet, LINK_LOCAL),
+            (LINK_LOCAL, subnet),
+            (LINK_LOCAL, LINK_LOCAL),
+            (subnet, MULTICAST),
+            (LINK_LOCAL, MULTICAST),
+            (NOBODY, MULTICAST),
+        ] {
+            add_pair(&mut set, from, to);
+        }
+    }
+    set
+}
+
+/// Who may leave the host.
+fn egress(state: &State, which: impl Fn(&Bridge) -> bool) -> Set {
+    let mut set = Set::ranges(&[Field::Addr6, Field::Addr6]);
+    for (_, subnet) in networks(state).filter(|(b, _)| !b.internal && which(b)) {
+        add_pair(&mut set, subnet, Cidr6::all());
+    }
+    set
+}
+
+/// Which bridge may send from which range. Those without IPv6 send none at all.
+fn bridged(state: &State) -> Set {
+    let mut set = Set::ranges(&[Field::Interface, Field::Addr6]);
+    for (bridge, subnet) in networks(state) {
+        let name = interface_key(&bridge.interface);
+        for range in [subnet, LINK_LOCAL, NOBODY] {
+            let first = key(&[&name, &range.first().octets()]);
+            set.add_range(first, key(&[&name, &range.last().octets()]));
+        }
+    }
+    set
+}
+
+/// Pairs of addresses of one container: one that reached itself.
+fn hairpin(state: &State) -> Set {
+    let mut set = Set::of(&[Field::Addr6, Field::Addr6]);
+    for record in state.containers.values().filter(|r| r.has_rules()) {
+        let own = || record.bridged().filter_map(|m| m.endpoint.v6.as_ref()).map(|e| e.addr.octets());
+        for from in own() {
+            for to in own() {
+                set.add(key(&[&from, &to]));
+            }
+        }
+    }
+    set
+}
+
+/// By which address of the host a port that is published on `::1` is reached.
+fn loopback(state: &State) -> Set {
+    let mut map = Set::map(&[Field::Protocol, Field::Port], &[Field::Addr6]);
+    let gateway = |record: &Record| {
+        let place = record.way6()?;
+        let bridge = state.bridges.values().find(|b| b.id == place.endpoint.network_id)?;
+        Some(bridge.v6.as_ref()?.gateway)
+    };
+    for record in state.containers.values() {
+        let Some(gateway) = gateway(record) else { continue };
+        for bound in &record.ports {
+            let IpAddr::V6(addr) = bound.host_ip else { continue };
+            let Some(protocol) = vip::protocol_number(&bound.protocol) else { continue };
+            if addr.is_unspecified() || addr.is_loopback() {
+                let port = key(&[&[protocol], &bound.host_port.to_be_bytes()]);
+                map.set(port, gateway.octets().into());
+            }
+        }
+    }
+    map
+}
+
+fn antispoof(links: &Links) -> Chain {
+    let mut rules = vec![
+        Rule::to6("overlay networks have no IPv6").iif(&links.routed).drop(),
+        Rule::to6("nor has the tunnel").iif(&links.tunnel).drop(),
+    ];
+    for bridge in &links.bridges {
+        rules.push(Rule::to6("foreign source on a bridge").iif(bridge).spoofed("bridged").drop());
+    }
+    base("filter", PREROUTING, RAW, rules)
+}
+
+fn raw() -> Chain {
+    let own = Rule::to6("published port by loopback").from(LOOPBACK).bound_for(LOOPBACK);
+    base("filter", OUTPUT, RAW, vec![own.source_by_port("loopback")])
+}
+
+fn published_rules() -> Vec<Rule> {
+    vec![
+        Rule::to6("port of one address").for_this_host().dnat_addr_port("ports_one"),
+        Rule::to6("port of all addresses").for_this_host().dnat_port("ports_any"),
+    ]
+}
+
+fn forward(links: &Links) -> Chain {
+    let mut rules = Vec::new();
+    for link in links.all.iter().chain([&links.tunnel]) {
+        rules.push(Rule::to6("from a container").iif(link).goto("guard"));
+        rules.push(Rule::to6("to a container").oif(link).goto("guard"));
+    }
+    base("filter", FORWARD, FILTER, rules)
+}
+
+fn guard(links: &Links) -> Chain {
+    let mut rules = vec![
+        Rule::to6("known connection").established().accept(),
+        Rule::to6("published").translated().accept(),
+        Rule::to6("same network").pair_in("same_network").accept(),
+    ];
+    for link in &links.all {
+        let out: Builder = links.not_out(Rule::to6("way out").iif(link)).oif_not(&links.tunnel);
+        rules.push(out.pair_in("egress").accept());
+    }
+    rules.push(Rule::to6("anything else").drop());
+    Chain { hook: None, rules }
+}
+
+fn input(links: &Links) -> Chain {
+    let answer = |bridge: &String| {
+        Rule::to6("answer to loopback").iif(bridge).from(LOOPBACK).set_destination(Ipv6Addr::LOCALHOST)
+    };
+    base("filter", INPUT, LAST, links.bridges.iter().map(answer).collect())
+}
+
+fn postrouting(state: &State, links: &Links) -> Chain {
+    let mut rules =
+        vec![Rule::to6("container that reached itself").pair_in("hairpin").translated().masquerade()];
+    for (bridge, subnet) in networks(state) {
+        rules.push(
+            Rule::to6("published port from the same bridge")
+                .oif(&bridge.interface)
+                .from(subnet)
+                .translated()
+                .masquerade(),
+        );
+    }
+    rules.push(links.not_out(Rule::to6("way out")).pair_in("masked").masquerade());
+    base("nat", POSTROUTING, SNAT, rules)
+}
