@@ -9,7 +9,7 @@ use skep_overlay::DataPlane;
 
 use crate::error::{ApiError, ApiResult};
 use crate::event_log::EventLog;
-use crate::swarm::{ControlHandle, LocalState, LogsHandle, Swarm};
+use crate::swarm::{ControlHandle, LocalState, LogsHandle, Swarm, SwarmError};
 
 /// What the daemon says of itself.
 #[derive(Clone, Debug, Default)]
@@ -93,12 +93,10 @@ impl ApiState {
         self.swarm().logs().ok_or_else(|| self.not_a_manager())
     }
 
-    fn not_a_manager(&self) -> ApiError {
+    pub(crate) fn not_a_manager(&self) -> ApiError {
         let local = self.swarm().local();
         ApiError::unavailable(match local.state {
-            LocalState::Locked => {
-                "Swarm is encrypted and needs to be unlocked before it can be used. Please use \"docker swarm unlock\" to unlock it.".to_owned()
-            }
+            LocalState::Locked => SwarmError::Locked.to_string(),
             LocalState::Inactive => {
                 "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.".to_owned()
             }

@@ -142,6 +142,20 @@ pub enum SwarmError {
     /// `leave` of a manager without `--force`; the text says what would be lost.
     #[error("You are attempting to leave the swarm on a node that is participating as a manager. {0}")]
     ManagerNeedsForce(String),
+    /// Anything but unlocking or leaving on a locked manager.
+    #[error(
+        "Swarm is encrypted and needs to be unlocked before it can be used. Please use \"docker swarm unlock\" to unlock it."
+    )]
+    Locked,
+    /// `leave` of a locked manager without `--force`.
+    #[error("Swarm is encrypted and locked. Please unlock it first or use `--force` to ignore this message.")]
+    LockedNeedsForce,
+    /// `unlock` of a manager that is not locked.
+    #[error("swarm is not locked")]
+    NotLocked,
+    /// `unlock` with another key than the one it is locked with.
+    #[error("swarm could not be unlocked: invalid key provided")]
+    InvalidUnlockKey,
     /// The request is wrong: an address, a token, a setting.
     #[error("{0}")]
     Invalid(String),
@@ -161,7 +175,11 @@ impl From<SwarmError> for ApiError {
             | SwarmError::NotMember
             | SwarmError::NotManager
             | SwarmError::ManagerNeedsForce(_)
+            | SwarmError::Locked
+            | SwarmError::LockedNeedsForce
             | SwarmError::Unavailable(_) => Self::unavailable(message),
+            SwarmError::NotLocked => Self::conflict(message),
+            SwarmError::InvalidUnlockKey => Self::new(axum::http::StatusCode::UNAUTHORIZED, message),
             SwarmError::Invalid(_) => Self::bad_request(message),
             SwarmError::Failed(_) => Self::internal(message),
         }
@@ -175,6 +193,8 @@ pub trait Swarm: Send + Sync + 'static {
     async fn init(&self, request: InitRequest) -> Result<String, SwarmError>;
     /// Joins a swarm; returns once this node is a member.
     async fn join(&self, request: JoinRequest) -> Result<(), SwarmError>;
+    /// Opens the keys of a locked manager with the swarm's unlock key, and starts it.
+    async fn unlock(&self, key: &str) -> Result<(), SwarmError>;
     /// Leaves the swarm.
     async fn leave(&self, force: bool) -> Result<(), SwarmError>;
     /// What is known locally; cheap.

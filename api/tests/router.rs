@@ -28,6 +28,9 @@ impl Swarm for Alone {
     async fn join(&self, _: JoinRequest) -> Result<(), SwarmError> {
         Err(SwarmError::Failed("this host stays alone".into()))
     }
+    async fn unlock(&self, _: &str) -> Result<(), SwarmError> {
+        Err(SwarmError::NotLocked)
+    }
     async fn leave(&self, _: bool) -> Result<(), SwarmError> {
         Err(SwarmError::NotMember)
     }

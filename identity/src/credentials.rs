@@ -1,4 +1,5 @@
-//! A node's key, its certificate and the root it is verified against: one unit, stored as one file.
+//! A node's key, its certificate and the root it is verified against: one unit, stored as one file. With autolock a
+//! manager's key is sealed in it.
 
 use std::fs;
 use std::io::Write;
@@ -6,12 +7,20 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+use crate::seal::{self, SealKey};
 use crate::{Error, PeerIdentity};
 
 const FILE: &str = "node.pem";
+/// Around a key that is sealed, in place of its own PEM.
+const SEALED_BEGIN: &str = "-----BEGIN SKEP SEALED KEY-----";
+const SEALED_END: &str = "-----END SKEP SEALED KEY-----";
+/// What the sealing is bound to.
+const ABOUT: &[u8] = b"skep node key";
 
 /// Key, certificate and root of a node.
 pub struct Credentials {
@@ -79,11 +88,16 @@ impl Credentials {
         (self.not_before, self.not_after)
     }
 
-    /// Writes the file so that a crash leaves either the old one or the new one.
-    pub(crate) fn store(&self, dir: &Path) -> Result<(), Error> {
+    /// Writes the file so that a crash leaves either the old one or the new one; with a key, the node's is sealed.
+    pub(crate) fn store(&self, dir: &Path, seal: Option<&SealKey>) -> Result<(), Error> {
         let path = dir.join(FILE);
         let temporary = dir.join(format!(".{FILE}.new"));
-        let text = format!("{}\n{}\n{}\n", self.key_pem.trim(), self.cert_pem.trim(), self.root_pem.trim());
+        let key = match seal {
+            None => self.key_pem.clone(),
+            Some(key) => sealed_pem(key, &self.key_pem)
+                .ok_or_else(|| Error::certificate("node key", "it could not be sealed"))?,
+        };
+        let text = format!("{}\n{}\n{}\n", key.trim(), self.cert_pem.trim(), self.root_pem.trim());
         let write = || {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
             let mut file = fs::OpenOptions::new()
@@ -100,8 +114,8 @@ impl Credentials {
         write().map_err(|source| Error::File { operation: "write node identity", path: path.clone(), source })
     }
 
-    /// Reads the file; none if this host has no identity.
-    pub(crate) fn load(dir: &Path) -> Result<Option<Self>, Error> {
+    /// Reads the file; none if this host has no identity. `seal` opens a sealed key.
+    pub(crate) fn load(dir: &Path, seal: Option<&SealKey>) -> Result<Option<Self>, Error> {
         let path = dir.join(FILE);
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
@@ -116,7 +130,13 @@ impl Credentials {
             );
             return Err(Error::File { operation: "read node identity", path, source });
         };
-        Self::from_pem(key, cert, root).map(Some)
+        if !key.starts_with(SEALED_BEGIN) {
+            return Self::from_pem(key, cert, root).map(Some);
+        }
+        let seal = seal.ok_or(Error::Sealed { path })?;
+        let opened = opened_pem(seal, key)
+            .ok_or_else(|| Error::certificate("node key", "it is sealed by another key, or damaged"))?;
+        Self::from_pem(&opened, cert, root).map(Some)
     }
 
     /// Removes the file: this host has left its swarm.
@@ -129,6 +149,16 @@ impl Credentials {
             _ => Ok(()),
         }
     }
+}
+
+fn sealed_pem(seal: &SealKey, key_pem: &str) -> Option<String> {
+    let sealed = seal::seal(seal, ABOUT, key_pem.as_bytes())?;
+    Some(format!("{SEALED_BEGIN}\n{}\n{SEALED_END}\n", BASE64.encode(sealed)))
+}
+
+fn opened_pem(seal: &SealKey, text: &str) -> Option<String> {
+    let text: String = text.lines().filter(|l| !l.starts_with("-----")).collect();
+    String::from_utf8(seal::open(seal, ABOUT, &BASE64.decode(text).ok()?)?).ok()
 }
 
 fn split(text: &str) -> Vec<String> {

@@ -12,6 +12,15 @@ pub enum Error {
     /// The text is not a join token.
     #[error("invalid join token: {0}; copy it whole from `docker swarm join-token worker` on a manager")]
     Token(String),
+    /// The text is not an unlock key.
+    #[error("invalid key string")]
+    UnlockKey,
+    /// The node's key is sealed, and what opens it was not given.
+    #[error("the key in {} is sealed: unlock this manager with the swarm's unlock key", path.display())]
+    Sealed {
+        /// The identity file.
+        path: PathBuf,
+    },
     /// The token pins another root than the one the address serves.
     #[error(
         "the manager at {addr} belongs to another swarm than the join token (its root certificate has digest {found}, the token pins {pinned}): check the address and the token"

@@ -2,14 +2,14 @@
 //! connections, which keep the certificate they began with.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use skep_proto::ids::{ClusterId, NodeId};
 use tokio::sync::watch;
 
-use crate::{Credentials, Error, Host, Role};
+use crate::{Credentials, Error, Host, Role, SealKey};
 
 /// Cheap to clone; all clones see a renewal.
 #[derive(Clone)]
@@ -21,28 +21,66 @@ pub struct Identity {
 struct Inner {
     dir: PathBuf,
     current: ArcSwap<Credentials>,
+    /// What the key on disk is sealed with; held while the file is written.
+    seal: Mutex<Option<SealKey>>,
     generation: watch::Sender<u64>,
 }
 
 impl Identity {
     /// Stores `credentials` under `dir` as this node's identity.
     pub fn create(dir: &Path, credentials: Credentials) -> Result<Self, Error> {
-        credentials.store(dir)?;
-        Ok(Self::over(dir, credentials))
+        Self::create_sealed(dir, credentials, None)
     }
 
-    /// The identity stored under `dir`, if there is one.
-    pub fn load(dir: &Path) -> Result<Option<Self>, Error> {
-        Ok(Credentials::load(dir)?.map(|c| Self::over(dir, c)))
+    /// The same, a manager's key sealed from the start.
+    pub fn create_sealed(dir: &Path, credentials: Credentials, seal: Option<SealKey>) -> Result<Self, Error> {
+        credentials.store(dir, seal.as_ref())?;
+        Ok(Self::over(dir, credentials, seal))
     }
 
-    fn over(dir: &Path, credentials: Credentials) -> Self {
+    /// The identity stored under `dir`, if there is one. `seal` opens a sealed key, and a manager's key goes on being
+    /// sealed with it; without it a sealed key is [`Error::Sealed`].
+    pub fn load(dir: &Path, seal: Option<SealKey>) -> Result<Option<Self>, Error> {
+        let Some(credentials) = Credentials::load(dir, seal.as_ref())? else { return Ok(None) };
+        let seal = seal.filter(|_| credentials.identity().role == Role::Manager);
+        if seal.is_some() {
+            // A crash may have left it readable.
+            credentials.store(dir, seal.as_ref())?;
+        }
+        Ok(Some(Self::over(dir, credentials, seal)))
+    }
+
+    fn over(dir: &Path, credentials: Credentials, seal: Option<SealKey>) -> Self {
         let inner = Inner {
             dir: dir.to_owned(),
             current: ArcSwap::from_pointee(credentials),
+            seal: Mutex::new(seal),
             generation: watch::Sender::new(0),
         };
         Self { inner: Arc::new(inner), host: Host::system() }
+    }
+
+    fn seal_lock(&self) -> MutexGuard<'_, Option<SealKey>> {
+        self.inner.seal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the key on disk is sealed with.
+    pub fn seal_key(&self) -> Option<SealKey> {
+        *self.seal_lock()
+    }
+
+    /// Seals the key on disk, or has it readable again; true if that changed it. A worker's is never sealed: it
+    /// has to come back by itself.
+    pub fn seal(&self, seal: Option<SealKey>) -> Result<bool, Error> {
+        let mut now = self.seal_lock();
+        let current = self.current();
+        let seal = seal.filter(|_| current.identity().role == Role::Manager);
+        if *now == seal {
+            return Ok(false);
+        }
+        current.store(&self.inner.dir, seal.as_ref())?;
+        *now = seal;
+        Ok(true)
     }
 
     /// The same identity on another host: a simulated one.
@@ -64,8 +102,12 @@ impl Identity {
                 format!("it is for node {} of cluster {}", new.node_id, new.cluster_id),
             ));
         }
-        credentials.store(&self.inner.dir)?;
+        let mut seal = self.seal_lock();
+        let keep = seal.filter(|_| new.role == Role::Manager);
+        credentials.store(&self.inner.dir, keep.as_ref())?;
+        *seal = keep;
         self.inner.current.store(Arc::new(credentials));
+        drop(seal);
         self.inner.generation.send_modify(|g| *g += 1);
         Ok(())
     }

@@ -17,9 +17,11 @@ mod host;
 mod identity;
 mod network;
 mod peer;
+mod seal;
 mod server;
 mod tls;
 mod token;
+mod unlock_key;
 
 pub use bootstrap::{Bootstrap, bootstrap, renew};
 pub use ca::RootCa;
@@ -30,8 +32,10 @@ pub use host::Host;
 pub use identity::Identity;
 pub use network::{Io, IoStream, Listener, Network, Tcp};
 pub use peer::{PeerIdentity, PeerInfo, peer, require, require_any};
+pub use seal::SealKey;
 pub use server::{ServerIo, incoming, server};
 pub use token::JoinToken;
+pub use unlock_key::UnlockKey;
 
 /// A node's role, as certificates carry it.
 pub use skep_proto::v1::NodeRole as Role;

@@ -164,10 +164,10 @@ async fn a_host_joins_and_its_identity_is_there_after_a_restart() {
     let cluster = cluster(false).await;
     let joined = cluster.join(&cluster.worker).await.expect("joined");
     assert_eq!((joined.node_id().as_str(), joined.role()), ("joiner", Role::Worker));
-    let loaded = Identity::load(&cluster.dir.path().join("joiner")).expect("readable").expect("there");
+    let loaded = Identity::load(&cluster.dir.path().join("joiner"), None).expect("readable").expect("there");
     assert_eq!(loaded.cluster_id(), cluster.root().cluster_id().clone());
     loaded.forget().expect("removed");
-    assert!(Identity::load(&cluster.dir.path().join("joiner")).expect("readable").is_none());
+    assert!(Identity::load(&cluster.dir.path().join("joiner"), None).expect("readable").is_none());
 }
 
 #[tokio::test]
@@ -268,7 +268,7 @@ async fn roles_are_checked_per_connection_and_renewal_drops_none() {
     let refusal = before.read_index(Empty {}).await.expect_err("still the worker's connection");
     assert_eq!(refusal.code(), tonic::Code::PermissionDenied);
     raft_client::RaftClient::new(connect()).read_index(Empty {}).await.expect("a manager now");
-    let loaded = Identity::load(&cluster.dir.path().join("joiner")).expect("readable").expect("there");
+    let loaded = Identity::load(&cluster.dir.path().join("joiner"), None).expect("readable").expect("there");
     assert_eq!(loaded.role(), Role::Manager);
 }
 
@@ -302,7 +302,7 @@ fn a_damaged_identity_file_is_an_error_not_a_panic() {
     let text = std::fs::read_to_string(&path).expect("read");
     for cut in [0, 10, text.len() / 2, text.len() - 40] {
         std::fs::write(&path, &text[..cut]).expect("write");
-        let error = Identity::load(dir.path()).map(drop).expect_err("refused");
+        let error = Identity::load(dir.path(), None).map(drop).expect_err("refused");
         assert!(!error.to_string().is_empty());
     }
 }

@@ -3,6 +3,7 @@
 use std::io;
 
 use crate::raft::StartError;
+use crate::raft::log::LogError;
 
 /// Failure of a manager as a whole.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +25,9 @@ pub enum Error {
     /// The identity.
     #[error(transparent)]
     Identity(#[from] skep_identity::Error),
+    /// The keys on disk.
+    #[error(transparent)]
+    Keys(#[from] LogError),
     /// The raft node.
     #[error(transparent)]
     Raft(#[from] StartError),

@@ -1,7 +1,7 @@
 //! The objects a new cluster begins with: itself, its first node, and the ingress network.
 
 use rand::Rng;
-use skep_identity::{Host, JoinToken, RootCa};
+use skep_identity::{Host, JoinToken, RootCa, UnlockKey};
 use skep_proto::v1::{self, NodeRole};
 use skep_proto::{defaults, ids};
 
@@ -52,6 +52,7 @@ pub(crate) fn check(init: &InitOptions) -> Result<(), String> {
 pub(crate) fn objects(
     init: &InitOptions,
     ca: &RootCa,
+    unlock_key: Option<&UnlockKey>,
     node_id: &str,
     manager: v1::ManagerStatus,
     rng: &mut impl Rng,
@@ -75,6 +76,7 @@ pub(crate) fn objects(
         subnet_size: or(init.subnet_size, defaults::SUBNET_SIZE),
         data_path_port: or(init.data_path_port, defaults::DATA_PATH_PORT.into()),
         node_pool: defaults::NODE_POOL.to_owned(),
+        unlock_key: unlock_key.map(ToString::to_string).unwrap_or_default(),
     };
     let node = v1::Node {
         manager: Some(manager),

@@ -5,6 +5,7 @@
 
 pub mod allocator;
 mod authority;
+mod autolock;
 mod ca;
 mod clock;
 pub mod consensus;
@@ -29,6 +30,7 @@ mod services_tests;
 pub mod store;
 pub mod updater;
 
+pub use autolock::key_file;
 pub use error::Error;
 pub use genesis::InitOptions;
 pub use manager::{Manager, ManagerOptions, Start};

@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use skep_identity::{Identity, Network, Role, RootCa};
+use skep_identity::{Identity, Network, Role, RootCa, UnlockKey};
 use skep_proto::ids::{ClusterId, NodeId};
 use skep_proto::v1;
 use skep_proto::v1::raft_client::RaftClient;
 use tokio::sync::{Mutex, watch};
 use tonic::Code;
 
+use crate::autolock::{self, Autolock, key_file};
 use crate::clock::ClusterClock;
 use crate::consensus::Leader;
 use crate::context::Context;
@@ -111,10 +112,15 @@ impl Manager {
         let ca = RootCa::generate(&host, cluster_id)?;
         let life = Duration::from_secs(crate::control::with_defaults(init.spec.clone()).cert_expiry_s);
         let credentials = ca.credentials(&node_id, Role::Manager, life)?;
-        let dir = identity_dir.to_owned();
-        let identity = host.blocking(move || Identity::create(&dir, credentials)).await?.on(host.clone());
+        let unlock_key = init.spec.autolock.then(|| UnlockKey::generate(&mut rng));
+        let (dir, keys, lock) = (identity_dir.to_owned(), key_file(&state_dir), unlock_key.clone());
+        let create = move || -> Result<Identity, Error> {
+            let seal = lock.map(|lock| keys.create(Some(&lock))).transpose()?;
+            Ok(Identity::create_sealed(&dir, credentials, seal)?)
+        };
+        let identity = host.blocking(create).await?.on(host.clone());
         let status = v1::ManagerStatus { addr: advertise_addr.clone(), ..Default::default() };
-        let changes = genesis::objects(&init, &ca, node_id.as_str(), status, &mut rng);
+        let changes = genesis::objects(&init, &ca, unlock_key.as_ref(), node_id.as_str(), status, &mut rng);
         let store = Store::new();
         // The group begins with a snapshot at index 1, and this is what it holds.
         let batch = v1::Batch { changes, at_ms: host.now_ms(), ..Default::default() };
@@ -133,16 +139,25 @@ impl Manager {
             node_id: node_id.into(),
             addr: options.advertise_addr.clone(),
         };
-        let manager = Self::assemble(options, listener, store, begin).await?;
+        let manager = Self::assemble(options, listener, store, begin, false).await?;
         Ok((manager, identity))
     }
 
     /// Starts the manager of a node that is part of a swarm.
     pub async fn start(options: ManagerOptions) -> Result<Self, Error> {
         let listener = bind(&options.network, &options.listen_addr).await?;
+        let mut renew = false;
         let begin = match &options.start {
             Start::Join { remote } => {
+                let lock = autolock::of_others(&options, remote).await;
                 let response = ask_to_join(&options, remote).await?;
+                if let Some(lock) = lock {
+                    let (keys, identity) = (key_file(&options.state_dir), options.identity.clone());
+                    let seal = move || -> Result<bool, Error> {
+                        Ok(identity.seal(Some(keys.create(Some(&lock))?))?)
+                    };
+                    renew = options.identity.host().blocking(seal).await?;
+                }
                 crate::raft::Start::Join { response, node_id: options.identity.node_id().into() }
             }
             Start::Restart => crate::raft::Start::Restart,
@@ -152,7 +167,7 @@ impl Manager {
         };
         let (alone, joins) =
             (matches!(options.start, Start::ForceNewCluster), matches!(options.start, Start::Join { .. }));
-        let manager = Self::assemble(options, listener, Store::new(), begin).await?;
+        let manager = Self::assemble(options, listener, Store::new(), begin, renew).await?;
         if alone {
             manager.give_up_others().await?;
         }
@@ -167,10 +182,12 @@ impl Manager {
         listener: Box<dyn skep_identity::Listener>,
         store: Store,
         begin: crate::raft::Start,
+        renew: bool,
     ) -> Result<Self, Error> {
         let clock = ClusterClock::new(options.identity.host().clone(), store.clone());
         let metrics = Metrics::new().map_err(|e| Error::Internal(format!("a manager's own metrics: {e}")))?;
         let replica = Replica::start(&options, store.clone(), clock.clone(), metrics.clone(), begin).await?;
+        let autolock = Autolock::new(&options, renew)?;
         let writer = Writer::new(store.clone(), replica.clone());
         let consensus = Arc::new(replica.clone());
         let ctx = Context::new(options.identity, options.network, writer, consensus, metrics, clock);
@@ -182,7 +199,8 @@ impl Manager {
                 std::future::pending::<()>().await;
             }
         };
-        let services = Services::start(ctx.clone(), listener, replica.service(store), removed);
+        let services =
+            Services::start(ctx.clone(), listener, replica.service(store), Some(autolock), removed);
         let (control, logs) = (services.control.clone(), services.logs.clone());
         let inner = Inner { ctx, control, logs, services: Mutex::new(Some(services)), replica };
         Ok(Self { inner: Arc::new(inner) })

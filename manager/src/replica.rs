@@ -120,7 +120,7 @@ fn raft_options(
         state_dir: options.state_dir.clone(),
         disk: Arc::new(RealDisk),
         segment_bytes: if host.is_simulated() { SIMULATED_SEGMENT_BYTES } else { SEGMENT_BYTES },
-        unlock: None,
+        unlock: options.identity.seal_key(),
     };
     RaftOptions {
         log,

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
 
 use crate::authority;
+use crate::autolock::Autolock;
 use crate::ca::CaService;
 use crate::context::Context;
 use crate::control::{ControlHandle, roles};
@@ -44,6 +45,7 @@ impl Services {
         ctx: Arc<Context>,
         listener: Box<dyn Listener>,
         raft: RaftServer<impl Raft>,
+        autolock: Option<Autolock>,
         removed: impl Future<Output = ()> + Send + 'static,
     ) -> Self {
         let stop = CancellationToken::new();
@@ -67,6 +69,9 @@ impl Services {
             .add_service(raft);
         services.spawn(serve(router, incoming, services.stop.clone()));
         services.spawn_until_stop(roles::reconcile(ctx.clone()));
+        if let Some(autolock) = autolock {
+            services.spawn_until_stop(autolock.follow(ctx.clone()));
+        }
         services.spawn_until_stop(lead(ctx, services.stop.child_token()));
         let stop = services.stop.clone();
         services.spawn_until_stop(async move {

@@ -187,7 +187,7 @@ impl Node {
         network: &Arc<dyn Network>,
     ) -> Result<(Identity, Option<Manager>), Box<dyn std::error::Error>> {
         let (identity_dir, state) = (self.dir.join("identity"), self.dir.join("manager"));
-        let known = Identity::load(&identity_dir)?.map(|identity| identity.on(host.clone()));
+        let known = Identity::load(&identity_dir, None)?.map(|identity| identity.on(host.clone()));
         let addr = self.addr.clone();
         if known.is_none() && self.founder {
             let init = InitOptions { hostname: self.name.clone(), host: host.clone(), ..Default::default() };

@@ -18,8 +18,6 @@ const SLOW_FOLLOWERS: u64 = 500;
 const ELECTION_TICK: u64 = 10;
 const HEARTBEAT_TICK: u64 = 1;
 
-const AUTOLOCK: &str = "autolock comes in a later version; leave it out";
-
 /// Body of `POST /swarm/init`.
 pub fn read_init(body: &[u8]) -> ApiResult<InitRequest> {
     let mut f = Fields::parse(body)?;
@@ -36,7 +34,8 @@ pub fn read_init(body: &[u8]) -> ApiResult<InitRequest> {
             "DataPathPort = {data_path_port} is not valid: give a port from 1024 to 49151"
         )));
     }
-    let request = InitRequest {
+    let autolock = f.bool("AutoLockManagers")?;
+    let mut request = InitRequest {
         listen_addr: f.string("ListenAddr")?,
         advertise_addr: f.string("AdvertiseAddr")?,
         data_path_addr: f.string("DataPathAddr")?,
@@ -49,7 +48,9 @@ pub fn read_init(body: &[u8]) -> ApiResult<InitRequest> {
         availability: NodeAvailability::read("Availability", &f.string("Availability")?)?,
         spec: read_spec(f.object("Spec")?)?,
     };
-    f.refuse_rest(&[("AutoLockManagers", AUTOLOCK)])?;
+    f.refuse_rest(&[])?;
+    // Docker's clients say it in both places.
+    request.spec.autolock |= autolock;
     if request.force_new_cluster {
         kept_by_force(&request)?;
     }
@@ -99,6 +100,14 @@ pub fn read_join(body: &[u8]) -> ApiResult<JoinRequest> {
     Ok(request)
 }
 
+/// Body of `POST /swarm/unlock`: the key.
+pub fn read_unlock(body: &[u8]) -> ApiResult<String> {
+    let mut f = Fields::parse(body)?;
+    let key = f.string("UnlockKey")?;
+    f.refuse_rest(&[])?;
+    Ok(key)
+}
+
 /// A cluster's specification: the body of `POST /swarm/update`, and part of `init`.
 pub fn read_spec(mut f: Fields) -> ApiResult<ClusterSpec> {
     f.only("Name", &[json!(NAME)], "the cluster is always named default")?;
@@ -133,7 +142,7 @@ pub fn read_spec(mut f: Fields) -> ApiResult<ClusterSpec> {
         ("ForceRotate", "root rotation comes in a later version"),
     ])?;
     let mut encryption = f.object("EncryptionConfig")?;
-    encryption.only("AutoLockManagers", &[], AUTOLOCK)?;
+    let autolock = encryption.bool("AutoLockManagers")?;
     encryption.refuse_rest(&[])?;
     let labels = f.string_map("Labels")?;
     f.refuse_rest(&[("TaskDefaults", "name the log driver in each service")])?;
@@ -149,7 +158,7 @@ pub fn read_spec(mut f: Fields) -> ApiResult<ClusterSpec> {
             ns => ns / 1_000_000_000,
         },
         snapshot_interval: snapshot_interval.unwrap_or(defaults::SNAPSHOT_INTERVAL),
-        autolock: false,
+        autolock,
     })
 }
 
@@ -221,7 +230,7 @@ mod tests {
             heartbeat_ms: 3000,
             cert_expiry_s: 7200,
             snapshot_interval: 7,
-            autolock: false,
+            autolock: true,
         };
         assert_eq!(read_spec(Fields::of(spec(&c), "").expect("object")), Ok(c));
     }
@@ -229,7 +238,7 @@ mod tests {
     #[test]
     fn wrong_requests_are_refused_by_name() {
         for (body, text) in [
-            (r#"{"AutoLockManagers":true}"#, "AutoLockManagers"),
+            (r#"{"ForceNewCluster":true,"AutoLockManagers":true}"#, "Spec"),
             (r#"{"Availability":"gone"}"#, "Availability"),
             (r#"{"DataPathPort":80}"#, "DataPathPort"),
             (r#"{"ForceNewCluster":true,"DataPathPort":5000}"#, "DataPathPort"),
@@ -240,6 +249,7 @@ mod tests {
             let e = read_init(body.as_bytes()).expect_err(body);
             assert!(e.message.contains(text), "{}", e.message);
         }
+        assert!(read_unlock(br#"{"Key":"k"}"#).is_err());
         assert!(read_join(br#"{"JoinToken":"t"}"#).is_err());
         assert!(read_join(br#"{"RemoteAddrs":["a"]}"#).is_err());
     }

@@ -14,8 +14,6 @@ const POST: MethodFilter = MethodFilter::POST;
 const LATER: &[(MethodFilter, &str, &str)] = &[
     (POST, "/build", "build"),
     (GET, "/containers/{id}/attach/ws", "attach over websocket"),
-    (GET, "/swarm/unlockkey", "swarm unlock-key"),
-    (POST, "/swarm/unlock", "swarm unlock"),
     (POST, "/session", "session"),
 ];
 

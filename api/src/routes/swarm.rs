@@ -1,4 +1,4 @@
-//! `/swarm`: init, join, leave, inspect, update.
+//! `/swarm`: init, join, leave, inspect, update, unlock.
 
 use axum::Router;
 use axum::extract::{Query, Request, State};
@@ -23,6 +23,8 @@ pub(super) fn routes() -> Router<ApiState> {
         .route("/swarm/join", post(join))
         .route("/swarm/leave", post(leave))
         .route("/swarm/update", post(update))
+        .route("/swarm/unlockkey", get(unlock_key))
+        .route("/swarm/unlock", post(unlock))
 }
 
 async fn inspect(State(s): State<ApiState>) -> ApiResult {
@@ -72,18 +74,32 @@ struct Update {
 async fn update(State(s): State<ApiState>, Query(q): Query<Update>, request: Request) -> ApiResult {
     let control = s.control()?;
     let version = body::version(q.version.as_deref(), "swarm")?;
-    if body::flag(q.rotate_manager_unlock_key.as_deref()) {
-        return Err(ApiError::bad_request(
-            "rotateManagerUnlockKey is not supported by this version of Skep: autolock comes later",
-        ));
-    }
     let spec = cluster::read_spec(Fields::parse(&body::read(request).await?)?)?;
     let request = UpdateClusterRequest {
         version,
         spec: Some(spec),
         rotate_worker_token: body::flag(q.rotate_worker_token.as_deref()),
         rotate_manager_token: body::flag(q.rotate_manager_token.as_deref()),
+        rotate_unlock_key: body::flag(q.rotate_manager_unlock_key.as_deref()),
     };
     control.update_cluster(tonic::Request::new(request)).await?;
+    Ok(StatusCode::OK.into_response())
+}
+
+/// Empty while the swarm is not locked, as Docker's.
+async fn unlock_key(State(s): State<ApiState>) -> ApiResult {
+    let request = tonic::Request::new(GetClusterRequest {});
+    let response = s.control()?.get_cluster(request).await?.into_inner();
+    let cluster = response.cluster.ok_or_else(|| ApiError::unavailable("the cluster is not known yet"))?;
+    Ok(body::ok(&json!({ "UnlockKey": cluster.unlock_key })))
+}
+
+async fn unlock(State(s): State<ApiState>, request: Request) -> ApiResult<Response> {
+    let key = cluster::read_unlock(&body::read(request).await?)?;
+    let local = s.swarm().local();
+    if local.state != LocalState::Locked && !local.control_available {
+        return Err(s.not_a_manager());
+    }
+    s.swarm().unlock(&key).await?;
     Ok(StatusCode::OK.into_response())
 }

@@ -100,6 +100,9 @@ fn lines(info: &Value, list: &[(&str, &str)]) -> Result<()> {
 
 fn swarm(swarm: &Value) -> Result<()> {
     say!(" Swarm: {}", text(swarm, "LocalNodeState"))?;
+    if text(swarm, "LocalNodeState") == "locked" {
+        return Ok(());
+    }
     if let Some(error) = swarm["Error"].as_str().filter(|e| !e.is_empty()) {
         say!("  Error: {error}")?;
     }

@@ -48,6 +48,7 @@ mod tasks;
 mod template;
 mod terminal;
 mod tls;
+mod unlock_key;
 mod usage;
 mod usage_report;
 mod volumes;

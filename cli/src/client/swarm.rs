@@ -8,6 +8,7 @@ use super::api::{Api, Query};
 use super::create_body::set;
 use super::output::{say, text};
 use super::service_spec::duration;
+use super::unlock_key;
 
 #[derive(Subcommand)]
 pub enum SwarmCommand {
@@ -76,6 +77,17 @@ pub enum SwarmCommand {
         /// Force this node to leave the swarm, ignoring warnings
         #[arg(short, long)]
         force: bool,
+    },
+    /// Unlock swarm
+    Unlock,
+    /// Manage the unlock key
+    UnlockKey {
+        /// Only display token
+        #[arg(short, long)]
+        quiet: bool,
+        /// Rotate unlock key
+        #[arg(long)]
+        rotate: bool,
     },
     /// Update the swarm
     Update {
@@ -162,7 +174,12 @@ pub async fn run(api: &Api, command: SwarmCommand) -> Result<()> {
             instructions(api, "worker").await?;
             say!(
                 "To add a manager to this swarm, run 'skep swarm join-token manager' and follow the instructions.\n"
-            )
+            )?;
+            if asked["EncryptionConfig"]["AutoLockManagers"] == true {
+                unlock_key::show(api).await
+            } else {
+                Ok(())
+            }
         }
         SwarmCommand::Join { advertise_addr, availability, data_path_addr, listen_addr, token, manager } => {
             let body = json!({
@@ -186,8 +203,12 @@ pub async fn run(api: &Api, command: SwarmCommand) -> Result<()> {
             let mut asked = swarm["Spec"].clone();
             spec.apply(&mut asked)?;
             update(api, &swarm, &asked, &Query::new()).await?;
-            say!("Swarm updated.")
+            say!("Swarm updated.")?;
+            let locks = |spec: &Value| spec["EncryptionConfig"]["AutoLockManagers"] == true;
+            if locks(&asked) && !locks(&swarm["Spec"]) { unlock_key::show(api).await } else { Ok(()) }
         }
+        SwarmCommand::Unlock => unlock_key::unlock(api).await,
+        SwarmCommand::UnlockKey { quiet, rotate } => unlock_key::run(api, quiet, rotate).await,
         SwarmCommand::JoinToken { quiet, rotate, role } => {
             let (flag, name) = match role.as_str() {
                 "worker" => ("rotateWorkerToken", "Worker"),
@@ -209,7 +230,7 @@ pub async fn run(api: &Api, command: SwarmCommand) -> Result<()> {
     }
 }
 
-async fn update(api: &Api, swarm: &Value, spec: &Value, query: &Query) -> Result<()> {
+pub(super) async fn update(api: &Api, swarm: &Value, spec: &Value, query: &Query) -> Result<()> {
     let version = swarm["Version"]["Index"].as_u64().context("the swarm has no version")?;
     let query = query.clone().with("version", version.to_string());
     api.post("/swarm/update", &query, Some(spec)).await.map(drop)

@@ -132,6 +132,9 @@ fn the_swarm_is_listed_and_told_of_as_docker_does() -> Result<()> {
         "swarm join-token worker",
         "swarm leave",
         "swarm init",
+        "swarm unlock",
+        "swarm unlock-key",
+        "swarm unlock-key --rotate",
         "service logs web --raw -n 1",
         "service logs web -n 1 --no-trunc",
         "swarm update --task-history-limit 3",
@@ -186,6 +189,19 @@ fn the_swarm_is_listed_and_told_of_as_docker_does() -> Result<()> {
         before != rotated && host.docker(&["swarm", "join-token", "-q", "worker"])? == rotated,
         "{before} {rotated}"
     );
+    let locked = host.skep(&["swarm", "update", "--autolock"])?;
+    ensure!(locked.contains("Swarm updated.") && locked.contains("    SWMKEY-1-"), "{locked}");
+    compare.same("swarm unlock-key -q")?;
+    let (ours, theirs) = (host.skep(&["swarm", "unlock-key"])?, host.docker(&["swarm", "unlock-key"])?);
+    ensure!(ours.replace("skep swarm", "docker swarm") == theirs, "{ours} {theirs}");
+    let key =
+        |text: &str| text.split_whitespace().find(|w| w.starts_with("SWMKEY")).unwrap_or_default().to_owned();
+    let (ours, theirs) = (
+        host.skep(&["swarm", "unlock-key", "--rotate"])?,
+        host.docker(&["swarm", "unlock-key", "--rotate"])?,
+    );
+    let alike = ours.replace("skep swarm", "docker swarm").replace(&key(&ours), &key(&theirs));
+    ensure!(alike == theirs && key(&ours) != key(&theirs), "{ours} {theirs}");
     compare.end()?;
     lab.down()
 }

@@ -1,6 +1,6 @@
-//! Writes to the cluster object: settings and join tokens.
+//! Writes to the cluster object: settings, join tokens and the unlock key.
 
-use skep_identity::{JoinToken, RootCa};
+use skep_identity::{JoinToken, RootCa, UnlockKey};
 use skep_proto::v1;
 use tonic::Status;
 
@@ -32,6 +32,11 @@ pub(super) async fn update(
             }
             if let Some(spec) = &request.spec {
                 cluster.spec = Some(with_defaults(spec.clone()));
+            }
+            if !cluster.spec.as_ref().is_some_and(|s| s.autolock) {
+                cluster.unlock_key.clear();
+            } else if cluster.unlock_key.is_empty() || request.rotate_unlock_key {
+                cluster.unlock_key = ctx.with_rng(UnlockKey::generate).to_string();
             }
             Ok(vec![put(cluster)])
         })

@@ -252,9 +252,6 @@ pub(super) fn network(spec: &v1::NetworkSpec) -> Checked {
 
 /// Settings of the cluster.
 pub(crate) fn cluster(spec: &v1::ClusterSpec) -> Checked {
-    if spec.autolock {
-        return refuse("autolock is not supported yet");
-    }
     if spec.heartbeat_ms != 0 && !(100..=300_000).contains(&spec.heartbeat_ms) {
         return refuse(format!("heartbeat period {} ms is not between 100 ms and 5 min", spec.heartbeat_ms));
     }

@@ -160,7 +160,7 @@ pub(super) async fn swarm() -> Swarm {
         ..Default::default()
     };
     let mut changes =
-        genesis::objects(&init, &ca, "manager1", v1::ManagerStatus::default(), &mut rand::rng());
+        genesis::objects(&init, &ca, None, "manager1", v1::ManagerStatus::default(), &mut rand::rng());
     for node in ["manager2", "manager3"] {
         let drain = v1::NodeAvailability::Drain.into();
         changes.push(crate::store::change::put(crate::ca::new_node(node, Role::Manager, drain, node)));
@@ -173,7 +173,7 @@ pub(super) async fn swarm() -> Swarm {
         let metrics = crate::Metrics::new().expect("metrics");
         let consensus = Arc::new(node(i));
         let ctx = Context::new(identities[i].clone(), network.clone(), writer, consensus, metrics, clock);
-        Services::start(Arc::new(ctx), listener, RaftServer::new(NoRaft), std::future::pending())
+        Services::start(Arc::new(ctx), listener, RaftServer::new(NoRaft), None, std::future::pending())
     });
     Swarm { managers: managers.collect(), log: log.clone(), network: network.clone(), dir }
 }

@@ -68,6 +68,9 @@ pub struct Cluster {
     /// Pool of the per-node overlay addresses, CIDR (default 100.64.0.0/16).
     #[prost(string, tag = "11")]
     pub node_pool: ::prost::alloc::string::String,
+    /// What opens the keys of a restarted manager, as SWMKEY-1-...; empty without autolock.
+    #[prost(string, tag = "12")]
+    pub unlock_key: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct NodeSpec {
@@ -1547,6 +1550,8 @@ pub struct UpdateClusterRequest {
     pub rotate_worker_token: bool,
     #[prost(bool, tag = "4")]
     pub rotate_manager_token: bool,
+    #[prost(bool, tag = "5")]
+    pub rotate_unlock_key: bool,
 }
 /// ids_or_names empty = all. An entry matches a full ID, a unique ID prefix or a name.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -10,6 +10,7 @@ use skep_proto::defaults;
 use super::super::address;
 use super::super::description::hostname;
 use super::super::membership::Membership;
+use super::lock::Keys;
 use super::{Member, Node, failed, lock, reached_at, swarm_events};
 
 impl Node {
@@ -98,8 +99,7 @@ impl Node {
     /// The same for a membership that could not be resumed.
     async fn force_from_disk(&self, request: InitRequest) -> Result<String, SwarmError> {
         let membership = Membership::load(&self.inner.options.dir).map_err(failed)?;
-        let identity = Identity::load(&self.dir("identity")).map_err(failed)?;
-        let (Some(membership), Some(identity)) = (membership, identity) else {
+        let (Some(membership), Keys::Open(Some(identity))) = (membership, self.keys(None)?) else {
             self.begin()?;
             let outcome = self.try_init(request).await;
             return self.finish(outcome).await;
@@ -168,6 +168,9 @@ impl Node {
     }
 
     pub(super) async fn try_leave(&self, force: bool) -> Result<(), SwarmError> {
+        if self.is_locked() {
+            return self.leave_locked(force).await;
+        }
         let member = lock(&self.inner.state).member.clone();
         let Some(member) = member else {
             // A membership that could not be resumed is left by removing what there is of it.

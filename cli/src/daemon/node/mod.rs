@@ -2,6 +2,7 @@
 //! [`skep_api::Swarm`] over both.
 
 mod change;
+mod lock;
 mod role;
 mod swarm_events;
 
@@ -14,7 +15,7 @@ use skep_api::swarm::{
     ControlHandle, InitRequest, JoinRequest, LocalState, LocalSwarm, LogsHandle, Swarm, SwarmError,
 };
 use skep_engine::Engine;
-use skep_identity::{Identity, Network, Role};
+use skep_identity::{Identity, Network, Role, UnlockKey};
 use skep_manager::{Manager, ManagerOptions, Start};
 use skep_overlay::DataPlane;
 use skep_proto::v1;
@@ -22,6 +23,7 @@ use tokio::sync::watch;
 
 use super::description::describe;
 use super::membership::Membership;
+use lock::Keys;
 
 /// What the swarm side is built on.
 #[derive(Clone)]
@@ -55,6 +57,8 @@ struct Inner {
 #[derive(Default)]
 struct State {
     member: Option<Arc<Member>>,
+    /// Of a manager that waits for its unlock key.
+    locked: Option<Membership>,
     pending: bool,
     error: String,
 }
@@ -98,11 +102,11 @@ impl Node {
                 state: Mutex::default(),
             }),
         };
-        if let Err(e) = node.resume().await {
+        if let Err(e) = node.resume(None).await {
             tracing::error!(error = %e, "this host's swarm membership could not be resumed; containers outside the swarm are not affected");
             lock(&node.inner.state).error = e.to_string();
         }
-        if lock(&node.inner.state).member.is_none() {
+        if lock(&node.inner.state).member.is_none() && !node.is_locked() {
             node.inner.options.attachments.alone();
         }
         Ok(node)
@@ -130,11 +134,15 @@ impl Node {
         self.inner.options.dir.join(name)
     }
 
-    async fn resume(&self) -> Result<(), SwarmError> {
+    async fn resume(&self, unlock: Option<&UnlockKey>) -> Result<(), SwarmError> {
         let membership = Membership::load(&self.inner.options.dir).map_err(failed)?;
-        let identity = Identity::load(&self.dir("identity")).map_err(failed)?;
-        match (membership, identity) {
-            (Some(membership), Some(identity)) => {
+        match (membership, self.keys(unlock)) {
+            (Some(membership), Ok(Keys::Locked)) => {
+                self.take_up_attachments();
+                self.stay_locked(membership);
+                Ok(())
+            }
+            (Some(membership), Ok(Keys::Open(Some(identity)))) => {
                 let manager = if identity.role() == Role::Manager && self.dir("manager").exists() {
                     Some(self.start_manager(&identity, &membership, Start::Restart).await?)
                 } else {
@@ -143,7 +151,8 @@ impl Node {
                 self.take_up_attachments();
                 self.become_member(identity, membership, manager)
             }
-            (None, None) => Ok(()),
+            (None, Ok(Keys::Open(None))) => Ok(()),
+            (Some(_), Err(e)) => Err(e),
             // An init or join that was cut off half-way left the one without the other.
             _ => self.wipe().await,
         }
@@ -247,7 +256,7 @@ impl Node {
     /// Starts a change of membership; refused on a member.
     fn begin(&self) -> Result<(), SwarmError> {
         let mut state = lock(&self.inner.state);
-        if state.member.is_some() {
+        if state.member.is_some() || state.locked.is_some() {
             return Err(SwarmError::AlreadyMember);
         }
         state.pending = true;
@@ -309,6 +318,13 @@ fn remove_dir(path: &std::path::Path) -> Result<(), SwarmError> {
 impl Swarm for Node {
     async fn init(&self, request: InitRequest) -> Result<String, SwarmError> {
         let _one = self.inner.changing.lock().await;
+        if self.is_locked() {
+            return Err(if request.force_new_cluster {
+                SwarmError::Locked
+            } else {
+                SwarmError::AlreadyMember
+            });
+        }
         if request.force_new_cluster {
             return self.try_force_new_cluster(request).await;
         }
@@ -324,6 +340,11 @@ impl Swarm for Node {
         self.finish(outcome).await
     }
 
+    async fn unlock(&self, key: &str) -> Result<(), SwarmError> {
+        let _one = self.inner.changing.lock().await;
+        self.try_unlock(key).await
+    }
+
     async fn leave(&self, force: bool) -> Result<(), SwarmError> {
         let _one = self.inner.changing.lock().await;
         self.try_leave(force).await
@@ -332,6 +353,14 @@ impl Swarm for Node {
     fn local(&self) -> LocalSwarm {
         let state = lock(&self.inner.state);
         let Some(member) = &state.member else {
+            if let Some(locked) = &state.locked {
+                return LocalSwarm {
+                    state: LocalState::Locked,
+                    node_addr: locked.advertise_addr.ip().to_string(),
+                    error: SwarmError::Locked.to_string(),
+                    ..Default::default()
+                };
+            }
             let local = match (state.pending, state.error.is_empty()) {
                 (true, _) => LocalState::Pending,
                 (false, true) => LocalState::Inactive,

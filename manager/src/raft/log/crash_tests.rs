@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use skep_identity::UnlockKey;
 use skep_proto::v1;
 
 use super::sim_disk::SimDisk;
-use super::{Log, LogError, LogOptions, Record};
+use super::{KeyFile, Log, LogError, LogOptions, Record};
+use crate::raft::disk::Disk as _;
 
 fn options(disk: &SimDisk) -> LogOptions {
     LogOptions { state_dir: "/state".into(), disk: Arc::new(disk.clone()), segment_bytes: 4096, unlock: None }
@@ -252,13 +254,45 @@ fn a_full_disk_refuses_writes_and_recovers() {
 
 #[test]
 fn the_log_opens_only_with_its_key() {
-    use crate::raft::disk::Disk as _;
     let disk = SimDisk::default();
-    drop(Log::create(&options(&disk), identity(), Some(&snapshot(1, 1))).expect("creates"));
-    let kek = disk.read("/state/kek".as_ref()).expect("the key file is there");
+    let lock = UnlockKey::generate(&mut rand::rng());
+    let kek = options(&disk).kek().create(Some(&lock)).expect("creates");
+    let with = |key: [u8; 32]| LogOptions { unlock: Some(key), ..options(&disk) };
+    drop(Log::create(&with(kek), identity(), Some(&snapshot(1, 1))).expect("creates"));
+    assert!(matches!(Log::open(&options(&disk)), Err(LogError::Locked { .. })));
+    assert!(matches!(Log::open(&with([1; 32])), Err(LogError::WrongKey { .. })));
+    assert!(Log::open(&with(kek)).is_ok());
     disk.remove("/state/kek".as_ref()).expect("removes");
     assert!(matches!(Log::open(&options(&disk)), Err(LogError::Locked { .. })));
-    let with = |key: [u8; 32]| LogOptions { unlock: Some(key), ..options(&disk) };
-    assert!(matches!(Log::open(&with([1; 32])), Err(LogError::WrongKey { .. })));
-    assert!(Log::open(&with(kek.try_into().expect("32 bytes"))).is_ok());
+}
+
+/// Whatever a crash interrupts, the key opens as it did before or as it was to.
+#[test]
+fn a_crash_while_the_unlock_key_changes_leaves_the_old_or_the_new_one() {
+    let keys: Vec<_> = (0..3).map(|_| UnlockKey::generate(&mut rand::rng())).collect();
+    let steps = [None, Some(&keys[0]), Some(&keys[1]), None, Some(&keys[2])];
+    let file = |disk: &SimDisk| KeyFile::new(Arc::new(disk.clone()), "/state".as_ref());
+    let mut crashes = 0;
+    for seed in 0..4 {
+        for at in 1.. {
+            let disk = SimDisk::default();
+            disk.fail_at(at);
+            let Ok(key) = file(&disk).create(None) else { continue };
+            let broken = (1..steps.len()).find(|i| file(&disk).write(&key, *i as u64, steps[*i]).is_err());
+            disk.restart(seed);
+            let kept = file(&disk).read().expect("readable").expect("there");
+            let opens = |i: usize| kept.is_as(steps[i]) && kept.open(steps[i]).ok() == Some(key);
+            let Some(broken) = broken else {
+                assert!(opens(steps.len() - 1));
+                break;
+            };
+            assert!(opens(broken - 1) || opens(broken), "crash {at} in step {broken}");
+            crashes += 1;
+            // Nothing half-made is in the way of the next try.
+            file(&disk).write(&key, 9, steps[broken]).expect("writes");
+            let kept = file(&disk).read().expect("readable").expect("there");
+            assert!(kept.version == 9 && kept.is_as(steps[broken]));
+        }
+    }
+    assert!(crashes > 40, "{crashes}");
 }

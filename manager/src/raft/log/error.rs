@@ -39,11 +39,16 @@ pub enum LogError {
         problem: String,
     },
     /// The key that unlocks the log is not on this machine.
-    #[error("the raft log is locked: {path} is missing; unlock this manager with the swarm's unlock key")]
+    #[error(
+        "the raft log is locked: {path} is sealed or missing; unlock this manager with the swarm's unlock key"
+    )]
     Locked {
         /// Where the key is looked for.
         path: PathBuf,
     },
+    /// An unlock key that is not the one the keys are sealed by.
+    #[error("swarm could not be unlocked: invalid key provided")]
+    WrongUnlockKey,
     /// A key that does not fit.
     #[error(
         "the key in {path} does not open the raft log's data key: it belongs to another log, or is damaged"

@@ -1,6 +1,4 @@
-//! Encryption at rest: a random data key, kept wrapped by a key-encrypting key in a file of its own.
-//!
-//! Autolock is then only a matter of taking that file away: the log opens when the key is handed in.
+//! Encryption at rest: a random data key, kept wrapped by a key-encrypting key in a file of its own (`kek.rs`).
 
 use std::io;
 use std::path::Path;
@@ -10,6 +8,7 @@ use ring::hkdf;
 use ring::rand::{SecureRandom as _, SystemRandom};
 
 use super::error::LogError;
+use super::kek::KeyFile;
 use crate::raft::disk::{Disk, replace};
 
 /// A 256-bit key.
@@ -39,12 +38,12 @@ pub(super) fn random<const N: usize>() -> Result<[u8; N], LogError> {
 pub(super) struct DataKey(Key);
 
 impl DataKey {
-    /// Opens the data key in `dir` with the key-encrypting key in `kek_path` (or the one handed in), making
-    /// both when there is no log yet.
+    /// Opens the data key in `dir` with the key in `kek` (or the one handed in), making both when there is no log
+    /// yet.
     pub(super) fn open(
         disk: &dyn Disk,
         dir: &Path,
-        kek_path: &Path,
+        kek: &KeyFile,
         unlock: Option<Key>,
     ) -> Result<Self, LogError> {
         let wrapped_path = dir.join("dek");
@@ -53,19 +52,12 @@ impl DataKey {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(LogError::io("read", &wrapped_path, error)),
         };
-        let kek = match (unlock, disk.read(kek_path)) {
+        let kek_path = kek.path();
+        let kek = match (unlock, kek.read()?) {
             (Some(kek), _) => kek,
-            (None, Ok(bytes)) => Key::try_from(bytes.as_slice())
-                .map_err(|_| LogError::WrongKey { path: kek_path.to_owned() })?,
-            (None, Err(error)) if error.kind() == io::ErrorKind::NotFound && wrapped.is_none() => {
-                let kek = random()?;
-                replace(disk, kek_path, &kek).map_err(|error| LogError::io("write", kek_path, error))?;
-                kek
-            }
-            (None, Err(error)) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(LogError::Locked { path: kek_path.to_owned() });
-            }
-            (None, Err(error)) => return Err(LogError::io("read", kek_path, error)),
+            (None, Some(kept)) => kept.open(None)?,
+            (None, None) if wrapped.is_none() => kek.create(None)?,
+            (None, None) => return Err(LogError::Locked { path: kek_path.to_owned() }),
         };
         match wrapped {
             Some(bytes) => {

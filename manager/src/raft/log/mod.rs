@@ -5,6 +5,7 @@
 
 mod error;
 mod frame;
+mod kek;
 mod keys;
 mod record;
 mod recover;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 use skep_proto::v1;
 
 pub use error::LogError;
+pub use kek::{Kept, KeyFile};
 pub use keys::Key;
 pub use record::Record;
 pub use recover::Recovered;
@@ -39,7 +41,7 @@ pub struct LogOptions {
     pub disk: Arc<dyn Disk>,
     /// Size segments are made with.
     pub segment_bytes: u64,
-    /// The key-encrypting key, when autolock keeps it off this machine.
+    /// The key-encrypting key, when autolock has it sealed on this machine.
     pub unlock: Option<Key>,
 }
 
@@ -54,8 +56,8 @@ impl LogOptions {
         self.state_dir.join("raft")
     }
 
-    fn kek(&self) -> PathBuf {
-        self.state_dir.join("kek")
+    fn kek(&self) -> KeyFile {
+        KeyFile::new(self.disk.clone(), &self.state_dir)
     }
 }
 
