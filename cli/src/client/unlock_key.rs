@@ -19,7 +19,7 @@ pub async fn run(api: &Api, quiet: bool, rotate: bool) -> Result<()> {
         let query = Query::new().with("rotateManagerUnlockKey", "true");
         update(api, &swarm, &swarm["Spec"], &query).await?;
         if !quiet {
-            say!("Successfully rotated manager unlock key.\n")?;
+            say!("Successfully rotated manager unlock key.")?;
         }
     }
     let key = get(api).await?;
