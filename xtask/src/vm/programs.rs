@@ -18,6 +18,7 @@ pub const TESTS: &[(&str, &str)] = &[
     ("volumes", SERVICE),
     ("wireguard_tunnel", SERVICE),
     ("overlay", SERVICE),
+    ("bridge6", SERVICE),
     ("vm", SERVICE),
 ];
 const SERVICE: &str = "/system.slice/tests.service";
