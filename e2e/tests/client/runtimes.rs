@@ -44,6 +44,7 @@ fn other_runtimes_make_containers_as_ours_does() -> Result<()> {
         ends(host, runtime).with_context(|| format!("ends with {runtime}"))?;
         goes_on(host, runtime).with_context(|| format!("goes on with {runtime}"))?;
     }
+    secret(host).context("a service with a secret")?;
     // The next daemon finds them, and what they do meanwhile.
     host.stop_daemon("-KILL")?;
     host.start_daemon()?;
@@ -94,6 +95,42 @@ fn ends(host: &Host, runtime: &str) -> Result<()> {
     let out = child.wait_with_output()?;
     ensure!(out.stdout == b"through a pipe\n" && out.status.success(), "{out:?}");
     Ok(())
+}
+
+/// A service's secret is a file of a container that crun makes, the default here.
+fn secret(host: &Host) -> Result<()> {
+    let pw = host.dir.join("pw");
+    std::fs::write(&pw, "hunter2")?;
+    host.docker(&["swarm", "init", "--advertise-addr", &host.addr])?;
+    host.docker(&["secret", "create", "pw", &pw.display().to_string()])?;
+    let b = "/bin/busybox";
+    host.docker(&[
+        "service",
+        "create",
+        "-d",
+        "--name",
+        "s",
+        "--secret",
+        "source=pw,mode=0400",
+        "busybox",
+        b,
+        "sleep",
+        "1000",
+    ])?;
+    eventually("the secret is in the container", LONG, || {
+        let id = host.docker(&["ps", "-q", "--filter", "label=com.docker.swarm.service.name=s"])?;
+        let script =
+            "/bin/busybox stat -c %a /run/secrets/pw; /bin/busybox cat /run/secrets/pw; > /run/secrets/pw";
+        let out = docker(host, &["exec", id.trim(), "sh", "-c", script])?;
+        ensure!(out.stdout == "400\nhunter2" && out.stderr.contains("Read-only file system"), "{out:?}");
+        Ok(())
+    })?;
+    host.docker(&["swarm", "leave", "--force"])?;
+    eventually("its container is gone", LONG, || {
+        let left = host.docker(&["ps", "-aq", "--filter", "label=com.docker.swarm.service.name=s"])?;
+        ensure!(left.is_empty(), "{left}");
+        Ok(())
+    })
 }
 
 /// Goes on: commands in it, its limits, its state.
