@@ -1,6 +1,8 @@
 //! The daemon that `tests/crash.rs` kills: `crash work DIR SEED` opens an engine and does one random thing after
 //! another, telling each before and after; `crash look DIR` opens it again, tells all there is, and ends.
 
+#[path = "../tests/support/registry.rs"]
+mod registry;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
@@ -9,7 +11,9 @@ use std::path::Path;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
-use skep_engine::{Commit, ContainerConfig, CopyIn, Engine, MountConfig, MountKind, NewVolume};
+use skep_engine::{
+    Commit, ContainerConfig, CopyIn, Engine, MountConfig, MountKind, NewVolume, PullRequest, Reference,
+};
 use support::{Tar, busybox, docker_archive};
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
@@ -51,23 +55,25 @@ async fn work(dir: &Path, seed: u64) -> Outcome<()> {
     if e.images().resolve("bb:1").is_err() {
         e.images().load(docker_archive("bb:1", &[&busybox()], serde_json::json!({})).as_slice()).await?;
     }
+    let from = registry::serve(content)?;
     println!("ready");
     for number in seed * 1000.. {
         // A failure is an answer too: what is not there any more cannot be used.
-        let _ = step(&e, seed, number, &mut random).await;
+        let _ = step(&e, (seed, number), &from, &mut random).await;
     }
     Ok(())
 }
 
-async fn step(e: &Engine, seed: u64, number: u64, random: &mut StdRng) -> Outcome<()> {
+async fn step(e: &Engine, (seed, number): (u64, u64), registry: &str, random: &mut StdRng) -> Outcome<()> {
     let images: Vec<String> = e.images().list().into_iter().flat_map(|i| i.references).collect();
     let other: Vec<&String> = images.iter().filter(|i| *i != "bb:1").collect();
     let containers: Vec<String> = e.list().iter().map(|c| c.name.clone()).collect();
     let image = images.choose(random).cloned().unwrap_or_default();
     let container = containers.choose(random).cloned().unwrap_or_default();
     let step = match random.random_range(0..100) {
-        0..15 => format!("+image img:{number}"),
-        15..35 => format!("+container c{number} {image}"),
+        0..9 => format!("+image img:{number}"),
+        9..18 => format!("+image {registry}/pulled:{number}"),
+        18..35 => format!("+container c{number} {image}"),
         35..50 => format!("start {container}"),
         50..58 => format!("+image made:{number} {container}"),
         58..73 => format!("-container {container}"),
@@ -79,6 +85,10 @@ async fn step(e: &Engine, seed: u64, number: u64, random: &mut StdRng) -> Outcom
     };
     println!("doing {step}");
     match step.split(' ').collect::<Vec<_>>()[..] {
+        ["+image", name] if name.contains("/pulled:") => {
+            let (reference, credentials) = (Reference::parse(name)?, Default::default());
+            e.images().pull(PullRequest { reference, platform: None, credentials }, &|_| {}).await?;
+        }
         ["+image", name] => {
             let layer = Tar::default().dir("d/", 0o755).file("f", 0o644, &content(number)).bytes();
             let archive = docker_archive(name, &[&busybox(), &layer], serde_json::json!({}));

@@ -1,4 +1,4 @@
-//! The daemon killed at random points of load, create, start, commit, remove, volume create and prune: the next one
+//! The daemon killed at random points of load, pull, create, start, commit, remove, volume create and prune: the next one
 //! starts, tells what it swept, has all that was acknowledged, and nothing half-made.
 //!
 //! `SKEP_CRASHES=N` kills it N times; `SKEP_SEED=N` begins with that seed, which every failure names.
@@ -124,7 +124,8 @@ fn check(dir: &Path, expected: &Expected, seed: u64) {
     for ((_, name), rest) in of("image") {
         assert!(blobs.contains(&rest[0]), "seed {seed}: the configuration of {name}");
         let top = data.join("layers").join(rest[1].rsplit(',').next().unwrap_or_default()).join("diff");
-        if let Some(number) = name.strip_prefix("img:") {
+        let number = name.strip_prefix("img:").or_else(|| Some(name.rsplit_once("/pulled:")?.1));
+        if let Some(number) = number {
             let mut random = StdRng::seed_from_u64(number.parse().expect("a number"));
             let content: Vec<u8> = (0..20_000).map(|_| random.random::<u8>()).collect();
             assert!(
