@@ -3,6 +3,9 @@
 //!
 //! The engine and the data plane live in a network namespace of this test's own thread.
 
+#[path = "router/queries.rs"]
+mod queries;
+
 use std::path::Path;
 use std::sync::Arc;
 
