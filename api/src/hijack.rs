@@ -30,6 +30,14 @@ type Work = Box<dyn FnOnce(Box<dyn Connection>) -> BoxFuture<'static, ()> + Send
 pub struct Takeover(Arc<Mutex<Option<Work>>>);
 
 impl Takeover {
+    /// Has `work` done with the connection.
+    pub fn new<F>(work: impl FnOnce(Box<dyn Connection>) -> F + Send + 'static) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        Self(Arc::new(Mutex::new(Some(Box::new(move |connection| work(connection).boxed())))))
+    }
+
     /// Does it.
     pub async fn run(self, connection: Box<dyn Connection>) {
         let work = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -41,6 +49,11 @@ impl Takeover {
 
 /// Whether the request asks for a connection of its own.
 pub fn wants_upgrade(headers: &HeaderMap) -> bool {
+    wants(headers, "tcp")
+}
+
+/// Whether the request asks for another protocol.
+pub fn wants(headers: &HeaderMap, protocol: &str) -> bool {
     let says = |name, word: &str| {
         headers
             .get_all(name)
@@ -48,7 +61,7 @@ pub fn wants_upgrade(headers: &HeaderMap) -> bool {
             .filter_map(|v| v.to_str().ok())
             .any(|v| v.split(',').any(|v| v.trim().eq_ignore_ascii_case(word)))
     };
-    says(header::CONNECTION, "upgrade") && says(header::UPGRADE, "tcp")
+    says(header::CONNECTION, "upgrade") && says(header::UPGRADE, protocol)
 }
 
 /// The answer that takes the connection over: joins it with `output` and `input`, and tells `left` when the
@@ -61,13 +74,10 @@ pub fn response(
     keys: Option<DetachKeys>,
     left: impl FnOnce() + Send + 'static,
 ) -> Response {
-    let work: Work = Box::new(move |connection| {
-        async move {
-            if join(connection, output, input, keys).await == Ended::Detached {
-                left();
-            }
+    let takeover = Takeover::new(move |connection| async move {
+        if join(connection, output, input, keys).await == Ended::Detached {
+            left();
         }
-        .boxed()
     });
     let mut response = Response::new(Body::empty());
     let headers = response.headers_mut();
@@ -77,7 +87,7 @@ pub fn response(
         headers.insert(header::UPGRADE, HeaderValue::from_static("tcp"));
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     }
-    response.extensions_mut().insert(Takeover(Arc::new(Mutex::new(Some(work)))));
+    response.extensions_mut().insert(takeover);
     response
 }
 
@@ -187,13 +197,17 @@ where
     ended
 }
 
+/// How input ended.
 #[derive(Debug, PartialEq, Eq)]
-enum Fed {
+pub enum Fed {
+    /// There is no more, or nobody takes it.
     Eof,
+    /// By the keys.
     Detached,
 }
 
-async fn feed(mut from: impl AsyncRead + Unpin, mut to: Input, keys: Option<DetachKeys>) -> Fed {
+/// Gives input to a container until it ends; then so does the container's, but for the keys.
+pub async fn feed(mut from: impl AsyncRead + Unpin, mut to: Input, keys: Option<DetachKeys>) -> Fed {
     let mut watch = keys.filter(|k| !k.0.is_empty()).map(|k| Watch { keys: k.0, seen: 0 });
     let mut buffer = vec![0; 16 << 10];
     loop {
@@ -255,6 +269,34 @@ mod tests {
                 found |= end;
             }
             assert_eq!((out.as_slice(), found), (expected, detached), "{reads:?}");
+        }
+    }
+
+    proptest::proptest! {
+        /// However input is cut into reads, what passes is all before the keys, and all there is without them.
+        #[test]
+        fn keys_are_found_wherever_reads_end(
+            keys in proptest::collection::vec(0..3u8, 1..4),
+            reads in proptest::collection::vec(proptest::collection::vec(0..3u8, 0..6), 0..12),
+        ) {
+            let mut watch = Watch { keys: keys.clone(), seen: 0 };
+            let (mut out, mut found) = (Vec::new(), false);
+            for read in &reads {
+                let (data, end) = watch.pass(read);
+                out.extend(data);
+                if end {
+                    found = true;
+                    break;
+                }
+            }
+            let whole = reads.concat();
+            if found {
+                out.extend(&keys);
+                proptest::prop_assert!(whole.starts_with(&out));
+            } else {
+                out.extend(&keys[..watch.seen]);
+                proptest::prop_assert_eq!(out, whole);
+            }
         }
     }
 

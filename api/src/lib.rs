@@ -21,6 +21,7 @@ mod stdcopy;
 pub mod swarm;
 mod tls;
 pub mod version;
+mod websocket;
 
 pub use error::{ApiError, ApiResult};
 pub use routes::router;

@@ -44,4 +44,23 @@ mod tests {
         assert_eq!(&frame(STDERR, b"p ", b"hi\n")[..], b"\x02\0\0\0\0\0\0\x05p hi\n");
         assert_eq!(&frame(STDOUT, b"", b"")[..], b"\x01\0\0\0\0\0\0\0");
     }
+
+    proptest::proptest! {
+        /// Frames, whatever is in them, are taken apart again by their headers alone.
+        #[test]
+        fn frames_are_taken_apart_as_they_were_put_together(
+            pieces in proptest::collection::vec((0..4u8, "\\PC{0,5}", proptest::collection::vec(proptest::prelude::any::<u8>(), 0..40)), 0..8),
+        ) {
+            let wire: Vec<u8> = pieces.iter().flat_map(|(s, p, d)| frame(*s, p.as_bytes(), d)).collect();
+            let (mut rest, mut found) = (wire.as_slice(), Vec::new());
+            while let [stream, 0, 0, 0, a, b, c, d, more @ ..] = rest {
+                let (data, after) = more.split_at(u32::from_be_bytes([*a, *b, *c, *d]) as usize);
+                found.push((*stream, data.to_vec()));
+                rest = after;
+            }
+            proptest::prop_assert!(rest.is_empty());
+            let wanted: Vec<_> = pieces.iter().map(|(s, p, d)| (*s, [p.as_bytes(), d].concat())).collect();
+            proptest::prop_assert_eq!(found, wanted);
+        }
+    }
 }

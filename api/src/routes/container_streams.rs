@@ -22,12 +22,14 @@ use crate::hijack;
 use crate::state::ApiState;
 use crate::stdcopy::{self, STDERR, STDOUT};
 use crate::version::Version;
+use crate::websocket::Handshake;
 
 pub(super) fn routes() -> Router<ApiState> {
     Router::new()
         .route("/containers/{id}/logs", get(logs))
         .route("/containers/{id}/wait", post(wait))
         .route("/containers/{id}/attach", post(attach))
+        .route("/containers/{id}/attach/ws", get(attach_websocket))
 }
 
 /// The query of every kind of logs.
@@ -216,6 +218,37 @@ async fn attach(
     let (engine, id) = (s.engine().clone(), container.id.clone());
     let left = move || engine.detached(id.as_str());
     Ok(hijack::response(upgrades, kind, output.boxed(), attached.input, tty.then_some(keys), left))
+}
+
+/// As [`attach`], with messages of a websocket, and never multiplexed.
+async fn attach_websocket(
+    State(s): State<ApiState>,
+    Path(id): Path<String>,
+    Query(q): Query<Attach>,
+    Extension(spoken): Extension<Spoken>,
+    headers: HeaderMap,
+) -> ApiResult {
+    let keys = hijack::DetachKeys::parse(q.detach_keys.as_deref().unwrap_or_default())?;
+    let container = s.engine().inspect(&id)?;
+    let handshake = Handshake::read(&headers)?;
+    let tty = container.config.tty;
+    let stream = body::flag(q.stream.as_deref());
+    // Older clients did not choose.
+    let asked = |flag: &Option<String>| stream && (spoken.0 < Version(1, 42) || body::flag(flag.as_deref()));
+    let options = AttachOptions {
+        stdin: asked(&q.stdin),
+        stdout: asked(&q.stdout),
+        stderr: asked(&q.stderr),
+        logs: body::flag(q.logs.as_deref()),
+    };
+    let attached = s.engine().attach(container.id.as_str(), options).await?;
+    let output = attached.output.map(|frame| match frame {
+        Ok(f) => piece(&f, b"", true),
+        Err(e) => failure(&e.to_string(), true),
+    });
+    let (engine, id) = (s.engine().clone(), container.id.clone());
+    let left = move || engine.detached(id.as_str());
+    Ok(handshake.response(output.boxed(), attached.input, tty.then_some(keys), left))
 }
 
 /// Gives a container a request's body as its input, and end-of-file after it.

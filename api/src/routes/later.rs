@@ -13,7 +13,6 @@ const POST: MethodFilter = MethodFilter::POST;
 /// Method, path, and what a user calls the operation.
 const LATER: &[(MethodFilter, &str, &str)] = &[
     (POST, "/build", "build"),
-    (GET, "/containers/{id}/attach/ws", "attach over websocket"),
     (POST, "/session", "session"),
 ];
 

@@ -127,6 +127,8 @@ fn what_is_typed_reaches_a_container_attached_in_every_way() -> Result<()> {
     ensure!(out.status.success() && out.stdout.ends_with(b"as a body\n"), "{out:?}");
     host.docker(&["rm", "-f", "kept"])?;
 
+    crate::websocket::check(host)?;
+
     // Events are told in the same words.
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
     let until = (now + 1).to_string();
