@@ -59,7 +59,9 @@ async fn work(dir: &Path, seed: u64) -> Outcome<()> {
     println!("ready");
     for number in seed * 1000.. {
         // A failure is an answer too: what is not there any more cannot be used.
-        let _ = step(&e, (seed, number), &from, &mut random).await;
+        if let Err(error) = step(&e, (seed, number), &from, &mut random).await {
+            tracing::debug!(%error, "a step was refused");
+        }
     }
     Ok(())
 }

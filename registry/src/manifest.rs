@@ -226,7 +226,7 @@ impl Fetched {
         let bad = |why: String| Error::Invalid(format!("manifest {digest} cannot be used: {why}"));
         let raw: Raw = serde_json::from_slice(&bytes).map_err(|e| bad(format!("it is not valid: {e}")))?;
         let header = header.split(';').next().unwrap_or_default().trim();
-        if raw.schema_version == 1 || header.contains("manifest.v1+") {
+        if raw.schema_version == 1 || header.contains("vnd.docker.distribution.manifest.v1+") {
             return Err(bad(
                 "it is of Docker's schema 1, which is no longer supported: have the image pushed anew".into(),
             ));
@@ -325,6 +325,15 @@ mod tests {
         let manifest =
             format!(r#"{{"schemaVersion":2,"config":{{"digest":"{digest}","size":1}},"layers":null}}"#);
         assert_eq!(read(&manifest).expect("reads").media_type, media::OCI_MANIFEST);
+        // The name of OCI's has the end of the name of Docker's first schema in it.
+        for (header, good) in [
+            (media::OCI_MANIFEST, true),
+            ("application/vnd.docker.distribution.manifest.v1+prettyjws", false),
+            ("application/vnd.docker.distribution.manifest.v1+json", false),
+        ] {
+            let fetched = Fetched::read(manifest.clone().into_bytes(), header, digest_of(manifest.as_bytes()));
+            assert_eq!(fetched.is_ok(), good, "{header}");
+        }
         let index = format!(
             r#"{{"schemaVersion":2,"mediaType":"{}","manifests":[{{"digest":"{digest}"}}]}}"#,
             media::DOCKER_LIST
