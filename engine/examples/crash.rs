@@ -123,7 +123,9 @@ async fn look(dir: &Path) -> Outcome<()> {
     let e = support::engine(dir).await?;
     for image in e.images().list() {
         let chains: Vec<&str> = image.chain_ids.iter().map(|c| c.trim_start_matches("sha256:")).collect();
-        let names = if image.references.is_empty() { vec!["-".to_owned()] } else { image.references };
+        // A pull that was cut off before its last step has made an image and not named it yet.
+        let unnamed = || vec![format!("unnamed-{}", image.id)];
+        let names = if image.references.is_empty() { unnamed() } else { image.references };
         for name in names {
             println!("image {name} {} {}", image.id.trim_start_matches("sha256:"), chains.join(","));
         }

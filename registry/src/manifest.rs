@@ -331,7 +331,8 @@ mod tests {
             ("application/vnd.docker.distribution.manifest.v1+prettyjws", false),
             ("application/vnd.docker.distribution.manifest.v1+json", false),
         ] {
-            let fetched = Fetched::read(manifest.clone().into_bytes(), header, digest_of(manifest.as_bytes()));
+            let fetched =
+                Fetched::read(manifest.clone().into_bytes(), header, digest_of(manifest.as_bytes()));
             assert_eq!(fetched.is_ok(), good, "{header}");
         }
         let index = format!(
