@@ -1,6 +1,6 @@
 //! `node`.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use serde_json::Value;
 
@@ -101,9 +101,12 @@ pub async fn run(api: &Api, command: Nodes) -> Result<()> {
                 for (name, value) in super::create_body::pairs(&label_add) {
                     spec["Labels"][name] = value;
                 }
-                if let Some(labels) = spec["Labels"].as_object_mut() {
-                    labels.retain(|k, _| !label_rm.contains(k));
+                for name in &label_rm {
+                    if spec["Labels"].as_object_mut().and_then(|l| l.remove(name)).is_none() {
+                        bail!("key {name} doesn't exist in node's labels");
+                    }
                 }
+                Ok(())
             })
             .await?;
             say!("{node}")
@@ -144,10 +147,10 @@ async fn get(api: &Api, node: &str) -> Result<Value> {
     api.get(&format!("/nodes/{}", encode(node)), &Query::new()).await
 }
 
-async fn update(api: &Api, node: &str, change: impl Fn(&mut Value)) -> Result<()> {
+async fn update(api: &Api, node: &str, change: impl Fn(&mut Value) -> Result<()>) -> Result<()> {
     let found = api.get(&format!("/nodes/{}", encode(node)), &Query::new()).await?;
     let mut spec = found["Spec"].clone();
-    change(&mut spec);
+    change(&mut spec)?;
     let version = found["Version"]["Index"].as_u64().context("the node has no version")?;
     let path = format!("/nodes/{}/update", text(&found, "ID"));
     api.post(&path, &Query::new().with("version", version.to_string()), Some(&spec)).await.map(drop)
@@ -159,7 +162,11 @@ async fn role(api: &Api, nodes: &[String], role: &str) -> Result<()> {
         if found["Spec"]["Role"] == role {
             return say!("Node {node} is already a {role}.");
         }
-        update(api, &node, |spec| spec["Role"] = role.into()).await?;
+        let change = |spec: &mut Value| {
+            spec["Role"] = role.into();
+            Ok(())
+        };
+        update(api, &node, change).await?;
         match role {
             "manager" => say!("Node {node} promoted to a manager in the swarm."),
             _ => say!("Manager {node} demoted in the swarm."),

@@ -12,6 +12,12 @@ use super::unlock_key;
 
 #[derive(Subcommand)]
 pub enum SwarmCommand {
+    /// Display and rotate the root CA
+    Ca {
+        /// Rotate the swarm CA - if no certificate or key are provided, new ones will be generated
+        #[arg(long)]
+        rotate: bool,
+    },
     /// Initialize a swarm
     Init {
         /// Advertised address (format: "<ip|interface>[:port]")
@@ -206,6 +212,16 @@ pub async fn run(api: &Api, command: SwarmCommand) -> Result<()> {
             say!("Swarm updated.")?;
             let locks = |spec: &Value| spec["EncryptionConfig"]["AutoLockManagers"] == true;
             if locks(&asked) && !locks(&swarm["Spec"]) { unlock_key::show(api).await } else { Ok(()) }
+        }
+        SwarmCommand::Ca { rotate: true } => {
+            bail!("swarm ca --rotate is not supported by this version of Skep yet")
+        }
+        SwarmCommand::Ca { rotate: false } => {
+            let root = text(&api.get("/swarm", &Query::new()).await?["TLSInfo"], "TrustRoot");
+            if root.is_empty() {
+                bail!("No CA information available");
+            }
+            say!("{}", root.trim())
         }
         SwarmCommand::Unlock => unlock_key::unlock(api).await,
         SwarmCommand::UnlockKey { quiet, rotate } => unlock_key::run(api, quiet, rotate).await,

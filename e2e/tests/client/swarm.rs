@@ -94,6 +94,7 @@ fn the_swarm_is_listed_and_told_of_as_docker_does() -> Result<()> {
         "node inspect nope",
         "node rm nope",
         "node update --availability nope self",
+        "node update --label-rm nope self",
         "node promote nope",
         "node update nope",
         "node inspect -f '{{.Spec.Role}} {{.Status.State}}' self",
@@ -132,6 +133,7 @@ fn the_swarm_is_listed_and_told_of_as_docker_does() -> Result<()> {
         "swarm join-token worker",
         "swarm leave",
         "swarm init",
+        "swarm ca",
         "swarm unlock",
         "swarm unlock-key",
         "swarm unlock-key --rotate",
@@ -189,6 +191,9 @@ fn the_swarm_is_listed_and_told_of_as_docker_does() -> Result<()> {
         before != rotated && host.docker(&["swarm", "join-token", "-q", "worker"])? == rotated,
         "{before} {rotated}"
     );
+    host.docker(&["swarm", "update", "--task-history-limit", "0"])?;
+    let limit = host.request("GET", "/v1.50/swarm", "")?.body.contains("\"TaskHistoryRetentionLimit\":0");
+    ensure!(limit, "a history of 0 is a limit");
     let locked = host.skep(&["swarm", "update", "--autolock"])?;
     ensure!(locked.contains("Swarm updated.") && locked.contains("    SWMKEY-1-"), "{locked}");
     compare.same("swarm unlock-key -q")?;

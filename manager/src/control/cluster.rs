@@ -44,15 +44,16 @@ pub(super) async fn update(
     Ok(v1::ClusterResponse { cluster: view.cluster().map(|c| v1::Cluster::clone(c)), stale: false })
 }
 
-/// Zero stands for the default in every setting that has one.
+/// Zero stands for the default in every setting where it means nothing else.
 pub(crate) fn with_defaults(mut spec: v1::ClusterSpec) -> v1::ClusterSpec {
     use skep_proto::defaults;
+    // A history of 0 is a limit like any other, but for a spec that nobody has filled in.
+    if spec.annotations.is_none() && spec.task_history_limit == 0 {
+        spec.task_history_limit = defaults::TASK_HISTORY;
+    }
     let annotations = spec.annotations.get_or_insert_default();
     if annotations.name.is_empty() {
         annotations.name = "default".to_owned();
-    }
-    if spec.task_history_limit == 0 {
-        spec.task_history_limit = defaults::TASK_HISTORY;
     }
     if spec.heartbeat_ms == 0 {
         spec.heartbeat_ms = u64::try_from(defaults::HEARTBEAT.as_millis()).unwrap_or(u64::MAX);
