@@ -1,6 +1,7 @@
 //! The `skep` binary: the daemon, its helpers (shim, userspace WireGuard) and the command line.
 
 mod client;
+mod compose;
 mod daemon;
 mod whoami;
 

@@ -41,6 +41,7 @@ mod service_spec;
 mod service_update;
 mod services;
 mod ssh;
+mod stacks;
 mod stream;
 mod swarm;
 mod system;
@@ -175,6 +176,9 @@ enum Client {
     /// Manage Swarm services
     #[command(subcommand)]
     Service(services::Services),
+    /// Manage Swarm stacks
+    #[command(subcommand)]
+    Stack(Box<stacks::Stacks>),
     /// Manage Swarm
     #[command(subcommand)]
     Swarm(swarm::SwarmCommand),
@@ -370,6 +374,7 @@ fn ask(api: &Api, command: Client) -> Result<u8> {
             Client::Config(command) => dependencies::configs(api, command).await,
             Client::Secret(command) => dependencies::secrets(api, command).await,
             Client::Service(command) => services::run(api, command).await,
+            Client::Stack(command) => stacks::run(api, *command).await,
             Client::Volume(command) => volumes::run(api, command).await,
             // No daemon is asked.
             Client::Context(_) => Ok(()),

@@ -17,7 +17,15 @@ pub async fn pin(api: &Api, spec: &mut Value, flags: &SpecFlags) -> Result<Optio
         return Ok(None);
     }
     let auth = header(api, &image, flags)?;
-    let headers = [("X-Registry-Auth", auth.as_str())];
+    pin_as(api, spec, &auth).await
+}
+
+/// The same by the credentials (`X-Registry-Auth`; may be empty) that the registry is asked with.
+pub async fn pin_as(api: &Api, spec: &mut Value, auth: &str) -> Result<Option<String>> {
+    let task = &mut spec["TaskTemplate"];
+    let Some(image) = task["ContainerSpec"]["Image"].as_str().map(familiar) else { return Ok(None) };
+    task["ContainerSpec"]["Image"] = image.as_str().into();
+    let headers = [("X-Registry-Auth", auth)];
     let headers = if auth.is_empty() { &[][..] } else { &headers[..] };
     let path = format!("/distribution/{}/json", image.split('/').map(encode).collect::<Vec<_>>().join("/"));
     let answer = api.send(Method::GET, &path, &Query::new(), full(""), headers).await;

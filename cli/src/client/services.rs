@@ -152,7 +152,8 @@ async fn get_with_defaults(api: &Api, name: &str) -> Result<Value> {
     api.get(&format!("/services/{}", encode(name)), &Query::new().with("insertDefaults", "true")).await
 }
 
-async fn update(api: &Api, service: &Value, spec: &Value, rollback: bool, auth: &str) -> Result<()> {
+/// Updates a service, as it was found, to a spec.
+pub async fn update(api: &Api, service: &Value, spec: &Value, rollback: bool, auth: &str) -> Result<()> {
     let version = service["Version"]["Index"].as_u64().context("the service has no version")?;
     let mut query = Query::new().with("version", version.to_string());
     if rollback {
@@ -263,7 +264,8 @@ const COLUMNS: &[Column] = &[
 ];
 const TABLE: &str = "{{.ID}}\t{{.Name}}\t{{.Mode}}\t{{.Replicas}}\t{{.Image}}\t{{.Ports}}";
 
-async fn list(api: &Api, quiet: bool, filter: &[String], format: Option<&str>) -> Result<()> {
+/// Lists services by filters.
+pub async fn list(api: &Api, quiet: bool, filter: &[String], format: Option<&str>) -> Result<()> {
     let found = api.get("/services", &Query::new().with("status", "true").filters(filter)?).await?;
     let mut services = found.as_array().cloned().unwrap_or_default();
     services.sort_by_key(|s| text(&s["Spec"], "Name"));

@@ -1,0 +1,38 @@
+//! What services refer to must be in the file.
+
+use super::load::Error;
+use super::node::{At, Key, Node, Problem};
+
+/// Checks every service.
+pub fn check(root: &Node) -> Result<(), Error> {
+    let mut problems = Vec::new();
+    for (key, service) in root.get("services").map(Node::entries).unwrap_or_default() {
+        let mut want = |section: &str, kind: &str, name: &str, at: &At| {
+            let entries = root.get(section).map(Node::entries).unwrap_or_default();
+            if !entries.iter().any(|(k, _)| k.text == name) {
+                let what = format!("service {:?} refers to undefined {kind} {name:?}", key.text);
+                problems.push(Problem::new(at, what));
+            }
+        };
+        for (Key { text, at }, _) in service.get("networks").map(Node::entries).unwrap_or_default() {
+            if text != "default" {
+                want("networks", "network", text, at);
+            }
+        }
+        for volume in service.get("volumes").map(Node::items).unwrap_or_default() {
+            if let (Some("volume" | "cluster"), Some(source)) = (volume.text_of("type"), volume.get("source"))
+            {
+                want("volumes", "volume", source.text().unwrap_or_default(), &source.at);
+            }
+        }
+        for (section, kind) in [("secrets", "secret"), ("configs", "config")] {
+            for item in service.get(section).map(Node::items).unwrap_or_default() {
+                // Without a source it is short, with a variable that has not been put in.
+                if let Some(source) = item.get("source") {
+                    want(section, kind, source.text().unwrap_or_default(), &source.at);
+                }
+            }
+        }
+    }
+    if problems.is_empty() { Ok(()) } else { Err(Error::Invalid(problems)) }
+}

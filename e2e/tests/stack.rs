@@ -1,0 +1,258 @@
+//! Stacks: a Compose file deployed, changed, pruned and removed, by the real client and by `skep`, each of which sees
+//! what the other has made.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use skep_e2e::swarm::{LONG, begun, path, wait_empty, wait_running};
+use skep_e2e::{Host, Lab, busybox_image, eventually, eventually_some};
+
+const FILE: &str = r#"
+version: "3.13"
+services:
+  web:
+    image: box:1
+    command: sh -c "cat /run/secrets/key /etc/app.conf; exec sleep 1000000"
+    hostname: "{{.Service.Name}}-{{.Task.Slot}}"
+    environment: {COLOUR: "${COLOUR:-red}"}
+    networks: {front: {aliases: [www]}}
+    secrets: [key]
+    configs: [{source: app, target: /etc/app.conf, mode: 0440}]
+    ports: ["8085:80"]
+    volumes: ["data:/data"]
+    stop_grace_period: 1s
+    healthcheck: {test: ["CMD", "/bin/cat", "/etc/app.conf"], interval: 1s, retries: 3}
+    deploy:
+      replicas: 2
+      labels: {tier: front}
+      update_config: {parallelism: 1, order: start-first, monitor: 500ms}
+      restart_policy: {condition: on-failure, delay: 1s}
+      resources: {limits: {memory: 64M}}
+  side:
+    image: box:1
+    command: sleep 1000000
+    stop_grace_period: 1s
+    build: .
+    container_name: nothing
+    deploy: {update_config: {monitor: 500ms}}
+networks:
+  front: {driver: overlay, attachable: true}
+volumes: {data: {labels: {kept: "yes"}}}
+secrets: {key: {file: ./key.txt}}
+configs: {app: {file: ./app.conf}}
+"#;
+
+/// A single manager with `box:1`, and the file with all it names in a directory.
+fn lab(name: &str) -> Result<(Lab, std::path::PathBuf)> {
+    let lab = begun(name, 1)?;
+    let host = lab.host(1);
+    let archive = host.dir.join("box.tar");
+    busybox_image(&["sh", "sleep", "cat"], &archive)?;
+    host.docker(&["import", path(&archive), "box:1"])?;
+    let dir = host.dir.join("stack");
+    std::fs::create_dir_all(&dir)?;
+    std::fs::write(dir.join("c.yml"), FILE)?;
+    std::fs::write(dir.join("key.txt"), "first key\n")?;
+    std::fs::write(dir.join("app.conf"), "conf\n")?;
+    Ok((lab, dir))
+}
+
+fn rewrite(dir: &Path, file: &str, from: &str, to: &str) -> Result<()> {
+    let text = std::fs::read_to_string(dir.join(file))?;
+    ensure!(text.contains(from), "{from:?} is not in {file}");
+    Ok(std::fs::write(dir.join(file), text.replace(from, to))?)
+}
+
+/// What a command said on both outputs; it must succeed.
+fn said(command: &mut Command, args: &[&str]) -> Result<(String, String)> {
+    let out = command.args(args).output()?;
+    let (stdout, stderr) = (String::from_utf8(out.stdout)?, String::from_utf8(out.stderr)?);
+    ensure!(out.status.success(), "{args:?}: {stdout}{stderr}");
+    Ok((stdout, stderr))
+}
+
+fn skep(host: &Host) -> Command {
+    let mut command = Command::new(&host.skep);
+    command.env("DOCKER_HOST", host.docker_host());
+    command
+}
+
+/// IDs of the containers of a service, sorted.
+fn containers(host: &Host, service: &str) -> Result<Vec<String>> {
+    let filter = format!("label=com.docker.swarm.service.name={service}");
+    let ids = host.docker(&["ps", "-q", "--filter", &filter])?;
+    let mut ids: Vec<String> = ids.lines().map(str::to_owned).collect();
+    ids.sort();
+    Ok(ids)
+}
+
+/// Waits until an update of a service is done and others run in place of these containers; those others.
+fn rolled(host: &Host, service: &str, old: &[String]) -> Result<Vec<String>> {
+    eventually_some(&format!("{service} is rolled"), LONG, || {
+        let state = host.docker(&["service", "inspect", "-f", "{{.UpdateStatus.State}}", service])?;
+        let now = containers(host, service)?;
+        let others = now.len() == old.len() && now.iter().all(|c| !old.contains(c));
+        ensure!(others && state.trim() == "completed", "{state}: {old:?} {now:?}");
+        Ok(Some(now))
+    })
+}
+
+fn lines(text: &str) -> Vec<String> {
+    let mut lines: Vec<String> = text
+        .lines()
+        .map(|l| l.split(" (id:").next().unwrap_or(l).to_owned())
+        .filter(|l| !l.is_empty())
+        .collect();
+    lines.sort();
+    lines
+}
+
+fn names(host: &Host, kind: &str) -> Result<Vec<String>> {
+    let out = host.docker(&[kind, "ls", "--format", "{{.Name}}"])?;
+    Ok(lines(&out))
+}
+
+#[test]
+fn dockers_client_deploys_changes_prunes_and_removes_a_stack() -> Result<()> {
+    let (lab, dir) = lab("stackd")?;
+    let host = lab.host(1);
+    let file = dir.join("c.yml");
+    let deploy = ["stack", "deploy", "-c", path(&file), "shop"];
+    let (out, err) = said(&mut host.docker_command(), &deploy)?;
+    let made = [
+        "Creating config shop_app",
+        "Creating network shop_default",
+        "Creating network shop_front",
+        "Creating secret shop_key",
+        "Creating service shop_side",
+        "Creating service shop_web",
+    ];
+    ensure!(lines(&out) == made, "{out}{err}");
+    wait_running(host, "shop_web", 2)?;
+    wait_running(host, "shop_side", 1)?;
+    ensure!(host.docker(&["stack", "ls", "--format", "{{.Name}} {{.Services}}"])?.trim() == "shop 2");
+    let ps = host.docker(&["stack", "ps", "shop", "--format", "{{.Name}} {{.DesiredState}}"])?;
+    ensure!(lines(&ps) == ["shop_side.1 Running", "shop_web.1 Running", "shop_web.2 Running"], "{ps}");
+    eventually("the services are at full strength", LONG, || {
+        let services = host.docker(&["stack", "services", "shop", "--format", "{{.Name}} {{.Replicas}}"])?;
+        ensure!(lines(&services) == ["shop_side 1/1", "shop_web 2/2"], "{services}");
+        Ok(())
+    })?;
+    let (web, side) = (containers(host, "shop_web")?, containers(host, "shop_side")?);
+    let seen =
+        host.docker(&["exec", &web[0], "/bin/cat", "/run/secrets/key", "/etc/app.conf", "/etc/hostname"])?;
+    ensure!(seen.starts_with("first key\nconf\nshop_web-"), "{seen}");
+    let volume = host.docker(&["volume", "inspect", "-f", "{{json .Labels}}", "shop_data"])?;
+    ensure!(volume.contains(r#""kept":"yes""#) && volume.contains("stack.namespace"), "{volume}");
+
+    // The same again changes nothing; one service changed is the only one rolled.
+    said(&mut host.docker_command(), &deploy)?;
+    rewrite(&dir, "c.yml", "COLOUR:-red", "COLOUR:-blue")?;
+    let (out, _) = said(&mut host.docker_command(), &deploy)?;
+    ensure!(lines(&out) == ["Updating service shop_side", "Updating service shop_web"], "{out}");
+    let now = rolled(host, "shop_web", &web)?;
+    ensure!(containers(host, "shop_side")? == side, "what did not change is not rolled");
+    let env = host.docker(&["exec", &now[0], "/bin/sh", "-c", "echo $COLOUR"])?;
+    ensure!(env.trim() == "blue", "{env}");
+
+    // Skep's client sees it, and prunes what the file has no more.
+    ensure!(host.skep(&["stack", "ls", "--format", "{{.Name}} {{.Services}}"])?.trim() == "shop 2");
+    let text = std::fs::read_to_string(&file)?;
+    let from = text.find("  side:").context("side")?;
+    let to = text.find("networks:\n  front: {d").context("networks")?;
+    std::fs::write(&file, format!("{}{}", &text[..from], &text[to..]))?;
+    let (out, _) =
+        said(&mut host.docker_command(), &["stack", "deploy", "--prune", "-c", path(&file), "shop"])?;
+    ensure!(lines(&out) == ["Removing service shop_side", "Updating service shop_web"], "{out}");
+    ensure!(names(host, "service")? == ["shop_web"]);
+
+    // Networks are refused while their last tasks end.
+    eventually("the stack is removed", LONG, || host.docker(&["stack", "rm", "shop"]).map(drop))?;
+    wait_empty(host)?;
+    for kind in ["service", "secret", "config"] {
+        ensure!(names(host, kind)?.is_empty(), "{kind}");
+    }
+    ensure!(!names(host, "network")?.iter().any(|n| n.starts_with("shop")));
+    lab.down()
+}
+
+#[test]
+fn skep_deploys_by_content_and_rolls_what_a_changed_file_is_in() -> Result<()> {
+    let (lab, dir) = lab("stacks")?;
+    let host = lab.host(1);
+    let file = dir.join("c.yml");
+    let deploy = ["stack", "deploy", "--detach=false", "-q", "-c", path(&file), "shop"];
+    let (out, err) = said(&mut skep(host), &deploy)?;
+    ensure!(
+        out.contains("Creating service shop_web\n") && out.contains("Creating secret shop_key_"),
+        "{out}"
+    );
+    ensure!(err.contains("Ignoring unsupported options: build\n\n"), "{err}");
+    ensure!(err.contains("container_name: Setting the container name is not supported.\n"), "{err}");
+    wait_running(host, "shop_web", 2)?;
+    let (web, side) = (containers(host, "shop_web")?, containers(host, "shop_side")?);
+    let first = names(host, "secret")?;
+    ensure!(first.len() == 1 && first[0].len() == "shop_key_".len() + 12, "{first:?}");
+
+    // Docker's client takes the same things for the same stack.
+    let listed =
+        host.docker(&["stack", "services", "shop", "--format", "{{.Name}} {{.Replicas}} {{.Ports}}"])?;
+    ensure!(lines(&listed) == ["shop_side 1/1 ", "shop_web 2/2 *:8085->80/tcp"], "{listed}");
+    for line in [
+        &["stack", "ls"][..],
+        &["stack", "services", "shop"],
+        &["stack", "services", "nope"],
+        &["stack", "ps", "nope"],
+    ] {
+        let run = |mut command: Command| -> Result<_> {
+            let out = command.args(line).output()?;
+            Ok((
+                out.status.code(),
+                String::from_utf8(out.stdout)?,
+                String::from_utf8(out.stderr)?.to_lowercase(),
+            ))
+        };
+        let (theirs, ours) = (run(host.docker_command())?, run(skep(host))?);
+        ensure!(theirs == ours, "{line:?}: {theirs:?} {ours:?}");
+    }
+
+    // A changed file is another secret, and rolls its service alone; a rollback would still find the old one.
+    std::fs::write(dir.join("key.txt"), "second key\n")?;
+    let (out, _) = said(&mut skep(host), &deploy)?;
+    ensure!(out.contains("Creating secret shop_key_") && !out.contains("Creating service"), "{out}");
+    let now = rolled(host, "shop_web", &web)?;
+    let key = host.docker(&["exec", &now[0], "/bin/cat", "/run/secrets/key"])?;
+    ensure!(key.trim() == "second key", "{key}");
+    ensure!(
+        now.iter().all(|c| !web.contains(c)) && containers(host, "shop_side")? == side,
+        "{web:?} {now:?}"
+    );
+    ensure!(names(host, "secret")?.len() == 2);
+    let (out, _) = said(
+        &mut skep(host),
+        &["stack", "deploy", "--prune", "--detach=false", "-q", "-c", path(&file), "shop"],
+    )?;
+    ensure!(out.contains(&format!("Removing secret {}\n", first[0])), "{out}");
+    ensure!(names(host, "secret")?.len() == 1);
+    ensure!(containers(host, "shop_web")? == now, "nothing changed");
+
+    // What is wrong is told with its place, and nothing is changed.
+    rewrite(&dir, "c.yml", "    image: box:1\n    command: sleep", "    imgae: box:1\n    command: sleep")?;
+    let out = skep(host).args(deploy).output()?;
+    let err = String::from_utf8(out.stderr)?;
+    let place =
+        format!("{}:23:5: services.side: unknown key \"imgae\": did you mean \"image\"?\n", path(&file));
+    ensure!(!out.status.success() && err == place, "{err}");
+
+    let (out, _) = said(&mut skep(host), &["stack", "rm", "--detach=false", "shop"])?;
+    ensure!(
+        out.starts_with("Removing service shop_side\nRemoving service shop_web\nRemoving secret shop_key_"),
+        "{out}"
+    );
+    wait_empty(host)?;
+    ensure!(
+        names(host, "secret")?.is_empty() && !names(host, "network")?.iter().any(|n| n.starts_with("shop"))
+    );
+    lab.down()
+}
