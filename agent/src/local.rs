@@ -4,10 +4,10 @@
 use std::net::IpAddr;
 
 use skep_engine::{
-    Attachment, BoundPort, ContainerConfig, ContainerId, Endpoint, Endpoint6, NetworkError, NetworkJoin,
-    NetworkMode, Networking,
+    Attachment, BoundPort, ContainerConfig, ContainerId, Endpoint, Endpoint6, IdMaps, NetworkError,
+    NetworkJoin, NetworkMode, Networking,
 };
-use skep_overlay::{AttachRequest, Attached, DataPlane, Join, Publish};
+use skep_overlay::{AttachRequest, Attached, DataPlane, Join, Publish, UserNamespace};
 
 use crate::attachments::{Asked, AttachError, Attachments};
 use crate::runtime::TASK_LABEL;
@@ -85,6 +85,7 @@ impl Networking for LocalNetworking {
         id: &ContainerId,
         name: &str,
         config: &ContainerConfig,
+        ids: Option<&IdMaps>,
     ) -> Result<Attachment, NetworkError> {
         let NetworkMode::Networks(joins) = &config.network else {
             return Err("this container joins no network that needs preparing".into());
@@ -103,6 +104,10 @@ impl Networking for LocalNetworking {
                 dns_servers: config.dns.clone(),
                 dns_search: config.dns_search.clone(),
                 dns_options: config.dns_options.clone(),
+                user_namespace: ids.map(|ids| {
+                    let [uid_map, gid_map] = ids.lines();
+                    UserNamespace { uid_map, gid_map }
+                }),
             })
             .await?;
         Ok(attachment(attached))

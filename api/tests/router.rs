@@ -81,6 +81,7 @@ where
             default_log: Default::default(),
             runtimes: Default::default(),
             cdi_spec_dirs: Vec::new(),
+            userns: None,
             networking: Arc::new(NoNetworks),
         })
         .await

@@ -32,6 +32,7 @@ async fn main() -> Outcome<()> {
         default_log: Default::default(),
         runtimes: Default::default(),
         cdi_spec_dirs: Vec::new(),
+        userns: None,
         networking: Arc::new(NoNetworks),
     })
     .await?;

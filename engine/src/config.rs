@@ -359,6 +359,8 @@ pub struct ContainerConfig {
     pub pid_mode: PidMode,
     /// IPC namespace.
     pub ipc_mode: IpcMode,
+    /// In the host's user namespace, whatever the daemon has others be in.
+    pub host_userns: bool,
     /// In the host's UTS namespace.
     pub host_uts: bool,
     /// In the host's cgroup namespace.
@@ -469,6 +471,9 @@ pub struct Container {
     /// What is known of its health; none = it is not checked.
     #[serde(default)]
     pub health: Option<Health>,
+    /// The IDs of its user namespace since its last start; none = the host's.
+    #[serde(default)]
+    pub id_maps: Option<crate::userns::IdMaps>,
     /// Path of the log file, empty for driver `none`.
     pub log_path: std::path::PathBuf,
 }

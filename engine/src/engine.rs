@@ -22,6 +22,7 @@ use crate::metrics::Metrics;
 use crate::network::Networking;
 use crate::root_lock::RootLocks;
 use crate::runtimes::Runtimes;
+use crate::userns::IdMaps;
 use crate::volume::Volumes;
 
 /// Longest time a start waits for its turn.
@@ -44,6 +45,8 @@ pub struct EngineOptions {
     pub default_log: LogConfig,
     /// What containers can be made by.
     pub runtimes: Runtimes,
+    /// User namespaces of containers: the IDs they have; none = they are in the host's.
+    pub userns: Option<IdMaps>,
     /// Where specifications of the Container Device Interface lie: what a later one says counts.
     pub cdi_spec_dirs: Vec<PathBuf>,
     /// Who makes networks.
@@ -92,6 +95,9 @@ impl Engine {
         make_dir(&options.exec_root.join("containers"), 0o700)?;
         crate::container::memory_files::sweep(&options.exec_root.join("containers"))?;
         root.sweep(&root.temporary(), "what was half-made", |_| false)?;
+        if let Some(ids) = &options.userns {
+            crate::container::try_id_maps(ids, &root)?;
+        }
         let (metadata, stored) = Metadata::open(&root.metadata())?;
         let records: Vec<Record> =
             stored.all::<Record>(Kind::Container).into_iter().map(|(_, r)| r).collect();
@@ -112,7 +118,14 @@ impl Engine {
         let images =
             Images::open(root.clone(), metadata.clone(), events.clone(), metrics.clone(), &stored, holders)?;
         let users = records.iter().map(|r| (r.container.id.0.clone(), r.volumes()));
-        let volumes = Volumes::open(root.clone(), metadata.clone(), events.clone(), &stored, users)?;
+        let volumes = Volumes::open(
+            root.clone(),
+            metadata.clone(),
+            events.clone(),
+            &stored,
+            users,
+            options.userns.as_ref().map(IdMaps::root),
+        )?;
         let cgroup_parent =
             options.cgroup_parent.clone().unwrap_or_else(|| format!("skep-{}", options.instance));
         let inner = Inner {
@@ -235,6 +248,11 @@ impl Engine {
     /// The log driver of containers that name none.
     pub fn default_log(&self) -> &LogConfig {
         &self.0.options.default_log
+    }
+
+    /// The IDs of containers with a user namespace of their own, which those have that do not ask for the host's.
+    pub fn userns(&self) -> Option<&IdMaps> {
+        self.0.options.userns.as_ref()
     }
 
     /// Where specifications of devices lie.

@@ -28,6 +28,7 @@ mod root_lock;
 pub mod runtime;
 mod runtimes;
 pub mod shim;
+mod userns;
 mod volume;
 mod xattr;
 
@@ -57,4 +58,5 @@ pub use root_lock::{Root, RootLocks};
 pub use runtime::init_main;
 pub use runtimes::*;
 pub use shim::shim_main;
+pub use userns::{IdMaps, IdRange};
 pub use volume::{NewVolume, Pruned, Volume, Volumes};

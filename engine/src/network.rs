@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{ContainerConfig, ContainerId, NetworkJoin};
+use crate::userns::IdMaps;
 
 /// A boxed error from the embedding daemon, shown to the user as it is.
 pub type NetworkError = Box<dyn std::error::Error + Send + Sync>;
@@ -13,12 +14,14 @@ pub type NetworkError = Box<dyn std::error::Error + Send + Sync>;
 /// Prepares and removes the network of containers whose mode is [`crate::NetworkMode::Networks`].
 #[async_trait::async_trait]
 pub trait Networking: Send + Sync + 'static {
-    /// Makes (or finds, when called again for the same container) the namespace and its interfaces.
+    /// Makes (or finds, when called again for the same container) the namespace and its interfaces. With `ids` the
+    /// namespace belongs to a new user namespace that has those, which the container shares.
     async fn attach(
         &self,
         id: &ContainerId,
         name: &str,
         config: &ContainerConfig,
+        ids: Option<&IdMaps>,
     ) -> Result<Attachment, NetworkError>;
     /// Joins a running container to one more network; tells how it is connected now.
     async fn connect(
@@ -47,6 +50,7 @@ impl Networking for NoNetworks {
         _: &ContainerId,
         _: &str,
         _: &ContainerConfig,
+        _: Option<&IdMaps>,
     ) -> Result<Attachment, NetworkError> {
         Err("this engine has no networks: use --network none or host".into())
     }

@@ -26,7 +26,7 @@ pub mod wireguard;
 pub use error::{Error, Result};
 pub use model::{
     Applied, AttachRequest, Attached, Bound, BridgeInfo, BridgeSpec, DataPlaneOptions, Endpoint, Endpoint6,
-    Join, Member, Publish, Range6,
+    Join, Member, Publish, Range6, UserNamespace,
 };
 pub use plane::{DataPlane, Figures};
 pub use wireguard::wireguard_main;

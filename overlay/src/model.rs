@@ -78,6 +78,17 @@ pub struct AttachRequest {
     pub dns_search: Vec<String>,
     /// DNS options.
     pub dns_options: Vec<String>,
+    /// The user namespace that is to own its network namespace; none = the host's.
+    pub user_namespace: Option<UserNamespace>,
+}
+
+/// A user namespace to be made, by what is written to its `uid_map` and `gid_map` (user_namespaces(7)).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserNamespace {
+    /// Lines of user IDs.
+    pub uid_map: String,
+    /// Lines of group IDs.
+    pub gid_map: String,
 }
 
 /// A container's place in one network.

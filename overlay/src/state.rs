@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::desired::{Cidr, Desired};
 use crate::error::{Error, Result};
 use crate::link::Mac;
-use crate::model::{Bound, Endpoint, Range6};
+use crate::model::{Bound, Endpoint, Range6, UserNamespace};
 
 /// A container's connection, as wired.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +27,9 @@ pub struct Record {
     pub order: Vec<String>,
     pub ports: Vec<Bound>,
     pub dns: Dns,
+    /// Owner of its network namespace.
+    #[serde(default)]
+    pub user_namespace: Option<UserNamespace>,
 }
 
 /// What the container's resolver was asked to be.

@@ -73,6 +73,9 @@ async fn version(State(s): State<ApiState>) -> Response {
 async fn info(State(s): State<ApiState>) -> Response {
     let (info, host) = (s.info(), s.engine().info());
     let (swarm, mut warnings) = swarm_info(&s).await;
+    let mut security = vec!["name=seccomp,profile=builtin"];
+    security.extend(s.engine().userns().map(|_| "name=userns"));
+    security.push("name=cgroupns");
     let devices = s.engine().cdi_devices();
     warnings.extend(devices.errors.iter().map(|e| format!("CDI: {e}")));
     let now = time::from_ns(time::now_ns());
@@ -129,7 +132,7 @@ async fn info(State(s): State<ApiState>) -> Response {
         "LiveRestoreEnabled": true,
         "Isolation": "",
         "InitBinary": "skep",
-        "SecurityOptions": ["name=seccomp,profile=builtin", "name=cgroupns"],
+        "SecurityOptions": security,
         "CDISpecDirs": s.engine().cdi_spec_dirs(),
         "DiscoveredDevices": devices.names().map(|n| json!({ "Source": "cdi", "ID": n })).collect::<Vec<_>>(),
         "Warnings": if warnings.is_empty() { Value::Null } else { json!(warnings) },

@@ -52,6 +52,9 @@ impl CreateFlags {
         if self.rm && policy != "no" && !policy.is_empty() {
             bail!("conflicting options: cannot specify both --restart and --rm");
         }
+        if self.userns.as_deref().is_some_and(|mode| !matches!(mode, "" | "host")) {
+            bail!("--userns: invalid USER mode");
+        }
         let (binds, anonymous) = mount::volumes(&self.volume)?;
         let security = security(&self.security_opt)?;
         let (devices, requests) = devices::asked(&self.device, &self.gpus)?;

@@ -9,6 +9,7 @@ mod metrics;
 mod node;
 mod options;
 mod runtimes;
+mod userns;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -193,6 +194,7 @@ impl Daemon {
             helper_exe,
             default_log: config.log.clone(),
             runtimes: config.runtimes.clone(),
+            userns: config.userns.clone(),
             cdi_spec_dirs: config.cdi_spec_dirs.clone(),
             networking: Arc::new(LocalNetworking::new(plane.clone(), attachments.clone())),
         };

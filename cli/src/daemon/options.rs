@@ -7,10 +7,10 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde::Deserialize;
 use skep_api::TlsFiles;
-use skep_engine::{CDI_SPEC_DIRS, LogConfig, Runtimes};
+use skep_engine::{CDI_SPEC_DIRS, IdMaps, LogConfig, Runtimes};
 use skep_overlay::desired::Cidr6;
 
-use super::runtimes;
+use super::{runtimes, userns};
 
 /// Flags of `skep daemon`.
 #[derive(Args, Clone, Debug, Default)]
@@ -75,6 +75,9 @@ pub struct DaemonArgs {
     /// OCI runtime (runc, crun, ...) that containers can ask for by this name
     #[arg(long = "add-runtime", value_name = "NAME=PATH")]
     pub add_runtimes: Vec<String>,
+    /// Give containers a user namespace with the subordinate IDs of this user: default, USER[:GROUP] or UID[:GID]
+    #[arg(long, value_name = "USER")]
+    pub userns_remap: Option<String>,
     /// Directory of CDI specifications [default: /etc/cdi and /var/run/cdi]
     #[arg(long = "cdi-spec-dir", value_name = "DIR")]
     pub cdi_spec_dirs: Vec<PathBuf>,
@@ -107,6 +110,7 @@ struct File {
     runtimes: BTreeMap<String, runtimes::Entry>,
     default_runtime: Option<String>,
     metrics_addr: Option<String>,
+    userns_remap: Option<String>,
     cdi_spec_dirs: Vec<PathBuf>,
     ipv6: bool,
     fixed_cidr_v6: Option<String>,
@@ -143,6 +147,8 @@ pub struct Config {
     pub runtimes: Runtimes,
     /// Where metrics are served.
     pub metrics_addr: Option<String>,
+    /// The IDs of containers with a user namespace.
+    pub userns: Option<IdMaps>,
     /// Where CDI specifications lie.
     pub cdi_spec_dirs: Vec<PathBuf>,
     /// The default bridge network has IPv6.
@@ -247,6 +253,7 @@ impl Config {
                 args.default_runtime.or(file.default_runtime),
             )?,
             metrics_addr: args.metrics_addr.or(file.metrics_addr).filter(|a| !a.is_empty()),
+            userns: userns::decide(args.userns_remap.or(file.userns_remap))?,
             cdi_spec_dirs,
             ipv6,
             fixed_cidr_v6,

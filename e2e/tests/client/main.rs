@@ -14,6 +14,7 @@ mod runtimes;
 mod storage;
 mod swarm;
 mod usage;
+mod userns;
 mod websocket;
 
 use std::path::PathBuf;

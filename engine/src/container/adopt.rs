@@ -14,7 +14,7 @@ use crate::engine::Engine;
 use crate::error::{Error, blocking};
 use crate::events::now_ns;
 use crate::metadata::{Change, Kind};
-use crate::shim::spec::{EXIT_FILE, PID_FILE};
+use crate::shim::spec::{EXIT_FILE, PID_FILE, SPEC_FILE, ShimSpec};
 use crate::shim::{self, Shim};
 
 impl Engine {
@@ -121,7 +121,9 @@ impl Engine {
             Run::Going { shim, pid, started_at_ns } => {
                 began(started_at_ns);
                 let frozen = self.cgroup(slot).is_ok_and(|g| g.is_frozen());
+                let ids = specified(&self.bundle(&slot.id));
                 slot.update(|c| {
+                    c.id_maps.clone_from(&ids);
                     c.state = if frozen { ContainerState::Paused } else { ContainerState::Running };
                     c.pid = Some(pid);
                 });
@@ -205,6 +207,12 @@ enum Run {
 
 fn was_running(c: &Container) -> bool {
     matches!(c.state, ContainerState::Running | ContainerState::Paused | ContainerState::Restarting)
+}
+
+/// The IDs that a container which runs was started with.
+fn specified(bundle: &Path) -> Option<crate::userns::IdMaps> {
+    let json = std::fs::read(bundle.join(SPEC_FILE)).ok()?;
+    serde_json::from_slice::<ShimSpec>(&json).ok()?.id_maps
 }
 
 fn read_exit(bundle: &Path) -> Option<shim::Exit> {

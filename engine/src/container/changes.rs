@@ -48,7 +48,7 @@ impl Engine {
             let image = match lowers.is_empty() {
                 true => None,
                 false => Some(
-                    View::assemble(Parts::Image(lowers), &scratch)
+                    View::assemble(Parts::Image(lowers), None, &scratch)
                         .map_err(|e| Error::Invalid(format!("cannot open the image's files: {e}")))?,
                 ),
             };

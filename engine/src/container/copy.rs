@@ -64,13 +64,14 @@ impl Engine {
             Ok((stat, (dir, asked)))
         })
         .await?;
+        let ids = self.ids_of(&slot.container());
         self.emit(&slot, "archive-path", &[]);
         let is_dir = SFlag::from_bits_truncate(stat.mode) & SFlag::S_IFMT == SFlag::S_IFDIR;
         let archive = outflow::stream(move |out| {
             // Held open until the last byte.
             let _look = look;
             let (dir, asked) = place;
-            let mut pack = Pack::files(out);
+            let mut pack = Pack::files(out, ids);
             if is_dir {
                 let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
                 let name = if asked.base.is_empty() { OsStr::new(".") } else { asked.base.as_os_str() };
@@ -98,7 +99,8 @@ impl Engine {
         let look = self.view(&slot).await?;
         let (s, view, of) = (slot.clone(), look.view.clone(), missing(id, path));
         let clean = Asked::read(path).whole();
-        let (dir, rules) = blocking(move || destination(&s, &view, &clean, how, of)).await?;
+        let (dir, mut rules) = blocking(move || destination(&s, &view, &clean, how, of)).await?;
+        rules.ids = self.ids_of(&slot.container());
         let copied = feed::run(archive, move |input| extract::copy_in(input, dir, rules)).await;
         drop(look);
         copied?;
@@ -116,10 +118,11 @@ impl Engine {
             view.root().open(Path::new("/"), flags, 0).map_err(Error::io("open the root of", "/"))
         })
         .await?;
+        let ids = self.ids_of(&slot.container());
         self.emit(&slot, "export", &[]);
         Ok(outflow::stream(move |out| {
             let _look = look;
-            let mut pack = Pack::files(out);
+            let mut pack = Pack::files(out, ids);
             pack.children(&root, None)?;
             pack.finish()
         }))
@@ -157,7 +160,7 @@ fn destination(
         }
         false => None,
     };
-    Ok((dir, CopyRules { keep_kinds: how.keep_kinds, owner }))
+    Ok((dir, CopyRules { keep_kinds: how.keep_kinds, owner, ids: None }))
 }
 
 /// For `map_err`: a path that cannot be found, in Docker's words.

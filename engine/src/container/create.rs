@@ -67,6 +67,9 @@ impl Engine {
         let runtime = config.runtime.take().filter(|r| !r.is_empty());
         let runtime = runtime.unwrap_or_else(|| self.runtimes().default.clone());
         self.runtimes().find(&runtime)?;
+        if !config.host_userns && self.userns().is_some() {
+            super::id_maps::check(&config, self.runtimes().find(&runtime)?.is_some())?;
+        }
         config.runtime = Some(runtime);
         for (k, v) in &image.config.labels {
             config.labels.entry(k.clone()).or_insert_with(|| v.clone());
@@ -103,6 +106,7 @@ impl Engine {
             endpoints: Vec::new(),
             ports: Vec::new(),
             health: None,
+            id_maps: None,
             log_path,
             config,
         };

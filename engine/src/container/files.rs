@@ -10,6 +10,7 @@ use crate::error::Error;
 use crate::log_config::{LogConfig, LogFormat};
 use crate::network::{Attachment, Endpoint};
 use crate::shim::spec::HostFiles;
+use crate::userns::IdMaps;
 
 /// Where things lie in a container's directory.
 pub(super) struct Layout {
@@ -51,6 +52,7 @@ impl Layout {
         attachment: Option<&Attachment>,
         peer: Option<&Path>,
         links: &[String],
+        ids: Option<&IdMaps>,
     ) -> Result<HostFiles, Error> {
         if let Some(peer) = peer {
             // In another's network namespace, its names are ours.
@@ -64,6 +66,8 @@ impl Layout {
         let write = |name: &str, text: String| {
             let path = self.dir.join(name);
             fs::write(&path, text).map_err(Error::io("write", &path))?;
+            let (uid, gid) = ids.map_or((0, 0), IdMaps::root);
+            std::os::unix::fs::chown(&path, Some(uid), Some(gid)).map_err(Error::io("own", &path))?;
             Ok::<_, Error>(Some(path))
         };
         let resolv_conf = match attachment {

@@ -52,7 +52,8 @@ impl Engine {
             if let MountKind::Volume { name, options } = &mount.kind
                 && !options.no_copy
             {
-                self.begin_with_image(id, name, &mount.target, lowers, &mut image).await?;
+                self.begin_with_image(id, name, &mount.target, (lowers, config.host_userns), &mut image)
+                    .await?;
             }
         }
         Ok(())
@@ -99,7 +100,7 @@ impl Engine {
         id: &str,
         volume: &str,
         target: &Path,
-        lowers: &[PathBuf],
+        (lowers, config_host): (&[PathBuf], bool),
         image: &mut Option<Arc<View>>,
     ) -> Result<(), Error> {
         if !lowers.iter().any(|l| has_something_at(l, target)) {
@@ -109,8 +110,9 @@ impl Engine {
             Some(view) => view.clone(),
             None => {
                 let (parts, scratch) = (Parts::Image(lowers.to_vec()), self.root().temporary());
+                let ids = if config_host { None } else { self.userns().cloned() };
                 let view = blocking(move || {
-                    View::assemble(parts, &scratch).map_err(|e| Error::Invalid(e.to_string()))
+                    View::assemble(parts, ids, &scratch).map_err(|e| Error::Invalid(e.to_string()))
                 });
                 image.insert(Arc::new(view.await?)).clone()
             }
@@ -250,7 +252,8 @@ impl Engine {
         let (rootfs, host_files) = self.rootfs(slot);
         let host_files = if mounted { host_files } else { Default::default() };
         let (parts, scratch) = (Parts::Container { rootfs, mounts, host_files }, self.root().temporary());
-        let view = blocking(move || View::assemble(parts, &scratch).map_err(failed)).await?;
+        let ids = self.ids_of(&c);
+        let view = blocking(move || View::assemble(parts, ids, &scratch).map_err(failed)).await?;
         Ok(Look { view: Arc::new(view), _assembled: Some(assembled) })
     }
 }

@@ -14,6 +14,7 @@ use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 use tar::{Builder, EntryType, Header};
 
+use crate::userns::IdMaps;
 use crate::xattr;
 
 /// Values a ustar header has room for.
@@ -27,6 +28,8 @@ pub(super) struct Pack<W: Write> {
     links: HashMap<(u64, u64), Vec<u8>>,
     /// Whiteouts of overlayfs become those of image layers.
     layer: bool,
+    /// Owners are the host's IDs of these.
+    ids: Option<IdMaps>,
     /// Paths below the root that are left out.
     skip: &'static [&'static str],
     /// How deep the walk is.
@@ -37,14 +40,14 @@ pub(super) struct Pack<W: Write> {
 pub(crate) const DEEPEST: usize = 2048;
 
 impl<W: Write> Pack<W> {
-    /// Files as they are.
-    pub(super) fn files(out: W) -> Self {
-        Self { out: Builder::new(out), links: HashMap::new(), layer: false, skip: &[], depth: 0 }
+    /// Files as they are, but for owners that stand for a container's.
+    pub(super) fn files(out: W, ids: Option<IdMaps>) -> Self {
+        Self { out: Builder::new(out), links: HashMap::new(), layer: false, ids, skip: &[], depth: 0 }
     }
 
     /// The upper directory of an overlay as a layer of an image, without `skip`.
     pub(super) fn layer(out: W, skip: &'static [&'static str]) -> Self {
-        Self { layer: true, skip, ..Self::files(out) }
+        Self { layer: true, skip, ..Self::files(out, None) }
     }
 
     /// Adds what is in the directory, each entry below the name `prefix`. Without one, names are relative; with
@@ -163,7 +166,11 @@ impl<W: Write> Pack<W> {
             header.set_device_minor(nix::sys::stat::minor(meta.st_rdev) as u32)?;
         }
         let mut records: Vec<(String, Vec<u8>)> = Vec::new();
-        let (uid, gid) = (u64::from(meta.st_uid), u64::from(meta.st_gid));
+        let owner = match &self.ids {
+            None => (meta.st_uid, meta.st_gid),
+            Some(ids) => ids.to_container(meta.st_uid, meta.st_gid),
+        };
+        let (uid, gid) = (u64::from(owner.0), u64::from(owner.1));
         header.set_uid(uid.min(MOST_ID));
         header.set_gid(gid.min(MOST_ID));
         for (key, id) in [("uid", uid), ("gid", gid)] {

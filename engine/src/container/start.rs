@@ -61,6 +61,7 @@ impl Engine {
             _ => {}
         }
         slot.volatile().stopped_by_user = false;
+        let ids = self.next_ids(&slot.container().config);
         let timer = self.metrics().container.start.start_timer();
         match self.launch(slot).await {
             Ok((shim, pid)) => {
@@ -72,6 +73,7 @@ impl Engine {
                     c.oom_killed = false;
                     c.error.clear();
                     c.started_at_ns = now_ns();
+                    c.id_maps.clone_from(&ids);
                     c.restart_count = restarts;
                 });
                 self.reset_health(slot);
@@ -195,7 +197,10 @@ impl Engine {
             NetworkMode::Networks(_) => {
                 slot.volatile().detach_network = true;
                 let _timer = self.metrics().network.allocate.start_timer();
-                let attached = self.networking().attach(&c.id, &c.name, &c.config).await;
+                let attached = self
+                    .networking()
+                    .attach(&c.id, &c.name, &c.config, self.next_ids(&c.config).as_ref())
+                    .await;
                 let a = attached.map_err(|source| Error::Network { id: slot.id.clone(), source })?;
                 slot.update(|c| {
                     c.endpoints.clone_from(&a.endpoints);
@@ -254,6 +259,7 @@ impl Engine {
             Some(name) => self.runtimes().find(name)?.cloned(),
             None => None,
         };
+        let id_maps = self.next_ids(g);
         let devices = self.resolve_devices(&g.device_requests)?;
         let mut spec = ShimSpec {
             id: slot.id.clone(),
@@ -272,7 +278,9 @@ impl Engine {
                 wired.attachment.as_ref(),
                 wired.peer.as_deref(),
                 &links.hosts,
+                id_maps.as_ref(),
             )?,
+            id_maps,
             shm_size: g.shm_size.unwrap_or(0),
             network: wired.namespace,
             cap_add: g.cap_add.clone(),

@@ -21,7 +21,9 @@ use super::compression::decoder;
 use super::layer::Limits;
 use super::tar::{Entry, Kind, TarReader};
 use crate::error::Error;
+use crate::runtime::FsRoot;
 use crate::runtime::resolve::vouched;
+use crate::userns::IdMaps;
 
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
@@ -37,18 +39,22 @@ pub(super) fn extract<R: Read>(
 }
 
 /// How files that are copied into a container meet what is there.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct CopyRules {
     /// Neither does a directory replace something else, nor something else a directory.
     pub(crate) keep_kinds: bool,
     /// Who owns them, whatever the archive says.
     pub(crate) owner: Option<(u32, u32)>,
+    /// Owners stand for the host's IDs of these.
+    pub(crate) ids: Option<IdMaps>,
 }
 
 /// Unpacks an archive, plain or compressed with gzip or zstd, into the directory `to`. Names that begin like
 /// whiteouts are names.
 pub(crate) fn copy_in(from: impl Read + Send, to: OwnedFd, rules: CopyRules) -> Result<(), Error> {
     let (_, reader) = decoder(from).map_err(|e| Error::Archive(format!("it cannot be read: {e}")))?;
+    let owner = rules.ids.as_ref().map(FsRoot::of).transpose();
+    let _owner = owner.map_err(|e| Error::Invalid(e.to_string()))?;
     let limits = Limits { bytes: u64::MAX, entries: u64::MAX, ..Limits::default() };
     Extraction::new(to, Some(rules)).run(&mut TarReader::new(reader, false), &limits).map(drop)
 }
@@ -165,8 +171,17 @@ impl Extraction {
         limits: &Limits,
     ) -> Result<(), Error> {
         let mut given = e.clone();
-        if let Some((uid, gid)) = self.copy.and_then(|c| c.owner) {
-            (given.uid, given.gid) = (uid, gid);
+        if let Some(rules) = &self.copy {
+            (given.uid, given.gid) = rules.owner.unwrap_or((e.uid, e.gid));
+            if let Some(ids) = &rules.ids {
+                let of = ids.to_host(given.uid, given.gid);
+                (given.uid, given.gid) = of.ok_or_else(|| {
+                    refused(
+                        &e.name(),
+                        &format!("its owner {}:{} is none that the container has", given.uid, given.gid),
+                    )
+                })?;
+            }
         }
         let e = &given;
         let name = e.name();
@@ -311,7 +326,7 @@ impl Extraction {
             Ok(s) => SFlag::from_bits_truncate(s.st_mode) & SFlag::S_IFMT,
         };
         let (old, new) = (there == SFlag::S_IFDIR, kind == Kind::Directory);
-        if let Some(rules) = self.copy
+        if let Some(rules) = &self.copy
             && old != new
         {
             let words = |d: bool| if d { "directory" } else { "non-directory" };

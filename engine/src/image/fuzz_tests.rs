@@ -136,7 +136,7 @@ proptest! {
             let limits = Limits { bytes: 4 << 20, entries: 1000, ..Limits::default() };
             if copied {
                 let to = std::fs::File::open(root).expect("opens");
-                let rules = CopyRules { keep_kinds: true, owner: Some((0, 0)) };
+                let rules = CopyRules { keep_kinds: true, owner: Some((0, 0)), ids: None };
                 // Within bounds of its own size, as it is of plain bytes.
                 let _ = copy_in(bytes.as_slice(), to.into(), rules);
             } else if let Ok(written) = extract(&mut TarReader::new(bytes.as_slice(), true), root, &limits) {

@@ -12,8 +12,10 @@ use nix::unistd::{Gid, Uid, symlinkat};
 
 use super::error::{Context, Error};
 use super::resolve::Root;
+use super::{mount_api, mounts};
 use crate::cdi::{DeviceNode, NodeKind};
 use crate::shim::ShimSpec;
+use crate::userns::IdMaps;
 
 /// Nodes that every container has: name, major, minor.
 const NODES: [(&str, u64, u64); 6] =
@@ -288,31 +290,68 @@ pub fn is_null(fd: &OwnedFd) -> io::Result<bool> {
     Ok(kind == SFlag::S_IFCHR && meta.st_rdev == libc::makedev(1, 3))
 }
 
+/// A /dev of its own with its nodes, detached, for a container whose root may make none: everything in it is that root's
+/// but what has another owner.
+pub fn tree(nodes: &[HostDevice], maps: &IdMaps) -> Result<OwnedFd, Error> {
+    let (uid, gid) = maps.root();
+    let (uid, gid) = (uid.to_string(), gid.to_string());
+    let options = [&mounts::DEV[..], &[("uid", &*uid), ("gid", &*gid)]].concat();
+    let tree = mounts::kernel_tree("tmpfs", mount_api::NOSUID, &options)?;
+    let before = nix::sys::stat::umask(Mode::empty());
+    let root = Root::from(tree.try_clone().on("copy", "/dev")?);
+    let filled = fill(&root, "/", nodes, Some(maps));
+    nix::sys::stat::umask(before);
+    filled.map(|()| tree)
+}
+
 /// Fills the fresh /dev of `root`. The umask must be 0.
-pub fn populate(root: &Root, host: &[HostDevice]) -> Result<(), Error> {
-    let dev = root.directory(Path::new("/dev")).on("open", "/dev")?;
+pub fn populate(root: &Root, nodes: &[HostDevice]) -> Result<(), Error> {
+    fill(root, "/dev", nodes, None)
+}
+
+/// `at` is where /dev is below `root`.
+fn fill(root: &Root, at: &str, nodes: &[HostDevice], maps: Option<&IdMaps>) -> Result<(), Error> {
+    let dev = root.directory(Path::new(at)).on("open", "/dev")?;
+    let own = |dir: &OwnedFd, name: &std::ffi::OsStr, uid: u32, gid: u32| {
+        let (uid, gid) = match maps {
+            None => (uid, gid),
+            Some(maps) => maps.to_host(uid, gid).unwrap_or(maps.root()),
+        };
+        let flags = nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW;
+        nix::unistd::fchownat(dir, name, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), flags)
+            .map_err(io::Error::from)
+            .on("own node", name.display())
+    };
     for (name, major, minor) in NODES {
         let mode = Mode::from_bits_truncate(0o666);
         mknodat(&dev, name, SFlag::S_IFCHR, mode, libc::makedev(major as u32, minor as u32))
             .on("make /dev node", name)?;
+        own(&dev, name.as_ref(), 0, 0)?;
     }
     for (target, name) in LINKS {
         symlinkat(target, &dev, name).on("make /dev link", name)?;
     }
-    for device in host {
-        let parent = root
-            .directory(device.path.parent().unwrap_or(Path::new("/dev")))
-            .on("make", device.path.display())?;
-        let name = device.path.file_name().unwrap_or_default();
+    for device in nodes {
+        let shown = device.path.display();
+        let path = match maps {
+            None => device.path.clone(),
+            // The rest of the file system is not to be reached from here.
+            Some(_) => match device.path.strip_prefix("/dev") {
+                Ok(rest) => Path::new("/").join(rest),
+                Err(_) => {
+                    return Err(Error::Refused(format!(
+                        "device {shown}: in a user namespace devices can only be below /dev"
+                    )));
+                }
+            },
+        };
+        let parent = root.directory(path.parent().unwrap_or(Path::new(at))).on("make", &shown)?;
+        let name = path.file_name().unwrap_or_default();
         match mknodat(&parent, name, device.kind, device.mode, device.number) {
             Err(nix::Error::EEXIST) => continue,
-            other => other.on("make node", device.path.display())?,
+            other => other.on("make node", &shown)?,
         }
-        let owner = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
-        let flags = nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW;
-        nix::unistd::fchownat(&parent, name, Some(owner.0), Some(owner.1), flags)
-            .map_err(io::Error::from)
-            .on("own node", device.path.display())?;
+        own(&parent, name, device.uid, device.gid)?;
     }
     Ok(())
 }

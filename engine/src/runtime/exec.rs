@@ -27,7 +27,7 @@ use super::resolve::Root;
 use super::rlimits::{self, Rlimit};
 use super::seccomp::Filter;
 use super::user::User;
-use super::{Container, descriptors, devices, keyring, terminal};
+use super::{Container, descriptors, devices, keyring, terminal, userns};
 use crate::shim::{ExecSpec, ShimSpec};
 
 /// A command on its way into a container, or in it.
@@ -195,12 +195,19 @@ fn run(plan: &Plan<'_>, pipes: Option<Pipes>, gate: &Gate) -> Result<Infallible,
     process::set_oom_score(spec)?;
     rlimits::apply(&plan.rlimits)?;
     plan.container.cgroup.join()?;
-    let namespaces = CloneFlags::CLONE_NEWNS
+    let mut namespaces = CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWIPC
         | CloneFlags::CLONE_NEWUTS
         | CloneFlags::CLONE_NEWNET
         | CloneFlags::CLONE_NEWCGROUP;
+    if let Some(maps) = &spec.id_maps {
+        userns::own_stdio(pipes.as_ref(), maps)?;
+        namespaces |= CloneFlags::CLONE_NEWUSER;
+    }
     setns(&plan.container.pidfd, namespaces).on("enter", "namespaces of container")?;
+    if spec.id_maps.is_some() {
+        userns::become_root()?;
+    }
     let kept: Vec<BorrowedFd<'_>> = pipes.iter().flatten().map(AsFd::as_fd).chain([gate.as_fd()]).collect();
     descriptors::close_all_but(&kept)?;
     keyring::leave_hosts()?;

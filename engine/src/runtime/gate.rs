@@ -19,6 +19,11 @@ const MAX_MESSAGE: usize = 8192;
 /// What passes through.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Message {
+    /// To the shim: the container's first process is there; its descriptor comes with this.
+    Born {
+        /// Its host PID.
+        pid: i32,
+    },
     /// To the child: the cgroup is there, go in.
     Join,
     /// To the shim: all is mounted, and hooks may look at it.
@@ -67,6 +72,12 @@ impl Gate {
         sendmsg::<()>(self.0.as_raw_fd(), &iov, control, MsgFlags::MSG_NOSIGNAL, None)
             .on("send to", "container init")?;
         Ok(())
+    }
+
+    /// In a child that has got the other end's copy too: so that it sees that other end close.
+    pub fn shut(&self) {
+        // SAFETY: this process never uses the number again: it ends, or becomes another program.
+        unsafe { libc::close(self.0.as_raw_fd()) };
     }
 
     /// For poll(2).

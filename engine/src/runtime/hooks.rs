@@ -29,12 +29,18 @@ const MOST_WORDS: u64 = 2048;
 /// Where in the bundle hooks find the root file system.
 const ROOTFS: &str = "rootfs";
 
-/// Makes the bundle what a hook may look at: a directory for the root file system, and a configuration that names it.
-/// Answers that directory, an absolute path.
+/// Makes a directory in the bundle for the root file system, and answers it, an absolute path. For hooks the bundle has a
+/// configuration that names it.
 pub fn prepare(spec: &ShimSpec, bundle: &Path) -> Result<PathBuf, Error> {
     let bundle = bundle.canonicalize().on("find", "bundle")?;
     let rootfs = bundle.join(ROOTFS);
     std::fs::create_dir_all(&rootfs).on("make", rootfs.display())?;
+    // Whatever the umask: root of a user namespace begins here.
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&rootfs, mode).on("open to all", rootfs.display())?;
+    if spec.hooks.is_empty() {
+        return Ok(rootfs);
+    }
     let config = json!({
         "ociVersion": VERSION, "hostname": spec.hostname,
         "root": { "path": rootfs, "readonly": spec.read_only },

@@ -37,6 +37,7 @@ mod rlimits;
 mod rootfs;
 mod terminal;
 mod user;
+mod userns;
 mod view;
 
 use std::convert::Infallible;
@@ -63,6 +64,7 @@ use self::process::Plan;
 use self::seccomp::Filter;
 pub use self::terminal::resize;
 pub(crate) use self::user::User;
+pub(crate) use self::userns::FsRoot;
 pub(crate) use self::view::{Parts, View};
 use crate::cdi::Stage;
 use crate::config::ResourceLimits;
@@ -120,7 +122,8 @@ impl Container {
             NetworkNamespace::Path(path) => Some(namespaces::open_network(path)?),
             NetworkNamespace::New | NetworkNamespace::Host => None,
         };
-        let place = match spec.hooks.is_empty() {
+        let userns = userns::of(spec)?;
+        let place = match spec.hooks.is_empty() && userns.is_none() {
             true => scratch.to_path_buf(),
             false => hooks::prepare(spec, scratch)?,
         };
@@ -135,36 +138,23 @@ impl Container {
             devices: devices::chosen(spec)?,
             scratch: &place,
             bundle,
+            userns: userns.as_ref(),
         };
         let mut cgroup = Cgroup::at(&spec.cgroup)?.prepare(&spec.resources)?;
         let rules = devices::rules(spec, &plan.devices)?;
-        let early = cgroup.is_entered_by_clone();
+        let early = cgroup.is_entered_by_clone() || userns.is_some();
         if early {
             make_cgroup(&mut cgroup, spec, rules.as_deref())?;
         }
         let (ours, theirs) = Gate::pair()?;
-        let own = match &spec.pid {
-            Namespace::Path(path) => Some(namespaces::enter_pid(path)?),
-            Namespace::New | Namespace::Host => None,
+        let born = match &userns {
+            // SAFETY: single-threaded, by contract.
+            Some(userns) => unsafe { userns::spawn(&plan, userns, &cgroup, pipes, (&ours, &theirs)) },
+            // SAFETY: as above.
+            None => unsafe { spawn(&plan, &cgroup, pipes, &ours, &theirs) },
         };
-        // SAFETY: single-threaded, by contract.
-        let side = unsafe { clone3(namespaces::clone_flags(spec), cgroup.clone_target()) };
-        if let Ok(Side::Child) = side {
-            drop(ours);
-            child(&plan, &cgroup, pipes, &theirs);
-        }
-        if let Some(own) = own {
-            namespaces::leave_pid(&own)?;
-        }
-        let (pid, pidfd) = match side {
-            Ok(Side::Parent(pid, pidfd)) => (pid, pidfd),
-            Ok(Side::Child) => return Err(Error::Refused("a child came back".into())),
-            Err(e) => {
-                let _ = cgroup.remove();
-                return Err(e).on("clone", "container init");
-            }
-        };
-        drop((theirs, pipes));
+        let (pid, pidfd) = born.inspect_err(|_| drop(cgroup.remove()))?;
+        drop(theirs);
         let ready = match early {
             true => Ok(()),
             false => make_cgroup(&mut cgroup, spec, rules.as_deref())
@@ -317,6 +307,36 @@ fn make_cgroup(
     rules: Option<&[devices::DeviceRule]>,
 ) -> Result<(), Error> {
     cgroup.create(&spec.resources, rules).inspect_err(|_| drop(cgroup.remove()))
+}
+
+/// Clones the container's first process.
+///
+/// # Safety
+/// The process must be single-threaded.
+unsafe fn spawn(
+    plan: &Plan<'_>,
+    cgroup: &Cgroup,
+    pipes: Option<Pipes>,
+    ours: &Gate,
+    theirs: &Gate,
+) -> Result<(Pid, OwnedFd), Error> {
+    let own = match &plan.spec.pid {
+        Namespace::Path(path) => Some(namespaces::enter_pid(path)?),
+        Namespace::New | Namespace::Host => None,
+    };
+    // SAFETY: single-threaded, by contract.
+    let side = unsafe { clone3(namespaces::clone_flags(plan.spec), cgroup.clone_target()) };
+    if let Ok(Side::Child) = side {
+        ours.shut();
+        child(plan, cgroup, pipes, theirs);
+    }
+    if let Some(own) = own {
+        namespaces::leave_pid(&own)?;
+    }
+    match side.on("clone", "container init")? {
+        Side::Parent(pid, pidfd) => Ok((pid, pidfd)),
+        Side::Child => Err(Error::Refused("a child came back".into())),
+    }
 }
 
 fn child(plan: &Plan<'_>, cgroup: &Cgroup, pipes: Option<Pipes>, gate: &Gate) -> ! {

@@ -16,6 +16,7 @@ pub const NODEV: u64 = 0x4;
 /// No executables.
 pub const NOEXEC: u64 = 0x8;
 
+const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
 const FSCONFIG_SET_FLAG: u32 = 0;
 const FSCONFIG_SET_STRING: u32 = 1;
 const FSCONFIG_CMD_CREATE: u32 = 6;
@@ -122,6 +123,14 @@ pub fn attach(mount: &OwnedFd, target: impl AsFd) -> io::Result<()> {
 pub fn set_attributes(mount: impl AsFd, set: u64, recursive: bool) -> io::Result<()> {
     let attr = MountAttr { attr_set: set, ..MountAttr::default() };
     change(mount.as_fd(), &attr, recursive)
+}
+
+/// Has a detached mount show the IDs of the disk as those they stand for in a user namespace (Linux 5.12, and a file
+/// system that can).
+pub fn set_id_map(mount: impl AsFd, userns: &OwnedFd) -> io::Result<()> {
+    let userns_fd = userns.as_raw_fd() as u64;
+    let attr = MountAttr { attr_set: MOUNT_ATTR_IDMAP, userns_fd, ..MountAttr::default() };
+    change(mount.as_fd(), &attr, false)
 }
 
 /// Makes a mount and all below it private: nothing propagates in or out.

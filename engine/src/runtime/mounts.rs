@@ -14,8 +14,11 @@ use super::mountinfo;
 use super::resolve::{self, Root};
 use crate::mount::{BindOptions, MountConfig, MountKind, Propagation, TmpfsOptions};
 use crate::shim::{HostFiles, SHM_DIRECTORY, ShimSpec, Shm};
+use crate::userns::IdMaps;
 
 const STRICT: u64 = NOSUID | NODEV | NOEXEC;
+/// Options of /dev.
+pub const DEV: [(&str, &str); 2] = [("mode", "755"), ("size", "65536k")];
 const DEFAULT_SHM: u64 = 64 << 20;
 
 /// Mounts taken from the host before its root is out of reach.
@@ -90,11 +93,14 @@ impl FromHost {
         Ok(())
     }
 
-    /// Mounts the kernel's file systems.
-    pub fn attach_kernel(&self, root: &Root, spec: &ShimSpec) -> Result<(), Error> {
+    /// Mounts the kernel's file systems, and a /dev that is made already.
+    pub fn attach_kernel(&self, root: &Root, spec: &ShimSpec, dev: Option<&OwnedFd>) -> Result<(), Error> {
         let protect = if spec.privileged { 0 } else { RDONLY };
         kernel(root, "proc", "/proc", STRICT, &[])?;
-        kernel(root, "tmpfs", "/dev", NOSUID, &[("mode", "755"), ("size", "65536k")])?;
+        match dev {
+            Some(tree) => mount_api::attach(tree, directory(root, "/dev")?).on("mount", "/dev")?,
+            None => kernel(root, "tmpfs", "/dev", NOSUID, &DEV)?,
+        }
         let pts = [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
         kernel(root, "devpts", "/dev/pts", NOSUID | NOEXEC, &pts)?;
         match (&spec.shm, &self.shm) {
@@ -197,7 +203,10 @@ pub fn shm_size(spec: &ShimSpec) -> String {
 
 /// Mounts shared memory that other containers may have, in the shim's own directory.
 pub fn share_memory(spec: &ShimSpec) -> Result<(), Error> {
-    let tree = kernel_tree("tmpfs", STRICT, &[("mode", "1777"), ("size", &shm_size(spec))])?;
+    let (uid, gid) = spec.id_maps.as_ref().map_or((0, 0), IdMaps::root);
+    let (uid, gid, size) = (uid.to_string(), gid.to_string(), shm_size(spec));
+    let options = [("mode", "1777"), ("size", &*size), ("uid", &*uid), ("gid", &*gid)];
+    let tree = kernel_tree("tmpfs", STRICT, &options)?;
     std::fs::create_dir_all(SHM_DIRECTORY).on("make", SHM_DIRECTORY)?;
     let place = OwnedFd::from(std::fs::File::open(SHM_DIRECTORY).on("open", SHM_DIRECTORY)?);
     mount_api::attach(&tree, place).on("mount", SHM_DIRECTORY)

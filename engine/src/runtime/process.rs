@@ -42,34 +42,100 @@ pub struct Plan<'a> {
     pub scratch: &'a Path,
     /// What hooks are told of as the bundle.
     pub bundle: &'a Path,
+    /// The user namespace to enter.
+    pub userns: Option<&'a OwnedFd>,
 }
 
 /// stdin, stdout and stderr of a container without a terminal.
 pub type Pipes = [OwnedFd; 3];
 
+/// What a container has of the host, gathered before it is out of reach.
+pub struct Outside {
+    from_host: FromHost,
+    tree: OwnedFd,
+    nodes: Vec<devices::HostDevice>,
+    /// /dev with its nodes, where the container's root may make none.
+    dev: Option<OwnedFd>,
+}
+
 /// Sets everything up, waits to be started, and becomes the command. Returns only failures, except
 /// in the reaper, which never does.
 pub fn run(plan: &Plan<'_>, cgroup: &Cgroup, pipes: Option<Pipes>, gate: &Gate) -> Result<Infallible, Error> {
-    let spec = plan.spec;
+    begin(plan)?;
+    join_namespaces(plan)?;
+    let mut outside = gather_trees(plan)?;
+    if !cgroup.is_entered_by_clone() {
+        // Its directories were being made meanwhile.
+        match gate.receive()? {
+            Some((Message::Join, _)) => cgroup.join()?,
+            _ => return Err(Error::Refused("the shim is gone".into())),
+        }
+    }
+    outside.from_host.collect_cgroups(cgroup, !plan.spec.privileged)?;
+    // Opened here, since a mount point must be of this mount namespace.
+    let scratch = open_scratch(plan)?;
+    inside(plan, outside, &scratch, pipes, gate)
+}
+
+/// What is as the host's root sets it.
+pub fn begin(plan: &Plan<'_>) -> Result<(), Error> {
     // Processes that are no part of this container may see this one before it is confined, and as the reaper its
     // own see it for good: what it holds of the host must stay out of their reach.
     nix::sys::prctl::set_dumpable(false).on("protect", "container init")?;
-    keyring::leave_hosts()?;
     reset_signals()?;
+    set_oom_score(plan.spec)?;
+    rlimits::apply(&plan.rlimits)
+}
+
+/// Enters and sets up the namespaces that this process was not cloned into.
+pub fn join_namespaces(plan: &Plan<'_>) -> Result<(), Error> {
+    keyring::leave_hosts()?;
     nix::unistd::setsid().on("make", "session")?;
-    set_oom_score(spec)?;
-    rlimits::apply(&plan.rlimits)?;
     if let Some(network) = &plan.network {
         namespaces::enter_network(network)?;
     }
     if let Some(ipc) = &plan.ipc {
         namespaces::enter_ipc(ipc)?;
     }
-    if spec.network == NetworkNamespace::New {
+    if plan.spec.network == NetworkNamespace::New {
         namespaces::loopback_up()?;
     }
-    namespaces::set_names(spec)?;
-    let (root, null) = build_root(plan, cgroup, gate)?;
+    namespaces::set_names(plan.spec)
+}
+
+/// Everything of the host, as its root. The cgroup has been joined.
+pub fn gather(plan: &Plan<'_>, cgroup: &Cgroup) -> Result<Outside, Error> {
+    let mut outside = gather_trees(plan)?;
+    outside.from_host.collect_cgroups(cgroup, true)?;
+    Ok(outside)
+}
+
+fn gather_trees(plan: &Plan<'_>) -> Result<Outside, Error> {
+    let spec = plan.spec;
+    let mut from_host = FromHost::collect(&spec.host_files, &spec.mounts)?;
+    rootfs::isolate()?;
+    let scratch = open_scratch(plan)?;
+    from_host.collect_shm(&spec.shm)?;
+    let nodes = devices::nodes(spec, &plan.devices);
+    let dev = spec.id_maps.as_ref().map(|maps| devices::tree(&nodes, maps)).transpose()?;
+    let tree = rootfs::prepare(&spec.rootfs, &scratch, plan.userns.zip(spec.id_maps.as_ref()))?;
+    Ok(Outside { from_host, tree, nodes, dev })
+}
+
+fn open_scratch(plan: &Plan<'_>) -> Result<OwnedFd, Error> {
+    Ok(std::fs::File::open(plan.scratch).on("open", plan.scratch.display())?.into())
+}
+
+/// The rest, with what the container itself may do.
+pub fn inside(
+    plan: &Plan<'_>,
+    outside: Outside,
+    scratch: &OwnedFd,
+    pipes: Option<Pipes>,
+    gate: &Gate,
+) -> Result<Infallible, Error> {
+    let spec = plan.spec;
+    let (root, null) = build_root(plan, outside, scratch, gate)?;
     let slave = match spec.tty {
         true => Some(open_terminal(&root, gate)?),
         false => None,
@@ -97,32 +163,26 @@ pub fn run(plan: &Plan<'_>, cgroup: &Cgroup, pipes: Option<Pipes>, gate: &Gate) 
 }
 
 /// The root, and its /dev/null as it was before volumes could cover it.
-fn build_root(plan: &Plan<'_>, cgroup: &Cgroup, gate: &Gate) -> Result<(Root, OwnedFd), Error> {
+fn build_root(
+    plan: &Plan<'_>,
+    outside: Outside,
+    scratch: &OwnedFd,
+    gate: &Gate,
+) -> Result<(Root, OwnedFd), Error> {
     let spec = plan.spec;
-    let mut from_host = FromHost::collect(&spec.host_files, &spec.mounts)?;
-    rootfs::isolate()?;
-    // Opened here, since a mount point must be of this mount namespace.
-    let scratch = OwnedFd::from(std::fs::File::open(plan.scratch).on("open", plan.scratch.display())?);
-    from_host.collect_shm(&spec.shm)?;
-    let nodes = devices::nodes(spec, &plan.devices);
-    let tree = rootfs::prepare(&spec.rootfs, &scratch)?;
-    if !cgroup.is_entered_by_clone() {
-        // Its directories were being made meanwhile.
-        match gate.receive()? {
-            Some((Message::Join, _)) => cgroup.join()?,
-            _ => return Err(Error::Refused("the shim is gone".into())),
-        }
-    }
+    let Outside { from_host, tree, nodes, dev } = outside;
     if spec.cgroupns == Namespace::New {
         namespaces::unshare_cgroup()?;
     }
-    from_host.collect_cgroups(cgroup, !spec.privileged)?;
-    // Mounted while the host's root is still there, for the hooks that want to see both.
-    rootfs::place(&tree, &scratch)?;
+    // Mounted while the host's root is still there, for the hooks that want to see both, and since the kernel gives
+    // who is not the host's root a /proc only where there is one already.
+    rootfs::place(&tree, scratch)?;
     umask(Mode::empty());
     let root = Root::from(tree.try_clone().on("copy", "root file system")?);
-    from_host.attach_kernel(&root, spec)?;
-    devices::populate(&root, &nodes)?;
+    from_host.attach_kernel(&root, spec, dev.as_ref())?;
+    if dev.is_none() {
+        devices::populate(&root, &nodes)?;
+    }
     let null = devices::null(&root)?;
     umask(Mode::from_bits_truncate(0o022));
     from_host.attach_volumes(&root)?;

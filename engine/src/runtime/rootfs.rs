@@ -1,5 +1,7 @@
 //! The root file system: an overlay (or a directory) mounted apart, then made the root by pivot_root.
 
+mod id_mapped;
+
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -13,12 +15,20 @@ use super::error::{Context, Error};
 use super::mount_api::{self, FsContext};
 use super::resolve::fd_path;
 use crate::shim::Rootfs;
+use crate::userns::IdMaps;
 
 /// fsconfig(2) takes no longer values than this.
 const MAX_VALUE: usize = 255;
 
-/// Mounts it without attaching it anywhere.
-pub fn prepare(rootfs: &Rootfs, scratch: &OwnedFd) -> Result<OwnedFd, Error> {
+/// A user namespace, and the IDs that it has.
+pub type Mapped<'a> = (&'a OwnedFd, &'a IdMaps);
+
+/// Mounts it without attaching it anywhere; with the IDs that its files have in a user namespace, where one is given
+/// and this mount namespace is cut off from the host's.
+pub fn prepare(rootfs: &Rootfs, scratch: &OwnedFd, ids: Option<Mapped<'_>>) -> Result<OwnedFd, Error> {
+    if let Some(ids) = ids {
+        return id_mapped::prepare(rootfs, scratch, ids);
+    }
     match rootfs {
         Rootfs::Directory(path) => {
             mount_api::clone_path(path, true).on("clone root directory", path.display())
@@ -33,7 +43,10 @@ pub fn prepare(rootfs: &Rootfs, scratch: &OwnedFd) -> Result<OwnedFd, Error> {
 }
 
 /// Layers alone, topmost first, read-only.
-pub fn layers(lowers: &[PathBuf], scratch: &OwnedFd) -> Result<OwnedFd, Error> {
+pub fn layers(lowers: &[PathBuf], scratch: &OwnedFd, ids: Option<Mapped<'_>>) -> Result<OwnedFd, Error> {
+    if let Some(ids) = ids {
+        return id_mapped::layers(lowers, scratch, ids);
+    }
     match lowers {
         [] => Err(Error::Refused("the root file system has no layer".into())),
         [only] => {

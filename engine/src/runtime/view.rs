@@ -10,9 +10,10 @@ use nix::sched::{CloneFlags, setns, unshare};
 use super::error::{Context, Error};
 use super::mounts::FromHost;
 use super::resolve::Root;
-use super::{mount_api, rootfs};
+use super::{mount_api, rootfs, userns};
 use crate::mount::MountConfig;
 use crate::shim::{HostFiles, Rootfs};
+use crate::userns::IdMaps;
 
 /// A root, and the mount namespace that keeps its mounts together as long as this lives.
 pub(crate) struct View {
@@ -59,10 +60,11 @@ impl View {
         })
     }
 
-    /// Mounts the parts in a mount namespace of their own; `scratch` is any directory. Blocks.
-    pub(crate) fn assemble(parts: Parts, scratch: &Path) -> Result<Self, Error> {
+    /// Mounts the parts in a mount namespace of their own, with the host's IDs of a container's where those are given;
+    /// `scratch` is any directory. Blocks.
+    pub(crate) fn assemble(parts: Parts, ids: Option<IdMaps>, scratch: &Path) -> Result<Self, Error> {
         let scratch = scratch.to_path_buf();
-        in_thread(move || assemble(&parts, &scratch))
+        in_thread(move || assemble(&parts, ids.as_ref(), &scratch))
     }
 
     /// Where paths are looked up.
@@ -77,7 +79,9 @@ fn in_thread(work: impl FnOnce() -> Result<View, Error> + Send + 'static) -> Res
     thread.join().map_err(|_| Error::Refused("the root file system could not be opened".into()))?
 }
 
-fn assemble(parts: &Parts, scratch: &Path) -> Result<View, Error> {
+fn assemble(parts: &Parts, ids: Option<&IdMaps>, scratch: &Path) -> Result<View, Error> {
+    let userns = ids.map(userns::make).transpose()?;
+    let mapped = userns.as_ref().zip(ids);
     unshare(CloneFlags::CLONE_NEWNS).on("make", "mount namespace")?;
     let from_host = match parts {
         Parts::Image(_) => None,
@@ -86,12 +90,14 @@ fn assemble(parts: &Parts, scratch: &Path) -> Result<View, Error> {
     rootfs::isolate()?;
     let place = OwnedFd::from(File::open(scratch).on("open", scratch.display())?);
     let tree = match parts {
-        Parts::Image(lowers) => rootfs::layers(lowers, &place)?,
-        Parts::Container { rootfs, .. } => rootfs::prepare(rootfs, &place)?,
+        Parts::Image(lowers) => rootfs::layers(lowers, &place, mapped)?,
+        Parts::Container { rootfs, .. } => rootfs::prepare(rootfs, &place, mapped)?,
     };
     mount_api::make_private(&tree).on("make private", "root file system")?;
     mount_api::attach(&tree, &place).on("attach", "root file system")?;
     let root = Root::from(tree);
+    // Mount points are made as the container would make them. The thread ends with this.
+    let _owner = ids.map(userns::FsRoot::of).transpose()?;
     if let Some(from_host) = from_host {
         from_host.attach_volumes(&root)?;
     }

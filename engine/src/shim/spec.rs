@@ -14,6 +14,7 @@ use crate::config::{DeviceConfig, ResourceLimits, Seccomp, UlimitConfig};
 use crate::log_config::LogConfig;
 use crate::mount::MountConfig;
 use crate::runtimes::ExternalRuntime;
+use crate::userns::IdMaps;
 
 /// The [`ShimSpec`] as JSON.
 pub const SPEC_FILE: &str = "spec.json";
@@ -103,6 +104,8 @@ pub struct ShimSpec {
     pub sysctls: BTreeMap<String, String>,
     /// oom_score_adj; none = inherited.
     pub oom_score_adj: Option<i32>,
+    /// Its user namespace; none = the host's.
+    pub id_maps: Option<IdMaps>,
     /// The runtime that makes it in the place of ours.
     pub external: Option<ExternalRuntime>,
     /// The executable that is the container's init where another runtime makes it.

@@ -82,6 +82,8 @@ struct Inner {
     changing: tokio::sync::Mutex<()>,
     state: Mutex<State>,
     mounted: Mounted,
+    /// Of new ones, where it is not the host's root.
+    owner: Option<(u32, u32)>,
 }
 
 #[derive(Debug, Default)]
@@ -109,13 +111,15 @@ fn swept(dir: &Path) -> bool {
 }
 
 impl Volumes {
-    /// Takes over what is stored; `users` are the containers with the names of their volumes.
+    /// Takes over what is stored; `users` are the containers with the names of their volumes, `owner`
+    /// has new ones.
     pub(crate) fn open(
         root: Arc<DataRoot>,
         metadata: Metadata,
         events: Events,
         stored: &Stored,
         users: impl IntoIterator<Item = (String, Vec<String>)>,
+        owner: Option<(u32, u32)>,
     ) -> Result<Self, Error> {
         let mut state = State::default();
         for (container, names) in users {
@@ -169,7 +173,7 @@ impl Volumes {
         }
         let state = Mutex::new(state);
         let (changing, mounted) = (tokio::sync::Mutex::default(), Mounted::default());
-        Ok(Self(Arc::new(Inner { root, metadata, events, changing, state, mounted })))
+        Ok(Self(Arc::new(Inner { root, metadata, events, changing, state, mounted, owner })))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -231,8 +235,12 @@ impl Volumes {
             users: 0,
         };
         let (dir, parent) = (volume.mountpoint.clone(), self.0.root.volumes());
+        let owner = self.0.owner;
         let made = blocking(move || {
             make_dir(&dir, 0o755)?;
+            if let Some((uid, gid)) = owner {
+                std::os::unix::fs::chown(&dir, Some(uid), Some(gid)).map_err(Error::io("own", &dir))?;
+            }
             // Whatever the umask; a user of the container may own what lies in it, so it is entered by anybody.
             for (dir, mode) in [(dir.as_path(), 0o755), (dir.parent().unwrap_or(&dir), 0o711)] {
                 std::fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(mode))

@@ -6,3 +6,4 @@ mod fixture;
 mod isolation;
 mod life;
 mod stdio;
+mod user_namespaces;

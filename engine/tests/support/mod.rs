@@ -28,6 +28,7 @@ pub fn options(dir: &Path) -> EngineOptions {
         default_log: Default::default(),
         runtimes: Default::default(),
         cdi_spec_dirs: Vec::new(),
+        userns: None,
         networking: Arc::new(NoNetworks),
     }
 }

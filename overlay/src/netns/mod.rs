@@ -3,6 +3,8 @@
 //! A namespace is entered only by a plain thread made for it, which ends at once: no thread of a pool
 //! ever changes its namespace. Sockets opened by that thread go on working from anywhere.
 
+mod owned;
+
 use std::fs::{self, File};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
@@ -12,6 +14,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::error::{Error, Result};
 use crate::link::{Links, step};
+use crate::model::UserNamespace;
 use crate::sysctl;
 
 /// Index of `lo` in every namespace.
@@ -28,11 +31,15 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// Makes a namespace pinned at `path`, with `lo` up, and without IPv6 on what interfaces it gets.
-    pub fn create(path: &Path) -> Result<Self> {
+    /// Makes a namespace pinned at `path`, with `lo` up, and without IPv6 on what interfaces it gets; owned by a new user
+    /// namespace where one is asked for.
+    pub fn create(path: &Path, owner: Option<&UserNamespace>) -> Result<Self> {
         File::create(path).map_err(Error::file("create", path))?;
         let made = run_in_thread(|| {
-            unshare(CloneFlags::CLONE_NEWNET).map_err(Error::sys("unshare", "network"))?;
+            match owner {
+                None => unshare(CloneFlags::CLONE_NEWNET).map_err(Error::sys("unshare", "network"))?,
+                Some(owner) => owned::enter_new(owner)?,
+            }
             let own = Path::new("/proc/thread-self/ns/net");
             mount(Some(own), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
                 .map_err(Error::sys("pin namespace at", path.display()))?;

@@ -19,7 +19,7 @@ pub fn wire(record: &Record, path: &Path) -> Result<()> {
     let found = netns::is_pinned(path);
     let mut namespace = match found {
         true => Namespace::open(path)?,
-        false => Namespace::create(path)?,
+        false => Namespace::create(path, record.user_namespace.as_ref())?,
     };
     let mut host = Links::open()?;
     let routes = routed::routes(record);

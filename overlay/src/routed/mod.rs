@@ -69,6 +69,7 @@ pub fn plan(state: &State, request: &AttachRequest, names: &Names) -> Result<Rec
             search: request.dns_search.clone(),
             options: request.dns_options.clone(),
         },
+        user_namespace: request.user_namespace.clone(),
     };
     let mut routed = None;
     for join in &request.networks {
@@ -452,6 +453,7 @@ mod tests {
             order: Vec::new(),
             ports: Vec::new(),
             dns: Dns::default(),
+            user_namespace: None,
         };
         let text = |a: Option<Ipv4Addr>| a.map_or_else(String::new, |a| a.to_string());
         let all = routes(&record).into_iter().enumerate().flat_map(|(n, routes)| {

@@ -35,7 +35,7 @@ impl Host {
     pub fn new() -> Self {
         let root = tempfile::Builder::new().prefix("skep-lab").tempdir().expect("folder");
         let netns = root.path().join("host-netns");
-        Namespace::create(&netns).expect("namespace");
+        Namespace::create(&netns, None).expect("namespace");
         within(&netns, || {
             std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "0").expect("sysctl")
         });

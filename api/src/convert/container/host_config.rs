@@ -94,7 +94,11 @@ pub(super) fn read_host_config(mut f: Fields, config: &mut ContainerConfig) -> A
     read_namespaces(&mut f, config)?;
     read_devices(&mut f, config)?;
     config.cgroup_parent = f.opt_string("CgroupParent")?;
-    f.only("UsernsMode", &[json!("host")], "user namespaces come in a later version")?;
+    config.host_userns = match f.string("UsernsMode")?.as_str() {
+        "host" => true,
+        "" => false,
+        mode => return Err(ApiError::bad_request(format!("invalid userns mode: {mode}"))),
+    };
     f.only("Isolation", &[json!("default")], "isolation is a Windows setting")?;
     // Kept with the request and shown; Skep's own runtime acts on none.
     let _: Vec<(String, String)> = f.string_map("Annotations")?;

@@ -54,7 +54,7 @@ impl Ground {
             .on("make a slave of the host's", "mounts")?;
         std::fs::create_dir_all(ROOTFS).on("make", ROOTFS)?;
         let place = OwnedFd::from(File::open(ROOTFS).on("open", ROOTFS)?);
-        let tree = rootfs::prepare(&spec.rootfs, &place)?;
+        let tree = rootfs::prepare(&spec.rootfs, &place, None)?;
         mount_api::make_private(&tree).on("make private", "root file system")?;
         mount_api::attach(&tree, &place).on("attach", "root file system")?;
         ground.place(spec, from_host)?;
