@@ -18,6 +18,7 @@ use crate::error::Error;
 use crate::mount::{MountConfig, MountKind};
 use crate::runtime::mount_api::{self, NODEV, NOEXEC, NOSUID};
 use crate::runtime::{mountinfo, mounts};
+use crate::userns::IdMaps;
 
 /// Where in the bundle the tmpfs is.
 const DIRECTORY: &str = "files";
@@ -57,11 +58,12 @@ pub(super) struct Placed {
 }
 
 impl Placed {
-    /// Mounts a tmpfs in the bundle and writes the files.
+    /// Mounts a tmpfs in the bundle and writes the files, owned by the host's IDs of a container's where those are given.
     pub(super) fn new(
         bundle: &Path,
         files: &[MemoryFile],
         contents: Option<&[FileContent]>,
+        ids: Option<&IdMaps>,
     ) -> Result<Option<Self>, Error> {
         if files.is_empty() {
             return Ok(None);
@@ -82,7 +84,17 @@ impl Placed {
         let mut placed = Self { at: at.clone(), mounts: Vec::new() };
         for (i, (file, content)) in files.iter().zip(contents).enumerate() {
             let path = at.join(i.to_string());
-            write(&path, file, content).map_err(Error::io("write", &path))?;
+            let owner = match ids {
+                None => Some((file.uid, file.gid)),
+                Some(ids) => ids.to_host(file.uid, file.gid),
+            };
+            let owner = owner.ok_or_else(|| {
+                Error::Invalid(format!(
+                    "{}: its owner {}:{} is none that the container's user namespace has",
+                    file.what, file.uid, file.gid
+                ))
+            })?;
+            write(&path, file, owner, content).map_err(Error::io("write", &path))?;
             placed.mounts.push(MountConfig::new(MountKind::bind(path), file.target.clone(), true));
         }
         Ok(Some(placed))
@@ -105,10 +117,15 @@ fn memory() -> Result<OwnedFd, Error> {
         .map_err(|e| Error::Invalid(e.to_string()))
 }
 
-fn write(path: &Path, file: &MemoryFile, content: &FileContent) -> std::io::Result<()> {
+fn write(
+    path: &Path,
+    file: &MemoryFile,
+    (uid, gid): (u32, u32),
+    content: &FileContent,
+) -> std::io::Result<()> {
     let mut out = OpenOptions::new().write(true).create_new(true).mode(0o000).open(path)?;
     out.write_all(&content.0)?;
-    fchown(&out, Some(file.uid), Some(file.gid))?;
+    fchown(&out, Some(uid), Some(gid))?;
     // After the owner, since a change of that takes set-user-ID bits away.
     out.set_permissions(std::fs::Permissions::from_mode(file.mode))
 }

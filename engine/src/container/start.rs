@@ -145,7 +145,12 @@ impl Engine {
                 // What the last run left: its exit is recorded by now.
                 remove_tree(&bundle)?;
                 make_dir(&bundle, 0o700)?;
-                let files = Placed::new(&bundle, &c.config.files, contents.as_deref())?;
+                let files = Placed::new(
+                    &bundle,
+                    &c.config.files,
+                    contents.as_deref(),
+                    engine.next_ids(&c.config).as_ref(),
+                )?;
                 let mut mounts = mounts;
                 if let Some(files) = &files {
                     mounts.extend(files.mounts.iter().cloned());

@@ -169,7 +169,9 @@ pub unsafe fn spawn(
 ) -> Result<(Pid, OwnedFd), Error> {
     let (near, far) = Gate::pair()?;
     // SAFETY: single-threaded, by contract.
-    let maker = match unsafe { clone3(libc::CLONE_NEWNS, None) }.on("clone", "maker of container init")? {
+    let maker = match unsafe { clone3(libc::CLONE_NEWNS, cgroup.clone_target()) }
+        .on("clone", "maker of container init")?
+    {
         Side::Child => {
             drop(near);
             ours.shut();

@@ -39,8 +39,13 @@ pub struct Bundle {
 impl Bundle {
     /// A container that runs `argv`.
     pub fn new(argv: &[&str]) -> Self {
+        Self::below(&std::env::temp_dir(), argv)
+    }
+
+    /// The same with its files somewhere below `place`.
+    pub fn below(place: &Path, argv: &[&str]) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let directory = tempfile::tempdir().expect("a temporary directory");
+        let directory = tempfile::tempdir_in(place).expect("a temporary directory");
         let at = |name: &str| directory.path().join(name);
         for name in ["bundle", "upper", "work", "lower/bin", "lower/etc", "lower/tmp"] {
             std::fs::create_dir_all(at(name)).expect("a directory");

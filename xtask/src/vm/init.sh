@@ -25,6 +25,11 @@ echo 1 > /sys/fs/cgroup/init.scope/cgroup.procs
 hostname vm
 ip link set lo up
 /sbin/modprobe zram && echo 512M > /sys/block/zram0/disksize && mkswap /dev/zram0 > /dev/null && swapon /dev/zram0
+# A disk: this kernel's tmpfs knows no id-mapped mounts.
+disk=/dev/zram$(cat /sys/class/zram-control/hot_add)
+echo 256M > "/sys/block/${disk#/dev/}/disksize"
+mkdir -p /var/tmp
+mke2fs -b 4096 "$disk" > /dev/null && mount -t ext4 "$disk" /var/tmp
 # A kernel that is in trouble ends; qemu with it.
 echo 1 > /proc/sys/kernel/panic_on_oops
 
