@@ -184,7 +184,10 @@ fn copies(host: &Host, name: &str) -> Result<()> {
     let tar = host.dir.join("in.tar");
     let mut builder = tar::Builder::new(std::fs::File::create(&tar)?);
     let mut header = tar::Header::new_gnu();
-    (header.set_size(5), header.set_mode(0o644), header.set_uid(11), header.set_gid(12));
+    header.set_size(5);
+    header.set_mode(0o644);
+    header.set_uid(11);
+    header.set_gid(12);
     builder.append_data(&mut header, "new/given", &b"given"[..])?;
     builder.into_inner()?.sync_all()?;
     for to in ["/", "/v"] {
