@@ -114,7 +114,8 @@ impl Engine {
         let change = Change::put(Kind::Container, id, &record)?;
         let slot = Arc::new(Slot::new(record));
         // The directory and the record are made side by side; a start finds and sweeps one without the other.
-        let made = blocking(move || layout.make());
+        let temporary = self.root().temporary();
+        let made = blocking(move || layout.make(&temporary));
         let (made, stored) = tokio::join!(made, self.metadata().commit(vec![change]));
         if let Err(e) = made.and(stored) {
             self.metadata().later(Change::delete(Kind::Container, id));

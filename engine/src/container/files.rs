@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::resolve::host_line;
 use crate::config::{Container, NetworkMode};
-use crate::data_root::make_dir;
+use crate::data_root::{make_dir, remove_tree};
 use crate::error::Error;
 use crate::log_config::{LogConfig, LogFormat};
 use crate::network::{Attachment, Endpoint};
@@ -37,12 +37,15 @@ impl Layout {
         }
     }
 
-    pub(super) fn make(&self) -> Result<(), Error> {
-        make_dir(&self.dir, 0o710)?;
-        for dir in [self.upper(), self.work()] {
+    /// Makes the directories, in a place that a start empties, and puts them where they belong: a crash leaves all or none.
+    pub(super) fn make(&self, temporary: &Path) -> Result<(), Error> {
+        let half = Self { dir: temporary.join(self.dir.file_name().unwrap_or_default()) };
+        make_dir(&half.dir, 0o710)?;
+        for dir in [half.upper(), half.work()] {
             make_dir(&dir, 0o755)?;
         }
-        Ok(())
+        let placed = fs::rename(&half.dir, &self.dir).map_err(Error::io("rename", &half.dir));
+        placed.inspect_err(|_| drop(remove_tree(&half.dir)))
     }
 
     /// Writes the files anew, as each start may come with other addresses.
