@@ -136,6 +136,9 @@ impl Control for ControlHandle {
         &self,
         request: Request<v1::RemoveRequest>,
     ) -> Result<Response<v1::Empty>, Status> {
+        if !is_forwarded(request.metadata()) {
+            networks::left(&self.ctx, &request.get_ref().id).await;
+        }
         on_leader!(self, request, remove_network, networks::remove)
     }
     async fn list_networks(

@@ -1,13 +1,20 @@
 //! Writes to networks.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use skep_proto::v1;
 use tonic::Status;
 
 use super::{lookup, read, validate};
 use crate::allocator::Cidr;
 use crate::context::Context;
+use crate::orchestrator::task::wanted;
 use crate::store::StoreView;
 use crate::store::change::{put, remove_network};
+
+/// Longest that a removal waits for tasks that are shutting down.
+const SHUTDOWN: Duration = Duration::from_secs(30);
 
 pub(super) async fn create(
     ctx: &Context,
@@ -54,6 +61,42 @@ pub(super) async fn remove(ctx: &Context, request: v1::RemoveRequest) -> Result<
     Ok(v1::Empty {})
 }
 
+/// Tasks that hold an address of the network.
+fn live<'a>(view: &'a StoreView, network: &'a str) -> impl Iterator<Item = &'a Arc<v1::Task>> {
+    view.tasks().filter(move |t| {
+        t.status.as_ref().is_none_or(|s| s.state <= v1::TaskState::Running.into())
+            && t.addresses.iter().any(|a| a.network_id == network)
+    })
+}
+
+/// Waits until tasks that are shutting down have left a network. Clients remove networks right after the services that
+/// are in them (`stack rm`), and a network whose subnet is given to another one too soon would have both on some host.
+pub(super) async fn left(ctx: &Context, reference: &str) {
+    // What the client has written before is in the view.
+    ctx.read().await;
+    let (mut view, mut updates) = ctx.store().subscribe();
+    let gone = async {
+        while leaving(&view, reference) {
+            match updates.next().await {
+                Some(update) => view = update.view().clone(),
+                None => return,
+            }
+        }
+    };
+    // Who is asked next says what is still there.
+    let _ = tokio::time::timeout(SHUTDOWN, gone).await;
+}
+
+/// Whether all that is still in a network is shutting down, or is about to with its service.
+fn leaving(view: &StoreView, reference: &str) -> bool {
+    let Ok(network) = view.find_network(reference) else { return false };
+    let ends = |t: &Arc<v1::Task>| {
+        !wanted(t) || t.attachment.is_none() && view.service(&t.service_id).is_none_or(|s| s.removing)
+    };
+    let mut tasks = live(view, &network.id).peekable();
+    tasks.peek().is_some() && tasks.all(ends)
+}
+
 fn in_use(view: &StoreView, network: &v1::Network) -> Result<(), Status> {
     let refuse = |what: String| {
         let name = read::network_name(network);
@@ -73,10 +116,7 @@ fn in_use(view: &StoreView, network: &v1::Network) -> Result<(), Status> {
             return refuse(format!("service {}", read::service_name(service)));
         }
     }
-    let live = view.tasks().find(|t| {
-        t.status.as_ref().is_none_or(|s| s.state <= v1::TaskState::Running.into())
-            && t.addresses.iter().any(|a| a.network_id == network.id)
-    });
+    let live = live(view, &network.id).next();
     live.map_or(Ok(()), |t| match &t.attachment {
         None => refuse(format!("task {}, which is shutting down", t.id)),
         Some(a) => {
