@@ -169,7 +169,7 @@ fn every_answer_says_what_the_daemon_is() {
             ("/v1.12/info", 400, "client version 1.12 is too old"),
             ("/nowhere", 404, "page not found"),
             ("/v1.41/nowhere", 404, "page not found"),
-            ("/swarm/unlockkey", 501, "swarm unlock-key is not supported"),
+            ("/swarm/unlockkey", 503, "This node is not a swarm manager."),
             ("/secrets", 503, "This node is not a swarm manager."),
             ("/configs", 503, "This node is not a swarm manager."),
             ("/containers/nosuch/json", 404, "No such container: nosuch"),
