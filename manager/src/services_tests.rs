@@ -331,7 +331,12 @@ async fn logs_come_from_agents_at_every_manager() {
     let mut agents = [swarm.agent(1, "one").await, swarm.agent(2, "two").await];
     let service = swarm.create(0, web(2, &[])).await.expect("created");
     for agent in &mut agents {
-        agent.until("a task", |op| matches!(op, Op::Task(_)).then_some(())).await;
+        let task = agent
+            .until("a task", |op| match op {
+                Op::Task(t) => t.task.as_ref().map(|t| t.id.clone()),
+                _ => None,
+            })
+            .await;
         let mut logs = LogsClient::new(agent.channel.clone());
         let mut subscriptions =
             logs.listen_subscriptions(v1::Empty {}).await.expect("listening").into_inner();
@@ -339,15 +344,21 @@ async fn logs_come_from_agents_at_every_manager() {
         tokio::spawn(async move {
             while let Ok(Some(subscription)) = subscriptions.message().await {
                 let id = subscription.id;
-                let entry =
-                    v1::LogEntry { node_id: node.clone(), data: b"hello\n".to_vec(), ..Default::default() };
+                let entry = |task: &str, text: &str| v1::LogEntry {
+                    node_id: node.clone(),
+                    task_id: task.to_owned(),
+                    data: text.into(),
+                    ..Default::default()
+                };
                 let message = |entries, close| v1::PublishLogsMessage {
                     subscription_id: id.clone(),
                     entries,
                     close,
                     ..Default::default()
                 };
-                let messages = [message(vec![entry], false), message(vec![], true)];
+                // Of a task that nobody can look up there are no lines.
+                let entries = vec![entry("no such task", "bye\n"), entry(&task, "hello\n")];
+                let messages = [message(entries, false), message(vec![], true)];
                 let _ = logs.publish_logs(tokio_stream::iter(messages)).await;
             }
         });

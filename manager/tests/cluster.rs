@@ -67,7 +67,8 @@ impl Host {
     /// The process dies.
     fn kill(&mut self) {
         let (runtime, manager) = self.running.take().expect("running");
-        runtime.shutdown_background();
+        // With all it holds: the next one listens at the same address.
+        runtime.shutdown_timeout(Duration::from_secs(30));
         drop(manager);
     }
 

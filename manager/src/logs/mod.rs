@@ -146,6 +146,12 @@ fn nodes_of(view: &StoreView, selector: &v1::LogSelector) -> BTreeSet<String> {
     tasks.map(|t| t.node_id.clone()).filter(|n| !n.is_empty()).collect()
 }
 
+/// Whether clients can still look a task up whose lines they get: they ask for each by its ID, and end if there is none.
+/// One that is about to be removed is told of only to who follows it, and so knows it already.
+fn can_be_told(view: &StoreView, task: &str, follow: bool) -> bool {
+    view.task(task).is_some_and(|t| follow || t.desired_state() != v1::TaskState::Remove)
+}
+
 #[tonic::async_trait]
 impl Logs for LogsHandle {
     type SubscribeLogsStream = Subscribed;
@@ -232,11 +238,13 @@ impl Logs for LogsHandle {
         let node = String::from(authority::node(self.ctx.store(), request.extensions())?.node_id);
         let mut stream = request.into_inner();
         let mut id = None;
-        while let Some(message) = stream.message().await? {
+        while let Some(mut message) = stream.message().await? {
             id = Some(message.subscription_id.clone());
-            let tx = self.lock().active.get(&message.subscription_id).map(|a| a.tx.clone());
+            let active = self.lock().active.get(&message.subscription_id).map(|a| (a.tx.clone(), a.options));
             // Gone: the agent learns by this call's end.
-            let Some(tx) = tx else { break };
+            let Some((tx, options)) = active else { break };
+            let view = self.ctx.view();
+            message.entries.retain(|e| can_be_told(&view, &e.task_id, options.follow));
             if !message.entries.is_empty() || !message.warning.is_empty() {
                 let out = v1::SubscribeLogsMessage { entries: message.entries, warning: message.warning };
                 if tx.send(Ok(out)).await.is_err() {
