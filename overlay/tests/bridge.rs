@@ -2,6 +2,8 @@
 //! teardown.
 
 mod lab;
+#[path = "lab/names.rs"]
+mod names;
 
 use std::net::Ipv4Addr;
 
@@ -328,22 +330,7 @@ fn another_firewalls_default_does_not_stop_containers() {
 
 /// The address a name stands for, asked of the container's own server.
 fn resolve(netns: &std::path::Path, name: &str) -> Option<Ipv4Addr> {
-    let mut query = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
-    for label in name.split('.') {
-        query.push(label.len() as u8);
-        query.extend_from_slice(label.as_bytes());
-    }
-    query.extend_from_slice(&[0, 0, 1, 0, 1]);
-    lab::within(netns, || {
-        let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("bind");
-        socket.set_read_timeout(Some(lab::PATIENCE)).expect("timeout");
-        socket.send_to(&query, "127.0.0.11:53").expect("send");
-        let mut answer = [0; 512];
-        let n = socket.recv(&mut answer).expect("an answer");
-        // One answer: it ends with the address.
-        let addr: [u8; 4] = answer[n - 4..n].try_into().ok()?;
-        (answer[7] == 1).then(|| Ipv4Addr::from(addr))
-    })
+    names::look_up::<4>(netns, name, 1).1.map(Ipv4Addr::from)
 }
 
 #[test]

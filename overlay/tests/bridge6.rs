@@ -1,6 +1,8 @@
 //! IPv6 of bridge networks on the real kernel: addresses, ways out, published ports, isolation, restarts, drift.
 
 mod lab;
+#[path = "lab/names.rs"]
+mod names;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
@@ -235,23 +237,10 @@ fn addresses_are_chosen_or_given_and_what_cannot_be_is_refused() {
     });
 }
 
-/// The addresses that a name stands for, by a query of type AAAA.
+/// The code of the answer to a query of type AAAA, and the address where there is one.
 fn resolve(netns: &Path, name: &str) -> (u8, Option<Ipv6Addr>) {
-    let mut query = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
-    for label in name.split('.') {
-        query.push(label.len() as u8);
-        query.extend_from_slice(label.as_bytes());
-    }
-    query.extend_from_slice(&[0, 0, 28, 0, 1]);
-    lab::within(netns, || {
-        let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("bind");
-        socket.set_read_timeout(Some(lab::PATIENCE)).expect("timeout");
-        socket.send_to(&query, "127.0.0.11:53").expect("send");
-        let mut answer = [0; 512];
-        let n = socket.recv(&mut answer).expect("an answer");
-        let addr: [u8; 16] = answer[n - 16..n].try_into().expect("long enough");
-        (answer[3] & 0xf, (answer[7] == 1).then(|| addr.into()))
-    })
+    let (code, addr) = names::look_up::<16>(netns, name, 28);
+    (code, addr.map(Ipv6Addr::from))
 }
 
 #[test]

@@ -5,6 +5,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::create_body::{pairs, set};
+use crate::compose::units;
 
 /// Flags that create and update share.
 #[derive(Args, Default)]
@@ -239,54 +240,13 @@ fn bytes(text: Option<&str>) -> Result<Option<u64>> {
 
 /// `1m30s`, `500ms`, `5s` in nanoseconds (Go's duration syntax).
 pub fn duration(text: Option<&str>) -> Result<Option<i64>> {
-    let Some(text) = text else { return Ok(None) };
-    let bad = || format!("{text:?} is not a duration like 5s or 1m30s");
-    let (mut total, mut rest) = (0f64, text);
-    if rest == "0" {
-        return Ok(Some(0));
-    }
-    anyhow::ensure!(!rest.is_empty(), bad());
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').with_context(bad)?;
-        let number: f64 = rest[..digits].parse().ok().with_context(bad)?;
-        let unit = &rest[digits..];
-        let length = unit.find(|c: char| c.is_ascii_digit()).unwrap_or(unit.len());
-        total += number
-            * match &unit[..length] {
-                "ns" => 1.0,
-                "us" | "µs" => 1e3,
-                "ms" => 1e6,
-                "s" => 1e9,
-                "m" => 60e9,
-                "h" => 3600e9,
-                _ => bail!(bad()),
-            };
-        rest = &unit[length..];
-    }
-    Ok(Some(total as i64))
+    text.map(|t| units::duration(t).with_context(|| format!("{t:?} is not a duration like 5s or 1m30s")))
+        .transpose()
 }
 
 /// Splits words as a shell does: quotes and backslashes, nothing else.
 pub fn words(text: &str) -> Result<Vec<String>> {
-    let (mut out, mut word, mut quote) = (Vec::new(), None::<String>, None);
-    let mut chars = text.chars();
-    while let Some(c) = chars.next() {
-        match (c, quote) {
-            ('\'' | '"', None) => {
-                quote = Some(c);
-                word.get_or_insert_default();
-            }
-            (c, Some(q)) if c == q => quote = None,
-            ('\\', None | Some('"')) => word.get_or_insert_default().extend(chars.next()),
-            (c, None) if c.is_whitespace() => out.extend(word.take()),
-            (c, _) => word.get_or_insert_default().push(c),
-        }
-    }
-    if quote.is_some() {
-        bail!("{text:?}: a quote is not closed");
-    }
-    out.extend(word);
-    Ok(out)
+    units::words(text).with_context(|| format!("{text:?}: a quote is not closed"))
 }
 
 #[cfg(test)]
