@@ -12,7 +12,7 @@ use super::unlock_key;
 
 #[derive(Subcommand)]
 pub enum SwarmCommand {
-    /// Display and rotate the root CA
+    /// Display the root CA; its rotation is not there yet
     Ca {
         /// Rotate the swarm CA - if no certificate or key are provided, new ones will be generated
         #[arg(long)]
