@@ -3,7 +3,7 @@
 //!
 //! Rules of a slot:
 //! - the task created last speaks for it; earlier ones are stopping or finished (or, in a start-first
-//!   update, run until their successor does);
+//!   update, run until their successor does, and go on where it fails for good);
 //! - a task is never moved, only replaced; a replacement is held at desired Ready until its restart delay is
 //!   over and its predecessor has stopped, so no slot runs two tasks;
 //! - a finished task that the restart policy does not restart stays as the slot's last word.
@@ -68,8 +68,11 @@ fn tend(
     rng: &mut impl Rng,
     plan: &mut Plan,
 ) {
-    let Some(newest) = slot.newest() else { return };
+    let Some((newest, older_live)) = slot.speaker() else { return };
     if !task::wanted(newest) {
+        for old in older_live {
+            plan.task(task::with_desired(old, TaskState::Shutdown, now_ms, "its successor completed"));
+        }
         return;
     }
     if task::finished(newest) {
@@ -96,11 +99,11 @@ fn tend(
     }
     let start_first = updater::order(service) == v1::UpdateOrder::StartFirst;
     if !start_first || task::state(newest) == TaskState::Running {
-        for old in slot.older_live() {
+        for old in older_live {
             plan.task(task::with_desired(old, TaskState::Shutdown, now_ms, "replaced"));
         }
     } else {
-        for old in slot.older_live().filter(|t| task::node_lost(view, &t.node_id)) {
+        for old in older_live.filter(|t| task::node_lost(view, &t.node_id)) {
             plan.task(task::with_desired(old, TaskState::Shutdown, now_ms, "its node is down"));
         }
     }
@@ -139,7 +142,8 @@ fn replace(
         }
     };
     let Some(restart) = restart else { return };
-    let mut new = task::new(&service.id, old.revision, Place::after(old), now_ms, rng);
+    let place = Place { incarnation: slot.next_incarnation(), ..Place::after(old) };
+    let mut new = task::new(&service.id, old.revision, place, now_ms, rng);
     new.start_not_before_ms = restart.not_before_ms;
     new.restarts_ms = restart.restarts_ms;
     let must_wait = slot.stopping(view) || (reason != Reason::Finished && task::may_run(view, old));

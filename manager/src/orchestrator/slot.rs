@@ -38,10 +38,18 @@ impl Slot {
         self.tasks.iter().chain(&self.leaving).map(|t| t.incarnation).max().unwrap_or(0) + 1
     }
 
-    /// Live tasks besides the newest.
-    pub fn older_live(&self) -> impl Iterator<Item = &Arc<v1::Task>> {
-        let older = self.tasks.len().saturating_sub(1);
-        self.tasks.iter().take(older).filter(|t| task::live(t))
+    /// The task to look after, and those before it that have not stopped: the newest one, or, where that one
+    /// failed for good in a start-first update, the one that it was to take over from.
+    pub fn speaker(&self) -> Option<(&Arc<v1::Task>, impl Iterator<Item = &Arc<v1::Task>>)> {
+        let newest = self.tasks.len().checked_sub(1)?;
+        let took_over =
+            task::wanted(&self.tasks[newest]) || task::state(&self.tasks[newest]) == v1::TaskState::Complete;
+        let at = if took_over {
+            newest
+        } else {
+            self.tasks.iter().rposition(|t| task::wanted(t)).unwrap_or(newest)
+        };
+        Some((&self.tasks[at], self.tasks[..at].iter().filter(|t| task::live(t))))
     }
 
     /// Whether a task told to stop may still be running, so that its successor has to wait.

@@ -89,13 +89,18 @@ fn replace(
 ) {
     let Some(old) = slot.newest() else { return };
     let mut new = task::new(&service.id, service.revision, Place::after(old), now_ms, rng);
-    let keeps_running = order == v1::UpdateOrder::StartFirst && task::live(old);
-    for t in slot.tasks.iter().filter(|t| task::wanted(t)) {
-        if !keeps_running || task::state(t) < TaskState::Assigned {
-            plan.task(task::with_desired(t, TaskState::Shutdown, now_ms, "replaced by an update"));
-        }
+    // One that waits for its turn (a restart's delay) has nothing to keep up.
+    let keeps = |t: &v1::Task| {
+        order == v1::UpdateOrder::StartFirst
+            && task::live(t)
+            && t.desired_state() == TaskState::Running
+            && task::state(t) >= TaskState::Assigned
+    };
+    let mut waits = slot.stopping(view);
+    for t in slot.tasks.iter().filter(|t| task::wanted(t) && !keeps(t)) {
+        plan.task(task::with_desired(t, TaskState::Shutdown, now_ms, "replaced by an update"));
+        waits |= task::may_run(view, t);
     }
-    let waits = slot.stopping(view) || (!keeps_running && slot.tasks.iter().any(|t| task::may_run(view, t)));
     if waits {
         new.set_desired_state(TaskState::Ready);
     }
