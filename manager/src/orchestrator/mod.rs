@@ -68,9 +68,9 @@ fn tend(
     rng: &mut impl Rng,
     plan: &mut Plan,
 ) {
-    let Some((newest, older_live)) = slot.speaker() else { return };
+    let Some((newest, older)) = slot.speaker() else { return };
     if !task::wanted(newest) {
-        for old in older_live {
+        for old in older {
             plan.task(task::with_desired(old, TaskState::Shutdown, now_ms, "its successor completed"));
         }
         return;
@@ -99,11 +99,11 @@ fn tend(
     }
     let start_first = updater::order(service) == v1::UpdateOrder::StartFirst;
     if !start_first || task::state(newest) == TaskState::Running {
-        for old in older_live {
+        for old in older {
             plan.task(task::with_desired(old, TaskState::Shutdown, now_ms, "replaced"));
         }
     } else {
-        for old in older_live.filter(|t| task::node_lost(view, &t.node_id)) {
+        for old in older.filter(|t| task::node_lost(view, &t.node_id)) {
             plan.task(task::with_desired(old, TaskState::Shutdown, now_ms, "its node is down"));
         }
     }

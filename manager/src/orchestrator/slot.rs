@@ -38,7 +38,7 @@ impl Slot {
         self.tasks.iter().chain(&self.leaving).map(|t| t.incarnation).max().unwrap_or(0) + 1
     }
 
-    /// The task to look after, and those before it that have not stopped: the newest one, or, where that one
+    /// The task to look after, and those before it that are still wanted: the newest one, or, where that one
     /// failed for good in a start-first update, the one that it was to take over from.
     pub fn speaker(&self) -> Option<(&Arc<v1::Task>, impl Iterator<Item = &Arc<v1::Task>>)> {
         let newest = self.tasks.len().checked_sub(1)?;
@@ -49,7 +49,7 @@ impl Slot {
         } else {
             self.tasks.iter().rposition(|t| task::wanted(t)).unwrap_or(newest)
         };
-        Some((&self.tasks[at], self.tasks[..at].iter().filter(|t| task::live(t))))
+        Some((&self.tasks[at], self.tasks[..at].iter().filter(|t| task::wanted(t))))
     }
 
     /// Whether a task told to stop may still be running, so that its successor has to wait.
