@@ -117,6 +117,7 @@ fn network(view: &v1::NetworkView) -> Result<desired::Network, String> {
             node_id: p.node_id.clone(),
             endpoint: p.endpoint.parse().map_err(|e| text(e, &p.endpoint))?,
             public_key: p.wireguard_public_key.clone(),
+            keeps_client_address: p.keeps_client_address,
             overlay_addr: p.overlay_addr.parse().map_err(|e| text(e, &p.overlay_addr))?,
         });
     }

@@ -36,7 +36,7 @@ pub struct Lab {
 }
 
 /// Address of the switch itself: the outside world of the hosts.
-const SWITCH_ADDR: &str = "10.99.0.254";
+pub(crate) const SWITCH_ADDR: &str = "10.99.0.254";
 
 impl Lab {
     /// Makes the switch and the hosts and starts their daemons. The lab is removed when dropped unless

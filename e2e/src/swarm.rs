@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::lab::SWITCH_ADDR;
 use crate::{Host, Lab, LabOptions, eventually, eventually_some, whoami_image};
 
 /// Longest wait for anything on a busy machine.
@@ -159,6 +160,17 @@ pub fn refused(host: &Host, args: &[&str], words: &[&str]) -> Result<()> {
     let text = format!("{e:#}");
     ensure!(words.iter().all(|w| text.contains(w)), "{args:?} should say {words:?}: {text}");
     Ok(())
+}
+
+/// Who answered, by host name, over `n` requests from outside. Each must have seen the address they came from.
+pub fn answers_to_client(lab: &Lab, url: &str, n: usize) -> Result<BTreeMap<String, usize>> {
+    let mut seen = BTreeMap::new();
+    for _ in 0..n {
+        let body = lab.outside(&["curl", "-sS", "--max-time", "3", url])?;
+        ensure!(body.contains(&format!("RemoteAddr: {SWITCH_ADDR}:")), "not from {SWITCH_ADDR}: {body}");
+        *seen.entry(hostname(&body)?).or_insert(0) += 1;
+    }
+    Ok(seen)
 }
 
 /// Who answered, by host name, over `n` requests from outside.

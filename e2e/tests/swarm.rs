@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail, ensure};
-use skep_e2e::swarm::{LONG, answers, create, hostname, inside, managers, refused, running, wait_running};
+use skep_e2e::swarm::{
+    LONG, answers, answers_to_client, create, hostname, inside, managers, refused, running, wait_running,
+};
 use skep_e2e::{Capture, Host, eventually, eventually_some};
 
 /// Waits until four tasks of `web` run, none of them on `lost`.
@@ -29,7 +31,7 @@ fn a_service_spreads_is_found_by_name_and_answers_on_every_host() -> Result<()> 
     for host in lab.hosts() {
         let url = format!("http://{}:8080/", host.addr);
         let seen = eventually_some("all replicas answer", LONG, || {
-            let seen = answers(&lab, &url, 60)?;
+            let seen = answers_to_client(&lab, &url, 60)?;
             ensure!(seen.len() == 3, "{seen:?}");
             Ok(Some(seen))
         })?;

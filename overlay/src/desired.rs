@@ -18,6 +18,9 @@ pub struct Peer {
     pub public_key: String,
     /// Its own address in the overlay.
     pub overlay_addr: Ipv4Addr,
+    /// It takes published connections with the client's address on them.
+    #[serde(default)]
+    pub keeps_client_address: bool,
 }
 
 /// A task that may receive new connections.

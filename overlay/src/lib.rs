@@ -10,6 +10,7 @@ pub mod dns;
 mod error;
 mod isolation;
 mod link;
+mod mesh;
 mod model;
 mod names;
 mod netlink;

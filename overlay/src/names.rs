@@ -27,6 +27,32 @@ impl Names {
         format!("wg-{}", self.instance)
     }
 
+    /// The interface of the ingress mesh.
+    pub fn mesh(&self) -> String {
+        format!("vx-{}", self.instance)
+    }
+
+    /// What marks of the ingress mesh on packets and connections begin with.
+    pub fn mark(&self) -> u32 {
+        (0x40 | self.number()) << 24
+    }
+
+    /// The first of three priorities of its routing rules.
+    pub fn priority(&self) -> u32 {
+        4000 + 3 * self.number()
+    }
+
+    /// All three.
+    pub fn priorities(&self) -> std::ops::Range<u32> {
+        self.priority()..self.priority() + 3
+    }
+
+    /// A number below 64 that daemons on one machine seldom share.
+    fn number(&self) -> u32 {
+        let digest = crate::nft::digest(self.instance.as_bytes());
+        (digest ^ (digest >> 29)) as u32 & 0x3f
+    }
+
     /// What the names of all our links begin with, bridges and veths.
     pub fn links(&self) -> String {
         format!("sk{}", self.instance)

@@ -69,6 +69,13 @@ impl Attrs {
         self.put(kind, &bytes)
     }
 
+    /// Writes over what is there.
+    pub fn set(&mut self, at: usize, bytes: &[u8]) {
+        if let Some(place) = self.0.get_mut(at..at + bytes.len()) {
+            place.copy_from_slice(bytes);
+        }
+    }
+
     pub fn nest(self, kind: u16, inner: Attrs) -> Self {
         self.put(kind | NLA_F_NESTED, &inner.0)
     }

@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 use crate::model::{BridgeSpec, DataPlaneOptions};
 use crate::names::Names;
 use crate::netlink::Socket;
-use crate::nft::Family;
+use crate::nft::{Family, Gate};
 use crate::state::{DEFAULT_BRIDGE, State, Store};
 use crate::vip::SwarmMaps;
 use crate::{isolation, nft, reconcile, wireguard};
@@ -79,7 +79,8 @@ impl Rules {
         let maps = fresh.unwrap_or_else(|| {
             let nothing = Default::default();
             let desired = state.swarm.as_ref().map_or(&nothing, |s| &s.desired);
-            SwarmMaps::new(state.swarm_generation, desired, &state.refused_ports)
+            let mesh = state.mesh(names);
+            SwarmMaps::new(state.swarm_generation, desired, &state.refused_ports, mesh)
         });
         let v4 = isolation::table(state, names, self.maps.insert(maps));
         [Some(v4), has_ipv6().then(|| isolation::table6(state, names))]
@@ -96,15 +97,20 @@ impl Rules {
     /// Whether other firewalls let our traffic pass.
     fn admitted(&mut self, state: &State, names: &Names) -> Result<bool, nft::Error> {
         let mut all = true;
-        for family in families() {
-            all &= nft::admitted(&mut self.socket, family, &isolation::passage(family, state, names))?;
+        for (family, gate) in gates() {
+            all &= nft::admitted(
+                &mut self.socket,
+                family,
+                gate,
+                &isolation::passage(family, gate, state, names),
+            )?;
         }
         Ok(all)
     }
 
     /// Takes rules out of other firewalls.
     fn withdraw(&mut self, rules: &[nft::Rule]) -> Result<(), nft::Error> {
-        families().try_for_each(|family| nft::withdraw(&mut self.socket, family, rules))
+        gates().try_for_each(|(family, gate)| nft::withdraw(&mut self.socket, family, gate, rules))
     }
 }
 
@@ -114,6 +120,10 @@ fn has_ipv6() -> bool {
 
 fn families() -> impl Iterator<Item = Family> {
     Family::ALL.into_iter().filter(|f| *f == Family::V4 || has_ipv6())
+}
+
+fn gates() -> impl Iterator<Item = (Family, Gate)> {
+    families().flat_map(|family| Gate::ALL.map(|gate| (family, gate)))
 }
 
 fn changes(held: Option<&nft::Table>, wanted: Option<&nft::Table>) -> Vec<nft::Change> {
@@ -181,6 +191,7 @@ impl DataPlane {
             Socket::open(SockProtocol::NetlinkNetFilter).map_err(Error::io("open", "the nftables socket"))?;
         let rules = Rules { socket, written: None, generation: 0, maps: None };
         state.generation = 1;
+        state.has_mesh = !options.solo && reconcile::probe(&names);
         let inner = Inner {
             names,
             store,
@@ -206,6 +217,11 @@ impl DataPlane {
         self.inner.public_key.clone()
     }
 
+    /// Whether connections to published ports come to tasks here with the client's address on them.
+    pub fn keeps_client_address(&self) -> bool {
+        self.inner.state().has_mesh
+    }
+
     /// What differs between the state and the kernel; empty = nothing.
     pub async fn check(&self) -> Result<Vec<String>> {
         let inner = self.inner.clone();
@@ -220,7 +236,7 @@ impl DataPlane {
             let pairs = held.iter().zip(&wanted);
             let changes: Vec<_> = pairs.flat_map(|(h, w)| changes(h.as_ref(), w.as_ref())).collect();
             let admitted = rules.admitted(&state, &inner.names)?;
-            let shut = (!admitted).then(|| "iptables' FORWARD chain drops our traffic".to_owned());
+            let shut = (!admitted).then(|| "iptables' FORWARD or INPUT chain drops our traffic".to_owned());
             let rules = changes.iter().map(|c| format!("nftables table {table}: {c}")).chain(shut);
             Ok(repairs.iter().map(ToString::to_string).chain(rules).collect::<Vec<_>>())
         })
@@ -254,9 +270,12 @@ impl DataPlane {
                 Err(error) => errors.push(error),
             }
             let table = inner.names.table();
+            for (family, gate) in gates() {
+                let passage = isolation::passage(family, gate, &inner.state(), &inner.names);
+                errors
+                    .extend(nft::withdraw(&mut rules.socket, family, gate, &passage).err().map(Error::from));
+            }
             for family in families() {
-                let passage = isolation::passage(family, &inner.state(), &inner.names);
-                errors.extend(nft::withdraw(&mut rules.socket, family, &passage).err().map(Error::from));
                 errors.extend(nft::delete_table(&mut rules.socket, family, &table).err().map(Error::from));
             }
             Error::gather(errors)
@@ -358,9 +377,9 @@ impl Inner {
         let inner = self.clone();
         blocking("admitting our traffic", move || {
             let state = inner.state().clone();
-            for family in families() {
-                let passage = isolation::passage(family, &state, &inner.names);
-                nft::admit(&mut rules.socket, family, &passage)?;
+            for (family, gate) in gates() {
+                let passage = isolation::passage(family, gate, &state, &inner.names);
+                nft::admit(&mut rules.socket, family, gate, &passage)?;
             }
             Ok(())
         })

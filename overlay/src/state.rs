@@ -14,7 +14,9 @@ use serde::{Deserialize, Serialize};
 use crate::desired::{Cidr, Desired};
 use crate::error::{Error, Result};
 use crate::link::Mac;
+use crate::mesh::Mesh;
 use crate::model::{Bound, Endpoint, Range6, UserNamespace};
+use crate::names::Names;
 
 /// A container's connection, as wired.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,6 +127,8 @@ pub struct State {
     pub swarm: Option<Swarm>,
     /// MTU of the tunnel, once there is one.
     pub tunnel_mtu: Option<u16>,
+    /// The kernel has what the ingress mesh needs (VXLAN).
+    pub has_mesh: bool,
     /// Published swarm ports (protocol, port) that another program of this host holds.
     pub refused_ports: Vec<(String, u16)>,
     /// The address each bridge network gave last, by network ID.
@@ -138,6 +142,11 @@ pub struct State {
 }
 
 impl State {
+    /// This node's part of the ingress mesh.
+    pub fn mesh(&self, names: &Names) -> Option<Mesh> {
+        self.swarm.as_ref().filter(|_| self.has_mesh).and_then(|s| Mesh::of(&s.desired, names))
+    }
+
     /// Takes note of the addresses that bridge networks gave.
     pub fn remember_given<'a>(&mut self, members: impl Iterator<Item = &'a Membership>) {
         for member in members {

@@ -3,6 +3,7 @@
 //! userspace WireGuard of the hosts it makes.
 
 mod lab;
+mod mesh;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -23,10 +24,12 @@ fn main() {
         std::process::exit(skep_overlay::wireguard_main(&args[2..]));
     }
     let filter = args.iter().skip(1).filter_map(|a| a.to_str()).find(|a| !a.starts_with('-'));
-    let tests: [(&str, fn()); 5] = [
+    let tests: [(&str, fn()); 7] = [
         ("virtual_addresses", virtual_addresses),
         ("isolation", isolation),
         ("published_ports", published_ports),
+        ("client_addresses", client_addresses),
+        ("forged_packets", forged_packets),
         ("restart_and_drift", restart_and_drift),
         ("leaving", leaving),
     ];
@@ -59,7 +62,6 @@ struct Swarm {
     planes: [DataPlane; 2],
 }
 
-const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 67, 0, 9);
 /// The second host's address as the client sees it.
 const DOOR: Ipv4Addr = Ipv4Addr::new(10, 67, 0, 1);
 
@@ -82,6 +84,7 @@ impl Swarm {
             endpoint: format!("10.66.0.{}:{PORT}", other + 1).parse().expect("endpoint"),
             public_key: self.planes[other].public_key(),
             overlay_addr: Ipv4Addr::new(10, 255, 0, other as u8 + 1),
+            keeps_client_address: self.planes[other].keeps_client_address(),
         };
         let backend = |net: u8| {
             move |(node, host): &(usize, u8)| Backend {
@@ -122,12 +125,14 @@ impl Swarm {
             overlay_addr: Some(Ipv4Addr::new(10, 255, 0, node as u8 + 1)),
             networks: [network(0), network(1), network(2)].into(),
             ingress_version: 3,
-            ports: vec![PublishedPort {
-                protocol: "tcp".into(),
-                published: 8080,
-                target: 80,
-                backends: backends.iter().map(backend(0)).collect(),
-            }],
+            ports: [("tcp", 8080, 80), ("tcp", 8082, 82), ("udp", 8083, 83)]
+                .map(|(protocol, published, target)| PublishedPort {
+                    protocol: protocol.into(),
+                    published,
+                    target,
+                    backends: backends.iter().map(backend(0)).collect(),
+                })
+                .into(),
         }
     }
 
@@ -263,14 +268,8 @@ fn published_ports() {
     let own = swarm.container(0, &[1, 0], 70);
     swarm.container(0, &[1, 0], 71);
     swarm.container(1, &[1, 0], 130);
-    let mut seen = BTreeMap::new();
-    let counts = tally(150, || {
-        let answer = ask(swarm.client.netns(), DOOR, 8080);
-        seen.extend(answer.clone());
-        answer
-    });
+    let counts = tally(150, || ask(swarm.client.netns(), DOOR, 8080));
     assert_thirds(&counts, 150, &["c130", "c70", "c71"]);
-    assert_eq!(seen["c130"], CLIENT.to_string(), "a local task sees the client");
     let local = tally(60, || ask(swarm.hosts[0].netns(), Ipv4Addr::LOCALHOST, 8080));
     assert_thirds(&local, 60, &["c130", "c70", "c71"]);
     let around = tally(60, || ask(&own.netns, Ipv4Addr::new(10, 66, 0, 1), 8080));
@@ -284,6 +283,149 @@ fn published_ports() {
     serve(swarm.hosts[1].netns(), 8080, "squatter");
     swarm.apply(&BACKENDS);
     assert_eq!(ask(swarm.client.netns(), DOOR, 8080).map(|a| a.0), Some("squatter".into()));
+}
+
+/// Tasks of either host see the client of the second one, by TCP and UDP. The first host knows no way to that client.
+fn client_addresses() {
+    let mut swarm = Swarm::new();
+    // The strictest check of sources there is, which distributions turn on.
+    for host in &swarm.hosts {
+        host.sh("echo 1 > /proc/sys/net/ipv4/conf/all/rp_filter");
+    }
+    swarm.apply(&BACKENDS);
+    let tasks = [
+        swarm.container(0, &[1, 0], 70),
+        // Without a network of its own.
+        swarm.container(0, &[0], 71),
+        swarm.container(1, &[1, 0], 130),
+    ];
+    for (task, name) in tasks.iter().zip(["c70", "c71", "c130"]) {
+        mesh::serve_udp(&task.netns, 83, name);
+        mesh::serve_lines(&task.netns, 82, name);
+    }
+    swarm.check();
+    let all = ["c130", "c70", "c71"];
+    let from = swarm.client.netns();
+    for protocol in ["tcp", "udp"] {
+        let counts = tally(60, || {
+            let answer =
+                if protocol == "tcp" { ask(from, DOOR, 8080) } else { mesh::ask_udp(from, DOOR, 8083) };
+            assert_eq!(answer.as_ref().map(|a| a.1.as_str()), Some("10.67.0.9"), "{protocol}: {answer:?}");
+            answer
+        });
+        assert_thirds(&counts, 60, &all);
+    }
+    // Clients on a node: by its own address, by the loopback, by another node and so perhaps to a task at home, from a
+    // bridge, from a task.
+    let node = Ipv4Addr::new(10, 66, 0, 2);
+    let bridged = swarm.hosts[1].run(up(&swarm.planes[1], request("bridged", &["bridge"])));
+    for (what, from, to) in [
+        ("its own address", swarm.hosts[1].netns(), node),
+        ("loopback", swarm.hosts[1].netns(), Ipv4Addr::LOCALHOST),
+        ("another node", swarm.hosts[0].netns(), node),
+        ("a bridge", &*bridged.netns, node),
+        ("a task", &*tasks[0].netns, node),
+        ("a task by its own node", &*tasks[2].netns, node),
+    ] {
+        let mut seen = BTreeMap::new();
+        let counts = tally(40, || {
+            let answer = ask(from, to, 8080);
+            seen.extend(answer.clone());
+            answer
+        });
+        assert_eq!(counts.keys().map(String::as_str).collect::<Vec<_>>(), all, "{what}: {counts:?}");
+        println!("{what}: {seen:?}");
+        let counts = tally(40, || mesh::ask_udp(from, to, 8083));
+        assert_eq!(counts.keys().map(String::as_str).collect::<Vec<_>>(), all, "{what}, udp: {counts:?}");
+    }
+
+    // Connections outlive either host's daemon, and carry full segments.
+    let mut connections: Vec<_> = (0..12).map(|_| mesh::Lines::open(from, DOOR, 8082)).collect();
+    let names: Vec<_> = connections.iter_mut().map(|c| c.ask(100_000)).collect();
+    for node in 0..2 {
+        swarm.hosts[node].run(swarm.planes[node].shutdown());
+        swarm.planes[node] = start(&swarm.hosts[node]);
+        swarm.hosts[node]
+            .run(swarm.planes[node].retain(&["c70", "c71", "c130", "bridged"].map(str::to_owned)))
+            .expect("retain");
+    }
+    swarm.check();
+    // And tasks that no longer get new ones.
+    swarm.apply(&[(1, 130)]);
+    let again: Vec<_> = connections.iter_mut().map(|c| c.ask(10)).collect();
+    assert_eq!(names, again);
+    assert!(names.iter().any(|n| n != "c130"), "{names:?}");
+    assert_eq!(tally(10, || ask(from, DOOR, 8080)), BTreeMap::from([("c130".to_owned(), 10)]));
+
+    // Whatever is broken is seen and mended.
+    let instance = &swarm.hosts[1].instance;
+    swarm.apply(&BACKENDS);
+    for breakage in [
+        format!("ip link del vx-{instance}"),
+        format!("ip link set vx-{instance} down"),
+        format!("ip route flush dev vx-{instance} table all"),
+        format!("ip neigh flush dev vx-{instance} nud permanent"),
+        format!("bridge fdb del 02:d0:0a:ff:00:01 dev vx-{instance}"),
+        "ip rule flush".to_owned(),
+    ] {
+        let seen = || {
+            swarm.hosts[1].sh(&breakage);
+            let found = swarm.hosts[1].run(swarm.planes[1].check());
+            found.is_err() || found.is_ok_and(|f| !f.is_empty())
+        };
+        // The plane's own check, every 30 s, may have come first and repaired it: not twice in a row.
+        assert!(seen() || seen(), "unseen: {breakage}");
+        if breakage == "ip rule flush" {
+            swarm.hosts[1].sh("ip rule add pref 32766 table main; ip rule add pref 32767 table default");
+        }
+        swarm.hosts[1].run(swarm.planes[1].reconcile()).expect("reconcile");
+        swarm.check();
+        let counts = tally(40, || ask(from, DOOR, 8080));
+        assert_eq!(counts.keys().map(String::as_str).collect::<Vec<_>>(), all, "{breakage}: {counts:?}");
+    }
+}
+
+/// What looks like the mesh's own is taken from nodes only, through the tunnel.
+fn forged_packets() {
+    let swarm = Swarm::new();
+    swarm.apply(&BACKENDS);
+    let task = swarm.container(1, &[0], 130);
+    let neighbour = swarm.container(1, &[1], 131);
+    let got = mesh::serve_udp(&task.netns, 83, "c130");
+    let instance = &swarm.hosts[1].instance;
+    let link = swarm.hosts[1].sh(&format!("ip -d link show vx-{instance}"));
+    let vni =
+        link.split("vxlan id ").nth(1).and_then(|t| t.split(' ').next()).expect("VXLAN").parse().expect("id");
+    let macs = [1, 2].map(|node| [0x02, 0xd0, 10, 255, 0, node]);
+    let liar = Ipv4Addr::new(9, 9, 9, 9);
+    let packet = mesh::forged(vni, macs, liar, Ipv4Addr::new(10, 40, 0, 130), 83);
+    let own = Ipv4Addr::new(10, 255, 0, 2);
+    let ways = [
+        ("a container, to the node's overlay address", &*neighbour.netns, own),
+        ("a container, to the node's address", &*neighbour.netns, DOOR),
+        ("a client", swarm.client.netns(), DOOR),
+        ("another host, outside of the tunnel", swarm.hosts[0].netns(), Ipv4Addr::new(10, 66, 0, 2)),
+    ];
+    for (_, from, to) in &ways {
+        mesh::throw(from, (*to, 4792), &packet);
+    }
+    // What is sent last arrives last.
+    let settled = || {
+        mesh::ask_udp(swarm.hosts[0].netns(), Ipv4Addr::new(10, 66, 0, 2), 8083).expect("the mesh works");
+        got.try_iter().filter(|from| *from == liar).count()
+    };
+    swarm.apply(&[(1, 130)]);
+    assert_eq!(settled(), 0, "a forged packet arrived");
+    // They are well made: without the rule they all arrive.
+    swarm.hosts[1].sh(&format!("nft flush chain ip skep_{instance} mesh_input"));
+    for (what, from, to) in &ways {
+        mesh::throw(from, (*to, 4792), &packet);
+        assert_eq!(got.recv_timeout(lab::PATIENCE), Ok(liar.into()), "{what}");
+    }
+    swarm.hosts[1].run(swarm.planes[1].reconcile()).expect("reconcile");
+    swarm.check();
+    // A task's address in the ingress network is reached by nobody but through a port.
+    assert_eq!(lab::knock(&neighbour.netns, Ipv4Addr::new(10, 40, 0, 130), 80), None);
 }
 
 fn restart_and_drift() {

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use skep_engine::Engine;
+use skep_overlay::DataPlane;
 use skep_proto::v1;
 
 /// The description of this host.
-pub fn describe(engine: &Engine, wireguard_public_key: String, labels: &[String]) -> v1::NodeDescription {
+pub fn describe(engine: &Engine, plane: &DataPlane, labels: &[String]) -> v1::NodeDescription {
     let host = engine.info();
     v1::NodeDescription {
         hostname: hostname(),
@@ -22,7 +23,8 @@ pub fn describe(engine: &Engine, wireguard_public_key: String, labels: &[String]
             .filter_map(|l| l.split_once('='))
             .map(|(k, v)| (k.to_owned(), v.to_owned()))
             .collect::<BTreeMap<_, _>>(),
-        wireguard_public_key,
+        wireguard_public_key: plane.public_key(),
+        keeps_client_address: plane.keeps_client_address(),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, bail, ensure};
-use skep_e2e::swarm::{LONG, answers, create, hostname, inside, managers, wait_running};
+use skep_e2e::swarm::{LONG, answers, answers_to_client, create, hostname, inside, managers, wait_running};
 use skep_e2e::{Capture, eventually, eventually_some};
 
 #[test]
@@ -32,7 +32,7 @@ fn a_service_across_hosts_is_carried_by_the_kernels_wireguard() -> Result<()> {
         let url = format!("http://{}:8080/", host.addr);
         let mut seen = BTreeSet::new();
         eventually("all replicas answer", LONG, || {
-            seen.extend(answers(&lab, &url, 3)?.into_keys());
+            seen.extend(answers_to_client(&lab, &url, 3)?.into_keys());
             ensure!(seen.len() == 3, "{seen:?}");
             Ok(())
         })?;

@@ -54,7 +54,8 @@ pub(super) fn compute(
 /// A node as a WireGuard peer, once it has told its key and its address. Its data path may have an address
 /// of its own.
 pub(super) fn peer(node: &v1::Node, port: u32) -> Option<v1::OverlayPeer> {
-    let key = &node.description.as_ref()?.wireguard_public_key;
+    let description = node.description.as_ref()?;
+    let key = &description.wireguard_public_key;
     let addr = if node.data_path_addr.is_empty() { &node.addr } else { &node.data_path_addr };
     if key.is_empty() || addr.is_empty() {
         return None;
@@ -66,6 +67,7 @@ pub(super) fn peer(node: &v1::Node, port: u32) -> Option<v1::OverlayPeer> {
         endpoint: format!("{host}:{port}"),
         wireguard_public_key: key.clone(),
         overlay_addr: node.overlay_addr.clone(),
+        keeps_client_address: description.keeps_client_address,
     })
 }
 

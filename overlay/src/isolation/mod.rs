@@ -3,6 +3,7 @@
 //! Our chains judge only packets that come from or go to interfaces of ours; `accept` there ends only
 //! our own chain, so other firewalls of the host keep their say.
 
+mod mesh;
 mod v6;
 
 use std::collections::BTreeMap;
@@ -11,9 +12,10 @@ use std::net::{IpAddr, Ipv4Addr};
 pub use v6::table as table6;
 
 use crate::desired::Cidr;
+use crate::mesh::Mesh;
 use crate::names::Names;
 use crate::nft::{
-    Builder, Chain, FORWARD, Family, Field, Hook, OUTPUT, POSTROUTING, PREROUTING, Rule, Set, Table,
+    Builder, Chain, FORWARD, Family, Field, Gate, Hook, OUTPUT, POSTROUTING, PREROUTING, Rule, Set, Table,
 };
 use crate::state::{Bridge, Record, State};
 use crate::vip::{self, SwarmMaps};
@@ -41,26 +43,29 @@ pub fn table(state: &State, names: &Names, maps: &SwarmMaps) -> Table {
         ("bridged", bridged(state)),
         ("nodes", nodes(state)),
         ("hairpin", hairpin(state)),
+        ("mesh_local", mesh::local(state)),
         ("ports_any", ports_any),
         ("ports_one", ports_one),
     ];
     let links = Links::of(state, names);
+    let mesh = maps.mesh.as_ref();
     let chains = [
         ("antispoof", antispoof(&links)),
         ("prerouting", prerouting()),
         ("output", output()),
         ("mss", mss(names)),
         ("forward", forward(&links)),
-        ("guard", guard(&links)),
-        ("postrouting", postrouting(state, &links)),
+        ("guard", guard(mesh, &links)),
+        ("postrouting", postrouting(state, mesh, &links)),
     ];
+    let chains = chains.into_iter().chain(mesh::chains(mesh, &links));
     Table {
         sets: sets
             .into_iter()
             .map(|(n, s)| (n.to_owned(), s.into()))
             .chain(maps.maps.iter().map(|(n, s)| ((*n).to_owned(), s.clone())))
             .collect(),
-        chains: chains.into_iter().map(|(n, c)| (n.to_owned(), c)).collect(),
+        chains: chains.map(|(n, c)| (n.to_owned(), c)).collect(),
     }
 }
 
@@ -111,6 +116,8 @@ struct Links {
     bridges: Vec<String>,
     routed: String,
     tunnel: String,
+    /// That of the ingress mesh.
+    mesh: String,
 }
 
 impl Links {
@@ -123,6 +130,7 @@ impl Links {
             bridges: [any(names.bridges())].into_iter().chain(named).collect(),
             routed: any(names.routed()),
             tunnel: names.wireguard(),
+            mesh: names.mesh(),
         }
     }
 
@@ -289,6 +297,7 @@ fn mss(names: &Names) -> Chain {
     let rules = vec![
         Rule::to("segment size into the tunnel").oif(&names.wireguard()).clamp_mss(),
         Rule::to("segment size out of the tunnel").iif(&names.wireguard()).clamp_mss(),
+        Rule::to("segment size into the mesh").oif(&names.mesh()).clamp_mss(),
         Rule::to("segment size to a routed container").oif(&any(names.routed())).clamp_mss(),
     ];
     base("filter", FORWARD, MANGLE, rules)
@@ -302,44 +311,56 @@ fn forward(links: &Links) -> Chain {
     }
     rules.push(Rule::to("from the tunnel").iif(&links.tunnel).goto("guard"));
     rules.push(Rule::to("to the tunnel").oif(&links.tunnel).goto("guard"));
+    rules.push(Rule::to("from the mesh").iif(&links.mesh).goto("guard"));
+    rules.push(Rule::to("to the mesh").oif(&links.mesh).goto("guard"));
     base("filter", FORWARD, FILTER, rules)
 }
 
 /// What a firewall that drops by policy must let pass; our own table then judges it.
-pub fn passage(family: Family, state: &State, names: &Names) -> Vec<Rule> {
+pub fn passage(family: Family, gate: Gate, state: &State, names: &Names) -> Vec<Rule> {
     let to = |purpose| Rule::about(family, purpose);
     let links = Links::of(state, names);
     let mut rules = Vec::new();
+    if gate == Gate::Input {
+        let mesh = to("skep: from the tunnel, the mesh").iif(&links.tunnel).udp_to(crate::mesh::PORT);
+        rules.extend((family == Family::V4).then(|| mesh.accept()));
+        return rules;
+    }
     for link in &links.all {
         rules.push(to("skep: from a container").iif(link).accept());
         rules.push(to("skep: to a container").oif(link).accept());
     }
     rules.push(to("skep: from the tunnel").iif(&links.tunnel).accept());
     rules.push(to("skep: to the tunnel").oif(&links.tunnel).accept());
+    rules.push(to("skep: from the mesh").iif(&links.mesh).accept());
+    rules.push(to("skep: to the mesh").oif(&links.mesh).accept());
     rules
 }
 
-fn guard(links: &Links) -> Chain {
+fn guard(mesh: Option<&Mesh>, links: &Links) -> Chain {
     let mut rules = vec![
         Rule::to("known connection").established().accept(),
         Rule::to("published or virtual").translated().accept(),
         Rule::to("same network").pair_in("same_network").accept(),
         Rule::to("from a host of the swarm").iif(&links.tunnel).source_in("nodes").accept(),
     ];
+    rules.extend(mesh::admitted(mesh, links));
     for link in &links.all {
-        let out = links.not_out(Rule::to("way out").iif(link)).oif_not(&links.tunnel);
+        let out = links.not_out(Rule::to("way out").iif(link)).oif_not(&links.tunnel).oif_not(&links.mesh);
         rules.push(out.pair_in("egress").accept());
     }
     rules.push(Rule::to("anything else").drop());
     Chain { hook: None, rules }
 }
 
-fn postrouting(state: &State, links: &Links) -> Chain {
-    let mut rules = vec![
-        Rule::to("backend that reached itself").pair_in("hairpin").translated().masquerade(),
+fn postrouting(state: &State, mesh: Option<&Mesh>, links: &Links) -> Chain {
+    let mut rules =
+        vec![Rule::to("backend that reached itself").pair_in("hairpin").translated().masquerade()];
+    rules.extend(mesh::sources(mesh, links));
+    rules.extend([
         Rule::to("overlay keeps its addresses").oif(&links.tunnel).pair_in("same_network").accept(),
         Rule::to("others enter the overlay as this host").oif(&links.tunnel).masquerade(),
-    ];
+    ]);
     for link in &links.all {
         let to = Rule::to("loopback to a container").oif(link);
         rules.push(to.from(LOOPBACK).masquerade());

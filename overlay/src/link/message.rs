@@ -24,9 +24,13 @@ pub const IFLA_OPERSTATE: u16 = 16;
 pub const IF_OPER_UP: u8 = 6;
 pub const IFLA_LINKINFO: u16 = 18;
 pub const IFLA_INFO_KIND: u16 = 1;
-const IFLA_INFO_DATA: u16 = 2;
+pub const IFLA_INFO_DATA: u16 = 2;
 pub const IFLA_INFO_SLAVE_DATA: u16 = 5;
 pub const IFLA_BRPORT_ISOLATED: u16 = 33;
+pub const IFLA_VXLAN_ID: u16 = 1;
+pub const IFLA_VXLAN_LOCAL: u16 = 4;
+pub const IFLA_VXLAN_LEARNING: u16 = 7;
+pub const IFLA_VXLAN_PORT: u16 = 15;
 const IFLA_NET_NS_FD: u16 = 28;
 const VETH_INFO_PEER: u16 = 1;
 pub const IFF_UP: u32 = 1;
@@ -41,10 +45,10 @@ pub const RT_TABLE_MAIN: u8 = 254;
 pub const AF_INET: u8 = 2;
 pub const IFA_F_NODAD: u8 = 2;
 /// Marks our routes in `ip route` (any number the distribution does not use).
-const RTPROT_SKEP: u8 = 83;
+pub const RTPROT_SKEP: u8 = 83;
 const RT_SCOPE_UNIVERSE: u8 = 0;
 const RT_SCOPE_LINK: u8 = 253;
-const RTN_UNICAST: u8 = 1;
+pub const RTN_UNICAST: u8 = 1;
 
 pub fn link_header(index: u32, flags: u32, change: u32) -> Attrs {
     Attrs::default()

@@ -1,6 +1,7 @@
 //! Interfaces, addresses, routes and neighbours of one network namespace, through rtnetlink.
 
 mod message;
+pub mod policy;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -14,6 +15,7 @@ use crate::cidr::{Address, Cidr, address_of};
 use crate::error::{Error, Result};
 use crate::netlink::{Attrs, Message, Socket, attr, attrs, text_of, u32_at};
 use message::*;
+pub use policy::{Action, Forward, Policy, VxLan};
 
 /// A hardware address.
 pub type Mac = [u8; 6];
@@ -64,6 +66,8 @@ pub struct Link {
     pub operational: bool,
     /// As a port of a bridge it is kept from other such ports.
     pub isolated: bool,
+    /// It is a VXLAN interface.
+    pub vxlan: Option<VxLan>,
 }
 
 /// rtnetlink in one namespace.
@@ -193,7 +197,9 @@ fn parse_link(payload: &[u8]) -> Option<Link> {
     let index = u32_at(payload, 4)?;
     let up = u32_at(payload, 8)? & IFF_UP != 0;
     let name = String::new();
-    let mut link = Link { index, name, up, master: None, mtu: 0, operational: false, isolated: false };
+    let mut link =
+        Link { index, name, up, master: None, mtu: 0, operational: false, isolated: false, vxlan: None };
+    let mac = attr(payload.get(16..)?, IFLA_ADDRESS).and_then(|v| v.try_into().ok()).unwrap_or_default();
     for (kind, value) in attrs(payload.get(16..)?) {
         match kind {
             IFLA_IFNAME => link.name = text_of(value),
@@ -202,6 +208,9 @@ fn parse_link(payload: &[u8]) -> Option<Link> {
             IFLA_MASTER => link.master = u32_at(value, 0),
             IFLA_LINKINFO => {
                 let port = attr(value, IFLA_INFO_SLAVE_DATA);
+                if attr(value, IFLA_INFO_KIND).map(text_of).as_deref() == Some("vxlan") {
+                    link.vxlan = attr(value, IFLA_INFO_DATA).and_then(|v| policy::parse_vxlan(v, mac));
+                }
                 link.isolated = port.and_then(|p| attr(p, IFLA_BRPORT_ISOLATED)) == Some(&[1]);
             }
             _ => {}

@@ -3,6 +3,10 @@
 //! A rule carries a comment with a digest of its expressions, so that a rule read back from the kernel
 //! can be compared with the one wanted without decoding it.
 
+mod track;
+
+pub use track::Direction;
+
 use super::Family;
 use crate::cidr::{Address, Cidr};
 use crate::netlink::Attrs;
@@ -39,8 +43,10 @@ pub enum Field {
     Port,
     /// Interface name.
     Interface,
-    /// A number of the machine's order: a slot of a map.
+    /// A number of the machine's order: a slot of a map, a mark.
     Slot,
+    /// Hardware address.
+    Ether,
 }
 
 impl Field {
@@ -50,6 +56,7 @@ impl Field {
             Self::Addr | Self::Slot => 4,
             Self::Protocol => 1,
             Self::Port => 2,
+            Self::Ether => 6,
             Self::Interface | Self::Addr6 => 16,
         }
     }
@@ -68,12 +75,13 @@ impl Field {
             Self::Port => 13,
             Self::Interface => 41,
             Self::Slot => 19,
+            Self::Ether => 9,
         }
     }
 
     /// The field of this type number.
     pub fn of_kind(kind: u32) -> Option<Self> {
-        [Self::Addr, Self::Addr6, Self::Protocol, Self::Port, Self::Interface, Self::Slot]
+        [Self::Addr, Self::Addr6, Self::Protocol, Self::Port, Self::Interface, Self::Slot, Self::Ether]
             .into_iter()
             .find(|f| f.kind() == kind)
     }

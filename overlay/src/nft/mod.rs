@@ -13,8 +13,8 @@ use std::sync::Arc;
 pub use diff::{Change, diff};
 pub use dump::read;
 pub(crate) use expr::digest;
-pub use expr::{Builder, Field, Rule};
-pub use guest::{admit, admitted, withdraw};
+pub use expr::{Builder, Direction, Field, Rule};
+pub use guest::{Gate, admit, admitted, withdraw};
 pub use transaction::{apply, delete_table};
 
 /// Which packets a table is about.

@@ -128,7 +128,7 @@ impl Inner {
     fn passage(&self) -> Vec<nft::Rule> {
         let state = self.state();
         let all = nft::Family::ALL.into_iter();
-        all.flat_map(|family| isolation::passage(family, &state, &self.names)).collect()
+        all.flat_map(|family| isolation::passage(family, nft::Gate::Forward, &state, &self.names)).collect()
     }
 
     fn raise_bridge(&self, host: &mut Links, bridge: &Bridge) -> Result<()> {

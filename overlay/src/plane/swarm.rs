@@ -38,13 +38,15 @@ impl DataPlane {
         })
         .await;
         let rules = self.inner.commit(generation).await;
+        let inner = self.inner.clone();
+        let mesh = blocking("leaving the ingress mesh", move || inner.repair_tunnel()).await;
         let device = self.inner.tunnel.lock().await.take();
         let removed = match device {
             Some(device) => device.remove().await.map_err(|e| self.tunnel_error(&e)),
             None if self.inner.options.solo => self.lower_anchor().await,
             None => Ok(()),
         };
-        Error::gather([forgotten, rules, removed].into_iter().filter_map(Result::err).collect())
+        Error::gather([forgotten, rules, mesh, removed].into_iter().filter_map(Result::err).collect())
     }
 
     /// After a restart: the last state known is in force again, whether or not a manager is in reach.

@@ -6,6 +6,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use super::mesh;
 use super::wire::{SETTINGS, SETTINGS6, host_routes, isolates, make_bridge, ours, port_steps, wire};
 use crate::cidr::Cidr;
 use crate::error::{Error, Result};
@@ -44,6 +45,8 @@ pub enum Repair {
     DropLink(String),
     /// A pinned namespace that nobody wants.
     Unpin(PathBuf),
+    /// The ingress mesh.
+    Mesh(Box<mesh::Differences>),
 }
 
 impl fmt::Display for Repair {
@@ -63,6 +66,7 @@ impl fmt::Display for Repair {
             Self::DropRoute(link, route) => write!(f, "route {} on {link} is not wanted", route.to),
             Self::DropLink(link) => write!(f, "interface {link} belongs to nobody"),
             Self::Unpin(path) => write!(f, "namespace {} belongs to nobody", path.display()),
+            Self::Mesh(found) => write!(f, "{found}"),
         }
     }
 }
@@ -147,6 +151,7 @@ pub fn plan(state: &State, names: &Names, pins: &Path, leaving: &BTreeSet<String
         }
     }
     repairs.extend(tunnel(state, names, &links, &routes));
+    repairs.extend(mesh(state, names, &mut host, &links)?);
     if state.swarm.is_none() && links.contains_key(&names.wireguard()) {
         repairs.push(Repair::DropLink(names.wireguard()));
     }
@@ -167,12 +172,24 @@ pub fn plan(state: &State, names: &Names, pins: &Path, leaving: &BTreeSet<String
     Ok(repairs)
 }
 
-/// The part of [`plan`] that is about the tunnel.
+/// The part of [`plan`] that is about the tunnel and what travels in it.
 pub fn plan_tunnel(state: &State, names: &Names) -> Result<Vec<Repair>> {
     let mut host = Links::open()?;
     let links = host.list()?;
     let routes = host.routes()?;
-    Ok(tunnel(state, names, &links, &routes))
+    let mut repairs = tunnel(state, names, &links, &routes);
+    repairs.extend(mesh(state, names, &mut host, &links)?);
+    Ok(repairs)
+}
+
+fn mesh(
+    state: &State,
+    names: &Names,
+    host: &mut Links,
+    links: &BTreeMap<String, crate::link::Link>,
+) -> Result<Option<Repair>> {
+    let found = mesh::plan(state, names, host, links)?;
+    Ok((!found.is_empty()).then(|| Repair::Mesh(found.into())))
 }
 
 fn settled(link: &str) -> bool {
@@ -253,5 +270,6 @@ pub fn repair(repair: &Repair, pins: &Path) -> Result<()> {
         }
         Repair::DropLink(link) => host.delete(link),
         Repair::Unpin(path) => netns::unpin(path),
+        Repair::Mesh(found) => mesh::repair(found),
     }
 }

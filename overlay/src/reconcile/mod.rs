@@ -1,10 +1,13 @@
 //! From the whole state to what the kernel should hold, the difference to what it holds, and the steps
 //! that remove it.
 
+mod home;
 mod links;
+mod mesh;
 mod wire;
 mod zones;
 
 pub use links::{Repair, plan, plan_tunnel, repair};
+pub use mesh::probe;
 pub use wire::{make_bridge, rewire, wire};
 pub use zones::{resolv_conf, zone};

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 
+use super::home;
 use crate::cidr::Cidr;
 use crate::error::{Error, Result};
 use crate::link::{Link, Links, Step, Veth, step};
@@ -71,7 +72,7 @@ pub fn wire(record: &Record, path: &Path) -> Result<()> {
         host.wait_operational(&interface.host)?;
         namespace.links.wait_operational(guest)?;
     }
-    Ok(())
+    home::settle(&namespace, record, !found)
 }
 
 /// Settings of a veth in a bridge.
@@ -120,7 +121,7 @@ pub fn rewire(old: &Record, new: &Record, path: &Path) -> Result<()> {
         let index = namespace.links.index(&interface.guest)?;
         namespace.links.run(vec![step::route(index, &route)], &[])?;
     }
-    Ok(())
+    home::settle(&namespace, new, false)
 }
 
 /// IPv6 on an interface that has addresses of ours: nobody is asked whether they are taken, and whoever claims to be a

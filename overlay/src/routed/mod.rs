@@ -16,7 +16,7 @@ use crate::state::{Bridge, Dns, Interface, Membership, Record, State};
 /// Next hop of every routed container: nobody has this address, a static neighbour answers for it.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 /// MTU before the tunnel is known: IPv6 underlay of 1500 bytes less WireGuard's 80.
-const SAFE_MTU: u16 = 1420;
+pub const SAFE_MTU: u16 = 1420;
 
 enum Found<'a> {
     Bridge(&'a Bridge),
@@ -390,9 +390,7 @@ pub fn routes(record: &Record) -> Vec<Vec<Route>> {
             }
             let open = interface.members.iter().any(|m| !m.internal);
             if open || !way_out {
-                let preferred = own.clone().find(|m| !m.internal).or_else(|| own.clone().next());
-                let source = preferred.or(interface.members.first());
-                routes.push(default(GATEWAY, source.map(|m| m.endpoint.addr)));
+                routes.push(default(GATEWAY, way_out_from(interface)));
                 has_default = true;
             }
         } else if let Some(gateway) = interface.members.iter().find_map(|m| m.endpoint.gateway)
@@ -404,6 +402,19 @@ pub fn routes(record: &Record) -> Vec<Vec<Route>> {
         all.push(routes);
     }
     all
+}
+
+/// The address that leaves by the default route of a routed interface.
+fn way_out_from(interface: &Interface) -> Option<Ipv4Addr> {
+    let mut own = interface.members.iter().filter(|m| !m.ingress);
+    let first = own.clone().next();
+    let preferred = own.find(|m| !m.internal).or(first);
+    preferred.or(interface.members.first()).map(|m| m.endpoint.addr)
+}
+
+/// The address that a server on all addresses answers datagrams of strangers from.
+pub fn answers_from(record: &Record) -> Option<Ipv4Addr> {
+    record.routed().and_then(way_out_from)
 }
 
 #[cfg(test)]

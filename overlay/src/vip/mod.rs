@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use crate::desired::{Backend, Desired, PublishedPort};
+use crate::mesh::{self, Mesh};
 use crate::model::Bound;
 use crate::nft::{Field, Set, digest};
 
@@ -21,12 +22,15 @@ pub struct SwarmMaps {
     /// Change of the swarm's state they were made for.
     pub generation: u64,
     /// Name and map.
-    pub maps: [(&'static str, Arc<Set>); 4],
+    pub maps: [(&'static str, Arc<Set>); 7],
+    /// What the last three of them are of.
+    pub mesh: Option<Mesh>,
 }
 
 impl SwarmMaps {
     /// Makes them.
-    pub fn new(generation: u64, desired: &Desired, refused: &[(String, u16)]) -> Self {
+    pub fn new(generation: u64, desired: &Desired, refused: &[(String, u16)], mesh: Option<Mesh>) -> Self {
+        let [mesh_nodes, mesh_home, mesh_tasks] = mesh_sets(mesh.as_ref());
         let (vip_few, vip_many) = service_maps(desired);
         let (ingress_few, ingress_many) = ingress_maps(desired, refused);
         let maps = [
@@ -34,9 +38,32 @@ impl SwarmMaps {
             ("vip_many", vip_many.into()),
             ("ingress_few", ingress_few.into()),
             ("ingress_many", ingress_many.into()),
+            ("mesh_nodes", mesh_nodes.into()),
+            ("mesh_home", mesh_home.into()),
+            ("mesh_tasks", mesh_tasks.into()),
         ];
-        Self { generation, maps }
+        Self { generation, maps, mesh }
     }
+}
+
+/// Of the ingress mesh: which mark a node's connections get; nodes with their own tasks, to which they may not come
+/// from outside under their own address, for they would answer themselves at once; and all tasks.
+fn mesh_sets(mesh: Option<&Mesh>) -> [Set; 3] {
+    let mut nodes = Set::map(&[Field::Ether], &[Field::Slot]);
+    let mut home = Set::ranges(&[Field::Addr, Field::Addr]);
+    let mut tasks = Set::ranges(&[Field::Addr, Field::Addr]);
+    let Some(mesh) = mesh else { return [nodes, home, tasks] };
+    for peer in &mesh.peers {
+        let mark = mesh.mark_of(peer.addr).to_ne_bytes();
+        nodes.set(mesh::mac_of(peer.addr).to_vec(), mark.to_vec());
+        for (addr, block) in peer.underlay.iter().flat_map(|a| peer.blocks.iter().map(move |b| (a, b))) {
+            let (addr, first, last) = (addr.octets(), block.first().octets(), block.last().octets());
+            home.add_range(key(&[&addr, &first]), key(&[&addr, &last]));
+        }
+    }
+    let (first, last) = (mesh.subnet.first().octets(), mesh.subnet.last().octets());
+    tasks.add_range(key(&[&[0; 4], &first]), key(&[&[255; 4], &last]));
+    [nodes, home, tasks]
 }
 
 /// Address maps for services of few and of many backends.

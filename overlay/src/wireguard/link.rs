@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use futures::TryStreamExt as _;
 use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
-use rtnetlink::packet_route::route::RouteAttribute;
+use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader};
 use rtnetlink::{Handle, LinkUnspec, LinkWireguard, RouteMessageBuilder};
 
 use super::Error;
@@ -176,7 +176,9 @@ async fn default_route(handle: &Handle, name: &str) -> Result<Option<u32>, Error
             RouteAttribute::Oif(index) => Some(*index),
             _ => None,
         });
-        if route.header.destination_prefix_length == 0 && device.is_some() {
+        // The ingress mesh has default routes of its own, in other tables.
+        let main = route.header.table == RouteHeader::RT_TABLE_MAIN;
+        if main && route.header.destination_prefix_length == 0 && device.is_some() {
             return Ok(device);
         }
     }

@@ -115,7 +115,8 @@ pub fn within<T: Send>(netns: &Path, f: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-fn enter(netns: &Path) {
+/// Takes the calling thread into a namespace.
+pub fn enter(netns: &Path) {
     let file = std::fs::File::open(netns).expect("namespace");
     setns(file, CloneFlags::CLONE_NEWNET).expect("setns");
 }

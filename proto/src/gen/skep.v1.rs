@@ -116,6 +116,9 @@ pub struct NodeDescription {
     /// Base64 WireGuard public key of this host's data plane.
     #[prost(string, tag = "6")]
     pub wireguard_public_key: ::prost::alloc::string::String,
+    /// It takes published connections with the client's address on them, over VXLAN within the tunnel.
+    #[prost(bool, tag = "7")]
+    pub keeps_client_address: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ManagerStatus {
@@ -431,6 +434,10 @@ pub struct ServiceSpec {
     pub rollback: ::core::option::Option<UpdateConfig>,
     #[prost(message, optional, tag = "7")]
     pub endpoint: ::core::option::Option<EndpointSpec>,
+    /// How long a task that is to stop goes on with the connections it has, once no node sends it new ones.
+    /// Absent: the default. Not of the tasks: a change of it replaces none.
+    #[prost(int64, optional, tag = "8")]
+    pub drain_ns: ::core::option::Option<i64>,
     #[prost(oneof = "service_spec::Mode", tags = "3, 4")]
     pub mode: ::core::option::Option<service_spec::Mode>,
 }
@@ -3353,6 +3360,9 @@ pub struct OverlayPeer {
     pub wireguard_public_key: ::prost::alloc::string::String,
     #[prost(string, tag = "4")]
     pub overlay_addr: ::prost::alloc::string::String,
+    /// see NodeDescription
+    #[prost(bool, tag = "5")]
+    pub keeps_client_address: bool,
 }
 /// A run of addresses that a node's tasks hold in one network.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

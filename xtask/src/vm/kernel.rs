@@ -20,6 +20,7 @@ const MODULES: &[&str] = &[
     "kernel/drivers/net/veth.ko",
     "kernel/drivers/net/tun.ko",
     "kernel/drivers/net/wireguard/",
+    "kernel/drivers/net/vxlan/",
     "kernel/drivers/block/zram/",
     "kernel/crypto/",
 ];

@@ -25,7 +25,8 @@ const SERVICE: &str = "/system.slice/tests.service";
 
 /// Commands that the tests call, besides busybox; and the kernel: two of busybox's modprobe at a time, and
 /// one is done before the module is there.
-const COMMANDS: &[&str] = &["ip", "nsenter", "nft", "curl", "tcpdump", "docker", "kmod", "runc", "crun"];
+const COMMANDS: &[&str] =
+    &["ip", "bridge", "nsenter", "nft", "curl", "tcpdump", "docker", "kmod", "runc", "crun"];
 
 /// A test program.
 pub struct Test {

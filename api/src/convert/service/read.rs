@@ -27,7 +27,15 @@ pub fn read(mut f: Fields) -> ApiResult<ServiceSpec> {
         task.networks = networks;
     }
     f.refuse_rest(&[])?;
-    Ok(ServiceSpec { annotations, task: Some(task), mode: Some(mode), update, rollback, endpoint })
+    Ok(ServiceSpec {
+        annotations,
+        task: Some(task),
+        mode: Some(mode),
+        update,
+        rollback,
+        endpoint,
+        drain_ns: None,
+    })
 }
 
 fn read_mode(mut f: Fields) -> ApiResult<Mode> {

@@ -224,7 +224,7 @@ impl Node {
     fn description(&self) -> watch::Receiver<v1::NodeDescription> {
         let options = self.inner.options.clone();
         let mut labels = options.labels.clone();
-        let of = move |labels: &[String]| describe(&options.engine, options.plane.public_key(), labels);
+        let of = move |labels: &[String]| describe(&options.engine, &options.plane, labels);
         let (told, description) = watch::channel(of(&labels.borrow_and_update()));
         tokio::spawn(async move {
             loop {
