@@ -7,7 +7,7 @@ use skep_engine::{
     Attachment, BoundPort, ContainerConfig, ContainerId, Endpoint, Endpoint6, IdMaps, NetworkError,
     NetworkJoin, NetworkMode, Networking,
 };
-use skep_overlay::{AttachRequest, Attached, DataPlane, Join, Publish, UserNamespace};
+use skep_overlay::{AttachRequest, Attached, DEFAULT_BRIDGE, DataPlane, Join, Publish, UserNamespace};
 
 use crate::attachments::{Asked, AttachError, Attachments};
 use crate::runtime::TASK_LABEL;
@@ -16,12 +16,14 @@ use crate::runtime::TASK_LABEL;
 pub struct LocalNetworking {
     plane: DataPlane,
     attachments: Attachments,
+    host_gateway: Vec<IpAddr>,
 }
 
 impl LocalNetworking {
-    /// Prepares namespaces with `plane`, and asks for places with `attachments`.
-    pub fn new(plane: DataPlane, attachments: Attachments) -> Self {
-        Self { plane, attachments }
+    /// Prepares namespaces with `plane`, and asks for places with `attachments`. `host_gateway` are the host's
+    /// addresses as containers are told of them; none = the default bridge network's.
+    pub fn new(plane: DataPlane, attachments: Attachments, host_gateway: Vec<IpAddr>) -> Self {
+        Self { plane, attachments, host_gateway }
     }
 
     /// The network as the data plane knows it, with the address that a manager has given where it is the swarm's.
@@ -135,6 +137,15 @@ impl Networking for LocalNetworking {
         let attached = self.plane.disconnect(id.as_str(), network_id).await;
         self.attachments.detach(id.as_str(), Some(network_id)).await;
         Ok(attachment(attached?))
+    }
+
+    fn host_gateway(&self) -> Vec<IpAddr> {
+        if !self.host_gateway.is_empty() {
+            return self.host_gateway.clone();
+        }
+        let Ok(bridge) = self.plane.inspect_bridge(DEFAULT_BRIDGE) else { return Vec::new() };
+        let v6 = bridge.v6.map(|v6| IpAddr::V6(v6.gateway));
+        std::iter::once(IpAddr::V4(bridge.gateway)).chain(v6).collect()
     }
 
     async fn rename(&self, id: &ContainerId, name: &str) -> Result<(), NetworkError> {

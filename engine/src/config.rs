@@ -431,6 +431,21 @@ pub enum ContainerState {
     Dead,
 }
 
+impl ContainerState {
+    /// Docker's word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Restarting => "restarting",
+            Self::Removing => "removing",
+            Self::Exited => "exited",
+            Self::Dead => "dead",
+        }
+    }
+}
+
 /// A container as `inspect` shows it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Container {

@@ -88,7 +88,7 @@ pub enum Error {
         id: String,
     },
     /// The container could not be started; the code is what `inspect` shows as its exit code.
-    #[error("cannot start container {id}: {reason}")]
+    #[error("{}", unless_of_user(reason, || format!("cannot start container {id}: ")))]
     StartFailed {
         /// The container.
         id: String,
@@ -104,7 +104,7 @@ pub enum Error {
         id: String,
     },
     /// A command could not be started in a container.
-    #[error("OCI runtime exec failed: exec failed: unable to start container process: {reason}")]
+    #[error("{}", unless_of_user(reason, || "OCI runtime exec failed: exec failed: unable to start container process: ".into()))]
     ExecFailed {
         /// The exec.
         id: String,
@@ -113,6 +113,9 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// What a container takes over of another, or of the host's networks, is not to be had.
+    #[error("{0}")]
+    Missing(String),
     /// Devices that a container asks for are not to be had.
     #[error("{0}")]
     Devices(String),
@@ -196,6 +199,12 @@ pub enum Error {
     /// The engine is shutting down.
     #[error("the engine is shutting down")]
     ShuttingDown,
+}
+
+/// The reason with what comes before it; Docker looks users and groups up itself, and then says no more than that.
+fn unless_of_user(reason: &str, before: impl Fn() -> String) -> String {
+    let begins = crate::runtime::UNKNOWN_USER;
+    if reason.starts_with(begins) { reason.to_owned() } else { format!("{}{reason}", before()) }
 }
 
 impl Error {

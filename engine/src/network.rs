@@ -33,6 +33,8 @@ pub trait Networking: Send + Sync + 'static {
     ) -> Result<Attachment, NetworkError>;
     /// Takes a running container out of a network, named by its ID; tells how it is connected now.
     async fn disconnect(&self, id: &ContainerId, network_id: &str) -> Result<Attachment, NetworkError>;
+    /// The host's addresses as containers reach it (`host-gateway`); none = there is no default bridge network.
+    fn host_gateway(&self) -> Vec<IpAddr>;
     /// Tells a running container's new name.
     async fn rename(&self, id: &ContainerId, name: &str) -> Result<(), NetworkError>;
     /// Removes all that `attach` made. Idempotent; goes on past errors and reports all of them.
@@ -67,6 +69,10 @@ impl Networking for NoNetworks {
 
     async fn disconnect(&self, _: &ContainerId, _: &str) -> Result<Attachment, NetworkError> {
         Err("this engine has no networks to disconnect from".into())
+    }
+
+    fn host_gateway(&self) -> Vec<IpAddr> {
+        Vec::new()
     }
 
     async fn rename(&self, _: &ContainerId, _: &str) -> Result<(), NetworkError> {

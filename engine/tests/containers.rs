@@ -120,7 +120,7 @@ async fn refuses_what_cannot_be_and_says_so() -> Outcome {
     e.create(Some("web".into()), run(&["true"])).await?;
     assert!(matches!(e.rename("web", "site").await, Err(Error::NameInUse { .. })));
     assert!(
-        e.images().remove("bb:1", false).await.err().ok_or("removed")?.to_string().contains("must be forced")
+        e.images().remove("bb:1", false).await.err().ok_or("removed")?.to_string().contains("(must force)")
     );
     Ok(())
 }

@@ -30,4 +30,5 @@ pub use model::{
     Join, Member, Publish, Range6, UserNamespace,
 };
 pub use plane::{DataPlane, Figures};
+pub use state::DEFAULT_BRIDGE;
 pub use wireguard::wireguard_main;

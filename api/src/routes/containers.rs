@@ -9,7 +9,7 @@ use axum::response::IntoResponse;
 use axum::routing::{delete, get, post};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use skep_engine::{Container, ContainerState, Error, NetworkMode, WaitCondition};
+use skep_engine::{Container, ContainerState, Error, WaitCondition};
 use skep_registry::Platform;
 
 use super::{body, transfer};
@@ -116,11 +116,7 @@ async fn create(State(s): State<ApiState>, Query(q): Query<Create>, request: Req
             )));
         }
     }
-    let mut create = container::read(&body::read(request).await?)?;
-    if let NetworkMode::Container(other) = &mut create.config.network {
-        // By ID, as the other one may be given another name.
-        *other = s.engine().inspect(other)?.id.to_string();
-    }
+    let create = container::read(&body::read(request).await?)?;
     for (other, _) in &create.config.links {
         s.engine()
             .inspect(other)

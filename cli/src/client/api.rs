@@ -78,7 +78,13 @@ impl Api {
         let unreachable =
             || format!("Cannot connect to the skep daemon at {}. Is `skep daemon` running?", self.host);
         if let Some(path) = self.host.strip_prefix("unix://") {
-            return Ok(Box::new(tokio::net::UnixStream::connect(path).await.with_context(unreachable)?));
+            return match tokio::net::UnixStream::connect(path).await {
+                Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => bail!(
+                    "permission denied while trying to connect to the skep daemon socket at {}: ask as root, or as a member of the socket's group",
+                    self.host
+                ),
+                other => Ok(Box::new(other.with_context(unreachable)?)),
+            };
         }
         if let Some(addr) = self.host.strip_prefix("tcp://") {
             let stream = tokio::net::TcpStream::connect(addr).await.with_context(unreachable)?;

@@ -1,5 +1,6 @@
 //! The flags of `run` and `create` as the API's request.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -70,7 +71,7 @@ impl CreateFlags {
                 "Binds": binds, "VolumesFrom": self.volumes_from,
                 "Mounts": self.mount.iter().map(|m| mount::mount(m)).collect::<Result<Vec<_>>>()?,
                 "RestartPolicy": { "Name": policy, "MaximumRetryCount": retries },
-                "CapAdd": self.cap_add, "CapDrop": self.cap_drop, "Privileged": self.privileged,
+                "CapAdd": capabilities(&self.cap_add), "CapDrop": capabilities(&self.cap_drop), "Privileged": self.privileged,
                 "ReadonlyRootfs": self.read_only, "Dns": self.dns, "DnsOptions": self.dns_option,
                 "DnsSearch": self.dns_search, "ExtraHosts": self.add_host.iter().map(|h| host(h)).collect::<Result<Vec<_>>>()?,
                 "GroupAdd": self.group_add, "Links": self.link, "SecurityOpt": security.options,
@@ -80,7 +81,6 @@ impl CreateFlags {
                 "Devices": devices, "DeviceRequests": requests,
                 "DeviceCgroupRules": self.device_cgroup_rule,
             },
-            "NetworkingConfig": { "EndpointsConfig": self.endpoints()? },
         });
         for (name, value) in [
             ("User", &self.user),
@@ -102,6 +102,8 @@ impl CreateFlags {
         }
         self.resources(&mut body["HostConfig"])?;
         without_empty(&mut body);
+        // A network of which nothing more is asked is joined all the same.
+        body["NetworkingConfig"] = json!({ "EndpointsConfig": self.endpoints()? });
         if security.unconfined_paths {
             // Empty lists, which are not the same as none.
             body["HostConfig"]["MaskedPaths"] = json!([]);
@@ -207,9 +209,16 @@ impl CreateFlags {
                     endpoint["Links"] = json!(self.link);
                 }
             }
+            without_empty(&mut endpoint);
+            if out.contains_key(&name) {
+                bail!("network {name:?} is specified multiple times");
+            }
             if endpoint.as_object().is_some_and(|e| !e.is_empty()) || self.network.len() > 1 {
                 out.insert(name, endpoint);
             }
+        }
+        if out.keys().any(|n| own_network(n)) && !out.keys().all(|n| own_network(n)) {
+            bail!("conflicting options: cannot attach both user-defined and non-user-defined network-modes");
         }
         let first = self.network.first().map_or("default", |text| network_name(text));
         if !self.network_alias.is_empty() && !own_network(first) {
@@ -249,6 +258,16 @@ impl CreateFlags {
         without_empty(&mut check);
         Ok(check.as_object().is_some_and(|c| !c.is_empty()).then_some(check))
     }
+}
+
+/// Capabilities as Docker's client sends them: whole names, once each and in order.
+fn capabilities(names: &[String]) -> BTreeSet<String> {
+    let whole = |name: &String| match name.trim().to_ascii_uppercase() {
+        name if name == "ALL" || name.starts_with("CAP_") => name,
+        name => format!("CAP_{name}"),
+    };
+    let names: BTreeSet<String> = names.iter().map(whole).collect();
+    if names.contains("ALL") { BTreeSet::from(["ALL".to_owned()]) } else { names }
 }
 
 /// The network of `--network`, which may come with its options.

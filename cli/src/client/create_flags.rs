@@ -249,7 +249,7 @@ pub struct CreateFlags {
     #[arg(long, value_name = "list")]
     pub storage_opt: Vec<String>,
     /// Sysctl options
-    #[arg(long, value_name = "map")]
+    #[arg(long, value_name = "map", value_parser = sysctl)]
     pub sysctl: Vec<String>,
     /// Mount a tmpfs directory
     #[arg(long, value_name = "list")]
@@ -289,4 +289,15 @@ pub struct CreateFlags {
         value_name = "IMAGE [COMMAND] [ARG...]"
     )]
     pub words: Vec<String>,
+}
+
+/// Passes what a container has of its own, as Docker's client does: a daemon that is older may not look.
+fn sysctl(text: &str) -> Result<String, String> {
+    const OF_IPC: [&str; 8] =
+        ["msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced"];
+    let own = text.split_once('=').is_some_and(|(name, _)| {
+        let of_ipc = name.strip_prefix("kernel.").is_some_and(|n| OF_IPC.contains(&n));
+        of_ipc || name.starts_with("net.") || name.starts_with("fs.mqueue.")
+    });
+    if own { Ok(text.to_owned()) } else { Err(format!("sysctl '{text}' is not allowed")) }
 }

@@ -13,17 +13,21 @@ use super::{images, is_not_found, registry};
 
 /// The container never ran: what Docker's `run` says of that, and its exit codes.
 #[derive(Debug, thiserror::Error)]
-#[error("skep: {0}\n\nRun 'skep run --help' for more information")]
-pub struct NeverRan(String);
+#[error("skep: {message}\n\nRun 'skep {command} --help' for more information")]
+pub struct NeverRan {
+    command: &'static str,
+    message: String,
+}
 
 impl NeverRan {
     fn new(e: &anyhow::Error) -> Self {
-        Self(format!("{e:#}"))
+        Self { command: "run", message: format!("{e:#}") }
     }
 
-    /// 127: there is no such command; 126: it cannot be run; 125: anything else.
+    /// 127: there is no such command; 126: it cannot be run; 125: anything else, such as a socket that is not there,
+    /// of which the system speaks with a capital letter.
     pub fn code(&self) -> u8 {
-        let says = |words: &[&str]| words.iter().any(|w| self.0.to_lowercase().contains(w));
+        let says = |words: &[&str]| words.iter().any(|w| self.message.contains(w));
         if says(&["executable file not found", "no such file or directory"]) {
             127
         } else if says(&["permission denied", "is a directory"]) {
@@ -53,7 +57,9 @@ pub struct RunArgs {
 
 /// Creates a container and prints its ID.
 pub async fn create(api: &Api, flags: &CreateFlags) -> Result<u8> {
-    let id = make(api, flags, Streams { stdin: flags.interactive, stdout: true, stderr: true }).await?;
+    let streams = Streams { stdin: flags.interactive, stdout: true, stderr: true };
+    let body = flags.body(streams).map_err(|e| NeverRan { command: "create", message: format!("{e:#}") })?;
+    let id = make(api, flags, body).await?;
     say!("{id}")?;
     Ok(0)
 }
@@ -66,7 +72,8 @@ pub async fn run(api: &Api, args: RunArgs) -> Result<u8> {
         use std::io::IsTerminal;
         anyhow::ensure!(std::io::stdin().is_terminal(), "the input device is not a TTY");
     }
-    let id = make(api, flags, streams).await.map_err(|e| NeverRan::new(&e))?;
+    let body = flags.body(streams).map_err(|e| NeverRan::new(&e))?;
+    let id = make(api, flags, body).await.map_err(|e| NeverRan::new(&e))?;
     let path = format!("/containers/{id}");
     if args.detach {
         start(api, &path, flags.rm).await?;
@@ -86,8 +93,7 @@ pub async fn run(api: &Api, args: RunArgs) -> Result<u8> {
 }
 
 /// Creates the container, with the image pulled first where that is asked for; its ID.
-async fn make(api: &Api, flags: &CreateFlags, streams: Streams) -> Result<String> {
-    let body = flags.body(streams)?;
+async fn make(api: &Api, flags: &CreateFlags, body: Value) -> Result<String> {
     if let Some(file) = &flags.cidfile {
         anyhow::ensure!(
             !file.exists(),

@@ -196,7 +196,11 @@ impl Daemon {
             runtimes: config.runtimes.clone(),
             userns: config.userns.clone(),
             cdi_spec_dirs: config.cdi_spec_dirs.clone(),
-            networking: Arc::new(LocalNetworking::new(plane.clone(), attachments.clone())),
+            networking: Arc::new(LocalNetworking::new(
+                plane.clone(),
+                attachments.clone(),
+                config.host_gateway.clone(),
+            )),
         };
         let engine = Engine::open_held(options, locks).await.context("start the engine")?;
         engine.images().use_registries(skep_registry::Registries::new(config.registries.clone()));

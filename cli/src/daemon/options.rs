@@ -1,6 +1,7 @@
 //! What `skep daemon` can be told, by flags and by a TOML file; flags win. Names follow dockerd's.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -90,6 +91,9 @@ pub struct DaemonArgs {
     /// IPv6 subnet of the default bridge network [default: a unique local one]
     #[arg(long, value_name = "SUBNET")]
     pub fixed_cidr_v6: Option<String>,
+    /// Address that `host-gateway` in --add-host stands for, one of each family [default: those of the default bridge network]
+    #[arg(long = "host-gateway-ip", value_name = "IP")]
+    pub host_gateway_ips: Vec<String>,
 }
 
 /// The configuration file. An unknown key is an error that names it.
@@ -114,6 +118,9 @@ struct File {
     cdi_spec_dirs: Vec<PathBuf>,
     ipv6: bool,
     fixed_cidr_v6: Option<String>,
+    /// Docker's name for one.
+    host_gateway_ip: Option<String>,
+    host_gateway_ips: Vec<String>,
     debug: bool,
     tls: bool,
     tlsverify: bool,
@@ -155,6 +162,8 @@ pub struct Config {
     pub ipv6: bool,
     /// In this range.
     pub fixed_cidr_v6: Option<Cidr6>,
+    /// What `host-gateway` stands for, at most one address of each family.
+    pub host_gateway: Vec<IpAddr>,
     /// TLS of the TCP sockets.
     pub tls: Option<TlsFiles>,
     /// The swarm never has another node: nothing listens for one.
@@ -257,6 +266,11 @@ impl Config {
             cdi_spec_dirs,
             ipv6,
             fixed_cidr_v6,
+            host_gateway: host_gateway(if args.host_gateway_ips.is_empty() {
+                file.host_gateway_ips.into_iter().chain(file.host_gateway_ip).collect()
+            } else {
+                args.host_gateway_ips
+            })?,
             tls,
             solo: false,
         })
@@ -274,6 +288,20 @@ fn log(driver: Option<String>, mut options: BTreeMap<String, String>, flags: &[S
     let config = config.with_default(&LogConfig::default());
     config.check().map_err(|e| anyhow::anyhow!("--log-driver {}: {e}", config.driver))?;
     Ok(config)
+}
+
+fn host_gateway(texts: Vec<String>) -> Result<Vec<IpAddr>> {
+    let mut addrs: Vec<IpAddr> = Vec::new();
+    for text in texts {
+        let addr =
+            text.parse().map_err(|_| anyhow::anyhow!("--host-gateway-ip {text:?}: not an IP address"))?;
+        if addrs.iter().any(|a| a.is_ipv4() == IpAddr::is_ipv4(&addr)) {
+            bail!("--host-gateway-ip {text}: give at most one IPv4 and one IPv6 address");
+        }
+        addrs.push(addr);
+    }
+    addrs.sort();
+    Ok(addrs)
 }
 
 /// Where registries' own certificates lie: Docker's place and ours.
@@ -377,6 +405,26 @@ mod tests {
         a.log_driver = Some("splunk".into());
         let error = format!("{:#}", Config::decide(a).expect_err("unknown driver"));
         assert!(error.contains("no log driver named 'splunk' is registered"), "{error}");
+    }
+
+    #[test]
+    fn the_host_gateway_has_one_address_of_each_family() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let file = dir.path().join("daemon.toml");
+        std::fs::write(&file, "host-gateway-ips = [\"fd00::1\", \"10.0.0.1\"]\n").expect("write");
+        let mut a = args(dir.path());
+        a.config_file = Some(file);
+        let shown = |a: &DaemonArgs| {
+            let config = Config::decide(a.clone()).map_err(|e| format!("{e:#}"));
+            config.map(|c| c.host_gateway.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        assert_eq!(shown(&a).expect("both"), ["10.0.0.1", "fd00::1"]);
+        a.host_gateway_ips = vec!["10.0.0.2".into()];
+        assert_eq!(shown(&a).expect("flags win"), ["10.0.0.2"]);
+        a.host_gateway_ips.push("10.0.0.3".into());
+        assert!(shown(&a).expect_err("two of a family").contains("at most one IPv4"));
+        a.host_gateway_ips = vec!["here".into()];
+        assert!(shown(&a).expect_err("no address").contains("\"here\""));
     }
 
     #[test]

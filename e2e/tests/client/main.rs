@@ -4,6 +4,7 @@
 mod compare;
 mod containers;
 mod contexts;
+mod create;
 mod devices;
 mod events;
 mod exec;

@@ -16,7 +16,7 @@ use super::slot::Slot;
 use crate::engine::Engine;
 use crate::error::{Error, blocking};
 use crate::image::extract::{self, CopyRules};
-use crate::image::feed;
+use crate::image::{feed, tar};
 use crate::outflow::{self, SavedArchive};
 use crate::runtime::resolve::Root;
 use crate::runtime::{User, View};
@@ -103,7 +103,17 @@ impl Engine {
         rules.ids = self.ids_of(&slot.container());
         let copied = feed::run(archive, move |input| extract::copy_in(input, dir, rules)).await;
         drop(look);
-        copied?;
+        match copied {
+            // As with Docker, nothing comes of nothing.
+            Err(Error::Archive(why)) if why == tar::EMPTY => {}
+            Err(Error::Archive(why)) if why == tar::NO_ARCHIVE => {
+                return Err(Error::Invalid("archive/tar: invalid tar header".into()));
+            }
+            Err(Error::Archive(why)) => {
+                return Err(Error::Invalid(format!("cannot read the archive: {why}")));
+            }
+            other => other?,
+        }
         self.emit(&slot, "extract-to-dir", &[]);
         Ok(())
     }

@@ -64,6 +64,8 @@ impl Engine {
     ) -> Result<(), Error> {
         config.log = std::mem::take(&mut config.log).with_default(self.default_log());
         let plan = plan(&config, &image.config)?;
+        self.identify_shared(&mut config)?;
+        config.resources.memory_swap = config.resources.memory_and_swap();
         let runtime = config.runtime.take().filter(|r| !r.is_empty());
         let runtime = runtime.unwrap_or_else(|| self.runtimes().default.clone());
         self.runtimes().find(&runtime)?;

@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::resolve::host_line;
 use crate::config::{Container, NetworkMode};
 use crate::data_root::{make_dir, remove_tree};
 use crate::error::Error;
@@ -48,13 +47,13 @@ impl Layout {
         placed.inspect_err(|_| drop(remove_tree(&half.dir)))
     }
 
-    /// Writes the files anew, as each start may come with other addresses.
+    /// Writes the files anew, as each start may come with other addresses; `more` are further lines of /etc/hosts.
     pub(super) fn write_host_files(
         &self,
         c: &Container,
         attachment: Option<&Attachment>,
         peer: Option<&Path>,
-        links: &[String],
+        more: &[String],
         ids: Option<&IdMaps>,
     ) -> Result<HostFiles, Error> {
         if let Some(peer) = peer {
@@ -78,7 +77,7 @@ impl Layout {
             None => resolv_conf(c, &fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
         };
         Ok(HostFiles {
-            hosts: write("hosts", hosts(c, attachment, links)?)?,
+            hosts: write("hosts", hosts(c, attachment, more))?,
             resolv_conf: write("resolv.conf", resolv_conf)?,
             hostname: write("hostname", format!("{}\n", hostname(c)))?,
         })
@@ -130,19 +129,16 @@ pub(super) fn hostname(c: &Container) -> String {
     }
 }
 
-fn hosts(c: &Container, attachment: Option<&Attachment>, links: &[String]) -> Result<String, Error> {
+fn hosts(c: &Container, attachment: Option<&Attachment>, more: &[String]) -> String {
     let mut out = match c.config.network {
         NetworkMode::Host => fs::read_to_string("/etc/hosts").unwrap_or_default(),
         _ => "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\nff00::0\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n".into(),
     };
-    for line in &c.config.extra_hosts {
-        out.push_str(&host_line(line)?);
-    }
-    links.iter().for_each(|line| out.push_str(line));
+    more.iter().for_each(|line| out.push_str(line));
     for addr in attachment.map_or(&[][..], |a| &a.endpoints).iter().flat_map(Endpoint::addresses) {
         out.push_str(&own_line(c, &addr.to_string()));
     }
-    Ok(out)
+    out
 }
 
 /// The line of one of the container's own addresses.

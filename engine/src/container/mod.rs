@@ -12,6 +12,7 @@ mod exec;
 mod files;
 mod health;
 mod id_maps;
+mod limits;
 mod links;
 pub(crate) mod memory_files;
 mod mounts;

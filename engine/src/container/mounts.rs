@@ -80,7 +80,8 @@ impl Engine {
             if !matches!(mode, "ro" | "rw" | "z" | "Z") {
                 return Err(Error::Invalid(format!("invalid mode: {mode}")));
             }
-            let found = self.table().find(name)?;
+            // A client that reads "not found" here takes it for the image.
+            let found = self.table().find(name).map_err(|e| Error::Invalid(e.to_string()))?;
             for mount in &found.container().config.mounts {
                 let mut mount = mount.clone();
                 match &mut mount.kind {

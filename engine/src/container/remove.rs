@@ -28,11 +28,7 @@ impl Engine {
                 return Err(Error::Conflict(format!(
                     "cannot remove container \"/{}\": container is {}: stop the container before removing or force remove",
                     c.name,
-                    match c.state {
-                        ContainerState::Running => "running",
-                        ContainerState::Paused => "paused",
-                        _ => "restarting",
-                    }
+                    c.state.word()
                 )));
             }
             self.kill_for_removal(&slot).await?;
@@ -78,15 +74,7 @@ impl Engine {
     }
 
     async fn kill_for_removal(&self, slot: &Arc<Slot>) -> Result<(), Error> {
-        slot.volatile().stopped_by_user = true;
-        {
-            let _op = slot.op.lock().await;
-            if slot.container().state == ContainerState::Restarting {
-                slot.update(|c| c.state = ContainerState::Exited);
-                slot.life.send_modify(|l| l.running = false);
-                slot.no_restart.notify_waiters();
-            }
-        }
+        self.cancel_restart(slot).await;
         if slot.shim().is_some() {
             self.tell_signal(slot, libc::SIGKILL);
         }

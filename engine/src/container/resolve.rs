@@ -1,17 +1,17 @@
 //! What a container runs, from its configuration and its image, as Docker merges them; and refusing by
 //! name what cannot be.
 
+use std::net::IpAddr;
 use std::path::{Component, Path};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::ContainerConfig;
+use crate::config::{ContainerConfig, NetworkMode};
 use crate::error::Error;
 use crate::image::ImageConfig;
 use crate::mount::MountKind;
-use crate::runtime::parse_rule;
-
-const LEAST_MEMORY: u64 = 6 << 20;
+use crate::runtime::{capabilities, parse_rule, sysctls};
+use crate::shim::NetworkNamespace;
 
 /// The configuration and the image taken together.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,18 +90,18 @@ pub(super) fn env(image: &[String], ours: &[String]) -> Result<Vec<String>, Erro
 fn check(c: &ContainerConfig) -> Result<(), Error> {
     let bad = |why: String| Err(Error::Invalid(why));
     c.log.check().map_err(Error::Invalid)?;
-    if let Some(m) = c.resources.memory.filter(|m| *m < LEAST_MEMORY) {
-        return bad(format!("Minimum memory limit allowed is 6MB, and {m} bytes were asked for"));
-    }
-    if let (Some(m), Some(s)) = (c.resources.memory, c.resources.memory_swap)
-        && s >= 0
-        && u64::try_from(s).is_ok_and(|s| s != 0 && s < m)
-    {
-        return bad("Minimum memoryswap limit should be larger than memory limit, see usage".into());
-    }
+    super::limits::check(&c.resources, false)?;
     if c.auto_remove && c.restart != crate::config::RestartPolicy::No {
         return bad("can't create 'AutoRemove' container with restart policy".into());
     }
+    for (field, names) in [("CapAdd", &c.cap_add), ("CapDrop", &c.cap_drop)] {
+        capabilities::check(names).map_err(|e| Error::Invalid(format!("invalid {field}: {e}")))?;
+    }
+    let network = match c.network {
+        NetworkMode::Host => NetworkNamespace::Host,
+        _ => NetworkNamespace::New,
+    };
+    sysctls::check(&c.sysctls, &network).map_err(|e| Error::Invalid(e.to_string()))?;
     super::device_requests::check(&c.device_requests)?;
     for rule in &c.device_rules {
         parse_rule(rule).map_err(|e| Error::Invalid(e.to_string()))?;
@@ -150,18 +150,40 @@ fn check(c: &ContainerConfig) -> Result<(), Error> {
         }
     }
     for h in &c.extra_hosts {
-        host_line(h)?;
+        extra_host(h)?;
     }
     Ok(())
 }
 
-/// `name:IP` as a line of /etc/hosts.
-pub(super) fn host_line(text: &str) -> Result<String, Error> {
+/// The word for the host as containers reach it, where a further host's address is asked for.
+const HOST_GATEWAY: &str = "host-gateway";
+
+/// `name:IP`; no address is the host's own.
+pub(super) fn extra_host(text: &str) -> Result<(&str, Option<IpAddr>), Error> {
     let parsed = text.split_once([':', '=']).and_then(|(name, ip)| {
-        let ip: std::net::IpAddr = ip.trim_matches(['[', ']']).parse().ok()?;
-        (!name.is_empty() && !name.contains(char::is_whitespace)).then(|| format!("{ip}\t{name}\n"))
+        let addr = match ip {
+            HOST_GATEWAY => None,
+            ip => Some(ip.trim_matches(['[', ']']).parse().ok()?),
+        };
+        (!name.is_empty() && !name.contains(char::is_whitespace)).then_some((name, addr))
     });
     parsed.ok_or_else(|| Error::Invalid(format!("bad format for add-host: {text:?}; give name:IP")))
+}
+
+/// The lines of /etc/hosts that further hosts make; `gateway` are the host's addresses as containers reach it.
+pub(super) fn host_lines(hosts: &[String], gateway: &[IpAddr]) -> Result<Vec<String>, Error> {
+    let mut lines = Vec::new();
+    for text in hosts {
+        let (name, addr) = extra_host(text)?;
+        let addrs = addr.as_ref().map_or(gateway, std::slice::from_ref);
+        if addrs.is_empty() {
+            return Err(Error::Missing(format!(
+                "unable to derive the IP value for {HOST_GATEWAY}: there is no default bridge network, and the daemon was given no --host-gateway-ip"
+            )));
+        }
+        lines.extend(addrs.iter().map(|addr| format!("{addr}\t{name}\n")));
+    }
+    Ok(lines)
 }
 
 /// A signal by number or name, with or without `SIG`.
@@ -235,8 +257,11 @@ mod tests {
         for text in ["", "0", "65", "SIGNOPE", "RTMIN+99", "-1"] {
             assert!(signal(text).is_err(), "{text}");
         }
-        assert_eq!(host_line("a:1.2.3.4").expect("parses"), "1.2.3.4\ta\n");
-        assert_eq!(host_line("a:::1").expect("parses"), "::1\ta\n");
-        assert!(host_line("a").is_err() && host_line("a:b").is_err());
+        let gateway: [IpAddr; 2] = ["10.0.0.1".parse().expect("IPv4"), "fd00::1".parse().expect("IPv6")];
+        let hosts = strings(&["a:1.2.3.4", "b:::1", "c=host-gateway"]);
+        let wanted = ["1.2.3.4\ta\n", "::1\tb\n", "10.0.0.1\tc\n", "fd00::1\tc\n"];
+        assert_eq!(host_lines(&hosts, &gateway).expect("parses"), wanted);
+        assert!(host_lines(&hosts, &[]).expect_err("no gateway").to_string().contains("host-gateway"));
+        assert!(extra_host("a").is_err() && extra_host("a:b").is_err());
     }
 }

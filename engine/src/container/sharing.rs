@@ -1,7 +1,7 @@
 //! Namespaces that a container has in common with the host or with another container.
 
 use super::slot::Slot;
-use crate::config::{Container, IpcMode, PidMode};
+use crate::config::{Container, ContainerConfig, IpcMode, NetworkMode, PidMode};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::shim::spec::{Namespace, SHM_DIRECTORY, Shm};
@@ -11,6 +11,30 @@ impl Engine {
     pub(super) fn cgroup_path(&self, c: &Container) -> String {
         let parent = c.config.cgroup_parent.as_deref().unwrap_or_else(|| self.cgroup_parent());
         format!("{}/{}", parent.trim_matches('/'), c.id)
+    }
+
+    /// Names the containers whose namespaces a new one is to share by their IDs, as they may be given other names.
+    pub(super) fn identify_shared(&self, config: &mut ContainerConfig) -> Result<(), Error> {
+        // As with Docker, this one may be made later.
+        if let NetworkMode::Container(other) = &mut config.network
+            && let Ok(found) = self.table().find(other)
+        {
+            other.clone_from(&found.id);
+        }
+        let pid = match &mut config.pid_mode {
+            PidMode::Container(other) => Some(other),
+            _ => None,
+        };
+        let ipc = match &mut config.ipc_mode {
+            IpcMode::Container(other) => Some(other),
+            _ => None,
+        };
+        for other in pid.into_iter().chain(ipc) {
+            // A client that reads "not found" here takes it for the image.
+            let found = self.table().find(other).map_err(|e| Error::Invalid(e.to_string()))?;
+            other.clone_from(&found.id);
+        }
+        Ok(())
     }
 
     pub(super) fn pid_namespace(&self, c: &Container) -> Result<Namespace, Error> {
@@ -31,7 +55,7 @@ impl Engine {
                 let (slot, path) = self.namespace_of(other, "IPC", "ipc")?;
                 if slot.container().config.ipc_mode != IpcMode::Shareable {
                     return Err(Error::Conflict(format!(
-                        "cannot join IPC of container {other}: non-shareable IPC (hint: use IpcMode:shareable for the donor container)"
+                        "failed to join IPC namespace: container {other}: non-shareable IPC (hint: use IpcMode:shareable for the donor container)"
                     )));
                 }
                 (Namespace::Path(path.into()), Shm::Path(self.bundle(&slot.id).join(SHM_DIRECTORY)))
@@ -45,10 +69,10 @@ impl Engine {
         word: &str,
         name: &str,
     ) -> Result<(std::sync::Arc<Slot>, String), Error> {
-        let slot = self.table().find(other)?;
-        let pid = slot.container().pid.ok_or_else(|| {
-            Error::Conflict(format!("cannot join {word} of a non running container: {other}; start it first"))
-        })?;
+        let failed = |why: String| Error::Conflict(format!("failed to join {word} namespace: {why}"));
+        let slot = self.table().find(other).map_err(|e| failed(e.to_string()))?;
+        let pid =
+            slot.container().pid.ok_or_else(|| failed(format!("container {} is not running", slot.id)))?;
         Ok((slot, format!("/proc/{pid}/ns/{name}")))
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::files::{Layout, hostname};
 use super::memory_files::Placed;
+use super::resolve::host_lines;
 use super::slot::Slot;
 use super::wait::Exit;
 use crate::config::{Container, ContainerState, NetworkMode};
@@ -32,14 +33,13 @@ struct Wired {
 }
 
 impl Engine {
-    /// Starts a container; [`Error::AlreadyStarted`] when it runs.
+    /// Starts a container; [`Error::AlreadyStarted`] when it runs or, as with Docker, waits for its restart.
     pub async fn start(&self, id_or_name: &str) -> Result<(), Error> {
         let slot = self.table().find(id_or_name)?;
-        if slot.container().state == ContainerState::Restarting {
-            // A user's start does not wait for the delay.
-            slot.no_restart.notify_waiters();
-        }
         let _op = slot.op.lock().await;
+        if slot.container().state == ContainerState::Restarting {
+            return Err(Error::AlreadyStarted { id: slot.id.clone() });
+        }
         self.start_locked(&slot, Duration::ZERO, 0).await
     }
 
@@ -187,10 +187,20 @@ impl Engine {
             NetworkMode::None => Ok(Wired::default()),
             NetworkMode::Host => Ok(Wired { namespace: NetworkNamespace::Host, ..Wired::default() }),
             NetworkMode::Container(other) => {
-                let peer = self.table().find(other)?;
-                let pid = peer.container().pid.ok_or_else(|| {
+                // Not checked when it was made, as with Docker: the other one may be made later.
+                let peer = self
+                    .table()
+                    .find(other)
+                    .map_err(|e| Error::Missing(format!("joining network namespace of container: {e}")))?;
+                if peer.id == slot.id {
+                    return Err(Error::Missing("cannot join own network namespace".into()));
+                }
+                let of = peer.container();
+                let pid = of.pid.ok_or_else(|| {
                     Error::Conflict(format!(
-                        "cannot join network namespace of a non running container: {other}; start it first"
+                        "cannot join network namespace of a non running container: container {} is {}",
+                        of.name,
+                        of.state.word()
                     ))
                 })?;
                 Ok(Wired {
@@ -259,6 +269,8 @@ impl Engine {
         let rootfs = self.rootfs(slot).0;
         let links = self.links(c)?;
         let g = &c.config;
+        let mut lines = host_lines(&g.extra_hosts, &self.networking().host_gateway())?;
+        lines.extend(links.hosts);
         // Of before there was a choice.
         let external = match &g.runtime {
             Some(name) => self.runtimes().find(name)?.cloned(),
@@ -282,7 +294,7 @@ impl Engine {
                 c,
                 wired.attachment.as_ref(),
                 wired.peer.as_deref(),
-                &links.hosts,
+                &lines,
                 id_maps.as_ref(),
             )?,
             id_maps,

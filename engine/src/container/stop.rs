@@ -43,21 +43,26 @@ impl Engine {
 
     /// A user wants it stopped: no policy starts it again, also not after a crash from here on.
     async fn mark_stopped(&self, slot: &Arc<Slot>) -> Result<(), Error> {
-        slot.volatile().stopped_by_user = true;
-        {
-            let _op = slot.op.lock().await;
-            if slot.container().state == ContainerState::Restarting {
-                slot.update(|c| c.state = ContainerState::Exited);
-                self.images().set_running(&slot.id, false);
-                slot.life.send_modify(|l| l.running = false);
-                slot.no_restart.notify_waiters();
-            }
-        }
+        self.cancel_restart(slot).await;
         // Only a policy that survives the daemon makes the flag worth a disk write of its own.
         if slot.container().config.restart == crate::config::RestartPolicy::No {
             return Ok(());
         }
         self.metadata().commit(vec![Change::put(Kind::Container, &slot.id, &slot.record())?]).await
+    }
+
+    /// Whatever ends from here on stays so, and what waits for its restart does so no longer.
+    pub(super) async fn cancel_restart(&self, slot: &Arc<Slot>) {
+        slot.volatile().stopped_by_user = true;
+        let _op = slot.op.lock().await;
+        // A restart that was under way has forgotten it.
+        slot.volatile().stopped_by_user = true;
+        if slot.container().state == ContainerState::Restarting {
+            slot.update(|c| c.state = ContainerState::Exited);
+            self.images().set_running(&slot.id, false);
+            slot.life.send_modify(|l| l.running = false);
+            slot.no_restart.notify_waiters();
+        }
     }
 
     pub(super) async fn kill_and_wait(&self, slot: &Arc<Slot>) -> Result<(), Error> {
@@ -104,14 +109,20 @@ impl Engine {
     pub async fn kill(&self, id: &str, name: &str) -> Result<(), Error> {
         let slot = self.table().find(id)?;
         let number = if name.is_empty() { libc::SIGKILL } else { signal(name)? };
-        let Some(shim) = slot.shim() else { return Err(Error::NotRunning { id: slot.id.clone() }) };
+        let waits = slot.container().state == ContainerState::Restarting;
+        if !waits && slot.shim().is_none() {
+            return Err(Error::NotRunning { id: slot.id.clone() });
+        }
+        let usual = slot.plan.stop_signal == libc::SIGTERM;
         // As Docker: what ends it by a user's hand is no reason to start it again.
-        if number == libc::SIGKILL || number == slot.plan.stop_signal {
+        if number == libc::SIGKILL || number == slot.plan.stop_signal || (waits && usual) {
             self.mark_stopped(&slot).await?;
         }
+        // What waited for its restart has no process to be told.
+        let Some(shim) = slot.shim() else { return Ok(()) };
         shim.signal(number).await.map_err(|e| Error::Shim { id: slot.id.clone(), reason: e.to_string() })?;
         // As Docker: the signal that stops it, and where that is the usual one any other, wakes it.
-        if number == slot.plan.stop_signal || slot.plan.stop_signal == libc::SIGTERM {
+        if number == slot.plan.stop_signal || usual {
             self.thaw_to_end(&slot).await;
         }
         self.tell_signal(&slot, number);

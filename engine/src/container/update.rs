@@ -13,6 +13,7 @@ impl Engine {
         limits: ResourceLimits,
         restart: Option<RestartPolicy>,
     ) -> Result<(), Error> {
+        super::limits::check(&limits, true)?;
         let slot = self.table().find(id)?;
         let failed = |why: &str| Error::Conflict(format!("Cannot update container {}: {why}", slot.id));
         let _op = slot.op.lock().await;

@@ -21,7 +21,7 @@ mod reference;
 mod remove;
 mod save;
 mod store;
-mod tar;
+pub(crate) mod tar;
 mod transfer;
 mod upload;
 mod usage;

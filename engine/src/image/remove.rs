@@ -37,7 +37,7 @@ impl Images {
             let mut state = self.state();
             if delete {
                 // Somebody may have come to use it between the plan and now.
-                in_use(&state, &id, reference, force)?;
+                in_use(&state, &id, force)?;
                 state.images.remove(&id);
             }
             for r in &untag {
@@ -144,7 +144,6 @@ impl Images {
     }
 }
 
-/// The image, the references that go, and whether the image goes.
 /// A failure as metrics name it.
 fn reason(e: &Error) -> &'static str {
     match e {
@@ -155,6 +154,7 @@ fn reason(e: &Error) -> &'static str {
     }
 }
 
+/// The image, the references that go, and whether the image goes.
 fn plan(state: &State, asked: &str, force: bool) -> Result<(String, Vec<String>, bool), Error> {
     let id = state.find(asked)?;
     let all: Vec<String> =
@@ -165,21 +165,30 @@ fn plan(state: &State, asked: &str, force: bool) -> Result<(String, Vec<String>,
     });
     if let Some(name) = named {
         let gone = with_digests(name, &all);
-        let last = all.len() == gone.len();
-        if last {
-            in_use(state, &id, asked, force)?;
+        let mut last = all.len() == gone.len();
+        if let Some(user) = first_user(state, &id).filter(|_| last) {
+            if !force {
+                return Err(Error::Conflict(format!(
+                    "conflict: unable to remove repository reference {asked:?} (must force) - container {} is using its referenced image {}",
+                    short(user),
+                    short(&id)
+                )));
+            }
+            // Of one that runs only the name goes.
+            last = in_use(state, &id, force).is_ok();
         }
         return Ok((id, gone, last));
     }
     let names: BTreeSet<String> =
         all.iter().filter_map(|r| Reference::parse(r).ok()).map(|r| r.name).collect();
-    if names.len() > 1 && !force {
+    let tags = all.iter().filter(|r| !r.contains('@')).count();
+    if (names.len() > 1 || tags > 1) && !force {
         return Err(Error::Conflict(format!(
             "conflict: unable to delete {} (must be forced) - image is referenced in multiple repositories",
             short(&id)
         )));
     }
-    in_use(state, &id, asked, force)?;
+    in_use(state, &id, force)?;
     Ok((id, all, true))
 }
 
@@ -195,21 +204,23 @@ fn with_digests(name: String, all: &[String]) -> Vec<String> {
     gone
 }
 
-fn in_use(state: &State, id: &str, asked: &str, force: bool) -> Result<(), Error> {
-    let users = || state.holders.iter().filter(|(_, h)| h.image_id == id);
-    if let Some((c, _)) = users().find(|(_, h)| h.running) {
-        return Err(Error::Conflict(format!(
-            "conflict: unable to delete {asked} (cannot be forced) - image is being used by running container {}",
-            short(c)
-        )));
-    }
-    if let Some((c, _)) = users().next().filter(|_| !force) {
-        return Err(Error::Conflict(format!(
-            "conflict: unable to delete {asked} (must be forced) - image is being used by stopped container {}",
-            short(c)
-        )));
-    }
-    Ok(())
+fn first_user<'a>(state: &'a State, id: &str) -> Option<&'a str> {
+    state.holders.iter().find(|(_, h)| h.image_id == id).map(|(c, _)| c.as_str())
+}
+
+/// Refuses the removal of an image that containers have; with `force`, that those have which run.
+fn in_use(state: &State, id: &str, force: bool) -> Result<(), Error> {
+    let running = state.holders.iter().find(|(_, h)| h.image_id == id && h.running);
+    let (how, state, user) = match (running, first_user(state, id)) {
+        (Some((c, _)), _) => ("cannot be forced", "running", c.as_str()),
+        (None, Some(c)) if !force => ("must be forced", "stopped", c),
+        _ => return Ok(()),
+    };
+    Err(Error::Conflict(format!(
+        "conflict: unable to delete {} ({how}) - image is being used by {state} container {}",
+        short(id),
+        short(user)
+    )))
 }
 
 fn short(id: &str) -> &str {

@@ -65,6 +65,11 @@ pub(super) struct TarReader<R> {
     trailer_required: bool,
 }
 
+/// What is said of an input that is no archive at all.
+pub(crate) const NO_ARCHIVE: &str = "it is not a tar archive, nor one compressed with gzip or zstd";
+/// What is said of an input without anything in it.
+pub(crate) const EMPTY: &str = "it is empty";
+
 fn broken(what: impl Into<String>) -> Error {
     Error::Archive(what.into())
 }
@@ -127,7 +132,7 @@ impl<R: Read> TarReader<R> {
             let n = fill(&mut self.inner, &mut block).map_err(|e| self.unreadable(&e))?;
             if n == 0 {
                 if self.entries == 0 && zeros == 0 {
-                    return Err(broken("it is empty"));
+                    return Err(broken(EMPTY));
                 }
                 if zeros == 0 && self.trailer_required {
                     return Err(broken(format!(
@@ -139,7 +144,7 @@ impl<R: Read> TarReader<R> {
             }
             if n < block.len() {
                 if self.entries == 0 {
-                    return Err(broken("it is not a tar archive, nor one compressed with gzip or zstd"));
+                    return Err(broken(NO_ARCHIVE));
                 }
                 return Err(broken(format!(
                     "it is cut short: it ends within the header after entry {:?}",
@@ -170,7 +175,7 @@ impl<R: Read> TarReader<R> {
             return Ok(());
         }
         if self.entries == 0 {
-            return Err(broken("it is not a tar archive, nor one compressed with gzip or zstd"));
+            return Err(broken(NO_ARCHIVE));
         }
         Err(broken(format!(
             "the header of entry {name:?} (after {:?}) is damaged: its checksum does not match",

@@ -144,6 +144,11 @@ pub fn raise_permitted() -> Result<(), Error> {
     set(permitted, permitted).on("raise", "capabilities")
 }
 
+/// Refuses a name that is none.
+pub fn check(names: &[String]) -> Result<(), Error> {
+    names.iter().filter(|n| !is_all(n)).try_for_each(|n| parse(n).map(drop))
+}
+
 fn is_all(name: &str) -> bool {
     name.eq_ignore_ascii_case("all") || name.eq_ignore_ascii_case("cap_all")
 }
@@ -158,9 +163,8 @@ fn number(name: &str) -> Option<usize> {
 
 fn parse(name: &str) -> Result<usize, Error> {
     let upper = name.to_ascii_uppercase();
-    number(upper.strip_prefix("CAP_").unwrap_or(&upper)).ok_or_else(|| {
-        Error::Refused(format!("unknown capability {name:?}: see capabilities(7) for the names"))
-    })
+    let bare = upper.strip_prefix("CAP_").unwrap_or(&upper);
+    number(bare).ok_or_else(|| Error::Refused(format!("unknown capability: \"CAP_{bare}\"")))
 }
 
 fn bounding(n: usize) -> i32 {

@@ -63,7 +63,7 @@ pub use self::process::Pipes;
 use self::process::Plan;
 use self::seccomp::Filter;
 pub use self::terminal::resize;
-pub(crate) use self::user::User;
+pub(crate) use self::user::{UNKNOWN as UNKNOWN_USER, User};
 pub(crate) use self::userns::FsRoot;
 pub(crate) use self::view::{Parts, View};
 use crate::cdi::Stage;

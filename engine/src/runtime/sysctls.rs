@@ -27,14 +27,12 @@ pub fn check(sysctls: &BTreeMap<String, String>, network: &NetworkNamespace) -> 
         }
         if !odd && name.starts_with("net.") {
             if *network == NetworkNamespace::Host {
-                return Err(Error::Refused(format!(
-                    "sysctl {name:?} is not allowed with the host's network"
-                )));
+                return Err(Error::Refused(format!("sysctl {name:?} not allowed in host network namespace")));
             }
             continue;
         }
         return Err(Error::Refused(format!(
-            "sysctl {name:?} is not of a namespace of the container: it would change the whole host"
+            "sysctl {name:?} is not in a separate kernel namespace: it would change the whole host"
         )));
     }
     Ok(())

@@ -13,6 +13,9 @@ use super::resolve::Root;
 /// A database larger than this is not one.
 const MAX_DATABASE: u64 = 4 << 20;
 
+/// How the refusal of a user or group that is not there begins.
+pub const UNKNOWN: &str = "unable to find";
+
 /// A resolved user.
 #[derive(Debug, PartialEq, Eq)]
 pub struct User {
@@ -82,9 +85,7 @@ fn fields(line: &str) -> Vec<&str> {
 
 fn unknown(kind: &str, name: &str) -> Error {
     let file = if kind == "user" { "passwd" } else { "group" };
-    Error::Refused(format!(
-        "unable to find {kind} {name}: no matching entries in the container's /etc/{file}"
-    ))
+    Error::Refused(format!("{UNKNOWN} {kind} {name}: no matching entries in {file} file"))
 }
 
 fn number(kind: &str, text: &str) -> Result<u32, Error> {

@@ -186,7 +186,7 @@ async fn what_cannot_be_had_is_refused_by_name() {
         let error = runtime::validate(&spec).expect_err(wanted).to_string();
         assert!(error.contains(wanted), "{error}");
     };
-    check(&|s| s.cap_add = vec!["FLY".into()], "unknown capability \"FLY\"");
+    check(&|s| s.cap_add = vec!["FLY".into()], "unknown capability: \"CAP_FLY\"");
     check(&|s| drop(s.sysctls.insert("kernel.panic".into(), "1".into())), "sysctl \"kernel.panic\"");
     check(&|s| s.seccomp = Seccomp::Profile("{}".into()), "seccomp profile");
     let limit = skep_engine::UlimitConfig { name: "wings".into(), soft: 1, hard: 1 };

@@ -59,7 +59,7 @@ pub(super) fn read_host_config(mut f: Fields, config: &mut ContainerConfig) -> A
         n @ -1000..=1000 => Some(n as i32),
         n => {
             return Err(ApiError::bad_request(format!(
-                "HostConfig.OomScoreAdj = {n} must be between -1000 and 1000"
+                "Invalid value {n}, range for oom score adj is [-1000, 1000]"
             )));
         }
     };
@@ -68,18 +68,16 @@ pub(super) fn read_host_config(mut f: Fields, config: &mut ContainerConfig) -> A
     for option in f.strings("SecurityOpt")? {
         read_security(&option, config)?;
     }
-    config.shm_size = f.opt_u64("ShmSize")?.filter(|n| *n != 0);
+    config.shm_size = match f.i64("ShmSize")? {
+        0 => None,
+        n => Some(u64::try_from(n).map_err(|_| ApiError::bad_request("SHM size can not be less than 0"))?),
+    };
     config.sysctls = f.string_map("Sysctls")?;
     config.init = f.bool("Init")?;
     config.runtime = f.opt_string("Runtime")?;
     config.resources = read_resources(&mut f)?;
     // Here neither 0 nor -1 is a limit.
     config.resources.pids = config.resources.pids.filter(|n| *n > 0);
-    if config.resources.memory.is_none() && config.resources.memory_swap.is_some_and(|s| s > 0) {
-        return Err(ApiError::bad_request(
-            "You should always set the Memory limit when using Memoryswap limit, see usage",
-        ));
-    }
     for mut ulimit in f.objects("Ulimits")? {
         config.ulimits.push(UlimitConfig {
             name: ulimit.string("Name")?,

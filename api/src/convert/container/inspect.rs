@@ -4,11 +4,10 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
 use skep_engine::{
-    BoundPort, Container, ContainerState, Endpoint, Endpoint6, IpcMode, NetworkJoin, NetworkMode,
+    BoundPort, Container, ContainerState, Endpoint, Endpoint6, IpcMode, NetworkJoin, NetworkMode, PidMode,
     RestartPolicy,
 };
 
-use super::state_word;
 use crate::convert::{mounts, time};
 
 /// The whole of it. `mountpoint` tells where a volume lies on the host, `execs` are the commands in it that have not
@@ -23,7 +22,7 @@ pub fn inspect(c: &Container, mountpoint: impl Fn(&str) -> PathBuf, execs: &[Str
         "Path": path,
         "Args": argv.collect::<Vec<_>>(),
         "State": {
-            "Status": state_word(state),
+            "Status": state.word(),
             "Running": matches!(state, ContainerState::Running | ContainerState::Paused | ContainerState::Restarting),
             "Paused": state == ContainerState::Paused,
             "Restarting": state == ContainerState::Restarting,
@@ -154,6 +153,11 @@ fn host_config(c: &Container) -> Value {
             IpcMode::Shareable => "shareable".to_owned(),
             IpcMode::Host => "host".to_owned(),
             IpcMode::Container(other) => format!("container:{other}"),
+        },
+        "PidMode": match &g.pid_mode {
+            PidMode::Private => String::new(),
+            PidMode::Host => "host".to_owned(),
+            PidMode::Container(other) => format!("container:{other}"),
         },
         "Memory": r.memory.unwrap_or(0),
         "MemorySwap": r.memory_swap.unwrap_or(0),

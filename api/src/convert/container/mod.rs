@@ -21,18 +21,3 @@ pub use resources::read_update;
 pub use select::{FILTERS, Select};
 pub use stats::stats;
 pub use summary::{human_duration, summary};
-
-use skep_engine::ContainerState;
-
-/// Docker's word for a container's state.
-pub fn state_word(state: ContainerState) -> &'static str {
-    match state {
-        ContainerState::Created => "created",
-        ContainerState::Running => "running",
-        ContainerState::Paused => "paused",
-        ContainerState::Restarting => "restarting",
-        ContainerState::Removing => "removing",
-        ContainerState::Exited => "exited",
-        ContainerState::Dead => "dead",
-    }
-}

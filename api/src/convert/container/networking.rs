@@ -78,12 +78,11 @@ pub(super) fn read_network(mode: &str, mut f: Fields) -> ApiResult<NetworkMode> 
         endpoints.entry(DEFAULT.into()).or_insert(settings);
     }
     if matches!(mode, "none" | "host") || mode.starts_with("container:") {
-        let settings = endpoints.remove(mode).unwrap_or(Value::Null);
-        read_join(mode, settings)?;
-        if let Some(other) = endpoints.keys().next() {
-            return Err(ApiError::bad_request(format!(
-                "conflicting options: network mode {mode:?} cannot be joined with network {other:?}"
-            )));
+        let join = read_join(mode, endpoints.remove(mode).unwrap_or(Value::Null))?;
+        check_named(&join)?;
+        if !endpoints.is_empty() {
+            let none = mode == "none" || (mode != "host" && endpoints.contains_key("none"));
+            return Err(ApiError::bad_request(if none { WITH_NONE } else { SHARED }));
         }
         return Ok(match mode.strip_prefix("container:") {
             Some(container) => NetworkMode::Container(container.into()),
@@ -95,25 +94,44 @@ pub(super) fn read_network(mode: &str, mut f: Fields) -> ApiResult<NetworkMode> 
     let rest = endpoints.into_iter().map(|(name, settings)| read_join(&name, settings));
     let joins: Vec<NetworkJoin> = std::iter::once(Ok(first)).chain(rest).collect::<ApiResult<_>>()?;
     for join in &joins {
-        check_join(join).map_err(|e| {
-            ApiError::bad_request(format!("invalid config for network {}: {e}", join.network))
-        })?;
+        check_named(join)?;
+        match join.network.as_str() {
+            "none" => return Err(ApiError::bad_request(WITH_NONE)),
+            "host" => return Err(ApiError::bad_request(WITH_HOST)),
+            _ => {}
+        }
     }
     Ok(NetworkMode::Networks(joins))
 }
 
-/// What the default network cannot give, in Docker's words.
+// Docker's words for what cannot be joined with what.
+const WITH_NONE: &str =
+    "container cannot be connected to multiple networks with one of the networks in private (none) mode";
+const WITH_HOST: &str = "container cannot be disconnected from host network or connected to host network";
+const SHARED: &str = "container sharing network namespace with another container or host cannot be connected to any other network";
+
+fn check_named(join: &NetworkJoin) -> ApiResult<()> {
+    check_join(join)
+        .map_err(|e| ApiError::bad_request(format!("invalid config for network {}: {e}", join.network)))
+}
+
+/// What only networks of the user's own can give, in Docker's words.
 pub fn check_join(join: &NetworkJoin) -> ApiResult<()> {
-    let wrong = match join.network.as_str() {
-        DEFAULT if join.addr.is_some() || join.addr6.is_some() => {
-            "user specified IP address is supported on user defined networks only"
-        }
-        DEFAULT if !join.aliases.is_empty() => {
-            "network-scoped alias is supported only for containers in user defined networks"
-        }
-        _ => return Ok(()),
-    };
-    Err(ApiError::bad_request(format!("invalid endpoint settings:\n{wrong}")))
+    let name = join.network.as_str();
+    if !matches!(name, DEFAULT | "none" | "host") && !name.starts_with("container:") {
+        return Ok(());
+    }
+    let mut wrong = Vec::new();
+    if join.addr.is_some() || join.addr6.is_some() {
+        wrong.push("user specified IP address is supported on user defined networks only");
+    }
+    if !join.aliases.is_empty() {
+        wrong.push("network-scoped alias is supported only for containers in user defined networks");
+    }
+    match wrong.is_empty() {
+        true => Ok(()),
+        false => Err(ApiError::bad_request(format!("invalid endpoint settings:\n{}", wrong.join("\n")))),
+    }
 }
 
 /// `aa:bb:cc:dd:ee:ff`; empty is none.

@@ -80,7 +80,10 @@ pub fn read(body: &[u8]) -> ApiResult<Create> {
     {
         first.mac.get_or_insert(mac);
     }
-    let warnings = check_mode(&config, !config.links.is_empty(), mac.is_some())?;
+    let mut warnings = check_mode(&config, !config.links.is_empty(), mac.is_some())?;
+    if config.resources.oom_kill_disable && config.resources.memory.is_none() {
+        warnings.push("OOM killer is disabled for the container, but no memory limit is set, this can result in the system running out of resources.".into());
+    }
     if !matches!(&config.network, NetworkMode::Networks(joins) if joins.iter().any(|j| j.network == DEFAULT))
     {
         // On a network of the user's own the endpoint has them, as names that resolve.

@@ -41,19 +41,6 @@ pub fn read_update(body: &[u8]) -> ApiResult<(ResourceLimits, Option<RestartPoli
 pub(super) fn read_resources(f: &mut Fields) -> ApiResult<ResourceLimits> {
     let (quota, period) = (f.opt_i64("CpuQuota")?.filter(|n| *n != 0), some(f.opt_u64("CpuPeriod")?));
     let nano_cpus = some(f.opt_u64("NanoCpus")?);
-    if nano_cpus.is_some() && (quota.is_some() || period.is_some()) {
-        return Err(ApiError::bad_request(
-            "Conflicting options: Nano CPUs and CPU Period/Quota cannot both be set",
-        ));
-    }
-    if period.is_some_and(|p| !(1000..=1_000_000).contains(&p)) {
-        return Err(ApiError::bad_request(
-            "CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)",
-        ));
-    }
-    if quota.is_some_and(|q| (0..1000).contains(&q)) {
-        return Err(ApiError::bad_request("CPU cfs quota can not be less than 1ms (i.e. 1000)"));
-    }
     let swap = f.i64("MemorySwap")?;
     let swappiness = f.opt_i64("MemorySwappiness")?.filter(|n| *n != -1);
     if swappiness.is_some_and(|n| !(0..=100).contains(&n)) {
@@ -62,7 +49,7 @@ pub(super) fn read_resources(f: &mut Fields) -> ApiResult<ResourceLimits> {
             swappiness.unwrap_or_default()
         )));
     }
-    let limits = ResourceLimits {
+    Ok(ResourceLimits {
         memory: some(f.opt_u64("Memory")?),
         memory_swap: Some(swap).filter(|n| *n != 0),
         nano_cpus,
@@ -73,56 +60,32 @@ pub(super) fn read_resources(f: &mut Fields) -> ApiResult<ResourceLimits> {
         oom_kill_disable: f.bool("OomKillDisable")?,
         cpu_quota: quota,
         cpu_period: period,
-        cpuset_cpus: set_of(f, "CpusetCpus")?,
-        cpuset_mems: set_of(f, "CpusetMems")?,
-        blkio_weight: weight("BlkioWeight", f.u64("BlkioWeight")?)?,
+        cpuset_cpus: f.opt_string("CpusetCpus")?,
+        cpuset_mems: f.opt_string("CpusetMems")?,
+        blkio_weight: weight(f.u64("BlkioWeight")?)?,
         blkio_weight_devices: weights(f)?,
         blkio_rates: rates(f)?,
-    };
-    match limits.memory {
-        Some(n) if n < 6 << 20 => Err(ApiError::bad_request("Minimum memory limit allowed is 6MB")),
-        Some(n) if swap > 0 && swap.unsigned_abs() < n => Err(ApiError::bad_request(
-            "Minimum memoryswap limit should be larger than memory limit, see usage",
-        )),
-        Some(n) if limits.memory_reservation.is_some_and(|r| r > n) => Err(ApiError::bad_request(
-            "Minimum memory limit can not be less than memory reservation limit, see usage",
-        )),
-        _ => Ok(limits),
-    }
+    })
 }
 
 fn some(n: Option<u64>) -> Option<u64> {
     n.filter(|n| *n != 0)
 }
 
-/// A list like `0-2,5`.
-fn set_of(f: &mut Fields, key: &str) -> ApiResult<Option<String>> {
-    let Some(text) = f.opt_string(key)? else { return Ok(None) };
-    let number = |n: &str| n.trim().parse::<u16>().ok();
-    let good = text.split(',').all(|part| match part.split_once('-') {
-        Some((from, to)) => number(from).zip(number(to)).is_some_and(|(from, to)| from <= to),
-        None => number(part).is_some(),
-    });
-    if good { Ok(Some(text)) } else { Err(ApiError::bad_request(format!("Invalid value {text} for {key}"))) }
-}
-
-fn weight(path: &str, value: u64) -> ApiResult<Option<u16>> {
+fn weight(value: u64) -> ApiResult<Option<u16>> {
     match u16::try_from(value) {
         Ok(0) => Ok(None),
         Ok(n @ 10..=1000) => Ok(Some(n)),
-        _ => {
-            Err(ApiError::bad_request(format!("{path} = {value}: Range of blkio weight is from 10 to 1000")))
-        }
+        _ => Err(ApiError::bad_request("Range of blkio weight is from 10 to 1000")),
     }
 }
 
 fn weights(f: &mut Fields) -> ApiResult<Vec<DeviceWeight>> {
     let mut found = Vec::new();
     for mut d in f.objects("BlkioWeightDevice")? {
-        let at = d.path("Weight");
         let (path, value) = (d.string("Path")?.into(), d.u64("Weight")?);
         d.refuse_rest(&[])?;
-        if let Some(weight) = weight(&at, value)? {
+        if let Some(weight) = weight(value)? {
             found.push(DeviceWeight { path, weight });
         }
     }

@@ -3,7 +3,6 @@
 use skep_engine::{Container, ContainerState, MountConfig, MountKind};
 
 use super::networking::check_port_key;
-use super::state_word;
 use crate::error::{ApiError, ApiResult};
 use crate::filters::Filters;
 
@@ -88,7 +87,7 @@ impl Select {
         (self.all || running)
             && f.any("id", |v| c.id.as_str().starts_with(v))
             && f.any("name", |v| name_matches(&c.name, v))
-            && f.any("status", |v| v == state_word(c.state))
+            && f.any("status", |v| v == c.state.word())
             && f.any("exited", |v| {
                 c.state == ContainerState::Exited && v.parse() == Ok(c.exit_code.unwrap_or(0))
             })

@@ -4,7 +4,6 @@ use serde_json::{Value, json};
 use skep_engine::{Container, ContainerState, HealthStatus};
 
 use super::inspect::{mounts, network_mode, networks};
-use super::state_word;
 
 /// One row. `image` is the image as it should be shown: its name, or its ID once it has none.
 pub fn summary(
@@ -41,7 +40,7 @@ pub fn summary(
         "Created": c.created_at_ns / 1_000_000_000,
         "Ports": ports,
         "Labels": c.config.labels,
-        "State": state_word(c.state),
+        "State": c.state.word(),
         "Status": status(c, now_ns),
         "HostConfig": { "NetworkMode": network_mode(c) },
         "NetworkSettings": { "Networks": networks(c) },

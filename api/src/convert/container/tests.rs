@@ -111,6 +111,30 @@ fn network_modes() {
         ("/NetworkingConfig/EndpointsConfig", json!({"back": {}})),
     ]);
     assert!(clash.is_err());
+    for (mode, endpoints, said) in [
+        ("bridge", json!({"bridge": {}, "none": {}}), "networks in private (none) mode"),
+        ("none", json!({"bridge": {}, "none": {}}), "networks in private (none) mode"),
+        ("bridge", json!({"bridge": {}, "host": {}}), "connected to host network"),
+        ("host", json!({"bridge": {}, "host": {}}), "container sharing network namespace"),
+        ("container:x", json!({"bridge": {}}), "container sharing network namespace"),
+        (
+            "none",
+            json!({"none": {"IPAMConfig": {"IPv4Address": "10.1.1.5"}}}),
+            "invalid config for network none: invalid endpoint settings:\nuser specified IP address is supported",
+        ),
+        (
+            "host",
+            json!({"host": {"IPAMConfig": {"IPv6Address": "fd00::5"}, "Aliases": ["a"]}}),
+            "on user defined networks only\nnetwork-scoped alias",
+        ),
+    ] {
+        let changes = [
+            ("/HostConfig/NetworkMode", json!(mode)),
+            ("/NetworkingConfig/EndpointsConfig", endpoints.clone()),
+        ];
+        let e = with(&changes).expect_err(mode);
+        assert!(e.status == 400 && e.message.contains(said), "{mode} {endpoints}: {}", e.message);
+    }
 }
 
 #[test]
@@ -125,6 +149,9 @@ fn what_cannot_be_done_is_refused_by_its_path() {
             json!({"80/tcp": [{"HostPort": "90-80"}]}),
             "HostConfig.PortBindings[\"80/tcp\"].HostPort",
         ),
+        ("/HostConfig/ShmSize", json!(-1), "SHM size can not be less than 0"),
+        ("/HostConfig/OomScoreAdj", json!(1001), "Invalid value 1001, range for oom score adj is"),
+        ("/HostConfig/BlkioWeight", json!(9), "Range of blkio weight is from 10 to 1000"),
         ("/HostConfig/PidMode", json!("shared"), "invalid PID mode: shared"),
         ("/HostConfig/IpcMode", json!("container:"), "invalid IPC mode: container:"),
         ("/HostConfig/Devices", json!([{"Path": "/dev/x"}]), "HostConfig.Devices[0].Path"),

@@ -18,6 +18,19 @@ pub fn is_wanted(limits: &ResourceLimits) -> bool {
     limits.cpuset_cpus.is_some() || limits.cpuset_mems.is_some()
 }
 
+/// The CPUs and memory nodes that the host's topmost group has; none = they cannot be told.
+pub fn available() -> Option<(String, String)> {
+    let (root, suffix) = match super::version() {
+        2 => (Path::new(super::MOUNT).to_path_buf(), ".effective"),
+        _ => (super::v1::hierarchies(&["cpuset"]).ok()?.into_iter().next()?.path, ""),
+    };
+    let [cpus, nodes] = FILES.map(|file| {
+        let text = std::fs::read_to_string(root.join(format!("{file}{suffix}"))).ok()?;
+        Some(text.trim().to_owned())
+    });
+    cpus.zip(nodes)
+}
+
 /// Sets it in a directory that is ready for it.
 pub fn set(directory: &Path, limits: &ResourceLimits) -> Result<(), Error> {
     for (file, value) in FILES.iter().zip([&limits.cpuset_cpus, &limits.cpuset_mems]) {

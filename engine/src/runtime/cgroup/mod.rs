@@ -19,6 +19,7 @@ use super::devices::DeviceRule;
 use super::error::{Context, Error};
 use crate::config::ResourceLimits;
 
+pub use self::cpuset::available as cpuset_available;
 pub use self::usage::{CpuUsage, IoUsage, MemoryUsage, Usage};
 
 /// Where the kernel shows cgroups.

@@ -1,0 +1,208 @@
+//! What `create` and `run` make of names that are not there, of what does not go together and of what the host has not,
+//! and what becomes of containers that wait for their restart: by both clients, in Docker's words.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail, ensure};
+use skep_e2e::{Host, eventually};
+
+use crate::compare::Compare;
+use crate::{Outcome, busybox, docker, lab, skep};
+
+const B: &str = "/bin/busybox";
+
+fn ok(out: Outcome) -> Result<String> {
+    ensure!(out.code == Some(0), "{out:?}");
+    Ok(out.stdout)
+}
+
+#[test]
+fn what_cannot_be_is_refused_before_it_is_made() -> Result<()> {
+    let lab = lab("cr")?;
+    let host = lab.host(1);
+    busybox(host)?;
+    ok(docker(host, &["network", "create", "--subnet", "10.97.0.0/24", "own"])?)?;
+    ok(docker(host, &["create", "--name", "made", "busybox", "true"])?)?;
+    let cpus = ok(docker(host, &["info", "-f", "{{.NCPU}}"])?)?;
+    let cpus = cpus.trim();
+    for (args, said) in [
+        // Nothing of this may be taken for an image that is not there, and pulled.
+        ("--network container:nope", "joining network namespace of container: No such container: nope"),
+        ("--network container:made", "non running container: container made is created"),
+        ("--volumes-from nope", "No such container: nope"),
+        ("--pid container:nope", "No such container: nope"),
+        ("--ipc container:nope", "No such container: nope"),
+        ("--link nope", "could not get container for nope: No such container: nope"),
+        // What this host has not.
+        (
+            "--cpus 1000",
+            &format!("range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available"),
+        ),
+        ("--cpuset-cpus 999", "Requested CPUs are not available - requested 999, available: "),
+        ("--cpuset-mems 999", "Requested memory nodes are not available - requested 999, available: "),
+        ("--cpuset-cpus x", "Invalid value x for cpuset cpus"),
+        ("--cap-add NOPE", "invalid CapAdd: unknown capability: \"CAP_NOPE\""),
+        ("--cap-drop nope", "invalid CapDrop: unknown capability: \"CAP_NOPE\""),
+        ("--network host --sysctl net.x=1", "sysctl \"net.x\" not allowed in host network namespace"),
+        ("-u nope", "daemon: unable to find user nope: no matching entries in passwd file"),
+        ("-u 0:nope", "daemon: unable to find group nope: no matching entries in group file"),
+        // What does not go together.
+        ("--memory 5m", "Minimum memory limit allowed is 6MB"),
+        ("--memory-reservation 5m", "Minimum memory reservation allowed is 6MB"),
+        ("--memory-swap 64m", "You should always set the Memory limit when using Memoryswap limit"),
+        ("--cpus 0.5 --cpu-period 5000", "Nano CPUs and CPU Period cannot both be set"),
+        ("--cpu-quota 10", "CPU cfs quota can not be less than 1ms (i.e. 1000)"),
+        ("--blkio-weight 5", "Range of blkio weight is from 10 to 1000"),
+        ("--oom-score-adj 2000", "Invalid value 2000, range for oom score adj is [-1000, 1000]"),
+        (
+            "--network none --ip 10.1.1.1",
+            "user specified IP address is supported on user defined networks only",
+        ),
+        (
+            "--network host --ip 10.1.1.1",
+            "user specified IP address is supported on user defined networks only",
+        ),
+        ("--network bridge --network none", "one of the networks in private (none) mode"),
+        ("--network bridge --network host", "container cannot be disconnected from host network"),
+        ("--network host --network bridge", "container sharing network namespace with another container"),
+    ] {
+        let args: Vec<&str> = ["run", "--rm"].into_iter().chain(args.split(' ')).collect();
+        for client in [docker, skep] {
+            let out = client(host, &[&args[..], &["busybox", "true"]].concat())?;
+            ensure!(out.code == Some(125) && out.stderr.contains(said), "{args:?}: {out:?}");
+            ensure!(!out.stderr.contains("Unable to find image"), "{args:?}: {out:?}");
+        }
+    }
+    let mut compare = Compare::new(host);
+    for line in [
+        "run --rm --network own --network host busybox true",
+        "create --network own --network host busybox true",
+        "run --rm --network own --network own busybox true",
+        "create --sysctl nope=1 busybox true",
+        "run --rm --sysctl kernel.nope=1 busybox true",
+        "run --rm --network own --network bridge busybox true",
+        "rmi busybox",
+        "cp - made:/",
+        "cp /etc/hostname made:/no/such",
+    ] {
+        compare.same(line)?;
+    }
+    compare.alike("create --name x-@ --cap-add net_admin --cap-add NET_ADMIN --cap-drop CHOWN --cap-drop cap_net_admin --memory 64m busybox true")?;
+    compare.end()?;
+    for name in ["x-a", "x-b"] {
+        let shown = "{{.HostConfig.CapAdd}} {{.HostConfig.CapDrop}} {{.HostConfig.MemorySwap}}";
+        let shown = ok(docker(host, &["inspect", "-f", shown, name])?)?;
+        ensure!(shown.trim() == "[CAP_NET_ADMIN] [CAP_CHOWN CAP_NET_ADMIN] 134217728", "{name}: {shown}");
+    }
+    let used = docker(host, &["rmi", "busybox"])?;
+    ensure!(
+        used.stderr.contains(
+            "conflict: unable to remove repository reference \"busybox\" (must force) - container "
+        ),
+        "{used:?}"
+    );
+    lab.down()
+}
+
+#[test]
+fn the_host_is_a_name_and_restarts_can_be_called_off() -> Result<()> {
+    let lab = lab("hg")?;
+    let host = lab.host(1);
+    busybox(host)?;
+    host_gateway(host)?;
+    restarts(host)?;
+    for (host_url, code) in [("unix:///no/such.sock", 125), ("tcp://127.0.0.1:1", 125)] {
+        for client in [docker, skep] {
+            let out = client(host, &["-H", host_url, "run", "busybox"])?;
+            ensure!(out.code == Some(code) && out.stderr.contains("Cannot connect to the"), "{out:?}");
+            let out = client(host, &["-H", host_url, "start", "busybox"])?;
+            ensure!(out.code == Some(1), "{out:?}");
+        }
+    }
+    lab.down()
+}
+
+/// `host-gateway` is where containers of any network reach the host, or what the daemon was told.
+fn host_gateway(host: &Host) -> Result<()> {
+    let gateway = ok(docker(
+        host,
+        &["network", "inspect", "-f", "{{range .IPAM.Config}}{{.Gateway}}{{end}}", "bridge"],
+    )?)?;
+    let gateway = gateway.trim();
+    ok(docker(host, &["network", "create", "own"])?)?;
+    let listener = "while :; do echo host | /bin/busybox nc -l -p 7070; done";
+    ok(docker(
+        host,
+        &["run", "-d", "--name", "listener", "--network", "host", "busybox", "sh", "-c", listener],
+    )?)?;
+    for network in ["bridge", "own", "host"] {
+        let script =
+            format!("{B} grep hg /etc/hosts; until {B} nc -w 5 hg 7070 < /dev/null; do {B} sleep 0.2; done");
+        for client in [docker, skep] {
+            let run = ["run", "--rm", "--network", network, "--add-host", "hg:host-gateway", "busybox"];
+            let said = ok(client(host, &[&run[..], &["sh", "-c", &script]].concat())?)?;
+            ensure!(said == format!("{gateway}\thg\nhost\n"), "{network}: {said}");
+        }
+    }
+    ok(docker(host, &["rm", "-f", "listener"])?)?;
+    host.stop_daemon("-TERM")?;
+    std::fs::write(
+        host.dir.join("daemon.toml"),
+        "ipv6 = true\nhost-gateway-ips = [\"10.9.9.9\", \"fd00:9::9\"]\n",
+    )?;
+    host.start_daemon()?;
+    let run = ["run", "--rm", "--add-host", "hg=host-gateway", "busybox", B, "grep", "hg", "/etc/hosts"];
+    let said = ok(docker(host, &run)?)?;
+    ensure!(said == "10.9.9.9\thg\nfd00:9::9\thg\n", "{said}");
+    host.stop_daemon("-TERM")?;
+    std::fs::write(host.dir.join("daemon.toml"), "ipv6 = true\n")?;
+    host.start_daemon()?;
+    let said = ok(docker(host, &run)?)?;
+    ensure!(said.lines().count() == 2 && said.starts_with(&format!("{gateway}\thg\nfd")), "{said}");
+    Ok(())
+}
+
+/// A container that waits for its restart counts as running; what ends it ends the waiting.
+fn restarts(host: &Host) -> Result<()> {
+    let state =
+        |name: &str| ok(docker(host, &["inspect", "-f", "{{.State.Status}} {{.RestartCount}}", name])?);
+    let names = ["w1", "w2", "w3", "w4"];
+    for name in names {
+        ok(docker(
+            host,
+            &["run", "-d", "--name", name, "--restart", "always", "busybox", "sh", "-c", "exit 3"],
+        )?)?;
+    }
+    // By then it waits for three seconds.
+    eventually("a long wait", Duration::from_secs(60), || match state("w1")?.trim().split_once(' ') {
+        Some(("restarting", n)) if n.parse::<u32>()? >= 5 => Ok(()),
+        other => bail!("{other:?}"),
+    })?;
+    for (args, said) in [
+        (&["pause", "w1"][..], "is restarting, wait until the container is running"),
+        (&["exec", "w1", "true"], "is restarting, wait until the container is running"),
+        (&["rm", "w1"], "container is restarting: stop the container before removing or force remove"),
+    ] {
+        let out = docker(host, args)?;
+        ensure!(out.code == Some(1) && out.stderr.contains(said), "{args:?}: {out:?}");
+    }
+    for args in [
+        &["start", "w1"][..],
+        &["update", "--restart", "always", "w1"],
+        &["kill", "-s", "HUP", "w1"],
+        &["kill", "w2"],
+        &["stop", "w3"],
+        &["rm", "-f", "w4"],
+    ] {
+        ok(docker(host, args)?)?;
+    }
+    let all = || names[..3].iter().map(|name| state(name)).collect::<Result<Vec<_>>>();
+    let ended = all()?;
+    ensure!(ended.iter().all(|s| s.starts_with("exited")), "{ended:?}");
+    // Longer than they would have waited.
+    std::thread::sleep(Duration::from_secs(4));
+    ensure!(all()? == ended, "started again: {:?}", all()?);
+    let restarted = ok(docker(host, &["restart", "w1"])?)?;
+    ensure!(restarted == "w1\n" && state("w1")? != ended[0], "{restarted}");
+    Ok(())
+}
