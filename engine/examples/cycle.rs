@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use skep_engine::{ContainerConfig, Engine, EngineOptions, NoNetworks, WaitCondition};
+use skep_engine::{ContainerConfig, Engine, EngineOptions, ImportRequest, NoNetworks, WaitCondition};
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
@@ -36,7 +36,8 @@ async fn main() -> Outcome<()> {
         networking: Arc::new(NoNetworks),
     })
     .await?;
-    engine.images().import(root_file_system()?.as_slice(), Some("bb".into()), vec![], None).await?;
+    let bb = ImportRequest { reference: Some("bb".into()), ..Default::default() };
+    engine.images().import(root_file_system()?.as_slice(), bb).await?;
     let mut times: [Vec<Duration>; 5] = Default::default();
     for _ in 0..rounds {
         let config =

@@ -10,7 +10,7 @@ use tokio::sync::broadcast;
 const BACKLOG: usize = 4096;
 
 /// One thing that happened.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Event {
     /// Nanoseconds since the Unix epoch.
     pub time_ns: i64,

@@ -8,6 +8,7 @@ pub mod config;
 mod container;
 mod data_root;
 mod disk_usage;
+mod duration;
 mod engine;
 mod error;
 mod events;
@@ -39,13 +40,14 @@ pub use container::{
     InterfaceCounters, IoUsage, MemoryUsage, NetworkRef, PathStat, Stats, Top, Usage, WaitCondition,
     made_up_name,
 };
+pub use duration::parse_duration;
 pub use engine::{Engine, EngineOptions};
 pub use error::Error;
 pub use events::Event;
 pub use health::{Health, HealthConfig, HealthResult, HealthStatus};
 pub use host::HostInfo;
 pub use image::{
-    History, Image, ImageConfig, ImageUsage, Images, LoadedImage, Progress, PullRequest, Pulled, PushRequest,
+    History, Image, ImageConfig, ImageUsage, Images, ImportRequest, LoadedImage, Progress, PullRequest, Pulled, PushRequest,
     Reference, Removed,
 };
 pub use log_config::{LOG_DRIVERS, LogConfig, LogSubject};

@@ -202,6 +202,7 @@ async fn changes_are_told_committed_and_exported() -> Outcome {
         reference: Some("made:1".into()),
         author: "me".into(),
         comment: "why".into(),
+        config: None,
         changes: vec!["CMD [\"cat\", \"/made/deep/f\"]".into()],
         pause: true,
     };

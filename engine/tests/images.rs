@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
-use skep_engine::{Engine, Error, Removed};
+use skep_engine::{Engine, Error, ImportRequest, Removed};
 use support::{Outcome, Tar, busybox, docker_archive, engine, gzip, oci_archive};
 use tokio::io::AsyncReadExt;
 
@@ -204,6 +204,14 @@ async fn refuses_bad_archives_by_name_and_keeps_nothing() -> Outcome {
     Ok(())
 }
 
+fn import(name: Option<&str>, change: &str) -> ImportRequest {
+    ImportRequest {
+        reference: name.map(str::to_owned),
+        changes: vec![change.to_owned()],
+        ..ImportRequest::default()
+    }
+}
+
 #[tokio::test]
 async fn imports_saves_and_loads_again() -> Outcome {
     let dir = tempfile::tempdir()?;
@@ -211,12 +219,12 @@ async fn imports_saves_and_loads_again() -> Outcome {
     let layer = gzip(&busybox());
     let id = engine
         .images()
-        .import(layer.as_slice(), Some("bb".into()), vec!["CMD [\"sh\"]".into()], None)
+        .import(layer.as_slice(), import(Some("bb"), "CMD [\"sh\"]"))
         .await?;
     let image = engine.images().resolve("bb:latest")?;
     assert_eq!((image.id.as_str(), image.config.cmd.len()), (id.as_str(), 1));
-    assert!(engine.images().import(&b"junk"[..], None, vec![], None).await.is_err());
-    assert!(engine.images().import(layer.as_slice(), None, vec!["RUN x".into()], None).await.is_err());
+    assert!(engine.images().import(&b"junk"[..], import(None, "USER 0")).await.is_err());
+    assert!(engine.images().import(layer.as_slice(), import(None, "RUN x")).await.is_err());
     engine.images().tag("bb", "me/other:2").await?;
     let mut saved = Vec::new();
     engine.images().save(&["bb".into(), "me/other:2".into()]).await?.read_to_end(&mut saved).await?;

@@ -45,6 +45,16 @@ pub enum Error {
         /// The beginning of what came with it.
         body: String,
     },
+    /// A file that is no registry's is not to be had.
+    #[error("failed to GET {url} with status {status}: {body}")]
+    Fetch {
+        /// Of the request.
+        url: String,
+        /// HTTP status.
+        status: StatusCode,
+        /// What came with it.
+        body: String,
+    },
     /// Credentials were not taken.
     #[error("login attempt to {url} failed with status: {status}")]
     Login {
@@ -83,6 +93,7 @@ impl Error {
         match self {
             Error::Refused { status, .. }
             | Error::Unexpected { status, .. }
+            | Error::Fetch { status, .. }
             | Error::Login { status, .. } => Some(*status),
             _ => None,
         }

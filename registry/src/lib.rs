@@ -8,6 +8,7 @@ mod connect;
 mod credentials;
 mod endpoints;
 mod error;
+mod fetch;
 #[cfg(test)]
 mod fuzz_tests;
 mod http;
@@ -24,6 +25,7 @@ pub use blob::Download;
 pub use credentials::Credentials;
 pub use endpoints::{DOCKER_HUB, Options, Registries};
 pub use error::Error;
+pub use fetch::Fetching;
 pub use http::Body;
 pub use manifest::{
     ACCEPTED, Descriptor, Document, Fetched, INDEX_TYPES, MANIFEST_TYPES, Platform, digest_of, is_digest,

@@ -338,9 +338,25 @@ pub fn bridge(b: &BridgeInfo) -> Value {
     out["IPAM"]["Config"] = std::iter::once(v4).chain(v6).collect();
     out["Internal"] = b.internal.into();
     out["Attachable"] = b.attachable.into();
-    out["Options"] = json!(b.options);
+    out["Options"] = if b.name == "bridge" { default_options(b) } else { json!(b.options) };
     out["Labels"] = json!(b.labels);
     out
+}
+
+/// What Docker says of the network that is always there.
+fn default_options(b: &BridgeInfo) -> Value {
+    let mut options = json!({
+        "com.docker.network.bridge.default_bridge": "true",
+        "com.docker.network.bridge.enable_icc": "true",
+        "com.docker.network.bridge.enable_ip_masquerade": "true",
+        "com.docker.network.bridge.host_binding_ipv4": "0.0.0.0",
+        "com.docker.network.bridge.name": b.interface,
+        "com.docker.network.driver.mtu": "1500",
+    });
+    for (name, value) in &b.options {
+        options[name] = json!(value);
+    }
+    options
 }
 
 /// `host` or `none`. Their IDs are their names written in hexadecimal, filled up with zeros.

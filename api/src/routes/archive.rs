@@ -15,7 +15,7 @@ use skep_engine::{Change, Commit, CopyIn, PathStat, SavedArchive};
 use tokio_util::io::ReaderStream;
 
 use super::body;
-use crate::convert::{file_mode, time};
+use crate::convert::{file_mode, image, time};
 use crate::error::{ApiError, ApiResult};
 use crate::state::ApiState;
 
@@ -68,10 +68,7 @@ async fn copy_in(
         keep_kinds: body::flag(q.no_overwrite_dir_non_dir.as_deref()),
         own: body::flag(q.copy_uidgid.as_deref()),
     };
-    let mut archive = body::reader(request);
-    let copied = s.engine().copy_in(&id, q.path()?, how, &mut archive).await;
-    body::drain(archive).await;
-    copied?;
+    s.engine().copy_in(&id, q.path()?, how, body::reader(request)).await?;
     Ok(StatusCode::OK.into_response())
 }
 
@@ -118,12 +115,7 @@ async fn commit(
 ) -> ApiResult {
     let value = |key: &str| q.iter().find(|(k, _)| k == key).map_or("", |(_, v)| v.as_str());
     let sent = body::read(request).await?;
-    let config: Value = serde_json::from_slice(&sent).unwrap_or(Value::Null);
-    if !crate::fields::is_zero(&config) {
-        return Err(ApiError::bad_request(
-            "a configuration in the body of commit is not supported by this version of Skep: use changes",
-        ));
-    }
+    let config = image::read_config(&sent)?;
     let repo = value("repo");
     let reference = match value("tag") {
         _ if repo.is_empty() => None,
@@ -134,12 +126,8 @@ async fn commit(
         reference,
         author: value("author").into(),
         comment: value("comment").into(),
-        changes: q
-            .iter()
-            .filter(|(k, _)| k == "changes")
-            .flat_map(|(_, v)| v.lines())
-            .map(str::to_owned)
-            .collect(),
+        config,
+        changes: q.iter().filter(|(k, _)| k == "changes").map(|(_, v)| v.clone()).collect(),
         // Paused unless told not to, since API 1.13.
         pause: value("pause").is_empty() || body::flag(Some(value("pause"))),
     };

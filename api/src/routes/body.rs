@@ -10,6 +10,7 @@ use skep_engine::Error;
 use tokio::io::AsyncRead;
 use tokio_util::io::StreamReader;
 
+use super::upload;
 use crate::error::{ApiError, ApiResult};
 
 /// Longest JSON body: a service with its labels is far below it.
@@ -23,11 +24,11 @@ pub(super) async fn read(request: Request) -> ApiResult<Bytes> {
 }
 
 /// Takes a short body in before anything is answered: a client that is answered while it still writes may see a
-/// broken pipe and not the answer. Longer ones are left to who reads them.
+/// broken pipe and not the answer. Longer ones, and those of unknown length, come as they are read.
 pub(super) async fn take_in(request: Request) -> ApiResult<Request> {
     let length = request.headers().get(header::CONTENT_LENGTH).and_then(|l| l.to_str().ok()?.parse().ok());
     if length.is_none_or(|l: usize| l > LONGEST) {
-        return Ok(request);
+        return Ok(upload::guarded(request));
     }
     let (parts, body) = request.into_parts();
     let bytes = axum::body::to_bytes(body, LONGEST)
@@ -185,10 +186,4 @@ pub(super) fn one<T>(
             others + 1
         ))),
     }
-}
-
-/// Reads what is left of an upload, so that the client gets to read the answer.
-pub(super) async fn drain(mut rest: impl AsyncRead + Unpin) {
-    // A client that is gone needs no answer.
-    let _ = tokio::io::copy(&mut rest, &mut tokio::io::sink()).await;
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use skep_engine::Event;
+use skep_engine::{Event, Reference};
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use super::body;
@@ -92,7 +92,7 @@ fn matches(filters: &Filters, e: &Event) -> bool {
     let names = |kind: &str| {
         filters.any(kind, |v| {
             e.kind == kind && (e.id.starts_with(v) || attribute("name") == Some(v))
-                || kind == "image" && attribute("image") == Some(v)
+                || kind == "image" && is_image(e, v)
         })
     };
     // `exec_create: sh` is matched by `exec_create` too.
@@ -117,6 +117,13 @@ fn matches(filters: &Filters, e: &Event) -> bool {
         .all(|kind| names(kind))
 }
 
+/// Whether an event is about an image, or about a container of it: by its name with or without the tag.
+fn is_image(e: &Event, asked: &str) -> bool {
+    let name = e.attributes.get(if e.kind == "image" { "name" } else { "image" });
+    let of_image = (e.kind == "image").then_some(&e.id);
+    name.into_iter().chain(of_image).any(|n| n == asked || Reference::parse(n).is_ok_and(|r| r.name == asked))
+}
+
 fn scope(e: &Event) -> &'static str {
     if e.swarm { "swarm" } else { "local" }
 }
@@ -139,4 +146,25 @@ fn event(e: &Event) -> Value {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_are_known_with_and_without_their_tag() {
+        let event = |kind: &str, id: &str, key: &str, name: &str| Event {
+            kind: kind.into(),
+            id: id.into(),
+            attributes: [(key.to_owned(), name.to_owned())].into(),
+            ..Event::default()
+        };
+        let pull = event("image", "team/bb:1", "name", "team/bb");
+        let start = event("container", "0123", "image", "team/bb:1");
+        for (asked, matches) in [("team/bb:1", true), ("team/bb", true), ("bb", false), ("team/bb:2", false)] {
+            assert_eq!(is_image(&pull, asked), matches, "{asked}");
+            assert_eq!(is_image(&start, asked), matches, "{asked}");
+        }
+    }
 }

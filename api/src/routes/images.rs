@@ -15,7 +15,7 @@ use skep_engine::{Image, Removed};
 use skep_registry::Platform;
 use tokio_util::io::ReaderStream;
 
-use super::{body, later, transfer};
+use super::{body, import, later, transfer};
 use crate::convert::{image, time};
 use crate::error::{ApiError, ApiResult};
 use crate::filters::Filters;
@@ -94,16 +94,10 @@ struct Load {
 }
 
 async fn load(State(s): State<ApiState>, Query(q): Query<Load>, request: Request) -> ApiResult {
-    if q.platform.is_some_and(|p| !p.is_empty()) {
-        return Err(ApiError::bad_request(
-            "platform is not supported: the archive's image for this host is loaded; leave it out",
-        ));
-    }
-    let mut archive = body::reader(request);
-    let loaded = s.engine().images().load(&mut archive).await;
-    body::drain(archive).await;
+    let platform = transfer::platform_of_json(q.platform.as_deref().unwrap_or_default())?;
+    let loaded = s.engine().images().load_for(body::reader(request), platform).await?;
     let mut lines = Vec::new();
-    for image in loaded? {
+    for image in loaded {
         if image.references.is_empty() {
             lines.push(format!("Loaded image ID: {}\n", image.id));
         }
@@ -127,32 +121,13 @@ async fn create(
         return transfer::pull(&s, &name, value("platform"), request.headers()).await;
     }
     match value("fromSrc") {
-        "-" => {}
-        "" => return Err(ApiError::bad_request("neither fromSrc nor fromImage is given")),
-        other => {
-            return Err(ApiError::bad_request(format!(
-                "import from {other} is not supported by this version of Skep: give the archive on stdin (docker import -)"
-            )));
-        }
+        "" => Err(ApiError::bad_request("neither fromSrc nor fromImage is given")),
+        _ => import::import(&s, &q, request).await,
     }
-    if !matches!(value("platform"), "" | "linux" | "linux/amd64" | "linux/x86_64") {
-        return Err(ApiError::bad_request(format!(
-            "platform = {:?} is not supported: images are imported for this host; leave it out",
-            value("platform")
-        )));
-    }
-    let text = |key: &str| Some(value(key).to_owned()).filter(|v| !v.is_empty());
-    let reference = text("repo").map(|repo| named(&repo, tag));
-    let changes = q.iter().filter(|(k, _)| k == "changes").map(|(_, v)| v.clone()).collect();
-    let mut archive = body::reader(request);
-    let imported = s.engine().images().import(&mut archive, reference, changes, text("message")).await;
-    body::drain(archive).await;
-    let line = body::line(&json!({ "status": imported? }));
-    Ok(body::stream("application/json", futures::stream::iter([Ok::<_, io::Error>(line)])))
 }
 
 /// A name with its tag or digest.
-fn named(name: &str, tag: &str) -> String {
+pub(super) fn named(name: &str, tag: &str) -> String {
     match tag {
         "" => name.to_owned(),
         digest if digest.contains(':') => format!("{name}@{digest}"),
@@ -179,8 +154,7 @@ async fn save(s: &ApiState, names: &[String], platforms: &[String]) -> ApiResult
             ..Platform::default()
         };
         for text in platforms {
-            let wanted: Platform = serde_json::from_str(text)
-                .map_err(|e| ApiError::bad_request(format!("invalid platform {text:?}: {e}")))?;
+            let Some(wanted) = transfer::platform_of_json(text)? else { continue };
             if wanted.served_by(&held).is_none() {
                 return Err(ApiError::not_found(format!(
                     "image with reference {name} was found but does not provide the specified platform ({wanted})"

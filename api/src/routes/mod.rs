@@ -10,6 +10,7 @@ mod distribution;
 mod events;
 mod exec;
 mod images;
+mod import;
 mod later;
 mod networks;
 mod nodes;
@@ -20,6 +21,7 @@ mod swarm;
 mod system;
 mod tasks;
 mod transfer;
+mod upload;
 mod usage;
 mod volumes;
 

@@ -28,6 +28,14 @@ pub(super) fn credentials(headers: &HeaderMap) -> Credentials {
     })
 }
 
+/// A platform of a query in JSON, as clients send it since API 1.48; empty is none.
+pub(super) fn platform_of_json(text: &str) -> ApiResult<Option<Platform>> {
+    let some = Some(text).filter(|t| !t.is_empty());
+    some.map(serde_json::from_str)
+        .transpose()
+        .map_err(|e| ApiError::bad_request(format!("failed to parse platform: {e}")))
+}
+
 /// A platform of a query; empty is none.
 pub(super) fn platform(text: &str) -> ApiResult<Option<Platform>> {
     let some = Some(text).filter(|t| !t.is_empty());
@@ -53,7 +61,7 @@ pub(super) async fn push(s: &ApiState, name: &str, headers: &HeaderMap) -> ApiRe
 }
 
 /// Runs a transfer and answers with what it says. Who hangs up ends it.
-async fn stream<F, W>(run: F) -> ApiResult
+pub(super) async fn stream<F, W>(run: F) -> ApiResult
 where
     F: FnOnce(Tell) -> W,
     W: Future<Output = Result<(), Error>> + Send + 'static,
@@ -82,10 +90,10 @@ where
 }
 
 /// Takes what a transfer says.
-struct Tell(mpsc::UnboundedSender<Progress>);
+pub(super) struct Tell(mpsc::UnboundedSender<Progress>);
 
 impl Tell {
-    fn say(&self, p: Progress) {
+    pub(super) fn say(&self, p: Progress) {
         // Nobody listens when the client has hung up, which ends the transfer too.
         let _ = self.0.send(p);
     }
@@ -98,18 +106,26 @@ fn line(p: &Progress) -> Value {
         Progress::Layer { id, text, bytes: None } => {
             json!({ "status": text, "progressDetail": {}, "id": id })
         }
-        Progress::Layer { id, text, bytes: Some((done, all)) } => json!({
-            "status": text,
-            "progressDetail": { "current": done, "total": all },
-            "progress": bar(*done, *all),
-            "id": id,
-        }),
+        Progress::Layer { id, text, bytes: Some((done, all)) } => {
+            let mut line = json!({
+                "status": text,
+                "progressDetail": { "current": done, "total": all },
+                "progress": bar(*done, *all),
+            });
+            if !id.is_empty() {
+                line["id"] = json!(id);
+            }
+            line
+        }
         Progress::Aux(value) => json!({ "progressDetail": {}, "aux": value }),
     }
 }
 
-/// `[=====>     ]  1.5MB/3MB`, for clients that do not draw their own.
+/// `[=====>     ]  1.5MB/3MB`, for clients that do not draw their own. Of what nobody knows the end of, the beginning.
 fn bar(done: u64, all: u64) -> String {
+    if all == 0 && done > 0 {
+        return format!("{:>8}", size(done));
+    }
     let half = done.saturating_mul(50).checked_div(all).unwrap_or(50).min(50) as usize;
     let rest = " ".repeat(49usize.saturating_sub(half));
     format!("[{}>{rest}] {:>8}/{}", "=".repeat(half), size(done), size(all))

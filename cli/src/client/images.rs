@@ -29,7 +29,7 @@ pub enum ImageCommand {
         /// Set platform if the server is capable of several
         #[arg(long, value_name = "string")]
         platform: Option<String>,
-        #[arg(value_name = "file|-")]
+        #[arg(value_name = "file|URL|-")]
         file: PathBuf,
         #[arg(value_name = "REPOSITORY[:TAG]")]
         reference: Option<String>,
@@ -39,6 +39,9 @@ pub enum ImageCommand {
         /// Read from tar archive file, instead of STDIN
         #[arg(short, long, value_name = "string")]
         input: Option<PathBuf>,
+        /// Load only the given platform variant. Formatted as "os[/arch[/variant]]" (e.g., "linux/amd64")
+        #[arg(long, value_name = "string")]
+        platform: Option<String>,
         /// Suppress the load output
         #[arg(short, long)]
         quiet: bool,
@@ -103,23 +106,28 @@ pub struct ListArgs {
 
 pub async fn run(api: &Api, command: ImageCommand) -> Result<()> {
     match command {
-        ImageCommand::Load { input, quiet } => {
+        ImageCommand::Load { input, platform, quiet } => {
             if input.is_none() && std::io::stdin().is_terminal() {
                 bail!("requested load from stdin, but stdin is empty");
             }
             let query = Query::new().flag("quiet", quiet || !std::io::stdout().is_terminal());
+            let query = for_platform(query, platform.as_deref())?;
             send(api, "/images/load", &query, open(input.as_deref()).await?).await
         }
         ImageCommand::Import { change, message, platform, file, reference } => {
-            let mut query =
-                change.iter().fold(Query::new().with("fromSrc", "-"), |q, c| q.with("changes", c));
+            let source = file.to_string_lossy();
+            let url = ["http://", "https://"].iter().any(|scheme| source.starts_with(scheme));
+            let query = Query::new().with("fromSrc", if url { &source } else { "-" });
+            let mut query = change.iter().fold(query, |q, c| q.with("changes", c));
             for (name, value) in [("message", message), ("platform", platform), ("repo", reference)] {
                 if let Some(value) = value {
                     query = query.with(name, value);
                 }
             }
             let from = (file.as_os_str() != "-").then_some(file.as_path());
-            send(api, "/images/create", &query, open(from).await?).await
+            // The daemon fetches it.
+            let body = if url { full("") } else { open(from).await? };
+            send(api, "/images/create", &query, body).await
         }
         ImageCommand::Tag { source, target } => {
             let path = format!("/images/{}/tag", encode(&source));
@@ -130,14 +138,18 @@ pub async fn run(api: &Api, command: ImageCommand) -> Result<()> {
             if output.is_none() && std::io::stdout().is_terminal() {
                 bail!("cowardly refusing to save to a terminal. Use the -o flag or redirect");
             }
-            let mut query = images.iter().fold(Query::new(), |q, name| q.with("names", name));
-            if let Some(platform) = platform {
-                let read = skep_registry::Platform::parse(&platform)?;
-                query = query.with("platform", serde_json::to_string(&read)?);
-            }
+            let query = images.iter().fold(Query::new(), |q, name| q.with("names", name));
+            let query = for_platform(query, platform.as_deref())?;
             save(api, &query, output).await
         }
     }
+}
+
+/// A platform as the daemon wants it: in JSON.
+fn for_platform(query: Query, platform: Option<&str>) -> Result<Query> {
+    let Some(text) = platform else { return Ok(query) };
+    let read = skep_registry::Platform::parse(text)?;
+    Ok(query.with("platform", serde_json::to_string(&read)?))
 }
 
 /// Removes images.

@@ -76,6 +76,10 @@ impl Screen {
             let id = if id.is_empty() { String::new() } else { format!("{id}: ") };
             return self.write(format!("{id}{}\n", text.trim_end()).as_bytes());
         }
+        if let (Some(bar), true) = (&bar, id.is_empty()) {
+            // Of the whole: the line is drawn over itself.
+            return self.write(format!("\x1b[2K{text} {bar}\r").as_bytes());
+        }
         let bar = bar.map(|b| format!(" {b}")).unwrap_or_default();
         if id.is_empty() || !detail.is_object() {
             self.lines.clear();

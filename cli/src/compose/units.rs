@@ -2,31 +2,7 @@
 
 /// `1h5m30s20ms` in nanoseconds (Go's duration syntax).
 pub fn duration(text: &str) -> Option<i64> {
-    if text == "0" {
-        return Some(0);
-    }
-    let (mut total, mut rest) = (0f64, text);
-    if rest.is_empty() {
-        return None;
-    }
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let number: f64 = rest[..digits].parse().ok()?;
-        let unit = &rest[digits..];
-        let length = unit.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(unit.len());
-        total += number
-            * match &unit[..length] {
-                "ns" => 1.0,
-                "us" | "µs" => 1e3,
-                "ms" => 1e6,
-                "s" => 1e9,
-                "m" => 60e9,
-                "h" => 3600e9,
-                _ => return None,
-            };
-        rest = &unit[length..];
-    }
-    (total < i64::MAX as f64).then_some(total as i64)
+    skep_engine::parse_duration(text).and_then(|d| i64::try_from(d.as_nanos()).ok())
 }
 
 /// `64m`, `1.5GiB` or `1000` in bytes.

@@ -228,6 +228,7 @@ impl Config {
         if let Some(bad) = labels.iter().find(|l| !l.contains('=')) {
             bail!("label {bad:?}: want name=value");
         }
+        let labels = free_of_conflicts(labels)?;
         let mut cdi_spec_dirs = [file.cdi_spec_dirs, args.cdi_spec_dirs].concat();
         if cdi_spec_dirs.is_empty() {
             cdi_spec_dirs.extend(CDI_SPEC_DIRS.map(PathBuf::from));
@@ -360,6 +361,20 @@ fn directory(path: PathBuf) -> Result<PathBuf> {
     path.canonicalize().with_context(|| format!("resolve directory {}", path.display()))
 }
 
+/// Labels of one key must say the same; one that is given twice counts once.
+fn free_of_conflicts(labels: Vec<String>) -> Result<Vec<String>> {
+    let mut kept: Vec<String> = Vec::new();
+    for label in labels {
+        let key = |l: &str| l.split('=').next().unwrap_or_default().to_owned();
+        match kept.iter().find(|k| key(k) == key(&label)) {
+            None => kept.push(label),
+            Some(same) if *same == label => {}
+            Some(other) => bail!("conflict labels for {label} and {other}"),
+        }
+    }
+    Ok(kept)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -385,6 +400,11 @@ mod tests {
         assert_eq!(config.log_level, tracing::Level::WARN);
         assert_eq!(config.labels, ["a=1"]);
         assert_eq!(config.hosts, [Host::Tcp("127.0.0.1:1".parse().expect("addr"))]);
+        a.labels = vec!["a=1".into(), "b=2".into()];
+        assert_eq!(Config::decide(a.clone()).expect("config").labels, ["a=1", "b=2"]);
+        a.labels.push("b=3".into());
+        let error = format!("{:#}", Config::decide(a.clone()).expect_err("two values"));
+        assert!(error.contains("conflict labels for b=3 and b=2"), "{error}");
         std::fs::write(&file, "colour = \"red\"\n").expect("write");
         let error = format!("{:#}", Config::decide(a).expect_err("unknown key"));
         assert!(error.contains("colour"), "{error}");

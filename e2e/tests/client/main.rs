@@ -8,6 +8,7 @@ mod create;
 mod devices;
 mod events;
 mod exec;
+mod images;
 mod interactive;
 mod ipv6;
 mod networks;

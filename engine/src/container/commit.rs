@@ -11,7 +11,7 @@ use crate::config::{Container, ContainerState};
 use crate::engine::Engine;
 use crate::error::{Error, blocking};
 use crate::health::HealthConfig;
-use crate::image::{ImageConfig, NewLayer, Reference};
+use crate::image::{ImageConfig, NewLayer, Reference, changes};
 use crate::shim::spec::Rootfs;
 
 /// What `commit` is asked for.
@@ -23,6 +23,8 @@ pub struct Commit {
     pub author: String,
     /// Message.
     pub comment: String,
+    /// How containers of it run, filled up with how this one does; none = as this one.
+    pub config: Option<ImageConfig>,
     /// Dockerfile instructions applied to its configuration.
     pub changes: Vec<String>,
     /// Hold the container still meanwhile.
@@ -41,10 +43,12 @@ impl Engine {
         }
         let c = slot.container();
         let base = self.images().resolve(&c.image_id)?;
+        let own = of_container(&c, &base.config);
+        let mut config = asked.config.unwrap_or_else(|| own.clone());
+        changes::apply(&mut config, &asked.changes)?;
         let new = NewLayer {
             base: c.image_id.clone(),
-            config: merged(&c, &base.config),
-            changes: asked.changes,
+            config: filled(config, own),
             author: asked.author,
             comment: asked.comment.clone(),
             created_by: c.argv.join(" "),
@@ -94,8 +98,42 @@ impl Engine {
     }
 }
 
+/// What a configuration leaves open, as another has it.
+fn filled(asked: ImageConfig, own: ImageConfig) -> ImageConfig {
+    let or = |a: String, b: String| if a.is_empty() { b } else { a };
+    let union = |a: Vec<String>, b: Vec<String>| a.into_iter().chain(b).collect::<BTreeSet<_>>();
+    let mut env = asked.env;
+    for entry in own.env {
+        let name = |e: &str| e.split('=').next().unwrap_or_default().to_owned();
+        if !env.iter().any(|e| name(e) == name(&entry)) {
+            env.push(entry);
+        }
+    }
+    // A command belongs to its entrypoint.
+    let (entrypoint, cmd) = match (asked.entrypoint.is_empty(), asked.cmd.is_empty()) {
+        (true, true) => (own.entrypoint, own.cmd),
+        (true, false) => (own.entrypoint, asked.cmd),
+        (false, _) => (asked.entrypoint, asked.cmd),
+    };
+    let health = asked.healthcheck.as_ref().map(HealthConfig::of_image);
+    ImageConfig {
+        user: or(asked.user, own.user),
+        exposed_ports: union(asked.exposed_ports, own.exposed_ports).into_iter().collect(),
+        env,
+        entrypoint,
+        cmd,
+        volumes: union(asked.volumes, own.volumes).into_iter().collect(),
+        working_dir: or(asked.working_dir, own.working_dir),
+        labels: own.labels.into_iter().chain(asked.labels).collect(),
+        stop_signal: or(asked.stop_signal, own.stop_signal),
+        shell: if asked.shell.is_empty() { own.shell } else { asked.shell },
+        on_build: if asked.on_build.is_empty() { own.on_build } else { asked.on_build },
+        healthcheck: HealthConfig::merged(health.as_ref(), own.healthcheck.as_ref()).map(|h| h.to_image()),
+    }
+}
+
 /// How containers of the new image run: as this one does.
-fn merged(c: &Container, image: &ImageConfig) -> ImageConfig {
+fn of_container(c: &Container, image: &ImageConfig) -> ImageConfig {
     let g = &c.config;
     let keys = |name: &str| {
         let map = g.api_request.as_ref().and_then(|r| r.get(name)).and_then(|v| v.as_object());

@@ -50,5 +50,6 @@ pub use top::Top;
 pub use wait::{Exit, WaitCondition};
 
 pub(crate) use exec::Execs;
+pub(crate) use resolve::signal;
 pub(crate) use slot::{Life, Record};
 pub(crate) use table::Table;

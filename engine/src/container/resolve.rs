@@ -187,7 +187,7 @@ pub(super) fn host_lines(hosts: &[String], gateway: &[IpAddr]) -> Result<Vec<Str
 }
 
 /// A signal by number or name, with or without `SIG`.
-pub(super) fn signal(text: &str) -> Result<i32, Error> {
+pub(crate) fn signal(text: &str) -> Result<i32, Error> {
     let bad = || Error::Invalid(format!("Invalid signal: {text}"));
     if let Ok(n) = text.parse::<i32>() {
         return (1..=64).contains(&n).then_some(n).ok_or_else(bad);

@@ -6,6 +6,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use skep_registry::Platform;
 
 use super::compression::decoder;
 use super::config::ConfigBlob;
@@ -51,26 +52,41 @@ pub(super) struct Found {
     pub(super) references: Vec<Reference>,
 }
 
+impl Found {
+    fn platform(&self) -> Platform {
+        let c = &self.config;
+        let host = Platform::host();
+        Platform {
+            os: if c.os.is_empty() { host.os } else { c.os.clone() },
+            architecture: if c.architecture.is_empty() { host.architecture } else { c.architecture.clone() },
+            variant: c.variant.clone(),
+            ..Platform::default()
+        }
+    }
+}
+
 struct Members {
     files: HashMap<String, Member>,
     links: HashMap<String, String>,
     json: u64,
 }
 
-/// Reads the whole archive. `have` gives the path of a blob that is in the store already.
+/// Reads the whole archive: all its images, or, with `platform`, those for that. `have` gives the path of a blob that
+/// is in the store already.
 pub(super) fn read(
     input: impl Read + Send,
     scratch: &Path,
     limits: &Limits,
+    platform: Option<&Platform>,
     have: impl Fn(&str) -> Option<PathBuf>,
 ) -> Result<Vec<Found>, Error> {
     let (_, reader) = decoder(input).map_err(|e| Error::Archive(format!("it cannot be read: {e}")))?;
     let members = set_aside(reader, scratch, limits, have)?;
     if members.files.contains_key("manifest.json") {
-        return members.docker();
+        return members.docker(platform);
     }
     if members.files.contains_key("index.json") {
-        return members.oci();
+        return members.oci(platform);
     }
     Err(Error::Archive(
         "it holds neither manifest.json nor index.json, so it is no image; a root file system is brought in with `import`".into(),
@@ -170,14 +186,6 @@ struct Descriptor {
     platform: Option<Platform>,
 }
 
-#[derive(Clone, Deserialize)]
-struct Platform {
-    #[serde(default)]
-    architecture: String,
-    #[serde(default)]
-    os: String,
-}
-
 /// An index or a manifest: told by which field it has.
 #[derive(Deserialize)]
 struct OciDocument {
@@ -228,12 +236,12 @@ impl Members {
         serde_json::from_slice(&bytes).map_err(|e| Error::Archive(format!("{name:?} is not valid: {e}")))
     }
 
-    fn docker(&self) -> Result<Vec<Found>, Error> {
+    fn docker(&self, platform: Option<&Platform>) -> Result<Vec<Found>, Error> {
         let manifests: Vec<DockerManifest> = self.parse("manifest.json")?;
         if manifests.is_empty() {
             return Err(Error::Archive("its manifest.json names no image".into()));
         }
-        manifests
+        let all: Vec<Found> = manifests
             .iter()
             .map(|m| {
                 let tags = m.repo_tags.iter().flatten();
@@ -243,7 +251,14 @@ impl Members {
                     m.layers.iter().flatten().map(|l| self.get(l).cloned()).collect::<Result<_, _>>()?;
                 self.found(&m.config, layers, references)
             })
-            .collect()
+            .collect::<Result<_, _>>()?;
+        let Some(wanted) = platform else { return Ok(all) };
+        let (fitting, others): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|f| wanted.served_by(&f.platform()).is_some());
+        if fitting.is_empty() {
+            return Err(no_platform(wanted, others.iter().map(Found::platform)));
+        }
+        Ok(fitting)
     }
 
     fn found(&self, config: &str, layers: Vec<Member>, references: Vec<Reference>) -> Result<Found, Error> {
@@ -259,14 +274,22 @@ impl Members {
         Ok(Found { config: blob, config_bytes, layers, references })
     }
 
-    fn oci(&self) -> Result<Vec<Found>, Error> {
+    fn oci(&self, platform: Option<&Platform>) -> Result<Vec<Found>, Error> {
+        let wanted = platform.cloned().unwrap_or_else(Platform::host);
         let index: OciDocument = self.parse("index.json")?;
         let all = index.manifests.unwrap_or_default();
-        let fitting: Vec<&Descriptor> = all.iter().filter(|d| fits(d)).collect();
+        let fitting: Vec<&Descriptor> = all.iter().filter(|d| fits(d, &wanted)).collect();
         if fitting.is_empty() {
-            return Err(no_platform(&all));
+            return Err(no_platform(&wanted, all.into_iter().filter_map(|d| d.platform)));
         }
-        fitting.into_iter().map(|d| self.oci_image(d, 0)).collect()
+        let found: Vec<Found> =
+            fitting.into_iter().map(|d| self.oci_image(d, &wanted, 0)).collect::<Result<_, _>>()?;
+        // An index need not say what its images are for; they do.
+        let is_other = |f: &&Found| wanted.served_by(&f.platform()).is_none();
+        match (platform, found.iter().find(is_other)) {
+            (Some(_), Some(other)) => Err(no_platform(&wanted, [other.platform()])),
+            _ => Ok(found),
+        }
     }
 
     /// A descriptor's blob, whose content was hashed when it was set aside.
@@ -279,15 +302,17 @@ impl Members {
         Ok((name, member))
     }
 
-    fn oci_image(&self, d: &Descriptor, depth: u8) -> Result<Found, Error> {
+    fn oci_image(&self, d: &Descriptor, wanted: &Platform, depth: u8) -> Result<Found, Error> {
         let (name, _) = self.blob(d)?;
         let document: OciDocument = self.parse(&name)?;
         if let Some(inner) = document.manifests {
-            let Some(chosen) = inner.iter().find(|d| fits(d)) else { return Err(no_platform(&inner)) };
+            let Some(chosen) = inner.iter().find(|d| fits(d, wanted)) else {
+                return Err(no_platform(wanted, inner.into_iter().filter_map(|d| d.platform)));
+            };
             if depth > 3 {
                 return Err(Error::Archive("its indexes are nested too deep".into()));
             }
-            let mut found = self.oci_image(chosen, depth + 1)?;
+            let mut found = self.oci_image(chosen, wanted, depth + 1)?;
             found.references.extend(reference(d));
             return Ok(found);
         }
@@ -309,29 +334,13 @@ impl Members {
     }
 }
 
-fn fits(d: &Descriptor) -> bool {
-    let host = host_architecture();
-    d.platform.as_ref().is_none_or(|p| p.os == "linux" && p.architecture == host)
+fn fits(d: &Descriptor, wanted: &Platform) -> bool {
+    d.platform.as_ref().is_none_or(|p| wanted.served_by(p).is_some())
 }
 
-/// Go's name of this machine's architecture.
-pub(super) fn host_architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        "x86" => "386",
-        "powerpc64" => "ppc64le",
-        other => other,
-    }
-}
-
-fn no_platform(all: &[Descriptor]) -> Error {
-    let names: Vec<String> = all
-        .iter()
-        .filter_map(|d| d.platform.as_ref())
-        .map(|p| format!("{}/{}", p.os, p.architecture))
-        .collect();
-    Error::Archive(format!("no image in it fits linux/{}; it has: {}", host_architecture(), names.join(", ")))
+fn no_platform(wanted: &Platform, all: impl IntoIterator<Item = Platform>) -> Error {
+    let names: Vec<String> = all.into_iter().map(|p| p.to_string()).collect();
+    Error::Archive(format!("no image in it fits {wanted}; it has: {}", names.join(", ")))
 }
 
 /// The reference an index gives a manifest. A bare tag (`latest`) names nothing.

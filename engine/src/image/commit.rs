@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io;
 
 use super::archive::{Found, Member, Scratch};
-use super::changes;
 use super::config::{ConfigBlob, History, ImageConfig};
 use super::layer::{Staged, stage};
 use super::reference::Reference;
@@ -16,10 +15,8 @@ use crate::error::Error;
 pub(crate) struct NewLayer {
     /// ID of the image below.
     pub(crate) base: String,
-    /// Its configuration.
+    /// The configuration of the new one.
     pub(crate) config: ImageConfig,
-    /// Dockerfile instructions that change it.
-    pub(crate) changes: Vec<String>,
     /// Author.
     pub(crate) author: String,
     /// Message.
@@ -46,10 +43,6 @@ impl Images {
         write(&mut file).map_err(Error::io("write the layer to", &path))?;
         let mut written = File::open(&path).map_err(Error::io("open", &path))?;
         let staged = stage(&mut written, None)?;
-        let mut config = new.config;
-        for change in &new.changes {
-            changes::apply(&mut config, change)?;
-        }
         let created = time::OffsetDateTime::now_utc()
             .format(&time::format_description::well_known::Rfc3339)
             .map_err(|e| Error::Invalid(format!("the clock of this host cannot be written down: {e}")))?;
@@ -77,7 +70,7 @@ impl Images {
             comment: new.comment.clone(),
             empty_layer: empty,
         });
-        (blob.created, blob.author, blob.comment, blob.config) = (created, new.author, new.comment, config);
+        (blob.created, blob.author, blob.comment, blob.config) = (created, new.author, new.comment, new.config);
         let config_bytes = serde_json::to_vec(&blob)
             .map_err(|e| Error::Invalid(format!("cannot encode the configuration: {e}")))?;
         let references = new.reference.into_iter().collect();

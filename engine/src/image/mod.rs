@@ -2,7 +2,7 @@
 
 mod archive;
 mod catalogue;
-mod changes;
+pub(crate) mod changes;
 mod commit;
 mod compression;
 mod config;
@@ -25,12 +25,13 @@ pub(crate) mod tar;
 mod transfer;
 mod upload;
 mod usage;
+mod words;
 
 pub use config::{History, Image, ImageConfig};
 pub use progress::Progress;
 pub use pull::{PullRequest, Pulled};
 pub use push::PushRequest;
-pub use receive::LoadedImage;
+pub use receive::{ImportRequest, LoadedImage};
 pub use reference::Reference;
 pub use store::{Images, Removed};
 pub use usage::ImageUsage;

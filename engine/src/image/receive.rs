@@ -6,9 +6,10 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use skep_registry::Platform;
 use tokio::io::AsyncRead;
 
-use super::archive::{self, Found, Scratch, host_architecture};
+use super::archive::{self, Found, Scratch};
 use super::catalogue::{StoredImage, StoredLayer};
 use super::changes;
 use super::config::{ConfigBlob, History, Image};
@@ -30,22 +31,44 @@ pub struct LoadedImage {
     pub references: Vec<String>,
 }
 
+/// What an image is to be made of a root file system.
+#[derive(Clone, Debug, Default)]
+pub struct ImportRequest {
+    /// Its name; none = it has only its ID.
+    pub reference: Option<String>,
+    /// Dockerfile instructions that make its configuration.
+    pub changes: Vec<String>,
+    /// What its history says.
+    pub message: String,
+    /// What it is for; none = this host.
+    pub platform: Option<Platform>,
+}
+
 impl Images {
-    /// Brings in all images of a docker-archive or OCI-archive, plain or compressed with gzip or zstd.
+    /// Brings in the images of a docker-archive or OCI-archive, plain or compressed with gzip or zstd; of one for
+    /// several platforms this host's.
     pub async fn load(&self, archive: impl AsyncRead + Send + Unpin) -> Result<Vec<LoadedImage>, Error> {
+        self.load_for(archive, None).await
+    }
+
+    /// The same; with a platform, only the images for that.
+    pub async fn load_for(
+        &self,
+        archive: impl AsyncRead + Send + Unpin,
+        platform: Option<Platform>,
+    ) -> Result<Vec<LoadedImage>, Error> {
         let images = self.clone();
-        feed::run(archive, move |input| images.load_blocking(input)).await
+        feed::run(archive, move |input| images.load_blocking(input, platform.as_ref())).await
     }
 
     /// Brings in a root file system as an image of one layer. Returns its ID.
     pub async fn import(
         &self,
         tar: impl AsyncRead + Send + Unpin,
-        reference: Option<String>,
-        changes: Vec<String>,
-        message: Option<String>,
+        asked: ImportRequest,
     ) -> Result<String, Error> {
-        let reference = reference
+        let reference = asked
+            .reference
             .filter(|r| !r.is_empty())
             .map(|r| Reference::parse(&r))
             .transpose()?
@@ -54,15 +77,21 @@ impl Images {
             return Err(Error::Invalid("cannot import digest reference".into()));
         }
         let mut config = super::ImageConfig::default();
-        for change in &changes {
-            changes::apply(&mut config, change)?;
+        changes::apply(&mut config, &asked.changes)?;
+        let platform = asked.platform.unwrap_or_else(Platform::host);
+        if platform.os != "linux" {
+            return Err(Error::Invalid(format!("operating system is not supported: {}", platform.os)));
         }
-        let message = message.filter(|m| !m.is_empty()).unwrap_or_else(|| "Imported from -".into());
         let images = self.clone();
-        feed::run(tar, move |input| images.import_blocking(input, reference, config, message)).await
+        feed::run(tar, move |input| images.import_blocking(input, reference, config, platform, asked.message))
+            .await
     }
 
-    fn load_blocking(&self, input: Feed) -> Result<Vec<LoadedImage>, Error> {
+    fn load_blocking(
+        &self,
+        input: Feed,
+        platform: Option<&Platform>,
+    ) -> Result<Vec<LoadedImage>, Error> {
         let scratch = Scratch::new(&self.temporary(), "load")?;
         let have = |digest: &str| {
             let hex = digest.strip_prefix("sha256:").filter(|h| h.len() == 64 && is_hex(h))?;
@@ -70,7 +99,7 @@ impl Images {
             let _state = self.state();
             path.exists().then_some(path)
         };
-        let mut found = archive::read(input, &scratch.0, self.limits(), have)?;
+        let mut found = archive::read(input, &scratch.0, self.limits(), platform, have)?;
         let _changing = self.changing().blocking_lock();
         let prepared = found.drain(..).map(|f| self.prepare(f, &scratch)).collect::<Result<Vec<_>, _>>()?;
         self.publish(&prepared)?;
@@ -88,6 +117,7 @@ impl Images {
         input: Feed,
         reference: Option<Reference>,
         config: super::ImageConfig,
+        platform: Platform,
         message: String,
     ) -> Result<String, Error> {
         let scratch = Scratch::new(&self.temporary(), "import")?;
@@ -102,8 +132,9 @@ impl Images {
             .map_err(|e| Error::Invalid(format!("the clock of this host cannot be written down: {e}")))?;
         let blob = ConfigBlob {
             created: created.clone(),
-            architecture: host_architecture().into(),
-            os: "linux".into(),
+            architecture: platform.architecture,
+            variant: platform.variant,
+            os: platform.os,
             comment: message.clone(),
             config,
             rootfs: super::config::RootfsBlob {

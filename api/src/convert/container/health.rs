@@ -32,7 +32,7 @@ pub fn read_health(mut f: Fields) -> ApiResult<Option<HealthConfig>> {
 }
 
 /// `Config.Healthcheck`.
-pub(super) fn config(h: &HealthConfig) -> Value {
+pub fn config(h: &HealthConfig) -> Value {
     let mut out = json!({});
     if !h.test.is_empty() {
         out["Test"] = json!(h.test);

@@ -12,10 +12,10 @@ mod summary;
 #[cfg(test)]
 mod tests;
 
-pub use health::read_health;
+pub use health::{config as health_json, read_health};
 pub use host_config::log_config;
 pub use inspect::inspect;
-pub use networking::{check_join, read_join};
+pub use networking::{check_join, check_port_key, read_join};
 pub use read::{Create, read};
 pub use resources::read_update;
 pub use select::{FILTERS, Select};

@@ -13,7 +13,7 @@ use crate::fields::Fields;
 pub const DEFAULT: &str = "bridge";
 
 /// Checks `port[/protocol]`.
-pub(super) fn check_port_key(path: &str, key: &str) -> ApiResult<(u16, String)> {
+pub fn check_port_key(path: &str, key: &str) -> ApiResult<(u16, String)> {
     let (port, protocol) = key.split_once('/').unwrap_or((key, "tcp"));
     match port.parse() {
         Ok(port) if port != 0 && matches!(protocol, "tcp" | "udp" | "sctp") => {

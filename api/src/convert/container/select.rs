@@ -2,7 +2,6 @@
 
 use skep_engine::{Container, ContainerState, MountConfig, MountKind};
 
-use super::networking::check_port_key;
 use crate::error::{ApiError, ApiResult};
 use crate::filters::Filters;
 
@@ -39,6 +38,40 @@ pub struct Select {
     created_since_ns: Option<i64>,
     /// Image IDs that `ancestor` resolves to.
     ancestors: Vec<String>,
+    publish: Vec<Ports>,
+    expose: Vec<Ports>,
+}
+
+/// The value of `publish` or `expose`: `80`, `53/udp` or `8000-8010/tcp`.
+#[derive(Debug)]
+struct Ports {
+    first: u16,
+    last: u16,
+    protocol: String,
+}
+
+impl Ports {
+    fn read(key: &str, text: &str) -> ApiResult<Self> {
+        let bad = |why: &str| {
+            Err(ApiError::bad_request(format!("error while looking up for {key} {text}: {why}")))
+        };
+        if text.contains(':') {
+            return Err(ApiError::bad_request(format!("filter for '{key}' should not contain ':': {text}")));
+        }
+        let (range, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (Ok(first), Ok(last)) = (first.parse(), last.parse()) else {
+            return bad("want a port or a range, as in 80, 53/udp or 8000-8010/tcp");
+        };
+        if first > last {
+            return bad("invalid range specified for port");
+        }
+        Ok(Self { first, last, protocol: protocol.to_ascii_lowercase() })
+    }
+
+    fn has(&self, port: u16, protocol: &str) -> bool {
+        (self.first..=self.last).contains(&port) && self.protocol == protocol
+    }
 }
 
 impl Select {
@@ -53,20 +86,18 @@ impl Select {
         filters
             .check("status", &["created", "restarting", "running", "removing", "paused", "exited", "dead"])?;
         filters.check("health", &["none", "starting", "healthy", "unhealthy"])?;
-        for key in ["publish", "expose"] {
-            for port in filters.values(key) {
-                check_port_key(key, port)?;
-            }
-        }
         if let Some(bad) = filters.values("exited").find(|v| v.parse::<i32>().is_err()) {
             return Err(ApiError::bad_request(format!("invalid filter 'exited={bad}'")));
         }
+        let ports = |key: &str| filters.values(key).map(|v| Ports::read(key, v)).collect::<ApiResult<_>>();
         let time = |key: &str| filters.values(key).next().map(&find).transpose();
         Ok(Self {
             task: filters.flag("is-task")?,
             created_before_ns: time("before")?,
             created_since_ns: time("since")?,
             ancestors: filters.values("ancestor").filter_map(image).collect(),
+            publish: ports("publish")?,
+            expose: ports("expose")?,
             all: all || filters.has("status") || filters.has("exited"),
             filters,
         })
@@ -82,8 +113,6 @@ impl Select {
                 | ContainerState::Dead
                 | ContainerState::Removing
         );
-        let key = |port: u16, protocol: &str| format!("{port}/{protocol}");
-        let full = |v: &str| if v.contains('/') { v.to_owned() } else { format!("{v}/tcp") };
         (self.all || running)
             && f.any("id", |v| c.id.as_str().starts_with(v))
             && f.any("name", |v| name_matches(&c.name, v))
@@ -102,17 +131,30 @@ impl Select {
                 };
                 c.config.mounts.iter().any(|m| m.target.as_os_str() == v || is(m))
             })
-            && f.any("publish", |v| c.ports.iter().any(|p| key(p.host_port, &p.protocol) == full(v)))
-            && f.any("expose", |v| {
-                let asked = c.config.api_request.as_ref().and_then(|r| r["ExposedPorts"].as_object());
-                asked.is_some_and(|ports| ports.contains_key(&full(v)))
-                    || c.ports.iter().any(|p| key(p.container_port, &p.protocol) == full(v))
-            })
+            && self.ports_match(c)
             && f.any("isolation", |v| v == "default")
             && (!f.has("ancestor") || self.ancestors.contains(&c.image_id))
             && self.created_before_ns.is_none_or(|t| c.created_at_ns < t)
             && self.created_since_ns.is_none_or(|t| c.created_at_ns > t)
             && self.task.is_none_or(|want| c.config.labels.contains_key(TASK_LABEL) == want)
+    }
+}
+
+impl Select {
+    /// Of `publish` and `expose`, either is enough.
+    fn ports_match(&self, c: &Container) -> bool {
+        if self.publish.is_empty() && self.expose.is_empty() {
+            return true;
+        }
+        let asked = c.config.api_request.as_ref().and_then(|r| r["ExposedPorts"].as_object());
+        let exposed = asked.into_iter().flatten().filter_map(|(key, _)| {
+            let (port, protocol) = key.split_once('/').unwrap_or((key, "tcp"));
+            Some((port.parse().ok()?, protocol.to_owned()))
+        });
+        c.ports.iter().any(|p| {
+            self.publish.iter().any(|r| r.has(p.host_port, &p.protocol))
+                || self.expose.iter().any(|r| r.has(p.container_port, &p.protocol))
+        }) || exposed.into_iter().any(|(port, protocol)| self.expose.iter().any(|r| r.has(port, &protocol)))
     }
 }
 
