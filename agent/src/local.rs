@@ -145,7 +145,7 @@ impl Networking for LocalNetworking {
         }
         let Ok(bridge) = self.plane.inspect_bridge(DEFAULT_BRIDGE) else { return Vec::new() };
         let v6 = bridge.v6.map(|v6| IpAddr::V6(v6.gateway));
-        std::iter::once(IpAddr::V4(bridge.gateway)).chain(v6).collect()
+        bridge.gateway.map(IpAddr::V4).into_iter().chain(v6).collect()
     }
 
     async fn rename(&self, id: &ContainerId, name: &str) -> Result<(), NetworkError> {

@@ -217,10 +217,7 @@ async fn imports_saves_and_loads_again() -> Outcome {
     let dir = tempfile::tempdir()?;
     let engine = engine(dir.path()).await?;
     let layer = gzip(&busybox());
-    let id = engine
-        .images()
-        .import(layer.as_slice(), import(Some("bb"), "CMD [\"sh\"]"))
-        .await?;
+    let id = engine.images().import(layer.as_slice(), import(Some("bb"), "CMD [\"sh\"]")).await?;
     let image = engine.images().resolve("bb:latest")?;
     assert_eq!((image.id.as_str(), image.config.cmd.len()), (id.as_str(), 1));
     assert!(engine.images().import(&b"junk"[..], import(None, "USER 0")).await.is_err());

@@ -55,6 +55,9 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
+    /// The interface of the host that a network is to be on, or how, cannot be.
+    #[error("{0}")]
+    Parent(String),
     /// Subnet taken.
     #[error("subnet {subnet} overlaps {other}; choose another")]
     Overlap {

@@ -6,6 +6,7 @@
 mod bridge;
 mod cidr;
 pub mod desired;
+mod direct;
 pub mod dns;
 mod error;
 mod isolation;
@@ -27,7 +28,7 @@ pub mod wireguard;
 pub use error::{Error, Result};
 pub use model::{
     Applied, AttachRequest, Attached, Bound, BridgeInfo, BridgeSpec, DataPlaneOptions, Endpoint, Endpoint6,
-    Join, Member, Publish, Range6, UserNamespace,
+    Join, LocalDriver, Member, Publish, Range6, UserNamespace,
 };
 pub use plane::{DataPlane, Figures};
 pub use state::DEFAULT_BRIDGE;

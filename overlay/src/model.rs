@@ -164,14 +164,39 @@ pub struct Applied {
     pub ingress: u64,
 }
 
-/// A bridge network to make.
+/// What makes a network of this host alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LocalDriver {
+    /// A bridge that the host routes for.
+    #[default]
+    Bridge,
+    /// Interfaces with hardware addresses of their own on one of the host.
+    Macvlan,
+    /// Interfaces with the hardware address of the host's that they are on.
+    Ipvlan,
+}
+
+impl LocalDriver {
+    /// Docker's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Bridge => "bridge",
+            Self::Macvlan => "macvlan",
+            Self::Ipvlan => "ipvlan",
+        }
+    }
+}
+
+/// A network of this host alone to make.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BridgeSpec {
     /// Name.
     pub name: String,
+    /// What makes it.
+    pub driver: LocalDriver,
     /// Range; none = one that nothing on this host uses.
     pub subnet: Option<Cidr>,
-    /// The host's address in it; none = the first.
+    /// The host's address in it; none = the first. Of one that is no bridge, somebody else's; none = nobody's.
     pub gateway: Option<Ipv4Addr>,
     /// Where addresses are given from; none = the whole range.
     pub ip_range: Option<Cidr>,
@@ -193,23 +218,25 @@ pub struct BridgeSpec {
     pub attachable: bool,
     /// Labels.
     pub labels: BTreeMap<String, String>,
-    /// Driver options; see `bridge/options.rs` for those that are known.
+    /// Driver options; see `bridge/options.rs` and `direct.rs` for those that are known.
     pub options: BTreeMap<String, String>,
 }
 
-/// A bridge network as it is.
+/// A network of this host alone as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BridgeInfo {
     /// ID (64 hex characters).
     pub id: String,
     /// Name.
     pub name: String,
-    /// Interface on the host.
+    /// What makes it.
+    pub driver: LocalDriver,
+    /// Interface on the host: the bridge, or what containers are on.
     pub interface: String,
     /// Range.
     pub subnet: Cidr,
-    /// The host's address in it.
-    pub gateway: Ipv4Addr,
+    /// The way out of it, where it has one.
+    pub gateway: Option<Ipv4Addr>,
     /// Where addresses are given from; none = the whole range.
     pub ip_range: Option<Cidr>,
     /// Addresses that are never given, by what they are for.
@@ -235,7 +262,7 @@ pub struct BridgeInfo {
 pub struct Range6 {
     /// Range.
     pub subnet: Cidr6,
-    /// The host's address in it.
+    /// The host's address in it. The first of the range, which nobody can have, is none.
     pub gateway: Ipv6Addr,
     /// Where addresses are given from; none = the whole range.
     pub ip_range: Option<Cidr6>,
@@ -243,6 +270,13 @@ pub struct Range6 {
     pub aux_addresses: BTreeMap<String, Ipv6Addr>,
     /// The user chose the range, and so may choose addresses.
     pub chosen: bool,
+}
+
+impl Range6 {
+    /// The way out of it, where it has one.
+    pub fn gateway(&self) -> Option<Ipv6Addr> {
+        Some(self.gateway).filter(|g| *g != self.subnet.first())
+    }
 }
 
 /// A container in a bridge network.

@@ -79,6 +79,11 @@ impl Names {
         format!("{}{}", self.routed(), short(endpoint_id))
     }
 
+    /// What an interface is known by that has no end on the host.
+    pub fn direct(&self, endpoint_id: &str) -> String {
+        format!("{}d{}", self.links(), short(endpoint_id))
+    }
+
     /// The host's end of a veth in a bridge.
     pub fn bridge_veth(&self, endpoint_id: &str) -> String {
         format!("{}v{}", self.links(), short(endpoint_id))

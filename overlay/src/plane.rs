@@ -266,6 +266,9 @@ impl DataPlane {
                 Ok(mut host) => {
                     let bridges = inner.state().bridges.clone();
                     errors.extend(bridges.values().filter_map(|b| host.delete(&b.interface).err()));
+                    let direct = inner.state().direct.clone();
+                    let ours = direct.values().filter(|n| n.direct.as_ref().is_some_and(|d| d.made));
+                    errors.extend(ours.filter_map(|n| host.delete(&n.interface).err()));
                 }
                 Err(error) => errors.push(error),
             }

@@ -12,8 +12,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::desired::{Cidr, Desired};
+use crate::direct::Direct;
 use crate::error::{Error, Result};
-use crate::link::Mac;
+use crate::link::{Mac, Upper};
 use crate::mesh::Mesh;
 use crate::model::{Bound, Endpoint, Range6, UserNamespace};
 use crate::names::Names;
@@ -42,10 +43,19 @@ pub struct Dns {
     pub options: Vec<String>,
 }
 
-/// One veth of a container.
+/// An interface that sits on one of the host, and has no end there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct On {
+    pub parent: String,
+    pub upper: Upper,
+    /// The way out is the interface itself: there is no next hop.
+    pub layer3: bool,
+}
+
+/// One interface of a container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Interface {
-    /// Name of the host's end.
+    /// Name of the host's end; what it is known by where it has none.
     pub host: String,
     /// Name inside; empty in records of earlier versions, which count from eth0.
     #[serde(default)]
@@ -53,8 +63,11 @@ pub struct Interface {
     /// Hardware address inside.
     pub mac: Mac,
     pub mtu: u32,
-    /// Interface of the bridge; none = routed.
+    /// Interface of the bridge; none = routed, or on one of the host's.
     pub bridge: Option<String>,
+    /// On which interface of the host it sits, and how; none = a veth.
+    #[serde(default)]
+    pub on: Option<On>,
     /// Kept from the others of its bridge.
     #[serde(default)]
     pub isolated: bool,
@@ -74,13 +87,15 @@ pub struct Membership {
     pub links: Vec<(String, String)>,
 }
 
-/// A bridge network.
+/// A network of this host alone: a bridge, or directly on an interface of the host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bridge {
     pub id: String,
     pub name: String,
+    /// The bridge, or the interface that containers are on.
     pub interface: String,
     pub subnet: Cidr,
+    /// The first address of the subnet, which nobody can have, is none.
     pub gateway: Ipv4Addr,
     pub internal: bool,
     #[serde(default)]
@@ -105,9 +120,34 @@ pub struct Bridge {
     /// Where ports are published when no host address is given.
     #[serde(default)]
     pub host_binding: Option<Ipv4Addr>,
+    /// Not a bridge at all.
+    #[serde(default)]
+    pub direct: Option<Direct>,
     pub labels: BTreeMap<String, String>,
     pub options: BTreeMap<String, String>,
     pub created_at_ns: i64,
+}
+
+impl Bridge {
+    /// Its gateway, where it has one.
+    pub fn gateway(&self) -> Option<Ipv4Addr> {
+        Some(self.gateway).filter(|g| *g != self.subnet.first())
+    }
+
+    /// What containers send to others by, where they may.
+    pub fn way(&self) -> Option<Ipv4Addr> {
+        self.gateway().filter(|_| !self.internal && !self.is_layer3())
+    }
+
+    /// The same of IPv6.
+    pub fn way6(&self) -> Option<Ipv6Addr> {
+        let gateway = self.v6.as_ref().and_then(Range6::gateway);
+        gateway.filter(|_| !self.internal && !self.is_layer3())
+    }
+
+    fn is_layer3(&self) -> bool {
+        self.direct.as_ref().is_some_and(Direct::is_layer3)
+    }
 }
 
 /// The swarm's last word.
@@ -122,8 +162,10 @@ pub struct Swarm {
 pub struct State {
     /// By container ID.
     pub containers: BTreeMap<String, Record>,
-    /// By name.
+    /// Bridge networks by name.
     pub bridges: BTreeMap<String, Bridge>,
+    /// Networks that are directly on an interface of the host, by name.
+    pub direct: BTreeMap<String, Bridge>,
     pub swarm: Option<Swarm>,
     /// MTU of the tunnel, once there is one.
     pub tunnel_mtu: Option<u16>,
@@ -142,6 +184,11 @@ pub struct State {
 }
 
 impl State {
+    /// The networks of this host alone.
+    pub fn local(&self) -> impl Iterator<Item = &Bridge> {
+        self.bridges.values().chain(self.direct.values())
+    }
+
     /// This node's part of the ingress mesh.
     pub fn mesh(&self, names: &Names) -> Option<Mesh> {
         self.swarm.as_ref().filter(|_| self.has_mesh).and_then(|s| Mesh::of(&s.desired, names))
@@ -159,6 +206,13 @@ impl State {
     }
 }
 
+impl Interface {
+    /// It carries overlay networks.
+    pub fn is_routed(&self) -> bool {
+        self.bridge.is_none() && self.on.is_none()
+    }
+}
+
 impl Record {
     /// All places in networks.
     pub fn members(&self) -> impl Iterator<Item = &Membership> {
@@ -170,9 +224,24 @@ impl Record {
         self.interfaces.iter().filter(|i| i.bridge.is_some()).flat_map(|i| &i.members)
     }
 
+    /// The places in networks of this host alone.
+    pub fn local(&self) -> impl Iterator<Item = &Membership> {
+        self.interfaces.iter().filter(|i| !i.is_routed()).flat_map(|i| &i.members)
+    }
+
+    /// The places whose packets the host sees, and judges.
+    pub fn judged(&self) -> impl Iterator<Item = &Membership> {
+        self.interfaces.iter().filter(|i| i.on.is_none()).flat_map(|i| &i.members)
+    }
+
+    /// Whether it is on an interface of the host, where it is reached without ports of the host.
+    pub fn is_direct(&self) -> bool {
+        self.interfaces.iter().any(|i| i.on.is_some())
+    }
+
     /// The routed interface.
     pub fn routed(&self) -> Option<&Interface> {
-        self.interfaces.iter().find(|i| i.bridge.is_none())
+        self.interfaces.iter().find(|i| i.is_routed())
     }
 
     /// Endpoints in the order asked for.
@@ -247,6 +316,7 @@ impl Store {
     pub fn load(&self) -> Result<State> {
         let mut state = State {
             bridges: self.read("bridges.json", "bridge networks")?.unwrap_or_default(),
+            direct: self.read("direct.json", "networks on interfaces of the host")?.unwrap_or_default(),
             swarm: self.read("swarm.json", "the swarm's network state")?,
             ..State::default()
         };
@@ -298,6 +368,11 @@ impl Store {
     /// Saves the bridge networks.
     pub fn save_bridges(&self, bridges: &BTreeMap<String, Bridge>) -> Result<()> {
         write_json(&self.root.join("bridges.json"), bridges, true)
+    }
+
+    /// Saves the networks that are directly on an interface of the host.
+    pub fn save_direct(&self, direct: &BTreeMap<String, Bridge>) -> Result<()> {
+        write_json(&self.root.join("direct.json"), direct, true)
     }
 
     /// Saves, or forgets, the swarm's last word.

@@ -31,7 +31,9 @@ impl Registries {
     /// The server is not reached, or answers with a status of 400 and above.
     pub async fn fetch(&self, url: &str) -> Result<Fetching, Error> {
         if !["http://", "https://"].iter().any(|scheme| url.starts_with(scheme)) {
-            return Err(Error::Invalid(format!("unsupported protocol scheme in {url:?}: want http:// or https://")));
+            return Err(Error::Invalid(format!(
+                "unsupported protocol scheme in {url:?}: want http:// or https://"
+            )));
         }
         let response = self.http().follow(false, &Method::GET, url, &HeaderMap::new()).await?;
         let status = response.status();

@@ -80,10 +80,11 @@ pub fn read_config(body: &[u8]) -> ApiResult<Option<ImageConfig>> {
     }
     let value: Value = serde_json::from_slice(body)
         .map_err(|e| ApiError::bad_request(format!("invalid JSON in the request body: {e}")))?;
-    if crate::fields::is_zero(&value) {
+    let says_nothing = crate::fields::is_zero(&value);
+    let mut f = Fields::of(value, "")?;
+    if says_nothing {
         return Ok(None);
     }
-    let mut f = Fields::of(value, "")?;
     let mut exposed_ports = Vec::new();
     for key in f.entries("ExposedPorts")?.keys() {
         let (port, protocol) = check_port_key("ExposedPorts", key)?;
@@ -117,7 +118,8 @@ mod tests {
         for nothing in ["", "null", "{}", r#"{"Env":null,"Tty":false}"#] {
             assert_eq!(read_config(nothing.as_bytes()), Ok(None), "{nothing}");
         }
-        let body = br#"{"Hostname":"h","Cmd":["a"],"ExposedPorts":{"80":{}},"Healthcheck":{"Test":["NONE"]}}"#;
+        let body =
+            br#"{"Hostname":"h","Cmd":["a"],"ExposedPorts":{"80":{}},"Healthcheck":{"Test":["NONE"]}}"#;
         let config = read_config(body).expect("read").expect("some");
         assert_eq!((config.cmd, config.exposed_ports), (vec!["a".to_owned()], vec!["80/tcp".to_owned()]));
         assert_eq!(config.healthcheck, Some(json!({ "Test": ["NONE"] })));

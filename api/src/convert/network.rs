@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde_json::{Value, json};
 use skep_overlay::desired::{Cidr, Cidr6};
-use skep_overlay::{BridgeInfo, BridgeSpec};
+use skep_overlay::{BridgeInfo, BridgeSpec, LocalDriver};
 use skep_proto::v1::{Annotations, Network, NetworkSpec};
 
 use super::created;
@@ -23,8 +23,8 @@ pub const FIXED: [&str; 2] = ["host", "none"];
 /// What a `create` asks for.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Create {
-    /// A bridge on this host.
-    Bridge(BridgeSpec),
+    /// A network of this host alone.
+    Local(BridgeSpec),
     /// A network of the swarm.
     Overlay(Box<NetworkSpec>),
 }
@@ -61,18 +61,23 @@ pub fn read(body: &[u8]) -> ApiResult<Create> {
         ("ConfigFrom", "give the settings in the request"),
     ])?;
     match driver.as_str() {
-        "bridge" => {
+        "bridge" | "macvlan" | "ipvlan" => {
             if ingress {
                 return Err(ApiError::bad_request("Ingress is for swarm networks: add --driver overlay"));
             }
             if !matches!(scope.as_str(), "" | "local") {
                 return Err(ApiError::bad_request(format!(
-                    "Scope = {scope:?} is not supported for a bridge: leave it out, or use --driver overlay"
+                    "Scope = {scope:?} is not supported for driver {driver}: leave it out, or use --driver overlay"
                 )));
             }
             let Ipam { v4, v6 } = ipam;
-            Ok(Create::Bridge(BridgeSpec {
+            Ok(Create::Local(BridgeSpec {
                 name,
+                driver: match driver.as_str() {
+                    "macvlan" => LocalDriver::Macvlan,
+                    "ipvlan" => LocalDriver::Ipvlan,
+                    _ => LocalDriver::Bridge,
+                },
                 subnet: v4.subnet,
                 gateway: v4.gateway,
                 ip_range: v4.ip_range,
@@ -131,7 +136,7 @@ pub fn read(body: &[u8]) -> ApiResult<Create> {
             Ok(Create::Overlay(Box::new(spec)))
         }
         other => Err(ApiError::not_found(format!(
-            "could not find plugin {other} in v1 plugin registry: use driver bridge or overlay"
+            "could not find plugin {other} in v1 plugin registry: use driver bridge, ipvlan, macvlan or overlay"
         ))),
     }
 }
@@ -214,11 +219,14 @@ fn read_ipam(mut f: Fields) -> ApiResult<Ipam> {
 /// One of `IPAM.Config` as it is shown.
 fn shown_range<A: ToString>(
     subnet: &impl ToString,
-    gateway: &A,
+    gateway: Option<A>,
     ip_range: Option<impl ToString>,
     aux_addresses: &BTreeMap<String, A>,
 ) -> Value {
-    let mut config = json!({ "Subnet": subnet.to_string(), "Gateway": gateway.to_string() });
+    let mut config = json!({ "Subnet": subnet.to_string() });
+    if let Some(gateway) = gateway {
+        config["Gateway"] = gateway.to_string().into();
+    }
     if let Some(range) = ip_range {
         config["IPRange"] = range.to_string().into();
     }
@@ -328,12 +336,12 @@ pub fn joined(n: &skep_overlay::desired::Network) -> Value {
     out
 }
 
-/// A bridge of this host.
-pub fn bridge(b: &BridgeInfo) -> Value {
-    let facts = Facts { id: &b.id, name: &b.name, driver: "bridge", scope: "local" };
+/// A network of this host alone.
+pub fn local(b: &BridgeInfo) -> Value {
+    let facts = Facts { id: &b.id, name: &b.name, driver: b.driver.as_str(), scope: "local" };
     let mut out = shown(&facts, super::time::from_ns(b.created_at_ns));
-    let v4 = shown_range(&b.subnet, &b.gateway, b.ip_range, &b.aux_addresses);
-    let v6 = b.v6.as_ref().map(|r| shown_range(&r.subnet, &r.gateway, r.ip_range, &r.aux_addresses));
+    let v4 = shown_range(&b.subnet, b.gateway, b.ip_range, &b.aux_addresses);
+    let v6 = b.v6.as_ref().map(|r| shown_range(&r.subnet, r.gateway(), r.ip_range, &r.aux_addresses));
     out["EnableIPv6"] = v6.is_some().into();
     out["IPAM"]["Config"] = std::iter::once(v4).chain(v6).collect();
     out["Internal"] = b.internal.into();
@@ -378,7 +386,7 @@ mod tests {
         let Ok(Create::Overlay(spec)) = read(overlay) else { panic!("an overlay") };
         assert!(spec.attachable && !spec.internal);
         let bridge = br#"{"Name":"b","Driver":"bridge","IPAM":{"Config":[{"Subnet":"10.9.0.0/24"}]},"EnableIPv6":false,"Attachable":true}"#;
-        let Ok(Create::Bridge(b)) = read(bridge) else { panic!("a bridge") };
+        let Ok(Create::Local(b)) = read(bridge) else { panic!("a bridge") };
         assert!(b.attachable);
         assert_eq!(b.subnet.map(|s| s.to_string()).as_deref(), Some("10.9.0.0/24"));
     }
@@ -388,7 +396,8 @@ mod tests {
         for (body, text) in [
             (r#"{"Name":""}"#, "Name"),
             (r#"{"Name":"host"}"#, "host"),
-            (r#"{"Name":"a","Driver":"macvlan"}"#, "macvlan"),
+            (r#"{"Name":"a","Driver":"weave"}"#, "weave"),
+            (r#"{"Name":"a","Driver":"macvlan","Scope":"swarm"}"#, "macvlan"),
             (r#"{"Name":"a","Ingress":true}"#, "Ingress"),
             (r#"{"Name":"a","Driver":"overlay","EnableIPv6":true}"#, "EnableIPv6"),
             (r#"{"Name":"a","EnableIPv4":false}"#, "EnableIPv4"),

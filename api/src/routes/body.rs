@@ -132,9 +132,10 @@ impl From<skep_overlay::Error> for ApiError {
             | Error::AddressInUse { .. }
             | Error::AlreadyConnected { .. }
             | Error::NotConnected { .. } => StatusCode::FORBIDDEN,
-            Error::UnchosenSubnet | Error::Invalid { .. } | Error::NeedsSwarmAddress(_) => {
-                StatusCode::BAD_REQUEST
-            }
+            Error::UnchosenSubnet
+            | Error::Invalid { .. }
+            | Error::Parent(_)
+            | Error::NeedsSwarmAddress(_) => StatusCode::BAD_REQUEST,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::new(status, e.to_string())

@@ -162,7 +162,8 @@ mod tests {
         };
         let pull = event("image", "team/bb:1", "name", "team/bb");
         let start = event("container", "0123", "image", "team/bb:1");
-        for (asked, matches) in [("team/bb:1", true), ("team/bb", true), ("bb", false), ("team/bb:2", false)] {
+        for (asked, matches) in [("team/bb:1", true), ("team/bb", true), ("bb", false), ("team/bb:2", false)]
+        {
             assert_eq!(is_image(&pull, asked), matches, "{asked}");
             assert_eq!(is_image(&start, asked), matches, "{asked}");
         }

@@ -37,7 +37,7 @@ struct List {
 /// All networks this node knows of, as they are shown, and whether the swarm's part is stale.
 async fn all(s: &ApiState) -> ApiResult<(Vec<Value>, bool)> {
     let bridges = s.dataplane().list_bridges();
-    let mut shown: Vec<Value> = bridges.iter().map(network::bridge).collect();
+    let mut shown: Vec<Value> = bridges.iter().map(network::local).collect();
     shown.extend(network::FIXED.map(network::fixed));
     let mut stale = false;
     if let Some(control) = s.swarm().control() {
@@ -113,9 +113,9 @@ async fn create(State(s): State<ApiState>, request: Request) -> ApiResult {
             let response = s.control()?.create_network(request).await?.into_inner();
             response.network.map(|n| n.id).unwrap_or_default()
         }
-        Create::Bridge(spec) => {
+        Create::Local(spec) => {
             let made = s.dataplane().create_bridge(spec).await?;
-            tell_bridge(&s, "create", &made.id, &made.name);
+            tell_local(&s, "create", (&made.id, &made.name, made.driver.as_str()));
             made.id
         }
     };
@@ -123,8 +123,8 @@ async fn create(State(s): State<ApiState>, request: Request) -> ApiResult {
 }
 
 /// The swarm tells of its own networks.
-fn tell_bridge(s: &ApiState, action: &str, id: &str, name: &str) {
-    let attributes = [("name", name), ("type", "bridge")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+fn tell_local(s: &ApiState, action: &str, (id, name, driver): (&str, &str, &str)) {
+    let attributes = [("name", name), ("type", driver)].map(|(k, v)| (k.to_owned(), v.to_owned()));
     s.engine().tell("network", action, id, attributes.into());
 }
 
@@ -208,7 +208,7 @@ async fn prune(State(s): State<ApiState>, Query(q): Query<Prune>) -> ApiResult {
             (false, _) => s.dataplane().remove_bridge(&text("Id")).await.map_err(ApiError::from),
         };
         if removed.is_ok() && !swarm {
-            tell_bridge(&s, "destroy", &text("Id"), &text("Name"));
+            tell_local(&s, "destroy", (&text("Id"), &text("Name"), &text("Driver")));
         }
         match removed {
             Ok(()) => deleted.push(text("Name")),
@@ -233,7 +233,7 @@ async fn remove(State(s): State<ApiState>, Path(name): Path<String>) -> ApiResul
         s.control()?.remove_network(tonic::Request::new(RemoveRequest { id })).await?;
     } else {
         s.dataplane().remove_bridge(&id).await?;
-        tell_bridge(&s, "destroy", &id, &name);
+        tell_local(&s, "destroy", (&id, &name, &text("Driver")));
     }
     Ok(StatusCode::NO_CONTENT.into_response())
 }

@@ -88,7 +88,7 @@ async fn info(State(s): State<ApiState>) -> Response {
         "Images": host.images,
         "Driver": host.storage_driver,
         "DriverStatus": [],
-        "Plugins": { "Volume": ["local"], "Network": ["bridge", "host", "null", "overlay"], "Authorization": null, "Log": skep_engine::LOG_DRIVERS },
+        "Plugins": { "Volume": ["local"], "Network": ["bridge", "host", "ipvlan", "macvlan", "null", "overlay"], "Authorization": null, "Log": skep_engine::LOG_DRIVERS },
         "MemoryLimit": true,
         "SwapLimit": true,
         "CpuCfsPeriod": true,

@@ -339,3 +339,62 @@ fn ports_and_links_are_dockers() -> Result<()> {
     ensure!(skep(host, &["network", "prune", "-f"])?.stdout == "Deleted Networks:\nfront\n\n");
     lab.down()
 }
+
+#[test]
+fn containers_sit_on_the_hosts_interface() -> Result<()> {
+    let lab = lab("mv")?;
+    let host = lab.host(1);
+    let network = ["--subnet", "10.99.0.0/24", "--ip-range", "10.99.0.128/28", "--gateway", "10.99.0.254"];
+    let create = ["network", "create", "-d", "macvlan", "-o", "parent=eth0"];
+    host.docker(&[&create[..], &network, &["lan"]].concat())?;
+    run(host, "aa", &["--network", "lan", "-p", "8080:80"])?;
+    run(host, "bb", &["--network", "lan", "--ip", "10.99.0.77", "--mac-address", "02:42:0a:00:00:07"])?;
+    ensure!(address(host, "aa", "lan")? == "10.99.0.128");
+    ensure!(ask(host, "bb", "10.99.0.128")? == "aa" && resolve(host, "aa", "bb")? == "10.99.0.77");
+    let link = within(host, "bb", &["ip", "-d", "-o", "link", "show", "eth0"])?;
+    ensure!(link.contains("macvlan mode bridge") && link.contains("02:42:0a:00:00:07"), "{link}");
+    let routes = within(host, "bb", &["ip", "route"])?;
+    ensure!(routes.contains("default via 10.99.0.254 dev eth0"), "{routes}");
+    ensure!(
+        host.exec(&["curl", "-sS", "--max-time", "3", "http://127.0.0.1:8080/"]).is_err(),
+        "no port of the host"
+    );
+
+    // Connected and disconnected while they run, and over a daemon's restart.
+    host.docker(&["network", "create", "blue"])?;
+    host.docker(&["network", "connect", "blue", "aa"])?;
+    host.skep(&["network", "disconnect", "lan", "aa"])?;
+    ensure!(ask(host, "bb", "10.99.0.128").is_err());
+    host.skep(&["network", "connect", "--ip", "10.99.0.99", "lan", "aa"])?;
+    host.stop_daemon("-TERM")?;
+    host.start_daemon()?;
+    ensure!(ask(host, "bb", "10.99.0.99")? == "aa" && resolve(host, "bb", "aa")? == "10.99.0.99");
+    host.docker(&["restart", "-t", "1", "aa"])?;
+    serves(host, "aa", 2)?;
+    ensure!(ask(host, "bb", "10.99.0.99")? == "aa");
+    ensure!(hostname(&host.exec(&["curl", "-sS", "http://127.0.0.1:8080/"])?)? == "aa", "by the bridge");
+
+    let mut compare = Compare::new(host);
+    compare.same("network ls --filter driver=macvlan")?;
+    compare.same_json("network inspect lan")?;
+    compare.same_code("network rm lan")?;
+    for line in [
+        "network create -d macvlan -o parent=eth0 x-@",
+        "network inspect -f '{{.Driver}} {{.Options}} {{len .IPAM.Config}}' x-@",
+        "network create -d ipvlan -o parent=eth0 x-@2",
+        "network create -d macvlan -o parent=eth0 -o macvlan_mode=no x-@3",
+        "network create -d macvlan -o parent=lo x-@4",
+        "network create -d ipvlan -o parent=eth9 -o ipvlan_mode=l4 x-@5",
+        "network create -d macvlan -o parent=eth9 x-@6",
+        "network rm x-@",
+    ] {
+        compare.alike(line)?;
+    }
+    compare.end()?;
+    for name in ["aa", "bb"] {
+        host.docker(&["rm", "-f", name])?;
+    }
+    host.docker(&["network", "rm", "lan"])?;
+    ensure!(host.exec(&["ip", "-o", "link"])?.contains("eth0"));
+    lab.down()
+}

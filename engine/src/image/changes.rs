@@ -97,7 +97,9 @@ fn one(config: &mut ImageConfig, word: &str, rest: &str, with_cmd: bool) -> Resu
             let trigger = rest.split_whitespace().next().unwrap_or_default().to_ascii_uppercase();
             match trigger.as_str() {
                 "ONBUILD" => return Err("Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed".into()),
-                "FROM" | "MAINTAINER" => return Err(format!("{trigger} isn't allowed as an ONBUILD trigger")),
+                "FROM" | "MAINTAINER" => {
+                    return Err(format!("{trigger} isn't allowed as an ONBUILD trigger"));
+                }
                 _ => config.on_build.push(rest.to_owned()),
             }
         }
@@ -127,14 +129,12 @@ fn command(config: &ImageConfig, text: &str) -> Vec<String> {
 fn pairs(word: &str, text: &str, env: &[String]) -> Result<Vec<(String, String)>, String> {
     let words = split(text);
     let raw: Vec<(&str, &str)> = if words.first().is_some_and(|w| w.contains('=')) {
-        let odd = |w: &String| {
-            format!("Syntax error - can't find = in {w:?}. Must be of the form: name=value")
-        };
+        let odd =
+            |w: &String| format!("Syntax error - can't find = in {w:?}. Must be of the form: name=value");
         words.iter().map(|w| w.split_once('=').ok_or_else(|| odd(w))).collect::<Result<_, _>>()?
     } else {
-        let (key, value) = text
-            .split_once(char::is_whitespace)
-            .ok_or_else(|| format!("{word} must have two arguments"))?;
+        let (key, value) =
+            text.split_once(char::is_whitespace).ok_or_else(|| format!("{word} must have two arguments"))?;
         vec![(key, value.trim())]
     };
     raw.into_iter()

@@ -70,7 +70,8 @@ impl Images {
             comment: new.comment.clone(),
             empty_layer: empty,
         });
-        (blob.created, blob.author, blob.comment, blob.config) = (created, new.author, new.comment, new.config);
+        (blob.created, blob.author, blob.comment, blob.config) =
+            (created, new.author, new.comment, new.config);
         let config_bytes = serde_json::to_vec(&blob)
             .map_err(|e| Error::Invalid(format!("cannot encode the configuration: {e}")))?;
         let references = new.reference.into_iter().collect();

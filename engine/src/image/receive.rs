@@ -87,11 +87,7 @@ impl Images {
             .await
     }
 
-    fn load_blocking(
-        &self,
-        input: Feed,
-        platform: Option<&Platform>,
-    ) -> Result<Vec<LoadedImage>, Error> {
+    fn load_blocking(&self, input: Feed, platform: Option<&Platform>) -> Result<Vec<LoadedImage>, Error> {
         let scratch = Scratch::new(&self.temporary(), "load")?;
         let have = |digest: &str| {
             let hex = digest.strip_prefix("sha256:").filter(|h| h.len() == 64 && is_hex(h))?;

@@ -5,6 +5,7 @@ mod options;
 mod ports;
 mod v6;
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 pub use ipam::{free_address, free_subnet};
@@ -12,9 +13,10 @@ pub use ports::{Ports, Wanted};
 pub use v6::plan as plan6;
 
 use crate::cidr::{Address, Cidr, Cidr6};
+use crate::direct::{self, Direct};
 use crate::error::{Error, Result};
-use crate::link::Mac;
-use crate::model::{BridgeInfo, BridgeSpec, Member};
+use crate::link::{Mac, Upper};
+use crate::model::{BridgeInfo, BridgeSpec, LocalDriver, Member};
 use crate::names::Names;
 use crate::state::{Bridge, State};
 use options::Options;
@@ -33,27 +35,31 @@ pub struct Surroundings {
 /// Checks the request against what there is and makes the network's record.
 pub fn plan(state: &State, spec: &BridgeSpec, names: &Names, around: &Surroundings) -> Result<Bridge> {
     check_name(&spec.name)?;
-    if state.bridges.contains_key(&spec.name) {
+    if state.local().any(|n| n.name == spec.name) {
         return Err(Error::NetworkExists(spec.name.clone()));
     }
     let subnet = match spec.subnet {
         Some(subnet) => check_subnet(state, subnet)?,
         None => {
-            let ours = state.bridges.values().map(|b| b.subnet);
+            let ours = state.local().map(|b| b.subnet);
             let swarm = state.swarm.iter().flat_map(|s| s.desired.networks.values());
             let used: Vec<_> =
                 around.taken.iter().copied().chain(ours).chain(swarm.map(|n| n.subnet)).collect();
             free_subnet(&used).ok_or_else(|| Error::NoSubnet(spec.name.clone()))?
         }
     };
-    let gateway = spec.gateway.unwrap_or_else(|| next(subnet.first()));
-    if !subnet.contains(gateway) || gateway == subnet.first() || gateway == subnet.last() {
+    if let Some(gateway) = spec.gateway
+        && (!subnet.contains(gateway) || gateway == subnet.first() || gateway == subnet.last())
+    {
         return Err(Error::Invalid {
             what: "gateway",
             value: gateway.to_string(),
             reason: format!("not a host address of {subnet}"),
         });
     }
+    let on_bridge = spec.driver == LocalDriver::Bridge;
+    let usual = if on_bridge { next(subnet.first()) } else { subnet.first() };
+    let gateway = spec.gateway.unwrap_or(usual);
     let ip_range = spec.ip_range.map(|r| r.network());
     if let Some(range) = ip_range {
         within("IP range", subnet, range)?;
@@ -61,7 +67,17 @@ pub fn plan(state: &State, spec: &BridgeSpec, names: &Names, around: &Surroundin
     for addr in spec.aux_addresses.values() {
         within("auxiliary address", subnet, Cidr::host(*addr))?;
     }
-    let options = Options::read(&spec.options)?;
+    let id = random_id();
+    let (options, direct) = match on_bridge {
+        true => (Options::read(&spec.options)?, None),
+        false => {
+            let (parent, upper) = direct::read(spec)?;
+            let parent = parent.unwrap_or_else(|| direct::dummy(&id));
+            direct::check_shared(state, &parent, &upper)?;
+            let options = Options { interface: Some(parent), ..Options::read(&BTreeMap::new())? };
+            (options, Some(Direct { upper, made: false }))
+        }
+    };
     if let Some(name) = options.interface.as_ref().filter(|n| n.starts_with(&names.links())) {
         return Err(Error::Invalid {
             what: "bridge name",
@@ -70,7 +86,6 @@ pub fn plan(state: &State, spec: &BridgeSpec, names: &Names, around: &Surroundin
         });
     }
     let v6 = plan6(state, spec, options.ipv6, around)?;
-    let id = random_id();
     Ok(Bridge {
         interface: options.interface.unwrap_or_else(|| names.bridge(&id)),
         id,
@@ -87,6 +102,7 @@ pub fn plan(state: &State, spec: &BridgeSpec, names: &Names, around: &Surroundin
         isolated: !options.icc,
         unmasked: !options.masquerade,
         host_binding: options.host_binding,
+        direct,
         labels: spec.labels.clone(),
         options: spec.options.clone(),
         created_at_ns: now_ns(),
@@ -126,7 +142,7 @@ fn check_subnet(state: &State, subnet: Cidr) -> Result<Cidr> {
             reason: "it must be a unicast range between /8 and /30".into(),
         });
     }
-    let bridges = state.bridges.values().map(|b| (b.subnet, &b.name));
+    let bridges = state.local().map(|b| (b.subnet, &b.name));
     let swarm = state.swarm.iter().flat_map(|s| s.desired.networks.values());
     let all = bridges.chain(swarm.map(|n| (n.subnet, &n.name)));
     match all.into_iter().find(|(other, _)| other.overlaps(&subnet)) {
@@ -148,15 +164,20 @@ fn within<A: Address>(what: &'static str, subnet: Cidr<A>, part: Cidr<A>) -> Res
 /// The network with its containers.
 pub fn info(state: &State, bridge: &Bridge) -> BridgeInfo {
     let member = |(id, record): (&String, &crate::state::Record)| {
-        let place = record.bridged().find(|m| m.endpoint.network_id == bridge.id)?;
+        let place = record.local().find(|m| m.endpoint.network_id == bridge.id)?;
         Some((id.clone(), Member { name: record.name.clone(), endpoint: place.endpoint.clone() }))
     };
     BridgeInfo {
         id: bridge.id.clone(),
         name: bridge.name.clone(),
+        driver: match bridge.direct.as_ref().map(|d| &d.upper) {
+            None => LocalDriver::Bridge,
+            Some(Upper::Macvlan { .. }) => LocalDriver::Macvlan,
+            Some(Upper::Ipvlan { .. }) => LocalDriver::Ipvlan,
+        },
         interface: bridge.interface.clone(),
         subnet: bridge.subnet,
-        gateway: bridge.gateway,
+        gateway: bridge.gateway(),
         ip_range: bridge.ip_range,
         aux_addresses: bridge.aux_addresses.clone(),
         v6: bridge.v6.clone(),

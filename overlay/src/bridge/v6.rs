@@ -4,7 +4,7 @@ use super::ipam::free_subnet6;
 use super::{Surroundings, within};
 use crate::cidr::{Address as _, Cidr, Cidr6};
 use crate::error::{Error, Result};
-use crate::model::{BridgeSpec, Range6};
+use crate::model::{BridgeSpec, LocalDriver, Range6};
 use crate::state::State;
 
 /// Checks the range asked for, or chooses one. `by_option` = IPv6 was turned on by an option of the driver.
@@ -30,16 +30,17 @@ pub fn plan(
     let subnet = match spec.subnet6 {
         Some(subnet) => check(state, subnet)?,
         None => {
-            let ours = state.bridges.values().filter_map(|b| b.v6.as_ref()).map(|r| r.subnet);
+            let ours = state.local().filter_map(|b| b.v6.as_ref()).map(|r| r.subnet);
             let used: Vec<_> = around.taken6.iter().copied().chain(ours).collect();
             free_subnet6(around.host, &used).ok_or_else(|| Error::NoSubnet(spec.name.clone()))?
         }
     };
     let first = std::net::Ipv6Addr::from_number(subnet.first().number() + 1);
-    let gateway = spec.gateway6.unwrap_or(first);
-    if !subnet.contains(gateway) || gateway == subnet.first() {
+    if let Some(gateway) = spec.gateway6.filter(|g| !subnet.contains(*g) || *g == subnet.first()) {
         return Err(invalid("gateway", gateway, &format!("not a host address of {subnet}")));
     }
+    let usual = if spec.driver == LocalDriver::Bridge { first } else { subnet.first() };
+    let gateway = spec.gateway6.unwrap_or(usual);
     let ip_range = spec.ip_range6.map(|r| r.network());
     if let Some(range) = ip_range {
         within("IP range", subnet, range)?;
@@ -63,7 +64,7 @@ fn check(state: &State, subnet: Cidr6) -> Result<Cidr6> {
     if !(8..=126).contains(&subnet.len) || special || addr.to_ipv4_mapped().is_some() {
         return Err(invalid("subnet", subnet, "it must be a unicast range between /8 and /126"));
     }
-    let mut others = state.bridges.values().filter_map(|b| Some((b.v6.as_ref()?.subnet, &b.name)));
+    let mut others = state.local().filter_map(|b| Some((b.v6.as_ref()?.subnet, &b.name)));
     match others.find(|(other, _)| other.overlaps(&subnet)) {
         Some((other, name)) => {
             Err(Error::Overlap { subnet: subnet.to_string(), other: format!("{other} of network {name}") })

@@ -72,7 +72,7 @@ pub fn table(state: &State, names: &Names, maps: &SwarmMaps) -> Table {
 /// Networks in force: of the swarm, and of containers that outlive theirs. The way out is by subnet.
 fn networks(state: &State) -> BTreeMap<Cidr, Kind> {
     let mut all = BTreeMap::new();
-    for member in state.containers.values().flat_map(Record::members) {
+    for member in state.containers.values().flat_map(Record::judged) {
         let kind = Kind { internal: member.internal, ingress: member.ingress, ..Kind::default() };
         all.insert(member.subnet.network(), kind);
     }

@@ -2,7 +2,7 @@
 
 use std::os::fd::AsRawFd;
 
-use super::{Route, Veth};
+use super::{On, Route, Upper, Veth};
 use crate::cidr::Address;
 use crate::netlink::{Attrs, Message, NLM_F_CREATE, NLM_F_EXCL};
 
@@ -19,6 +19,7 @@ pub const RTM_NEWNEIGH: u16 = 28;
 pub const IFLA_ADDRESS: u16 = 1;
 pub const IFLA_IFNAME: u16 = 3;
 pub const IFLA_MTU: u16 = 4;
+pub const IFLA_LINK: u16 = 5;
 pub const IFLA_MASTER: u16 = 10;
 pub const IFLA_OPERSTATE: u16 = 16;
 pub const IF_OPER_UP: u8 = 6;
@@ -75,6 +76,28 @@ pub fn route_body<A: Address>(index: u32, route: &Route<A>) -> Attrs {
         body = body.put(RTA_PREFSRC, &src.bytes());
     }
     body
+}
+
+pub fn upper_message(on: &On<'_>) -> Message {
+    const IFLA_MACVLAN_MODE: u16 = 1;
+    const IFLA_IPVLAN_MODE: u16 = 1;
+    const IFLA_IPVLAN_FLAGS: u16 = 2;
+    let (kind, data) = match *on.upper {
+        Upper::Macvlan { mode } => ("macvlan", Attrs::default().u32(IFLA_MACVLAN_MODE, mode)),
+        Upper::Ipvlan { mode, flag } => {
+            let mode = Attrs::default().put(IFLA_IPVLAN_MODE, &mode.to_ne_bytes());
+            ("ipvlan", mode.put(IFLA_IPVLAN_FLAGS, &flag.to_ne_bytes()))
+        }
+    };
+    let info = Attrs::default().text(IFLA_INFO_KIND, kind).nest(IFLA_INFO_DATA, data);
+    let mut body = link_header(0, 0, 0)
+        .text(IFLA_IFNAME, on.guest)
+        .u32(IFLA_LINK, on.parent)
+        .u32(IFLA_NET_NS_FD, on.netns.as_raw_fd() as u32);
+    if let Some(mac) = &on.mac {
+        body = body.put(IFLA_ADDRESS, mac);
+    }
+    Message::new(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body.nest(IFLA_LINKINFO, info))
 }
 
 pub fn veth_message(veth: &Veth<'_>) -> Message {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
+use serde::{Deserialize, Serialize};
 
 use crate::cidr::{Address, Cidr, address_of};
 use crate::error::{Error, Result};
@@ -36,6 +37,45 @@ pub struct Veth<'a> {
     pub mtu: u32,
     /// Index of the bridge the host's end belongs to.
     pub bridge: Option<u32>,
+}
+
+/// What sits on an interface of the host, as the kernel numbers its modes (if_link.h).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Upper {
+    /// With a hardware address of its own.
+    Macvlan {
+        /// MACVLAN_MODE_*.
+        mode: u32,
+    },
+    /// With its parent's hardware address.
+    Ipvlan {
+        /// IPVLAN_MODE_*.
+        mode: u16,
+        /// IPVLAN_F_*, 0 = bridge.
+        flag: u16,
+    },
+}
+
+impl Upper {
+    /// IPVLAN_MODE_L2.
+    pub const L2: u16 = 0;
+    /// MACVLAN_MODE_PASSTHRU.
+    pub const PASSTHRU: u32 = 8;
+}
+
+/// An interface born inside a container's namespace, on one of the host.
+pub struct On<'a> {
+    /// What it is.
+    pub upper: &'a Upper,
+    /// Index of the host's.
+    pub parent: u32,
+    /// Name inside the container.
+    pub guest: &'a str,
+    /// Hardware address, where it has one of its own.
+    pub mac: Option<Mac>,
+    /// The container's namespace.
+    pub netns: BorrowedFd<'a>,
 }
 
 /// A route of the main table.
@@ -185,6 +225,11 @@ impl Links {
         self.run(vec![(format!("add veth {}", veth.host), veth_message(veth))], &[])
     }
 
+    /// Makes an interface of a container on one of the host.
+    pub fn add_upper(&mut self, on: &On<'_>) -> Result<()> {
+        self.run(vec![(format!("add interface {}", on.guest), upper_message(on))], &[])
+    }
+
     /// Removes an interface; no error when it is gone already.
     pub fn delete(&mut self, name: &str) -> Result<()> {
         let body = link_header(0, 0, 0).text(IFLA_IFNAME, name);
@@ -268,6 +313,23 @@ pub mod step {
             .u32(IFLA_MTU, mtu)
             .nest(IFLA_LINKINFO, Attrs::default().text(IFLA_INFO_KIND, "bridge"));
         (format!("add bridge {name}"), Message::new(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body))
+    }
+
+    /// Makes an interface that leads nowhere.
+    pub fn dummy(name: &str) -> (String, Message) {
+        let info = Attrs::default().text(IFLA_INFO_KIND, "dummy");
+        let body = link_header(0, 0, 0).text(IFLA_IFNAME, name).nest(IFLA_LINKINFO, info);
+        (format!("add interface {name}"), Message::new(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body))
+    }
+
+    /// Makes the interface of a VLAN on another.
+    pub fn vlan(name: &str, below: u32, id: u16) -> (String, Message) {
+        const IFLA_VLAN_ID: u16 = 1;
+        let data = Attrs::default().put(IFLA_VLAN_ID, &id.to_ne_bytes());
+        let info = Attrs::default().text(IFLA_INFO_KIND, "vlan").nest(IFLA_INFO_DATA, data);
+        let body =
+            link_header(0, 0, 0).text(IFLA_IFNAME, name).u32(IFLA_LINK, below).nest(IFLA_LINKINFO, info);
+        (format!("add vlan {name}"), Message::new(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body))
     }
 
     /// Gives an interface an address, at once to be used: nobody is asked whether it is taken.

@@ -92,7 +92,8 @@ impl Inner {
             }
             let record = routed::plan(state, request, &self.names)?;
             // One that was disconnected from all its networks publishes nothing until it is connected again.
-            let unreachable = record.target().is_none() && !record.order.is_empty();
+            // Directly on an interface of the host, a container is reached without.
+            let unreachable = record.target().is_none() && !record.order.is_empty() && !record.is_direct();
             if !request.ports.is_empty() && unreachable {
                 let port = &request.ports[0];
                 return Err(Error::Unpublishable {
@@ -101,7 +102,7 @@ impl Inner {
                     reason: "the container is in no network with a way out".into(),
                 });
             }
-            state.remember_given(record.bridged());
+            state.remember_given(record.local());
             state.containers.insert(id.clone(), record.clone());
             Ok((record, false))
         });
@@ -142,6 +143,7 @@ impl Inner {
     fn clear(self: &Arc<Self>, record: &Record) -> Result<()> {
         let id = &record.container_id;
         let mut errors = Vec::new();
+        errors.extend(reconcile::unplace(record, &self.pins.join(id)).err());
         errors.extend(netns::unpin(&self.pins.join(id)).err());
         self.ports().release(id);
         errors.extend(self.store.forget_container(id).err());
@@ -187,6 +189,9 @@ impl Inner {
             };
             Ok(Wanted { publish: publish.clone(), hosts })
         };
+        if record.target().is_none() && record.is_direct() {
+            return Ok(Vec::new());
+        }
         request.ports.iter().map(place).collect()
     }
 

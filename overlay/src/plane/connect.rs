@@ -104,7 +104,7 @@ impl Inner {
                 .cloned()
                 .ok_or_else(|| Error::NotConnected { container: id.to_owned(), network: "any".to_owned() })?;
             let new = decide(self, state, &old)?;
-            state.remember_given(new.bridged().filter(|m| !old.order.contains(&m.endpoint.network_id)));
+            state.remember_given(new.local().filter(|m| !old.order.contains(&m.endpoint.network_id)));
             let kept = |host: &String| new.interfaces.iter().any(|i| i.host == *host);
             let leaving: Vec<String> =
                 old.interfaces.iter().map(|i| i.host.clone()).filter(|host| !kept(host)).collect();

@@ -1,4 +1,4 @@
-//! Bridge networks: made, removed, shown.
+//! Networks of this host alone: made, removed, shown.
 
 use super::{DataPlane, Inner, blocking};
 use crate::bridge::{self, Surroundings};
@@ -8,10 +8,10 @@ use crate::error::{Error, Result};
 use crate::link::{Links, step};
 use crate::model::{BridgeInfo, BridgeSpec};
 use crate::state::{Bridge, DEFAULT_BRIDGE, State};
-use crate::{isolation, nft, reconcile, sysctl};
+use crate::{direct, isolation, nft, reconcile, sysctl};
 
 impl DataPlane {
-    /// Makes a bridge network.
+    /// Makes a network of this host alone.
     pub async fn create_bridge(&self, spec: BridgeSpec) -> Result<BridgeInfo> {
         let _one = self.inner.changing.lock().await;
         let inner = self.inner.clone();
@@ -19,6 +19,9 @@ impl DataPlane {
             let mut host = Links::open()?;
             let around = inner.surroundings(&mut host)?;
             let bridge = bridge::plan(&inner.state(), &spec, &inner.names, &around)?;
+            if bridge.direct.is_some() {
+                return inner.make_direct(&mut host, bridge);
+            }
             if host.find(&bridge.interface)?.is_some() {
                 return Err(Error::Invalid {
                     what: "bridge name",
@@ -37,14 +40,16 @@ impl DataPlane {
             Ok((bridge, generation))
         })
         .await?;
-        self.inner.commit(generation).await?;
-        if !made.interface.starts_with(&self.inner.names.links()) {
-            self.inner.admit().await?;
+        if made.direct.is_none() {
+            self.inner.commit(generation).await?;
+            if !made.interface.starts_with(&self.inner.names.links()) {
+                self.inner.admit().await?;
+            }
         }
         Ok(bridge::info(&self.inner.state(), &made))
     }
 
-    /// Removes a bridge network, by name, ID or beginning of the ID.
+    /// Removes a network of this host alone, by name, ID or beginning of the ID.
     pub async fn remove_bridge(&self, key: &str) -> Result<()> {
         let _one = self.inner.changing.lock().await;
         let before = self.inner.passage();
@@ -63,9 +68,20 @@ impl DataPlane {
                 return Err(Error::NetworkInUse { network: bridge.name, containers: names.join(", ") });
             }
             state.bridges.remove(&bridge.name);
-            Ok(bridge)
+            let parent = direct::release(&mut state.direct, &bridge.name);
+            Ok((bridge, parent))
         });
-        let removed = removed?;
+        let (removed, parent) = removed?;
+        if removed.direct.is_some() {
+            let inner = self.inner.clone();
+            return blocking("removing a network", move || {
+                let saved = inner.store.save_direct(&inner.state().direct.clone());
+                let delete = |name: String| Links::open().and_then(|mut host| host.delete(&name));
+                let deleted = parent.map_or(Ok(()), delete);
+                Error::gather([saved, deleted].into_iter().filter_map(Result::err).collect())
+            })
+            .await;
+        }
         let inner = self.inner.clone();
         let unlinked = blocking("removing a bridge network", move || {
             let saved = inner.store.save_bridges(&inner.state().bridges.clone());
@@ -85,10 +101,10 @@ impl DataPlane {
         Error::gather([unlinked, rules, passage].into_iter().filter_map(Result::err).collect())
     }
 
-    /// All bridge networks, by name.
+    /// All networks of this host alone: bridges by name, then the others.
     pub fn list_bridges(&self) -> Vec<BridgeInfo> {
         let state = self.inner.state();
-        state.bridges.values().map(|b| bridge::info(&state, b)).collect()
+        state.local().map(|b| bridge::info(&state, b)).collect()
     }
 
     /// The networks of the swarm that this host has a part in.
@@ -97,7 +113,7 @@ impl DataPlane {
         state.swarm.iter().flat_map(|s| s.desired.networks.values().cloned()).collect()
     }
 
-    /// One bridge network, by name, ID or beginning of the ID.
+    /// One of them, by name, ID or beginning of the ID.
     pub fn inspect_bridge(&self, key: &str) -> Result<BridgeInfo> {
         let state = self.inner.state();
         find(&state, key).map(|b| bridge::info(&state, &b))
@@ -105,8 +121,8 @@ impl DataPlane {
 }
 
 fn find(state: &State, key: &str) -> Result<Bridge> {
-    let exact = state.bridges.values().find(|b| b.name == key || b.id == key);
-    let mut begins = state.bridges.values().filter(|b| !key.is_empty() && b.id.starts_with(key));
+    let exact = state.local().find(|b| b.name == key || b.id == key);
+    let mut begins = state.local().filter(|b| !key.is_empty() && b.id.starts_with(key));
     let unique = match (begins.next(), begins.next()) {
         (Some(one), None) => Some(one),
         _ => None,
@@ -129,6 +145,27 @@ impl Inner {
         let state = self.state();
         let all = nft::Family::ALL.into_iter();
         all.flat_map(|family| isolation::passage(family, nft::Gate::Forward, &state, &self.names)).collect()
+    }
+
+    /// Makes a network that is directly on an interface of the host, which is made where it may be and is missing.
+    fn make_direct(&self, host: &mut Links, mut network: Bridge) -> Result<(Bridge, u64)> {
+        let made = host.find(&network.interface)?.is_none();
+        if let Some(direct) = &mut network.direct {
+            direct.made = made;
+        }
+        let mut all = self.state().direct.clone();
+        all.insert(network.name.clone(), network.clone());
+        self.store.save_direct(&all)?;
+        if let Err(error) = direct::raise(host, &network) {
+            all.remove(&network.name);
+            self.store.save_direct(&all)?;
+            if made {
+                host.delete(&network.interface)?;
+            }
+            return Err(error);
+        }
+        let (_, generation) = self.change(|s| s.direct.insert(network.name.clone(), network.clone()));
+        Ok((network, generation))
     }
 
     fn raise_bridge(&self, host: &mut Links, bridge: &Bridge) -> Result<()> {

@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use super::mesh;
 use super::wire::{SETTINGS, SETTINGS6, host_routes, isolates, make_bridge, ours, port_steps, wire};
 use crate::cidr::Cidr;
+use crate::direct;
 use crate::error::{Error, Result};
 use crate::link::{Links, Route, step};
 use crate::names::Names;
@@ -25,6 +26,8 @@ pub enum Repair {
     Forward6(String),
     /// A bridge is missing, down or without its address.
     Bridge(Box<Bridge>),
+    /// The interface that a network is on is ours, and missing.
+    Parent(Box<Bridge>),
     /// A container's veth or namespace is missing.
     Wire(Box<Record>),
     /// A veth is not in its bridge, or not up.
@@ -56,6 +59,9 @@ impl fmt::Display for Repair {
             Self::Forward6(_) => write!(f, "sysctl net/{} is not 1", sysctl::FORWARD6),
             Self::Bridge(bridge) => {
                 write!(f, "bridge {} of network {} is not in order", bridge.interface, bridge.name)
+            }
+            Self::Parent(network) => {
+                write!(f, "interface {} of network {} is missing", network.interface, network.name)
             }
             Self::Wire(record) => write!(f, "container {} is not wired", record.container_id),
             Self::Enslave { link, .. } => {
@@ -118,14 +124,22 @@ pub fn plan(state: &State, names: &Names, pins: &Path, leaving: &BTreeSet<String
             repairs.push(Repair::Bridge(Box::new(bridge.clone())));
         }
     }
+    for network in state.direct.values() {
+        let ours = network.direct.as_ref().is_some_and(|d| d.made);
+        if ours && !links.contains_key(&network.interface) {
+            repairs.push(Repair::Parent(Box::new(network.clone())));
+        }
+    }
     for record in state.containers.values() {
         wanted.extend(record.interfaces.iter().map(|i| i.host.as_str()));
-        let present = record.interfaces.iter().all(|i| links.contains_key(&i.host));
-        if !present || !netns::is_pinned(&pins.join(&record.container_id)) {
+        let veths = record.interfaces.iter().filter(|i| i.on.is_none());
+        let present = veths.clone().all(|i| links.contains_key(&i.host));
+        let pin = pins.join(&record.container_id);
+        if !present || !netns::is_pinned(&pin) || !has_uppers(record, &pin)? {
             repairs.push(Repair::Wire(Box::new(record.clone())));
             continue;
         }
-        for interface in &record.interfaces {
+        for interface in veths {
             let link = &links[&interface.host];
             let fine = match &interface.bridge {
                 Some(bridge) => links.get(bridge).is_some_and(|b| link.master == Some(b.index)),
@@ -192,6 +206,16 @@ fn mesh(
     Ok((!found.is_empty()).then(|| Repair::Mesh(found.into())))
 }
 
+/// Whether the interfaces of a container are there that have no end on the host.
+fn has_uppers(record: &Record, pin: &Path) -> Result<bool> {
+    let mut wanted = record.interfaces.iter().filter(|i| i.on.is_some()).peekable();
+    if wanted.peek().is_none() {
+        return Ok(true);
+    }
+    let held = netns::Namespace::open(pin)?.links.list()?;
+    Ok(wanted.all(|i| held.contains_key(&i.guest)))
+}
+
 fn settled(link: &str) -> bool {
     SETTINGS
         .iter()
@@ -246,6 +270,7 @@ pub fn repair(repair: &Repair, pins: &Path) -> Result<()> {
         Repair::Sysctl(name, value) => sysctl::write(name, value),
         Repair::Forward6(ours) => sysctl::forward6(ours),
         Repair::Bridge(bridge) => make_bridge(&mut host, bridge).map(drop),
+        Repair::Parent(network) => direct::raise(&mut host, network),
         Repair::Wire(record) => wire(record, &pins.join(&record.container_id)),
         Repair::Enslave { link, interface, hairpin } => {
             let index = host.index(link)?;

@@ -9,5 +9,5 @@ mod zones;
 
 pub use links::{Repair, plan, plan_tunnel, repair};
 pub use mesh::probe;
-pub use wire::{make_bridge, rewire, wire};
+pub use wire::{make_bridge, rewire, unplace, wire};
 pub use zones::{resolv_conf, zone};

@@ -1,5 +1,6 @@
 //! Wires one container, or one bridge, in the kernel: few requests, as many as possible in one write.
 
+use std::net::Ipv6Addr;
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -7,11 +8,11 @@ use nix::errno::Errno;
 use super::home;
 use crate::cidr::Cidr;
 use crate::error::{Error, Result};
-use crate::link::{Link, Links, Step, Veth, step};
+use crate::link::{self, Link, Links, Route, Step, Upper, Veth, step};
 use crate::names::GATEWAY_MAC;
 use crate::netns::Namespace;
 use crate::routed::{self, GATEWAY};
-use crate::state::{Bridge, Interface, Record};
+use crate::state::{Bridge, Interface, On, Record};
 use crate::sysctl;
 use crate::{bridge, netns};
 
@@ -27,6 +28,14 @@ pub fn wire(record: &Record, path: &Path) -> Result<()> {
     let default6 = routed::default6(record);
     for (interface, routes) in record.interfaces.iter().zip(routes) {
         let guest = &interface.guest;
+        if let Some(on) = &interface.on {
+            if namespace.links.find(guest)?.is_none() {
+                place(&mut host, &mut namespace, interface, on)?;
+                let index = namespace.links.index(guest)?;
+                settle(&mut namespace, interface, index, &routes, &default6)?;
+            }
+            continue;
+        }
         if host.find(&interface.host)?.is_some() {
             if found {
                 continue;
@@ -45,21 +54,7 @@ pub fn wire(record: &Record, path: &Path) -> Result<()> {
             bridge,
         })?;
         let index = namespace.links.index(guest)?;
-        let mut steps: Vec<_> =
-            routed::addresses(interface).iter().map(|a| step::address(index, *a)).collect();
-        let addresses6 = routed::addresses6(interface);
-        if !addresses6.is_empty() {
-            namespace.within(|| settle6(guest))?;
-            steps.extend(addresses6.iter().map(|a| step::address(index, *a)));
-        }
-        steps.push(step::set(index, None, None));
-        if bridge.is_none() {
-            steps.push(step::neighbour(index, GATEWAY, GATEWAY_MAC));
-        }
-        steps.extend(routes.iter().map(|r| step::route(index, r)));
-        let own6 = default6.iter().filter(|(way, _)| way.host == interface.host);
-        steps.extend(own6.map(|(_, r)| step::route(index, r)));
-        namespace.links.run(steps, &[])?;
+        settle(&mut namespace, interface, index, &routes, &default6)?;
         if bridge.is_none() {
             let index = host.index(&interface.host)?;
             let steps = host_routes(interface).into_iter().map(|r| step::route(index, &r));
@@ -73,6 +68,66 @@ pub fn wire(record: &Record, path: &Path) -> Result<()> {
         namespace.links.wait_operational(guest)?;
     }
     home::settle(&namespace, record, !found)
+}
+
+/// Makes an interface on one of the host's.
+fn place(host: &mut Links, namespace: &mut Namespace, interface: &Interface, on: &On) -> Result<()> {
+    let parent = host.find(&on.parent)?.ok_or_else(|| {
+        Error::Parent(format!(
+            "the requested parent interface {} was not found on the Docker host",
+            on.parent
+        ))
+    })?;
+    let mac = matches!(on.upper, Upper::Macvlan { .. }).then_some(interface.mac);
+    let made = host.add_upper(&link::On {
+        upper: &on.upper,
+        parent: parent.index,
+        guest: &interface.guest,
+        mac,
+        netns: namespace.fd(),
+    });
+    made.map_err(|e| {
+        let kind = if mac.is_some() { "macvlan" } else { "ipvlan" };
+        Error::Parent(format!(
+            "failed to create the {kind} port on {} (an interface carries either macvlan or ipvlan, and the kernel must have the driver): {e}",
+            on.parent
+        ))
+    })
+}
+
+/// Removes a container's interfaces that are on the host's. Their hardware addresses are free at once, and not only when
+/// the kernel gets round to the namespace.
+pub fn unplace(record: &Record, path: &Path) -> Result<()> {
+    let mut placed = record.interfaces.iter().filter(|i| i.on.is_some()).peekable();
+    if placed.peek().is_none() || !netns::is_pinned(path) {
+        return Ok(());
+    }
+    let mut namespace = Namespace::open(path)?;
+    Error::gather(placed.filter_map(|i| namespace.links.delete(&i.guest).err()).collect())
+}
+
+/// Addresses and routes of a new interface in the container, which is set up.
+fn settle(
+    namespace: &mut Namespace,
+    interface: &Interface,
+    index: u32,
+    routes: &[Route],
+    default6: &Option<(&Interface, Route<Ipv6Addr>)>,
+) -> Result<()> {
+    let mut steps: Vec<_> = routed::addresses(interface).iter().map(|a| step::address(index, *a)).collect();
+    let addresses6 = routed::addresses6(interface);
+    if !addresses6.is_empty() {
+        namespace.within(|| settle6(&interface.guest))?;
+        steps.extend(addresses6.iter().map(|a| step::address(index, *a)));
+    }
+    steps.push(step::set(index, None, None));
+    if interface.is_routed() {
+        steps.push(step::neighbour(index, GATEWAY, GATEWAY_MAC));
+    }
+    steps.extend(routes.iter().map(|r| step::route(index, r)));
+    let own6 = default6.iter().filter(|(way, _)| way.host == interface.host);
+    steps.extend(own6.map(|(_, r)| step::route(index, r)));
+    namespace.links.run(steps, &[])
 }
 
 /// Settings of a veth in a bridge.
@@ -93,7 +148,10 @@ pub fn rewire(old: &Record, new: &Record, path: &Path) -> Result<()> {
     let mut host = Links::open()?;
     let had = |i: &Interface| old.interfaces.iter().find(|o| o.host == i.host);
     for gone in old.interfaces.iter().filter(|o| new.interfaces.iter().all(|n| n.host != o.host)) {
-        host.delete(&gone.host)?;
+        match gone.on {
+            Some(_) => Namespace::open(path)?.links.delete(&gone.guest)?,
+            None => host.delete(&gone.host)?,
+        }
     }
     wire(new, path)?;
     let mut namespace = Namespace::open(path)?;
@@ -104,7 +162,7 @@ pub fn rewire(old: &Record, new: &Record, path: &Path) -> Result<()> {
         let fresh = has.iter().filter(|a| !had.contains(a)).map(|a| step::address(index, *a));
         let stale = had.iter().filter(|a| !has.contains(a)).map(|a| step::drop_address(index, *a));
         namespace.links.run(fresh.chain(stale).collect(), &[Errno::EADDRNOTAVAIL])?;
-        if interface.bridge.is_none() {
+        if interface.is_routed() {
             let index = host.index(&interface.host)?;
             let (had, has) = (host_routes(before), host_routes(interface));
             let fresh = has.iter().filter(|r| !had.contains(r)).map(|r| step::route(index, r));

@@ -8,10 +8,10 @@ use crate::bridge::{free_address, mac_of, random_id};
 use crate::cidr::{Address, Cidr, Cidr6};
 use crate::desired::Network;
 use crate::error::{Error, Result};
-use crate::link::Route;
+use crate::link::{Route, Upper};
 use crate::model::{AttachRequest, Endpoint, Endpoint6, Join, Range6};
 use crate::names::{Names, mac_text};
-use crate::state::{Bridge, Dns, Interface, Membership, Record, State};
+use crate::state::{Bridge, Dns, Interface, Membership, On, Record, State};
 
 /// Next hop of every routed container: nobody has this address, a static neighbour answers for it.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
@@ -41,7 +41,7 @@ impl Found<'_> {
 
 /// Finds a network by ID, name or unambiguous beginning of the ID.
 fn find<'a>(state: &'a State, key: &str) -> Result<Found<'a>> {
-    let bridges = state.bridges.values().map(|b| (&b.id, &b.name, Found::Bridge(b)));
+    let bridges = state.local().map(|b| (&b.id, &b.name, Found::Bridge(b)));
     let swarm = state.swarm.iter().flat_map(|s| s.desired.networks.values());
     let all: Vec<_> = bridges.chain(swarm.map(|n| (&n.id, &n.name, Found::Overlay(n)))).collect();
     let exact = all.iter().position(|(id, name, _)| *id == key || *name == key);
@@ -114,7 +114,7 @@ pub fn extend(state: &State, record: &Record, join: &Join, names: &Names) -> Res
         Found::Bridge(bridge) => bridged(state, bridge, join, names)?,
         Found::Overlay(network) => {
             let member = membership(state, network, join)?;
-            if let Some(carrier) = record.interfaces.iter_mut().find(|i| i.bridge.is_none()) {
+            if let Some(carrier) = record.interfaces.iter_mut().find(|i| i.is_routed()) {
                 add(carrier, member);
                 return Ok(record);
             }
@@ -147,6 +147,7 @@ fn carrier(state: &State, member: Membership, join: &Join, names: &Names) -> Int
         mac: join.mac.unwrap_or_else(|| mac_of(member.endpoint.addr)),
         mtu: state.tunnel_mtu.unwrap_or(SAFE_MTU).into(),
         bridge: None,
+        on: None,
         isolated: false,
         members: Vec::new(),
     };
@@ -229,8 +230,7 @@ fn give6(state: &State, bridge: &Bridge, range: &Range6, asked: Option<Ipv6Addr>
         used: given.chain(range.aux_addresses.values().copied()).collect(),
         last: state.last_given6.get(&bridge.id).copied(),
     };
-    let gateway = (!bridge.internal).then_some(range.gateway);
-    Ok(Endpoint6 { addr: from.give(asked)?, prefix_len: range.subnet.len, gateway })
+    Ok(Endpoint6 { addr: from.give(asked)?, prefix_len: range.subnet.len, gateway: bridge.way6() })
 }
 
 /// Checks the link-local addresses asked for.
@@ -263,15 +263,28 @@ fn bridged(state: &State, bridge: &Bridge, join: &Join, names: &Names) -> Result
         }
     };
     let link_local = link_local(bridge, join)?;
-    let mac = join.mac.unwrap_or_else(|| mac_of(addr));
     let endpoint_id = random_id();
+    let on = bridge.direct.as_ref().map(|direct| On {
+        parent: bridge.interface.clone(),
+        upper: direct.upper.clone(),
+        layer3: direct.is_layer3(),
+    });
+    let shares_mac = on.as_ref().is_some_and(|on| matches!(on.upper, Upper::Ipvlan { .. }));
+    if shares_mac && join.mac.is_some() {
+        return Err(Error::Parent("ipvlan interfaces do not support custom mac address assignment".into()));
+    }
+    let mac = join.mac.unwrap_or_else(|| mac_of(addr));
     Ok(Interface {
-        host: names.bridge_veth(&endpoint_id),
+        host: match on {
+            Some(_) => names.direct(&endpoint_id),
+            None => names.bridge_veth(&endpoint_id),
+        },
         guest: String::new(),
         isolated: bridge.isolated,
         mac,
         mtu: bridge.mtu,
-        bridge: Some(bridge.interface.clone()),
+        bridge: on.is_none().then(|| bridge.interface.clone()),
+        on,
         members: vec![Membership {
             endpoint: Endpoint {
                 network: bridge.name.clone(),
@@ -279,10 +292,10 @@ fn bridged(state: &State, bridge: &Bridge, join: &Join, names: &Names) -> Result
                 endpoint_id,
                 addr,
                 prefix_len: bridge.subnet.len,
-                gateway: (!bridge.internal).then_some(bridge.gateway),
+                gateway: bridge.way(),
                 v6,
                 link_local,
-                mac: mac_text(&mac),
+                mac: if shares_mac { String::new() } else { mac_text(&mac) },
                 aliases: join.aliases.clone(),
             },
             subnet: bridge.subnet,
@@ -335,7 +348,7 @@ fn membership(state: &State, network: &Network, join: &Join) -> Result<Membershi
 
 /// Addresses of IPv4 inside the container.
 pub fn addresses(interface: &Interface) -> Vec<Cidr> {
-    let routed = interface.bridge.is_none();
+    let routed = interface.is_routed();
     let one = |m: &Membership| match routed {
         true => Cidr::host(m.endpoint.addr),
         false => Cidr { addr: m.endpoint.addr, len: m.subnet.len },
@@ -364,9 +377,22 @@ pub fn addresses6(interface: &Interface) -> Vec<Cidr6> {
 /// The default route of IPv6 inside the container, with the interface it leaves by: the first that has a way out.
 pub fn default6(record: &Record) -> Option<(&Interface, Route<Ipv6Addr>)> {
     record.interfaces.iter().find_map(|interface| {
-        let places = interface.members.iter().filter_map(|m| m.endpoint.v6.as_ref());
-        let via = places.filter_map(|e| e.gateway).next()?;
-        Some((interface, Route { to: Cidr6::all(), via: Some(via), src: None }))
+        let mut places = interface.members.iter().filter_map(|m| Some((m, m.endpoint.v6.as_ref()?)));
+        let layer3 = interface.on.as_ref().is_some_and(|on| on.layer3);
+        let via = places.find_map(|(m, e)| match layer3 {
+            true => (!m.internal).then_some(None),
+            false => e.gateway.map(Some),
+        })?;
+        Some((interface, Route { to: Cidr6::all(), via, src: None }))
+    })
+}
+
+/// The way out by an interface of a network of this host alone: the next hop, or the interface itself.
+fn way(interface: &Interface) -> Option<Option<Ipv4Addr>> {
+    let layer3 = interface.on.as_ref().is_some_and(|on| on.layer3);
+    interface.members.iter().filter(|_| !interface.is_routed()).find_map(|m| match layer3 {
+        true => (!m.internal).then_some(None),
+        false => m.endpoint.gateway.map(Some),
     })
 }
 
@@ -375,13 +401,13 @@ pub fn default6(record: &Record) -> Option<(&Interface, Route<Ipv6Addr>)> {
 /// The default route goes out by the overlay, from an address that is not the ingress network's, unless
 /// all overlays are internal and there is a bridge with a way out.
 pub fn routes(record: &Record) -> Vec<Vec<Route>> {
-    let way_out = record.bridged().any(|m| !m.internal);
-    let default = |via, src| Route { to: Cidr::all(), via: Some(via), src };
+    let way_out = record.interfaces.iter().any(|i| way(i).is_some());
+    let default = |via, src| Route { to: Cidr::all(), via, src };
     let mut has_default = false;
     let mut all = Vec::new();
     for interface in &record.interfaces {
         let mut routes = Vec::new();
-        if interface.bridge.is_none() {
+        if interface.is_routed() {
             routes.push(Route { to: Cidr::host(GATEWAY), via: None, src: None });
             let own = interface.members.iter().filter(|m| !m.ingress);
             for member in own.clone() {
@@ -390,13 +416,13 @@ pub fn routes(record: &Record) -> Vec<Vec<Route>> {
             }
             let open = interface.members.iter().any(|m| !m.internal);
             if open || !way_out {
-                routes.push(default(GATEWAY, way_out_from(interface)));
+                routes.push(default(Some(GATEWAY), way_out_from(interface)));
                 has_default = true;
             }
-        } else if let Some(gateway) = interface.members.iter().find_map(|m| m.endpoint.gateway)
+        } else if let Some(via) = way(interface)
             && !has_default
         {
-            routes.push(default(gateway, None));
+            routes.push(default(via, None));
             has_default = true;
         }
         all.push(routes);
@@ -451,6 +477,7 @@ mod tests {
             mac: [0; 6],
             mtu: 1420,
             bridge: bridge.then(String::new),
+            on: None,
             members: networks.iter().map(member).collect(),
         }
     }

@@ -52,9 +52,8 @@ struct Ports {
 
 impl Ports {
     fn read(key: &str, text: &str) -> ApiResult<Self> {
-        let bad = |why: &str| {
-            Err(ApiError::bad_request(format!("error while looking up for {key} {text}: {why}")))
-        };
+        let bad =
+            |why: &str| Err(ApiError::bad_request(format!("error while looking up for {key} {text}: {why}")));
         if text.contains(':') {
             return Err(ApiError::bad_request(format!("filter for '{key}' should not contain ':': {text}")));
         }
