@@ -1,5 +1,5 @@
 //! Keeps the node's certificate fresh: renewed at random between half and four fifths of its life, and
-//! at once when the node's role in the swarm is no longer the one it certifies.
+//! at once when the node's role in the swarm is no longer the one it certifies, or the swarm asks for it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,15 +26,21 @@ pub(crate) async fn keep_fresh(
 ) {
     let share = identity.host().rng().random_range(0.5..0.8);
     loop {
-        let role = node.borrow_and_update().as_ref().map(|n| n.role());
-        let outdated = role.is_some_and(|r| r != identity.role());
+        let outdated = |node: &v1::Node| {
+            node.role() != identity.role() || node.renew_epoch > identity.current().issued_epoch()
+        };
+        let asked = node.borrow_and_update().as_ref().is_some_and(outdated);
         let due = identity.renew_at(share).duration_since(identity.host().now()).unwrap_or_default();
-        if outdated || due.is_zero() {
+        if asked || due.is_zero() {
             if let Err(e) = renew(&identity, &network, &remotes).await {
                 tracing::warn!(error = %e, "this node's certificate could not be renewed, trying again");
                 tokio::time::sleep(RETRY).await;
             } else {
                 tracing::info!(role = ?identity.role(), "this node has a new certificate");
+                if node.borrow().as_ref().is_some_and(outdated) {
+                    // The manager that signed it is behind.
+                    tokio::time::sleep(RETRY).await;
+                }
             }
             continue;
         }

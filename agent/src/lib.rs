@@ -131,6 +131,7 @@ impl Agent {
         };
 
         let shared = session::Shared {
+            identity: options.identity.clone(),
             description: options.description.clone(),
             addresses: options.addresses.clone(),
             assignments: assignments.clone(),

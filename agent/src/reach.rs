@@ -109,7 +109,12 @@ pub(crate) async fn keep_session(
                 } else {
                     shared.remotes.failed(&addr);
                 }
-                held.map_err(|e| (skep_identity::is_removed(&e), format!("manager {addr}: {}", e.message())))
+                held.map_err(|e| {
+                    (
+                        skep_identity::is_removed(&e),
+                        format!("manager {addr}: {}", skep_identity::explain(&addr, &e)),
+                    )
+                })
             }
         };
         match outcome {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use skep_identity::{Identity, Trust};
 use skep_proto::v1::{self, dispatcher_client::DispatcherClient};
 use tokio::sync::watch;
 use tonic::transport::Channel;
@@ -19,6 +20,7 @@ const ANSWER: Duration = Duration::from_secs(5);
 
 /// What a session reads and writes.
 pub(crate) struct Shared {
+    pub identity: Identity,
     pub description: watch::Receiver<v1::NodeDescription>,
     pub addresses: watch::Receiver<Addresses>,
     pub assignments: watch::Sender<Assignments>,
@@ -39,8 +41,11 @@ pub(crate) async fn hold(
 ) -> Result<(), tonic::Status> {
     let mut client = DispatcherClient::new(channel).max_decoding_message_size(64 << 20);
     let addresses = shared.addresses.borrow().clone();
+    let renewals = shared.identity.renewals();
+    let tls = shared.identity.current().tls_info().clone();
+    let description = v1::NodeDescription { tls: Some(tls.clone()), ..shared.description.borrow().clone() };
     let request = v1::SessionRequest {
-        description: Some(shared.description.borrow().clone()),
+        description: Some(description),
         session_id: String::new(),
         advertise_addr: addresses.advertise,
         data_path_addr: addresses.data_path,
@@ -65,6 +70,7 @@ pub(crate) async fn hold(
         r = assignments(client.clone(), &session_id, shared) => r,
         r = statuses(client.clone(), &session_id, shared) => r,
         r = described(shared) => r,
+        r = certified(&shared.identity, renewals, &tls) => r,
     }
 }
 
@@ -76,6 +82,15 @@ async fn timely<T>(call: impl Future<Output = Result<T, tonic::Status>>) -> Resu
 }
 
 async fn take_session(shared: &Shared, message: v1::SessionMessage) {
+    let (identity, epoch) = (shared.identity.clone(), message.trust_epoch);
+    let trust = Trust { roots_pem: message.root_ca_pem, epoch };
+    match identity.host().clone().blocking(move || identity.trust(&trust)).await {
+        Ok(true) => {
+            tracing::info!(epoch, "the swarm's roots have changed, this node trusts the present ones")
+        }
+        Ok(false) => {}
+        Err(error) => tracing::error!(%error, "this node cannot trust the swarm's present roots"),
+    }
     shared.remotes.replace(message.managers.iter().map(|m| m.addr.clone()).collect()).await;
     shared.managers.send_replace(message.managers);
     if let Some(node) = message.node {
@@ -156,4 +171,18 @@ async fn described(shared: &Shared) -> Result<(), tonic::Status> {
         else => std::future::pending().await,
     }
     Err(tonic::Status::cancelled("this node's description changed, registering anew"))
+}
+
+/// The same for another issuer of its certificate, or other roots.
+async fn certified(
+    identity: &Identity,
+    mut renewals: watch::Receiver<u64>,
+    told: &v1::TlsInfo,
+) -> Result<(), tonic::Status> {
+    while identity.current().tls_info() == told {
+        if renewals.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+    Err(tonic::Status::cancelled("this node's certificate is of another root, registering anew"))
 }

@@ -1,5 +1,6 @@
 //! One laboratory host: its namespaces, its daemon, and running commands in it or against it.
 
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -64,6 +65,17 @@ impl Host {
         Ok(std::fs::read_to_string(pid)?.trim().to_owned())
     }
 
+    /// A listener on a TCP port of the host, for a server in this process.
+    pub fn listen(&self, port: u16) -> Result<TcpListener> {
+        let init = self.init.with_context(|| format!("host {} is dead", self.number))?;
+        // In a thread of its own, which is on the host; the listener stays there.
+        let bound = std::thread::spawn(move || -> Result<TcpListener> {
+            crate::registry::enter(init)?;
+            Ok(TcpListener::bind(("0.0.0.0", port))?)
+        });
+        bound.join().map_err(|_| anyhow::anyhow!("cannot listen on port {port} of host {}", self.number))?
+    }
+
     /// Runs the real docker client against the host.
     pub fn docker(&self, args: &[&str]) -> Result<String> {
         finish(self.docker_command().args(args), args)
@@ -78,7 +90,14 @@ impl Host {
 
     /// Runs the skep client against the host.
     pub fn skep(&self, args: &[&str]) -> Result<String> {
-        finish(Command::new(&self.skep).env("DOCKER_HOST", self.docker_host()).args(args), args)
+        finish(self.skep_command().args(args), args)
+    }
+
+    /// The skep client against the host, to be given arguments.
+    pub fn skep_command(&self) -> Command {
+        let mut command = Command::new(&self.skep);
+        command.env("DOCKER_HOST", self.docker_host());
+        command
     }
 
     /// Starts the daemon and waits until it answers.

@@ -105,6 +105,13 @@ impl Lab {
         self.on_switch(argv)
     }
 
+    /// The same, to be given arguments.
+    pub fn outside_command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args(["-t", &self.switch.to_string(), "-n", "--", program]);
+        command
+    }
+
     fn add_host(&mut self, number: u32) -> Result<()> {
         let dir = self.dir.join(format!("h{number}"));
         for sub in ["data", "exec", "docker-config"] {

@@ -157,7 +157,7 @@ impl CutProxy {
 }
 
 /// Takes this thread to a host's network.
-fn enter(init: i32) -> Result<()> {
+pub(crate) fn enter(init: i32) -> Result<()> {
     let file = std::fs::File::open(format!("/proc/{init}/ns/net"))?;
     Ok(nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET)?)
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -201,4 +202,32 @@ pub fn inside(host: &Host, service: &str, argv: &[&str]) -> Result<String> {
     let id = host.docker(&["ps", "-q", "--filter", &filter])?;
     let pid = host.docker(&["inspect", "-f", "{{.State.Pid}}", id.trim()])?;
     host.exec(&[&["nsenter", "-t", pid.trim(), "-n", "--"], argv].concat())
+}
+
+/// Waits until a rotation of the root that was asked for is over.
+pub fn rotated(manager: &Host) -> Result<()> {
+    eventually("the rotation of the root is over", LONG, || {
+        let answer = manager.request("GET", "/v1.50/swarm", "")?;
+        let nodes = manager.docker(&["node", "ls", "--format", "{{.Hostname}} {{.TLSStatus}}"])?;
+        ensure!(answer.status == 200 && answer.body.contains(r#""RootRotationInProgress":false"#), "{nodes}");
+        ensure!(nodes.lines().all(|l| l.ends_with(" Ready")), "{nodes}");
+        Ok(())
+    })
+}
+
+/// Runs a client to its end, which must come in time; what it wrote.
+pub fn in_time(mut command: Command) -> Result<String> {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let ended = eventually(&format!("{command:?} ends"), LONG, || {
+        ensure!(child.try_wait()?.is_some(), "it runs");
+        Ok(())
+    });
+    if ended.is_err() {
+        child.kill()?;
+    }
+    let done = child.wait_with_output()?;
+    let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    ended.with_context(|| format!("{out}{err}"))?;
+    ensure!(done.status.success(), "{command:?}: {out}{err}");
+    Ok(out.into_owned())
 }

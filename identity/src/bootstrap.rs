@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skep_proto::v1::ca_client::CaClient;
-use skep_proto::v1::{GetRootRequest, IssueCertificateRequest, NodeAvailability, RenewCertificateRequest};
+use skep_proto::v1::{
+    GetRootRequest, IssueCertificateRequest, IssueCertificateResponse, NodeAvailability,
+    RenewCertificateRequest,
+};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use crate::client::{channel_with, connect};
-use crate::credentials::pem_certificate;
-use crate::{Credentials, Error, Host, Identity, JoinToken, Network, Role, ca, explain, tls};
+use crate::{Credentials, Error, Host, Identity, JoinToken, Network, Role, Trust, ca, explain, pem, tls};
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -45,17 +47,16 @@ pub async fn bootstrap(
         .await
         .map_err(|status| refused("fetch the root certificate", addr, &status))?
         .root_ca_pem;
-    let root = pem_certificate(&root_pem, "root certificate")?;
+    let root = pem::certificate(&root_pem, "root certificate")?;
     let digest = ca::digest(&root);
     if !join.token.pins(&digest) {
         let found = crate::base36::encode(&digest, 50);
         let pinned = join.token.digest().to_owned();
         return Err(Error::DigestMismatch { addr: addr.to_owned(), found, pinned });
     }
-    let cluster = cluster_of(&root)?;
-    connect(network, addr, tls::anonymous_config(host, &root, &cluster)?).await?;
+    connect(network, addr, tls::anonymous_config(host, &root)?).await?;
     let on = host.clone();
-    let verified = channel_with(network, addr, move || tls::anonymous_config(&on, &root, &cluster));
+    let verified = channel_with(network, addr, move || tls::anonymous_config(&on, &root));
     let (key_pem, csr_pem) = ca::request()?;
     let request = IssueCertificateRequest {
         csr_pem,
@@ -66,7 +67,7 @@ pub async fn bootstrap(
     let issued = with_timeout(addr, CaClient::new(verified).issue_certificate(request))
         .await
         .map_err(|status| refused("ask for a certificate", addr, &status))?;
-    let credentials = Credentials::from_pem(&key_pem, &issued.certificate_pem, &root_pem)?;
+    let credentials = Credentials::from_pem(&key_pem, &issued.certificate_pem, trust_of(&issued))?;
     let dir = dir.to_owned();
     let identity = host.blocking(move || Identity::create(&dir, credentials)).await?;
     Ok(identity.on(host.clone()))
@@ -81,20 +82,16 @@ pub async fn renew(identity: &Identity, channel: Channel) -> Result<Role, Error>
     )
     .await
     .map_err(|status| refused("renew the certificate", "a manager", &status))?;
-    let current = identity.current();
-    // The root is pinned at joining: a renewal does not change whom we trust.
-    let credentials = Credentials::from_pem(&key_pem, &issued.certificate_pem, current.root_pem())?;
+    let credentials = Credentials::from_pem(&key_pem, &issued.certificate_pem, trust_of(&issued))?;
     let role = credentials.identity().role;
     let (host, identity) = (identity.host().clone(), identity.clone());
     host.blocking(move || identity.replace(credentials)).await?;
     Ok(role)
 }
 
-fn cluster_of(root: &rustls::pki_types::CertificateDer<'_>) -> Result<String, Error> {
-    let (_, parsed) =
-        x509_parser::parse_x509_certificate(root).map_err(|e| Error::certificate("root certificate", e))?;
-    let name = parsed.subject().iter_organization().next().and_then(|a| a.as_str().ok());
-    name.map(str::to_owned).ok_or_else(|| Error::certificate("root certificate", "it names no cluster (O)"))
+/// Whom a proven manager says to trust.
+fn trust_of(issued: &IssueCertificateResponse) -> Trust {
+    Trust { roots_pem: issued.root_ca_pem.clone(), epoch: issued.trust_epoch }
 }
 
 async fn with_timeout<T>(

@@ -1,4 +1,5 @@
-//! The swarm's own certificate authority: a P-256 root that signs node certificates.
+//! The swarm's own certificate authority: a root (of its own making, P-256, or brought by somebody) that signs node
+//! certificates, and the root after it.
 
 use std::time::Duration;
 
@@ -12,59 +13,98 @@ use sha2::{Digest, Sha256};
 use skep_proto::ids::{ClusterId, NodeId};
 use time::OffsetDateTime;
 
-use crate::credentials::pem_certificate;
 use crate::peer::unit;
-use crate::{Credentials, Error, Host, Role};
+use crate::private_key::key_pair;
+use crate::{Credentials, Error, Host, JoinToken, Role, Trust, cross, pem, tls, trust};
 
 /// How far a certificate's validity reaches back, for hosts whose clocks run behind.
 const BACKDATE: Duration = Duration::from_secs(3600);
 /// Lifetime of the root (Swarm: 20 years).
 const ROOT_LIFE: Duration = Duration::from_secs(20 * 365 * 24 * 3600);
 
-/// The root certificate with its key.
+/// Shortest time a root that somebody brings must still be valid (Swarm: a year).
+const ROOT_LEFT: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// A root certificate with its key, and the cluster it signs for.
 pub struct RootCa {
     host: Host,
     cluster_id: ClusterId,
     cert_pem: String,
     key_pem: String,
     digest: [u8; 32],
+    /// What leads from here to the root that nodes trust already; empty if that is this one.
+    cross_signed_pem: String,
 }
 
 impl RootCa {
-    /// A new root for a new cluster.
+    /// A new root for a cluster.
     pub fn generate(host: &Host, cluster_id: ClusterId) -> Result<Self, Error> {
         let key = new_key()?;
         let mut params = CertificateParams::default();
         params.distinguished_name = name("swarm-ca", None, &cluster_id);
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.serial_number = Some(serial(host));
+        params.serial_number = Some(SerialNumber::from_slice(&serial(host)));
         set_validity(&mut params, host, ROOT_LIFE);
         let cert = params.self_signed(&key).map_err(|e| Error::certificate("root certificate", e))?;
-        Self::from_pem(host, &cert.pem(), &key.serialize_pem())
+        Self::from_pem(host, &cluster_id, &cert.pem(), &key.serialize_pem())
     }
 
     /// The root a cluster object holds.
-    pub fn from_pem(host: &Host, cert_pem: &str, key_pem: &str) -> Result<Self, Error> {
-        let bad = |e: &dyn ToString| Error::certificate("root certificate", e.to_string());
-        let der = pem_certificate(cert_pem, "root certificate")?;
-        let key = KeyPair::from_pem(key_pem).map_err(|e| Error::certificate("root key", e))?;
-        let (_, parsed) = x509_parser::parse_x509_certificate(&der).map_err(|e| bad(&e))?;
+    pub fn from_pem(
+        host: &Host,
+        cluster_id: &ClusterId,
+        cert_pem: &str,
+        key_pem: &str,
+    ) -> Result<Self, Error> {
+        let der = pem::certificate(cert_pem, "root certificate")?;
+        let key = key_pair(key_pem, "root key")?;
+        let parsed = trust::parse(&der, "root certificate")?;
         if parsed.public_key().subject_public_key.data.as_ref() != key.public_key_raw() {
             return Err(Error::certificate("root key", "it is not the key of the root certificate"));
         }
-        let cluster = parsed.subject().iter_organization().next().and_then(|a| a.as_str().ok());
-        let cluster_id = cluster.ok_or_else(|| bad(&"it names no cluster (O)"))?.into();
         Ok(Self {
             host: host.clone(),
-            cluster_id,
-            cert_pem: cert_pem.to_owned(),
+            cluster_id: cluster_id.clone(),
+            cert_pem: pem::to_pem(std::slice::from_ref(&der)),
             key_pem: key_pem.to_owned(),
             digest: digest(&der),
+            cross_signed_pem: String::new(),
         })
     }
 
-    /// Signs a node's request. Of the request only the key is taken: names and role are ours to give.
+    /// The same, as another root has signed it: what it issues is known to those who trust that one, too.
+    pub fn cross_signed(self, cross_signed_pem: &str) -> Self {
+        Self { cross_signed_pem: cross_signed_pem.to_owned(), ..self }
+    }
+
+    /// Signs the name and key of another root, which is to take the place of this one.
+    pub fn cross_sign(&self, other_pem: &str) -> Result<String, Error> {
+        let (old, new) = (self.der()?, pem::certificate(other_pem, "root certificate")?);
+        let (old, new) = (trust::parse(&old, "root certificate")?, trust::parse(&new, "root certificate")?);
+        let from = OffsetDateTime::from(self.host.now()) - BACKDATE;
+        let key = key_pair(&self.key_pem, "root key")?;
+        Ok(pem::to_pem(&[cross::sign(&old, &key, &new, &serial(&self.host), from)?]))
+    }
+
+    /// Fails unless nodes that trust one of `roots_pem` only would know the nodes this root signs for, one root
+    /// after the other.
+    pub fn try_out(&self, roots_pem: &[&str]) -> Result<(), Error> {
+        let (_, csr) = request()?;
+        let issued = self.issue(&csr, &"trial".into(), Role::Manager, ROOT_LEFT)?;
+        let chain = pem::certificates(&issued, "node certificate")?;
+        for root in roots_pem {
+            let root = pem::certificate(root, "root certificate")?;
+            tls::verify(&self.host, &chain, &[root], self.cluster_id.as_str(), Role::Manager)?;
+        }
+        Ok(())
+    }
+
+    fn der(&self) -> Result<CertificateDer<'static>, Error> {
+        pem::certificate(&self.cert_pem, "root certificate")
+    }
+
+    /// Signs a node's request; what leads to the trusted root follows the certificate. Of the request only the key is taken: names and role are ours to give.
     pub fn issue(
         &self,
         csr_pem: &str,
@@ -74,7 +114,7 @@ impl RootCa {
     ) -> Result<String, Error> {
         let csr = CertificateSigningRequestParams::from_pem(csr_pem)
             .map_err(|e| Error::certificate("certificate request", e))?;
-        let key = KeyPair::from_pem(&self.key_pem).map_err(|e| Error::certificate("root key", e))?;
+        let key = key_pair(&self.key_pem, "root key")?;
         let issuer = Issuer::from_ca_cert_pem(&self.cert_pem, key)
             .map_err(|e| Error::certificate("root certificate", e))?;
         let mut params = CertificateParams::default();
@@ -88,19 +128,19 @@ impl RootCa {
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
-        params.serial_number = Some(serial(&self.host));
+        params.serial_number = Some(SerialNumber::from_slice(&serial(&self.host)));
         set_validity(&mut params, &self.host, life);
         let cert = params
             .signed_by(&csr.public_key, &issuer)
             .map_err(|e| Error::certificate("certificate request", e))?;
-        Ok(cert.pem())
+        Ok(format!("{}{}", cert.pem(), self.cross_signed_pem))
     }
 
     /// A key and certificate made in one step, for the cluster's first node.
     pub fn credentials(&self, node_id: &NodeId, role: Role, life: Duration) -> Result<Credentials, Error> {
         let (key_pem, csr_pem) = request()?;
         let cert = self.issue(&csr_pem, node_id, role, life)?;
-        Credentials::from_pem(&key_pem, &cert, &self.cert_pem)
+        Credentials::from_pem(&key_pem, &cert, Trust::first(&self.cert_pem))
     }
 
     /// SHA-256 of the root certificate, which join tokens pin.
@@ -119,6 +159,31 @@ impl RootCa {
     pub fn key_pem(&self) -> &str {
         &self.key_pem
     }
+}
+
+/// Fails unless a certificate that somebody brings can be a swarm's root.
+pub fn check_root(host: &Host, cert_pem: &str) -> Result<(), Error> {
+    let der = pem::certificate(cert_pem, "CA certificate")?;
+    let parsed = trust::parse(&der, "CA certificate")?;
+    if !parsed.is_ca() {
+        return Err(Error::certificate(
+            "CA certificate",
+            "it is not the certificate of an authority (CA:TRUE)",
+        ));
+    }
+    let left = OffsetDateTime::from(host.now()) + ROOT_LEFT;
+    if parsed.validity().not_after.to_datetime() < left {
+        return Err(Error::certificate(
+            "CA certificate",
+            "CA certificate expires too soon: it must be valid for a year yet",
+        ));
+    }
+    Ok(())
+}
+
+/// A new join token with a fresh secret, for a swarm with this root.
+pub fn join_token(root_pem: &str, rng: &mut impl Rng) -> Result<JoinToken, Error> {
+    Ok(JoinToken::generate(&digest(&pem::certificate(root_pem, "root certificate")?), rng))
 }
 
 /// SHA-256 of a certificate.
@@ -140,10 +205,11 @@ fn new_key() -> Result<KeyPair, Error> {
     KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(|e| Error::certificate("key", e))
 }
 
-fn serial(host: &Host) -> SerialNumber {
+/// Positive, and of the same length each time.
+fn serial(host: &Host) -> [u8; 16] {
     let mut bytes: [u8; 16] = host.rng().random();
-    bytes[0] &= 0x7f;
-    SerialNumber::from_slice(&bytes)
+    bytes[0] = (bytes[0] & 0x3f) | 0x40;
+    bytes
 }
 
 fn name(common: &str, role: Option<Role>, cluster_id: &ClusterId) -> DistinguishedName {

@@ -8,6 +8,7 @@ use http::Uri;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use tokio::io::AsyncBufReadExt as _;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -102,12 +103,15 @@ pub(crate) async fn connect(
             network.connect(addr).await.map_err(|source| Error::Connect { addr: addr.to_owned(), source })?;
         // The verifier checks the cluster and the role; this name is only the protocol's formality.
         let name = ServerName::try_from("swarm-manager").expect("a valid DNS name");
-        let stream =
+        let mut stream =
             TlsConnector::from(config).connect(name, io).await.map_err(|e| from_handshake(addr, e))?;
         if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
             let reason = "it speaks TLS, but not gRPC".to_owned();
             return Err(Error::NotAManager { addr: addr.to_owned(), reason });
         }
+        // With TLS 1.3 a server judges our certificate only now. It speaks first in HTTP/2: that, or what it says
+        // against the certificate, is what comes.
+        stream.fill_buf().await.map_err(|e| from_handshake(addr, e))?;
         Ok(stream)
     };
     timeout(CONNECT_TIMEOUT, attempt)

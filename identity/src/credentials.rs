@@ -1,4 +1,4 @@
-//! A node's key, its certificate and the root it is verified against: one unit, stored as one file. With autolock a
+//! A node's key, its certificate and the roots it trusts: one unit, stored as one file. With autolock a
 //! manager's key is sealed in it.
 
 use std::fs;
@@ -11,9 +11,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use skep_proto::v1::TlsInfo;
 
 use crate::seal::{self, SealKey};
-use crate::{Error, PeerIdentity};
+use crate::{Error, PeerIdentity, Trust, pem, trust};
 
 const FILE: &str = "node.pem";
 /// Around a key that is sealed, in place of its own PEM.
@@ -21,35 +22,45 @@ const SEALED_BEGIN: &str = "-----BEGIN SKEP SEALED KEY-----";
 const SEALED_END: &str = "-----END SKEP SEALED KEY-----";
 /// What the sealing is bound to.
 const ABOUT: &[u8] = b"skep node key";
+/// Lines before the key. Without them: one certificate, and no root was ever rotated.
+const CHAIN: &str = "Skep-Chain: ";
+const TRUST_EPOCH: &str = "Skep-Trust-Epoch: ";
+const ISSUED_EPOCH: &str = "Skep-Issued-Epoch: ";
 
-/// Key, certificate and root of a node.
+/// Key, certificate (with what leads from it to a root) and roots of a node.
 pub struct Credentials {
     key_pem: String,
-    cert_pem: String,
-    root_pem: String,
+    trust: Trust,
+    issued_epoch: u64,
     pub(crate) key: PrivateKeyDer<'static>,
-    pub(crate) cert: CertificateDer<'static>,
-    pub(crate) root: CertificateDer<'static>,
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+    pub(crate) roots: Vec<CertificateDer<'static>>,
+    tls: TlsInfo,
     identity: PeerIdentity,
     not_before: SystemTime,
     not_after: SystemTime,
 }
 
 impl Credentials {
-    /// Checks that the three belong together.
-    pub fn from_pem(key_pem: &str, cert_pem: &str, root_pem: &str) -> Result<Self, Error> {
-        let bad = |reason: String| Error::certificate("node certificate", reason);
+    /// Checks that all belong together. `chain_pem` begins with the node's own certificate.
+    pub fn from_pem(key_pem: &str, chain_pem: &str, trust: Trust) -> Result<Self, Error> {
+        let issued_epoch = trust.epoch;
+        Self::issued_at(issued_epoch, key_pem, pem::certificates(chain_pem, "node certificate")?, trust)
+    }
+
+    fn issued_at(
+        issued_epoch: u64,
+        key_pem: &str,
+        chain: Vec<CertificateDer<'static>>,
+        trust: Trust,
+    ) -> Result<Self, Error> {
         let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes())
             .map_err(|e| Error::certificate("node key", e))?;
-        let cert = pem_certificate(cert_pem, "node certificate")?;
-        let root = pem_certificate(root_pem, "root certificate")?;
-        let identity = PeerIdentity::from_der(&cert)?;
-        let (_, parsed) = x509_parser::parse_x509_certificate(&cert).map_err(|e| bad(e.to_string()))?;
-        let (_, parsed_root) = x509_parser::parse_x509_certificate(&root)
-            .map_err(|e| Error::certificate("root certificate", e))?;
-        parsed
-            .verify_signature(Some(parsed_root.public_key()))
-            .map_err(|e| bad(format!("the root did not sign it: {e}")))?;
+        let roots = pem::certificates(&trust.roots_pem, "root certificate")?;
+        let own = chain.first().ok_or_else(|| Error::certificate("node certificate", "there is none"))?;
+        let identity = PeerIdentity::from_der(own)?;
+        let tls = trust::tls_info_of(&chain, &roots)?;
+        let parsed = trust::parse(own, "node certificate")?;
         let pair = rcgen::KeyPair::from_pem(key_pem).map_err(|e| Error::certificate("node key", e))?;
         if parsed.public_key().subject_public_key.data.as_ref() != pair.public_key_raw() {
             return Err(Error::certificate("node key", "it is not the key of the certificate"));
@@ -60,28 +71,42 @@ impl Credentials {
         let (not_before, not_after) = (at(parsed.validity().not_before), at(parsed.validity().not_after));
         Ok(Self {
             key_pem: key_pem.to_owned(),
-            cert_pem: cert_pem.to_owned(),
-            root_pem: root_pem.to_owned(),
+            trust,
+            issued_epoch,
             key,
-            cert,
-            root,
+            chain,
+            roots,
+            tls,
             identity,
             not_before,
             not_after,
         })
     }
 
+    /// The same key and certificate under other roots, if they lead to one of them.
+    pub(crate) fn trusting(&self, trust: Trust) -> Result<Self, Error> {
+        Self::issued_at(self.issued_epoch, &self.key_pem, self.chain.clone(), trust)
+    }
+
     /// Whom the certificate names.
     pub fn identity(&self) -> &PeerIdentity {
         &self.identity
     }
-    /// The root certificate.
-    pub fn root_pem(&self) -> &str {
-        &self.root_pem
+    /// Whom the node trusts.
+    pub fn trust(&self) -> &Trust {
+        &self.trust
     }
-    /// The node's certificate.
-    pub fn cert_pem(&self) -> &str {
-        &self.cert_pem
+    /// The epoch of the trust that came with the certificate.
+    pub fn issued_epoch(&self) -> u64 {
+        self.issued_epoch
+    }
+    /// What the swarm is told of all this.
+    pub fn tls_info(&self) -> &TlsInfo {
+        &self.tls
+    }
+    /// The node's certificate, and what leads from it to a root.
+    pub fn chain_pem(&self) -> String {
+        pem::to_pem(&self.chain)
     }
     /// First and last moment of validity.
     pub fn validity(&self) -> (SystemTime, SystemTime) {
@@ -97,7 +122,13 @@ impl Credentials {
             Some(key) => sealed_pem(key, &self.key_pem)
                 .ok_or_else(|| Error::certificate("node key", "it could not be sealed"))?,
         };
-        let text = format!("{}\n{}\n{}\n", key.trim(), self.cert_pem.trim(), self.root_pem.trim());
+        let about = format!(
+            "{CHAIN}{}\n{TRUST_EPOCH}{}\n{ISSUED_EPOCH}{}\n",
+            self.chain.len(),
+            self.trust.epoch,
+            self.issued_epoch
+        );
+        let text = format!("{about}{}\n{}{}", key.trim(), self.chain_pem(), pem::to_pem(&self.roots));
         let write = || {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
             let mut file = fs::OpenOptions::new()
@@ -122,21 +153,31 @@ impl Credentials {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(Error::File { operation: "read node identity", path, source }),
         };
+        let number = |name: &str, default: u64| -> u64 {
+            let lines = text.lines().take_while(|l| !l.starts_with("-----"));
+            lines.filter_map(|l| l.strip_prefix(name)).find_map(|n| n.parse().ok()).unwrap_or(default)
+        };
         let sections = split(&text);
-        let [key, cert, root] = &sections[..] else {
+        let length = usize::try_from(number(CHAIN, 1)).unwrap_or(usize::MAX);
+        let parts =
+            sections.split_first().and_then(|(key, rest)| Some((key, rest.split_at_checked(length)?)));
+        let Some((key, (chain, roots))) = parts.filter(|(_, (_, roots))| !roots.is_empty()) else {
             let source = std::io::Error::new(
                 std::io::ErrorKind::InvalidData,
-                format!("{} PEM sections instead of 3: leave the swarm and join again", sections.len()),
+                format!("only {} PEM sections are left: leave the swarm and join again", sections.len()),
             );
             return Err(Error::File { operation: "read node identity", path, source });
         };
-        if !key.starts_with(SEALED_BEGIN) {
-            return Self::from_pem(key, cert, root).map(Some);
-        }
-        let seal = seal.ok_or(Error::Sealed { path })?;
-        let opened = opened_pem(seal, key)
-            .ok_or_else(|| Error::certificate("node key", "it is sealed by another key, or damaged"))?;
-        Self::from_pem(&opened, cert, root).map(Some)
+        let opened = if key.starts_with(SEALED_BEGIN) {
+            let seal = seal.ok_or(Error::Sealed { path })?;
+            opened_pem(seal, key)
+                .ok_or_else(|| Error::certificate("node key", "it is sealed by another key, or damaged"))?
+        } else {
+            key.clone()
+        };
+        let chain = pem::certificates(&chain.concat(), "node certificate")?;
+        let trust = Trust { roots_pem: roots.concat(), epoch: number(TRUST_EPOCH, 0) };
+        Self::issued_at(number(ISSUED_EPOCH, 0), &opened, chain, trust).map(Some)
     }
 
     /// Removes the file: this host has left its swarm.
@@ -173,10 +214,6 @@ fn split(text: &str) -> Vec<String> {
         }
     }
     sections
-}
-
-pub(crate) fn pem_certificate(pem: &str, what: &'static str) -> Result<CertificateDer<'static>, Error> {
-    CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|e| Error::certificate(what, e))
 }
 
 impl std::fmt::Debug for Credentials {

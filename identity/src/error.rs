@@ -83,6 +83,15 @@ pub enum Error {
         /// "not yet valid" or "expired".
         problem: &'static str,
     },
+    /// The peer does not know who signed this node's certificate.
+    #[error(
+        "{addr} does not know the authority of this node's certificate: the swarm's root was replaced after this node \
+         was removed; run `docker swarm leave --force` on it, and join again"
+    )]
+    Stranger {
+        /// Address of the peer.
+        addr: String,
+    },
     /// TLS failed for another reason.
     #[error("TLS with {addr} failed: {reason}")]
     Tls {
@@ -164,7 +173,13 @@ fn from_tls(addr: &str, tls: &rustls::Error) -> Error {
         | rustls::Error::AlertReceived(rustls::AlertDescription::CertificateExpired) => {
             Error::Clock { addr, problem: "expired" }
         }
-        rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => Error::NotAManager {
+        // The latter for a root of the same name.
+        rustls::Error::AlertReceived(
+            rustls::AlertDescription::UnknownCA | rustls::AlertDescription::DecryptError,
+        ) => Error::Stranger { addr },
+        rustls::Error::InvalidCertificate(
+            CertificateError::UnknownIssuer | CertificateError::BadSignature,
+        ) => Error::NotAManager {
             addr,
             reason: "its certificate is not from this swarm's authority".to_owned(),
         },

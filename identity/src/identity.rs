@@ -9,9 +9,9 @@ use arc_swap::ArcSwap;
 use skep_proto::ids::{ClusterId, NodeId};
 use tokio::sync::watch;
 
-use crate::{Credentials, Error, Host, Role, SealKey};
+use crate::{Credentials, Error, Host, Role, SealKey, Trust};
 
-/// Cheap to clone; all clones see a renewal.
+/// Cheap to clone; all clones see a renewal and a change of trust.
 #[derive(Clone)]
 pub struct Identity {
     inner: Arc<Inner>,
@@ -93,8 +93,10 @@ impl Identity {
         &self.host
     }
 
-    /// Takes new credentials of the same node and cluster into use, on disk first.
+    /// Takes new credentials of the same node and cluster into use, on disk first. Refuses those of a manager that
+    /// has yet to learn of roots this node trusts: by them nobody else would know it.
     pub fn replace(&self, credentials: Credentials) -> Result<(), Error> {
+        let mut seal = self.seal_lock();
         let (old, new) = (self.current(), credentials.identity().clone());
         if (&new.node_id, &new.cluster_id) != (&old.identity().node_id, &old.identity().cluster_id) {
             return Err(Error::certificate(
@@ -102,7 +104,10 @@ impl Identity {
                 format!("it is for node {} of cluster {}", new.node_id, new.cluster_id),
             ));
         }
-        let mut seal = self.seal_lock();
+        if credentials.trust().epoch < old.trust().epoch {
+            let reason = "the manager that signed it does not know of the swarm's present root yet";
+            return Err(Error::certificate("renewed certificate", reason));
+        }
         let keep = seal.filter(|_| new.role == Role::Manager);
         credentials.store(&self.inner.dir, keep.as_ref())?;
         *seal = keep;
@@ -110,6 +115,22 @@ impl Identity {
         drop(seal);
         self.inner.generation.send_modify(|g| *g += 1);
         Ok(())
+    }
+
+    /// Trusts the roots a manager tells, on disk first; true if that changed anything. An earlier trust than the
+    /// present one is passed over, and one under which nobody would know this node is refused.
+    pub fn trust(&self, trust: &Trust) -> Result<bool, Error> {
+        let seal = self.seal_lock();
+        let current = self.current();
+        if trust.roots_pem.is_empty() || trust.epoch < current.trust().epoch || trust == current.trust() {
+            return Ok(false);
+        }
+        let credentials = current.trusting(trust.clone())?;
+        credentials.store(&self.inner.dir, seal.as_ref())?;
+        self.inner.current.store(Arc::new(credentials));
+        drop(seal);
+        self.inner.generation.send_modify(|g| *g += 1);
+        Ok(true)
     }
 
     /// Removes the stored identity: the node has left.
@@ -122,7 +143,7 @@ impl Identity {
         self.inner.current.load_full()
     }
 
-    /// Counts renewals; a receiver wakes at each.
+    /// Counts changes of certificate or trust; a receiver wakes at each.
     pub fn renewals(&self) -> watch::Receiver<u64> {
         self.inner.generation.subscribe()
     }
@@ -139,11 +160,6 @@ impl Identity {
     pub fn cluster_id(&self) -> ClusterId {
         self.current().identity().cluster_id.clone()
     }
-    /// The root certificate.
-    pub fn root_pem(&self) -> String {
-        self.current().root_pem().to_owned()
-    }
-
     /// When to renew: `fraction` of the certificate's life after it began (0.5 to 0.8 spreads a swarm).
     pub fn renew_at(&self, fraction: f64) -> SystemTime {
         let (from, to) = self.current().validity();

@@ -1,5 +1,5 @@
 //! TLS configurations: 1.3 only, ring only, no resumption (a resumed session would keep a role that has
-//! since been taken away), and trust in one root.
+//! since been taken away), and trust in the swarm's own root (in two of them while it is replaced).
 
 use std::sync::Arc;
 
@@ -8,6 +8,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::time_provider::TimeProvider as _;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
 
 use crate::error::ROLE_MARK;
@@ -20,9 +21,11 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
-fn roots(root: &CertificateDer<'static>) -> Result<Arc<RootCertStore>, Error> {
+fn store(roots: &[CertificateDer<'static>]) -> Result<Arc<RootCertStore>, Error> {
     let mut store = RootCertStore::empty();
-    store.add(root.clone()).map_err(|e| Error::certificate("root certificate", e))?;
+    for root in roots {
+        store.add(root.clone()).map_err(|e| Error::certificate("root certificate", e))?;
+    }
     Ok(Arc::new(store))
 }
 
@@ -32,7 +35,7 @@ fn tls(e: impl ToString) -> Error {
 
 /// For accepting: clients may come without a certificate, never with a bad one.
 pub(crate) fn server_config(host: &Host, own: &Credentials) -> Result<Arc<ServerConfig>, Error> {
-    let verifier = WebPkiClientVerifier::builder_with_provider(roots(&own.root)?, provider())
+    let verifier = WebPkiClientVerifier::builder_with_provider(store(&own.roots)?, provider())
         .allow_unauthenticated()
         .build()
         .map_err(tls)?;
@@ -40,7 +43,7 @@ pub(crate) fn server_config(host: &Host, own: &Credentials) -> Result<Arc<Server
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(tls)?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(vec![own.cert.clone()], own.key.clone_key())
+        .with_single_cert(own.chain.clone(), own.key.clone_key())
         .map_err(tls)?;
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -54,22 +57,36 @@ pub(crate) fn client_config(
     own: &Credentials,
     expected: Role,
 ) -> Result<Arc<ClientConfig>, Error> {
-    let verifier = verifier(&own.root, own.identity().cluster_id.as_str(), expected)?;
+    let verifier = verifier(&own.roots, own.identity().cluster_id.as_str(), expected)?;
     client_builder(host)?
         .with_custom_certificate_verifier(verifier)
-        .with_client_auth_cert(vec![own.cert.clone()], own.key.clone_key())
+        .with_client_auth_cert(own.chain.clone(), own.key.clone_key())
         .map_err(tls)
         .map(finish)
 }
 
-/// For connecting without a certificate to a manager under `root`.
+/// For connecting without a certificate to a manager under `root`. Its cluster is whichever the root is of.
 pub(crate) fn anonymous_config(
     host: &Host,
     root: &CertificateDer<'static>,
-    cluster: &str,
 ) -> Result<Arc<ClientConfig>, Error> {
-    let verifier = verifier(root, cluster, Role::Manager)?;
+    let verifier = verifier(std::slice::from_ref(root), unit(Role::Manager), Role::Manager)?;
     Ok(finish(client_builder(host)?.with_custom_certificate_verifier(verifier).with_no_client_auth()))
+}
+
+/// For a web server under `roots` that may ask who this is.
+pub(crate) fn https_config(
+    host: &Host,
+    own: &Credentials,
+    roots: &[CertificateDer<'static>],
+) -> Result<Arc<ClientConfig>, Error> {
+    let config = ClientConfig::builder_with_details(provider(), Arc::new(host.clone()))
+        .with_safe_default_protocol_versions()
+        .map_err(tls)?
+        .with_root_certificates(store(roots)?)
+        .with_client_auth_cert(own.chain.clone(), own.key.clone_key())
+        .map_err(tls)?;
+    Ok(Arc::new(config))
 }
 
 /// For fetching a root that is checked by its digest afterwards: proves nothing about the server.
@@ -103,21 +120,38 @@ fn finish(mut config: ClientConfig) -> Arc<ClientConfig> {
     Arc::new(config)
 }
 
-fn verifier(
-    root: &CertificateDer<'static>,
+/// Fails unless a peer that trusts `roots` would take this chain for a node of the cluster.
+pub(crate) fn verify(
+    host: &Host,
+    chain: &[CertificateDer<'static>],
+    roots: &[CertificateDer<'static>],
     cluster: &str,
     expected: Role,
-) -> Result<Arc<dyn ServerCertVerifier>, Error> {
-    let chain = WebPkiServerVerifier::builder_with_provider(roots(root)?, provider()).build().map_err(tls)?;
-    let cluster_name = ServerName::try_from(cluster.to_owned()).map_err(tls)?;
-    Ok(Arc::new(RoleVerifier { chain, cluster_name, expected }))
+) -> Result<(), Error> {
+    let (own, between) = chain.split_first().ok_or_else(|| tls("there is no certificate"))?;
+    let verifier = verifier(roots, cluster, expected)?;
+    let name = ServerName::try_from(unit(Role::Manager)).map_err(tls)?;
+    let now = host.current_time().ok_or_else(|| tls("there is no time of day"))?;
+    verifier.verify_server_cert(own, between, &name, &[], now).map(drop).map_err(tls)
 }
 
-/// The chain must end in our root, the certificate must be of our cluster, the role the one expected.
+/// `name` is what all certificates of the cluster are for: its ID, or where that is not known, a role.
+fn verifier(
+    roots: &[CertificateDer<'static>],
+    name: &str,
+    expected: Role,
+) -> Result<Arc<dyn ServerCertVerifier>, Error> {
+    let chain =
+        WebPkiServerVerifier::builder_with_provider(store(roots)?, provider()).build().map_err(tls)?;
+    let name = ServerName::try_from(name.to_owned()).map_err(tls)?;
+    Ok(Arc::new(RoleVerifier { chain, name, expected }))
+}
+
+/// The chain must end in a root of ours, the certificate must be of our cluster, the role the one expected.
 #[derive(Debug)]
 struct RoleVerifier {
     chain: Arc<WebPkiServerVerifier>,
-    cluster_name: ServerName<'static>,
+    name: ServerName<'static>,
     expected: Role,
 }
 
@@ -130,13 +164,8 @@ impl ServerCertVerifier for RoleVerifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let verified = self.chain.verify_server_cert(
-            end_entity,
-            intermediates,
-            &self.cluster_name,
-            ocsp_response,
-            now,
-        )?;
+        let verified =
+            self.chain.verify_server_cert(end_entity, intermediates, &self.name, ocsp_response, now)?;
         let peer = PeerIdentity::from_der(end_entity).map_err(|e| rustls::Error::General(e.to_string()))?;
         if peer.role != self.expected {
             let (found, expected) = (unit(peer.role), unit(self.expected));

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skep_identity::{
-    Bootstrap, Credentials, Error, Host, Identity, JoinToken, Network, Role, RootCa, Tcp, bootstrap, channel,
-    dial, explain, incoming, peer, renew, require, require_any, server,
+    Bootstrap, Credentials, Error, Host, Identity, JoinToken, Network, Role, RootCa, Tcp, Trust, bootstrap,
+    channel, check_root, dial, explain, incoming, peer, renew, require, require_any, server, tls_info,
 };
 use skep_proto::ids::{ClusterId, NodeId};
 use skep_proto::v1::ca_client::CaClient;
@@ -76,6 +76,7 @@ impl TestCa {
             role: role.into(),
             certificate_pem,
             root_ca_pem: self.root.cert_pem().to_owned(),
+            trust_epoch: 0,
         }))
     }
 }
@@ -105,6 +106,7 @@ struct Cluster {
     worker: JoinToken,
     manager: JoinToken,
     root: (String, String),
+    cluster: String,
     dir: TempDir,
 }
 
@@ -125,6 +127,7 @@ async fn cluster_of_role(tamper: bool, role: Role) -> Cluster {
     let network: Arc<dyn Network> = Arc::new(Tcp);
     let listener = network.bind("127.0.0.1:0").await.expect("bind");
     let addr = listener.local_addr().expect("addr").to_string();
+    let cluster = root.cluster_id().as_str().to_owned();
     let pems = (root.cert_pem().to_owned(), root.key_pem().to_owned());
     let ca = TestCa { root, worker: worker.clone(), manager: manager.clone(), served_root };
     let serve = server()
@@ -132,7 +135,7 @@ async fn cluster_of_role(tamper: bool, role: Role) -> Cluster {
         .add_service(raft_server::RaftServer::new(ManagersOnly))
         .serve_with_incoming(incoming(&identity, listener));
     tokio::spawn(serve);
-    Cluster { network, addr, worker, manager, root: pems, dir }
+    Cluster { network, addr, worker, manager, root: pems, cluster, dir }
 }
 
 fn identity(root: &RootCa, dir: &Path, node: &str, role: Role) -> Identity {
@@ -155,7 +158,8 @@ impl Cluster {
         bootstrap(&self.network, &self.dir.path().join("joiner"), join).await
     }
     fn root(&self) -> RootCa {
-        RootCa::from_pem(&Host::system(), &self.root.0, &self.root.1).expect("root")
+        RootCa::from_pem(&Host::system(), &ClusterId::from(self.cluster.as_str()), &self.root.0, &self.root.1)
+            .expect("root")
     }
 }
 
@@ -286,10 +290,12 @@ fn credentials_must_belong_together() {
     let root = RootCa::generate(&Host::system(), ClusterId::random(&mut rand::rng())).expect("root");
     let other = RootCa::generate(&Host::system(), ClusterId::random(&mut rand::rng())).expect("root");
     let own = root.credentials(&"n".into(), Role::Worker, LIFE).expect("credentials");
-    assert!(RootCa::from_pem(&Host::system(), root.cert_pem(), other.key_pem()).is_err());
-    assert!(Credentials::from_pem(other.key_pem(), own.cert_pem(), root.cert_pem()).is_err());
-    assert!(Credentials::from_pem(other.key_pem(), own.cert_pem(), other.cert_pem()).is_err());
-    assert!(RootCa::from_pem(&Host::system(), "garbage", "garbage").is_err());
+    let from_pem = |cert: &str, key: &str| RootCa::from_pem(&Host::system(), root.cluster_id(), cert, key);
+    let trust = |root: &RootCa| Trust::first(root.cert_pem());
+    assert!(from_pem(root.cert_pem(), other.key_pem()).is_err());
+    assert!(Credentials::from_pem(other.key_pem(), &own.chain_pem(), trust(&root)).is_err());
+    assert!(Credentials::from_pem(other.key_pem(), &own.chain_pem(), trust(&other)).is_err());
+    assert!(from_pem("garbage", "garbage").is_err());
 }
 
 #[test]
@@ -305,4 +311,148 @@ fn a_damaged_identity_file_is_an_error_not_a_panic() {
         let error = Identity::load(dir.path(), None).map(drop).expect_err("refused");
         assert!(!error.to_string().is_empty());
     }
+}
+
+/// A root, the root after it, and an identity of each.
+struct Rotation {
+    dir: TempDir,
+    old: RootCa,
+    new: RootCa,
+    cross_signed: String,
+}
+
+fn rotation() -> Rotation {
+    let host = Host::system();
+    let old = RootCa::generate(&host, ClusterId::random(&mut rand::rng())).expect("root");
+    let new = RootCa::generate(&host, old.cluster_id().clone()).expect("root");
+    let cross_signed = old.cross_sign(new.cert_pem()).expect("signed");
+    let new = new.cross_signed(&cross_signed);
+    new.try_out(&[old.cert_pem(), new.cert_pem()]).expect("known to both");
+    Rotation { dir: TempDir::new().expect("dir"), old, new, cross_signed }
+}
+
+impl Rotation {
+    fn trust(&self, roots: &[&RootCa], epoch: u64) -> Trust {
+        Trust { roots_pem: roots.iter().map(|r| r.cert_pem()).collect(), epoch }
+    }
+    /// A manager whose certificate `issuer` signed, and which trusts `roots`.
+    fn node(&self, name: &str, issuer: &RootCa, roots: &[&RootCa], epoch: u64) -> Identity {
+        let issued = issuer.credentials(&name.into(), Role::Manager, LIFE);
+        // Under its own root first, as if there had been no other.
+        let credentials = issued.unwrap_or_else(|e| panic!("{name}: {e}"));
+        let identity = Identity::create(&self.dir.path().join(name), credentials).expect("stored");
+        identity.trust(&self.trust(roots, epoch)).expect("trusted");
+        identity
+    }
+}
+
+/// Whether a client reaches a server, each verifying the other; else why not.
+async fn reaches(client: &Identity, server_of: &Identity) -> Result<(), String> {
+    let network: Arc<dyn Network> = Arc::new(Tcp);
+    let listener = network.bind("127.0.0.1:0").await.expect("bind");
+    let addr = listener.local_addr().expect("addr").to_string();
+    let serve = server()
+        .add_service(raft_server::RaftServer::new(ManagersOnly))
+        .serve_with_incoming(incoming(server_of, listener));
+    let serving = tokio::spawn(serve);
+    let channel = channel(client, &network, &addr, Role::Manager);
+    let reached = raft_client::RaftClient::new(channel).read_index(Empty {}).await;
+    serving.abort();
+    reached.map(drop).map_err(|status| explain(&addr, &status))
+}
+
+#[tokio::test]
+async fn while_the_root_is_replaced_every_node_reaches_every_other() {
+    let r = rotation();
+    let (old, new) = (&r.old, &r.new);
+    let nodes = [
+        ("not asked yet", r.node("a", old, &[old], 0)),
+        ("renewed", r.node("b", new, &[old, new], 1)),
+        ("told that it is over", r.node("c", new, &[new], 2)),
+    ];
+    for (of, server) in &nodes {
+        for (by, client) in &nodes {
+            // The old root goes only after the last certificate of it.
+            let apart = [*of, *by].contains(&"not asked yet") && [*of, *by].contains(&"told that it is over");
+            let reached = reaches(client, server).await;
+            assert_eq!(reached.is_err(), apart, "{of} by {by}: {reached:?}");
+        }
+    }
+    // One that was removed while it was away is told what to do.
+    let why = reaches(&nodes[0].1, &nodes[2].1).await.expect_err("unknown");
+    assert!(why.contains("docker swarm leave --force"), "{why}");
+    // What another root signed is of no use: it takes the cross-signed certificate.
+    let bare =
+        RootCa::from_pem(&Host::system(), old.cluster_id(), new.cert_pem(), new.key_pem()).expect("root");
+    assert!(bare.try_out(&[old.cert_pem()]).is_err());
+    assert!(r.cross_signed.starts_with("-----BEGIN CERTIFICATE-----\n"));
+}
+
+#[tokio::test]
+async fn trust_changes_on_disk_first_and_never_goes_back() {
+    let r = rotation();
+    let (old, new) = (&r.old, &r.new);
+    let node = r.node("n", new, &[old, new], 1);
+    let mut renewals = node.renewals();
+    assert!(!node.trust(&r.trust(&[old, new], 1)).expect("known"), "nothing new");
+    assert!(!renewals.has_changed().expect("there"));
+    assert!(node.trust(&r.trust(&[new], 2)).expect("taken"));
+    assert!(renewals.borrow_and_update().ge(&1));
+    assert!(!node.trust(&r.trust(&[old, new], 1)).expect("passed over"));
+    let loaded = Identity::load(&r.dir.path().join("n"), None).expect("readable").expect("there");
+    assert_eq!(loaded.current().trust(), &r.trust(&[new], 2));
+    assert_eq!(loaded.current().chain_pem(), node.current().chain_pem());
+    assert_eq!(loaded.current().tls_info(), &tls_info(new.cert_pem(), new.cert_pem()).expect("info"));
+    // A manager that is behind signs with the old root still.
+    let behind = old.credentials(&"n".into(), Role::Manager, LIFE).expect("credentials");
+    let refusal = node.replace(behind).expect_err("refused").to_string();
+    assert!(refusal.contains("present root"), "{refusal}");
+    // Nobody trusts only roots by which it would not be known itself.
+    let stranger = rotation();
+    assert!(node.trust(&stranger.trust(&[&stranger.old], 3)).is_err());
+    assert_eq!(node.current().trust(), &r.trust(&[new], 2));
+}
+
+#[test]
+fn roots_that_people_bring_in_the_forms_they_have_them_in() {
+    let dir = TempDir::new().expect("dir");
+    let openssl = |args: &str| {
+        let done =
+            std::process::Command::new("openssl").args(args.split(' ')).current_dir(dir.path()).output();
+        let done = done.expect("openssl");
+        assert!(done.status.success(), "{args}: {}", String::from_utf8_lossy(&done.stderr));
+    };
+    let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).expect(name);
+    let host = Host::system();
+    let old = RootCa::generate(&host, ClusterId::random(&mut rand::rng())).expect("root");
+    for (kind, make) in [
+        ("sec1", "ecparam -name prime256v1 -genkey -out sec1.key"),
+        ("p384", "ecparam -name secp384r1 -genkey -out p384.key"),
+        ("rsa", "genrsa -traditional -out rsa.key 2048"),
+        ("pkcs8", "genpkey -algorithm ed25519 -out pkcs8.key"),
+    ] {
+        openssl(make);
+        openssl(&format!(
+            "req -x509 -new -key {kind}.key -days 800 -subj /O=Example/OU=Swarms/CN=Root/L=Here -out {kind}.pem"
+        ));
+        let (cert, key) = (read(&format!("{kind}.pem")), read(&format!("{kind}.key")));
+        check_root(&host, &cert).unwrap_or_else(|e| panic!("{kind}: {e}"));
+        let new =
+            RootCa::from_pem(&host, old.cluster_id(), &cert, &key).unwrap_or_else(|e| panic!("{kind}: {e}"));
+        let new = new.cross_signed(&old.cross_sign(&cert).expect("signed"));
+        new.try_out(&[old.cert_pem(), &cert]).unwrap_or_else(|e| panic!("{kind}: {e}"));
+        // And the other way: this root gives way to one of the swarm's own making.
+        let next = RootCa::generate(&host, old.cluster_id().clone()).expect("root");
+        let next_cross = new.cross_sign(next.cert_pem()).expect("signed");
+        next.cross_signed(&next_cross).try_out(&[&cert]).unwrap_or_else(|e| panic!("{kind}: {e}"));
+        assert!(RootCa::from_pem(&host, old.cluster_id(), &cert, old.key_pem()).is_err(), "another's key");
+    }
+    openssl("req -x509 -new -key sec1.key -days 300 -subj /CN=short -out short.pem");
+    let refusal = check_root(&host, &read("short.pem")).expect_err("refused").to_string();
+    assert!(refusal.contains("expires too soon"), "{refusal}");
+    openssl(
+        "req -x509 -new -key sec1.key -days 800 -subj /CN=leaf -addext basicConstraints=CA:FALSE -out leaf.pem",
+    );
+    assert!(check_root(&host, &read("leaf.pem")).is_err());
+    assert!(check_root(&host, &format!("{}{}", read("rsa.pem"), read("sec1.pem"))).is_err(), "one only");
 }

@@ -77,6 +77,8 @@ pub(crate) fn objects(
         data_path_port: or(init.data_path_port, defaults::DATA_PATH_PORT.into()),
         node_pool: defaults::NODE_POOL.to_owned(),
         unlock_key: unlock_key.map(ToString::to_string).unwrap_or_default(),
+        last_forced_rotation: init.spec.force_rotate,
+        ..Default::default()
     };
     let node = v1::Node {
         manager: Some(manager),

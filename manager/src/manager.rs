@@ -32,6 +32,9 @@ const JOIN_RETRY: Duration = Duration::from_millis(200);
 /// Longest wait for another manager to take over when this one stops.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// More changes of roots than can have been lost with a quorum.
+const LOST_EPOCHS: u64 = 1000;
+
 /// How a manager begins.
 #[derive(Clone, Debug)]
 pub enum Start {
@@ -316,7 +319,13 @@ impl Manager {
                 node.manager = None;
                 crate::store::change::put(node)
             });
-            Ok(demoted.collect())
+            // Nodes may have heard of roots that only the lost managers knew of.
+            let cluster = view.cluster().map(|cluster| {
+                let mut cluster = v1::Cluster::clone(cluster);
+                cluster.trust_epoch += LOST_EPOCHS;
+                crate::store::change::put(cluster)
+            });
+            Ok(demoted.chain(cluster).collect())
         });
         demoted.await.map(drop).map_err(|e| Error::Internal(e.message().to_owned()))
     }

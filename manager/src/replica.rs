@@ -115,7 +115,7 @@ fn raft_options(
     metrics: &Metrics,
 ) -> RaftOptions {
     let host = options.identity.host();
-    let store = store.clone();
+    let (store, kept) = (store.clone(), store.clone());
     let log = LogOptions {
         state_dir: options.state_dir.clone(),
         disk: Arc::new(RealDisk),
@@ -126,6 +126,7 @@ fn raft_options(
         log,
         timing: options.timing.clone(),
         snapshot_interval: Arc::new(move || snapshot_interval(&store)),
+        keep_snapshots: Arc::new(move || kept.view().cluster().map_or(0, |c| keep_snapshots(c))),
         trailing: TRAILING,
         max_entry_bytes: MAX_ENTRY_BYTES,
         seed: host.rng().random(),
@@ -139,6 +140,10 @@ fn raft_options(
 fn snapshot_interval(store: &Store) -> u64 {
     let asked = store.view().cluster().and_then(|c| c.spec.as_ref()).map_or(0, |s| s.snapshot_interval);
     if asked == 0 { skep_proto::defaults::SNAPSHOT_INTERVAL } else { asked }
+}
+
+fn keep_snapshots(cluster: &v1::Cluster) -> u64 {
+    cluster.spec.as_ref().map_or(0, |s| s.keep_old_snapshots)
 }
 
 fn leader_of(leadership: &Leadership) -> Option<Leader> {

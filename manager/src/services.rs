@@ -18,7 +18,7 @@ use tonic::{Request, Status};
 
 use crate::authority;
 use crate::autolock::Autolock;
-use crate::ca::CaService;
+use crate::ca::{CaService, rotation};
 use crate::context::Context;
 use crate::control::{ControlHandle, roles};
 use crate::dispatcher::DispatcherService;
@@ -69,6 +69,7 @@ impl Services {
             .add_service(raft);
         services.spawn(serve(router, incoming, services.stop.clone()));
         services.spawn_until_stop(roles::reconcile(ctx.clone()));
+        services.spawn_until_stop(rotation::reconcile(ctx.clone()));
         if let Some(autolock) = autolock {
             services.spawn_until_stop(autolock.follow(ctx.clone()));
         }

@@ -391,6 +391,7 @@ async fn tokens_rotate_and_the_old_one_is_refused() {
         rotate_worker_token: true,
         rotate_manager_token: false,
         rotate_unlock_key: false,
+        ..Default::default()
     };
     let new =
         swarm.managers[1].control.update_cluster(Request::new(request)).await.expect("rotated").into_inner();

@@ -267,11 +267,12 @@ fn one_manager_goes_on_alone_by_force() {
 }
 
 #[test]
-fn snapshots_are_taken_as_often_as_the_cluster_says() {
+fn snapshots_are_taken_and_kept_as_the_cluster_says() {
     let cluster = Cluster::new();
     let control = cluster.hosts[1].manager().control();
     let now = cluster.cluster(1);
-    let spec = v1::ClusterSpec { snapshot_interval: 10, ..now.spec.unwrap_or_default() };
+    let spec =
+        v1::ClusterSpec { snapshot_interval: 10, keep_old_snapshots: 2, ..now.spec.unwrap_or_default() };
     let version = now.meta.map_or(0, |m| m.version);
     let request = v1::UpdateClusterRequest { version, spec: Some(spec), ..Default::default() };
     cluster.test.block_on(control.update_cluster(Request::new(request))).expect("updated");
@@ -279,9 +280,23 @@ fn snapshots_are_taken_as_often_as_the_cluster_says() {
         let status = |h: &Host| h.manager().raft_status().borrow().snapshot_index;
         cluster.hosts.iter().map(status).collect()
     };
-    let before = snapshots();
-    for i in 0..12 {
-        cluster.create(i % 3, &format!("s{i}")).expect("written");
+    let kept = |host: &Host| -> Vec<String> {
+        let files = std::fs::read_dir(host.dir.join("manager/raft")).expect("the log");
+        let names = files.map(|f| f.expect("a file").file_name().to_string_lossy().into_owned());
+        names.filter(|name| name.ends_with(".snap")).collect()
+    };
+    let mut created = 0;
+    for round in 1..=4 {
+        let before = snapshots();
+        for _ in 0..12 {
+            cluster.create(created % 3, &format!("s{created}")).expect("written");
+            created += 1;
+        }
+        let grown = || snapshots().iter().zip(&before).all(|(now, then)| now > then);
+        cluster.until("a snapshot everywhere", grown);
+        // The first one is that of the beginning, or of joining.
+        cluster.until("two older ones at most", || {
+            cluster.hosts.iter().all(|h| kept(h).len() == 3 || (round == 1 && kept(h).len() == 2))
+        });
     }
-    cluster.until("a snapshot everywhere", || snapshots().iter().zip(&before).all(|(now, then)| now > then));
 }

@@ -12,6 +12,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use skep_manager::store::StoreView;
@@ -122,6 +123,7 @@ impl Checks {
             }
         }
         acknowledged(&view, record)?;
+        one_root(&view, record)?;
         exactly_desired(&view, nodes, now)?;
         let first = managers[0].1.store().snapshot();
         for (node, manager) in &managers[1..] {
@@ -130,6 +132,29 @@ impl Checks {
             }
         }
         Ok(status[0].last_index)
+    }
+}
+
+/// No rotation of the root is under way or lost, and every node trusts the one root and has a certificate of it.
+fn one_root(view: &StoreView, record: &Record) -> Verdict {
+    let cluster = view.cluster().ok_or("there is no cluster")?;
+    let acknowledged = record.rotations.load(Ordering::Relaxed);
+    if cluster.root_rotation.is_some() || cluster.last_forced_rotation < acknowledged {
+        let at = cluster.last_forced_rotation;
+        return Err(format!("rotation {at} of the root, acknowledged was {acknowledged}, is not over"));
+    }
+    let mut issuers = BTreeMap::new();
+    for node in view.nodes() {
+        let tls =
+            node.description.as_ref().and_then(|d| d.tls.as_ref()).ok_or("a node has no certificate")?;
+        if tls.trust_root != cluster.root_ca_pem {
+            return Err(format!("node {} trusts other roots than the swarm's", node.id));
+        }
+        issuers.insert(&tls.cert_issuer_public_key, &node.id);
+    }
+    match issuers.len() {
+        1 => Ok(()),
+        _ => Err(format!("the certificates are of several roots: {issuers:?}")),
     }
 }
 

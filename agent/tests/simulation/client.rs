@@ -2,6 +2,7 @@
 //! of every manager is compared with in the end.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -60,6 +61,8 @@ pub struct Record {
     services: Mutex<BTreeMap<String, Known>>,
     violations: Mutex<Vec<String>>,
     answers: Mutex<Vec<Answer>>,
+    /// The newest rotation of the root that was acknowledged.
+    pub rotations: AtomicU64,
 }
 
 /// What somebody was told.
@@ -79,6 +82,7 @@ impl Record {
             services: Mutex::default(),
             violations: Mutex::default(),
             answers: Mutex::default(),
+            rotations: AtomicU64::default(),
         })
     }
 
@@ -154,6 +158,8 @@ pub enum Request {
     Service(Command),
     /// About a node.
     Node(NodeCommand),
+    /// Another root certificate.
+    Root(RootCommand),
 }
 
 impl Request {
@@ -162,6 +168,7 @@ impl Request {
         match self {
             Self::Service(command) => command.run(control).await,
             Self::Node(command) => command.run(control).await,
+            Self::Root(command) => command.run(control).await,
         }
     }
 }
@@ -192,6 +199,36 @@ impl NodeCommand {
         let request = v1::UpdateNodeRequest { id: node.id, version, spec: Some(spec) };
         let call = control.update_node(tonic::Request::new(request));
         self.record.timely("an update of a node", call).await.map(drop)
+    }
+}
+
+/// Has the swarm's root replaced.
+pub struct RootCommand {
+    pub record: Arc<Record>,
+}
+
+impl RootCommand {
+    async fn run(self, control: ControlHandle) {
+        let told = match self.try_run(&control).await {
+            Ok(number) => {
+                self.record.rotations.fetch_max(number, Ordering::Relaxed);
+                format!("rotation {number}")
+            }
+            Err(status) => status.message().to_owned(),
+        };
+        self.record.trace.add(format!("another root: {told}"));
+    }
+
+    async fn try_run(&self, control: &ControlHandle) -> Result<u64, Status> {
+        let call = control.get_cluster(tonic::Request::new(v1::GetClusterRequest {}));
+        let cluster = self.record.timely("a read of the cluster", call).await?.into_inner().cluster;
+        let cluster = cluster.ok_or_else(|| Status::not_found("no cluster"))?;
+        let mut spec = cluster.spec.unwrap_or_default();
+        spec.force_rotate += 1;
+        let (number, version) = (spec.force_rotate, cluster.meta.map_or(0, |m| m.version));
+        let request = v1::UpdateClusterRequest { version, spec: Some(spec), ..Default::default() };
+        let call = control.update_cluster(tonic::Request::new(request));
+        self.record.timely("an update of the cluster", call).await.map(|_| number)
     }
 }
 

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use turmoil::Sim;
 
 use crate::check::Checks;
-use crate::client::{Ask, NodeCommand, Record, Request};
+use crate::client::{Ask, NodeCommand, Record, Request, RootCommand};
 use crate::node::{Invitation, Node, NodeOptions};
 use crate::trace::Trace;
 
@@ -290,6 +290,12 @@ impl Cluster {
         let Some(at) = self.some_manager() else { return };
         let (record, id) = (self.record.clone(), self.nodes[i].id());
         self.nodes[at].command(Request::Node(NodeCommand { record, id, availability }));
+    }
+
+    /// An operator has the root replaced, at some manager.
+    pub fn rotate_root(&mut self) {
+        let Some(at) = self.some_manager() else { return };
+        self.nodes[at].command(Request::Root(RootCommand { record: self.record.clone() }));
     }
 
     /// A manager that runs, at random.

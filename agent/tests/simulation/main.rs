@@ -119,6 +119,11 @@ fn clocks_that_differ_delay_nothing() {
 }
 
 #[test]
+fn the_root_is_replaced_whatever_happens_meanwhile() {
+    all_hold("root", 2);
+}
+
+#[test]
 fn the_same_seed_gives_the_same_run() {
     let (one, two) = std::thread::scope(|scope| {
         let other = scope.spawn(|| play("history", 3));

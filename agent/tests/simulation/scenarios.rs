@@ -17,7 +17,8 @@ pub fn play(scenario: &str, seed: u64) -> u64 {
         "worker" => worker_cut_off(&run, seed),
         "quorum" => quorum_lost(&run, seed),
         "skew" => clocks_apart(&run, seed),
-        other => panic!("there is no scenario {other}: history, leader, worker, quorum or skew"),
+        "root" => root_replaced(&run, seed),
+        other => panic!("there is no scenario {other}: history, leader, worker, quorum, skew or root"),
     };
     cluster.pass(Duration::from_millis(100));
     cluster.hash()
@@ -45,7 +46,8 @@ fn history(run: &str, seed: u64) -> Cluster {
         c.pass(millis(pause));
         let (i, j) = (c.rng.random_range(0..hosts), c.rng.random_range(0..hosts));
         match c.rng.random_range(0..100) {
-            0..57 => ask_something(&mut c, &mut services),
+            0..55 => ask_something(&mut c, &mut services),
+            55..57 => c.rotate_root(),
             57..63 => c.crash(i),
             63..65 => c.power_cut(i),
             65..77 => c.start(i),
@@ -213,6 +215,35 @@ fn clocks_apart(run: &str, seed: u64) -> Cluster {
         c.pass(millis(4000));
         c.start(leader);
         c.converge(Duration::from_secs(30));
+    }
+    c
+}
+
+/// The root is replaced while hosts die, are cut off and come back, the leader among them; another one is asked for
+/// before that is over. In the end every node has a certificate of the last one.
+fn root_replaced(run: &str, seed: u64) -> Cluster {
+    let mut c = Cluster::form(run, seed, 3, 2);
+    deploy(&mut c, 4);
+    for _ in 0..3 {
+        c.rotate_root();
+        let wait = c.rng.random_range(0..1500);
+        c.pass(millis(wait));
+        let leader = c.settled_leader();
+        let i = if c.rng.random_bool(0.5) { leader } else { c.rng.random_range(0..5) };
+        match c.rng.random_range(0..3) {
+            0 => c.crash(i),
+            1 => c.isolate(i),
+            _ => c.power_cut(i),
+        }
+        let wait = c.rng.random_range(500..8000);
+        c.pass(millis(wait));
+        if c.rng.random_bool(0.5) {
+            c.rotate_root();
+            let wait = c.rng.random_range(0..2000);
+            c.pass(millis(wait));
+        }
+        c.mend();
+        c.converge(Duration::from_secs(60));
     }
     c
 }

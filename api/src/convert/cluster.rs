@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 use skep_proto::defaults;
-use skep_proto::v1::{Annotations, Cluster, ClusterSpec, NodeAvailability};
+use skep_proto::v1::{Annotations, Cluster, ClusterSpec, ExternalCa, NodeAvailability};
 
 use super::names::Named;
-use super::{created, updated, version};
+use super::{created, tls_info, updated, version};
 use crate::error::{ApiError, ApiResult};
 use crate::fields::Fields;
 use crate::swarm::{InitRequest, JoinRequest};
@@ -13,7 +13,6 @@ use crate::swarm::{InitRequest, JoinRequest};
 /// Docker's name of the only cluster.
 const NAME: &str = "default";
 /// What is reported of settings that Skep fixes; the same values are accepted back.
-const KEPT_SNAPSHOTS: u64 = 0;
 const SLOW_FOLLOWERS: u64 = 500;
 const ELECTION_TICK: u64 = 10;
 const HEARTBEAT_TICK: u64 = 1;
@@ -108,8 +107,34 @@ pub fn read_unlock(body: &[u8]) -> ApiResult<String> {
     Ok(key)
 }
 
-/// A cluster's specification: the body of `POST /swarm/update`, and part of `init`.
-pub fn read_spec(mut f: Fields) -> ApiResult<ClusterSpec> {
+/// A cluster's specification, as `init` takes it.
+pub fn read_spec(f: Fields) -> ApiResult<ClusterSpec> {
+    read_update(f).and_then(|(spec, root)| match root.is_asked() {
+        false => Ok(spec),
+        true => Err(ApiError::bad_request(
+            "CAConfig.SigningCACert is not taken here: a new swarm makes its root; bring another one afterwards \
+             (docker swarm ca --rotate --ca-cert FILE --ca-key FILE)",
+        )),
+    })
+}
+
+/// The root that an update brings; empty for none.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct SigningCa {
+    /// PEM of its certificate.
+    pub cert: String,
+    /// PEM of its key.
+    pub key: String,
+}
+
+impl SigningCa {
+    fn is_asked(&self) -> bool {
+        !self.cert.is_empty() || !self.key.is_empty()
+    }
+}
+
+/// Body of `POST /swarm/update`: a specification, and the root that is to replace the present one.
+pub fn read_update(mut f: Fields) -> ApiResult<(ClusterSpec, SigningCa)> {
     f.only("Name", &[json!(NAME)], "the cluster is always named default")?;
     let mut orchestration = f.object("Orchestration")?;
     let history = orchestration.opt_i64("TaskHistoryRetentionLimit")?;
@@ -117,7 +142,7 @@ pub fn read_spec(mut f: Fields) -> ApiResult<ClusterSpec> {
     let mut raft = f.object("Raft")?;
     let snapshot_interval = raft.opt_u64("SnapshotInterval")?.filter(|n| *n != 0);
     let fixed = "Skep chooses it; leave it out";
-    raft.only("KeepOldSnapshots", &[json!(KEPT_SNAPSHOTS)], fixed)?;
+    let keep_old_snapshots = raft.u64("KeepOldSnapshots")?;
     raft.only("LogEntriesForSlowFollowers", &[json!(SLOW_FOLLOWERS)], fixed)?;
     raft.only("ElectionTick", &[json!(ELECTION_TICK)], fixed)?;
     raft.only("HeartbeatTick", &[json!(HEARTBEAT_TICK)], fixed)?;
@@ -135,18 +160,17 @@ pub fn read_spec(mut f: Fields) -> ApiResult<ClusterSpec> {
             "CAConfig.NodeCertExpiry is too short: minimum certificate expiry time is 1h0m0s",
         ));
     }
-    ca.refuse_rest(&[
-        ("ExternalCAs", "the swarm issues its own certificates"),
-        ("SigningCACert", "the swarm makes its own root"),
-        ("SigningCAKey", "the swarm makes its own root"),
-        ("ForceRotate", "root rotation comes in a later version"),
-    ])?;
+    let force_rotate = ca.u64("ForceRotate")?;
+    let root = SigningCa { cert: ca.string("SigningCACert")?, key: ca.string("SigningCAKey")? };
+    let external_cas =
+        ca.objects("ExternalCAs")?.into_iter().map(read_external_ca).collect::<ApiResult<_>>()?;
+    ca.refuse_rest(&[])?;
     let mut encryption = f.object("EncryptionConfig")?;
     let autolock = encryption.bool("AutoLockManagers")?;
     encryption.refuse_rest(&[])?;
     let labels = f.string_map("Labels")?;
     f.refuse_rest(&[("TaskDefaults", "name the log driver in each service")])?;
-    Ok(ClusterSpec {
+    let spec = ClusterSpec {
         annotations: Some(Annotations { name: NAME.into(), labels }),
         task_history_limit: history.unwrap_or(defaults::TASK_HISTORY),
         heartbeat_ms: match heartbeat_ns {
@@ -159,18 +183,41 @@ pub fn read_spec(mut f: Fields) -> ApiResult<ClusterSpec> {
         },
         snapshot_interval: snapshot_interval.unwrap_or(defaults::SNAPSHOT_INTERVAL),
         autolock,
-    })
+        force_rotate,
+        external_cas,
+        keep_old_snapshots,
+    };
+    Ok((spec, root))
+}
+
+fn read_external_ca(mut f: Fields) -> ApiResult<ExternalCa> {
+    let ca = ExternalCa {
+        protocol: f.string("Protocol")?,
+        url: f.string("URL")?,
+        options: f.string_map("Options")?,
+        ca_pem: f.string("CACert")?,
+    };
+    f.refuse_rest(&[])?;
+    Ok(ca)
+}
+
+fn external_ca(ca: &ExternalCa) -> Value {
+    let mut out = json!({ "Protocol": ca.protocol, "URL": ca.url, "CACert": ca.ca_pem });
+    if !ca.options.is_empty() {
+        out["Options"] = json!(ca.options);
+    }
+    out
 }
 
 fn spec(s: &ClusterSpec) -> Value {
     let annotations = s.annotations.clone().unwrap_or_default();
-    json!({
+    let mut out = json!({
         "Name": NAME,
         "Labels": annotations.labels,
         "Orchestration": { "TaskHistoryRetentionLimit": s.task_history_limit },
         "Raft": {
             "SnapshotInterval": s.snapshot_interval,
-            "KeepOldSnapshots": KEPT_SNAPSHOTS,
+            "KeepOldSnapshots": s.keep_old_snapshots,
             "LogEntriesForSlowFollowers": SLOW_FOLLOWERS,
             "ElectionTick": ELECTION_TICK,
             "HeartbeatTick": HEARTBEAT_TICK,
@@ -179,7 +226,14 @@ fn spec(s: &ClusterSpec) -> Value {
         "CAConfig": { "NodeCertExpiry": s.cert_expiry_s.saturating_mul(1_000_000_000) },
         "TaskDefaults": {},
         "EncryptionConfig": { "AutoLockManagers": s.autolock },
-    })
+    });
+    if !s.external_cas.is_empty() {
+        out["CAConfig"]["ExternalCAs"] = s.external_cas.iter().map(external_ca).collect();
+    }
+    if s.force_rotate != 0 {
+        out["CAConfig"]["ForceRotate"] = s.force_rotate.into();
+    }
+    out
 }
 
 /// A cluster as `info` shows it: without its join tokens.
@@ -190,8 +244,8 @@ pub fn cluster_info(c: &Cluster) -> Value {
         "CreatedAt": created(c.meta.as_ref()),
         "UpdatedAt": updated(c.meta.as_ref()),
         "Spec": spec(&c.spec.clone().unwrap_or_default()),
-        "TLSInfo": { "TrustRoot": c.root_ca_pem },
-        "RootRotationInProgress": false,
+        "TLSInfo": tls_info(c.tls.as_ref()),
+        "RootRotationInProgress": c.root_rotation.is_some(),
         "DefaultAddrPool": c.address_pools,
         "SubnetSize": c.subnet_size,
         "DataPathPort": c.data_path_port,
@@ -231,6 +285,14 @@ mod tests {
             cert_expiry_s: 7200,
             snapshot_interval: 7,
             autolock: true,
+            force_rotate: 3,
+            external_cas: vec![ExternalCa {
+                protocol: "cfssl".into(),
+                url: "https://ca.example/sign".into(),
+                options: [("a".into(), "b".into())].into(),
+                ca_pem: "C".into(),
+            }],
+            keep_old_snapshots: 2,
         };
         assert_eq!(read_spec(Fields::of(spec(&c), "").expect("object")), Ok(c));
     }
@@ -244,7 +306,7 @@ mod tests {
             (r#"{"ForceNewCluster":true,"DataPathPort":5000}"#, "DataPathPort"),
             (r#"{"ForceNewCluster":true,"Spec":{"Dispatcher":{"HeartbeatPeriod":9000000000}}}"#, "Spec"),
             (r#"{"Spec":{"CAConfig":{"NodeCertExpiry":5}}}"#, "CAConfig.NodeCertExpiry"),
-            (r#"{"Spec":{"Raft":{"KeepOldSnapshots":3}}}"#, "Spec.Raft.KeepOldSnapshots"),
+            (r#"{"Spec":{"CAConfig":{"SigningCACert":"c"}}}"#, "CAConfig.SigningCACert"),
         ] {
             let e = read_init(body.as_bytes()).expect_err(body);
             assert!(e.message.contains(text), "{}", e.message);

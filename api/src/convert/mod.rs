@@ -14,7 +14,9 @@ pub mod task;
 pub mod time;
 pub mod volume;
 
-use serde_json::Value;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde_json::{Value, json};
 
 /// An object's `Version`.
 pub fn version(meta: Option<&skep_proto::v1::Meta>) -> Value {
@@ -29,4 +31,18 @@ pub fn created(meta: Option<&skep_proto::v1::Meta>) -> String {
 /// An object's `UpdatedAt`.
 pub fn updated(meta: Option<&skep_proto::v1::Meta>) -> String {
     time::from_ms(meta.map_or(0, |m| m.updated_at_ms))
+}
+
+/// Whom a node trusts and who signed its certificate, or what the cluster wants of both. Clients compare the two.
+pub fn tls_info(tls: Option<&skep_proto::v1::TlsInfo>) -> Value {
+    tls.map_or_else(
+        || json!({}),
+        |tls| {
+            json!({
+                "TrustRoot": tls.trust_root,
+                "CertIssuerSubject": BASE64.encode(&tls.cert_issuer_subject),
+                "CertIssuerPublicKey": BASE64.encode(&tls.cert_issuer_public_key),
+            })
+        },
+    )
 }

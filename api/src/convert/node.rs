@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use skep_proto::v1::{Annotations, Node, NodeAvailability, NodeRole, NodeSpec, NodeState};
 
 use super::names::Named;
-use super::{created, updated, version};
+use super::{created, tls_info, updated, version};
 use crate::error::ApiResult;
 use crate::fields::Fields;
 use crate::filters::Filters;
@@ -46,7 +46,7 @@ pub fn node(n: &Node) -> Value {
             "Platform": { "Architecture": platform.architecture, "OS": platform.os },
             "Resources": { "NanoCPUs": resources.nano_cpus, "MemoryBytes": resources.memory_bytes },
             "Engine": { "EngineVersion": d.engine_version, "Labels": d.engine_labels, "Plugins": [] },
-            "TLSInfo": {},
+            "TLSInfo": tls_info(d.tls.as_ref()),
         },
         "Status": { "State": NodeState::word(n.state), "Message": n.message, "Addr": n.addr },
     });

@@ -74,13 +74,15 @@ struct Update {
 async fn update(State(s): State<ApiState>, Query(q): Query<Update>, request: Request) -> ApiResult {
     let control = s.control()?;
     let version = body::version(q.version.as_deref(), "swarm")?;
-    let spec = cluster::read_spec(Fields::parse(&body::read(request).await?)?)?;
+    let (spec, root) = cluster::read_update(Fields::parse(&body::read(request).await?)?)?;
     let request = UpdateClusterRequest {
         version,
         spec: Some(spec),
         rotate_worker_token: body::flag(q.rotate_worker_token.as_deref()),
         rotate_manager_token: body::flag(q.rotate_manager_token.as_deref()),
         rotate_unlock_key: body::flag(q.rotate_manager_unlock_key.as_deref()),
+        signing_ca_pem: root.cert,
+        signing_key_pem: root.key,
     };
     control.update_cluster(tonic::Request::new(request)).await?;
     Ok(StatusCode::OK.into_response())

@@ -44,6 +44,7 @@ mod ssh;
 mod stacks;
 mod stream;
 mod swarm;
+mod swarm_ca;
 mod system;
 mod tasks;
 mod template;

@@ -111,6 +111,13 @@ fn bar(state: &str) -> String {
     }
 }
 
+/// How many of all are through, with a bar.
+pub(super) fn counter(done: usize, all: usize, unit: &str) -> String {
+    let half = (done * 50).checked_div(all).unwrap_or(0).min(50);
+    let space = 49usize.saturating_sub(half);
+    format!("[{}>{}] {done}/{all} {unit}", "=".repeat(half), " ".repeat(space))
+}
+
 async fn look(api: &Api, id: &str) -> Result<Seen> {
     let found = api.get(&format!("/services/{id}"), &Query::new()).await?;
     let filters = json!({ "service": [id], "_up-to-date": ["true"] });
@@ -170,18 +177,19 @@ async fn look(api: &Api, id: &str) -> Result<Seen> {
 }
 
 /// Where progress is shown: redrawn in place on a terminal, else line by line as lines change.
-struct Screen {
+pub(super) struct Screen {
     quiet: bool,
     terminal: bool,
     drawn: Vec<String>,
 }
 
 impl Screen {
-    fn new(quiet: bool) -> Self {
+    pub fn new(quiet: bool) -> Self {
         Self { quiet, terminal: std::io::stdout().is_terminal(), drawn: Vec::new() }
     }
 
-    fn show(&mut self, lines: &[String]) -> Result<()> {
+    /// Shows these lines in place of those before.
+    pub fn show(&mut self, lines: &[String]) -> Result<()> {
         if self.quiet || lines == self.drawn.as_slice() {
             return Ok(());
         }

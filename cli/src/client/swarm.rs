@@ -8,16 +8,13 @@ use super::api::{Api, Query};
 use super::create_body::set;
 use super::output::{say, text};
 use super::service_spec::duration;
+use super::swarm_ca::{self, CaFlags};
 use super::unlock_key;
 
 #[derive(Subcommand)]
 pub enum SwarmCommand {
-    /// Display the root CA; its rotation is not there yet
-    Ca {
-        /// Rotate the swarm CA - if no certificate or key are provided, new ones will be generated
-        #[arg(long)]
-        rotate: bool,
-    },
+    /// Display and rotate the root CA
+    Ca(CaFlags),
     /// Initialize a swarm
     Init {
         /// Advertised address (format: "<ip|interface>[:port]")
@@ -132,14 +129,13 @@ impl SpecFlags {
     fn is_empty(&self) -> bool {
         let mut spec = json!({});
         self.external_ca.is_empty()
-            && self.apply(&mut spec).is_ok()
+            && self.apply(&mut spec, "").is_ok()
             && spec.as_object().is_some_and(|s| s.is_empty())
     }
 
-    fn apply(&self, spec: &mut Value) -> Result<()> {
-        if !self.external_ca.is_empty() {
-            bail!("--external-ca is not supported: the swarm's own managers sign certificates");
-        }
+    /// Writes what was given into `spec`; `root` is the swarm's present root.
+    fn apply(&self, spec: &mut Value, root: &str) -> Result<()> {
+        set(&mut spec["CAConfig"]["ExternalCAs"], swarm_ca::external_cas(&self.external_ca, root)?);
         set(&mut spec["EncryptionConfig"]["AutoLockManagers"], self.autolock);
         set(&mut spec["CAConfig"]["NodeCertExpiry"], duration(self.cert_expiry.as_deref())?);
         set(&mut spec["Dispatcher"]["HeartbeatPeriod"], duration(self.dispatcher_heartbeat.as_deref())?);
@@ -165,7 +161,7 @@ pub async fn run(api: &Api, command: SwarmCommand) -> Result<()> {
             spec,
         } => {
             let mut asked = json!({});
-            spec.apply(&mut asked)?;
+            spec.apply(&mut asked, "")?;
             let body = json!({
                 "AdvertiseAddr": advertise_addr, "ListenAddr": listen_addr, "DataPathAddr": data_path_addr,
                 "DataPathPort": data_path_port, "DefaultAddrPool": default_addr_pool,
@@ -207,22 +203,13 @@ pub async fn run(api: &Api, command: SwarmCommand) -> Result<()> {
             }
             let swarm = api.get("/swarm", &Query::new()).await?;
             let mut asked = swarm["Spec"].clone();
-            spec.apply(&mut asked)?;
+            spec.apply(&mut asked, &text(&swarm["TLSInfo"], "TrustRoot"))?;
             update(api, &swarm, &asked, &Query::new()).await?;
             say!("Swarm updated.")?;
             let locks = |spec: &Value| spec["EncryptionConfig"]["AutoLockManagers"] == true;
             if locks(&asked) && !locks(&swarm["Spec"]) { unlock_key::show(api).await } else { Ok(()) }
         }
-        SwarmCommand::Ca { rotate: true } => {
-            bail!("swarm ca --rotate is not supported by this version of Skep yet")
-        }
-        SwarmCommand::Ca { rotate: false } => {
-            let root = text(&api.get("/swarm", &Query::new()).await?["TLSInfo"], "TrustRoot");
-            if root.is_empty() {
-                bail!("No CA information available");
-            }
-            say!("{}", root.trim())
-        }
+        SwarmCommand::Ca(flags) => swarm_ca::run(api, flags).await,
         SwarmCommand::Unlock => unlock_key::unlock(api).await,
         SwarmCommand::UnlockKey { quiet, rotate } => unlock_key::run(api, quiet, rotate).await,
         SwarmCommand::JoinToken { quiet, rotate, role } => {

@@ -25,6 +25,8 @@ pub fn describe(engine: &Engine, plane: &DataPlane, labels: &[String]) -> v1::No
             .collect::<BTreeMap<_, _>>(),
         wireguard_public_key: plane.public_key(),
         keeps_client_address: plane.keeps_client_address(),
+        // Filled in by the agent, at each session.
+        tls: None,
     }
 }
 

@@ -1,11 +1,16 @@
 //! The certificate authority as a service: hands out the root, first certificates to holders of a join
 //! token, and renewals, whose role is the one the cluster gives the node now.
 
+mod change;
+mod external;
+mod roots;
+pub(crate) mod rotation;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use skep_identity::{Host, JoinToken, RootCa, require_any};
+use skep_identity::{JoinToken, require_any};
 use skep_proto::v1::ca_client::CaClient;
 use skep_proto::v1::{self, NodeRole, ca_server::Ca};
 use tonic::{Request, Response, Status};
@@ -14,6 +19,10 @@ use crate::authority::removed;
 use crate::context::{Context, forward, is_forwarded};
 use crate::store::StoreView;
 use crate::store::change::put;
+
+pub(crate) use change::{Asked, apply, check};
+pub(crate) use external::check_spec as check_external_ca;
+pub(crate) use roots::{trust, wanted};
 
 /// The service.
 #[derive(Clone)]
@@ -33,7 +42,9 @@ impl Ca for CaService {
         &self,
         _: Request<v1::GetRootRequest>,
     ) -> Result<Response<v1::GetRootResponse>, Status> {
-        Ok(Response::new(v1::GetRootResponse { root_ca_pem: self.ctx.identity.root_pem() }))
+        // Tokens and root change together: one that was rotated a moment ago must find its root.
+        let (view, _) = self.ctx.read().await;
+        Ok(Response::new(v1::GetRootResponse { root_ca_pem: cluster(&view)?.root_ca_pem.clone() }))
     }
 
     async fn issue_certificate(
@@ -61,7 +72,7 @@ impl Ca for CaService {
         let peer = require_any(request.extensions())?;
         let (view, _) = self.ctx.read().await;
         let node = view.node(peer.node_id.as_str()).ok_or_else(|| removed(peer.node_id.as_str()))?;
-        sign(self.ctx.host(), &view, &request.into_inner().csr_pem, node).map(Response::new)
+        sign(&self.ctx, &view, &request.into_inner().csr_pem, node).await.map(Response::new)
     }
 }
 
@@ -75,18 +86,27 @@ async fn issue(
         return Err(Status::invalid_argument(format!("availability {} is not known", request.availability)));
     }
     let id = ctx.new_id();
-    let view = ctx
-        .write(|view| {
-            let role = role_of(view, &token)?;
-            let node = new_node(&id, role, request.availability, &request.hostname);
-            // Proves that the request can be signed before the node exists.
-            sign(ctx.host(), view, &request.csr_pem, &node)?;
-            Ok(vec![put(node)])
-        })
-        .await?;
-    let node = view.node(&id).ok_or_else(|| removed(&id))?;
-    tracing::info!(node = %id, hostname = %request.hostname, role = ?node.role(), "a node joins the swarm");
-    sign(ctx.host(), &view, &request.csr_pem, node)
+    loop {
+        let view = ctx.view();
+        let role = role_of(&view, &token)?;
+        let mut node = new_node(&id, role, request.availability, &request.hostname);
+        // Proves that the request can be signed before the node exists.
+        let response = sign(ctx, &view, &request.csr_pem, &node).await?;
+        // It holds what it is given here, whether or not it ever says so: no rotation waits for it.
+        node.description.get_or_insert_default().tls = Some(wanted(cluster(&view)?)?);
+        let view = ctx
+            .write(|view| {
+                // The token may have been rotated meanwhile, and the root: then it is signed again.
+                let same =
+                    role_of(view, &token)? == role && cluster(view)?.trust_epoch == response.trust_epoch;
+                Ok(if same { vec![put(node.clone())] } else { Vec::new() })
+            })
+            .await?;
+        if view.node(&id).is_some() {
+            tracing::info!(node = %id, hostname = %request.hostname, ?role, "a node joins the swarm");
+            return Ok(response);
+        }
+    }
 }
 
 fn role_of(view: &StoreView, token: &JoinToken) -> Result<NodeRole, Status> {
@@ -117,24 +137,34 @@ pub(crate) fn new_node(id: &str, role: NodeRole, availability: i32, hostname: &s
     }
 }
 
-fn sign(
-    host: &Host,
+/// Signed by the servers that are to; where there are none, or none that does, by this manager if it has the key.
+async fn sign(
+    ctx: &Context,
     view: &StoreView,
     csr_pem: &str,
     node: &v1::Node,
 ) -> Result<v1::IssueCertificateResponse, Status> {
     let cluster = cluster(view)?;
+    let trust = trust(cluster);
     let life = cluster.spec.as_ref().map_or(0, |s| s.cert_expiry_s);
     let life = if life == 0 { skep_proto::defaults::CERT_EXPIRY } else { Duration::from_secs(life) };
-    let ca = RootCa::from_pem(host, &cluster.root_ca_pem, &cluster.root_key_pem)
-        .map_err(|e| Status::internal(e.to_string()))?;
-    let certificate_pem = ca
-        .issue(csr_pem, &node.id.as_str().into(), node.role(), life)
-        .map_err(|e| Status::invalid_argument(e.to_string()))?;
+    let servers = external::of(cluster, roots::issuer(cluster));
+    let signed = match servers.is_empty() {
+        true => Err(None),
+        false => external::sign(ctx, cluster, &servers, csr_pem, node).await.map_err(Some),
+    };
+    let certificate_pem = match signed {
+        Ok(signed) => signed,
+        Err(Some(error)) if !roots::has_key(cluster) => return Err(error),
+        Err(_) => roots::signer(ctx.host(), cluster)?
+            .issue(csr_pem, &node.id.as_str().into(), node.role(), life)
+            .map_err(|e| Status::invalid_argument(e.to_string()))?,
+    };
     Ok(v1::IssueCertificateResponse {
         node_id: node.id.clone(),
         role: node.role,
         certificate_pem,
-        root_ca_pem: cluster.root_ca_pem.clone(),
+        root_ca_pem: trust.roots_pem,
+        trust_epoch: trust.epoch,
     })
 }

@@ -1,11 +1,13 @@
-//! Writes to the cluster object: settings, join tokens and the unlock key.
+//! The cluster object: settings, roots, join tokens and the unlock key.
 
-use skep_identity::{JoinToken, RootCa, UnlockKey};
+use skep_identity::UnlockKey;
 use skep_proto::v1;
 use tonic::Status;
 
 use super::{check_version, validate};
+use crate::ca;
 use crate::context::Context;
+use crate::store::StoreView;
 use crate::store::change::put;
 
 pub(super) async fn update(
@@ -15,24 +17,31 @@ pub(super) async fn update(
     if let Some(spec) = &request.spec {
         validate::cluster(spec)?;
     }
-    let token = |ca: &RootCa| ctx.with_rng(|rng| JoinToken::generate(ca.digest(), rng)).to_string();
+    let token = |cluster: &v1::Cluster| {
+        let token = ctx.with_rng(|rng| skep_identity::join_token(&cluster.root_ca_pem, rng));
+        token.map(|t| t.to_string()).map_err(|e| Status::internal(e.to_string()))
+    };
+    let asked = ca::Asked { cert: &request.signing_ca_pem, key: &request.signing_key_pem };
+    if let Some(cluster) = ctx.view().cluster() {
+        let spec = request.spec.clone().map(with_defaults).or_else(|| cluster.spec.clone());
+        ca::check(ctx, &v1::Cluster { spec, ..v1::Cluster::clone(cluster) }, &asked).await?;
+    }
     let view = ctx
         .write(|view| {
             let cluster =
                 view.cluster().ok_or_else(|| Status::unavailable("the cluster object is not there yet"))?;
             check_version("the swarm", cluster.meta.as_ref(), request.version)?;
             let mut cluster = v1::Cluster::clone(cluster);
-            let ca = RootCa::from_pem(ctx.host(), &cluster.root_ca_pem, &cluster.root_key_pem)
-                .map_err(|e| Status::internal(e.to_string()))?;
             if request.rotate_worker_token {
-                cluster.worker_token = token(&ca);
+                cluster.worker_token = token(&cluster)?;
             }
             if request.rotate_manager_token {
-                cluster.manager_token = token(&ca);
+                cluster.manager_token = token(&cluster)?;
             }
             if let Some(spec) = &request.spec {
                 cluster.spec = Some(with_defaults(spec.clone()));
             }
+            ca::apply(ctx.host(), &mut cluster, &asked)?;
             if !cluster.spec.as_ref().is_some_and(|s| s.autolock) {
                 cluster.unlock_key.clear();
             } else if cluster.unlock_key.is_empty() || request.rotate_unlock_key {
@@ -41,7 +50,15 @@ pub(super) async fn update(
             Ok(vec![put(cluster)])
         })
         .await?;
-    Ok(v1::ClusterResponse { cluster: view.cluster().map(|c| v1::Cluster::clone(c)), stale: false })
+    Ok(v1::ClusterResponse { cluster: read(&view)?, stale: false })
+}
+
+/// The cluster with what is filled in when it is read.
+pub(super) fn read(view: &StoreView) -> Result<Option<v1::Cluster>, Status> {
+    let filled = |c: &std::sync::Arc<v1::Cluster>| {
+        Ok(v1::Cluster { tls: Some(ca::wanted(c)?), ..v1::Cluster::clone(c) })
+    };
+    view.cluster().map(filled).transpose()
 }
 
 /// Zero stands for the default in every setting where it means nothing else.

@@ -63,8 +63,7 @@ impl Control for ControlHandle {
         _: Request<v1::GetClusterRequest>,
     ) -> Result<Response<v1::ClusterResponse>, Status> {
         let (view, stale) = self.ctx.read().await;
-        let cluster = view.cluster().map(|c| v1::Cluster::clone(c));
-        Ok(Response::new(v1::ClusterResponse { cluster, stale }))
+        Ok(Response::new(v1::ClusterResponse { cluster: cluster::read(&view)?, stale }))
     }
     async fn update_cluster(
         &self,

@@ -258,7 +258,7 @@ pub(crate) fn cluster(spec: &v1::ClusterSpec) -> Checked {
     if spec.cert_expiry_s != 0 && spec.cert_expiry_s < 3600 {
         return refuse("certificate expiry must be at least 1 hour");
     }
-    Ok(())
+    spec.external_cas.iter().try_for_each(crate::ca::check_external_ca)
 }
 
 /// A node's settings.

@@ -248,11 +248,13 @@ async fn tell(
             }
             continue;
         };
+        let trust = view.cluster().map(|c| crate::ca::trust(c)).unwrap_or_default();
         let message = v1::SessionMessage {
             session_id: session.id.clone(),
             node: Some(v1::Node::clone(node)),
             managers: managers(&view),
-            root_ca_pem: ctx.identity.root_pem(),
+            root_ca_pem: trust.roots_pem,
+            trust_epoch: trust.epoch,
         };
         if told.as_ref() != Some(&message) {
             if tx.send(Ok(message.clone())).await.is_err() {

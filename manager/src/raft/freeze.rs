@@ -47,7 +47,8 @@ impl Core {
             Ok(()) if index >= self.snapshot_index => {
                 self.snapshot_index = index;
                 self.raw.mut_store().compact(index.saturating_sub(self.options.trailing));
-                self.writer.submit(Job { number: self.last_number, compact: Some(index), ..Job::default() });
+                let (number, keep) = (self.last_number, (self.options.keep_snapshots)());
+                self.writer.submit(Job { number, compact: Some(index), keep, ..Job::default() });
             }
             Ok(()) => {}
             Err(error) => {

@@ -62,6 +62,8 @@ pub struct RaftOptions {
     pub timing: Timing,
     /// Entries between snapshots, asked at every entry: it may change while the node runs.
     pub snapshot_interval: Arc<dyn Fn() -> u64 + Send + Sync>,
+    /// Snapshots kept beside the last, asked whenever there is another.
+    pub keep_snapshots: Arc<dyn Fn() -> u64 + Send + Sync>,
     /// Entries kept behind a snapshot for followers that lag a little.
     pub trailing: u64,
     /// The largest batch taken.
@@ -85,6 +87,7 @@ impl RaftOptions {
             log,
             timing: Timing::default(),
             snapshot_interval: Arc::new(|| skep_proto::defaults::SNAPSHOT_INTERVAL),
+            keep_snapshots: Arc::new(|| 0),
             trailing: 1_000,
             max_entry_bytes: 16 << 20,
             seed: since_epoch().as_nanos() as u64,
@@ -162,7 +165,7 @@ fn begin(options: &RaftOptions, start: &Start, machine: &dyn StateMachine) -> Re
         Start::Restart => {}
         Start::ForceNewCluster { addr } => {
             let recovered = Log::open(&options.log)?;
-            return alone(recovered, addr, machine);
+            return alone(recovered, addr, machine, &*options.keep_snapshots);
         }
     }
     Ok(Log::open(&options.log)?)
@@ -170,7 +173,12 @@ fn begin(options: &RaftOptions, start: &Start, machine: &dyn StateMachine) -> Re
 
 /// Rewrites the log of a member so that it is the only one. Every entry it holds counts as committed:
 /// an acknowledged one may be among them.
-fn alone(mut recovered: Recovered, addr: &str, machine: &dyn StateMachine) -> Result<Recovered, StartError> {
+fn alone(
+    mut recovered: Recovered,
+    addr: &str,
+    machine: &dyn StateMachine,
+    keep: &dyn Fn() -> u64,
+) -> Result<Recovered, StartError> {
     if let Some(snapshot) = &recovered.snapshot {
         restore(machine, snapshot)?;
     }
@@ -218,7 +226,7 @@ fn alone(mut recovered: Recovered, addr: &str, machine: &dyn StateMachine) -> Re
     snapshots.write(&snapshot)?;
     let mark = v1::RaftLogMark { index, term };
     recovered.log.append(&[Record::Mark(mark), Record::HardState(recovered.hard_state)], true)?;
-    snapshots.remove_before(index)?;
+    snapshots.remove_before(index, keep())?;
     recovered.log.compact(index)?;
     recovered.entries.clear();
     recovered.snapshot = Some(snapshot);

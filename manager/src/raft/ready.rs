@@ -101,6 +101,7 @@ impl Core {
         job.install = Some(codec::snapshot_to_wire(snapshot));
         job.records.push(Record::Mark(v1::RaftLogMark { index: meta.index, term: meta.term }));
         job.compact = Some(meta.index);
+        job.keep = (self.options.keep_snapshots)();
         self.snapshot_index = meta.index;
         let behind = self.waiters.split_off(&(meta.index + 1));
         for (_, (_, waiter)) in std::mem::replace(&mut self.waiters, behind) {

@@ -39,6 +39,57 @@ pub struct ClusterSpec {
     pub snapshot_interval: u64,
     #[prost(bool, tag = "6")]
     pub autolock: bool,
+    /// Another number than Cluster.last_forced_rotation: the root is to be replaced by a new one.
+    #[prost(uint64, tag = "7")]
+    pub force_rotate: u64,
+    /// Servers that sign certificates in place of the managers.
+    #[prost(message, repeated, tag = "8")]
+    pub external_cas: ::prost::alloc::vec::Vec<ExternalCa>,
+    /// Snapshots of raft kept beside the last one.
+    #[prost(uint64, tag = "9")]
+    pub keep_old_snapshots: u64,
+}
+/// A server that signs with a root's key; it speaks CFSSL's API.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ExternalCa {
+    /// cfssl
+    #[prost(string, tag = "1")]
+    pub protocol: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub url: ::prost::alloc::string::String,
+    #[prost(btree_map = "string, string", tag = "3")]
+    pub options: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// the root it signs with; empty = the swarm's present one
+    #[prost(string, tag = "4")]
+    pub ca_pem: ::prost::alloc::string::String,
+}
+/// The root that takes the place of Cluster.root_ca_pem.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RootRotation {
+    #[prost(string, tag = "1")]
+    pub ca_pem: ::prost::alloc::string::String,
+    /// empty: an external CA has it
+    #[prost(string, tag = "2")]
+    pub key_pem: ::prost::alloc::string::String,
+    /// the same name and key, signed by the root there was
+    #[prost(string, tag = "3")]
+    pub cross_signed_pem: ::prost::alloc::string::String,
+}
+/// What a node holds of the swarm's authority; what the cluster wants all nodes to hold.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TlsInfo {
+    /// PEM of all roots that are trusted
+    #[prost(string, tag = "1")]
+    pub trust_root: ::prost::alloc::string::String,
+    /// DER
+    #[prost(bytes = "vec", tag = "2")]
+    pub cert_issuer_subject: ::prost::alloc::vec::Vec<u8>,
+    /// DER (SubjectPublicKeyInfo)
+    #[prost(bytes = "vec", tag = "3")]
+    pub cert_issuer_public_key: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Cluster {
@@ -71,6 +122,18 @@ pub struct Cluster {
     /// What opens the keys of a restarted manager, as SWMKEY-1-...; empty without autolock.
     #[prost(string, tag = "12")]
     pub unlock_key: ::prost::alloc::string::String,
+    /// While the root is replaced.
+    #[prost(message, optional, tag = "13")]
+    pub root_rotation: ::core::option::Option<RootRotation>,
+    /// spec.force_rotate as it was acted upon.
+    #[prost(uint64, tag = "14")]
+    pub last_forced_rotation: u64,
+    /// Counts the changes of the roots: nodes do not go back to an earlier one.
+    #[prost(uint64, tag = "15")]
+    pub trust_epoch: u64,
+    /// Filled on read.
+    #[prost(message, optional, tag = "16")]
+    pub tls: ::core::option::Option<TlsInfo>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct NodeSpec {
@@ -119,6 +182,8 @@ pub struct NodeDescription {
     /// It takes published connections with the client's address on them, over VXLAN within the tunnel.
     #[prost(bool, tag = "7")]
     pub keeps_client_address: bool,
+    #[prost(message, optional, tag = "8")]
+    pub tls: ::core::option::Option<TlsInfo>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ManagerStatus {
@@ -162,6 +227,9 @@ pub struct Node {
     /// Address its WireGuard is reached at (no port), where that is not addr.
     #[prost(string, tag = "11")]
     pub data_path_addr: ::prost::alloc::string::String,
+    /// The node is to get another certificate if its own was issued at an earlier Cluster.trust_epoch.
+    #[prost(uint64, tag = "12")]
+    pub renew_epoch: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Mount {
@@ -1096,10 +1164,15 @@ pub struct IssueCertificateResponse {
     pub node_id: ::prost::alloc::string::String,
     #[prost(enumeration = "NodeRole", tag = "2")]
     pub role: i32,
+    /// while the root is rotated, with the new root as the old one signed it
     #[prost(string, tag = "3")]
     pub certificate_pem: ::prost::alloc::string::String,
+    /// every root that is trusted
     #[prost(string, tag = "4")]
     pub root_ca_pem: ::prost::alloc::string::String,
+    /// Cluster.trust_epoch
+    #[prost(uint64, tag = "5")]
+    pub trust_epoch: u64,
 }
 /// Generated client implementations.
 pub mod ca_client {
@@ -1559,6 +1632,11 @@ pub struct UpdateClusterRequest {
     pub rotate_manager_token: bool,
     #[prost(bool, tag = "5")]
     pub rotate_unlock_key: bool,
+    /// The root the swarm is to have, and its key; empty = as it is, or with spec.force_rotate a new one.
+    #[prost(string, tag = "6")]
+    pub signing_ca_pem: ::prost::alloc::string::String,
+    #[prost(string, tag = "7")]
+    pub signing_key_pem: ::prost::alloc::string::String,
 }
 /// ids_or_names empty = all. An entry matches a full ID, a unique ID prefix or a name.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -3289,8 +3367,12 @@ pub struct SessionMessage {
     pub node: ::core::option::Option<Node>,
     #[prost(message, repeated, tag = "3")]
     pub managers: ::prost::alloc::vec::Vec<ManagerPeer>,
+    /// every root that is trusted
     #[prost(string, tag = "4")]
     pub root_ca_pem: ::prost::alloc::string::String,
+    /// Cluster.trust_epoch
+    #[prost(uint64, tag = "5")]
+    pub trust_epoch: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HeartbeatRequest {

@@ -108,7 +108,7 @@ fn run(disk: &SimDisk) -> Run {
                 let snapshots = log.snapshots();
                 let written = snapshots.write(&snapshot(index, term));
                 if written
-                    .and_then(|()| snapshots.remove_before(index))
+                    .and_then(|()| snapshots.remove_before(index, 0))
                     .and_then(|()| log.compact(index))
                     .is_err()
                 {

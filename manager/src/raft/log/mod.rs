@@ -107,9 +107,9 @@ impl Snapshots {
         snapshot::write(self.disk.as_ref(), &self.dir, &self.key, snapshot)
     }
 
-    /// Removes those older than `index`.
-    pub(crate) fn remove_before(&self, index: u64) -> Result<(), LogError> {
-        snapshot::remove_before(self.disk.as_ref(), &self.dir, index)
+    /// Removes those older than `index`, but for the newest `keep` of them.
+    pub(crate) fn remove_before(&self, index: u64, keep: u64) -> Result<(), LogError> {
+        snapshot::remove_before(self.disk.as_ref(), &self.dir, index, keep)
     }
 }
 

@@ -1,4 +1,5 @@
-//! Snapshot files: written to a new name, synced, renamed, and only then do older files go.
+//! Snapshot files: written to a new name, synced, renamed, and only then do older files go (those
+//! the swarm does not want kept).
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -110,10 +111,11 @@ pub(super) fn read(
     snapshot.ok_or_else(|| LogError::corrupt(&path, 0, "the snapshot is empty"))
 }
 
-/// Removes the snapshots older than `index`.
-pub(super) fn remove_before(disk: &dyn Disk, dir: &Path, index: u64) -> Result<(), LogError> {
+/// Removes the snapshots older than `index`, but for the newest `keep` of them.
+pub(super) fn remove_before(disk: &dyn Disk, dir: &Path, index: u64, keep: u64) -> Result<(), LogError> {
     let names = disk.list(dir).map_err(|error| LogError::io("list", dir, error))?;
-    for old in indexes(&names).into_iter().filter(|old| *old < index) {
+    let keep = usize::try_from(keep).unwrap_or(usize::MAX);
+    for old in indexes(&names).into_iter().rev().filter(|old| *old < index).skip(keep) {
         let path = path_of(dir, old);
         match disk.remove(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {

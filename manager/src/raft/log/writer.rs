@@ -31,6 +31,8 @@ pub(crate) struct Job {
     pub sync: bool,
     /// A durable snapshot's index: older segments and snapshots go.
     pub compact: Option<u64>,
+    /// How many of those snapshots stay.
+    pub keep: u64,
 }
 
 impl Job {
@@ -135,7 +137,7 @@ impl Worker {
             self.log.append(&job.records, job.sync)?;
         }
         if let Some(index) = job.compact {
-            snapshots.remove_before(index)?;
+            snapshots.remove_before(index, job.keep)?;
             self.log.compact(index)?;
         }
         Ok(())
