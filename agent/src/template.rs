@@ -33,9 +33,9 @@ impl Values<'_> {
             ".Service.Name" => self.assignment.service_name.clone(),
             ".Task.ID" => task.id.clone(),
             ".Task.Name" => self.task_name.to_owned(),
-            // A task of a global service has its node in place of a slot.
+            // A task of a replicated job has its slot, also 0. One that is bound to its node has that in its place.
             ".Task.Slot" if task.slot == 0 => task.node_id.clone(),
-            ".Task.Slot" => task.slot.to_string(),
+            ".Task.Slot" => task.shown_slot().to_string(),
             ".Node.ID" => task.node_id.clone(),
             ".Node.Hostname" => self.hostname.to_owned(),
             ".Node.Platform.OS" => "linux".to_owned(),

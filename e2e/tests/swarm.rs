@@ -236,9 +236,6 @@ fn what_is_wrong_is_refused_by_name() -> Result<()> {
     refused(one, &["service", "inspect", "nothing"], &["nothing"])?;
     let clash = ["network", "create", "-d", "overlay", "--subnet", "10.99.0.0/24", "clash"];
     refused(one, &clash, &["10.99.0.0/24", "10.99.0.", &one.name[..one.name.len() - 1]])?;
-    for mode in ["replicated-job", "global-job"] {
-        refused(one, &["service", "create", "-d", "--name", "job", "--mode", mode, "whoami:1"], &["Job"])?;
-    }
     let misspelt = ["service", "create", "-d", "--replica", "2", "whoami:1"];
     ensure!(
         one.skep(&misspelt).is_err_and(|e| format!("{e:#}").contains("unknown flag: --replica")),

@@ -53,18 +53,19 @@ fn cluster(nodes: usize, tasks: u64, constraint: Option<&str>, network: bool) ->
         }));
         spec.networks.push(v1::NetworkAttachment { network: "net".into(), ..Default::default() });
     }
-    changes.push(put(v1::Service {
+    let service = v1::Service {
         id: "service".into(),
         revision: 1,
         spec: Some(v1::ServiceSpec { task: Some(spec.clone()), ..Default::default() }),
         ..Default::default()
-    }));
+    };
+    changes.push(put(service.clone()));
     let revision =
         v1::Revision { service_id: "service".into(), number: 1, spec: Some(spec), ..Default::default() };
     changes.push(put(revision));
     for slot in 1..=tasks {
         let place = Place { slot, node: "", incarnation: 1 };
-        changes.push(put(task::new("service", 1, place, 0, &mut rng)));
+        changes.push(put(task::new(&service, 1, place, 0, &mut rng)));
     }
     let mut view = StoreView::default();
     view.apply(1, v1::Batch { changes, ..Default::default() }).expect("no precondition");

@@ -1,6 +1,6 @@
 //! Whatever happens to a cluster, in whatever order: no address is given twice, no node is asked for more than
 //! it has, no slot runs two tasks, nothing moves backwards (all checked by the driver after every write), and
-//! in the end every replica runs or says why not.
+//! in the end every replica runs or says why not, and every job is complete.
 
 mod driver;
 
@@ -9,6 +9,7 @@ use proptest::prelude::*;
 
 fn command() -> impl Strategy<Value = String> {
     let service = prop::sample::select(vec!["a", "b", "c"]);
+    let job = prop::sample::select(vec!["d", "e"]);
     let node = 1..=4u32;
     prop_oneof![
         4 => (service.clone(), 0..9u32).prop_map(|(s, n)| format!("service {s} replicas={n}")),
@@ -16,6 +17,11 @@ fn command() -> impl Strategy<Value = String> {
         1 => service.clone().prop_map(|s| format!("service {s} update-order=start-first")),
         1 => service.clone().prop_map(|s| format!("service {s} update-on-failure=rollback")),
         1 => service.clone().prop_map(|s| format!("remove {s}")),
+        2 => (1..4u32, 0..6u32).prop_map(|(max, total)| format!("service d job={max}/{total}")),
+        1 => (job.clone(), 1..5u32).prop_map(|(s, n)| format!("service {s} image=v{n}")),
+        1 => job.clone().prop_map(|s| format!("remove {s}")),
+        4 => (job, 1..6u32, prop::sample::select(vec!["failed", "rejected", "complete", "running"]))
+            .prop_map(|(s, n, to)| format!("report {s}.{} {to}", if s == "e" { format!("n{n}") } else { n.to_string() })),
         2 => (node.clone(), prop::sample::select(vec!["down", "ready"])).prop_map(|(n, s)| format!("node n{n} state={s}")),
         2 => (node, prop::sample::select(vec!["drain", "pause", "active"]))
             .prop_map(|(n, a)| format!("node n{n} availability={a}")),
@@ -39,6 +45,8 @@ proptest! {
             "service a replicas=3 mem=200 network=small network=wide delay=1s",
             "service b replicas=3 mem=100 network=small delay=1s restart=on-failure attempts=2",
             "service c global mem=50 network=small delay=1s",
+            "service d job=2/4 network=wide delay=1s restart=on-failure",
+            "service e global-job network=wide delay=1s",
         ];
         for command in setup.into_iter().map(str::to_owned).chain(commands) {
             // Some commands make no sense where they come; that is part of the chance.
@@ -46,15 +54,19 @@ proptest! {
         }
         for command in ["node n1 state=ready availability=active", "node n2 state=ready availability=active",
                         "node n3 state=ready availability=active", "node n4 state=ready availability=active",
-                        "agent", "advance 1m", "agent", "advance 1m", "agent"] {
+                        "agent", "advance 1m", "agent", "advance 1m", "agent ends", "advance 1m", "agent ends"] {
             driver.run(command).expect("the cluster mends");
         }
         let tasks = driver.run("tasks").expect("prints");
-        for line in tasks.lines().filter(|l| l.contains("(wanted running)") || l.contains("(wanted ready)")) {
+        // Chance may complete a job's task that is not let run yet.
+        let at_rest = |l: &&str| l.contains("(wanted running)") || l.contains("(wanted ready)");
+        for line in tasks.lines().filter(|l| at_rest(l) && !l.contains(" complete (")) {
             prop_assert!(line.contains(" running (") || line.contains("pending (wanted running): "), "{tasks}");
         }
         for line in tasks.lines() {
             prop_assert!(!line.contains("(wanted remove)"), "{tasks}");
+            prop_assert!(!line.contains("(wanted complete)") || line.contains(" complete ("), "{tasks}");
         }
+        prop_assert_eq!(driver.run("unfinished").expect("prints"), "", "{}", tasks);
     }
 }

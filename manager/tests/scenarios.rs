@@ -51,6 +51,10 @@ fn global() {
     run("global");
 }
 #[test]
+fn jobs() {
+    run("jobs");
+}
+#[test]
 fn restart() {
     run("restart");
 }

@@ -18,3 +18,12 @@ impl std::fmt::Debug for v1::Content {
         write!(f, "Content({} bytes)", self.data.len())
     }
 }
+
+impl v1::Task {
+    /// The slot as users know it: those of a replicated job are counted from 0, as Docker's clients expect. 0 also
+    /// where a task is bound to its node.
+    #[must_use]
+    pub fn shown_slot(&self) -> u64 {
+        if self.job_iteration.is_some() { self.slot.saturating_sub(1) } else { self.slot }
+    }
+}

@@ -58,7 +58,7 @@ impl Worker {
                     self.desired()
                 }
             };
-            if desired > TaskState::Running {
+            if desired > TaskState::Complete {
                 self.stop().await;
             } else if self.may_advance(desired) {
                 self.advance().await;
@@ -78,7 +78,7 @@ impl Worker {
         desired_of(&self.assignment)
     }
 
-    /// A task desired Ready is prepared and held there; one desired Running goes on.
+    /// A task desired Ready is prepared and held there; one desired Running (or, of a job, Complete) goes on.
     fn may_advance(&self, desired: TaskState) -> bool {
         match self.state {
             s if s < TaskState::Ready => true,
@@ -138,7 +138,7 @@ impl Worker {
                     // A task that is still wanted goes on: what was fetched so far would be fetched again.
                     let wanted = match &*self.target.borrow_and_update() {
                         Target::Forget => false,
-                        Target::Follow(a) => desired_of(a) <= TaskState::Running,
+                        Target::Follow(a) => desired_of(a) <= TaskState::Complete,
                     };
                     if !wanted {
                         self.target.mark_changed();

@@ -23,6 +23,11 @@ pub fn version(meta: Option<&skep_proto::v1::Meta>) -> Value {
     serde_json::json!({ "Index": meta.map_or(0, |m| m.version) })
 }
 
+/// A version by itself; Docker leaves 0 out.
+pub fn number(index: u64) -> Value {
+    if index == 0 { serde_json::json!({}) } else { serde_json::json!({ "Index": index }) }
+}
+
 /// An object's `CreatedAt`.
 pub fn created(meta: Option<&skep_proto::v1::Meta>) -> String {
     time::from_ms(meta.map_or(0, |m| m.created_at_ms))

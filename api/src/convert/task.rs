@@ -5,7 +5,7 @@ use skep_proto::v1::{ListTasksRequest, PortConfig, PortProtocol, PublishMode, Ta
 
 use super::names::Named;
 use super::service::task_template;
-use super::{created, time, updated, version};
+use super::{created, number, time, updated, version};
 use crate::error::{ApiError, ApiResult};
 use crate::filters::Filters;
 
@@ -15,7 +15,8 @@ pub const FILTERS: &[&str] =
 
 /// The part of the filters that the control service answers.
 pub fn request(filters: &Filters) -> ApiResult<ListTasksRequest> {
-    filters.check("desired-state", &["running", "shutdown", "accepted"])?;
+    let states: Vec<_> = TaskState::WORDS.iter().map(|(_, word)| *word).collect();
+    filters.check("desired-state", &states)?;
     filters.check("runtime", &["container", "plugin", "attachment"])?;
     let attachments = filters.values("runtime").any(|r| r == "attachment");
     if attachments && filters.values("runtime").any(|r| r == "container") {
@@ -42,10 +43,10 @@ pub fn matches(filters: &Filters, t: &TaskWithSpec) -> bool {
         && filters.labels("label", |k| labels.and_then(|l| l.get(k)).map(String::as_str))
 }
 
-/// `service.slot.id`, or `service.node.id` of a global service.
+/// `service.slot.id`, or `service.node.id` where the task is bound to its node.
 pub fn name(t: &TaskWithSpec) -> String {
     let task = t.task.clone().unwrap_or_default();
-    match task.slot {
+    match task.shown_slot() {
         0 => format!("{}.{}.{}", t.service_name, task.node_id, task.id),
         slot => format!("{}.{slot}.{}", t.service_name, task.id),
     }
@@ -54,6 +55,7 @@ pub fn name(t: &TaskWithSpec) -> String {
 /// A task.
 pub fn task(t: &TaskWithSpec) -> Value {
     let task = t.task.clone().unwrap_or_default();
+    let slot = task.shown_slot();
     let status = task.status.unwrap_or_default();
     let mut shown = json!({
         "Timestamp": time::from_ms(status.timestamp_ms),
@@ -94,8 +96,11 @@ pub fn task(t: &TaskWithSpec) -> Value {
             out.remove("ServiceID");
         }
     }
-    if task.slot != 0 {
-        out["Slot"] = task.slot.into();
+    if slot != 0 {
+        out["Slot"] = slot.into();
+    }
+    if let Some(iteration) = task.job_iteration {
+        out["JobIteration"] = number(iteration);
     }
     if !task.node_id.is_empty() {
         out["NodeID"] = task.node_id.into();

@@ -69,6 +69,8 @@ fn matches(filters: &Filters, s: &ServiceWithStatus) -> bool {
     let labels = spec.and_then(|s| s.annotations.as_ref()).map(|a| &a.labels);
     let mode = match spec.and_then(|s| s.mode.as_ref()) {
         Some(Mode::Global(_)) => "global",
+        Some(Mode::ReplicatedJob(_)) => "replicated-job",
+        Some(Mode::GlobalJob(_)) => "global-job",
         _ => "replicated",
     };
     filters.any("id", |v| s.service.as_ref().is_some_and(|s| s.id.starts_with(v)))

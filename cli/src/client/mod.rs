@@ -22,6 +22,7 @@ mod image_prune;
 mod images;
 mod info;
 mod inspect;
+mod job_progress;
 mod manifests;
 mod messages;
 mod mount;

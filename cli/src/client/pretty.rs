@@ -97,7 +97,15 @@ pub fn service(s: &Value) -> Result<()> {
     labels(&spec["Labels"])?;
     let mode = spec["Mode"].as_object().and_then(|m| m.keys().next().cloned()).unwrap_or_default();
     fields("", &[("Service Mode", mode)])?;
-    fields(" ", &[("Replicas", number(&spec["Mode"]["Replicated"]["Replicas"]))])?;
+    let job = &spec["Mode"]["ReplicatedJob"];
+    fields(
+        " ",
+        &[
+            ("Replicas", number(&spec["Mode"]["Replicated"]["Replicas"])),
+            ("Max Concurrent", number(&job["MaxConcurrent"])),
+            ("Total Completions", number(&job["TotalCompletions"])),
+        ],
+    )?;
     let status = &s["UpdateStatus"];
     if !text(status, "State").is_empty() {
         say!("UpdateStatus:")?;

@@ -9,17 +9,31 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::api::{Api, Query};
-use super::human;
 use super::output::{bytes, say, text};
+use super::{human, job_progress};
 
-const POLL: Duration = Duration::from_millis(100);
+/// How long between two looks.
+pub(super) const POLL: Duration = Duration::from_millis(100);
 /// Most tasks that get a line of their own.
-const MAX_LINES: u64 = 20;
+pub(super) const MAX_LINES: u64 = 20;
 /// How long the tasks must run before the service counts as converged, unless its spec says.
 const MONITOR: Duration = Duration::from_secs(5);
 /// States a task goes through on its way, for its bar.
 const STATES: [&str; 9] =
     ["new", "allocated", "pending", "assigned", "accepted", "preparing", "ready", "starting", "running"];
+/// The same of a job's task.
+pub(super) const JOB_STATES: [&str; 10] = [
+    "new",
+    "allocated",
+    "pending",
+    "assigned",
+    "accepted",
+    "preparing",
+    "ready",
+    "starting",
+    "running",
+    "complete",
+];
 
 /// Returns once the service runs as asked, and has done so for its monitoring time. An update that was paused
 /// is an error. Ctrl-C ends the waiting, not the service.
@@ -38,6 +52,10 @@ pub async fn converge(api: &Api, id: &str, quiet: bool) -> Result<()> {
 
 async fn watch(api: &Api, id: &str, quiet: bool) -> Result<()> {
     let mut screen = Screen::new(quiet);
+    let service = api.get(&format!("/services/{id}"), &Query::new()).await?;
+    if !service["JobStatus"].is_null() {
+        return job_progress::watch(api, &service, &mut screen).await;
+    }
     let mut since = None;
     loop {
         let seen = look(api, id).await?;
@@ -94,17 +112,17 @@ impl Seen {
         }
         lines.push(format!("overall progress: {} out of {} tasks", self.running, self.wanted));
         for (place, state) in &self.places {
-            lines.push(format!("{place}: {}", bar(state)).trim_end().to_owned());
+            lines.push(format!("{place}: {}", bar(state, &STATES)).trim_end().to_owned());
         }
         lines
     }
 }
 
 /// A state with a bar of how far along it is; what is no state on the way stands by itself.
-fn bar(state: &str) -> String {
-    match STATES.iter().position(|s| *s == state) {
+pub(super) fn bar(state: &str, states: &[&str]) -> String {
+    match states.iter().position(|s| *s == state) {
         Some(at) => {
-            let done = (at + 1) * 50 / STATES.len();
+            let done = (at + 1) * 50 / states.len();
             format!("{state:<9} [{:<50}]", "=".repeat(done.saturating_sub(1)) + ">")
         }
         None => state.to_owned(),
@@ -177,7 +195,7 @@ async fn look(api: &Api, id: &str) -> Result<Seen> {
 }
 
 /// Where progress is shown: redrawn in place on a terminal, else line by line as lines change.
-pub(super) struct Screen {
+pub struct Screen {
     quiet: bool,
     terminal: bool,
     drawn: Vec<String>,
@@ -219,9 +237,9 @@ mod tests {
 
     #[test]
     fn a_bar_grows_with_the_states_and_a_reason_stands_by_itself() {
-        let width = |state| bar(state).matches(['=', '>']).count();
+        let width = |state| bar(state, &STATES).matches(['=', '>']).count();
         assert!(width("new") < width("preparing") && width("preparing") < width("running"));
         assert_eq!(width("running"), 50);
-        assert_eq!(bar("no node fits"), "no node fits");
+        assert_eq!(bar("no node fits", &STATES), "no node fits");
     }
 }

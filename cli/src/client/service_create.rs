@@ -52,7 +52,7 @@ pub struct CreateFlags {
     /// Service labels
     #[arg(short, long, value_name = "list")]
     label: Vec<String>,
-    /// Service mode ("replicated", "global")
+    /// Service mode ("replicated", "global", "replicated-job", "global-job")
     #[arg(long, value_name = "string", default_value = "replicated")]
     mode: String,
     /// Attach a filesystem mount to the service
@@ -95,18 +95,19 @@ impl CreateFlags {
     /// The spec asked for.
     pub fn to_spec(&self) -> Result<Value> {
         let (image, args) = self.words.split_first().context("no image")?;
-        let mode = match self.mode.as_str() {
+        let mut mode = match self.mode.as_str() {
             "replicated" => json!({ "Replicated": { "Replicas": 1 } }),
-            "global" if self.spec.replicas.is_some() => {
-                bail!("replicas can only be used with replicated or replicated-job mode");
-            }
             "global" => json!({ "Global": {} }),
-            "replicated-job" => json!({ "ReplicatedJob": {} }),
+            // Without a limit of its own, all of them at once.
+            "replicated-job" => {
+                json!({ "ReplicatedJob": { "MaxConcurrent": self.spec.replicas.unwrap_or(1) } })
+            }
             "global-job" => json!({ "GlobalJob": {} }),
             other => {
                 bail!("Unknown mode: {other}, only replicated and global supported");
             }
         };
+        self.spec.scale(&mut mode)?;
         let mut env = create_body::lines(&self.env_file)?;
         env.extend(self.env.iter().cloned());
         let mut published = Vec::new();
@@ -136,11 +137,12 @@ impl CreateFlags {
         });
         self.spec.apply(&mut spec)?;
         without_empty(&mut spec);
-        if let Some(n) = self.spec.replicas {
-            spec["Mode"] = json!({ "Replicated": { "Replicas": n } });
-        } else {
-            spec["Mode"] = mode;
+        if self.mode.ends_with("-job")
+            && !(spec["UpdateConfig"].is_null() && spec["RollbackConfig"].is_null())
+        {
+            bail!("update and rollback configuration is not supported for jobs");
         }
+        spec["Mode"] = mode;
         Ok(spec)
     }
 }

@@ -1,6 +1,6 @@
 //! Flags that `service create` and `service update` share, as a service spec in the API's JSON.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -70,6 +70,9 @@ pub struct SpecFlags {
     /// Mount the container's root filesystem as read only
     #[arg(long)]
     read_only: bool,
+    /// Number of job tasks to run concurrently (default equal to --replicas)
+    #[arg(long, value_name = "uint")]
+    max_concurrent: Option<u64>,
     /// Number of tasks
     #[arg(long, value_name = "uint")]
     pub replicas: Option<u64>,
@@ -160,13 +163,6 @@ impl SpecFlags {
     /// Sets in `spec` what is given.
     pub fn apply(&self, spec: &mut Value) -> Result<()> {
         set(&mut spec["EndpointSpec"]["Mode"], self.endpoint_mode.clone());
-        if let Some(n) = self.replicas {
-            anyhow::ensure!(
-                spec["Mode"].is_null() || !spec["Mode"]["Replicated"].is_null(),
-                "replicas can only be used with replicated or replicated-job mode"
-            );
-            spec["Mode"]["Replicated"]["Replicas"] = n.into();
-        }
         let task = &mut spec["TaskTemplate"];
         set(&mut task["Placement"]["MaxReplicas"], self.replicas_max_per_node);
         let resources = &mut task["Resources"];
@@ -198,6 +194,30 @@ impl SpecFlags {
         set(&mut back["Order"], self.rollback_order.clone());
         set(&mut back["Monitor"], duration(self.rollback_monitor.as_deref())?);
         set(&mut back["MaxFailureRatio"], self.rollback_max_failure_ratio);
+        Ok(())
+    }
+
+    /// Sets how many tasks there are to be in a service's `mode`.
+    pub fn scale(&self, mode: &mut Value) -> Result<()> {
+        let (replicated, job) = (!mode["Replicated"].is_null(), !mode["ReplicatedJob"].is_null());
+        if !replicated && !job {
+            for (given, flag) in [
+                (self.replicas.is_some(), "replicas"),
+                (self.replicas_max_per_node.is_some_and(|n| n > 0), "replicas-max-per-node"),
+            ] {
+                ensure!(!given, "{flag} can only be used with replicated or replicated-job mode");
+            }
+        }
+        ensure!(
+            self.max_concurrent.is_none() || job,
+            "max-concurrent can only be used with replicated-job mode"
+        );
+        if job {
+            set(&mut mode["ReplicatedJob"]["TotalCompletions"], self.replicas);
+            set(&mut mode["ReplicatedJob"]["MaxConcurrent"], self.max_concurrent);
+        } else if replicated {
+            set(&mut mode["Replicated"]["Replicas"], self.replicas);
+        }
         Ok(())
     }
 

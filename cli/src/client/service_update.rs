@@ -1,6 +1,6 @@
 //! Flags of `service update`: what they change in a service's spec.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::Args;
 use serde_json::{Map, Value, json};
 
@@ -147,6 +147,9 @@ impl UpdateFlags {
     /// Changes `spec` as asked. `network_ids` are the IDs of the networks to remove, beside their names.
     pub fn apply(&self, spec: &mut Value, network_ids: &[String]) -> Result<()> {
         self.spec.apply(spec)?;
+        let counted = spec["Mode"]["Replicated"].is_object() || spec["Mode"]["ReplicatedJob"].is_object();
+        ensure!(counted || self.spec.replicas.is_none(), "replicas can only be used with replicated mode");
+        self.spec.scale(&mut spec["Mode"])?;
         change_map(&mut spec["Labels"], &pairs(&self.label_add), &self.label_rm);
         let task = &mut spec["TaskTemplate"];
         change(

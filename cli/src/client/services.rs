@@ -245,10 +245,14 @@ async fn scale(api: &Api, scales: &[String], detach: bool) -> Result<()> {
 async fn scale_one(api: &Api, name: &str, replicas: u64) -> Result<String> {
     let service = get(api, name).await?;
     let mut spec = service["Spec"].clone();
-    if spec["Mode"]["Replicated"].is_null() {
+    let mode = &mut spec["Mode"];
+    if !mode["Replicated"].is_null() {
+        mode["Replicated"]["Replicas"] = replicas.into();
+    } else if !mode["ReplicatedJob"].is_null() {
+        mode["ReplicatedJob"]["TotalCompletions"] = replicas.into();
+    } else {
         bail!("scale can only be used with replicated or replicated-job mode");
     }
-    spec["Mode"]["Replicated"]["Replicas"] = replicas.into();
     update(api, &service, &spec, false, "").await?;
     say!("{name} scaled to {replicas}")?;
     Ok(text(&service, "ID"))
@@ -279,8 +283,15 @@ pub async fn list(api: &Api, quiet: bool, filter: &[String], format: Option<&str
             other => other.to_lowercase(),
         };
         let number = |name: &str| s["ServiceStatus"][name].as_u64().unwrap_or(0);
-        let most = match spec["TaskTemplate"]["Placement"]["MaxReplicas"].as_u64() {
-            Some(n @ 1..) if mode == "replicated" => format!(" (max {n} per node)"),
+        let (desired, completed) = (number("DesiredTasks"), number("CompletedTasks"));
+        let most = spec["TaskTemplate"]["Placement"]["MaxReplicas"].as_u64();
+        let more = match (mode.as_str(), most) {
+            ("replicated", Some(n @ 1..)) => format!(" (max {n} per node)"),
+            ("replicated job", _) => {
+                let total = spec["Mode"]["ReplicatedJob"]["TotalCompletions"].as_u64().unwrap_or(0);
+                format!(" ({completed}/{total} completed)")
+            }
+            ("global job", _) => format!(" ({completed}/{} completed)", desired + completed),
             _ => String::new(),
         };
         let image = text(&spec["TaskTemplate"]["ContainerSpec"], "Image");
@@ -288,7 +299,7 @@ pub async fn list(api: &Api, quiet: bool, filter: &[String], format: Option<&str
             text(s, "ID").chars().take(12).collect::<String>().into(),
             text(spec, "Name").into(),
             mode.into(),
-            format!("{}/{}{most}", number("RunningTasks"), number("DesiredTasks")).into(),
+            format!("{}/{desired}{more}", number("RunningTasks")).into(),
             image.split('@').next().unwrap_or_default().into(),
             ports::of_service(&s["Endpoint"]["Ports"], "ingress").into(),
         ];

@@ -50,6 +50,9 @@ fn the_swarm_is_listed_and_told_of_as_docker_does() -> Result<()> {
         "/skep",
         "whoami",
     ])?;
+    let job =
+        ["--replicas", "3", "--max-concurrent", "2", "--no-resolve-image", "whoami:1", "/skep", "--version"];
+    host.docker(&[&["service", "create", "--name", "once", "--mode", "replicated-job"][..], &job].concat())?;
     host.docker(&["secret", "create", "-l", "tier=db", "pw", "/etc/hostname"])?;
     host.docker(&["config", "create", "--template-driver", "golang", "conf", "/etc/hostname"])?;
     let mut compare = Compare::new(host);
@@ -112,6 +115,13 @@ fn the_swarm_is_listed_and_told_of_as_docker_does() -> Result<()> {
         "service ps --format json web",
         "service ps --no-resolve web",
         "service ps nope",
+        "service ps once",
+        "service ls --filter mode=replicated-job --format '{{.Mode}} {{.Replicas}}'",
+        "service inspect -f '{{json .Spec.Mode}} {{json .JobStatus}}' once",
+        "service update --replicas 2 wide",
+        "service create --mode global-job --replicas-max-per-node 2 whoami:1",
+        "service create --mode replicated-job --rollback-order start-first whoami:1",
+        "service rollback once",
         "service ps web --filter desired-state=running --format '{{.Name}} {{.Node}} {{.DesiredState}} {{.Image}} {{.Error}}'",
         "service inspect nope",
         "service inspect -f '{{.Spec.Name}} {{json .Spec.Labels}}' web",
@@ -156,7 +166,7 @@ fn the_swarm_is_listed_and_told_of_as_docker_does() -> Result<()> {
     }
     for line in [
         "node inspect self",
-        "service inspect web wide",
+        "service inspect web wide once",
         "network inspect back",
         "service inspect -f json web",
     ] {
@@ -175,6 +185,11 @@ fn the_swarm_is_listed_and_told_of_as_docker_does() -> Result<()> {
         "service create -d --no-resolve-image --name x-@ --replicas 1 -e A=1 whoami:1 /skep whoami",
         "service update -d --env-add B=2 x-@",
         "service scale -d x-@=2",
+        "service create -d --no-resolve-image --mode replicated-job --name x-@j --replicas 4 whoami:1 /skep --version",
+        "service update -d --force x-@j",
+        "service scale -d x-@j=1",
+        "service inspect -f '{{json .Spec.Mode}} {{json .JobStatus.JobIteration}}' x-@j",
+        "service rm x-@j",
         "service update -d --label-add c=d --publish-add 81:80 nope",
         "service update -d --limit-memory 64m --args '/skep whoami' x-@",
         "service rollback -d x-@",

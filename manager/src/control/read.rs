@@ -3,11 +3,13 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use skep_proto::v1::service_spec::Mode;
 use skep_proto::v1::{self, TaskState};
 use tonic::Status;
 
 use super::lookup;
 use crate::context::Context;
+use crate::orchestrator::task::{current, goal};
 use crate::store::{LookupError, StoreView};
 
 pub(crate) fn service_name(service: &v1::Service) -> &str {
@@ -93,16 +95,22 @@ pub(super) fn select<'a, T>(
 
 fn with_status(view: &StoreView, service: &Arc<v1::Service>) -> v1::ServiceWithStatus {
     let (mut running, mut wanted, mut completed) = (0, 0, 0);
-    for task in view.tasks_of_service(&service.id) {
+    let job = service.job_status.is_some();
+    // A slot may have come to two completions, where a node was cut off.
+    let mut done: HashSet<(u64, &str)> = HashSet::new();
+    for task in view.tasks_of_service(&service.id).filter(|t| current(service, t)) {
         let state = task.status.as_ref().map_or(TaskState::New, v1::TaskStatus::state);
-        if task.desired_state() == TaskState::Running {
+        if job && state == TaskState::Complete {
+            let node = if task.slot == 0 { task.node_id.as_str() } else { "" };
+            completed += u64::from(done.insert((task.slot, node)));
+        } else if task.desired_state() == goal(task) {
             wanted += 1;
             running += u64::from(state == TaskState::Running);
         }
-        completed += u64::from(state == TaskState::Complete);
     }
     let desired = match service.spec.as_ref().and_then(|s| s.mode.as_ref()) {
-        Some(v1::service_spec::Mode::Replicated(r)) => r.replicas,
+        Some(Mode::Replicated(r)) => r.replicas,
+        Some(Mode::ReplicatedJob(job)) => job.max_concurrent,
         _ => wanted,
     };
     v1::ServiceWithStatus { service: Some(v1::Service::clone(service)), running, desired, completed }
@@ -115,13 +123,10 @@ pub(super) fn tasks(
     let desired = request
         .desired_states
         .iter()
-        .map(|s| match s.as_str() {
-            "running" => Ok(TaskState::Running),
-            "shutdown" => Ok(TaskState::Shutdown),
-            "accepted" => Ok(TaskState::Accepted),
-            other => Err(Status::invalid_argument(format!(
-                "desired state \"{other}\" is not known: running, shutdown or accepted"
-            ))),
+        .map(|s| {
+            let name = format!("TASK_STATE_{}", s.to_uppercase());
+            TaskState::from_str_name(&name)
+                .ok_or_else(|| Status::invalid_argument(format!("invalid filter 'desired-state': {s}")))
         })
         .collect::<Result<HashSet<_>, _>>()?;
     let ids = |wanted: &[String], find: &dyn Fn(&str) -> Option<String>| -> Option<HashSet<String>> {
@@ -138,7 +143,8 @@ pub(super) fn tasks(
                 None => t.attachment.is_some() == request.attachments,
             }
             && (desired.is_empty() || desired.contains(&t.desired_state()))
-            && (!request.up_to_date || view.service(&t.service_id).is_some_and(|s| s.revision == t.revision))
+            && (!request.up_to_date
+                || view.service(&t.service_id).is_some_and(|s| s.revision == t.revision && current(s, t)))
     };
     // By an index where the request names one.
     let found: Vec<&Arc<v1::Task>> = match (&tasks, &services, &nodes) {

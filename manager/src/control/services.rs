@@ -16,14 +16,18 @@ pub(super) async fn create(
     let spec = request.spec.ok_or_else(|| Status::invalid_argument("a service needs a specification"))?;
     validate::service(&spec)?;
     let id = ctx.new_id();
+    let job = validate::is_job(&spec);
     let view = ctx
         .write(|view| {
             let spec = resolve(view, spec.clone(), &id)?;
             dependencies::resolve(view, &spec)?;
             let revision = revision(&id, 1, &spec);
             let endpoint = settled(&spec);
-            let service =
+            let mut service =
                 v1::Service { id: id.clone(), spec: Some(spec), revision: 1, endpoint, ..Default::default() };
+            if job {
+                service.job_status = Some(v1::JobStatus { iteration: 0, last_execution_ms: ctx.now_ms() });
+            }
             Ok(vec![put(service), put(revision)])
         })
         .await?;
@@ -55,6 +59,12 @@ pub(super) async fn update(
             let what = format!("service {}", read::service_name(service));
             check_version(&what, service.meta.as_ref(), request.version)?;
             let mut service = v1::Service::clone(service);
+            if request.rollback && service.job_status.is_some() {
+                return Err(Status::invalid_argument(format!(
+                    "{what} is a job, and rollback is not supported for jobs: update it to what it was, which begins \
+                     another iteration"
+                )));
+            }
             let wanted = match (request.rollback, &request.spec) {
                 (false, Some(spec)) => resolve(view, spec.clone(), &service.id)?,
                 _ => service.previous_spec.clone().ok_or_else(|| {
@@ -64,6 +74,10 @@ pub(super) async fn update(
                     ))
                 })?,
             };
+            let mode = |spec: Option<&v1::ServiceSpec>| spec.and_then(|s| s.mode.as_ref()).map(std::mem::discriminant);
+            if mode(service.spec.as_ref()) != mode(Some(&wanted)) {
+                return Err(Status::unimplemented("service mode change is not allowed"));
+            }
             // What the previous one named may be gone since.
             dependencies::resolve(view, &wanted)?;
             Ok(replace_spec(&mut service, wanted, request.rollback, ctx.now_ms()))
@@ -82,6 +96,10 @@ fn replace_spec(
     let before = service.spec.as_ref();
     let new_task = before.map(|s| &s.task) != Some(&wanted.task) || needs_new_tasks(before, &wanted);
     service.previous_spec = service.spec.replace(wanted.clone());
+    if let Some(job) = &mut service.job_status {
+        job.iteration += 1;
+        job.last_execution_ms = now_ms;
+    }
     service.update_status = rollback.then(|| v1::UpdateStatus {
         state: v1::UpdateState::RollbackStarted.into(),
         started_at_ms: now_ms,

@@ -1,6 +1,6 @@
 //! What a specification may say. Each refusal names the field and what is allowed.
 
-use skep_proto::v1;
+use skep_proto::v1::{self, service_spec::Mode};
 use tonic::Status;
 
 use crate::allocator::cidr::{Cidr, CidrError};
@@ -45,15 +45,23 @@ pub(super) fn name(what: &str, name: &str) -> Checked {
 pub(super) fn service(spec: &v1::ServiceSpec) -> Checked {
     let annotations = spec.annotations.as_ref();
     name("service", annotations.map_or("", |a| &a.name))?;
-    match &spec.mode {
-        Some(v1::service_spec::Mode::Replicated(r)) if r.replicas > MAX_REPLICAS => {
-            return refuse(format!(
-                "{} replicas are too many: at most {MAX_REPLICAS} for one service",
-                r.replicas
-            ));
+    let count = match &spec.mode {
+        Some(Mode::Replicated(r)) => r.replicas,
+        Some(Mode::ReplicatedJob(job)) => job.total_completions.max(job.max_concurrent),
+        Some(Mode::Global(_) | Mode::GlobalJob(_)) => 0,
+        None => {
+            return refuse("service needs a mode: replicated, global, replicated-job or global-job");
         }
-        Some(_) => {}
-        None => return refuse("service needs a mode: replicated or global"),
+    };
+    if count > MAX_REPLICAS {
+        return refuse(format!("{count} replicas are too many: at most {MAX_REPLICAS} for one service"));
+    }
+    if is_job(spec) {
+        for (what, config) in [("an update", &spec.update), ("a rollback", &spec.rollback)] {
+            if config.is_some() {
+                return refuse(format!("Jobs may not have {what} config"));
+            }
+        }
     }
     let Some(task) = &spec.task else { return refuse("service needs a task specification") };
     task_spec(task)?;
@@ -63,6 +71,11 @@ pub(super) fn service(spec: &v1::ServiceSpec) -> Checked {
         }
     }
     endpoint(spec.endpoint.as_ref())
+}
+
+/// Whether the tasks of the service are to come to an end.
+pub(super) fn is_job(spec: &v1::ServiceSpec) -> bool {
+    matches!(spec.mode, Some(Mode::ReplicatedJob(_) | Mode::GlobalJob(_)))
 }
 
 fn task_spec(task: &v1::TaskSpec) -> Checked {

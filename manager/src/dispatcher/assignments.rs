@@ -256,7 +256,7 @@ fn is_assigned(task: &v1::Task) -> bool {
 }
 
 fn stops(task: &v1::Task) -> bool {
-    task.desired_state > TaskState::Running.into()
+    task.desired_state > TaskState::Complete.into()
 }
 
 /// The agent knows its own statuses; the rest is the manager's to tell.

@@ -93,7 +93,7 @@ fn backend(view: &StoreView, network_id: &str, task: &v1::Task) -> Option<v1::Ba
     let service = view.service(&task.service_id)?;
     Some(v1::Backend {
         task_id: task.id.clone(),
-        task_name: format!("{}.{}.{}", service_name(service), task.slot, task.id),
+        task_name: format!("{}.{}.{}", service_name(service), task.shown_slot(), task.id),
         addr: address(task, network_id)?.to_owned(),
         node_id: task.node_id.clone(),
     })

@@ -78,8 +78,8 @@ pub(super) fn is_live(task: &v1::Task) -> bool {
 
 /// Whether a task may receive new connections.
 pub(super) fn is_backend(task: &v1::Task) -> bool {
-    let running = i32::from(TaskState::Running);
-    task.desired_state == running && task.status.as_ref().is_some_and(|s| s.state == running)
+    [TaskState::Running, TaskState::Complete].contains(&task.desired_state())
+        && task.status.as_ref().is_some_and(|s| s.state() == TaskState::Running)
 }
 
 impl Builder {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use skep_proto::v1;
+use skep_proto::v1::{self, service_spec::Mode};
 
 use crate::orchestrator::task;
 use crate::reaper::ATTACHMENTS;
@@ -121,7 +121,8 @@ impl Dirty {
         }
         self.services.extend(view.tasks_of_node(&diff.latest().id).map(|t| t.service_id.clone()));
         let global = |s: &v1::Service| {
-            matches!(s.spec.as_ref().and_then(|s| s.mode.as_ref()), Some(v1::service_spec::Mode::Global(_)))
+            let mode = s.spec.as_ref().and_then(|s| s.mode.as_ref());
+            matches!(mode, Some(Mode::Global(_) | Mode::GlobalJob(_)))
         };
         self.services.extend(view.services().filter(|s| global(s)).map(|s| s.id.clone()));
     }

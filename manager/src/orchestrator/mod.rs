@@ -7,11 +7,14 @@
 //! - a task is never moved, only replaced; a replacement is held at desired Ready until its restart delay is
 //!   over and its predecessor has stopped, so no slot runs two tasks;
 //! - a finished task that the restart policy does not restart stays as the slot's last word.
+//!
+//! What jobs do differently is in [`jobs`].
 
 pub mod plan;
 pub mod slot;
 pub mod task;
 
+mod jobs;
 mod scale;
 
 use std::collections::BTreeMap;
@@ -19,6 +22,7 @@ use std::collections::BTreeMap;
 use rand::Rng;
 use skep_proto::v1;
 use v1::TaskState;
+use v1::service_spec::Mode;
 
 pub use plan::Plan;
 use slot::{Slot, SlotKey};
@@ -41,19 +45,24 @@ pub fn reconcile(view: &StoreView, service_id: &str, now_ms: i64, rng: &mut impl
     let Some(spec) = &service.spec else { return plan };
     let mut slots = slot::slots(view, service);
     match &spec.mode {
-        Some(v1::service_spec::Mode::Global(_)) => {
-            globalise(view, service, &mut slots, now_ms, rng, &mut plan)
-        }
-        Some(v1::service_spec::Mode::Replicated(r)) => {
+        Some(Mode::Global(_)) => globalise(view, service, &mut slots, now_ms, rng, &mut plan),
+        Some(Mode::Replicated(r)) => {
             scale::scale(view, service, r.replicas, &mut slots, now_ms, rng, &mut plan)
         }
+        Some(Mode::ReplicatedJob(job)) => {
+            jobs::replicated(view, service, job, &mut slots, now_ms, rng, &mut plan)
+        }
+        Some(Mode::GlobalJob(_)) => jobs::global(view, service, &mut slots, now_ms, rng, &mut plan),
         None => return plan,
     }
     for slot in slots.values() {
+        if service.job_status.is_some() && jobs::over(view, slot, now_ms, &mut plan) {
+            continue;
+        }
         tend(view, service, slot, now_ms, rng, &mut plan);
     }
-    // An update goes on once the slots are at rest: every change brings another pass.
-    if plan.changes.is_empty() {
+    // An update goes on once the slots are at rest: every change brings another pass. A job has none.
+    if plan.changes.is_empty() && service.job_status.is_none() {
         updater::update(view, service, &slots, now_ms, rng, &mut plan);
     }
     plan
@@ -92,7 +101,7 @@ fn tend(
     }
     if newest.desired_state() < TaskState::Running && !slot.stopping(view) {
         if newest.start_not_before_ms <= now_ms {
-            plan.task(task::with_desired(newest, TaskState::Running, now_ms, ""));
+            plan.task(task::with_desired(newest, task::goal(newest), now_ms, ""));
         } else {
             plan.wake(newest.start_not_before_ms);
         }
@@ -127,7 +136,7 @@ fn replace(
     rng: &mut impl Rng,
     plan: &mut Plan,
 ) {
-    // A global service's task belongs to its node: with that lost it has no slot to be replaced in.
+    // A task that is bound to its node has no slot to be replaced in when that is lost.
     if old.slot == 0 && reason != Reason::Finished {
         return plan.task(task::with_desired(old, TaskState::Remove, now_ms, "its node was lost or drained"));
     }
@@ -143,7 +152,7 @@ fn replace(
     };
     let Some(restart) = restart else { return };
     let place = Place { incarnation: slot.next_incarnation(), ..Place::after(old) };
-    let mut new = task::new(&service.id, old.revision, place, now_ms, rng);
+    let mut new = task::new(service, old.revision, place, now_ms, rng);
     new.start_not_before_ms = restart.not_before_ms;
     new.restarts_ms = restart.restarts_ms;
     let must_wait = slot.stopping(view) || (reason != Reason::Finished && task::may_run(view, old));
@@ -178,7 +187,7 @@ fn globalise(
             }
             let incarnation = slots.get(&key).map_or(1, Slot::next_incarnation);
             let place = Place { slot: 0, node: &node.id, incarnation };
-            let mut new = task::new(&service.id, service.revision, place, now_ms, rng);
+            let mut new = task::new(service, service.revision, place, now_ms, rng);
             if slots.get(&key).is_some_and(|s| s.stopping(view)) {
                 new.set_desired_state(TaskState::Ready);
             }

@@ -39,7 +39,7 @@ pub(super) fn scale(
         }
         let incarnation = slot.map_or(1, Slot::next_incarnation);
         let place = Place { slot: number, node: "", incarnation };
-        let mut new = task::new(&service.id, service.revision, place, now_ms, rng);
+        let mut new = task::new(service, service.revision, place, now_ms, rng);
         if slot.is_some_and(|s| s.stopping(view)) {
             new.set_desired_state(TaskState::Ready);
         }

@@ -16,9 +16,19 @@ pub fn finished(task: &v1::Task) -> bool {
     state(task) > TaskState::Running
 }
 
-/// Whether the manager wants the task to run (now, or as soon as it may).
+/// Whether the manager wants the task to run (now, or as soon as it may), or one of a job to be complete.
 pub fn wanted(task: &v1::Task) -> bool {
-    task.desired_state() <= TaskState::Running
+    task.desired_state() <= TaskState::Complete
+}
+
+/// The desired state of a task that may run: one of a job is to come to its end.
+pub fn goal(task: &v1::Task) -> TaskState {
+    if task.job_iteration.is_some() { TaskState::Complete } else { TaskState::Running }
+}
+
+/// Whether the task is of the service's present iteration; those of services that are no jobs always are.
+pub fn current(service: &v1::Service, task: &v1::Task) -> bool {
+    service.job_status.is_none_or(|job| task.job_iteration == Some(job.iteration))
 }
 
 /// Whether the task is wanted and has not stopped.
@@ -64,7 +74,7 @@ pub fn age_key(task: &v1::Task) -> (u64, &str) {
 pub fn with_desired(task: &v1::Task, desired: TaskState, now_ms: i64, why: &str) -> v1::Task {
     let mut task = task.clone();
     task.set_desired_state(desired);
-    if desired > TaskState::Running && state(&task) < TaskState::Assigned {
+    if desired > TaskState::Complete && state(&task) < TaskState::Assigned {
         task.status = Some(v1::TaskStatus {
             state: TaskState::Shutdown.into(),
             timestamp_ms: now_ms,
@@ -76,15 +86,15 @@ pub fn with_desired(task: &v1::Task, desired: TaskState, now_ms: i64, why: &str)
 }
 
 /// A new task of a service, the `incarnation`th of its slot.
-pub fn new(service_id: &str, revision: u64, place: Place, now_ms: i64, rng: &mut impl Rng) -> v1::Task {
-    v1::Task {
+pub fn new(service: &v1::Service, revision: u64, place: Place, now_ms: i64, rng: &mut impl Rng) -> v1::Task {
+    let mut task = v1::Task {
         id: ids::random(rng),
-        service_id: service_id.to_owned(),
+        service_id: service.id.clone(),
         revision,
         slot: place.slot,
         node_id: place.node.to_owned(),
         incarnation: place.incarnation,
-        desired_state: TaskState::Running.into(),
+        job_iteration: service.job_status.map(|job| job.iteration),
         status: Some(v1::TaskStatus {
             state: TaskState::New.into(),
             timestamp_ms: now_ms,
@@ -92,15 +102,17 @@ pub fn new(service_id: &str, revision: u64, place: Place, now_ms: i64, rng: &mut
             ..Default::default()
         }),
         ..Default::default()
-    }
+    };
+    task.set_desired_state(goal(&task));
+    task
 }
 
 /// Where a new task belongs.
 #[derive(Clone, Copy, Debug)]
 pub struct Place<'a> {
-    /// Number of the replica; 0 for a global service.
+    /// Number of the replica; 0 for a task bound to its node.
     pub slot: u64,
-    /// Node of a global service's task; empty for a replica.
+    /// Node of such a task; empty for a replica.
     pub node: &'a str,
     /// Its number among the tasks of the slot.
     pub incarnation: u64,

@@ -49,7 +49,7 @@ pub fn reap(view: &StoreView, service_id: &str, now_ms: i64) -> Plan {
             // The last task speaks for the slot, however it ended.
             let past = slot.tasks.len().saturating_sub(1);
             let finished = slot.tasks.iter().take(past).filter(|t| task::finished(t) && !task::wanted(t));
-            let finished: Vec<_> = finished.collect();
+            let finished: Vec<_> = finished.filter(|t| !completion(service, t)).collect();
             for t in finished.iter().take(finished.len().saturating_sub(limit as usize)) {
                 plan.changes.push(change::remove_task(&t.id));
             }
@@ -61,6 +61,11 @@ pub fn reap(view: &StoreView, service_id: &str, now_ms: i64) -> Plan {
         plan.changes.push(change::remove_revision(service_id, r.number));
     }
     plan
+}
+
+/// Whether a job's slot is complete by the task.
+fn completion(service: &v1::Service, t: &v1::Task) -> bool {
+    t.job_iteration.is_some() && task::state(t) == TaskState::Complete && task::current(service, t)
 }
 
 /// Takes back the places of containers that nobody can give back any more: their node was removed, or has been

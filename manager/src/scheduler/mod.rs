@@ -257,6 +257,7 @@ impl<'a> Group<'a> {
             restarts_ms: t.restarts_ms.clone(),
             incarnation: t.incarnation,
             attachment: None,
+            job_iteration: t.job_iteration,
         }
     }
 }

@@ -13,6 +13,7 @@ pub fn invariants(before: &StoreView, after: &StoreView) {
     addresses(after);
     slots(before, after);
     resources(after);
+    jobs(before, after);
     for t in after.tasks() {
         let Some(old) = before.task(&t.id) else { continue };
         assert!(task::state(t) >= task::state(old), "task {} went back", t.id);
@@ -45,7 +46,7 @@ fn slots(before: &StoreView, after: &StoreView) {
             let node = if t.slot == 0 { t.node_id.as_str() } else { "" };
             slots.entry((t.slot, node)).or_default().push(t);
         }
-        let let_run = |t: &v1::Task| t.desired_state() == TaskState::Running;
+        let let_run = |t: &v1::Task| t.desired_state() >= TaskState::Running && task::wanted(t);
         for tasks in slots.values().filter(|tasks| tasks.len() > 1) {
             let starts = |t: &&&v1::Task| let_run(t) && !before.task(&t.id).is_some_and(|b| let_run(b));
             let Some(new) = tasks.iter().find(starts) else { continue };
@@ -53,6 +54,30 @@ fn slots(before: &StoreView, after: &StoreView) {
             let others: Vec<_> = others.filter(|t| !(start_first && task::wanted(t))).collect();
             assert!(others.is_empty(), "{new:?} may run beside {others:?}");
         }
+    }
+}
+
+/// No job has more slots at work than it may, and none in which anything is begun once they are complete.
+fn jobs(before: &StoreView, after: &StoreView) {
+    for service in after.services() {
+        let Some(v1::service_spec::Mode::ReplicatedJob(job)) =
+            service.spec.as_ref().and_then(|s| s.mode.as_ref())
+        else {
+            continue;
+        };
+        let of_now = |t: &&std::sync::Arc<v1::Task>| task::current(service, t);
+        let live = after.tasks_of_service(&service.id).filter(|t| task::live(t));
+        let slots: HashSet<u64> = live.filter(of_now).map(|t| t.slot).collect();
+        assert!(slots.len() as u64 <= job.max_concurrent, "{} has {slots:?} of {job:?} at work", service.id);
+        assert!(slots.iter().all(|s| *s <= job.total_completions), "{} has {slots:?} of {job:?}", service.id);
+    }
+    for t in after.tasks().filter(|t| t.job_iteration.is_some() && before.task(&t.id).is_none()) {
+        let place = |t: &v1::Task| {
+            (t.slot, t.job_iteration, if t.slot == 0 { t.node_id.clone() } else { String::new() })
+        };
+        let same = before.tasks_of_service(&t.service_id).filter(|other| place(other) == place(t));
+        let done: Vec<_> = same.filter(|other| task::state(other) == TaskState::Complete).collect();
+        assert!(done.is_empty(), "{t:?} begins what {done:?} did");
     }
 }
 

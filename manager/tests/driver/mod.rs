@@ -44,7 +44,7 @@ impl Driver {
             "node" => self.apply(vec![put(parse::node(&view, &words)?)]),
             "node-rm" => self.apply(vec![skep_manager::store::change::remove_node(words.name()?)]),
             "network" => self.apply(vec![put(parse::network(&words)?)]),
-            "service" => self.apply(parse::service(&view, &words)?),
+            "service" => self.apply(parse::service(&view, &words, self.now_ms)?),
             "remove" => {
                 let mut service =
                     v1::Service::clone(view.find_service(words.name()?).map_err(|e| e.to_string())?);
@@ -62,6 +62,7 @@ impl Driver {
             "status" => return show::status(&view, words.name()?),
             "networks" => return Ok(show::networks(&view)),
             "blocks" => return Ok(show::blocks(&view, words.name()?)),
+            "unfinished" => return Ok(show::unfinished(&view)),
             "spread" => return Ok(show::spread(&view)),
             other => return Err(format!("no such command: {other}")),
         }
@@ -110,11 +111,13 @@ impl Driver {
         self.settle();
     }
 
-    /// Every agent whose node is up brings its tasks to where they are wanted; `once`: one report each.
+    /// Every agent whose node is up brings its tasks to where they are wanted; `once`: one report each; `ends`: the
+    /// tasks of jobs come to their end.
     fn agents(&mut self, words: &Words) -> Result<()> {
         for _ in 0..100 {
             let view = self.store.view();
-            let next: Vec<_> = view.tasks().filter_map(|t| self.step(&view, t)).map(put).collect();
+            let next: Vec<_> =
+                view.tasks().filter_map(|t| self.step(&view, t, words.has("ends"))).map(put).collect();
             if next.is_empty() {
                 return Ok(());
             }
@@ -127,13 +130,15 @@ impl Driver {
         Err("the agents never come to rest".to_owned())
     }
 
-    fn step(&self, view: &StoreView, t: &v1::Task) -> Option<v1::Task> {
+    fn step(&self, view: &StoreView, t: &v1::Task, ends: bool) -> Option<v1::Task> {
         let state = task::state(t);
         if state < TaskState::Assigned || task::finished(t) || task::node_lost(view, &t.node_id) {
             return None;
         }
         let next = match t.desired_state() {
-            d if d > TaskState::Running => TaskState::Shutdown,
+            d if d > TaskState::Complete => TaskState::Shutdown,
+            TaskState::Complete if state < TaskState::Running => TaskState::Running,
+            TaskState::Complete if !ends => return None,
             d if state < d => d,
             _ => return None,
         };
@@ -148,19 +153,22 @@ impl Driver {
         t
     }
 
-    /// `report web.1 failed`: what the agent of the slot's live task says.
+    /// `report web.1 failed`: what the agent of the slot's live task says; `older`: of the oldest that has not ended.
     fn report(&mut self, words: &Words) -> Result<()> {
         let view = self.store.view();
         let (service, slot) = words.name()?.rsplit_once('.').ok_or("report SERVICE.SLOT STATE")?;
         let service = view.find_service(service).map_err(|e| e.to_string())?;
         let state = words.rest().first().ok_or("report SERVICE.SLOT STATE")?.to_uppercase();
         let state = TaskState::from_str_name(&format!("TASK_STATE_{state}")).ok_or("no such state")?;
-        let live = view
+        let older = words.has("older");
+        let mut live: Vec<_> = view
             .tasks_of_service(&service.id)
             .filter(|t| t.slot.to_string() == slot || t.node_id == slot)
-            .filter(|t| task::live(t))
-            .max_by(|a, b| task::age_key(a).cmp(&task::age_key(b)))
-            .ok_or("the slot has no live task")?;
+            .filter(|t| if older { !task::finished(t) } else { task::live(t) })
+            .collect();
+        live.sort_by(|a, b| task::age_key(a).cmp(&task::age_key(b)));
+        let live = if older { live.first() } else { live.last() };
+        let live = live.ok_or("the slot has no live task")?;
         let err = if state > TaskState::Complete { "exit code 1" } else { "" };
         self.apply(vec![put(self.reported(live, state, err))]);
         Ok(())

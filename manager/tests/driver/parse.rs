@@ -125,7 +125,7 @@ pub fn network(words: &Words) -> Result<v1::Network> {
 }
 
 /// Creates or updates a service as control does: another task spec makes another revision.
-pub fn service(view: &StoreView, words: &Words) -> Result<Vec<v1::Change>> {
+pub fn service(view: &StoreView, words: &Words, now_ms: i64) -> Result<Vec<v1::Change>> {
     let name = words.name()?;
     let before = view.service_by_name(name);
     let mut service = before.map(|s| v1::Service::clone(s)).unwrap_or_default();
@@ -134,6 +134,14 @@ pub fn service(view: &StoreView, words: &Words) -> Result<Vec<v1::Change>> {
     spec.annotations = annotations(name);
     if words.has("global") {
         spec.mode = Some(v1::service_spec::Mode::Global(v1::Global {}));
+    } else if words.has("global-job") {
+        spec.mode = Some(v1::service_spec::Mode::GlobalJob(v1::GlobalJob {}));
+    } else if let Some(job) = words.get("job") {
+        let numbers =
+            job.split_once('/').and_then(|(max, total)| Some((max.parse().ok()?, total.parse().ok()?)));
+        let (max_concurrent, total_completions) = numbers.ok_or("job=CONCURRENT/COMPLETIONS")?;
+        let job = v1::ReplicatedJob { max_concurrent, total_completions };
+        spec.mode = Some(v1::service_spec::Mode::ReplicatedJob(job));
     } else if let Some(replicas) = words.number("replicas")?.or(before.is_none().then_some(1)) {
         spec.mode = Some(v1::service_spec::Mode::Replicated(v1::Replicated { replicas }));
     }
@@ -167,6 +175,10 @@ pub fn service(view: &StoreView, words: &Words) -> Result<Vec<v1::Change>> {
     }
     if words.has("dnsrr") {
         spec.endpoint.get_or_insert_default().set_mode(v1::EndpointMode::Dnsrr);
+    }
+    if words.has("global-job") || words.get("job").is_some() || service.job_status.is_some() {
+        let iteration = service.job_status.map_or(0, |job| job.iteration + 1);
+        service.job_status = Some(v1::JobStatus { iteration, last_execution_ms: now_ms });
     }
     let mut changes = Vec::new();
     let old_task = service.spec.as_ref().and_then(|s| s.task.as_ref());

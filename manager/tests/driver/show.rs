@@ -21,7 +21,9 @@ pub fn tasks(view: &StoreView) -> String {
         for t in tasks {
             let slot = if t.slot == 0 { t.node_id.clone() } else { t.slot.to_string() };
             let node = if t.node_id.is_empty() { "-" } else { &t.node_id };
-            let _ = write!(out, "{}.{slot} r{} {node} {}", service.id, t.revision, state(task::state(t)));
+            let iteration = t.job_iteration.map(|n| format!(" i{n}")).unwrap_or_default();
+            let _ = write!(out, "{}.{slot} r{}{iteration} {node} ", service.id, t.revision);
+            let _ = write!(out, "{}", state(task::state(t)));
             let _ = write!(out, " (wanted {})", state(t.desired_state()));
             for a in &t.addresses {
                 let _ = write!(out, " {}={}", a.network_id, a.addr);
@@ -30,6 +32,31 @@ pub fn tasks(view: &StoreView) -> String {
                 let _ = write!(out, ": {}", s.err);
             }
             out.push('\n');
+        }
+    }
+    out
+}
+
+/// Slots of jobs that are not complete.
+pub fn unfinished(view: &StoreView) -> String {
+    let mut out = String::new();
+    for service in view.services() {
+        let Some(job) = &service.job_status else { continue };
+        let tasks = view.tasks_of_service(&service.id).filter(|t| task::current(service, t));
+        let done: Vec<_> = tasks.filter(|t| task::state(t) == v1::TaskState::Complete).collect();
+        let slots: Vec<String> = match service.spec.as_ref().and_then(|s| s.mode.as_ref()) {
+            Some(v1::service_spec::Mode::ReplicatedJob(r)) => {
+                let open = |n: &u64| done.iter().all(|t| t.slot != *n);
+                (1..=r.total_completions).filter(open).map(|n| n.to_string()).collect()
+            }
+            _ => {
+                let of_then = |n: &v1::Node| n.meta.is_some_and(|m| m.created_at_ms <= job.last_execution_ms);
+                let open = |n: &v1::Node| of_then(n) && done.iter().all(|t| t.node_id != n.id);
+                view.nodes().filter(|n| open(n)).map(|n| n.id.clone()).collect()
+            }
+        };
+        for slot in slots {
+            let _ = writeln!(out, "{}.{slot}", service.id);
         }
     }
     out

@@ -490,6 +490,17 @@ pub struct Replicated {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Global {}
+/// Tasks that run to completion: one in each of total_completions slots, at most max_concurrent at once.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReplicatedJob {
+    #[prost(uint64, tag = "1")]
+    pub max_concurrent: u64,
+    #[prost(uint64, tag = "2")]
+    pub total_completions: u64,
+}
+/// One task that runs to completion on every node that was there when the iteration began.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GlobalJob {}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ServiceSpec {
     #[prost(message, optional, tag = "1")]
@@ -506,7 +517,7 @@ pub struct ServiceSpec {
     /// Absent: the default. Not of the tasks: a change of it replaces none.
     #[prost(int64, optional, tag = "8")]
     pub drain_ns: ::core::option::Option<i64>,
-    #[prost(oneof = "service_spec::Mode", tags = "3, 4")]
+    #[prost(oneof = "service_spec::Mode", tags = "3, 4, 9, 10")]
     pub mode: ::core::option::Option<service_spec::Mode>,
 }
 /// Nested message and enum types in `ServiceSpec`.
@@ -517,6 +528,10 @@ pub mod service_spec {
         Replicated(super::Replicated),
         #[prost(message, tag = "4")]
         Global(super::Global),
+        #[prost(message, tag = "9")]
+        ReplicatedJob(super::ReplicatedJob),
+        #[prost(message, tag = "10")]
+        GlobalJob(super::GlobalJob),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -550,6 +565,14 @@ pub struct UpdateStatus {
     #[prost(uint64, tag = "5")]
     pub revision: u64,
 }
+/// Where a job stands. Every update of its service begins another iteration.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JobStatus {
+    #[prost(uint64, tag = "1")]
+    pub iteration: u64,
+    #[prost(int64, tag = "2")]
+    pub last_execution_ms: i64,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Service {
     #[prost(string, tag = "1")]
@@ -570,6 +593,9 @@ pub struct Service {
     /// Set by `service rm`: tasks are shut down, then the service goes.
     #[prost(bool, tag = "8")]
     pub removing: bool,
+    /// Of jobs only.
+    #[prost(message, optional, tag = "9")]
+    pub job_status: ::core::option::Option<JobStatus>,
 }
 /// One immutable TaskSpec of a service; tasks name it by number instead of each carrying a copy.
 /// Reaped when the service has moved on and no task names it any more.
@@ -636,7 +662,7 @@ pub struct Task {
     pub service_id: ::prost::alloc::string::String,
     #[prost(uint64, tag = "4")]
     pub revision: u64,
-    /// 1..=replicas; 0 for a global service's task
+    /// 1..=replicas (or completions); 0 for a task bound to its node
     #[prost(uint64, tag = "5")]
     pub slot: u64,
     /// empty until assigned
@@ -664,6 +690,9 @@ pub struct Task {
     /// node runs by itself.
     #[prost(message, optional, boxed, tag = "14")]
     pub attachment: ::core::option::Option<::prost::alloc::boxed::Box<Attachment>>,
+    /// The iteration of the job that this task is part of: one of a job is wanted until it is complete.
+    #[prost(uint64, optional, tag = "15")]
+    pub job_iteration: ::core::option::Option<u64>,
 }
 /// What a secret or config holds. Its Debug tells only how much.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

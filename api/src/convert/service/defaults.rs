@@ -14,8 +14,12 @@ pub fn insert(service: &mut Value) {
         "MaxFailureRatio": 0,
         "Order": "stop-first",
     });
-    fill(spec, "UpdateConfig", &update);
-    fill(spec, "RollbackConfig", &update);
+    let mode = spec.get("Mode");
+    let job = mode.is_some_and(|m| m.get("ReplicatedJob").is_some() || m.get("GlobalJob").is_some());
+    if !job {
+        fill(spec, "UpdateConfig", &update);
+        fill(spec, "RollbackConfig", &update);
+    }
     fill(spec, "EndpointSpec", &json!({ "Mode": "vip" }));
     let Some(task) = spec.get_mut("TaskTemplate").and_then(Value::as_object_mut) else { return };
     fill(

@@ -2,9 +2,10 @@
 
 use serde_json::json;
 use skep_proto::v1::{
-    Annotations, EndpointMode, EndpointSpec, Global, LogDriver, NetworkAttachment, Placement, Platform,
-    PortConfig, PortProtocol, PublishMode, Replicated, Resources, RestartCondition, RestartPolicy,
-    ServiceSpec, SpreadOver, TaskSpec, UpdateConfig, UpdateFailureAction, UpdateOrder, service_spec::Mode,
+    Annotations, EndpointMode, EndpointSpec, Global, GlobalJob, LogDriver, NetworkAttachment, Placement,
+    Platform, PortConfig, PortProtocol, PublishMode, Replicated, ReplicatedJob, Resources, RestartCondition,
+    RestartPolicy, ServiceSpec, SpreadOver, TaskSpec, UpdateConfig, UpdateFailureAction, UpdateOrder,
+    service_spec::Mode,
 };
 
 use super::read_container::read_container;
@@ -41,24 +42,25 @@ pub fn read(mut f: Fields) -> ApiResult<ServiceSpec> {
 fn read_mode(mut f: Fields) -> ApiResult<Mode> {
     let replicated = f.opt_object("Replicated")?;
     let global = f.opt_object("Global")?;
-    // Named by an empty object too, which elsewhere asks for nothing.
-    for (job, instead) in [("ReplicatedJob", "replicated"), ("GlobalJob", "global")] {
-        if f.opt_object(job)?.is_some() {
-            return Err(ApiError::bad_request(format!(
-                "Mode.{job} is not supported by this version of Skep: use {instead} with restart condition none"
-            )));
-        }
-    }
+    let replicated_job = f.opt_object("ReplicatedJob")?;
+    let global_job = f.opt_object("GlobalJob")?;
     f.refuse_rest(&[])?;
-    match (replicated, global) {
-        (Some(_), Some(_)) => Err(ApiError::bad_request("Mode: give either Replicated or Global, not both")),
-        (None, Some(global)) => global.refuse_rest(&[]).map(|()| Mode::Global(Global {})),
-        (Some(mut replicated), None) => {
+    match (replicated, global, replicated_job, global_job) {
+        (None, None, None, None) => Ok(Mode::Replicated(Replicated { replicas: 1 })),
+        (Some(mut replicated), None, None, None) => {
             let replicas = replicated.opt_u64("Replicas")?.unwrap_or(1);
             replicated.refuse_rest(&[])?;
             Ok(Mode::Replicated(Replicated { replicas }))
         }
-        (None, None) => Ok(Mode::Replicated(Replicated { replicas: 1 })),
+        (None, Some(global), None, None) => global.refuse_rest(&[]).map(|()| Mode::Global(Global {})),
+        (None, None, Some(mut job), None) => {
+            let max_concurrent = job.opt_u64("MaxConcurrent")?.unwrap_or(1);
+            let total_completions = job.opt_u64("TotalCompletions")?.unwrap_or(max_concurrent);
+            job.refuse_rest(&[])?;
+            Ok(Mode::ReplicatedJob(ReplicatedJob { max_concurrent, total_completions }))
+        }
+        (None, None, None, Some(job)) => job.refuse_rest(&[]).map(|()| Mode::GlobalJob(GlobalJob {})),
+        _ => Err(ApiError::bad_request("must specify only one service mode")),
     }
 }
 

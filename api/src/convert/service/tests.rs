@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use skep_proto::v1::service_spec::Mode;
-use skep_proto::v1::{PublishMode, Replicated, ServiceSpec};
+use skep_proto::v1::{GlobalJob, PublishMode, Replicated, ReplicatedJob, ServiceSpec};
 
 use crate::error::ApiResult;
 use crate::fields::Fields;
@@ -74,7 +74,14 @@ fn modes_default_as_docker_says() {
     assert_eq!(of(json!({"Replicated": {"Replicas": 0}})), Ok(Mode::Replicated(Replicated { replicas: 0 })));
     assert!(matches!(of(json!({"Global": {}})), Ok(Mode::Global(_))));
     assert!(of(json!({"Replicated": {"Replicas": -1}})).is_err());
-    assert!(of(json!({"ReplicatedJob": {"MaxConcurrent": 1}})).is_err());
+    let job = |max_concurrent, total_completions| {
+        Ok(Mode::ReplicatedJob(ReplicatedJob { max_concurrent, total_completions }))
+    };
+    assert_eq!(of(json!({"ReplicatedJob": {}})), job(1, 1));
+    assert_eq!(of(json!({"ReplicatedJob": {"MaxConcurrent": 3}})), job(3, 3));
+    assert_eq!(of(json!({"ReplicatedJob": {"MaxConcurrent": 2, "TotalCompletions": 5}})), job(2, 5));
+    assert_eq!(of(json!({"GlobalJob": {}})), Ok(Mode::GlobalJob(GlobalJob {})));
+    assert!(of(json!({"GlobalJob": {}, "Global": {}})).is_err());
 }
 
 #[test]

@@ -9,7 +9,7 @@ use skep_proto::v1::{
 };
 
 use crate::convert::names::Named;
-use crate::convert::{created, dependency, time, updated, version};
+use crate::convert::{created, dependency, number, time, updated, version};
 
 /// Inserts unless the value asks for nothing.
 fn put(map: &mut Map<String, Value>, key: &str, value: Value) {
@@ -50,6 +50,11 @@ pub fn service(s: &Service) -> Value {
         }
         out["UpdateStatus"] = status;
     }
+    if let Some(job) = &s.job_status {
+        out["JobStatus"] = json!({
+            "JobIteration": number(job.iteration), "LastExecution": time::from_ms(job.last_execution_ms),
+        });
+    }
     out
 }
 
@@ -69,6 +74,10 @@ pub fn spec(s: &ServiceSpec) -> Value {
     let mode = match &s.mode {
         Some(Mode::Global(_)) => json!({ "Global": {} }),
         Some(Mode::Replicated(r)) => json!({ "Replicated": { "Replicas": r.replicas } }),
+        Some(Mode::ReplicatedJob(job)) => json!({ "ReplicatedJob": {
+            "MaxConcurrent": job.max_concurrent, "TotalCompletions": job.total_completions,
+        } }),
+        Some(Mode::GlobalJob(_)) => json!({ "GlobalJob": {} }),
         None => json!({ "Replicated": { "Replicas": 1 } }),
     };
     let mut out = json!({
