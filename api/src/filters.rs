@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use regex::Regex;
 use serde_json::Value;
 
 use crate::error::{ApiError, ApiResult};
@@ -58,6 +59,12 @@ impl Filters {
         !self.has(name) || self.values(name).any(test)
     }
 
+    /// The values of a name as regular expressions, which is how Docker reads names. What is none matches nothing.
+    pub fn patterns(&self, name: &str) -> Patterns {
+        let all = |values: &BTreeSet<String>| values.iter().filter_map(|v| Regex::new(v).ok()).collect();
+        Patterns(self.0.get(name).map(all))
+    }
+
     /// Whether labels satisfy every value (`key` or `key=value`) of a name.
     pub fn labels<'a>(&self, name: &str, get: impl Fn(&str) -> Option<&'a str>) -> bool {
         self.values(name).all(|want| match want.split_once('=') {
@@ -96,6 +103,17 @@ impl Filters {
     }
 }
 
+/// What a name may match: any one of these, or, where none was given, anything.
+#[derive(Clone, Debug)]
+pub struct Patterns(Option<Vec<Regex>>);
+
+impl Patterns {
+    /// Whether one of them matches somewhere in the text.
+    pub fn match_any(&self, text: &str) -> bool {
+        self.0.as_ref().is_none_or(|all| all.iter().any(|p| p.is_match(text)))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,6 +146,24 @@ mod tests {
         assert!(of(&[("a", "1"), ("b", "x")]));
         assert!(!of(&[("a", "2"), ("b", "x")]));
         assert!(!of(&[("a", "1")]));
+    }
+
+    #[test]
+    fn names_are_regular_expressions() {
+        let matches = |pattern: &str, text: &str| {
+            let f = Filters::parse(Some(&serde_json::json!({ "name": [pattern] }).to_string()), &["name"]);
+            f.expect("valid").patterns("name").match_any(text)
+        };
+        for (pattern, text, wanted) in [
+            ("eb", "web-1", true),
+            ("^web$", "web-1", false),
+            ("^web-[0-9]$", "web-1", true),
+            ("^(web|db)", "db-2", true),
+            ("w[eb", "w[eb", false),
+        ] {
+            assert_eq!(matches(pattern, text), wanted, "{pattern} {text}");
+        }
+        assert!(Filters::default().patterns("name").match_any("anything"));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -150,6 +151,9 @@ impl Watch {
     }
 }
 
+/// How long a client may take to see that the output has ended.
+const LINGER: Duration = Duration::from_secs(5);
+
 /// How a taken connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ended {
@@ -169,7 +173,7 @@ async fn join<C>(
 where
     C: AsyncRead + AsyncWrite + Send + 'static,
 {
-    let (from_client, mut to_client) = tokio::io::split(connection);
+    let (mut from_client, mut to_client) = tokio::io::split(connection);
     let down = async {
         while let Some(piece) = output.next().await {
             if to_client.write_all(&piece).await.is_err() || to_client.flush().await.is_err() {
@@ -180,7 +184,7 @@ where
     let up = async {
         match input {
             Some(input) => {
-                if feed(from_client, input, keys).await == Fed::Eof {
+                if feed(&mut from_client, input, keys).await == Fed::Eof {
                     // The client has no more to say, but listens on.
                     std::future::pending::<()>().await;
                 }
@@ -194,6 +198,9 @@ where
     };
     // The other end may have gone already.
     let _ = to_client.shutdown().await;
+    // To close while the client still sends would reset the connection, and it would take that for a failure.
+    let rest = async { tokio::io::copy(&mut from_client, &mut tokio::io::sink()).await };
+    let _ = tokio::time::timeout(LINGER, rest).await;
     ended
 }
 

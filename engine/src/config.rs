@@ -28,6 +28,9 @@ impl std::fmt::Display for ContainerId {
     }
 }
 
+/// A stop that waits as long as it takes.
+pub const PATIENT: Duration = Duration::from_secs(u32::MAX as u64);
+
 /// How a container is connected.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -324,7 +327,7 @@ pub struct ContainerConfig {
     pub stdin_once: bool,
     /// Signal name or number sent by `stop`; none = the image's, else SIGTERM.
     pub stop_signal: Option<String>,
-    /// Time from the stop signal to SIGKILL; none = 10 s.
+    /// Time from the stop signal to SIGKILL; none = 10 s, [`PATIENT`] = as long as it takes.
     pub stop_timeout: Option<Duration>,
     /// Network.
     pub network: NetworkMode,

@@ -112,14 +112,12 @@ pub enum Error {
     )]
     NeedsSwarmAddress(String),
     /// Port taken.
-    #[error("bind for {}/{protocol} failed: port is already allocated", SocketAddr::new(*host, *port))]
+    #[error("Bind for {} failed: port is already allocated", SocketAddr::new(*host, *port))]
     PortTaken {
         /// Host address.
         host: IpAddr,
         /// Port.
         port: u16,
-        /// Protocol.
-        protocol: String,
     },
     /// No port left to choose.
     #[error("no free {protocol} port left in 32768-60999 on {host}")]

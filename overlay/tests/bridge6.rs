@@ -127,7 +127,7 @@ fn published_ports_answer_by_ipv6_without_a_proxy() {
             second.ports = vec![publish(Some("::"), 8080)];
             plane.attach(second).await.expect_err("taken")
         };
-        assert_eq!(error.to_string(), "bind for [::]:8080/tcp failed: port is already allocated");
+        assert_eq!(error.to_string(), "Bind for [::]:8080 failed: port is already allocated");
         let _program = std::net::TcpListener::bind("[::1]:8090").expect("bind");
         let mut third = request("third", &["blue"]);
         third.ports = vec![publish(None, 8090)];

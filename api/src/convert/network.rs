@@ -276,7 +276,7 @@ pub fn matches(filters: &Filters, shown: &Value) -> bool {
     let used = shown["Containers"].as_object().is_some_and(|c| !c.is_empty());
     let dangling = filters.flag("dangling").ok().flatten();
     filters.any("id", |v| text("Id").starts_with(v))
-        && filters.any("name", |v| text("Name").contains(v))
+        && filters.patterns("name").match_any(text("Name"))
         && filters.any("driver", |v| text("Driver") == v)
         && filters.any("scope", |v| text("Scope") == v)
         && filters.any("type", |v| (v == "builtin") == builtin)

@@ -50,7 +50,7 @@ pub fn matches(filters: &Filters, v: &Volume) -> ApiResult<bool> {
     let dangling = filters.flag("dangling")?;
     Ok(dangling.is_none_or(|want| (v.users == 0) == want)
         && filters.any("driver", |d| d == v.driver)
-        && filters.any("name", |n| v.name.contains(n))
+        && filters.patterns("name").match_any(&v.name)
         && filters.labels("label", |k| v.labels.get(k).map(String::as_str)))
 }
 

@@ -196,7 +196,7 @@ impl Stop {
         match self.t.as_deref() {
             None | Some("") => Ok(None),
             Some(t) => match t.parse::<i64>() {
-                Ok(n) if n < 0 => Ok(Some(Duration::from_secs(u32::MAX.into()))),
+                Ok(n) if n < 0 => Ok(Some(skep_engine::PATIENT)),
                 Ok(n) => Ok(Some(Duration::from_secs(n.unsigned_abs()))),
                 Err(_) => Err(ApiError::bad_request(format!("t = {t:?} must be a number of seconds"))),
             },
@@ -263,11 +263,9 @@ struct Kill {
 
 async fn kill(State(s): State<ApiState>, Path(id): Path<String>, Query(q): Query<Kill>) -> ApiResult {
     let signal = q.signal.filter(|s| !s.is_empty()).unwrap_or_else(|| "KILL".into());
-    s.engine().kill(&id, &signal).await.map_err(|e| match e {
-        Error::NotRunning { id } => {
-            ApiError::conflict(format!("cannot kill container: {id}: container {id} is not running"))
-        }
-        e => e.into(),
+    s.engine().kill(&id, &signal).await.map_err(|e| {
+        let e = ApiError::from(e);
+        ApiError::new(e.status, format!("cannot kill container: {id}: {}", e.message))
     })?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }

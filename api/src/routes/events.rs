@@ -15,7 +15,7 @@ use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use super::body;
 use crate::convert::time;
-use crate::error::ApiResult;
+use crate::error::{ApiError, ApiResult};
 use crate::filters::Filters;
 use crate::state::ApiState;
 
@@ -51,6 +51,14 @@ struct Events {
 async fn events(State(s): State<ApiState>, Query(q): Query<Events>) -> ApiResult {
     let since = time::parse("since", q.since.as_deref().unwrap_or_default())?;
     let until = time::parse("until", q.until.as_deref().unwrap_or_default())?;
+    if let (Some(since), Some(until)) = (since, until)
+        && since > until
+    {
+        let [since, until] = [since, until].map(|ns| ns / 1_000_000_000);
+        return Err(ApiError::bad_request(format!(
+            "`since` time ({since}) cannot be after `until` time ({until})"
+        )));
+    }
     let filters = Filters::parse(q.filters.as_deref(), FILTERS)?;
     let (past, live) = s.events().follow();
     // Without `since` only what comes is shown, unless `until` asks for what was.

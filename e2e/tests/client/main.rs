@@ -11,6 +11,7 @@ mod exec;
 mod images;
 mod interactive;
 mod ipv6;
+mod lifecycle;
 mod networks;
 mod runtimes;
 mod storage;

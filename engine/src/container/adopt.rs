@@ -17,11 +17,14 @@ use crate::metadata::{Change, Kind};
 use crate::shim::spec::{EXIT_FILE, PID_FILE, SPEC_FILE, ShimSpec};
 use crate::shim::{self, Shim};
 
+/// A shim has little to do; one that says nothing for this long never will, and must not keep all others waiting.
+const SHIM_PATIENCE: Duration = Duration::from_secs(60);
+
 impl Engine {
     pub(crate) async fn adopt(&self, records: Vec<Record>) -> Result<(), Error> {
         let known: std::collections::HashSet<String> =
             records.iter().map(|r| r.container.id.0.clone()).collect();
-        let mut starts = Vec::new();
+        let (mut starts, mut ended) = (Vec::new(), Vec::new());
         for record in records {
             let id = record.container.id.0.clone();
             let gone = !self.root().container(&id).is_dir();
@@ -33,7 +36,7 @@ impl Engine {
             let slot = Arc::new(Slot::new(record));
             self.table().insert(slot.clone());
             let run = self.find_run(&slot).await;
-            self.take_up(&slot, run).await;
+            ended.extend(self.take_up(&slot, run).await);
             let c = slot.container();
             let idle =
                 matches!(c.state, ContainerState::Created | ContainerState::Exited) && c.started_at_ns > 0;
@@ -44,17 +47,19 @@ impl Engine {
         }
         self.volumes().unmount_idle().await;
         self.sweep_bundles(known).await?;
+        // Only now that all are known: one may need another.
+        for Unwatched { slot, exit, error } in ended {
+            let engine = self.clone();
+            tokio::spawn(async move { engine.ended(&slot, exit, error, Duration::ZERO, 0).await });
+        }
+        for slot in &starts {
+            slot.update(|c| c.state = ContainerState::Restarting);
+            slot.life.send_modify(|l| l.running = true);
+            self.images().set_running(&slot.id, true);
+        }
         for slot in starts {
             let engine = self.clone();
-            tokio::spawn(async move {
-                let _op = slot.op.lock().await;
-                match engine.start_locked(&slot, Duration::ZERO, 0).await {
-                    Ok(()) | Err(Error::AlreadyStarted { .. }) => {}
-                    Err(e) => {
-                        tracing::warn!(container = slot.id, error = %e, "cannot start a container whose policy asks for it")
-                    }
-                }
-            });
+            tokio::spawn(async move { engine.restart(&slot, Duration::ZERO, 0).await });
         }
         Ok(())
     }
@@ -89,14 +94,17 @@ impl Engine {
             return Run::None;
         }
         let lost = match Shim::connect(&bundle).await {
-            Ok(Some(shim)) => match shim.state().await {
-                Ok(s) if s.started => return Run::Going { shim: Arc::new(shim), pid: s.pid, started_at_ns },
-                Ok(_) => "the daemon ended before the start was done".to_owned(),
+            Ok(Some(shim)) => match tokio::time::timeout(SHIM_PATIENCE, shim.state()).await {
+                Ok(Ok(s)) if s.started => {
+                    return Run::Going { shim: Arc::new(shim), pid: s.pid, started_at_ns };
+                }
+                Ok(Ok(_)) => "the daemon ended before the start was done".to_owned(),
                 // It ended between the two looks.
-                Err(e) => match shim.wait().await {
+                Ok(Err(e)) => match shim.wait().await {
                     Ok(exit) => return Run::Ended { exit, started_at_ns },
                     Err(_) => e.to_string(),
                 },
+                Err(_) => format!("its shim does not answer for {} s", SHIM_PATIENCE.as_secs()),
             },
             Ok(None) => "its shim is gone without an exit status".to_owned(),
             Err(e) => e.to_string(),
@@ -107,7 +115,8 @@ impl Engine {
         Run::Lost(lost)
     }
 
-    async fn take_up(&self, slot: &Arc<Slot>, run: Run) {
+    /// Returns an end that is yet to have its consequences.
+    async fn take_up(&self, slot: &Arc<Slot>, run: Run) -> Option<Unwatched> {
         let c = slot.container();
         let networked = matches!(c.config.network, NetworkMode::Networks(_));
         let began = |started_at_ns: Option<i64>| {
@@ -152,13 +161,13 @@ impl Engine {
                     code = exit.code,
                     "a container ended while no daemon ran"
                 );
-                self.ended_unwatched(slot, exit, String::new());
+                return Some(ended_unwatched(slot, exit, String::new()));
             }
             Run::Lost(why) => {
                 slot.volatile().detach_network = networked;
                 let exit = shim::Exit { code: UNSEEN, oom_killed: false, finished_at_ns: now_ns() };
                 if was_running(&c) {
-                    self.ended_unwatched(slot, exit, why);
+                    return Some(ended_unwatched(slot, exit, why));
                 }
             }
             Run::None if was_running(&c) => {
@@ -175,17 +184,7 @@ impl Engine {
             }
             Run::None => {}
         }
-    }
-
-    /// The rest of an exit (events, network, restart policy) goes its usual way, beside the opening.
-    fn ended_unwatched(&self, slot: &Arc<Slot>, exit: shim::Exit, error: String) {
-        slot.update(|c| {
-            c.state = ContainerState::Running;
-            c.pid = None;
-        });
-        slot.life.send_modify(|l| l.running = true);
-        let (engine, slot) = (self.clone(), slot.clone());
-        tokio::spawn(async move { engine.ended(&slot, exit, error, Duration::ZERO, 0).await });
+        None
     }
 
     /// Bundles of containers that are no more.
@@ -203,6 +202,23 @@ enum Run {
     Going { shim: Arc<Shim>, pid: u32, started_at_ns: Option<i64> },
     Ended { exit: shim::Exit, started_at_ns: Option<i64> },
     Lost(String),
+}
+
+/// The end of a run that no daemon saw.
+struct Unwatched {
+    slot: Arc<Slot>,
+    exit: shim::Exit,
+    error: String,
+}
+
+/// The rest of an exit (events, network, restart policy) goes its usual way, beside the opening.
+fn ended_unwatched(slot: &Arc<Slot>, exit: shim::Exit, error: String) -> Unwatched {
+    slot.update(|c| {
+        c.state = ContainerState::Running;
+        c.pid = None;
+    });
+    slot.life.send_modify(|l| l.running = true);
+    Unwatched { slot: slot.clone(), exit, error }
 }
 
 fn was_running(c: &Container) -> bool {

@@ -73,10 +73,10 @@ impl Engine {
         if wired(&slot, &c) && !left.is_empty() {
             let disconnected = self.networking().disconnect(&c.id, &network.id).await;
             self.take_up_attachment(&slot, disconnected, left).await?;
-            let gone = c.endpoints.iter().filter(|e| e.network_id == network.id);
-            self.emit_networks(&slot, "disconnect", gone);
         }
-        self.set_networks(&slot, joins).await
+        self.set_networks(&slot, joins).await?;
+        self.emit_network(&slot, "disconnect", &network.id, &network.name);
+        Ok(())
     }
 
     /// Shows how a running container is connected now, also to the container itself.

@@ -146,9 +146,9 @@ impl Engine {
         let _op = slot.op.lock().await;
         let old = slot.container().name.clone();
         if old == name {
-            return Err(Error::Conflict(format!(
-                "Renaming a container with the same name as its current name: {name}"
-            )));
+            return Err(Error::Conflict(
+                "Renaming a container with the same name as its current name".into(),
+            ));
         }
         self.table().reserve(&name, &slot.id)?;
         slot.update(|c| c.name.clone_from(&name));

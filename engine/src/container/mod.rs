@@ -17,6 +17,7 @@ mod links;
 pub(crate) mod memory_files;
 mod mounts;
 mod names;
+mod needed;
 pub(crate) mod pack;
 mod pause;
 mod processes;

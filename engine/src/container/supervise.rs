@@ -115,7 +115,9 @@ impl Engine {
         }
     }
 
-    async fn restart(&self, slot: &Arc<Slot>, delay: Duration, restarts: u32) {
+    /// Starts what waits for it, once what it needs runs.
+    pub(super) async fn restart(&self, slot: &Arc<Slot>, delay: Duration, restarts: u32) {
+        self.await_needed(&slot.container()).await;
         let _op = slot.op.lock().await;
         if slot.container().state != ContainerState::Restarting {
             return;

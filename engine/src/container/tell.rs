@@ -23,13 +23,15 @@ impl Engine {
         action: &str,
         endpoints: impl IntoIterator<Item = &'a Endpoint>,
     ) {
-        for e in endpoints {
-            // Networks of the swarm have its short IDs, bridges have those of containers.
-            let kind = if e.network_id.len() == 64 { "bridge" } else { "overlay" };
-            let attributes = [("container", slot.id.as_str()), ("name", &e.network), ("type", kind)];
-            let attributes = attributes.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
-            self.event_sender().emit("network", action, &e.network_id, attributes);
-        }
+        endpoints.into_iter().for_each(|e| self.emit_network(slot, action, &e.network_id, &e.network));
+    }
+
+    pub(super) fn emit_network(&self, slot: &Slot, action: &str, id: &str, name: &str) {
+        // Networks of the swarm have its short IDs, bridges have those of containers.
+        let kind = if id.len() == 64 { "bridge" } else { "overlay" };
+        let attributes = [("container", slot.id.as_str()), ("name", name), ("type", kind)];
+        let attributes = attributes.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+        self.event_sender().emit("network", action, id, attributes);
     }
 
     pub(super) fn emit(&self, slot: &Slot, action: &str, more: &[(&str, &str)]) {

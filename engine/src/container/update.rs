@@ -47,17 +47,18 @@ impl Engine {
 
 /// Docker's rules for what may be changed without what.
 fn merge(old: &ResourceLimits, new: ResourceLimits) -> Result<ResourceLimits, String> {
-    let quota = new.cpu_quota.is_some() || new.cpu_period.is_some();
     if new.nano_cpus.is_some() && (old.cpu_quota.is_some() || old.cpu_period.is_some()) {
         return Err(
             "Conflicting options: Nano CPUs cannot be updated as CPU Period/Quota has already been set"
                 .into(),
         );
     }
-    if quota && old.nano_cpus.is_some() {
-        return Err(
-            "Conflicting options: CPU Period/Quota cannot be updated as NanoCPUs has already been set".into(),
-        );
+    for (what, given) in [("Quota", new.cpu_quota.is_some()), ("Period", new.cpu_period.is_some())] {
+        if given && old.nano_cpus.is_some() {
+            return Err(format!(
+                "Conflicting options: CPU {what} cannot be updated as NanoCPUs has already been set"
+            ));
+        }
     }
     let old_swap = old.memory_and_swap();
     if let (Some(memory), None, Some(swap)) = (new.memory, new.memory_swap, old_swap)

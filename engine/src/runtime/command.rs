@@ -42,6 +42,11 @@ impl Command {
         })
     }
 
+    /// Its words.
+    pub fn words(&self) -> &[CString] {
+        &self.argv
+    }
+
     /// Becomes it.
     pub fn execute(&self) -> Result<Infallible, Error> {
         descriptors::close_on_exec()?;

@@ -12,7 +12,8 @@
 
 pub mod capabilities;
 pub mod cgroup;
-pub mod error;
+pub mod ended;
+mod error;
 pub mod exec;
 pub mod external;
 pub mod mount_api;
@@ -48,13 +49,13 @@ use std::panic::UnwindSafe;
 use std::path::Path;
 
 use nix::sys::signal::Signal;
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
 use self::capabilities::Capabilities;
 use self::cgroup::Cgroup;
 use self::clone::{Side, clone3};
 pub use self::devices::parse_rule;
+use self::ended::Whose;
 use self::error::Context;
 pub use self::error::Error;
 use self::external::External;
@@ -264,7 +265,7 @@ impl Container {
         // SAFETY: plain integers.
         unsafe { libc::kill(self.pid.as_raw(), Signal::SIGKILL as i32) };
         match &mut self.way {
-            Way::Own(_) => drop(waitid(Id::Pid(self.pid), WaitPidFlag::WEXITED)),
+            Way::Own(_) => drop(ended::take(Whose::One(self.pid), 0)),
             Way::External(external) => external.discard(self.pid),
         }
         let _ = self.cgroup.remove();
@@ -293,12 +294,8 @@ fn await_ready(gate: &Gate, hooks: impl Fn() -> Result<(), Error>) -> Result<Opt
 
 /// The exit code of a child that has ended, 128+n for signal n. Waits for its end only if told to.
 fn exit_code(pid: Pid, wait: bool) -> Result<Option<i32>, Error> {
-    let flags = if wait { WaitPidFlag::WEXITED } else { WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG };
-    match waitid(Id::Pid(pid), flags).on("wait for", pid)? {
-        WaitStatus::Exited(_, code) => Ok(Some(code)),
-        WaitStatus::Signaled(_, signal, _) => Ok(Some(128 + signal as i32)),
-        _ => Ok(None),
-    }
+    let flags = if wait { 0 } else { libc::WNOHANG };
+    Ok(ended::take(Whose::One(pid), flags).on("wait for", pid)?.map(|ended| ended.code))
 }
 
 fn make_cgroup(

@@ -185,6 +185,7 @@ fn build_root(
     }
     let null = devices::null(&root)?;
     umask(Mode::from_bits_truncate(0o022));
+    rootfs::mark(&root)?;
     from_host.attach_volumes(&root)?;
     if hooks::any(spec, &[Stage::Prestart, Stage::CreateRuntime]) {
         gate.send(&Message::Mounted, None)?;
@@ -286,6 +287,7 @@ fn execute(plan: &Plan<'_>, user: &User, command: &Command) -> Result<Infallible
                 // It stays, and what it holds of the host may not. Without the gate the shim sees the command
                 // being executed.
                 descriptors::close_all_but(&[])?;
+                reaper::disguise(command.words());
                 std::process::exit(reaper::run(child));
             }
             Role::Command => {}

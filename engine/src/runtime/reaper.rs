@@ -5,8 +5,7 @@ use std::ffi::{CString, OsString};
 use std::io::{IsTerminal, Write};
 use std::os::unix::ffi::OsStrExt;
 
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::unistd::{ForkResult, Pid, fork};
 
 use super::error::{Context, Error};
@@ -64,7 +63,10 @@ pub fn main(args: &[OsString]) -> i32 {
     };
     // SAFETY: this process has one thread.
     match unsafe { split(std::io::stdin().is_terminal()) } {
-        Ok(Role::Reaper(child)) => run(child),
+        Ok(Role::Reaper(child)) => {
+            disguise(&words);
+            run(child)
+        }
         Ok(Role::Command) => {
             let Err::<Infallible, _>(e) = nix::unistd::execvp(command, &words);
             let _ = writeln!(std::io::stderr(), "exec {} failed: {}", command.to_string_lossy(), e.desc());
@@ -79,29 +81,64 @@ pub fn main(args: &[OsString]) -> i32 {
 
 /// Runs until the command has ended; returns its exit code.
 pub fn run(command: Pid) -> i32 {
+    let all = SigSet::all();
     loop {
-        match SigSet::all().wait() {
-            Ok(Signal::SIGCHLD) => {
+        // SAFETY: a live set of signals, and nowhere for more to be written to.
+        match unsafe { libc::sigwaitinfo(all.as_ref(), std::ptr::null_mut()) } {
+            libc::SIGCHLD => {
                 if let Some(code) = reap(command) {
                     return code;
                 }
             }
-            // The command may be gone already; its exit is about to be seen.
-            Ok(signal) => drop(kill(command, signal)),
-            // A real-time signal, which has no name to pass on.
-            Err(_) => {}
+            // By number, as real-time signals have no names. The command may be gone already; its exit is about to
+            // be seen.
+            signal @ 1.. => {
+                // SAFETY: plain integers; the command is our child, and not reaped.
+                unsafe { libc::kill(command.as_raw(), signal) };
+            }
+            // Interrupted.
+            _ => {}
         }
     }
 }
 
+/// Shows this process as Docker's own first process, in place of a command line that tells of the host.
+pub fn disguise(command: &[CString]) {
+    // What cannot be shown so is shown as it is.
+    let _ = nix::sys::prctl::set_name(c"docker-init");
+    let Some((start, end)) = std::fs::read_to_string("/proc/self/stat").ok().and_then(|s| arguments(&s))
+    else {
+        return;
+    };
+    let mut line = b"/sbin/docker-init\0--\0".to_vec();
+    command.iter().for_each(|word| line.extend_from_slice(word.as_bytes_with_nul()));
+    let room = end.saturating_sub(start);
+    line.truncate(room.saturating_sub(1));
+    line.resize(room, 0);
+    // SAFETY: the kernel says that this process's arguments lie there; they are on its stack, and nothing refers to
+    // them any more than by these addresses.
+    unsafe { std::ptr::copy_nonoverlapping(line.as_ptr(), start as *mut u8, room) };
+}
+
+/// Where a process's arguments are: `arg_start` and `arg_end` of /proc/PID/stat (proc(5), fields 48 and 49).
+fn arguments(stat: &str) -> Option<(usize, usize)> {
+    let (_, after_name) = stat.rsplit_once(')')?;
+    let mut fields = after_name.split_ascii_whitespace().skip(45).map_while(|n| n.parse().ok());
+    Some((fields.next()?, fields.next()?)).filter(|(start, end)| *start > 0 && start < end)
+}
+
+/// By wait4(2), which a seccomp profile that knows Docker's first process lets through.
 fn reap(command: Pid) -> Option<i32> {
     let mut ended = None;
     loop {
-        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(pid, code)) if pid == command => ended = Some(code),
-            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == command => ended = Some(128 + signal as i32),
-            Ok(WaitStatus::StillAlive) | Err(_) => return ended,
-            Ok(_) => {}
+        let mut status = 0;
+        // SAFETY: a live integer to write to. Numbers again.
+        match unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) } {
+            ..=0 => return ended,
+            pid if pid != command.as_raw() => {}
+            _ if libc::WIFEXITED(status) => ended = Some(libc::WEXITSTATUS(status)),
+            _ if libc::WIFSIGNALED(status) => ended = Some(128 + libc::WTERMSIG(status)),
+            _ => {}
         }
     }
 }

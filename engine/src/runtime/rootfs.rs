@@ -13,7 +13,7 @@ use nix::sys::stat::Mode;
 
 use super::error::{Context, Error};
 use super::mount_api::{self, FsContext};
-use super::resolve::fd_path;
+use super::resolve::{Root, fd_path};
 use crate::shim::Rootfs;
 use crate::userns::IdMaps;
 
@@ -55,6 +55,16 @@ pub fn layers(lowers: &[PathBuf], scratch: &OwnedFd, ids: Option<Mapped<'_>>) ->
             Ok(tree)
         }
         several => overlay(several, None, scratch),
+    }
+}
+
+/// Adds what tells programs that they are in a container, /.dockerenv, and /etc/mtab where the image has none.
+pub fn mark(root: &Root) -> Result<(), Error> {
+    root.file(Path::new("/.dockerenv")).on("make", "/.dockerenv")?;
+    let etc = root.directory(Path::new("/etc")).on("make", "/etc")?;
+    match nix::unistd::symlinkat("/proc/mounts", &etc, "mtab") {
+        Ok(()) | Err(nix::errno::Errno::EEXIST) => Ok(()),
+        Err(e) => Err(e).on("make", "/etc/mtab"),
     }
 }
 

@@ -143,11 +143,7 @@ impl Ports {
     }
 
     fn hold(&self, bound: Bound, pending: &[Held]) -> Result<Held> {
-        let taken = || Error::PortTaken {
-            host: bound.host_ip,
-            port: bound.host_port,
-            protocol: bound.protocol.clone(),
-        };
+        let taken = || Error::PortTaken { host: bound.host_ip, port: bound.host_port };
         let clash = |other: &Held| {
             let other = &other.bound;
             other.protocol == bound.protocol

@@ -98,7 +98,8 @@ fn config(c: &Container) -> Value {
         out["StopSignal"] = json!(signal);
     }
     if let Some(timeout) = g.stop_timeout {
-        out["StopTimeout"] = json!(timeout.as_secs());
+        out["StopTimeout"] =
+            if timeout >= skep_engine::PATIENT { json!(-1) } else { json!(timeout.as_secs()) };
     }
     out
 }

@@ -37,7 +37,9 @@ pub fn read(body: &[u8]) -> ApiResult<Create> {
         open_stdin: f.bool("OpenStdin")?,
         stdin_once: f.bool("StdinOnce")?,
         stop_signal: f.opt_string("StopSignal")?,
-        stop_timeout: f.opt_u64("StopTimeout")?.map(Duration::from_secs),
+        stop_timeout: f
+            .opt_i64("StopTimeout")?
+            .map(|n| u64::try_from(n).map_or(skep_engine::PATIENT, Duration::from_secs)),
         ..ContainerConfig::default()
     };
     if config.image.is_empty() {

@@ -1,9 +1,9 @@
 //! The filters of `docker ps`.
 
-use skep_engine::{Container, ContainerState, MountConfig, MountKind};
+use skep_engine::{Container, ContainerState, MountConfig, MountKind, NetworkMode};
 
 use crate::error::{ApiError, ApiResult};
-use crate::filters::Filters;
+use crate::filters::{Filters, Patterns};
 
 /// The names `ps --filter` knows.
 pub const FILTERS: &[&str] = &[
@@ -40,6 +40,7 @@ pub struct Select {
     ancestors: Vec<String>,
     publish: Vec<Ports>,
     expose: Vec<Ports>,
+    names: Patterns,
 }
 
 /// The value of `publish` or `expose`: `80`, `53/udp` or `8000-8010/tcp`.
@@ -92,6 +93,7 @@ impl Select {
         let time = |key: &str| filters.values(key).next().map(&find).transpose();
         Ok(Self {
             task: filters.flag("is-task")?,
+            names: filters.patterns("name"),
             created_before_ns: time("before")?,
             created_since_ns: time("since")?,
             ancestors: filters.values("ancestor").filter_map(image).collect(),
@@ -114,14 +116,14 @@ impl Select {
         );
         (self.all || running)
             && f.any("id", |v| c.id.as_str().starts_with(v))
-            && f.any("name", |v| name_matches(&c.name, v))
+            && (self.names.match_any(&c.name) || self.names.match_any(&format!("/{}", c.name)))
             && f.any("status", |v| v == c.state.word())
             && f.any("exited", |v| {
                 c.state == ContainerState::Exited && v.parse() == Ok(c.exit_code.unwrap_or(0))
             })
             && f.any("health", |v| v == c.health.as_ref().map_or("none", |h| h.status.as_str()))
             && f.labels("label", |k| c.config.labels.get(k).map(String::as_str))
-            && f.any("network", |v| c.endpoints.iter().any(|e| e.network == v || e.network_id.starts_with(v)))
+            && f.any("network", |v| is_in(c, v))
             && f.any("volume", |v| {
                 let is = |m: &MountConfig| match &m.kind {
                     MountKind::Bind { source, .. } => source.as_os_str() == v,
@@ -157,22 +159,13 @@ impl Select {
     }
 }
 
-/// Docker matches names by regular expression; what people use of it is a part of the name, with
-/// `^` and `$` as anchors and an optional leading slash.
-fn name_matches(name: &str, pattern: &str) -> bool {
-    let (start, rest) = match pattern.strip_prefix('^') {
-        Some(rest) => (true, rest),
-        None => (false, pattern),
+/// Whether a container is in a network, or will be when it runs; by name or, while it runs, by ID.
+fn is_in(c: &Container, network: &str) -> bool {
+    let will = match &c.config.network {
+        NetworkMode::None => network == "none",
+        NetworkMode::Host => network == "host",
+        NetworkMode::Container(_) => false,
+        NetworkMode::Networks(joins) => joins.iter().any(|j| j.network == network),
     };
-    let (end, rest) = match rest.strip_suffix('$') {
-        Some(rest) => (true, rest),
-        None => (false, rest),
-    };
-    let rest = rest.strip_prefix('/').unwrap_or(rest);
-    match (start, end) {
-        (true, true) => name == rest,
-        (true, false) => name.starts_with(rest),
-        (false, true) => name.ends_with(rest),
-        (false, false) => name.contains(rest),
-    }
+    will || c.endpoints.iter().any(|e| e.network == network || e.network_id.starts_with(network))
 }

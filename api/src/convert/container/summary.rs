@@ -36,7 +36,7 @@ pub fn summary(
         "Names": [format!("/{}", c.name)],
         "Image": image,
         "ImageID": c.image_id,
-        "Command": c.argv.join(" "),
+        "Command": command(&c.argv),
         "Created": c.created_at_ns / 1_000_000_000,
         "Ports": ports,
         "Labels": c.config.labels,
@@ -46,6 +46,19 @@ pub fn summary(
         "NetworkSettings": { "Networks": networks(c) },
         "Mounts": mounts(c, mountpoint),
     })
+}
+
+/// The COMMAND column: what has a blank in it is quoted, but for the program itself.
+fn command(argv: &[String]) -> String {
+    let mut out = String::new();
+    for (n, word) in argv.iter().enumerate() {
+        out.push_str(if n == 0 { "" } else { " " });
+        match n > 0 && word.contains(' ') {
+            true => out.extend(["'", word, "'"]),
+            false => out.push_str(word),
+        }
+    }
+    out
 }
 
 /// The STATUS column.

@@ -189,6 +189,10 @@ impl Cgroup {
                 // SAFETY: plain integers; the process is in a cgroup that is ours alone.
                 unsafe { libc::kill(*pid, libc::SIGKILL) };
             }
+            // In cgroups v1 what is frozen ends only once it goes on.
+            if self.is_frozen() {
+                self.freeze(false)?;
+            }
             for ended in &held {
                 let left = PATIENCE.saturating_sub(began.elapsed());
                 let mut fd = libc::pollfd { fd: ended.as_raw_fd(), events: libc::POLLIN, revents: 0 };

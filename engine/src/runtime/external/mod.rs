@@ -30,6 +30,7 @@ use super::cgroup::{self, Cgroup};
 use super::error::{Context, Error};
 use super::process::Pipes;
 use super::resolve::Root;
+use super::rootfs;
 use super::user::User;
 use super::{Container, Way};
 use crate::config::ResourceLimits;
@@ -82,6 +83,7 @@ fn make(
     let user = User::resolve(&root, &spec.user, &spec.groups)?;
     let cwd = if spec.cwd.is_empty() { "/" } else { &spec.cwd };
     root.directory(Path::new(cwd)).on("make working directory", cwd)?;
+    rootfs::mark(&root)?;
     bundle::write(spec, &user, ground, directory)?;
     let console = if spec.tty { Some(Console::listen(CONSOLE)?) } else { None };
     let mut args: Vec<&OsStr> = vec!["--bundle".as_ref(), directory.as_os_str()];

@@ -6,9 +6,9 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
+use super::super::ended::{Whose, take};
 use super::super::error::{Context, Error};
 
 /// Tells of ended children.
@@ -33,22 +33,19 @@ impl Orphans {
     /// is about to be seen.
     pub fn reap(&self, known: &[Pid]) {
         while let Ok(Some(_)) = self.0.read_signal() {}
-        let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-        while let Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..)) = waitid(Id::All, look) {
-            if known.contains(&pid) {
+        while let Ok(Some(ended)) = take(Whose::Any, libc::WNOHANG | libc::WNOWAIT) {
+            if known.contains(&ended.pid) {
                 return;
             }
-            let _ = waitid(Id::Pid(pid), WaitPidFlag::WEXITED);
+            let _ = take(Whose::One(ended.pid), 0);
         }
     }
 }
 
 /// Takes the exit status of one child after the other, until `pid` has ended.
 pub fn wait_for(pid: Pid) {
-    while let Ok(WaitStatus::Exited(ended, _) | WaitStatus::Signaled(ended, ..)) =
-        waitid(Id::All, WaitPidFlag::WEXITED)
-    {
-        if ended == pid {
+    while let Ok(Some(ended)) = take(Whose::Any, 0) {
+        if ended.pid == pid {
             return;
         }
     }

@@ -37,6 +37,8 @@ impl Stream for AttachOutput {
                     Poll::Ready(Some(Ok((stream, frame.freeze()))))
                 }
                 Some(Ok(_)) => continue,
+                // A shim that ends with input unread resets the connection, once all output has been taken.
+                Some(Err(e)) if e.kind() == io::ErrorKind::ConnectionReset => Poll::Ready(None),
                 Some(Err(e)) => Poll::Ready(Some(Err(e))),
                 None => Poll::Ready(None),
             };
