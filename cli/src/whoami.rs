@@ -57,11 +57,26 @@ extern "C" fn on_signal(_: i32) {
     unsafe { libc::_exit(0) }
 }
 
+/// Answers one request, and further ones on the same connection as long as each asks for that.
 fn answer(stream: TcpStream) -> std::io::Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-    let mut head = String::new();
-    let mut reader = BufReader::new(Read::take(&stream, MAX_HEAD));
-    while reader.read_line(&mut head)? > 2 {}
+    let mut reader = BufReader::new(&stream);
+    loop {
+        let mut head = String::new();
+        let mut limited = Read::take(&mut reader, MAX_HEAD);
+        while limited.read_line(&mut head)? > 2 {}
+        let keep = head.lines().any(|l| l.eq_ignore_ascii_case("connection: keep-alive"));
+        if head.is_empty() {
+            return Ok(());
+        }
+        answer_one(&stream, &head, if keep { "keep-alive" } else { "close" })?;
+        if !keep {
+            return Ok(());
+        }
+    }
+}
+
+fn answer_one(stream: &TcpStream, head: &str, connection: &str) -> std::io::Result<()> {
     let request = head.lines().next().unwrap_or_default();
     let shown = |addr: SocketAddr| SocketAddr::new(addr.ip().to_canonical(), addr.port());
     let (own, peer) = (shown(stream.local_addr()?), shown(stream.peer_addr()?));
@@ -74,11 +89,10 @@ fn answer(stream: TcpStream) -> std::io::Result<()> {
         peer,
         head.trim_end()
     );
-    let mut out = &stream;
-    write!(
-        out,
-        "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+    let mut out = stream;
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: {connection}\r\n\r\n{body}",
         body.len()
-    )?;
-    out.flush()
+    );
+    out.write_all(answer.as_bytes())
 }

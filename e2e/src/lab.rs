@@ -112,6 +112,11 @@ impl Lab {
         command
     }
 
+    /// The network namespace outside of every host.
+    pub fn outside_netns(&self) -> PathBuf {
+        format!("/proc/{}/ns/net", self.switch).into()
+    }
+
     fn add_host(&mut self, number: u32) -> Result<()> {
         let dir = self.dir.join(format!("h{number}"));
         for sub in ["data", "exec", "docker-config"] {
@@ -135,6 +140,8 @@ impl Lab {
         let init = spawn_init(&self.init, &host.name)?;
         host.init = Some(init);
         let port = format!("p{}", host.number);
+        // That of the host before it goes in the kernel's own time; mostly it is gone.
+        let _ = self.on_switch(&["ip", "link", "del", &port]);
         self.on_switch(&[
             "ip",
             "link",

@@ -35,6 +35,7 @@ services:
     stop_grace_period: 1s
     build: .
     container_name: nothing
+    x-drain-time: 2s
     deploy: {update_config: {monitor: 500ms}}
 networks:
   front: {driver: overlay, attachable: true}
@@ -198,6 +199,8 @@ fn skep_deploys_by_content_and_rolls_what_a_changed_file_is_in() -> Result<()> {
     let listed =
         host.docker(&["stack", "services", "shop", "--format", "{{.Name}} {{.Replicas}} {{.Ports}}"])?;
     ensure!(lines(&listed) == ["shop_side 1/1 ", "shop_web 2/2 *:8085->80/tcp"], "{listed}");
+    let drain = host.skep(&["service", "inspect", "--format", "{{.Spec.DrainTime}}", "shop_side"])?;
+    ensure!(drain.trim() == "2000000000", "{drain}");
     for line in [
         &["stack", "ls"][..],
         &["stack", "services", "shop"],

@@ -30,6 +30,6 @@ pub use model::{
     Applied, AttachRequest, Attached, Bound, BridgeInfo, BridgeSpec, DataPlaneOptions, Endpoint, Endpoint6,
     Join, LocalDriver, Member, Publish, Range6, UserNamespace,
 };
-pub use plane::{DataPlane, Figures};
+pub use plane::{DataPlane, Figures, Report};
 pub use state::DEFAULT_BRIDGE;
 pub use wireguard::wireguard_main;

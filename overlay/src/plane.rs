@@ -3,6 +3,7 @@
 
 mod attach;
 mod busy;
+mod check;
 mod connect;
 mod figures;
 mod names;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use nix::sys::socket::SockProtocol;
 
+pub use check::Report;
 pub use figures::Figures;
 
 use crate::bridge::Ports;
@@ -66,6 +68,8 @@ struct Rules {
     /// None = not known.
     written: Option<Tables>,
     generation: u64,
+    /// The change of the state that was written last, whatever became of it since.
+    last: u64,
     maps: Option<SwarmMaps>,
 }
 
@@ -189,7 +193,7 @@ impl DataPlane {
             .map_err(|e| Error::WireGuard { interface: names.wireguard(), reason: e.to_string() })?;
         let socket =
             Socket::open(SockProtocol::NetlinkNetFilter).map_err(Error::io("open", "the nftables socket"))?;
-        let rules = Rules { socket, written: None, generation: 0, maps: None };
+        let rules = Rules { socket, written: None, generation: 0, last: 0, maps: None };
         state.generation = 1;
         state.has_mesh = !options.solo && reconcile::probe(&names);
         let inner = Inner {
@@ -220,29 +224,6 @@ impl DataPlane {
     /// Whether connections to published ports come to tasks here with the client's address on them.
     pub fn keeps_client_address(&self) -> bool {
         self.inner.state().has_mesh
-    }
-
-    /// What differs between the state and the kernel; empty = nothing.
-    pub async fn check(&self) -> Result<Vec<String>> {
-        let inner = self.inner.clone();
-        let mut rules = inner.rules.clone().lock_owned().await;
-        let mut differences = self.check_tunnel().await?;
-        let found = blocking("comparing with the kernel", move || {
-            let state = inner.state().clone();
-            let repairs = reconcile::plan(&state, &inner.names, &inner.pins, &inner.reaper.leaving())?;
-            let table = inner.names.table();
-            let held = rules.held(&inner.names)?;
-            let wanted = rules.wanted(&state, &inner.names);
-            let pairs = held.iter().zip(&wanted);
-            let changes: Vec<_> = pairs.flat_map(|(h, w)| changes(h.as_ref(), w.as_ref())).collect();
-            let admitted = rules.admitted(&state, &inner.names)?;
-            let shut = (!admitted).then(|| "iptables' FORWARD or INPUT chain drops our traffic".to_owned());
-            let rules = changes.iter().map(|c| format!("nftables table {table}: {c}")).chain(shut);
-            Ok(repairs.iter().map(ToString::to_string).chain(rules).collect::<Vec<_>>())
-        })
-        .await?;
-        differences.extend(found);
-        Ok(differences)
     }
 
     /// Removes what [`DataPlane::check`] finds now, instead of at the next half minute.
@@ -326,6 +307,8 @@ impl Inner {
                 (rules.wanted(&state, &inner.names), state.generation)
             };
             let table = inner.names.table();
+            // A comparison of the whole, and nothing else to do: what differs is not from us.
+            let unchanged = rules.written.is_none() && rules.last == current;
             // Until the kernel has answered, nothing is known of what it holds.
             let held = match rules.written.take() {
                 Some(written) => written,
@@ -333,10 +316,17 @@ impl Inner {
             };
             for ((family, held), wanted) in Family::ALL.into_iter().zip(&held).zip(&wanted) {
                 let changes = changes(held.as_ref(), wanted.as_ref());
+                if unchanged && held.is_some() {
+                    for change in &changes {
+                        tracing::info!(table, %change, "repairing");
+                        inner.figures.repaired();
+                    }
+                }
                 nft::apply(&mut rules.socket, family, &table, &changes)?;
             }
             rules.written = Some(wanted);
             rules.generation = current;
+            rules.last = current;
             Ok(())
         })
         .await

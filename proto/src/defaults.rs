@@ -14,6 +14,8 @@ pub const DATA_PATH_PORT: u16 = 4789;
 pub const RESTART_DELAY: Duration = Duration::from_secs(5);
 /// Time a task has between its stop signal and SIGKILL.
 pub const STOP_GRACE: Duration = Duration::from_secs(10);
+/// Time a task that is to stop has for the connections it has, once it gets no new ones.
+pub const DRAIN: Duration = Duration::from_secs(1);
 /// Time an updated task is watched for failure.
 pub const UPDATE_MONITOR: Duration = Duration::from_secs(5);
 /// Finished tasks kept per slot.

@@ -59,6 +59,9 @@ impl Worker {
                 }
             };
             if desired > TaskState::Complete {
+                if !self.drain().await {
+                    continue;
+                }
                 self.stop().await;
             } else if self.may_advance(desired) {
                 self.advance().await;
@@ -207,6 +210,25 @@ impl Worker {
             },
             changed = self.target.changed() => {
                 if changed.is_ok() { self.target.mark_changed(); } else { std::future::pending::<()>().await }
+            }
+        }
+    }
+
+    /// Goes on with the connections there are for the time given: no node sends new ones any more. False when the
+    /// manager wants something else meanwhile. A daemon that comes back begins the time anew.
+    async fn drain(&mut self) -> bool {
+        let time = Duration::from_nanos(u64::try_from(self.assignment.drain_ns).unwrap_or(0));
+        if self.state != TaskState::Running || time.is_zero() {
+            return true;
+        }
+        let (runtime, assignment) = (self.around.runtime.clone(), self.assignment.clone());
+        tokio::select! {
+            () = tokio::time::sleep(time) => true,
+            // Nobody is left to wait for; the stop finds it ended.
+            _ = runtime.wait(&assignment) => true,
+            changed = self.target.changed() => {
+                if changed.is_ok() { self.target.mark_changed(); } else { std::future::pending::<()>().await }
+                false
             }
         }
     }

@@ -1,4 +1,4 @@
-//! `_ping`, `version`, `info`.
+//! `_ping`, `version`, `info`; `system/check`, which is Skep's own.
 
 use axum::Router;
 use axum::extract::State;
@@ -12,12 +12,28 @@ use tonic::Request;
 
 use super::body;
 use crate::convert::{cluster, time};
+use crate::error::{ApiError, ApiResult};
 use crate::state::ApiState;
 use crate::swarm::LocalState;
 use crate::version::{API, MINIMUM};
 
 pub(super) fn routes() -> Router<ApiState> {
-    Router::new().route("/_ping", get(ping)).route("/version", get(version)).route("/info", get(info))
+    Router::new()
+        .route("/_ping", get(ping))
+        .route("/version", get(version))
+        .route("/info", get(info))
+        .route("/system/check", get(check))
+}
+
+/// Skep's own: whether the kernel's network is what it should be.
+async fn check(State(s): State<ApiState>) -> ApiResult<Response> {
+    let report = s.dataplane().report().await.map_err(|e| ApiError::internal(e.to_string()))?;
+    Ok(body::ok(&json!({
+        "Differences": report.differences,
+        "Containers": report.containers,
+        "Networks": report.networks,
+        "Ports": report.ports,
+    })))
 }
 
 async fn ping(State(s): State<ApiState>, method: Method) -> Response {

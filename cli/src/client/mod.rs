@@ -224,6 +224,12 @@ enum SystemGroup {
     /// Proxy the stdio stream to the daemon connection. Should not be invoked manually.
     #[command(hide = true)]
     DialStdio,
+    /// Compare the host's network (interfaces, addresses, routes, tunnel, firewall) with what it should be (Skep's own)
+    Check {
+        /// Format output: json or a Go template
+        #[arg(short, long, value_name = "string")]
+        format: Option<String>,
+    },
     /// Show disk usage
     Df(usage_report::UsageArgs),
     /// Remove unused data
@@ -345,6 +351,7 @@ fn ask(api: &Api, command: Client) -> Result<u8> {
             Client::OnSystem(command) | Client::System(SystemGroup::Same(command)) => {
                 system::run(api, command).await
             }
+            Client::System(SystemGroup::Check { format }) => system::check(api, format.as_deref()).await,
             Client::System(SystemGroup::DialStdio) => dial_stdio::run(api).await,
             Client::System(SystemGroup::Df(args)) => usage_report::show(api, &args).await,
             Client::System(SystemGroup::Prune(args)) => usage_report::prune_all(api, &args).await,

@@ -140,3 +140,26 @@ pub async fn version(api: &Api, format: Option<&str>) -> Result<()> {
     }
     Ok(())
 }
+
+/// `system check`: what of the host's network is not as it should be; an error if there is anything.
+pub async fn check(api: &Api, format: Option<&str>) -> Result<()> {
+    let report = api.get("/system/check", &Query::new()).await?;
+    let found = report["Differences"].as_array().map_or(0, Vec::len);
+    match format.filter(|f| !f.is_empty()) {
+        Some(format) => output::one(&report, format)?,
+        None => {
+            for difference in report["Differences"].as_array().into_iter().flatten() {
+                say!("{}", difference.as_str().unwrap_or_default())?;
+            }
+            if found == 0 {
+                let networks = report["Networks"].as_object().map_or(0, serde_json::Map::len);
+                let containers = &report["Containers"];
+                say!(
+                    "The network is as it should be: {containers} containers, {networks} networks of the swarm."
+                )?;
+            }
+        }
+    }
+    anyhow::ensure!(found == 0, "{found} differences: the daemon removes them within 30 seconds");
+    Ok(())
+}

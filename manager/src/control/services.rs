@@ -66,7 +66,12 @@ pub(super) async fn update(
                 )));
             }
             let wanted = match (request.rollback, &request.spec) {
-                (false, Some(spec)) => resolve(view, spec.clone(), &service.id)?,
+                (false, Some(spec)) => {
+                    let mut spec = resolve(view, spec.clone(), &service.id)?;
+                    // Docker's clients send back a specification without what they do not know of.
+                    spec.drain_ns = spec.drain_ns.or(service.spec.as_ref().and_then(|s| s.drain_ns));
+                    spec
+                }
                 _ => service.previous_spec.clone().ok_or_else(|| {
                     Status::failed_precondition(format!(
                         "service {} does not have a previous spec to roll back to",

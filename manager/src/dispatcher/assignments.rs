@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use skep_proto::defaults;
 use skep_proto::v1::assignment_change::Op;
 use skep_proto::v1::{self, NodeState, TaskState};
 use tokio::sync::{mpsc, watch};
@@ -15,7 +16,7 @@ use tonic::Status;
 use super::acks::Acks;
 use super::network::NetworkState;
 use super::sessions::Session;
-use super::world::{World, is_live};
+use super::world::{World, is_backend, is_live};
 use crate::context::Context;
 use crate::control::service_name;
 
@@ -278,5 +279,20 @@ fn assignment(world: &World, task: &Arc<v1::Task>) -> v1::TaskAssignment {
             .and_then(|n| n.description.as_ref())
             .map(|d| d.hostname.clone())
             .unwrap_or_default(),
+        drain_ns: drain_ns(world, task),
     }
+}
+
+/// How long the task goes on with what it has. Without a word from the user only as long as others take what is new:
+/// a service of one task would be away for longer. With the service everything goes at once.
+fn drain_ns(world: &World, task: &v1::Task) -> i64 {
+    let Some(service) = world.view.service(&task.service_id).filter(|s| !s.removing) else { return 0 };
+    if !stops(task) || !is_live(task) || task.addresses.is_empty() {
+        return 0;
+    }
+    let asked = service.spec.as_ref().and_then(|s| s.drain_ns);
+    asked.unwrap_or_else(|| {
+        let others = world.view.tasks_of_service(&task.service_id).any(|t| is_backend(t));
+        if others { defaults::DRAIN.as_nanos() as i64 } else { 0 }
+    })
 }

@@ -146,6 +146,9 @@ impl DataPlane {
                 Some(held) if held.allowed_ips != ranges => {
                     differences.push(format!("peer {} has other ranges", peer.public_key));
                 }
+                Some(held) if held.endpoint.is_none() => {
+                    differences.push(format!("peer {} is nowhere", peer.public_key));
+                }
                 Some(_) => {}
             }
         }

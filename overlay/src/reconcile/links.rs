@@ -158,6 +158,10 @@ pub fn plan(state: &State, names: &Names, pins: &Path, leaving: &BTreeSet<String
                         repairs.push(Repair::Route(interface.host.clone(), route));
                     }
                 }
+                let wanted = host_routes(interface);
+                let stray =
+                    routes.iter().filter(|(index, route)| *index == link.index && !wanted.contains(route));
+                repairs.extend(stray.map(|(_, r)| Repair::DropRoute(interface.host.clone(), r.clone())));
                 if !settled(&interface.host) {
                     repairs.push(Repair::Settings(interface.host.clone()));
                 }

@@ -3458,6 +3458,9 @@ pub struct TaskAssignment {
     >,
     #[prost(string, tag = "5")]
     pub node_hostname: ::prost::alloc::string::String,
+    /// How long its container goes on with the connections it has before it is stopped.
+    #[prost(int64, tag = "6")]
+    pub drain_ns: i64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct OverlayPeer {

@@ -27,16 +27,9 @@ pub fn read(mut f: Fields) -> ApiResult<ServiceSpec> {
     if task.networks.is_empty() {
         task.networks = networks;
     }
+    let drain_ns = duration(&mut f, "DrainTime")?;
     f.refuse_rest(&[])?;
-    Ok(ServiceSpec {
-        annotations,
-        task: Some(task),
-        mode: Some(mode),
-        update,
-        rollback,
-        endpoint,
-        drain_ns: None,
-    })
+    Ok(ServiceSpec { annotations, task: Some(task), mode: Some(mode), update, rollback, endpoint, drain_ns })
 }
 
 fn read_mode(mut f: Fields) -> ApiResult<Mode> {

@@ -194,6 +194,10 @@ async fn put_service(api: &Api, flags: &DeployFlags, mut spec: Value) -> Result<
             spec["TaskTemplate"]["Placement"]["Platforms"] = before["Placement"]["Platforms"].clone();
         }
     }
+    // What the file says nothing of is the default again; the daemon would keep what is there.
+    if spec["DrainTime"].is_null() && !held["Spec"]["DrainTime"].is_null() {
+        spec["DrainTime"] = (skep_proto::defaults::DRAIN.as_nanos() as u64).into();
+    }
     if !before["ForceUpdate"].is_null() {
         spec["TaskTemplate"]["ForceUpdate"] = before["ForceUpdate"].clone();
     }

@@ -106,6 +106,14 @@ pub fn spec(stack: &str, root: &Node, name: &str, service: &Node, files: &Files)
     if let Some(most) = deploy.get("placement").and_then(|p| number(p, "max_replicas_per_node")) {
         task["Placement"]["MaxReplicas"] = most.into();
     }
+    // Not within `deploy`, where Docker's client takes nothing unknown.
+    if let Some(node) = service.get("x-drain-time") {
+        let Some(drain) = nanoseconds(service, "x-drain-time") else {
+            let what = format!("services.{name}.x-drain-time: want a duration like 1m30s");
+            return Err(Problem::new(&node.at, what).into());
+        };
+        spec["DrainTime"] = drain.into();
+    }
     task["ContainerSpec"] = container;
     spec["TaskTemplate"] = task;
     spec["Mode"] = mode(name, deploy)?;

@@ -1,0 +1,140 @@
+//! A steady load of HTTP requests from outside of all hosts, by connections of their own and by connections that stay,
+//! each failure of which is remembered.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// Longest wait for an answer on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Between the requests of one thread.
+const PAUSE: Duration = Duration::from_millis(8);
+/// Failures kept of one thread.
+const KEPT: usize = 5;
+
+/// A load under way.
+pub struct Load {
+    stop: Arc<AtomicBool>,
+    answered: Arc<AtomicU64>,
+    threads: Vec<JoinHandle<Result<Vec<String>>>>,
+}
+
+/// How it asks.
+#[derive(Clone, Copy, Debug)]
+enum Manner {
+    /// A connection for each request.
+    Short,
+    /// A connection for as long as this.
+    Kept(Duration),
+}
+
+impl Load {
+    /// Begins to ask these addresses in turn from the network namespace `netns`: two threads with short connections, two
+    /// with connections that each stay for `kept`.
+    pub fn start(netns: PathBuf, targets: Vec<SocketAddr>, kept: Duration) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let answered = Arc::new(AtomicU64::new(0));
+        let begin = Instant::now();
+        let manners = [Manner::Short, Manner::Kept(kept), Manner::Short, Manner::Kept(kept)];
+        let threads = manners.into_iter().enumerate().map(|(number, manner)| {
+            let (netns, targets, stop, answered) =
+                (netns.clone(), targets.clone(), stop.clone(), answered.clone());
+            std::thread::spawn(move || -> Result<Vec<String>> {
+                let file =
+                    std::fs::File::open(&netns).with_context(|| format!("open {}", netns.display()))?;
+                nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET)?;
+                let mut failures = Vec::new();
+                for target in targets.iter().cycle().skip(number) {
+                    if stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    if let Err(e) = converse(*target, manner, &stop, &answered)
+                        && failures.len() < KEPT
+                    {
+                        let at = begin.elapsed().as_secs_f32();
+                        failures.push(format!("{at:.1} s, {target}, {manner:?}: {e:#}"));
+                    }
+                }
+                Ok(failures)
+            })
+        });
+        let threads = threads.collect();
+        Self { stop, answered, threads }
+    }
+
+    /// Waits until `more` further requests have been answered.
+    pub fn wait_for(&self, more: u64) -> Result<()> {
+        let wanted = self.answered.load(Ordering::Relaxed) + more;
+        crate::eventually("the load goes on", Duration::from_secs(120), || {
+            let now = self.answered.load(Ordering::Relaxed);
+            ensure!(now >= wanted, "{now} requests answered of {wanted}");
+            Ok(())
+        })
+    }
+
+    /// Ends it: how many requests were answered, or an error with the failures.
+    pub fn finish(self) -> Result<u64> {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut failures = Vec::new();
+        for thread in self.threads {
+            match thread.join() {
+                Ok(more) => failures.extend(more?),
+                Err(_) => bail!("a thread of the load panicked"),
+            }
+        }
+        let answered = self.answered.load(Ordering::Relaxed);
+        ensure!(failures.is_empty(), "failed requests beside {answered} answered: {failures:#?}");
+        Ok(answered)
+    }
+}
+
+/// One connection.
+fn converse(target: SocketAddr, manner: Manner, stop: &AtomicBool, answered: &AtomicU64) -> Result<()> {
+    let begin = Instant::now();
+    let stream = TcpStream::connect_timeout(&target, PATIENCE).context("connect")?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_nodelay(true)?;
+    let mut reader = BufReader::new(&stream);
+    for number in 1.. {
+        let last = match manner {
+            Manner::Short => true,
+            Manner::Kept(time) => begin.elapsed() >= time || stop.load(Ordering::Relaxed),
+        };
+        let connection = if last { "close" } else { "keep-alive" };
+        let request = format!("GET / HTTP/1.1\r\nHost: web\r\nConnection: {connection}\r\n\r\n");
+        (&stream).write_all(request.as_bytes()).with_context(|| format!("request {number}"))?;
+        read_answer(&mut reader).with_context(|| format!("answer {number}"))?;
+        answered.fetch_add(1, Ordering::Relaxed);
+        std::thread::sleep(PAUSE);
+        if last {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn read_answer(reader: &mut BufReader<&TcpStream>) -> Result<()> {
+    let (mut first, mut length) = (String::new(), 0);
+    loop {
+        let mut line = String::new();
+        ensure!(reader.read_line(&mut line)? > 0, "the connection ended after {first:?}");
+        if first.is_empty() {
+            first.clone_from(&line);
+        }
+        if let Some(value) = line.strip_prefix("Content-Length: ") {
+            length = value.trim().parse()?;
+        }
+        if line == "\r\n" {
+            break;
+        }
+    }
+    ensure!(first.starts_with("HTTP/1.1 200 "), "{first:?}");
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).context("the body")
+}

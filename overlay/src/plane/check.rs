@@ -1,0 +1,149 @@
+//! The comparison of the kernel with the state, told and not mended; and digests of what the managers said, by which
+//! hosts can be compared with each other.
+
+use std::collections::BTreeMap;
+
+use super::{DataPlane, blocking, changes};
+use crate::cidr::Cidr;
+use crate::desired::{Backend, Desired, Network};
+use crate::error::Result;
+use crate::link::Links;
+use crate::names::{GATEWAY_MAC, Names};
+use crate::netns::Namespace;
+use crate::nft::digest;
+use crate::reconcile;
+use crate::routed::{self, GATEWAY};
+use crate::state::{Record, State};
+
+/// What a check found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// What differs between the state and the kernel, each in words; empty = nothing.
+    pub differences: Vec<String>,
+    /// Containers that are connected.
+    pub containers: usize,
+    /// The swarm's networks here: name, and digest of what the managers said last of their services and address
+    /// blocks. Two hosts that know the same have the same.
+    pub networks: BTreeMap<String, String>,
+    /// The same of the ports published on every node.
+    pub ports: String,
+}
+
+impl DataPlane {
+    /// What differs between the state and the kernel; empty = nothing.
+    pub async fn check(&self) -> Result<Vec<String>> {
+        let inner = self.inner.clone();
+        let mut rules = inner.rules.clone().lock_owned().await;
+        let mut differences = self.check_tunnel().await?;
+        let found = blocking("comparing with the kernel", move || {
+            let state = inner.state().clone();
+            let repairs = reconcile::plan(&state, &inner.names, &inner.pins, &inner.reaper.leaving())?;
+            let table = inner.names.table();
+            let held = rules.held(&inner.names)?;
+            let wanted = rules.wanted(&state, &inner.names);
+            let pairs = held.iter().zip(&wanted);
+            let changes: Vec<_> = pairs.flat_map(|(h, w)| changes(h.as_ref(), w.as_ref())).collect();
+            let admitted = rules.admitted(&state, &inner.names)?;
+            let shut = (!admitted).then(|| "iptables' FORWARD or INPUT chain drops our traffic".to_owned());
+            let rules = changes.iter().map(|c| format!("nftables table {table}: {c}")).chain(shut);
+            let mut found: Vec<_> = repairs.iter().map(ToString::to_string).chain(rules).collect();
+            found.extend(tunnel(&state, &inner.names)?);
+            for record in state.containers.values() {
+                let inside = Namespace::open(&inner.pins.join(&record.container_id));
+                match inside.and_then(|mut namespace| container(record, &mut namespace)) {
+                    Ok(missing) => found.extend(missing),
+                    // One that has been detached since is none of ours any more.
+                    Err(_) if !inner.state().containers.contains_key(&record.container_id) => {}
+                    Err(error) => found.push(format!("container {}: {error}", record.container_id)),
+                }
+            }
+            Ok(found)
+        })
+        .await?;
+        differences.extend(found);
+        Ok(differences)
+    }
+
+    /// A check, with what hosts can be compared by.
+    pub async fn report(&self) -> Result<Report> {
+        let differences = self.check().await?;
+        let state = self.inner.state();
+        let mut report = Report { differences, containers: state.containers.len(), ..Report::default() };
+        if let Some(swarm) = &state.swarm {
+            let Desired { networks, ports, .. } = &swarm.desired;
+            report.networks = networks.values().map(|n| (n.name.clone(), network(n))).collect();
+            let mut ports: Vec<String> = ports
+                .iter()
+                .map(|p| format!("{}/{}:{}={}", p.protocol, p.published, p.target, backends(&p.backends)))
+                .collect();
+            ports.sort_unstable();
+            report.ports = short(&ports.join(";"));
+        }
+        Ok(report)
+    }
+}
+
+/// The tunnel's own interface.
+fn tunnel(state: &State, names: &Names) -> Result<Option<String>> {
+    let (Some(mtu), Some(swarm)) = (state.tunnel_mtu, &state.swarm) else { return Ok(None) };
+    let name = names.wireguard();
+    let mut host = Links::open()?;
+    let Some(link) = host.find(&name)? else { return Ok(Some(format!("interface {name} is missing"))) };
+    let addresses = host.addresses()?;
+    let addressed =
+        swarm.desired.overlay_addr.is_none_or(|a| addresses.contains(&(link.index, Cidr::host(a))));
+    let fine = link.up && link.mtu == u32::from(mtu) && addressed;
+    Ok((!fine).then(|| format!("interface {name} is down, or without its address or size")))
+}
+
+/// What is missing inside a container. What it has besides is its own affair.
+fn container(record: &Record, namespace: &mut Namespace) -> Result<Vec<String>> {
+    let mut missing = Vec::new();
+    let mut lacks = |what: String| missing.push(format!("container {} lacks {what}", record.container_id));
+    let links = namespace.links.list()?;
+    let addresses = namespace.links.addresses()?;
+    let routes = namespace.links.routes()?;
+    for (interface, wanted) in record.interfaces.iter().zip(routed::routes(record)) {
+        let Some(link) = links.get(&interface.guest).filter(|l| l.up) else {
+            lacks(format!("interface {}, up", interface.guest));
+            continue;
+        };
+        for addr in
+            routed::addresses(interface).into_iter().filter(|a| !addresses.contains(&(link.index, *a)))
+        {
+            lacks(format!("address {addr}"));
+        }
+        for route in wanted.into_iter().filter(|r| !routes.contains(&(link.index, r.clone()))) {
+            lacks(format!("the route to {}", route.to));
+        }
+        if interface.bridge.is_none()
+            && namespace.links.neighbours(link.index)?.get(&GATEWAY) != Some(&GATEWAY_MAC)
+        {
+            lacks(format!("neighbour {GATEWAY}"));
+        }
+    }
+    Ok(missing)
+}
+
+fn network(network: &Network) -> String {
+    let mut services: Vec<String> = network
+        .services
+        .iter()
+        .map(|s| format!("{} {} {:?} {:?} {}", s.id, s.name, s.aliases, s.vip, backends(&s.backends)))
+        .collect();
+    let attached = network.attached.iter().map(|a| format!("{} {} {}", a.container_id, a.addr, a.node_id));
+    services.extend(attached);
+    services.sort_unstable();
+    short(&format!("{} {:?} {}", network.subnet, network.blocks, services.join(";")))
+}
+
+fn backends(backends: &[Backend]) -> String {
+    let mut all: Vec<_> =
+        backends.iter().map(|b| format!("{} {} {}", b.task_id, b.addr, b.node_id)).collect();
+    all.sort_unstable();
+    all.join(",")
+}
+
+fn short(text: &str) -> String {
+    format!("{:016x}", digest(text.as_bytes()))
+}
