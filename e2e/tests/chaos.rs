@@ -171,7 +171,7 @@ fn nothing_left(host: &Host) -> Result<()> {
     ensure!(ours.is_empty(), "host {}: {ours:?}", host.number);
     let rules = host.exec(&["ip", "rule"])?;
     ensure!(rules.lines().count() == 3, "host {}: {rules}", host.number);
-    let pins = std::fs::read_dir(host.dir.join("exec/netns"))?.count();
+    let pins = std::fs::read_dir(host.dir.join("exec/network/netns"))?.count();
     ensure!(pins == 0, "host {}: {pins} namespaces", host.number);
     for set in ["vip_few", "ingress_few", "mesh_nodes", "owned"] {
         let table = format!("skep_{instance}");

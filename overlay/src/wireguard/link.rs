@@ -169,6 +169,8 @@ async fn index_of_address(handle: &Handle, name: &str, local: IpAddr) -> Result<
 
 async fn default_route(handle: &Handle, name: &str) -> Result<Option<u32>, Error> {
     let mut routes = handle.route().get(RouteMessageBuilder::<Ipv4Addr>::new().build()).execute();
+    let mut first = None;
+    // To the end: the connection complains of answers that nobody takes.
     while let Some(route) =
         routes.try_next().await.map_err(Error::netlink("reading the default route for", name))?
     {
@@ -178,9 +180,9 @@ async fn default_route(handle: &Handle, name: &str) -> Result<Option<u32>, Error
         });
         // The ingress mesh has default routes of its own, in other tables.
         let main = route.header.table == RouteHeader::RT_TABLE_MAIN;
-        if main && route.header.destination_prefix_length == 0 && device.is_some() {
-            return Ok(device);
+        if main && route.header.destination_prefix_length == 0 {
+            first = first.or(device);
         }
     }
-    Ok(None)
+    Ok(first)
 }
