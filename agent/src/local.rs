@@ -4,8 +4,8 @@
 use std::net::IpAddr;
 
 use skep_engine::{
-    Attachment, BoundPort, ContainerConfig, ContainerId, Endpoint, Endpoint6, IdMaps, NetworkError,
-    NetworkJoin, NetworkMode, Networking,
+    Attachment, BoundPort, ContainerConfig, ContainerId, Endpoint, Endpoint6, NetworkError, NetworkJoin,
+    NetworkMode, Networking, Userns,
 };
 use skep_overlay::{AttachRequest, Attached, DEFAULT_BRIDGE, DataPlane, Join, Publish, UserNamespace};
 
@@ -87,7 +87,7 @@ impl Networking for LocalNetworking {
         id: &ContainerId,
         name: &str,
         config: &ContainerConfig,
-        ids: Option<&IdMaps>,
+        userns: Option<&Userns>,
     ) -> Result<Attachment, NetworkError> {
         let NetworkMode::Networks(joins) = &config.network else {
             return Err("this container joins no network that needs preparing".into());
@@ -106,9 +106,9 @@ impl Networking for LocalNetworking {
                 dns_servers: config.dns.clone(),
                 dns_search: config.dns_search.clone(),
                 dns_options: config.dns_options.clone(),
-                user_namespace: ids.map(|ids| {
-                    let [uid_map, gid_map] = ids.lines();
-                    UserNamespace { uid_map, gid_map }
+                user_namespace: userns.map(|userns| {
+                    let [uid_map, gid_map] = userns.ids.lines();
+                    UserNamespace { uid_map, gid_map, shared: userns.shared.clone() }
                 }),
             })
             .await?;

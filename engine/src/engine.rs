@@ -107,6 +107,7 @@ impl Engine {
                 let held = Holder {
                     image_id: r.container.image_id.clone(),
                     chain_ids: r.chain_ids.clone(),
+                    mounted: r.mounted_images(),
                     running: false,
                 };
                 (r.container.id.0.clone(), held)

@@ -101,6 +101,20 @@ pub struct TmpfsOptions {
     pub unlisted: bool,
 }
 
+/// An image that is mounted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ImageOptions {
+    /// Part of the image that is mounted.
+    pub subpath: Option<PathBuf>,
+    /// Image ID, once the container is made.
+    pub id: String,
+    /// Its layers, bottom first, likewise.
+    pub chain_ids: Vec<String>,
+    /// Where those lie on the host, topmost first: for one start.
+    pub lowers: Vec<PathBuf>,
+}
+
 /// Kind of a mount.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -120,6 +134,14 @@ pub enum MountKind {
         /// Options.
         #[serde(default)]
         options: VolumeOptions,
+    },
+    /// What is in an image, read-only.
+    Image {
+        /// The image as it was asked for.
+        name: String,
+        /// Options.
+        #[serde(default)]
+        options: ImageOptions,
     },
     /// Memory.
     Tmpfs {

@@ -11,17 +11,26 @@ use crate::userns::IdMaps;
 /// A boxed error from the embedding daemon, shown to the user as it is.
 pub type NetworkError = Box<dyn std::error::Error + Send + Sync>;
 
+/// The user namespace that a container's network namespace is to belong to, which the container shares.
+#[derive(Clone, Debug)]
+pub struct Userns {
+    /// Its IDs.
+    pub ids: IdMaps,
+    /// That of another container, with which namespaces are shared; none = a new one.
+    pub shared: Option<PathBuf>,
+}
+
 /// Prepares and removes the network of containers whose mode is [`crate::NetworkMode::Networks`].
 #[async_trait::async_trait]
 pub trait Networking: Send + Sync + 'static {
-    /// Makes (or finds, when called again for the same container) the namespace and its interfaces. With `ids` the
-    /// namespace belongs to a new user namespace that has those, which the container shares.
+    /// Makes (or finds, when called again for the same container) the namespace and its interfaces. With `userns`
+    /// the namespace belongs to that user namespace.
     async fn attach(
         &self,
         id: &ContainerId,
         name: &str,
         config: &ContainerConfig,
-        ids: Option<&IdMaps>,
+        userns: Option<&Userns>,
     ) -> Result<Attachment, NetworkError>;
     /// Joins a running container to one more network; tells how it is connected now.
     async fn connect(
@@ -52,7 +61,7 @@ impl Networking for NoNetworks {
         _: &ContainerId,
         _: &str,
         _: &ContainerConfig,
-        _: Option<&IdMaps>,
+        _: Option<&Userns>,
     ) -> Result<Attachment, NetworkError> {
         Err("this engine has no networks: use --network none or host".into())
     }

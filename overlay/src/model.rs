@@ -82,13 +82,16 @@ pub struct AttachRequest {
     pub user_namespace: Option<UserNamespace>,
 }
 
-/// A user namespace to be made, by what is written to its `uid_map` and `gid_map` (user_namespaces(7)).
+/// A user namespace to be made, by what is written to its `uid_map` and `gid_map` (user_namespaces(7)), or one that is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UserNamespace {
     /// Lines of user IDs.
     pub uid_map: String,
     /// Lines of group IDs.
     pub gid_map: String,
+    /// Where in /proc that of another container is, which is taken instead of a new one.
+    #[serde(default)]
+    pub shared: Option<PathBuf>,
 }
 
 /// A container's place in one network.

@@ -4,7 +4,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde_json::{Value, json};
 use skep_engine::{
-    BindOptions, MountConfig, MountKind, Propagation, TmpfsOptions, VolumeOptions, parse_size,
+    BindOptions, ImageOptions, MountConfig, MountKind, Propagation, TmpfsOptions, VolumeOptions, parse_size,
 };
 
 use crate::error::{ApiError, ApiResult};
@@ -96,11 +96,15 @@ pub fn read_mount(mut f: Fields) -> ApiResult<MountConfig> {
     f.only("Consistency", &consistency, "files are consistent anyhow; leave it out")?;
     let (bind, volume, tmpfs) =
         (f.opt_object("BindOptions")?, f.opt_object("VolumeOptions")?, f.opt_object("TmpfsOptions")?);
+    let image = f.opt_object("ImageOptions")?;
     let extra = |name: &str, given: bool| match given {
         true => Err(invalid(&kind, format!("field {name} must not be specified"))),
         false => Ok(()),
     };
     let target = target(&to).map_err(|why| invalid(&kind, why))?;
+    if kind != "image" {
+        extra("ImageOptions", image.is_some())?;
+    }
     let mut mode = "";
     let what = match kind.as_str() {
         "bind" => {
@@ -130,6 +134,22 @@ pub fn read_mount(mut f: Fields) -> ApiResult<MountConfig> {
             options.anonymous = source.is_empty();
             MountKind::Volume { name: source, options }
         }
+        "image" => {
+            extra("BindOptions", bind.is_some())?;
+            extra("VolumeOptions", volume.is_some())?;
+            extra("TmpfsOptions", tmpfs.is_some())?;
+            if source.is_empty() {
+                return Err(invalid(&kind, "field Source must not be empty"));
+            }
+            let subpath = image.map(|mut i| {
+                let subpath = subpath(&kind, i.opt_string("Subpath")?)?;
+                i.refuse_rest(&[]).map(|()| subpath)
+            });
+            let options = ImageOptions { subpath: subpath.transpose()?.flatten(), ..ImageOptions::default() };
+            f.refuse_rest(&[])?;
+            let kind = MountKind::Image { name: source, options };
+            return Ok(MountConfig { kind, target, read_only: true, mode: String::new() });
+        }
         "tmpfs" => {
             extra("BindOptions", bind.is_some())?;
             extra("VolumeOptions", volume.is_some())?;
@@ -158,7 +178,7 @@ pub fn read_mount(mut f: Fields) -> ApiResult<MountConfig> {
             return Err(invalid(&kind, "there are no cluster volumes (CSI): use a volume, bind or tmpfs"));
         }
         other => {
-            return Err(invalid(other, "mount type unknown: use bind, volume or tmpfs"));
+            return Err(invalid(other, "mount type unknown: use bind, volume, image or tmpfs"));
         }
     };
     f.refuse_rest(&[])?;
@@ -192,15 +212,19 @@ fn read_bind_options(mut f: Fields, read_only: bool) -> ApiResult<BindOptions> {
     Ok(options)
 }
 
+/// A part of what is mounted.
+fn subpath(kind: &str, text: Option<String>) -> ApiResult<Option<PathBuf>> {
+    let Some(path) = text.filter(|t| !t.is_empty()).map(PathBuf::from) else { return Ok(None) };
+    let inside = path.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
+    match inside {
+        true => Ok(Some(path)),
+        false => Err(invalid(kind, "subpath must be a relative path within the volume")),
+    }
+}
+
 fn read_volume_options(mut f: Fields) -> ApiResult<VolumeOptions> {
     let mut driver = f.object("DriverConfig")?;
-    let subpath = f.opt_string("Subpath")?.map(PathBuf::from);
-    if let Some(path) = &subpath {
-        let inside = path.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
-        if !inside {
-            return Err(invalid("volume", "subpath must be a relative path within the volume"));
-        }
-    }
+    let subpath = subpath("volume", f.opt_string("Subpath")?)?;
     let options = VolumeOptions {
         driver: driver.string("Name")?,
         driver_options: driver.string_map("Options")?,
@@ -263,6 +287,7 @@ pub fn shown(m: &MountConfig, mountpoint: impl Fn(&str) -> PathBuf) -> Option<Va
         MountKind::Volume { name, .. } => json!({
             "Type": "volume", "Name": name, "Source": mountpoint(name), "Driver": "local",
         }),
+        MountKind::Image { name, .. } => json!({ "Type": "image", "Name": name, "Source": "" }),
         MountKind::Tmpfs { options, .. } if options.unlisted => return None,
         MountKind::Tmpfs { .. } => json!({ "Type": "tmpfs", "Source": "" }),
     };

@@ -48,6 +48,7 @@ pub fn mount(text: &str) -> Result<Value> {
                 let (k, v) = value.split_once('=').unwrap_or((value, ""));
                 mount["VolumeOptions"]["DriverConfig"]["Options"][k] = v.into();
             }
+            "image-subpath" => mount["ImageOptions"]["Subpath"] = value.into(),
             "tmpfs-size" => {
                 let size = skep_engine::parse_size(value);
                 let size = size.with_context(|| format!("invalid value for {name}: {value}"))?;
@@ -68,7 +69,12 @@ pub fn mount(text: &str) -> Result<Value> {
     if mount["Target"].as_str().unwrap_or_default().is_empty() {
         bail!("target is required");
     }
-    for (options, of) in [("BindOptions", "bind"), ("VolumeOptions", "volume"), ("TmpfsOptions", "tmpfs")] {
+    for (options, of) in [
+        ("BindOptions", "bind"),
+        ("VolumeOptions", "volume"),
+        ("ImageOptions", "image"),
+        ("TmpfsOptions", "tmpfs"),
+    ] {
         if !mount[options].is_null() && kind != of {
             bail!("cannot mix '{of}-*' options with mount type '{kind}'");
         }
@@ -88,7 +94,7 @@ pub fn mount(text: &str) -> Result<Value> {
             "option 'bind-recursive=readonly' requires 'bind-propagation=rprivate' to be specified in conjunction"
         );
     }
-    for options in ["BindOptions", "VolumeOptions", "TmpfsOptions"] {
+    for options in ["BindOptions", "VolumeOptions", "ImageOptions", "TmpfsOptions"] {
         if mount[options].is_null()
             && let Some(map) = mount.as_object_mut()
         {

@@ -105,12 +105,13 @@ fn what_cannot_be_is_refused_before_it_is_made() -> Result<()> {
 }
 
 #[test]
-fn the_host_is_a_name_and_restarts_can_be_called_off() -> Result<()> {
+fn the_host_is_a_name_restarts_can_be_called_off_and_images_are_mounted() -> Result<()> {
     let lab = lab("hg")?;
     let host = lab.host(1);
     busybox(host)?;
     host_gateway(host)?;
     restarts(host)?;
+    image_mounts(host)?;
     for (host_url, code) in [("unix:///no/such.sock", 125), ("tcp://127.0.0.1:1", 125)] {
         for client in [docker, skep] {
             let out = client(host, &["-H", host_url, "run", "busybox"])?;
@@ -204,5 +205,60 @@ fn restarts(host: &Host) -> Result<()> {
     ensure!(all()? == ended, "started again: {:?}", all()?);
     let restarted = ok(docker(host, &["restart", "w1"])?)?;
     ensure!(restarted == "w1\n" && state("w1")? != ended[0], "{restarted}");
+    Ok(())
+}
+
+/// `--mount type=image`: what is in an image, and nothing of it goes while it is mounted.
+fn image_mounts(host: &Host) -> Result<()> {
+    ok(docker(host, &["run", "--name", "more", "busybox", "sh", "-c", "echo kept > /file"])?)?;
+    ok(docker(host, &["commit", "more", "more:1"])?)?;
+    ok(docker(host, &["rm", "more"])?)?;
+    let script = format!("{B} cat /img/file; {B} ls /img/bin; : > /img/file");
+    for client in [docker, skep] {
+        for (mount, script, said, error) in [
+            ("type=image,source=more:1,target=/img", &*script, "kept\nbusybox\nsh\ntrue\n", "Read-only"),
+            (
+                "type=image,src=busybox,dst=/img,image-subpath=bin",
+                "/img/busybox ls /img",
+                "busybox\nsh\ntrue\n",
+                "",
+            ),
+        ] {
+            let out = client(host, &["run", "--rm", "--mount", mount, "busybox", "sh", "-c", script])?;
+            ensure!(out.stdout == said && out.stderr.contains(error), "{mount}: {out:?}");
+        }
+        for (mount, error) in [
+            ("type=image,source=nope,target=/img", "No such image: nope"),
+            ("type=image,source=busybox,target=/img,image-subpath=no/such", "image busybox has no no/such"),
+            ("type=image,source=busybox,target=/img,image-subpath=../x", "subpath must be a relative path"),
+        ] {
+            let out = client(host, &["run", "--rm", "--mount", mount, "busybox", "true"])?;
+            ensure!(out.code == Some(125) && out.stderr.contains(error), "{mount}: {out:?}");
+            ensure!(!out.stderr.contains("Unable to find image"), "{mount}: {out:?}");
+        }
+    }
+    let mount = "type=image,source=more:1,target=/img";
+    ok(docker(host, &["run", "-d", "--name", "has", "--mount", mount, "whoami:1", "/skep", "whoami"])?)?;
+    let shown = ok(docker(host, &["inspect", "-f", "{{json .Mounts}}", "has"])?)?;
+    ensure!(
+        shown.contains(r#""Type":"image","Name":"more:1""#) && shown.contains(r#""RW":false"#),
+        "{shown}"
+    );
+    ok(docker(
+        host,
+        &["create", "--name", "too", "--volumes-from", "has", "busybox", B, "cat", "/img/file"],
+    )?)?;
+    // The next daemon knows of it, too.
+    host.stop_daemon("-TERM")?;
+    host.start_daemon()?;
+    let used = docker(host, &["rmi", "more:1"])?;
+    ensure!(used.code == Some(1) && used.stderr.contains("is using its referenced image"), "{used:?}");
+    ok(docker(host, &["rm", "-f", "has"])?)?;
+    ensure!(ok(docker(host, &["start", "-a", "too"])?)? == "kept\n", "the image is still there");
+    let file = host.dir.join("copied");
+    ok(docker(host, &["cp", "too:/img/file", file.to_str().unwrap_or_default()])?)?;
+    ensure!(std::fs::read_to_string(&file)? == "kept\n");
+    ok(docker(host, &["rm", "too"])?)?;
+    ok(docker(host, &["rmi", "more:1"])?)?;
     Ok(())
 }

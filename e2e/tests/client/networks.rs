@@ -246,6 +246,14 @@ fn ports_and_links_are_dockers() -> Result<()> {
         ensure!(env.split('\0').any(|v| v == wanted), "{wanted} in {env:?}");
     }
     ensure!(ask(host, "app", &db)? == "db");
+    // Who is linked to it learns where it is after a restart.
+    host.docker(&["stop", "-t", "0", "db"])?;
+    run(host, "taker", &[])?;
+    host.docker(&["start", "db"])?;
+    let (before, db) = (db, address(host, "db", "bridge")?);
+    let hosts = file(host, "app", "/etc/hosts")?;
+    ensure!(before != db && hosts.contains(&format!("{db}\tstore db\n")), "{before} {db}: {hosts}");
+    ensure!(!hosts.contains(&format!("{before}\tstore")), "{hosts}");
     host.docker(&["create", "--name", "gone", "whoami:1", "/skep", "whoami"])?;
     refused(
         host,

@@ -78,6 +78,9 @@ fn ends(host: &Host, runtime: &str) -> Result<()> {
     let again = format!("type=volume,src=v-{runtime},dst=/s,readonly");
     let out = run(&["-v", &volume, "--mount", &again, "--tmpfs", "/t", "busybox", "sh", "-c", script])?;
     ensure!(out.stdout == "kept\n1\n" && out.stderr.contains("Read-only file system"), "{out:?}");
+    let image = "type=image,source=busybox,target=/i,image-subpath=bin";
+    let out = run(&["--mount", image, "busybox", "sh", "-c", "/i/busybox ls /i; > /i/x"])?;
+    ensure!(out.stdout.starts_with("busybox\n") && out.stderr.contains("Read-only"), "{out:?}");
     let out = run(&["--init", "busybox", b, "sh", "-c", "echo $$ $PPID"])?;
     ensure!(out.stdout.trim().ends_with(" 1") && !out.stdout.starts_with("1 "), "{out:?}");
     let out = run(&["-t", "busybox", b, "tty"])?;

@@ -84,6 +84,11 @@ fn root_of_containers_is_a_subordinate_id_and_everything_works_with_it() -> Resu
     let shared =
         run(&["--network", "container:up", "--cap-add", "NET_ADMIN", "busybox", "sh", "-c", &shared])?;
     ensure!(shared == "here\nchanged\n", "{shared}");
+    let seen = run(&["--pid", "container:up", "busybox", B, "cat", "/proc/1/cmdline"])?;
+    ensure!(seen.contains("nc -l -p 80"), "{seen}");
+    let image = "type=image,source=busybox,target=/img";
+    let seen = run(&["--mount", image, "busybox", B, "stat", "-c", "%u:%g", "/img", "/img/bin/busybox"])?;
+    ensure!(seen == "0:0\n0:0\n", "{seen}");
 
     files(host)?;
     // The next daemon takes it up as it is.
@@ -132,6 +137,8 @@ fn refusals(host: &Host) -> Result<()> {
             (&["--pid", "host"], "cannot share the host PID namespace when user namespaces are enabled"),
             (&["--runtime", "runc"], "user namespaces are not given to containers of another runtime yet"),
             (&["--userns", "other"], "--userns: invalid USER mode"),
+            (&["--user", "70000"], "cannot set uid to unmapped user in user namespace"),
+            (&["--user", "1:70000"], "cannot set gid to unmapped user in user namespace"),
         ] {
             let refused = client(host, &[&["run", "--rm"], args, &["busybox", "true"]].concat())?;
             ensure!(refused.code == Some(125) && refused.stderr.contains(said), "{args:?}: {refused:?}");

@@ -1,6 +1,7 @@
 //! The host files of a container: /etc/hosts, /etc/hostname, /etc/resolv.conf and its directories.
 
 use std::fs;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use crate::config::{Container, NetworkMode};
@@ -113,6 +114,28 @@ impl Layout {
         change("resolv.conf", &|old| {
             (ours(old) != ours(&attachment.resolv_conf)).then(|| attachment.resolv_conf.clone())
         })
+    }
+}
+
+impl Layout {
+    /// Gives `names` of /etc/hosts other addresses, where they stand in a line of their own. Written in place.
+    pub(super) fn renew_name(&self, names: &str, addrs: &[IpAddr]) -> Result<(), Error> {
+        let path = self.dir.join("hosts");
+        let old = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+        let is = |line: &str| line.split_once('\t').is_some_and(|(_, rest)| rest.trim_end() == names);
+        let mut new: String = addrs.iter().map(|addr| format!("{addr}\t{names}\n")).collect();
+        let mut text = String::with_capacity(old.len());
+        for line in old.split_inclusive('\n') {
+            match is(line) {
+                // Where the first of them was.
+                true => text.push_str(&std::mem::take(&mut new)),
+                false => text.push_str(line),
+            }
+        }
+        match text == old {
+            true => Ok(()),
+            false => fs::write(&path, text).map_err(Error::io("write", &path)),
+        }
     }
 }
 

@@ -12,7 +12,7 @@ const LEAST_MEMORY: u64 = 6 << 20;
 /// Checks what is asked for, of a new container or in an `update`.
 pub(super) fn check(l: &ResourceLimits, update: bool) -> Result<(), Error> {
     memory(l, update)?;
-    cpus(l, std::thread::available_parallelism().map_or(1, usize::from))?;
+    cpus(l, || std::thread::available_parallelism().map_or(1, usize::from))?;
     if l.cpuset_cpus.is_none() && l.cpuset_mems.is_none() {
         return Ok(());
     }
@@ -46,7 +46,7 @@ fn memory(l: &ResourceLimits, update: bool) -> Result<(), Error> {
     Ok(())
 }
 
-fn cpus(l: &ResourceLimits, here: usize) -> Result<(), Error> {
+fn cpus(l: &ResourceLimits, here: impl Fn() -> usize) -> Result<(), Error> {
     let nano = l.nano_cpus.unwrap_or(0);
     if nano > 0 && l.cpu_period.is_some_and(|p| p > 0) {
         return refused("Conflicting options: Nano CPUs and CPU Period cannot both be set");
@@ -54,10 +54,13 @@ fn cpus(l: &ResourceLimits, here: usize) -> Result<(), Error> {
     if nano > 0 && l.cpu_quota.is_some_and(|q| q > 0) {
         return refused("Conflicting options: Nano CPUs and CPU Quota cannot both be set");
     }
-    if nano / 1_000_000_000 > here as u64 || nano > (here as u64).saturating_mul(1_000_000_000) {
-        return refused(format!(
-            "range of CPUs is from 0.01 to {here}.00, as there are only {here} CPUs available"
-        ));
+    if nano > 0 {
+        let here = here();
+        if nano > (here as u64).saturating_mul(1_000_000_000) {
+            return refused(format!(
+                "range of CPUs is from 0.01 to {here}.00, as there are only {here} CPUs available"
+            ));
+        }
     }
     if l.cpu_period.is_some_and(|p| p != 0 && !(1000..=1_000_000).contains(&p)) {
         return refused(
@@ -145,7 +148,7 @@ mod tests {
         }
         check(&ResourceLimits { memory_swap: Some(8 << 20), ..none() }, true).expect("in an update");
         assert_eq!(
-            cpus(&ResourceLimits { nano_cpus: Some(2_000_000_001), ..none() }, 2)
+            cpus(&ResourceLimits { nano_cpus: Some(2_000_000_001), ..none() }, || 2)
                 .expect_err("one")
                 .to_string(),
             "range of CPUs is from 0.01 to 2.00, as there are only 2 CPUs available"

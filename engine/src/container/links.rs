@@ -1,11 +1,12 @@
 //! `--link` on the default network: other containers by an alias, in /etc/hosts and in the environment. As
-//! Docker writes them; read at each start.
+//! Docker writes them; read at each start, and in /etc/hosts again when the other one starts.
 
 use std::net::IpAddr;
 
+use super::files::Layout;
 use crate::config::{Container, ContainerState};
 use crate::engine::Engine;
-use crate::error::Error;
+use crate::error::{Error, blocking};
 use crate::network::Endpoint;
 
 /// Name of the network that such links are in.
@@ -45,10 +46,38 @@ impl Engine {
     }
 }
 
-fn line(other: &Container, addr: IpAddr, alias: &str) -> String {
+impl Engine {
+    /// Has running containers that are linked to one which has just started know its addresses: their /etc/hosts.
+    /// Their environment stays, as with Docker.
+    pub(super) async fn tell_linked(&self, started: &Container) {
+        let Some(place) = started.endpoints.iter().find(|e| e.network == DEFAULT_NETWORK) else { return };
+        for slot in self.table().all() {
+            let c = slot.container();
+            if c.config.links.is_empty() || c.pid.is_none() || c.id == started.id {
+                continue;
+            }
+            let to = |target: &str| self.table().find(target).is_ok_and(|s| s.id == started.id.0);
+            for (_, alias) in c.config.links.iter().filter(|(target, _)| to(target)) {
+                let names = names(started, alias);
+                let addrs: Vec<IpAddr> = place.addresses().collect();
+                let layout = Layout { dir: self.root().container(&slot.id) };
+                if let Err(e) = blocking(move || layout.renew_name(&names, &addrs)).await {
+                    tracing::warn!(container = slot.id, error = %e, "it does not learn where a linked container is now");
+                }
+            }
+        }
+    }
+}
+
+/// What another container is called by one that is linked to it.
+fn names(other: &Container, alias: &str) -> String {
     let mut names = vec![alias.to_owned(), super::files::hostname(other), other.name.clone()];
     names.dedup();
-    format!("{addr}\t{}\n", names.join(" "))
+    names.join(" ")
+}
+
+fn line(other: &Container, addr: IpAddr, alias: &str) -> String {
+    format!("{addr}\t{}\n", names(other, alias))
 }
 
 fn environment(other: &Container, place: &Endpoint, own: &str, alias: &str) -> Vec<String> {

@@ -13,7 +13,7 @@ use super::slot::Slot;
 use crate::config::{Container, ContainerConfig};
 use crate::engine::Engine;
 use crate::error::{Error, blocking};
-use crate::mount::{BindOptions, MountConfig, MountKind, Propagation, VolumeOptions};
+use crate::mount::{BindOptions, ImageOptions, MountConfig, MountKind, Propagation, VolumeOptions};
 use crate::runtime::{Parts, View};
 use crate::volume::NewVolume;
 
@@ -43,8 +43,17 @@ impl Engine {
         // Known from here on: whatever fails next, what was made can be undone.
         config.mounts = all;
         for mount in &mut config.mounts {
-            if let MountKind::Volume { name, options } = &mut mount.kind {
-                *name = self.obtain(id, name, options).await?;
+            match &mut mount.kind {
+                MountKind::Volume { name, options } => *name = self.obtain(id, name, options).await?,
+                MountKind::Image { name, options } => {
+                    // What another container has is what that was made with.
+                    let asked = if options.id.is_empty() { name } else { &options.id };
+                    // A client that reads "not found" here takes it for the container's own image.
+                    let image = self.images().hold_more(asked, id);
+                    let image = image.map_err(|e| Error::Invalid(e.to_string()))?;
+                    (options.id, options.chain_ids) = (image.id, image.chain_ids);
+                }
+                MountKind::Bind { .. } | MountKind::Tmpfs { .. } => {}
             }
         }
         let mut image = None;
@@ -142,6 +151,12 @@ impl Engine {
                     }
                     let options = BindOptions { subpath: options.subpath.clone(), ..BindOptions::default() };
                     m.kind = MountKind::Bind { source, options };
+                }
+                MountKind::Image { name, options } => {
+                    let lowers =
+                        options.chain_ids.iter().rev().map(|c| self.images().layer_path(c)).collect();
+                    let options = ImageOptions { lowers, ..options.clone() };
+                    m.kind = MountKind::Image { name: name.clone(), options };
                 }
                 MountKind::Bind { source, options } if options.create && !source.exists() => {
                     std::fs::create_dir_all(source).map_err(|e| {

@@ -170,12 +170,12 @@ pub(super) fn extra_host(text: &str) -> Result<(&str, Option<IpAddr>), Error> {
     parsed.ok_or_else(|| Error::Invalid(format!("bad format for add-host: {text:?}; give name:IP")))
 }
 
-/// The lines of /etc/hosts that further hosts make; `gateway` are the host's addresses as containers reach it.
-pub(super) fn host_lines(hosts: &[String], gateway: &[IpAddr]) -> Result<Vec<String>, Error> {
+/// The lines of /etc/hosts that further hosts make; `gateway` tells the host's addresses as containers reach it.
+pub(super) fn host_lines(hosts: &[String], gateway: impl Fn() -> Vec<IpAddr>) -> Result<Vec<String>, Error> {
     let mut lines = Vec::new();
     for text in hosts {
         let (name, addr) = extra_host(text)?;
-        let addrs = addr.as_ref().map_or(gateway, std::slice::from_ref);
+        let addrs = addr.map_or_else(&gateway, |addr| vec![addr]);
         if addrs.is_empty() {
             return Err(Error::Missing(format!(
                 "unable to derive the IP value for {HOST_GATEWAY}: there is no default bridge network, and the daemon was given no --host-gateway-ip"
@@ -260,8 +260,8 @@ mod tests {
         let gateway: [IpAddr; 2] = ["10.0.0.1".parse().expect("IPv4"), "fd00::1".parse().expect("IPv6")];
         let hosts = strings(&["a:1.2.3.4", "b:::1", "c=host-gateway"]);
         let wanted = ["1.2.3.4\ta\n", "::1\tb\n", "10.0.0.1\tc\n", "fd00::1\tc\n"];
-        assert_eq!(host_lines(&hosts, &gateway).expect("parses"), wanted);
-        assert!(host_lines(&hosts, &[]).expect_err("no gateway").to_string().contains("host-gateway"));
+        assert_eq!(host_lines(&hosts, || gateway.into()).expect("parses"), wanted);
+        assert!(host_lines(&hosts, Vec::new).expect_err("no gateway").to_string().contains("host-gateway"));
         assert!(extra_host("a").is_err() && extra_host("a:b").is_err());
     }
 }

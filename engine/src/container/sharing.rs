@@ -1,5 +1,7 @@
 //! Namespaces that a container has in common with the host or with another container.
 
+use std::path::PathBuf;
+
 use super::slot::Slot;
 use crate::config::{Container, ContainerConfig, IpcMode, NetworkMode, PidMode};
 use crate::engine::Engine;
@@ -35,6 +37,18 @@ impl Engine {
             other.clone_from(&found.id);
         }
         Ok(())
+    }
+
+    /// The user namespace of the container whose PID or IPC namespace one is to be in, which it has to be in then.
+    pub(super) fn shared_userns(&self, c: &Container) -> Option<PathBuf> {
+        let ((PidMode::Container(other), _) | (_, IpcMode::Container(other))) =
+            (&c.config.pid_mode, &c.config.ipc_mode)
+        else {
+            return None;
+        };
+        let other = self.table().find(other).ok()?.container();
+        let pid = other.pid.filter(|_| other.id_maps.is_some())?;
+        Some(format!("/proc/{pid}/ns/user").into())
     }
 
     pub(super) fn pid_namespace(&self, c: &Container) -> Result<Namespace, Error> {

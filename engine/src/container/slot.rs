@@ -12,6 +12,7 @@ use super::resolve::Plan;
 use super::wait::Exit;
 use crate::config::{Container, ContainerState};
 use crate::health::HealthStatus;
+use crate::mount::{MountConfig, MountKind};
 use crate::shim::Shim;
 
 /// What the metadata store keeps of a container.
@@ -28,6 +29,15 @@ impl Record {
     /// Names of the volumes it mounts.
     pub(crate) fn volumes(&self) -> Vec<String> {
         self.container.config.mounts.iter().filter_map(|m| m.volume().map(str::to_owned)).collect()
+    }
+
+    /// The images it mounts: their IDs and layers.
+    pub(crate) fn mounted_images(&self) -> Vec<(String, Vec<String>)> {
+        let of = |m: &MountConfig| match &m.kind {
+            MountKind::Image { options, .. } => Some((options.id.clone(), options.chain_ids.clone())),
+            _ => None,
+        };
+        self.container.config.mounts.iter().filter_map(of).collect()
     }
 }
 

@@ -16,7 +16,7 @@ use crate::error::{Error, blocking};
 use crate::events::now_ns;
 use crate::log_config::LogSubject;
 use crate::mount::MountConfig;
-use crate::network::Attachment;
+use crate::network::{Attachment, Userns};
 use crate::shim::Shim;
 use crate::shim::spec::{HostFiles, LogTold, Namespace, NetworkNamespace, Rootfs, ShimSpec, Shm};
 
@@ -82,6 +82,7 @@ impl Engine {
                 self.store_later(slot);
                 self.emit_networks(slot, "connect", &slot.container().endpoints);
                 self.emit(slot, "start", &[]);
+                self.tell_linked(&slot.container()).await;
                 self.watch_health(slot);
                 self.supervise(slot.clone(), shim, last_delay, restarts);
                 timer.observe_duration();
@@ -212,10 +213,9 @@ impl Engine {
             NetworkMode::Networks(_) => {
                 slot.volatile().detach_network = true;
                 let _timer = self.metrics().network.allocate.start_timer();
-                let attached = self
-                    .networking()
-                    .attach(&c.id, &c.name, &c.config, self.next_ids(&c.config).as_ref())
-                    .await;
+                let userns =
+                    self.next_ids(&c.config).map(|ids| Userns { ids, shared: self.shared_userns(c) });
+                let attached = self.networking().attach(&c.id, &c.name, &c.config, userns.as_ref()).await;
                 let a = attached.map_err(|source| Error::Network { id: slot.id.clone(), source })?;
                 slot.update(|c| {
                     c.endpoints.clone_from(&a.endpoints);
@@ -269,7 +269,7 @@ impl Engine {
         let rootfs = self.rootfs(slot).0;
         let links = self.links(c)?;
         let g = &c.config;
-        let mut lines = host_lines(&g.extra_hosts, &self.networking().host_gateway())?;
+        let mut lines = host_lines(&g.extra_hosts, || self.networking().host_gateway())?;
         lines.extend(links.hosts);
         // Of before there was a choice.
         let external = match &g.runtime {

@@ -120,7 +120,12 @@ impl Engine {
         }
         // What waited for its restart has no process to be told.
         let Some(shim) = slot.shim() else { return Ok(()) };
-        shim.signal(number).await.map_err(|e| Error::Shim { id: slot.id.clone(), reason: e.to_string() })?;
+        // One that is just ending takes no more signals; that it has been killed is seen below.
+        if let Err(e) = shim.signal(number).await
+            && number != libc::SIGKILL
+        {
+            return Err(Error::Shim { id: slot.id.clone(), reason: e.to_string() });
+        }
         // As Docker: the signal that stops it, and where that is the usual one any other, wakes it.
         if number == slot.plan.stop_signal || usual {
             self.thaw_to_end(&slot).await;

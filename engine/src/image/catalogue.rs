@@ -31,7 +31,16 @@ pub(super) struct StoredLayer {
 pub(crate) struct Holder {
     pub(crate) image_id: String,
     pub(crate) chain_ids: Vec<String>,
+    /// Images that are mounted in it: IDs, and their layers.
+    pub(crate) mounted: Vec<(String, Vec<String>)>,
     pub(crate) running: bool,
+}
+
+impl Holder {
+    /// Whether it is made of an image, or has it mounted.
+    pub(super) fn has(&self, image: &str) -> bool {
+        self.image_id == image || self.mounted.iter().any(|(id, _)| id == image)
+    }
 }
 
 /// What a pull or a push under way keeps from being removed.
@@ -61,6 +70,7 @@ impl State {
             .clone()
             .flat_map(|i| &i.image.chain_ids)
             .chain(self.holders.values().flat_map(|h| &h.chain_ids))
+            .chain(self.holders.values().flat_map(|h| h.mounted.iter().flat_map(|(_, chains)| chains)))
             .chain(self.pins.values().flat_map(|p| &p.chain_ids));
         let blobs = images
             .flat_map(|i| i.blobs.iter().chain([&i.image.id]).chain(&i.manifest))

@@ -66,7 +66,9 @@ impl Images {
     ) -> Result<(Vec<Removed>, u64), Error> {
         let candidates: Vec<Image> = {
             let state = self.state();
-            let used: BTreeSet<&String> = state.holders.values().map(|h| &h.image_id).collect();
+            let used = state.holders.values();
+            let used = used.flat_map(|h| h.mounted.iter().map(|(id, _)| id).chain([&h.image_id]));
+            let used: BTreeSet<&String> = used.collect();
             let free = state.images.iter().filter(|(id, _)| !used.contains(id));
             free.map(|(_, i)| state.shown(i)).collect()
         };
@@ -95,7 +97,8 @@ impl Images {
         let needs_collecting = {
             let mut state = self.state();
             let Some(held) = state.holders.remove(container) else { return Ok(()) };
-            !state.images.contains_key(&held.image_id)
+            let mut all = held.mounted.iter().map(|(id, _)| id).chain([&held.image_id]);
+            all.any(|id| !state.images.contains_key(id))
         };
         if needs_collecting {
             let _changing = self.changing().lock().await;
@@ -205,12 +208,12 @@ fn with_digests(name: String, all: &[String]) -> Vec<String> {
 }
 
 fn first_user<'a>(state: &'a State, id: &str) -> Option<&'a str> {
-    state.holders.iter().find(|(_, h)| h.image_id == id).map(|(c, _)| c.as_str())
+    state.holders.iter().find(|(_, h)| h.has(id)).map(|(c, _)| c.as_str())
 }
 
 /// Refuses the removal of an image that containers have; with `force`, that those have which run.
 fn in_use(state: &State, id: &str, force: bool) -> Result<(), Error> {
-    let running = state.holders.iter().find(|(_, h)| h.image_id == id && h.running);
+    let running = state.holders.iter().find(|(_, h)| h.has(id) && h.running);
     let (how, state, user) = match (running, first_user(state, id)) {
         (Some((c, _)), _) => ("cannot be forced", "running", c.as_str()),
         (None, Some(c)) if !force => ("must be forced", "stopped", c),

@@ -178,7 +178,22 @@ impl Images {
         let stored =
             state.images.get(&id).cloned().ok_or(Error::NoSuchImage { reference: asked.to_owned() })?;
         let chain_ids = stored.image.chain_ids.clone();
-        state.holders.insert(container.to_owned(), Holder { image_id: id, chain_ids, running: false });
+        state.holders.insert(
+            container.to_owned(),
+            Holder { image_id: id, chain_ids, mounted: Vec::new(), running: false },
+        );
+        Ok(state.shown(&stored))
+    }
+
+    /// Keeps one more image from being removed, which a container has mounted.
+    pub(crate) fn hold_more(&self, asked: &str, container: &str) -> Result<Image, Error> {
+        let mut state = self.state();
+        let id = state.find(asked)?;
+        let stored =
+            state.images.get(&id).cloned().ok_or(Error::NoSuchImage { reference: asked.to_owned() })?;
+        if let Some(holder) = state.holders.get_mut(container) {
+            holder.mounted.push((id, stored.image.chain_ids.clone()));
+        }
         Ok(state.shown(&stored))
     }
 

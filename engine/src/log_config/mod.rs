@@ -240,9 +240,6 @@ impl LogConfig {
                 }
             }
         }
-        if rotation.max_size.is_none() && rotation.max_file > 1 {
-            return Err("log option max-file needs max-size: files are rotated by size".into());
-        }
         Ok(rotation)
     }
 }

@@ -218,6 +218,7 @@ fn run(plan: &Plan<'_>, pipes: Option<Pipes>, gate: &Gate) -> Result<Infallible,
         false => None,
     };
     let user = User::resolve(&root, &spec.user, &spec.groups)?;
+    user.check(spec.id_maps.as_ref())?;
     enter_directory(&root, &spec.cwd)?;
     process::connect_stdio(pipes, slave, &user, devices::null(&root)?)?;
     drop(root);

@@ -12,7 +12,8 @@ use super::error::{Context, Error};
 use super::mount_api::{self, FsContext, NODEV, NOEXEC, NOSUID, RDONLY};
 use super::mountinfo;
 use super::resolve::{self, Root};
-use crate::mount::{BindOptions, MountConfig, MountKind, Propagation, TmpfsOptions};
+use super::rootfs::{self, Mapped};
+use crate::mount::{BindOptions, ImageOptions, MountConfig, MountKind, Propagation, TmpfsOptions};
 use crate::shim::{HostFiles, SHM_DIRECTORY, ShimSpec, Shm};
 use crate::userns::IdMaps;
 
@@ -54,7 +55,7 @@ impl FromHost {
             }
             let tree = match &m.kind {
                 MountKind::Bind { source, options } => Some(bind(source, options, m.read_only)?),
-                MountKind::Tmpfs { .. } => None,
+                MountKind::Tmpfs { .. } | MountKind::Image { .. } => None,
                 MountKind::Volume { name, .. } => {
                     return Err(Error::Refused(format!("volume {name:?} has no place on the host")));
                 }
@@ -62,6 +63,16 @@ impl FromHost {
             volumes.push((tree, m.clone()));
         }
         Ok(Self { files, volumes, shm: None, cgroups: Vec::new() })
+    }
+
+    /// Mounts images. Done after this mount namespace was cut off from the host's; `scratch` is any directory.
+    pub fn collect_images(&mut self, scratch: &OwnedFd, ids: Option<Mapped<'_>>) -> Result<(), Error> {
+        for (tree, config) in &mut self.volumes {
+            if let MountKind::Image { name, options } = &config.kind {
+                *tree = Some(image(name, options, scratch, ids)?);
+            }
+        }
+        Ok(())
     }
 
     /// The host's files and the mounts, each with its target; a tmpfs has no tree yet.
@@ -143,7 +154,9 @@ impl FromHost {
                 (None, MountKind::Tmpfs { size, mode, options }) => {
                     (&tmpfs(*size, *mode, options, config.read_only)?, true)
                 }
-                (None, MountKind::Bind { .. } | MountKind::Volume { .. }) => continue,
+                (None, MountKind::Bind { .. } | MountKind::Volume { .. } | MountKind::Image { .. }) => {
+                    continue;
+                }
             };
             let place = if is_directory { root.directory(&config.target) } else { root.file(&config.target) };
             let place = place.on("make mount point", &target)?;
@@ -252,6 +265,33 @@ fn bind(source: &Path, options: &BindOptions, read_only: bool) -> Result<OwnedFd
         mount_api::set_attributes(&tree, RDONLY, below).on("make read-only", shown.display())?;
     }
     Ok(tree)
+}
+
+/// An image's layers, or a part of what they make together.
+fn image(
+    name: &str,
+    options: &ImageOptions,
+    scratch: &OwnedFd,
+    ids: Option<Mapped<'_>>,
+) -> Result<OwnedFd, Error> {
+    let tree = rootfs::layers(&options.lowers, scratch, ids)?;
+    mount_api::make_private(&tree).on("make private", name)?;
+    let Some(subpath) = &options.subpath else { return Ok(tree) };
+    // A part can only be taken of what is mounted somewhere.
+    mount_api::attach(&tree, scratch).on("attach image", name)?;
+    let part = Root::from(tree.try_clone().on("copy", name)?)
+        .locate(subpath)
+        .and_then(|place| mount_api::clone_tree(place.as_fd(), Path::new(""), false));
+    let gone = nix::mount::umount2(&resolve::fd_path(tree.as_fd()), nix::mount::MntFlags::MNT_DETACH);
+    let part = match part {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            return Err(Error::Refused(format!("image {name} has no {}", subpath.display())));
+        }
+        other => other.on("take a part of image", name)?,
+    };
+    gone.map_err(io::Error::from).on("unmount image", name)?;
+    mount_api::set_attributes(&part, RDONLY, false).on("protect image", name)?;
+    Ok(part)
 }
 
 /// The flag of a propagation and whether it holds for mounts below. Refuses one that the source's own mount has no

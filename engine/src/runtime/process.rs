@@ -118,7 +118,9 @@ fn gather_trees(plan: &Plan<'_>) -> Result<Outside, Error> {
     from_host.collect_shm(&spec.shm)?;
     let nodes = devices::nodes(spec, &plan.devices);
     let dev = spec.id_maps.as_ref().map(|maps| devices::tree(&nodes, maps)).transpose()?;
-    let tree = rootfs::prepare(&spec.rootfs, &scratch, plan.userns.zip(spec.id_maps.as_ref()))?;
+    let mapped = plan.userns.zip(spec.id_maps.as_ref());
+    from_host.collect_images(&scratch, mapped)?;
+    let tree = rootfs::prepare(&spec.rootfs, &scratch, mapped)?;
     Ok(Outside { from_host, tree, nodes, dev })
 }
 
@@ -150,6 +152,7 @@ pub fn inside(
     }
     umask(Mode::from_bits_truncate(0o022));
     let user = User::resolve(&root, &spec.user, &spec.groups)?;
+    user.check(spec.id_maps.as_ref())?;
     enter_directory(&root, &spec.cwd)?;
     connect_stdio(pipes, slave, &user, null)?;
     drop(root);

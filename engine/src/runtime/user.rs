@@ -9,6 +9,7 @@ use nix::unistd::{Gid, Uid};
 
 use super::error::{Context, Error};
 use super::resolve::Root;
+use crate::userns::IdMaps;
 
 /// A database larger than this is not one.
 const MAX_DATABASE: u64 = 4 << 20;
@@ -35,6 +36,22 @@ impl User {
         let passwd = read(root, "/etc/passwd")?;
         let group = read(root, "/etc/group")?;
         Self::from_databases(user, groups, &passwd, &group)
+    }
+
+    /// Refuses IDs that the container's user namespace has not.
+    pub fn check(&self, ids: Option<&IdMaps>) -> Result<(), Error> {
+        let Some(ids) = ids else { return Ok(()) };
+        let (uid, gid) = (self.uid.as_raw(), self.gid.as_raw());
+        let unmapped =
+            |kind: &str| Err(Error::Refused(format!("cannot set {kind} to unmapped user in user namespace")));
+        if ids.to_host(uid, 0).is_none() {
+            return unmapped("uid");
+        }
+        let groups = self.groups.iter().map(|g| g.as_raw());
+        if groups.chain([gid]).any(|g| ids.to_host(0, g).is_none()) {
+            return unmapped("gid");
+        }
+        Ok(())
     }
 
     fn from_databases(spec: &str, further: &[String], passwd: &str, group: &str) -> Result<Self, Error> {

@@ -83,12 +83,15 @@ fn assemble(parts: &Parts, ids: Option<&IdMaps>, scratch: &Path) -> Result<View,
     let userns = ids.map(userns::make).transpose()?;
     let mapped = userns.as_ref().zip(ids);
     unshare(CloneFlags::CLONE_NEWNS).on("make", "mount namespace")?;
-    let from_host = match parts {
+    let mut from_host = match parts {
         Parts::Image(_) => None,
         Parts::Container { mounts, host_files, .. } => Some(FromHost::collect(host_files, mounts)?),
     };
     rootfs::isolate()?;
     let place = OwnedFd::from(File::open(scratch).on("open", scratch.display())?);
+    if let Some(from_host) = &mut from_host {
+        from_host.collect_images(&place, mapped)?;
+    }
     let tree = match parts {
         Parts::Image(lowers) => rootfs::layers(lowers, &place, mapped)?,
         Parts::Container { rootfs, .. } => rootfs::prepare(rootfs, &place, mapped)?,

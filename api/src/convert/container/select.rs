@@ -127,7 +127,7 @@ impl Select {
             && f.any("volume", |v| {
                 let is = |m: &MountConfig| match &m.kind {
                     MountKind::Bind { source, .. } => source.as_os_str() == v,
-                    MountKind::Volume { name, .. } => name == v,
+                    MountKind::Volume { name, .. } | MountKind::Image { name, .. } => name == v,
                     MountKind::Tmpfs { .. } => false,
                 };
                 c.config.mounts.iter().any(|m| m.target.as_os_str() == v || is(m))

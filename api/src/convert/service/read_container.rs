@@ -101,6 +101,11 @@ fn service_mount(f: Fields) -> ApiResult<Mount> {
             };
             mount.volume = Some(volume).filter(|v| *v != VolumeOptions::default());
         }
+        MountKind::Image { .. } => {
+            return Err(ApiError::bad_request(
+                "invalid mount config for type \"image\": services mount no images, as in Docker: use a volume, bind or tmpfs",
+            ));
+        }
         MountKind::Tmpfs { size, mode, .. } => {
             mount.r#type = "tmpfs".into();
             mount.tmpfs_size_bytes = size.and_then(|s| i64::try_from(s).ok()).unwrap_or(0);

@@ -118,7 +118,9 @@ pub fn mounts(spec: &ShimSpec, ground: &Ground, directory: &Path) -> Vec<Value> 
 fn bind(source: &Path, config: &MountConfig) -> Value {
     let given = match &config.kind {
         MountKind::Bind { options, .. } => options.clone(),
-        MountKind::Volume { .. } | MountKind::Tmpfs { .. } => BindOptions::default(),
+        MountKind::Volume { .. } | MountKind::Image { .. } | MountKind::Tmpfs { .. } => {
+            BindOptions::default()
+        }
     };
     let mut options = vec!["rbind", given.propagation.word()];
     let words = [(given.nosuid, "nosuid"), (given.nodev, "nodev"), (given.noexec, "noexec")];
@@ -133,7 +135,7 @@ fn tmpfs(config: &MountConfig) -> Value {
     let default = TmpfsOptions::default();
     let (size, mode, given) = match &config.kind {
         MountKind::Tmpfs { size, mode, options } => (*size, *mode, options),
-        MountKind::Bind { .. } | MountKind::Volume { .. } => (None, None, &default),
+        MountKind::Bind { .. } | MountKind::Volume { .. } | MountKind::Image { .. } => (None, None, &default),
     };
     let mut options = vec![format!("mode={:o}", mode.unwrap_or(0o1777))];
     options.extend(size.filter(|s| *s > 0).map(|s| format!("size={s}")));
@@ -188,7 +190,7 @@ fn root_propagation(ground: &Ground) -> Option<&'static str> {
     let all = || {
         ground.mounts.iter().filter_map(|m| match &m.config.kind {
             MountKind::Bind { options, .. } => Some(options.propagation),
-            MountKind::Volume { .. } | MountKind::Tmpfs { .. } => None,
+            MountKind::Volume { .. } | MountKind::Image { .. } | MountKind::Tmpfs { .. } => None,
         })
     };
     if all().any(|p| matches!(p, Propagation::Shared | Propagation::Rshared)) {

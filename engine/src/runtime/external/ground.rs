@@ -48,12 +48,13 @@ impl Ground {
         unshare(CloneFlags::CLONE_NEWNS).on("make", "mount namespace")?;
         // From here on dropping it leads back.
         let mut ground = Self { mounts: Vec::new(), host, bundle };
-        let from_host = FromHost::collect(&spec.host_files, &spec.mounts)?;
+        let mut from_host = FromHost::collect(&spec.host_files, &spec.mounts)?;
         // What the host unmounts must not be held here.
         mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
             .on("make a slave of the host's", "mounts")?;
         std::fs::create_dir_all(ROOTFS).on("make", ROOTFS)?;
         let place = OwnedFd::from(File::open(ROOTFS).on("open", ROOTFS)?);
+        from_host.collect_images(&place, None)?;
         let tree = rootfs::prepare(&spec.rootfs, &place, None)?;
         mount_api::make_private(&tree).on("make private", "root file system")?;
         mount_api::attach(&tree, &place).on("attach", "root file system")?;
