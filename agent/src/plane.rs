@@ -175,6 +175,7 @@ fn port(p: &v1::PublishedPort) -> Option<desired::PublishedPort> {
         protocol: protocol(p.protocol()).to_owned(),
         published: u16::try_from(p.published_port).ok()?,
         target: u16::try_from(p.target_port).ok()?,
+        leaving: p.leaving.iter().filter_map(|a| a.parse().ok()).collect(),
         backends: p.backends.iter().filter_map(backend).collect(),
     })
 }

@@ -106,6 +106,9 @@ pub struct PublishedPort {
     pub target: u16,
     /// Who serves it, addresses in the ingress network.
     pub backends: Vec<Backend>,
+    /// Of UDP: addresses of those that get nothing new, but go on with what they have.
+    #[serde(default)]
+    pub leaving: Vec<Ipv4Addr>,
 }
 
 /// The whole desired state of the swarm's part of the data plane.

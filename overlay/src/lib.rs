@@ -5,6 +5,7 @@
 
 mod bridge;
 mod cidr;
+mod conntrack;
 pub mod desired;
 mod direct;
 pub mod dns;

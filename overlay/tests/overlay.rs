@@ -131,6 +131,7 @@ impl Swarm {
                     published,
                     target,
                     backends: backends.iter().map(backend(0)).collect(),
+                    leaving: vec![],
                 })
                 .into(),
         }
@@ -356,6 +357,19 @@ fn client_addresses() {
     assert_eq!(names, again);
     assert!(names.iter().any(|n| n != "c130"), "{names:?}");
     assert_eq!(tally(10, || ask(from, DOOR, 8080)), BTreeMap::from([("c130".to_owned(), 10)]));
+
+    // A flow of datagrams stays with its task until that is gone, however long its client goes on.
+    swarm.apply(&BACKENDS);
+    let flows: Vec<_> = (0..12).map(|_| mesh::Datagrams::open(from, DOOR, 8083).expect("port")).collect();
+    let name = |flow: &mesh::Datagrams| flow.ask().expect("an answer").0;
+    let names: Vec<_> = flows.iter().map(name).collect();
+    assert!(names.iter().any(|n| n != "c130"), "{names:?}");
+    let mut desired = swarm.desired(1, &[(1, 130)]);
+    desired.ports[2].leaving = [70, 71].map(|host| Ipv4Addr::new(10, 40, 0, host)).into();
+    swarm.hosts[1].run(swarm.planes[1].apply(desired, PORT)).expect("apply");
+    assert_eq!(flows.iter().map(name).collect::<Vec<_>>(), names, "while the task goes on");
+    swarm.apply(&[(1, 130)]);
+    assert!(flows.iter().all(|f| name(f) == "c130"), "once it is gone");
 
     // Whatever is broken is seen and mended.
     let instance = &swarm.hosts[1].instance;

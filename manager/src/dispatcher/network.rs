@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use skep_proto::v1::{self, NodeState};
+use skep_proto::v1::{self, NodeState, TaskState};
 
 use super::world::is_backend;
 use crate::control::service_name;
@@ -131,6 +131,11 @@ pub(super) fn published(view: &StoreView, ingress_id: &str, tasks: &Tasks) -> Ve
     for task in tasks.values() {
         backends.entry(&task.service_id).or_default().extend(backend(view, ingress_id, task));
     }
+    let mut leaving: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for task in tasks.values().filter(|t| t.desired_state > TaskState::Complete.into()) {
+        let addr = address(task, ingress_id).map(str::to_owned);
+        leaving.entry(&task.service_id).or_default().extend(addr);
+    }
     let mut ports = Vec::new();
     for service in view.services().filter(|s| !s.removing) {
         for port in service.endpoint.iter().flat_map(|e| &e.ports) {
@@ -143,6 +148,11 @@ pub(super) fn published(view: &StoreView, ingress_id: &str, tasks: &Tasks) -> Ve
                 target_port: port.target_port,
                 service_id: service.id.clone(),
                 backends: backends.get(service.id.as_str()).cloned().unwrap_or_default(),
+                // Of connections each says itself when it is over.
+                leaving: match port.protocol() {
+                    v1::PortProtocol::Udp => leaving.get(service.id.as_str()).cloned().unwrap_or_default(),
+                    _ => Vec::new(),
+                },
             });
         }
     }

@@ -1,6 +1,10 @@
 //! The swarm's part: its whole desired state, put into force; the latest wins.
 
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
 use super::{DataPlane, INGRESS, blocking};
+use crate::conntrack::forget_datagrams;
 use crate::desired::{Cidr, Desired};
 use crate::error::{Error, Result};
 use crate::model::Applied;
@@ -15,11 +19,22 @@ impl DataPlane {
         let inner = self.inner.clone();
         let saved = swarm.clone();
         blocking("saving the swarm's network state", move || inner.store.save_swarm(Some(&saved))).await?;
-        self.inner.change(|state| {
+        let (gone, _) = self.inner.change(|state| {
+            let mut gone = state.swarm.as_ref().map(|s| datagrams(&s.desired)).unwrap_or_default();
+            let now = datagrams(&swarm.desired);
+            gone.retain(|addr| !now.contains(addr));
             state.swarm = Some(swarm);
             state.swarm_generation += 1;
+            gone
         });
-        self.enforce().await
+        let applied = self.enforce().await;
+        if !gone.is_empty() {
+            let forgotten = blocking("forgetting flows", move || forget_datagrams(&gone)).await;
+            if let Err(error) = forgotten {
+                tracing::warn!(%error, "UDP clients of tasks that are gone may go on being led to them");
+            }
+        }
+        applied
     }
 
     /// Leaves the swarm: tunnel, routes, virtual addresses and published ports go.
@@ -156,6 +171,12 @@ impl DataPlane {
         differences.extend(stray.map(|h| format!("peer {} is not wanted", h.public_key)));
         Ok(differences)
     }
+}
+
+/// Addresses that datagrams to published ports may be answered from.
+fn datagrams(desired: &Desired) -> BTreeSet<Ipv4Addr> {
+    let ports = desired.ports.iter().filter(|p| p.protocol == "udp");
+    ports.flat_map(|p| p.backends.iter().map(|b| b.addr).chain(p.leaving.iter().copied())).collect()
 }
 
 /// Peers by key: each with its own address and all blocks it holds, in whatever network.

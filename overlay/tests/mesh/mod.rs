@@ -32,18 +32,32 @@ pub fn serve_udp(netns: &Path, port: u16, name: &str) -> mpsc::Receiver<IpAddr> 
 
 /// What the server says to a datagram from a port of its own.
 pub fn ask_udp(netns: &Path, addr: Ipv4Addr, port: u16) -> Option<(String, String)> {
-    within(netns, || {
-        let socket = UdpSocket::bind("0.0.0.0:0").expect("bind");
-        socket.set_read_timeout(Some(Duration::from_secs(5))).expect("timeout");
-        // Connected: an answer from another address than the one asked is none.
-        socket.connect((addr, port)).ok()?;
-        socket.send(b"who").ok()?;
+    Datagrams::open(netns, addr, port)?.ask()
+}
+
+/// A client that goes on sending from one port.
+pub struct Datagrams(UdpSocket);
+
+impl Datagrams {
+    pub fn open(netns: &Path, addr: Ipv4Addr, port: u16) -> Option<Self> {
+        within(netns, || {
+            let socket = UdpSocket::bind("0.0.0.0:0").expect("bind");
+            socket.set_read_timeout(Some(Duration::from_secs(5))).expect("timeout");
+            // Connected: an answer from another address than the one asked is none.
+            socket.connect((addr, port)).ok()?;
+            Some(Self(socket))
+        })
+    }
+
+    /// The server's name and the address it saw.
+    pub fn ask(&self) -> Option<(String, String)> {
+        self.0.send(b"who").ok()?;
         let mut bytes = [0; 2048];
-        let n = socket.recv(&mut bytes).ok()?;
+        let n = self.0.recv(&mut bytes).ok()?;
         let text = String::from_utf8_lossy(&bytes[..n]).into_owned();
         let (name, peer) = text.split_once(' ')?;
         Some((name.to_owned(), peer.to_owned()))
-    })
+    }
 }
 
 /// A server that answers line after line.

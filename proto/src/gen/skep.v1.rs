@@ -3567,6 +3567,9 @@ pub struct PublishedPort {
     /// addresses in the ingress network
     #[prost(message, repeated, tag = "5")]
     pub backends: ::prost::alloc::vec::Vec<Backend>,
+    /// UDP: of tasks that get nothing new, but may go on with what they have
+    #[prost(string, repeated, tag = "6")]
+    pub leaving: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct IngressView {
