@@ -2,7 +2,7 @@
 //! ports that change under a running service.
 
 use anyhow::{Context, Result, bail, ensure};
-use skep_e2e::swarm::{LONG, answers, create, hosts, nodes_are, refused, token, wait_running};
+use skep_e2e::swarm::{LONG, answers, begun, create, hosts, nodes_are, refused, token, wait_running};
 use skep_e2e::{Host, eventually};
 
 /// Gives a host a second address, for the data path.
@@ -118,5 +118,36 @@ fn nodes_are_reached_by_interface_name_host_name_and_a_data_path_of_their_own() 
         Ok(())
     })?;
     ensure!(one.docker(&["service", "ps", "-q", "web"])? == tasks, "the same tasks");
+    lab.down()
+}
+
+#[test]
+fn a_worker_whose_address_changes_is_reached_at_the_new_one() -> Result<()> {
+    let lab = begun("moved", 2)?;
+    let [one, two] = lab.hosts() else { bail!("two hosts") };
+    two.docker(&["swarm", "join", "--token", &token(one, "worker")?, "10.99.0.1:2377"])?;
+    nodes_are(one, "both nodes are ready", &["Ready Leader", "Ready"])?;
+    create(one, "web", 2, &["-p", "8080:80"])?;
+    wait_running(one, "web", 2)?;
+    let both = || {
+        let seen = answers(&lab, "http://10.99.0.1:8080/", 10)?;
+        ensure!(seen.len() == 2, "{seen:?}");
+        Ok(())
+    };
+    eventually("both replicas answer", LONG, both)?;
+    let containers = two.docker(&["ps", "-q", "--no-trunc"])?;
+
+    two.exec(&["ip", "addr", "del", "10.99.0.2/24", "dev", "eth0"])?;
+    two.exec(&["ip", "addr", "add", "10.99.0.22/24", "dev", "eth0"])?;
+    eventually("the swarm knows the new address", LONG, || {
+        let shown =
+            one.docker(&["node", "inspect", "-f", "{{.Status.Addr}} {{.Status.State}}", &two.name])?;
+        ensure!(shown.trim() == "10.99.0.22 ready", "{shown}");
+        Ok(())
+    })?;
+    eventually("both replicas answer again", LONG, both)?;
+    let known = two.docker(&["info", "-f", "{{.Swarm.NodeAddr}}"])?;
+    ensure!(known.trim() == "10.99.0.22", "{known}");
+    ensure!(two.docker(&["ps", "-q", "--no-trunc"])? == containers, "the same container runs");
     lab.down()
 }

@@ -124,7 +124,7 @@ fn of_interface(name: &str) -> Result<IpAddr, SwarmError> {
 }
 
 /// The source address the kernel would use; a connected UDP socket sends nothing.
-fn source_towards(to: SocketAddr) -> Option<IpAddr> {
+pub fn source_towards(to: SocketAddr) -> Option<IpAddr> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
     socket.connect(to).ok()?;
     let ip = socket.local_addr().ok()?.ip();

@@ -13,6 +13,9 @@ pub struct Membership {
     pub listen_addr: SocketAddr,
     /// Where others reach a manager here.
     pub advertise_addr: SocketAddr,
+    /// Nobody named that address: it is the one this host has on the way to its managers.
+    #[serde(default)]
+    pub advertise_found: bool,
     /// Where others reach WireGuard here, if not at the advertised address.
     #[serde(default)]
     pub data_path_addr: Option<IpAddr>,

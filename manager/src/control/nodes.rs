@@ -47,10 +47,10 @@ fn demotable(ctx: &Context, view: &StoreView, node: &v1::Node) -> Result<(), Sta
     let reachable = left.iter().filter(|m| m.reachable).count();
     if reachable * 2 <= left.len() {
         return Err(Status::failed_precondition(format!(
-            "can't remove manager {} from the raft group: of the {} managers left only {reachable} can be reached, \
-             which is no quorum; bring one back first",
-            node.id,
-            left.len()
+            "can't remove member from the raft: this would result in a loss of quorum: of the {} managers left without \
+             {} only {reachable} can be reached; bring one back first",
+            left.len(),
+            node.id
         )));
     }
     Ok(())

@@ -29,6 +29,7 @@ impl Node {
         let membership = Membership {
             listen_addr: listen,
             advertise_addr: advertise,
+            advertise_found: is_found(&request.advertise_addr, listen),
             data_path_addr,
             managers: Vec::new(),
         };
@@ -140,6 +141,7 @@ impl Node {
                     let membership = Membership {
                         listen_addr: listen,
                         advertise_addr: advertise,
+                        advertise_found: is_found(&request.advertise_addr, listen),
                         data_path_addr,
                         managers,
                     };
@@ -221,12 +223,17 @@ fn addresses(
     towards: Option<SocketAddr>,
 ) -> Result<(SocketAddr, SocketAddr), SwarmError> {
     let listen = with_port(address::listen(listen, defaults::MANAGER_PORT)?)?;
-    let advertise = if advertise.is_empty() && !listen.ip().is_unspecified() {
+    let advertise = if advertise.is_empty() && !is_found(advertise, listen) {
         listen
     } else {
         address::advertise(advertise, listen.port(), towards)?
     };
     Ok((listen, advertise))
+}
+
+/// Whether the advertised address is looked for: nothing that was said names one.
+fn is_found(advertise: &str, listen: SocketAddr) -> bool {
+    advertise.is_empty() && listen.ip().is_unspecified()
 }
 
 /// The membership with the addresses that a request names; the client always names a listen address.
@@ -238,6 +245,7 @@ fn readdressed(membership: &Membership, request: &InitRequest) -> Result<Members
     }
     if !request.advertise_addr.is_empty() {
         new.advertise_addr = address::advertise(&request.advertise_addr, new.listen_addr.port(), None)?;
+        new.advertise_found = false;
     }
     if !request.data_path_addr.is_empty() {
         new.data_path_addr = address::data_path(&request.data_path_addr)?;

@@ -3,6 +3,7 @@
 
 mod change;
 mod lock;
+mod readdress;
 mod role;
 mod swarm_events;
 
@@ -239,9 +240,11 @@ impl Node {
         description
     }
 
-    /// Has the manager started and stopped as the node's role changes.
+    /// Has the manager started and stopped as the node's role changes, and the node's address kept up.
     fn follow(&self, member: &Arc<Member>) {
-        let following = tokio::spawn(self.clone().follow_role(member.clone())).abort_handle();
+        let role = self.clone().follow_role(member.clone());
+        let address = self.clone().follow_address(member.clone());
+        let following = tokio::spawn(async { tokio::join!(role, address) }).abort_handle();
         *lock(&member.role_watch) = Some(following);
     }
 
