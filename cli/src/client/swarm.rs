@@ -112,8 +112,8 @@ pub struct SpecFlags {
     #[arg(long, value_name = "duration")]
     dispatcher_heartbeat: Option<String>,
     /// Specifications of one or more certificate signing endpoints
-    #[arg(long, value_name = "external-ca")]
-    external_ca: Vec<String>,
+    #[arg(long, value_name = "external-ca", value_parser = swarm_ca::external_ca)]
+    external_ca: Vec<Value>,
     /// Number of additional Raft snapshots to retain
     #[arg(long, value_name = "uint")]
     max_snapshots: Option<u64>,
@@ -135,7 +135,7 @@ impl SpecFlags {
 
     /// Writes what was given into `spec`; `root` is the swarm's present root.
     fn apply(&self, spec: &mut Value, root: &str) -> Result<()> {
-        set(&mut spec["CAConfig"]["ExternalCAs"], swarm_ca::external_cas(&self.external_ca, root)?);
+        set(&mut spec["CAConfig"]["ExternalCAs"], swarm_ca::for_root(&self.external_ca, root));
         set(&mut spec["EncryptionConfig"]["AutoLockManagers"], self.autolock);
         set(&mut spec["CAConfig"]["NodeCertExpiry"], duration(self.cert_expiry.as_deref())?);
         set(&mut spec["Dispatcher"]["HeartbeatPeriod"], duration(self.dispatcher_heartbeat.as_deref())?);

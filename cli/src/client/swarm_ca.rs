@@ -3,14 +3,14 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::api::{Api, Query};
 use super::create_body::set;
-use super::output::{say, text};
+use super::output::{os, say, text};
 use super::progress::{Screen, counter};
 use super::service_spec::duration;
 use super::swarm::update;
@@ -21,10 +21,10 @@ const LOOK: Duration = Duration::from_millis(200);
 #[derive(Args)]
 pub struct CaFlags {
     /// Path to the PEM-formatted root CA certificate to use for the new cluster
-    #[arg(long, value_name = "pem-file")]
+    #[arg(long, value_name = "pem-file", value_parser = pem_file)]
     ca_cert: Option<String>,
     /// Path to the PEM-formatted root CA key to use for the new cluster
-    #[arg(long, value_name = "pem-file")]
+    #[arg(long, value_name = "pem-file", value_parser = pem_file)]
     ca_key: Option<String>,
     /// Validity period for node certificates (ns|us|ms|s|m|h)
     #[arg(long, value_name = "duration")]
@@ -33,8 +33,8 @@ pub struct CaFlags {
     #[arg(short, long)]
     detach: bool,
     /// Specifications of one or more certificate signing endpoints
-    #[arg(long, value_name = "external-ca")]
-    external_ca: Vec<String>,
+    #[arg(long, value_name = "external-ca", value_parser = external_ca)]
+    external_ca: Vec<Value>,
     /// Suppress progress output
     #[arg(short, long)]
     quiet: bool,
@@ -44,15 +44,15 @@ pub struct CaFlags {
 }
 
 pub async fn run(api: &Api, flags: CaFlags) -> Result<()> {
-    let cert =
-        flags.ca_cert.as_deref().map(|path| pem_file("ca-cert", path)).transpose()?.unwrap_or_default();
-    let key = flags.ca_key.as_deref().map(|path| pem_file("ca-key", path)).transpose()?.unwrap_or_default();
-    let external = external_cas(&flags.external_ca, &cert)?;
+    let cert = flags.ca_cert.clone().unwrap_or_default();
+    let key = flags.ca_key.unwrap_or_default();
+    let has_key = !key.is_empty();
+    let external = for_root(&flags.external_ca, &cert);
     let swarm = api.get("/swarm", &Query::new()).await?;
     if !flags.rotate {
         let given = [
             ("ca-cert", flags.ca_cert.is_some()),
-            ("ca-key", flags.ca_key.is_some()),
+            ("ca-key", has_key),
             ("cert-expiry", flags.cert_expiry.is_some()),
             ("external-ca", !flags.external_ca.is_empty()),
         ];
@@ -67,7 +67,7 @@ pub async fn run(api: &Api, flags: CaFlags) -> Result<()> {
              external CA with the current root CA certificate, use the `update` command instead"
         );
     }
-    if flags.ca_cert.is_some() && external.is_none() && flags.ca_key.is_none() {
+    if flags.ca_cert.is_some() && external.is_none() && !has_key {
         bail!(
             "the --ca-cert flag requires that a --ca-key flag and/or --external-ca flag be provided as well"
         );
@@ -124,53 +124,51 @@ async fn converge(api: &Api, quiet: bool) -> Result<Value> {
     }
 }
 
-fn pem_file(flag: &str, path: &str) -> Result<String> {
-    let read = std::fs::read_to_string(path);
-    let contents =
-        read.with_context(|| format!("invalid argument \"{path}\" for \"--{flag}\" flag: open {path}"))?;
-    if !contents.contains("-----BEGIN ") {
-        bail!("invalid argument \"{path}\" for \"--{flag}\" flag: file contents must be in PEM format");
+/// The contents of a file that a flag names.
+fn pem_file(path: &str) -> Result<String, String> {
+    let contents = std::fs::read_to_string(path).map_err(|e| os("open", path, &e).to_string())?;
+    if contents.contains("-----BEGIN ") {
+        Ok(contents)
+    } else {
+        Err("file contents must be in PEM format".into())
     }
-    Ok(contents)
 }
 
-/// What `--external-ca` names, for the authority whose certificate is `cert`; none if it names nothing.
-pub fn external_cas(values: &[String], cert: &str) -> Result<Option<Value>> {
-    if values.is_empty() {
-        return Ok(None);
-    }
-    values
-        .iter()
-        .map(|value| external_ca(value, cert))
-        .collect::<Result<Vec<_>>>()
-        .map(|all| Some(all.into()))
-}
-
-fn external_ca(value: &str, cert: &str) -> Result<Value> {
-    let (mut protocol, mut url, mut cert, mut options) = (None, None, cert.to_owned(), Map::new());
+/// What `--external-ca` names, `protocol=cfssl,url=https://...`, as the API has it.
+pub fn external_ca(value: &str) -> Result<Value, String> {
+    let (mut protocol, mut url, mut cert, mut options) = (None, None, String::new(), Map::new());
     for field in value.split(',') {
         let (key, value) = field
             .split_once('=')
-            .with_context(|| format!("invalid field '{field}' must be a key=value pair"))?;
+            .ok_or_else(|| format!("invalid field '{field}' must be a key=value pair"))?;
         match key {
             "protocol" if value.eq_ignore_ascii_case("cfssl") => protocol = Some("cfssl"),
-            "protocol" => bail!("unrecognized external CA protocol {value}"),
+            "protocol" => return Err(format!("unrecognized external CA protocol {value}")),
             "url" => url = Some(value),
             "cacert" => {
-                let read = std::fs::read_to_string(value);
-                let file =
-                    read.with_context(|| format!("unable to read CA cert for external CA: open {value}"))?;
-                if !file.contains("-----BEGIN ") {
-                    bail!("CA cert for external CA must be in PEM format");
-                }
-                if cert.is_empty() {
-                    cert = file;
+                cert = std::fs::read_to_string(value).map_err(|e| {
+                    format!("unable to read CA cert for external CA: {}", os("open", value, &e))
+                })?;
+                if !cert.contains("-----BEGIN ") {
+                    return Err("CA cert for external CA must be in PEM format".into());
                 }
             }
             _ => drop(options.insert(key.to_owned(), value.into())),
         }
     }
-    let protocol = protocol.context("the external-ca option needs a protocol= parameter")?;
-    let url = url.context("the external-ca option needs a url= parameter")?;
+    let protocol = protocol.ok_or("the external-ca option needs a protocol= parameter")?;
+    let url = url.ok_or("the external-ca option needs a url= parameter")?;
     Ok(json!({ "Protocol": protocol, "URL": url, "Options": options, "CACert": cert }))
+}
+
+/// The same for the authority whose certificate is `root`, which goes before one of their own; none if there is none.
+pub fn for_root(all: &[Value], root: &str) -> Option<Value> {
+    let one = |ca: &Value| {
+        let mut ca = ca.clone();
+        if !root.is_empty() {
+            ca["CACert"] = root.into();
+        }
+        ca
+    };
+    (!all.is_empty()).then(|| all.iter().map(one).collect())
 }
