@@ -9,6 +9,7 @@ mod assignments;
 mod attachments;
 mod certificate;
 mod dependencies;
+mod generic;
 mod local;
 mod logs;
 mod plane;

@@ -14,6 +14,7 @@ use skep_proto::{defaults, v1};
 use skep_registry::Credentials;
 
 use crate::dependencies::{described, files};
+use crate::generic;
 use crate::task::{Observed, TaskError, TaskExit, TaskRuntime};
 use crate::template::{Payload, Values};
 
@@ -239,7 +240,12 @@ fn container_config(a: &v1::TaskAssignment, host: &HostInfo) -> Result<Container
         image: c.image.clone(),
         entrypoint: (!c.command.is_empty()).then(|| c.command.clone()),
         cmd: (!c.args.is_empty()).then(|| c.args.clone()),
-        env: c.env.iter().map(|e| values.expand(e)).collect::<Result<_, _>>()?,
+        env: c
+            .env
+            .iter()
+            .map(|e| values.expand(e))
+            .chain(generic::variables(&task.generic).map(Ok))
+            .collect::<Result<_, _>>()?,
         working_dir: text(&c.dir),
         user: text(&c.user),
         groups: c.groups.clone(),

@@ -26,6 +26,8 @@ pub struct DaemonInfo {
     pub data_root: PathBuf,
     /// Labels of the engine (`key=value`).
     pub labels: Vec<String>,
+    /// Generic resources of this host, as its node has them in a swarm.
+    pub generic: Vec<skep_proto::v1::GenericResource>,
     /// Whether it logs at level debug.
     pub debug: bool,
 }

@@ -3,6 +3,7 @@
 mod client;
 mod compose;
 mod daemon;
+mod generic_resource;
 mod whoami;
 
 use std::ffi::OsString;

@@ -41,9 +41,9 @@ proptest! {
         let mut driver = Driver::new();
         let setup = [
             "cluster c history=2", "network small subnet=10.1.0.0/27", "network wide",
-            "node n1 mem=1000", "node n2 mem=1500", "node n3 mem=500", "node n4 mem=800",
+            "node n1 mem=1000 generic=gpu:x generic=gpu:y generic=apple:2", "node n2 mem=1500 generic=gpu:x", "node n3 mem=500", "node n4 mem=800",
             "service a replicas=3 mem=200 network=small network=wide delay=1s",
-            "service b replicas=3 mem=100 network=small delay=1s restart=on-failure attempts=2",
+            "service b replicas=3 mem=100 generic=gpu:1 network=small delay=1s restart=on-failure attempts=2",
             "service c global mem=50 network=small delay=1s",
             "service d job=2/4 network=wide delay=1s restart=on-failure",
             "service e global-job network=wide delay=1s",

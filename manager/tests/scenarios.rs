@@ -55,6 +55,10 @@ fn jobs() {
     run("jobs");
 }
 #[test]
+fn generic() {
+    run("generic");
+}
+#[test]
 fn restart() {
     run("restart");
 }

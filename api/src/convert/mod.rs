@@ -4,6 +4,7 @@ pub mod cluster;
 pub mod container;
 pub mod dependency;
 pub mod file_mode;
+pub mod generic;
 pub mod image;
 pub mod mounts;
 pub mod names;

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use skep_proto::v1::{Annotations, Node, NodeAvailability, NodeRole, NodeSpec, NodeState};
 
 use super::names::Named;
-use super::{created, tls_info, updated, version};
+use super::{created, generic, tls_info, updated, version};
 use crate::error::ApiResult;
 use crate::fields::Fields;
 use crate::filters::Filters;
@@ -50,6 +50,9 @@ pub fn node(n: &Node) -> Value {
         },
         "Status": { "State": NodeState::word(n.state), "Message": n.message, "Addr": n.addr },
     });
+    if !d.generic.is_empty() {
+        out["Description"]["Resources"]["GenericResources"] = generic::write(&d.generic);
+    }
     if !annotations.name.is_empty() {
         out["Spec"]["Name"] = annotations.name.into();
     }

@@ -5,7 +5,7 @@ use skep_proto::v1::{ListTasksRequest, PortConfig, PortProtocol, PublishMode, Ta
 
 use super::names::Named;
 use super::service::task_template;
-use super::{created, number, time, updated, version};
+use super::{created, generic, number, time, updated, version};
 use crate::error::{ApiError, ApiResult};
 use crate::filters::Filters;
 
@@ -98,6 +98,9 @@ pub fn task(t: &TaskWithSpec) -> Value {
     }
     if slot != 0 {
         out["Slot"] = slot.into();
+    }
+    if !task.generic.is_empty() {
+        out["GenericResources"] = generic::write(&task.generic);
     }
     if let Some(iteration) = task.job_iteration {
         out["JobIteration"] = number(iteration);

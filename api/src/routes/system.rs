@@ -11,7 +11,7 @@ use skep_proto::v1::{GetClusterRequest, ListNodesRequest};
 use tonic::Request;
 
 use super::body;
-use crate::convert::{cluster, time};
+use crate::convert::{cluster, generic, time};
 use crate::error::{ApiError, ApiResult};
 use crate::state::ApiState;
 use crate::swarm::LocalState;
@@ -133,7 +133,7 @@ async fn info(State(s): State<ApiState>) -> Response {
         "RegistryConfig": registry_config(s.engine().images().registries().options()),
         "NCPU": host.ncpu,
         "MemTotal": host.mem_total,
-        "GenericResources": null,
+        "GenericResources": if info.generic.is_empty() { Value::Null } else { generic::write(&info.generic) },
         "DockerRootDir": info.data_root,
         "HttpProxy": "",
         "HttpsProxy": "",

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::create_body::{self, pairs, without_empty};
 use super::service_spec::SpecFlags;
 use super::{mount, ports};
+use crate::generic_resource;
 
 /// Flags of `service create`.
 #[derive(Args)]
@@ -43,6 +44,9 @@ pub struct CreateFlags {
     /// Read in a file of environment variables
     #[arg(long, value_name = "list")]
     env_file: Vec<PathBuf>,
+    /// User defined resources
+    #[arg(long, value_name = "list", value_parser = crate::generic_resource::checked)]
+    generic_resource: Vec<String>,
     /// Set one or more supplementary user groups for the container
     #[arg(long, value_name = "list")]
     group: Vec<String>,
@@ -135,6 +139,8 @@ impl CreateFlags {
             },
             "EndpointSpec": { "Ports": published },
         });
+        spec["TaskTemplate"]["Resources"]["Reservations"]["GenericResources"] =
+            generic_resource::asked(&self.generic_resource)?;
         self.spec.apply(&mut spec)?;
         without_empty(&mut spec);
         if self.mode.ends_with("-job")

@@ -8,6 +8,7 @@ use super::create_body::{pairs, ulimit, variable, without_empty};
 use super::service_create::{host, network, preference};
 use super::service_spec::{self, SpecFlags};
 use super::{mount, ports};
+use crate::generic_resource;
 
 /// Flags of `service update`.
 #[derive(Args)]
@@ -66,6 +67,12 @@ pub struct UpdateFlags {
     /// Force update even if no changes require it
     #[arg(long)]
     force: bool,
+    /// Add a Generic resource
+    #[arg(long, value_name = "list", value_parser = crate::generic_resource::checked)]
+    generic_resource_add: Vec<String>,
+    /// Remove a Generic resource
+    #[arg(long, value_name = "list")]
+    generic_resource_rm: Vec<String>,
     /// Add an additional supplementary user group to the container
     #[arg(long, value_name = "list")]
     group_add: Vec<String>,
@@ -168,6 +175,7 @@ impl UpdateFlags {
         };
         keep(&mut task["Networks"], |n| !gone(n));
         extend(&mut task["Networks"], self.network_add.iter().map(|n| network(n)).collect::<Result<_>>()?);
+        self.generic(&mut task["Resources"]["Reservations"]["GenericResources"])?;
         if self.force {
             task["ForceUpdate"] = (task["ForceUpdate"].as_u64().unwrap_or(0) + 1).into();
         }
@@ -199,6 +207,18 @@ impl UpdateFlags {
         let mode = spec["Mode"].take();
         without_empty(spec);
         spec["Mode"] = mode;
+        Ok(())
+    }
+
+    fn generic(&self, list: &mut Value) -> Result<()> {
+        let kind = |r: &Value| r["DiscreteResourceSpec"]["Kind"].clone();
+        let added = generic_resource::asked(&self.generic_resource_add)?;
+        change(list, added.as_array().cloned().unwrap_or_default(), &[], kind);
+        for gone in &self.generic_resource_rm {
+            let known = list.as_array().is_some_and(|l| l.iter().any(|r| kind(r) == gone.as_str()));
+            ensure!(known, "could not find generic-resource `{gone}` to remove it");
+            keep(list, |r| kind(r) != gone.as_str());
+        }
         Ok(())
     }
 

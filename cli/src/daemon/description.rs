@@ -7,7 +7,12 @@ use skep_overlay::DataPlane;
 use skep_proto::v1;
 
 /// The description of this host.
-pub fn describe(engine: &Engine, plane: &DataPlane, labels: &[String]) -> v1::NodeDescription {
+pub fn describe(
+    engine: &Engine,
+    plane: &DataPlane,
+    labels: &[String],
+    generic: &[v1::GenericResource],
+) -> v1::NodeDescription {
     let host = engine.info();
     v1::NodeDescription {
         hostname: hostname(),
@@ -23,6 +28,7 @@ pub fn describe(engine: &Engine, plane: &DataPlane, labels: &[String]) -> v1::No
             .filter_map(|l| l.split_once('='))
             .map(|(k, v)| (k.to_owned(), v.to_owned()))
             .collect::<BTreeMap<_, _>>(),
+        generic: generic.to_vec(),
         wireguard_public_key: plane.public_key(),
         keeps_client_address: plane.keeps_client_address(),
         // Filled in by the agent, at each session.

@@ -214,6 +214,7 @@ impl Daemon {
             plane: plane.clone(),
             attachments,
             labels: described,
+            generic: config.generic.clone(),
         })
         .await?;
         std::fs::write(&config.pidfile, std::process::id().to_string())
@@ -224,6 +225,7 @@ impl Daemon {
             data_root: config.data_root.clone(),
             labels: config.labels.clone(),
             debug: config.log_level >= tracing::Level::DEBUG,
+            generic: config.generic.clone(),
             ..Default::default()
         };
         let sources = metrics::Sources {

@@ -10,8 +10,10 @@ use serde::Deserialize;
 use skep_api::TlsFiles;
 use skep_engine::{CDI_SPEC_DIRS, IdMaps, LogConfig, Runtimes};
 use skep_overlay::desired::Cidr6;
+use skep_proto::v1::GenericResource;
 
 use super::{runtimes, userns};
+use crate::generic_resource;
 
 /// Flags of `skep daemon`.
 #[derive(Args, Clone, Debug, Default)]
@@ -82,6 +84,9 @@ pub struct DaemonArgs {
     /// Directory of CDI specifications [default: /etc/cdi and /var/run/cdi]
     #[arg(long = "cdi-spec-dir", value_name = "DIR")]
     pub cdi_spec_dirs: Vec<PathBuf>,
+    /// Resource of this node that services can reserve, KIND=AMOUNT, or KIND=NAME for each unit
+    #[arg(long = "node-generic-resource", value_name = "KIND=VALUE")]
+    pub node_generic_resources: Vec<String>,
     /// Runtime of containers that ask for none [default: skep, which is built in]
     #[arg(long, value_name = "NAME")]
     pub default_runtime: Option<String>,
@@ -116,6 +121,7 @@ struct File {
     metrics_addr: Option<String>,
     userns_remap: Option<String>,
     cdi_spec_dirs: Vec<PathBuf>,
+    node_generic_resources: Vec<String>,
     ipv6: bool,
     fixed_cidr_v6: Option<String>,
     /// Docker's name for one.
@@ -158,6 +164,8 @@ pub struct Config {
     pub userns: Option<IdMaps>,
     /// Where CDI specifications lie.
     pub cdi_spec_dirs: Vec<PathBuf>,
+    /// What services can reserve here beside CPUs and memory.
+    pub generic: Vec<GenericResource>,
     /// The default bridge network has IPv6.
     pub ipv6: bool,
     /// In this range.
@@ -265,6 +273,10 @@ impl Config {
             metrics_addr: args.metrics_addr.or(file.metrics_addr).filter(|a| !a.is_empty()),
             userns: userns::decide(args.userns_remap.or(file.userns_remap))?,
             cdi_spec_dirs,
+            generic: generic_resource::parse(
+                &[file.node_generic_resources, args.node_generic_resources].concat(),
+            )
+            .context("--node-generic-resource")?,
             ipv6,
             fixed_cidr_v6,
             host_gateway: host_gateway(if args.host_gateway_ips.is_empty() {

@@ -82,6 +82,7 @@ fn task_spec(task: &v1::TaskSpec) -> Checked {
     let Some(container) = &task.container else { return refuse("service needs a container specification") };
     container_spec(container)?;
     resources(task)?;
+    generic(&task.generic)?;
     if let Some(restart) = &task.restart {
         if v1::RestartCondition::try_from(restart.condition).is_err() {
             return refuse(format!("restart condition {} is not known", restart.condition));
@@ -189,6 +190,26 @@ fn resources(task: &v1::TaskSpec) -> Checked {
         }
         if limit.nano_cpus != 0 && want.nano_cpus > limit.nano_cpus {
             return refuse("cpu reservation is above the cpu limit");
+        }
+    }
+    Ok(())
+}
+
+fn generic(resources: &[v1::GenericResource]) -> Checked {
+    let mut kinds = std::collections::BTreeSet::new();
+    for r in resources {
+        if r.kind.is_empty() || r.amount < 0 {
+            return refuse("a generic resource needs a kind, and an amount that is not negative");
+        }
+        if !r.name.is_empty() {
+            return refuse(format!(
+                "invalid generic-resource request `{}={}`, Named Generic Resources is not supported for service create \
+                 or update: ask for an amount",
+                r.kind, r.name
+            ));
+        }
+        if !kinds.insert(&r.kind) {
+            return refuse(format!("duplicate generic-resource `{}` for service task", r.kind));
         }
     }
     Ok(())

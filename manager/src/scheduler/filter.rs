@@ -9,6 +9,7 @@ use super::load::{NodeLoad, host_ports};
 /// What a group of tasks asks of a node.
 pub(super) struct Demand {
     pub reservations: v1::Resources,
+    pub generic: Vec<v1::GenericResource>,
     pub constraints: Vec<Constraint>,
     /// A constraint that cannot be understood: no node fits.
     pub nonsense: Option<String>,
@@ -30,6 +31,7 @@ impl Demand {
         let ports = service.endpoint.as_ref().map_or(&[][..], |e| &e.ports);
         Self {
             reservations: spec.reservations.unwrap_or_default(),
+            generic: spec.generic.clone(),
             constraints,
             nonsense,
             platforms: placement.platforms,
@@ -134,7 +136,8 @@ fn resources(load: &NodeLoad, demand: &Demand, _: u32) -> Option<Refusal> {
     if demand.reservations.nano_cpus > 0 && cpus < demand.reservations.nano_cpus {
         return lacks(format!("{} CPUs", demand.reservations.nano_cpus as f64 / 1e9));
     }
-    None
+    let short = demand.generic.iter().find(|g| load.generic.free(&load.node, &g.kind) < g.amount)?;
+    lacks(format!("{} {}", short.amount, short.kind))
 }
 
 fn ports(load: &NodeLoad, demand: &Demand, _: u32) -> Option<Refusal> {

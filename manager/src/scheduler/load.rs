@@ -6,6 +6,7 @@ use std::sync::Arc;
 use skep_proto::v1;
 use v1::TaskState;
 
+use super::generic::Held;
 use crate::orchestrator::task;
 use crate::store::{Diff, Key, StoreView};
 
@@ -31,6 +32,7 @@ pub struct NodeLoad {
     pub(super) services: HashMap<Key, ServiceLoad>,
     pub(super) nano_cpus: i64,
     pub(super) memory_bytes: i64,
+    pub(super) generic: Held,
     /// What the node has in all.
     capacity: v1::Resources,
     host_ports: HashMap<(i32, u32), u32>,
@@ -131,6 +133,7 @@ impl NodeLoad {
             services: HashMap::new(),
             nano_cpus: 0,
             memory_bytes: 0,
+            generic: Held::default(),
             host_ports: HashMap::new(),
         }
     }
@@ -157,6 +160,7 @@ impl NodeLoad {
         }
         let reserved = view.task_spec(t).and_then(|s| s.reservations).unwrap_or_default();
         self.occupy(&reserved, &t.ports, sign);
+        self.generic.count(&t.generic, sign);
     }
 
     /// Adds `n` tasks of a service that are to run; takes them away if negative.

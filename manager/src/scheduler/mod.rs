@@ -4,6 +4,7 @@
 
 pub mod constraint;
 mod filter;
+mod generic;
 mod load;
 mod spread;
 
@@ -145,9 +146,10 @@ impl<'a> Group<'a> {
                 break;
             };
             node.occupy(&self.demand.reservations, &self.ports, 1);
+            let generic = node.generic.claim(&node.node, &self.demand.generic);
             placed[i] += 1;
             spread.place_on_best();
-            out.changes.push(put(self.assigned(t, &node.node.id, addresses)));
+            out.changes.push(put(self.assigned(t, &node.node.id, addresses, generic)));
             free.next();
         }
         for (node, n) in load.nodes.iter_mut().zip(placed).filter(|(_, n)| *n > 0) {
@@ -184,8 +186,9 @@ impl<'a> Group<'a> {
             return wait_one(t, &self.exhausted(), self.now_ms, out);
         };
         node.occupy(&self.demand.reservations, &self.ports, 1);
+        let generic = node.generic.claim(&node.node, &self.demand.generic);
         node.add_tasks(self.service.id.as_bytes(), 1);
-        out.changes.push(put(self.assigned(t, &t.node_id, addresses)));
+        out.changes.push(put(self.assigned(t, &t.node_id, addresses, generic)));
     }
 
     fn candidates(&self, load: &Load) -> (Spread, HashMap<Refusal, usize>) {
@@ -236,7 +239,13 @@ impl<'a> Group<'a> {
         )
     }
 
-    fn assigned(&self, t: &v1::Task, node: &str, addresses: Vec<v1::TaskAddress>) -> v1::Task {
+    fn assigned(
+        &self,
+        t: &v1::Task,
+        node: &str,
+        addresses: Vec<v1::TaskAddress>,
+        generic: Vec<v1::GenericResource>,
+    ) -> v1::Task {
         v1::Task {
             id: t.id.clone(),
             meta: t.meta,
@@ -258,6 +267,7 @@ impl<'a> Group<'a> {
             incarnation: t.incarnation,
             attachment: None,
             job_iteration: t.job_iteration,
+            generic,
         }
     }
 }

@@ -94,6 +94,20 @@ fn resources(view: &StoreView) {
             cpus += r.nano_cpus;
             memory += r.memory_bytes;
         }
+        let (mut named, mut amounts) = (HashSet::new(), HashMap::new());
+        let holding = view.tasks_of_node(&node.id).filter(|t| !task::finished(t));
+        for g in holding.flat_map(|t| &t.generic) {
+            *amounts.entry(g.kind.clone()).or_insert(0) += g.amount;
+            assert!(
+                g.name.is_empty() || named.insert((&g.kind, &g.name)),
+                "{g:?} of {} is given twice",
+                node.id
+            );
+        }
+        for (kind, given) in amounts {
+            let has = node.description.iter().flat_map(|d| &d.generic).filter(|g| g.kind == kind);
+            assert!(given <= has.map(|g| g.amount).sum(), "{given} {kind} of {} are given", node.id);
+        }
         assert!(cpus <= total.nano_cpus && memory <= total.memory_bytes, "node {} is overcommitted", node.id);
     }
 }

@@ -87,6 +87,10 @@ pub fn node(view: &StoreView, words: &Words) -> Result<v1::Node> {
     if let Some(cpus) = words.number("cpus")? {
         resources.nano_cpus = (cpus * 1_000_000_000) as i64;
     }
+    let generic = generic(words)?;
+    if !generic.is_empty() {
+        description.generic = generic;
+    }
     if let Some(arch) = words.get("arch") {
         description.platform.get_or_insert_default().architecture = arch.to_owned();
     }
@@ -196,6 +200,17 @@ pub fn service(view: &StoreView, words: &Words, now_ms: i64) -> Result<Vec<v1::C
     Ok(changes)
 }
 
+/// generic=apple:4 for an amount, generic=gpu:one for a named unit.
+fn generic(words: &Words) -> Result<Vec<v1::GenericResource>> {
+    let one = |text: &str| {
+        let (kind, value) = text.split_once(':').ok_or("generic=KIND:AMOUNT or generic=KIND:NAME")?;
+        let amount = value.parse().ok();
+        let name = if amount.is_some() { "" } else { value };
+        Ok(v1::GenericResource { kind: kind.into(), name: name.into(), amount: amount.unwrap_or(0) })
+    };
+    words.all("generic").map(one).collect()
+}
+
 fn task_spec(task: &mut v1::TaskSpec, words: &Words) -> Result<()> {
     if let Some(image) = words.get("image") {
         task.container.get_or_insert_default().image = image.to_owned();
@@ -205,6 +220,10 @@ fn task_spec(task: &mut v1::TaskSpec, words: &Words) -> Result<()> {
     }
     if let Some(cpus) = words.number("cpus")? {
         task.reservations.get_or_insert_default().nano_cpus = (cpus * 1_000_000_000) as i64;
+    }
+    let generic = generic(words)?;
+    if !generic.is_empty() {
+        task.generic = generic;
     }
     let restart = task.restart.get_or_insert_default();
     match words.get("restart") {

@@ -28,6 +28,10 @@ pub fn tasks(view: &StoreView) -> String {
             for a in &t.addresses {
                 let _ = write!(out, " {}={}", a.network_id, a.addr);
             }
+            for g in &t.generic {
+                let what = if g.name.is_empty() { g.amount.to_string() } else { g.name.clone() };
+                let _ = write!(out, " {}:{what}", g.kind);
+            }
             if let Some(s) = t.status.as_ref().filter(|s| !s.err.is_empty()) {
                 let _ = write!(out, ": {}", s.err);
             }

@@ -160,6 +160,17 @@ pub struct Resources {
     #[prost(int64, tag = "3")]
     pub pids: i64,
 }
+/// A resource whose meaning only users know, as GPUs: one unit that has a name, or so many without.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GenericResource {
+    #[prost(string, tag = "1")]
+    pub kind: ::prost::alloc::string::String,
+    /// empty: an amount
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(int64, tag = "3")]
+    pub amount: i64,
+}
 /// What an agent says of its host.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct NodeDescription {
@@ -184,6 +195,8 @@ pub struct NodeDescription {
     pub keeps_client_address: bool,
     #[prost(message, optional, tag = "8")]
     pub tls: ::core::option::Option<TlsInfo>,
+    #[prost(message, repeated, tag = "9")]
+    pub generic: ::prost::alloc::vec::Vec<GenericResource>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ManagerStatus {
@@ -444,6 +457,9 @@ pub struct TaskSpec {
     /// Raised by `service update --force`.
     #[prost(uint64, tag = "8")]
     pub force_update: u64,
+    /// Reserved beside the reservations: amounts only.
+    #[prost(message, repeated, tag = "9")]
+    pub generic: ::prost::alloc::vec::Vec<GenericResource>,
 }
 #[derive(Clone, Copy, PartialEq, ::prost::Message)]
 pub struct UpdateConfig {
@@ -693,6 +709,9 @@ pub struct Task {
     /// The iteration of the job that this task is part of: one of a job is wanted until it is complete.
     #[prost(uint64, optional, tag = "15")]
     pub job_iteration: ::core::option::Option<u64>,
+    /// What the task holds of its node's.
+    #[prost(message, repeated, tag = "16")]
+    pub generic: ::prost::alloc::vec::Vec<GenericResource>,
 }
 /// What a secret or config holds. Its Debug tells only how much.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

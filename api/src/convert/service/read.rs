@@ -9,6 +9,7 @@ use skep_proto::v1::{
 };
 
 use super::read_container::read_container;
+use crate::convert::generic;
 use crate::convert::names::Named;
 use crate::error::{ApiError, ApiResult};
 use crate::fields::Fields;
@@ -65,7 +66,9 @@ fn read_task(mut f: Fields) -> ApiResult<TaskSpec> {
     let container = Some(read_container(container)?);
     let mut resources = f.object("Resources")?;
     let limits = read_resources(resources.object("Limits")?)?;
-    let reservations = read_resources(resources.object("Reservations")?)?;
+    let mut reserved = resources.object("Reservations")?;
+    let generic = generic::read(reserved.objects("GenericResources")?)?;
+    let reservations = read_resources(reserved)?;
     resources.refuse_rest(&[])?;
     let restart = f.opt_object("RestartPolicy")?.map(read_restart).transpose()?;
     let placement = f.opt_object("Placement")?.map(read_placement).transpose()?;
@@ -85,6 +88,7 @@ fn read_task(mut f: Fields) -> ApiResult<TaskSpec> {
         networks,
         log_driver,
         force_update,
+        generic,
     })
 }
 
@@ -101,10 +105,7 @@ fn read_resources(mut f: Fields) -> ApiResult<Option<Resources>> {
         memory_bytes: amount("MemoryBytes")?,
         pids: amount("Pids")?,
     };
-    f.refuse_rest(&[(
-        "GenericResources",
-        "generic resources come in a later version; use a node label and a constraint",
-    )])?;
+    f.refuse_rest(&[("GenericResources", "they are reserved, and have no limits")])?;
     Ok(Some(resources).filter(|r| *r != Resources::default()))
 }
 

@@ -9,7 +9,7 @@ use skep_proto::v1::{
 };
 
 use crate::convert::names::Named;
-use crate::convert::{created, dependency, number, time, updated, version};
+use crate::convert::{created, dependency, generic, number, time, updated, version};
 
 /// Inserts unless the value asks for nothing.
 fn put(map: &mut Map<String, Value>, key: &str, value: Value) {
@@ -108,8 +108,12 @@ pub fn task_template(t: &TaskSpec) -> Value {
     if let Some(r) = &t.limits {
         resources.insert("Limits".into(), amounts(r));
     }
-    if let Some(r) = &t.reservations {
-        resources.insert("Reservations".into(), amounts(r));
+    if t.reservations.is_some() || !t.generic.is_empty() {
+        let mut reserved = amounts(&t.reservations.unwrap_or_default());
+        if !t.generic.is_empty() {
+            reserved["GenericResources"] = generic::write(&t.generic);
+        }
+        resources.insert("Reservations".into(), reserved);
     }
     let mut out = json!({
         "ContainerSpec": container_spec(&t.container.clone().unwrap_or_default()),

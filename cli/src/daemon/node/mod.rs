@@ -39,6 +39,8 @@ pub struct NodeOptions {
     pub attachments: Attachments,
     /// Engine labels, as they change.
     pub labels: watch::Receiver<Vec<String>>,
+    /// What services can reserve here beside CPUs and memory.
+    pub generic: Vec<v1::GenericResource>,
 }
 
 /// The swarm side of the daemon; a cheap handle.
@@ -225,7 +227,7 @@ impl Node {
     fn description(&self) -> watch::Receiver<v1::NodeDescription> {
         let options = self.inner.options.clone();
         let mut labels = options.labels.clone();
-        let of = move |labels: &[String]| describe(&options.engine, &options.plane, labels);
+        let of = move |labels: &[String]| describe(&options.engine, &options.plane, labels, &options.generic);
         let (told, description) = watch::channel(of(&labels.borrow_and_update()));
         tokio::spawn(async move {
             loop {
