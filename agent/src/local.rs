@@ -49,6 +49,8 @@ impl LocalNetworking {
             aliases: names(config, &asked.aliases),
             mac: asked.mac,
             links: asked.links.clone(),
+            priority: asked.gw_priority,
+            options: asked.driver_opts.clone(),
         };
         let local = self.plane.inspect_bridge(&asked.network).ok();
         let exact = local.as_ref().is_some_and(|b| b.name == asked.network || b.id == asked.network);

@@ -270,8 +270,32 @@ fn a_cut_connection_is_taken_up_where_it_was_and_nothing_half_is_kept() -> Resul
     ensure!(proxy.ranges() == 2, "{} requests for the rest", proxy.ranges());
     ensure!(one.docker(&["inspect", "-f", "{{.Id}}", "127.0.0.1:5002/big:1"])? == id, "another image came");
     ensure!(one.docker(&["run", "--rm", "127.0.0.1:5002/big:1"])? == "hello\n", "it does not run");
-    ensure!(!stored(one)?.contains("data/tmp/"), "{}", stored(one)?);
+    // The container that ran is put aside there on its way out.
+    eventually("nothing half-made is left", Duration::from_secs(20), || {
+        ensure!(!stored(one)?.contains("data/tmp/"), "{}", stored(one)?);
+        Ok(())
+    })?;
     one.docker(&["rmi", "127.0.0.1:5002/big:1"])?;
+
+    // A client leaves half-way: the next pull goes on from there.
+    let once = CutProxy::start(one, "127.0.0.1:5005", "127.0.0.1:5000", 3 << 20)?;
+    once.cut(1);
+    let mut left = one.docker_command();
+    let mut left =
+        left.args(["pull", "127.0.0.1:5005/big:1"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+    let lines = std::io::BufReader::new(left.stdout.take().context("piped")?);
+    let mut lines = std::io::BufRead::lines(lines);
+    ensure!(lines.any(|l| l.is_ok_and(|l| l.contains("Retrying in"))), "the connection was not cut");
+    left.kill()?;
+    left.wait()?;
+    one.docker(&["pull", "127.0.0.1:5005/big:1"])?;
+    ensure!(once.ranges() == 1, "{} requests for the rest", once.ranges());
+    ensure!(one.docker(&["inspect", "-f", "{{.Id}}", "127.0.0.1:5005/big:1"])? == id, "another image came");
+    eventually("nothing is kept of what is in the store", Duration::from_secs(20), || {
+        ensure!(!stored(one)?.contains("data/tmp/"), "{}", stored(one)?);
+        Ok(())
+    })?;
+    one.docker(&["rmi", "127.0.0.1:5005/big:1"])?;
 
     // The daemon is killed half-way: the next one sweeps, and pulls.
     let mut pull = one.docker_command();

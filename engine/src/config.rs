@@ -68,6 +68,12 @@ pub struct NetworkJoin {
     /// Names by which it alone knows other containers of the network: container name or ID, and alias.
     #[serde(default)]
     pub links: Vec<(String, String)>,
+    /// The way out is by the network with the highest.
+    #[serde(default)]
+    pub gw_priority: i64,
+    /// Options of the network's driver.
+    #[serde(default)]
+    pub driver_opts: BTreeMap<String, String>,
 }
 
 /// A port to publish on the host.

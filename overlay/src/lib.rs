@@ -9,6 +9,7 @@ mod conntrack;
 pub mod desired;
 mod direct;
 pub mod dns;
+mod endpoint;
 mod error;
 mod isolation;
 mod link;

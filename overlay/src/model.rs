@@ -44,6 +44,10 @@ pub struct Join {
     pub mac: Option<[u8; 6]>,
     /// Names by which it alone knows other containers: container name or ID, and alias.
     pub links: Vec<(String, String)>,
+    /// The way out is by the network with the highest; of equal ones by the first that has one.
+    pub priority: i64,
+    /// Driver options; see `endpoint.rs` for those that are known.
+    pub options: BTreeMap<String, String>,
 }
 
 /// A port to publish on the host.

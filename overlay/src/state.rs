@@ -71,6 +71,12 @@ pub struct Interface {
     /// Kept from the others of its bridge.
     #[serde(default)]
     pub isolated: bool,
+    /// The default route is by the interface with the highest.
+    #[serde(default)]
+    pub priority: i64,
+    /// Settings of the interface in the container, and their values.
+    #[serde(default)]
+    pub sysctls: Vec<(String, String)>,
     /// Networks reached through it: one for a bridge, all overlays for the routed veth.
     pub members: Vec<Membership>,
 }
@@ -117,6 +123,12 @@ pub struct Bridge {
     /// What leaves the host keeps its source.
     #[serde(default)]
     pub unmasked: bool,
+    /// Every port of its containers is reached from outside, and not only those that are published.
+    #[serde(default)]
+    pub open: bool,
+    /// The same by IPv6.
+    #[serde(default)]
+    pub open6: bool,
     /// Where ports are published when no host address is given.
     #[serde(default)]
     pub host_binding: Option<Ipv4Addr>,

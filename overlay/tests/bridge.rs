@@ -322,7 +322,7 @@ fn another_firewalls_default_does_not_stop_containers() {
         plane.reconcile().await.expect("reconcile");
         assert_eq!(ask(&a.netns, there, 81).map(|a| a.0), Some("far".into()));
         plane.reconcile().await.expect("reconcile");
-        assert_eq!(host.sh("nft list chain ip filter FORWARD").matches("skep:").count(), 4);
+        assert_eq!(host.sh("nft list chain ip filter FORWARD").matches("skep:").count(), 6);
         plane.uninstall().await.expect("uninstall");
     });
     lab::assert_same(&before, &host.sh("nft list ruleset; ip -o link | cut -d: -f2; ip route"));
@@ -447,6 +447,86 @@ fn networks_of_a_running_container_come_and_go() {
         plane.rename("web", "www").await.expect("rename");
         assert_eq!(resolve(&other.netns, "www"), resolve(&other.netns, "db"));
         assert_eq!(resolve(&other.netns, "web-name"), None);
+        plane.shutdown().await;
+    });
+}
+
+#[test]
+fn gateway_modes_open_a_network_or_keep_the_host_out() {
+    const MODE: &str = "com.docker.network.bridge.gateway_mode_ipv4";
+    let (host, far) = (Host::new(), Host::new());
+    host.connect(&far, "under", "10.66.0.1", "10.66.0.2");
+    let with = |mode: &str, spec: BridgeSpec| BridgeSpec {
+        options: [(MODE.to_owned(), mode.to_owned())].into(),
+        ..spec
+    };
+    host.run(async {
+        let plane = start(&host).await;
+        plane.create_bridge(spec("shut", "10.77.1.0/24")).await.expect("shut");
+        plane.create_bridge(with("nat-unprotected", spec("open", "10.77.2.0/24"))).await.expect("open");
+        let shut = up(&plane, request("shut", &["shut"])).await;
+        let open = up(&plane, request("open", &["open"])).await;
+        far.sh("ip route add 10.77.0.0/16 via 10.66.0.1");
+        assert_eq!(lab::knock(far.netns(), shut.endpoints[0].addr, 80), None);
+        assert_eq!(ask(far.netns(), open.endpoints[0].addr, 80), Some(("open".into(), "10.66.0.2".into())));
+        assert_eq!(lab::knock(&shut.netns, open.endpoints[0].addr, 80), None, "networks are apart");
+        assert_eq!(plane.check().await.expect("check"), Vec::<String>::new());
+
+        let alone = with("isolated", spec("alone", "10.77.3.0/24"));
+        let error = plane.create_bridge(alone.clone()).await.expect_err("not internal").to_string();
+        assert!(error.contains("can only be used for an internal network"), "{error}");
+        let made = plane.create_bridge(BridgeSpec { internal: true, ..alone }).await.expect("alone");
+        assert_eq!(made.gateway, None);
+        let a = up(&plane, request("a", &["alone"])).await;
+        let b = up(&plane, request("b", &["alone"])).await;
+        assert_eq!(a.endpoints[0].addr, Ipv4Addr::new(10, 77, 3, 1));
+        assert_eq!(ask(&b.netns, a.endpoints[0].addr, 80).map(|r| r.0), Some("a".into()));
+        assert_eq!(host.sh(&format!("ip -4 -o addr show dev {}", made.interface)), "");
+        assert_eq!(plane.check().await.expect("check"), Vec::<String>::new());
+        plane.shutdown().await;
+    });
+}
+
+#[test]
+fn the_way_out_and_the_names_of_interfaces_are_as_asked() {
+    let host = Host::new();
+    host.run(async {
+        let plane = start(&host).await;
+        plane.create_bridge(spec("blue", "10.77.1.0/24")).await.expect("blue");
+        plane.create_bridge(spec("red", "10.77.2.0/24")).await.expect("red");
+        let options =
+            |all: &[(&str, &str)]| all.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let red = Join {
+            network: "red".into(),
+            priority: 7,
+            options: options(&[
+                ("com.docker.network.endpoint.ifname", "web0"),
+                ("com.docker.network.endpoint.sysctls", "net.ipv4.conf.IFNAME.log_martians=1"),
+            ]),
+            ..Join::default()
+        };
+        let a = up(&plane, request("a", &["blue"])).await;
+        let inside = |command: &str| host.sh(&format!("nsenter --net={} {command}", a.netns.display()));
+        let route = |via: &str| {
+            let routes = inside("ip -4 route show default");
+            assert!(routes.contains(via), "{routes}");
+        };
+        route("via 10.77.1.1 dev eth0");
+        let joined = plane.connect("a", red.clone()).await.expect("connect");
+        route("via 10.77.2.1 dev web0");
+        assert_eq!(inside("cat /proc/sys/net/ipv4/conf/web0/log_martians").trim(), "1");
+        let low = Join { network: "bridge".into(), priority: -1, ..Join::default() };
+        plane.connect("a", low).await.expect("connect");
+        route("via 10.77.2.1 dev web0");
+        assert!(inside("ip -o link").contains(" eth1@"));
+        plane.disconnect("a", &joined.endpoints[1].network_id).await.expect("disconnect");
+        route("via 10.77.1.1 dev eth0");
+        for (name, value) in [("com.docker.network.endpoint.ifname", "eth0"), ("mtu", "9")] {
+            let bad = Join { options: options(&[(name, value)]), ..red.clone() };
+            let error = plane.connect("a", bad).await.expect_err(name).to_string();
+            assert!(error.contains(value) || error.contains(name), "{error}");
+        }
+        assert_eq!(plane.check().await.expect("check"), Vec::<String>::new());
         plane.shutdown().await;
     });
 }

@@ -66,7 +66,7 @@ impl Session {
 }
 
 impl Download {
-    /// The next bytes; none at the end. `retrying` is told of each pause.
+    /// The next bytes; none at the end. `retrying` is told of each pause. Whoever stops waiting loses none.
     pub async fn chunk(&mut self, mut retrying: impl FnMut(Duration)) -> Result<Option<Bytes>, Error> {
         loop {
             if self.at == self.size && self.body.is_none() {
@@ -91,6 +91,16 @@ impl Download {
             retrying(pause);
             tokio::time::sleep(pause).await;
         }
+    }
+
+    /// Bytes that have come.
+    pub fn position(&self) -> u64 {
+        self.at
+    }
+
+    /// Lets go of the connection; the next chunk asks for the rest.
+    pub fn pause(&mut self) {
+        (self.body, self.left_over) = (None, None);
     }
 
     fn url(&self) -> String {

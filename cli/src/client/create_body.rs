@@ -179,7 +179,9 @@ impl CreateFlags {
             let mut endpoint = json!({});
             let mut name = text.clone();
             if text.contains('=') {
-                for field in text.split(',') {
+                let fields = devices::csv(text)
+                    .with_context(|| format!("invalid argument {text:?} for \"--network\" flag"))?;
+                for field in &fields {
                     match field.split_once('=') {
                         Some(("name", n)) => name = n.to_owned(),
                         Some(("alias", a)) => push(&mut endpoint["Aliases"], a),
@@ -187,8 +189,19 @@ impl CreateFlags {
                         Some(("ip6", ip)) => endpoint["IPAMConfig"]["IPv6Address"] = ip.into(),
                         Some(("link-local-ip", ip)) => push(&mut endpoint["IPAMConfig"]["LinkLocalIPs"], ip),
                         Some(("mac-address", mac)) => endpoint["MacAddress"] = mac.into(),
+                        Some(("gw-priority", n)) => {
+                            let number: i64 =
+                                n.parse().with_context(|| format!("invalid gw-priority ({n})"))?;
+                            endpoint["GwPriority"] = number.into();
+                        }
+                        Some(("driver-opt", option)) => {
+                            let (key, value) = option
+                                .split_once('=')
+                                .context("invalid key value pair format in driver options")?;
+                            endpoint["DriverOpts"][key] = value.into();
+                        }
                         _ => bail!(
-                            "invalid field {field:?} in --network {text:?}: want name, alias, ip, ip6, link-local-ip or mac-address"
+                            "invalid field {field:?} in --network {text:?}: want name, alias, ip, ip6, link-local-ip, mac-address, gw-priority or driver-opt"
                         ),
                     }
                 }

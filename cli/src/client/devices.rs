@@ -82,7 +82,7 @@ fn gpu(text: &str) -> Result<Value> {
 }
 
 /// Fields of one line; a field in quotes may have commas.
-fn csv(text: &str) -> Option<Vec<String>> {
+pub fn csv(text: &str) -> Option<Vec<String>> {
     let mut fields = Vec::new();
     let mut rest = text;
     loop {

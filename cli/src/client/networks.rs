@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
@@ -72,7 +72,7 @@ pub struct ConnectFlags {
     #[arg(long, value_name = "strings", value_delimiter = ',')]
     alias: Vec<String>,
     /// driver options for the network
-    #[arg(long, value_name = "strings", value_delimiter = ',')]
+    #[arg(long, value_name = "strings")]
     driver_opt: Vec<String>,
     /// Highest gw-priority provides the default gateway. Accepts positive and negative values.
     #[arg(long, value_name = "int", allow_hyphen_values = true, default_value_t = 0)]
@@ -337,8 +337,15 @@ impl Subnet {
 }
 
 async fn connect(api: &Api, flags: ConnectFlags) -> Result<()> {
+    // Several in one, and commas within quotes.
+    let mut driver_opts = Vec::new();
+    for text in &flags.driver_opt {
+        let split = super::devices::csv(text);
+        driver_opts
+            .extend(split.with_context(|| format!("invalid argument {text:?} for \"--driver-opt\" flag"))?);
+    }
     let mut endpoint = json!({
-        "Aliases": flags.alias, "Links": flags.link, "DriverOpts": pairs(&flags.driver_opt),
+        "Aliases": flags.alias, "Links": flags.link, "DriverOpts": pairs(&driver_opts),
         "IPAMConfig": { "IPv4Address": flags.ip, "IPv6Address": flags.ip6, "LinkLocalIPs": flags.link_local_ip },
     });
     if flags.gw_priority != 0 {

@@ -383,6 +383,21 @@ fn containers_sit_on_the_hosts_interface() -> Result<()> {
     ensure!(hostname(&host.exec(&["curl", "-sS", "http://127.0.0.1:8080/"])?)? == "aa", "by the bridge");
 
     let mut compare = Compare::new(host);
+    // The way out and the names of interfaces are as asked.
+    for line in [
+        "run -d --name x-@ --network name=blue,gw-priority=2,driver-opt=com.docker.network.endpoint.ifname=web0 whoami:1 /skep whoami",
+        "network connect --gw-priority -1 --driver-opt com.docker.network.endpoint.ifname=lan7 lan x-@",
+        "inspect -f '{{range .NetworkSettings.Networks}}{{.GwPriority}} {{.DriverOpts}} {{end}}' x-@",
+        "network connect --driver-opt nope=1 bridge x-@",
+    ] {
+        compare.alike(line)?;
+    }
+    for name in ["x-a", "x-b"] {
+        let routes = within(host, name, &["ip", "route"])?;
+        ensure!(routes.contains("dev web0") && routes.contains("dev lan7"), "{routes}");
+        ensure!(!routes.contains("default via 10.99.0.254"), "{routes}");
+        host.docker(&["rm", "-f", name])?;
+    }
     compare.same("network ls --filter driver=macvlan")?;
     compare.same_json("network inspect lan")?;
     compare.same_code("network rm lan")?;

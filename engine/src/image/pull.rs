@@ -12,7 +12,7 @@ use super::layer::{Staged, chain_ids};
 use super::progress::Progress;
 use super::reference::Reference;
 use super::store::Images;
-use super::transfer::{Arrived, Wanted};
+use super::transfer::{Arrived, Followed, Wanted};
 use crate::error::{Error, blocking};
 use crate::metadata::{Change, Kind};
 
@@ -39,7 +39,7 @@ pub struct Pulled {
 pub(super) type Tell<'a> = &'a (dyn Fn(Progress) + Send + Sync);
 
 impl Images {
-    /// Pulls. Dropped before its end, nothing of what is under way is kept.
+    /// Pulls. Dropped before its end, what is under way stands still for some minutes: asked for again, it goes on.
     pub async fn pull(&self, request: PullRequest, tell: Tell<'_>) -> Result<Pulled, Error> {
         let _timer = self.metrics().image.pull.start_timer();
         let reference = &request.reference;
@@ -222,7 +222,11 @@ impl Images {
         let (images, manifest) = (self.clone(), (manifest.digest.clone(), manifest.bytes.clone()));
         let references = names.iter().map(|n| Reference::parse(n)).collect::<Result<_, _>>()?;
         let found = Found { config, config_bytes, layers: Vec::new(), references };
-        blocking(move || images.publish_pulled(manifest, found, &layers, &chains, &arrived)).await
+        let published =
+            blocking(move || images.publish_pulled(manifest, found, &layers, &chains, &arrived)).await;
+        // Moved into the store, or of no use to another attempt either.
+        transfers.iter_mut().flatten().for_each(Followed::settle);
+        published
     }
 
     fn publish_pulled(

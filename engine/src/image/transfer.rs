@@ -1,5 +1,6 @@
 //! One layer on its way from a registry: downloaded, hashed and unpacked at once. Pulls that need the same layer
-//! of the same repository share one transfer, which ends with the last of them.
+//! of the same repository share one transfer. Left by the last of them before its end, it stands still for a while: a
+//! pull that comes back to it goes on from there.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -8,8 +9,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use skep_registry::{Descriptor, Repository, Session};
-use tokio::sync::{Semaphore, mpsc, watch};
+use skep_registry::{Descriptor, Download, Repository, Session};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::archive::Scratch;
@@ -21,6 +22,8 @@ use crate::error::{Error, blocking};
 
 /// Layers downloaded at once, as with Docker.
 const AT_ONCE: usize = 3;
+/// How long a transfer that nobody follows is kept.
+const KEPT: Duration = Duration::from_secs(600);
 /// Shortest time between two messages of how far a layer has got.
 const BREATH: Duration = Duration::from_millis(100);
 
@@ -61,7 +64,16 @@ pub(super) struct Transfer {
     stage: watch::Receiver<Stage>,
     size: u64,
     digest: String,
+    /// How many pulls follow it.
+    followers: watch::Sender<usize>,
     _task: AbortOnDropHandle<()>,
+}
+
+/// A pull's part in a transfer. Dropped before [`Followed::settle`], the transfer is kept for the next one.
+#[derive(Debug)]
+pub(super) struct Followed {
+    transfer: Arc<Transfer>,
+    settled: bool,
 }
 
 type Key = (Repository, String, String);
@@ -81,7 +93,7 @@ impl Default for Transfers {
 
 impl Images {
     /// The transfer of a layer, begun now unless somebody has begun it.
-    pub(super) fn transfer(&self, session: &Session, wanted: &Wanted) -> Arc<Transfer> {
+    pub(super) fn transfer(&self, session: &Session, wanted: &Wanted) -> Followed {
         let digest = wanted.descriptor.digest.clone();
         let key = (session.repository().clone(), digest.clone(), wanted.chain.clone());
         let mut running = self.transfers().running.lock().unwrap_or_else(PoisonError::into_inner);
@@ -89,10 +101,11 @@ impl Images {
         if let Some(t) = running.get(&key).and_then(Weak::upgrade)
             && !t.has_failed()
         {
-            return t;
+            return Followed::new(t);
         }
         let (tell, stage) = watch::channel(Stage::Waiting);
-        let work = run(self.clone(), session.clone(), wanted.clone(), tell.clone());
+        let (followers, followed) = watch::channel(0);
+        let work = run(self.clone(), session.clone(), wanted.clone(), tell.clone(), followed);
         let task = tokio::spawn(async move {
             let last = match work.await {
                 Ok(arrived) => Stage::Done(Arc::new(arrived)),
@@ -101,9 +114,52 @@ impl Images {
             tell.send_replace(last);
         });
         let size = wanted.descriptor.size;
-        let transfer = Arc::new(Transfer { stage, size, digest, _task: AbortOnDropHandle::new(task) });
+        let task = AbortOnDropHandle::new(task);
+        let transfer = Arc::new(Transfer { stage, size, digest, followers, _task: task });
         running.insert(key, Arc::downgrade(&transfer));
-        transfer
+        Followed::new(transfer)
+    }
+}
+
+impl Followed {
+    fn new(transfer: Arc<Transfer>) -> Self {
+        transfer.followers.send_modify(|n| *n += 1);
+        Self { transfer, settled: false }
+    }
+
+    /// What it brought is in the store: nothing is to be kept for another pull.
+    pub(super) fn settle(&mut self) {
+        self.settled = true;
+    }
+}
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        let mut last = false;
+        self.transfer.followers.send_modify(|n| {
+            *n = n.saturating_sub(1);
+            last = *n == 0;
+        });
+        if !last || self.settled || self.transfer.has_failed() {
+            return;
+        }
+        let (Ok(runtime), kept) = (tokio::runtime::Handle::try_current(), self.transfer.clone()) else {
+            return;
+        };
+        let mut followers = self.transfer.followers.subscribe();
+        runtime.spawn(async move {
+            // Whoever follows it holds it.
+            let _ = tokio::time::timeout(KEPT, followers.wait_for(|n| *n > 0)).await;
+            drop(kept);
+        });
+    }
+}
+
+impl std::ops::Deref for Followed {
+    type Target = Transfer;
+
+    fn deref(&self) -> &Transfer {
+        &self.transfer
     }
 }
 
@@ -171,8 +227,9 @@ async fn run(
     session: Session,
     wanted: Wanted,
     tell: watch::Sender<Stage>,
+    mut followed: watch::Receiver<usize>,
 ) -> Result<Arrived, Error> {
-    let turn = images.transfers().turns.clone().acquire_owned().await.map_err(|_| Error::ShuttingDown)?;
+    let mut turn = Some(take_turn(&images, &mut followed).await?);
     tell.send_replace(Stage::Downloading(0));
     let temporary = images.temporary();
     // Held by the threads that write below it too: nothing is made in it after it is gone.
@@ -189,7 +246,20 @@ async fn run(
         drop(kept);
         written
     }));
-    let fed = feed(&session, &wanted, &chunks, &tell).await;
+    let fed = async {
+        let mut download = session.download(&wanted.descriptor.digest, wanted.descriptor.size);
+        loop {
+            tokio::select! {
+                fed = feed(&mut download, &chunks, &tell) => break fed,
+                _ = followed.wait_for(|n| *n == 0) => {}
+            }
+            // Nobody waits for it: the connection and the turn are for others.
+            download.pause();
+            turn = None;
+            turn = Some(take_turn(&images, &mut followed).await?);
+        }
+    }
+    .await;
     match fed {
         Ok(()) => drop(chunks),
         Err(e) => {
@@ -242,27 +312,38 @@ fn unpack(
     async move { task.await.map_err(|_| Error::ShuttingDown)? }
 }
 
+/// Waits until somebody follows the transfer, and it is its turn.
+async fn take_turn(
+    images: &Images,
+    followed: &mut watch::Receiver<usize>,
+) -> Result<OwnedSemaphorePermit, Error> {
+    let turns = &images.transfers().turns;
+    loop {
+        followed.wait_for(|n| *n > 0).await.map_err(|_| Error::ShuttingDown)?;
+        let turn = turns.clone().acquire_owned().await.map_err(|_| Error::ShuttingDown)?;
+        if *followed.borrow() > 0 {
+            return Ok(turn);
+        }
+    }
+}
+
 type Chunk = Result<Bytes, ()>;
 
+/// Hands on what comes. Whoever stops waiting loses nothing: room is there before a chunk is taken.
 async fn feed(
-    session: &Session,
-    wanted: &Wanted,
+    download: &mut Download,
     chunks: &mpsc::Sender<Chunk>,
     tell: &watch::Sender<Stage>,
 ) -> Result<(), Error> {
-    let mut download = session.download(&wanted.descriptor.digest, wanted.descriptor.size);
-    let mut done = 0;
     loop {
+        // The writer ended by an error, which it tells.
+        let Ok(room) = chunks.reserve().await else { return Ok(()) };
         let retrying = |pause| {
             tell.send_replace(Stage::Retrying(pause));
         };
         let Some(chunk) = download.chunk(retrying).await? else { return Ok(()) };
-        done += chunk.len() as u64;
-        if chunks.send(Ok(chunk)).await.is_err() {
-            // The writer ended by an error, which it tells.
-            return Ok(());
-        }
-        tell.send_replace(Stage::Downloading(done));
+        room.send(Ok(chunk));
+        tell.send_replace(Stage::Downloading(download.position()));
     }
 }
 

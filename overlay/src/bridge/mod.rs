@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 pub use ipam::{free_address, free_subnet};
+pub use options::check_interface;
 pub use ports::{Ports, Wanted};
 pub use v6::plan as plan6;
 
@@ -19,7 +20,7 @@ use crate::link::{Mac, Upper};
 use crate::model::{BridgeInfo, BridgeSpec, LocalDriver, Member};
 use crate::names::Names;
 use crate::state::{Bridge, State};
-use options::Options;
+use options::{Mode, Options};
 
 /// What a host routes already, and by which it is told from others.
 #[derive(Default)]
@@ -57,9 +58,6 @@ pub fn plan(state: &State, spec: &BridgeSpec, names: &Names, around: &Surroundin
             reason: format!("not a host address of {subnet}"),
         });
     }
-    let on_bridge = spec.driver == LocalDriver::Bridge;
-    let usual = if on_bridge { next(subnet.first()) } else { subnet.first() };
-    let gateway = spec.gateway.unwrap_or(usual);
     let ip_range = spec.ip_range.map(|r| r.network());
     if let Some(range) = ip_range {
         within("IP range", subnet, range)?;
@@ -67,6 +65,7 @@ pub fn plan(state: &State, spec: &BridgeSpec, names: &Names, around: &Surroundin
     for addr in spec.aux_addresses.values() {
         within("auxiliary address", subnet, Cidr::host(*addr))?;
     }
+    let on_bridge = spec.driver == LocalDriver::Bridge;
     let id = random_id();
     let (options, direct) = match on_bridge {
         true => (Options::read(&spec.options)?, None),
@@ -85,7 +84,17 @@ pub fn plan(state: &State, spec: &BridgeSpec, names: &Names, around: &Surroundin
             reason: format!("names that begin with {:?} are Skep's own: choose another one", names.links()),
         });
     }
-    let v6 = plan6(state, spec, options.ipv6, around)?;
+    let isolated = |mode| mode == Mode::Isolated;
+    if (isolated(options.mode) || isolated(options.mode6)) && !spec.internal {
+        return Err(Error::Parent("gateway mode 'isolated' can only be used for an internal network".into()));
+    }
+    let gateway = match on_bridge {
+        true if isolated(options.mode) => subnet.first(),
+        true => spec.gateway.unwrap_or_else(|| next(subnet.first())),
+        false => spec.gateway.unwrap_or(subnet.first()),
+    };
+    let hosted6 = on_bridge && !isolated(options.mode6);
+    let v6 = plan6(state, spec, options.ipv6, hosted6, around)?;
     Ok(Bridge {
         interface: options.interface.unwrap_or_else(|| names.bridge(&id)),
         id,
@@ -101,6 +110,8 @@ pub fn plan(state: &State, spec: &BridgeSpec, names: &Names, around: &Surroundin
         chosen: spec.subnet.is_some(),
         isolated: !options.icc,
         unmasked: !options.masquerade,
+        open: options.mode == Mode::Open,
+        open6: options.mode6 == Mode::Open,
         host_binding: options.host_binding,
         direct,
         labels: spec.labels.clone(),

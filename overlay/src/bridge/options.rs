@@ -30,6 +30,22 @@ pub struct Options {
     pub mtu: u32,
     /// IPv6 as well; none = nothing is said of it.
     pub ipv6: Option<bool>,
+    /// How the host stands between the network and others, by IPv4.
+    pub mode: Mode,
+    /// The same by IPv6.
+    pub mode6: Mode,
+}
+
+/// How the host stands between a network and others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// It lends its address, and passes on what goes to published ports.
+    #[default]
+    Nat,
+    /// It lends its address, and passes on everything.
+    Open,
+    /// It has no address in the network.
+    Isolated,
 }
 
 impl Options {
@@ -43,14 +59,17 @@ impl Options {
             });
         }
         let text = |name: &'static str| options.get(name).map(String::as_str).filter(|v| !v.is_empty());
-        for name in [MODE, MODE6] {
-            if let Some(mode) = text(name).filter(|mode| *mode != "nat") {
-                return Err(invalid(name, mode, "it can be nat only: leave it out"));
-            }
-        }
+        let mode = |name: &'static str| match text(name) {
+            None | Some("nat") => Ok(Mode::Nat),
+            Some("nat-unprotected") => Ok(Mode::Open),
+            Some("isolated") => Ok(Mode::Isolated),
+            Some(other) => Err(invalid(name, other, "it can be nat, nat-unprotected or isolated")),
+        };
         Ok(Self {
+            mode: mode(MODE)?,
+            mode6: mode(MODE6)?,
             ipv6: text(IPV6).map(|v| flag(IPV6, Some(v))).transpose()?,
-            interface: text(NAME).map(interface).transpose()?,
+            interface: text(NAME).map(|v| check_interface(NAME, v).map(|()| v.to_owned())).transpose()?,
             icc: flag(ICC, text(ICC))?,
             masquerade: flag(MASQUERADE, text(MASQUERADE))?,
             host_binding: text(HOST_BINDING)
@@ -81,13 +100,17 @@ fn flag(name: &'static str, value: Option<&str>) -> Result<bool> {
     }
 }
 
-/// Names the kernel takes (dev_valid_name in net/core/dev.c).
-fn interface(name: &str) -> Result<String> {
+/// Checks that the kernel takes a name (dev_valid_name in net/core/dev.c).
+pub fn check_interface(option: &'static str, name: &str) -> Result<()> {
     let odd = |c: char| c == '/' || c == ':' || c == '*' || c.is_whitespace();
-    if name.len() > 15 || name == "." || name == ".." || name.contains(odd) {
-        return Err(invalid(NAME, name, "an interface name has at most 15 characters, and no space, / or :"));
+    if name.is_empty() || name.len() > 15 || name == "." || name == ".." || name.contains(odd) {
+        return Err(invalid(
+            option,
+            name,
+            "an interface name has at most 15 characters, and no space, / or :",
+        ));
     }
-    Ok(name.to_owned())
+    Ok(())
 }
 
 #[cfg(test)]
@@ -122,6 +145,7 @@ mod tests {
             (HOST_BINDING, "::1"),
             (NAME, "a/b"),
             (MODE6, "routed"),
+            (MODE, "x"),
             (IPV6, "x"),
         ] {
             let error = read(&[bad]).expect_err(bad.0).to_string();

@@ -7,11 +7,13 @@ use crate::error::{Error, Result};
 use crate::model::{BridgeSpec, LocalDriver, Range6};
 use crate::state::State;
 
-/// Checks the range asked for, or chooses one. `by_option` = IPv6 was turned on by an option of the driver.
+/// Checks the range asked for, or chooses one. `by_option` = IPv6 was turned on by an option of the driver; `hosted` =
+/// the host has an address in it.
 pub fn plan(
     state: &State,
     spec: &BridgeSpec,
     by_option: Option<bool>,
+    hosted: bool,
     around: &Surroundings,
 ) -> Result<Option<Range6>> {
     if !(spec.ipv6 || by_option == Some(true)) {
@@ -39,8 +41,11 @@ pub fn plan(
     if let Some(gateway) = spec.gateway6.filter(|g| !subnet.contains(*g) || *g == subnet.first()) {
         return Err(invalid("gateway", gateway, &format!("not a host address of {subnet}")));
     }
-    let usual = if spec.driver == LocalDriver::Bridge { first } else { subnet.first() };
-    let gateway = spec.gateway6.unwrap_or(usual);
+    let gateway = match spec.driver {
+        LocalDriver::Bridge if hosted => spec.gateway6.unwrap_or(first),
+        LocalDriver::Bridge => subnet.first(),
+        _ => spec.gateway6.unwrap_or(subnet.first()),
+    };
     let ip_range = spec.ip_range6.map(|r| r.network());
     if let Some(range) = ip_range {
         within("IP range", subnet, range)?;

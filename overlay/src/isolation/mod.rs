@@ -55,7 +55,7 @@ pub fn table(state: &State, names: &Names, maps: &SwarmMaps) -> Table {
         ("output", output()),
         ("mss", mss(names)),
         ("forward", forward(&links)),
-        ("guard", guard(mesh, &links)),
+        ("guard", guard(state, mesh, &links)),
         ("postrouting", postrouting(state, mesh, &links)),
     ];
     let chains = chains.into_iter().chain(mesh::chains(mesh, &links));
@@ -132,6 +132,11 @@ impl Links {
             tunnel: names.wireguard(),
             mesh: names.mesh(),
         }
+    }
+
+    /// Came by none of them, nor from the swarm.
+    fn not_in(&self, rule: Builder) -> Builder {
+        self.all.iter().chain([&self.tunnel, &self.mesh]).fold(rule, |rule, name| rule.iif_not(name))
     }
 
     /// Leaves by none of them.
@@ -337,7 +342,7 @@ pub fn passage(family: Family, gate: Gate, state: &State, names: &Names) -> Vec<
     rules
 }
 
-fn guard(mesh: Option<&Mesh>, links: &Links) -> Chain {
+fn guard(state: &State, mesh: Option<&Mesh>, links: &Links) -> Chain {
     let mut rules = vec![
         Rule::to("known connection").established().accept(),
         Rule::to("published or virtual").translated().accept(),
@@ -345,6 +350,10 @@ fn guard(mesh: Option<&Mesh>, links: &Links) -> Chain {
         Rule::to("from a host of the swarm").iif(&links.tunnel).source_in("nodes").accept(),
     ];
     rules.extend(mesh::admitted(mesh, links));
+    for bridge in state.bridges.values().filter(|b| b.open && !b.internal) {
+        let rule = links.not_in(Rule::to("open network").oif(&bridge.interface));
+        rules.push(rule.bound_for(bridge.subnet).accept());
+    }
     for link in &links.all {
         let out = links.not_out(Rule::to("way out").iif(link)).oif_not(&links.tunnel).oif_not(&links.mesh);
         rules.push(out.pair_in("egress").accept());

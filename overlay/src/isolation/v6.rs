@@ -43,7 +43,7 @@ pub fn table(state: &State, names: &Names) -> Table {
         ("prerouting", base("nat", PREROUTING, DNAT, published_rules())),
         ("output", base("nat", OUTPUT, DNAT, published_rules())),
         ("forward", forward(&links)),
-        ("guard", guard(&links)),
+        ("guard", guard(state, &links)),
         ("input", input(&links)),
         ("postrouting", postrouting(state, &links)),
     ];
@@ -173,12 +173,16 @@ fn forward(links: &Links) -> Chain {
     base("filter", FORWARD, FILTER, rules)
 }
 
-fn guard(links: &Links) -> Chain {
+fn guard(state: &State, links: &Links) -> Chain {
     let mut rules = vec![
         Rule::to6("known connection").established().accept(),
         Rule::to6("published").translated().accept(),
         Rule::to6("same network").pair_in("same_network").accept(),
     ];
+    for (bridge, subnet) in networks(state).filter(|(b, _)| b.open6 && !b.internal) {
+        let rule = links.not_in(Rule::to6("open network").oif(&bridge.interface));
+        rules.push(rule.bound_for(subnet).accept());
+    }
     for link in &links.all {
         let out: Builder = links.not_out(Rule::to6("way out").iif(link)).oif_not(&links.tunnel);
         rules.push(out.pair_in("egress").accept());

@@ -172,6 +172,11 @@ impl Builder {
         self.name_is(META_IIFNAME, name, true)
     }
 
+    /// Arrived on another interface than this.
+    pub fn iif_not(self, name: &str) -> Self {
+        self.name_is(META_IIFNAME, name, false)
+    }
+
     /// Leaves by this interface.
     pub fn oif(self, name: &str) -> Self {
         self.name_is(META_OIFNAME, name, true)

@@ -207,7 +207,7 @@ impl Inner {
             state.bridges.remove(DEFAULT_BRIDGE);
             state
         };
-        bridge.v6 = bridge::plan6(&others, &spec, None, &around)?;
+        bridge.v6 = bridge::plan6(&others, &spec, None, true, &around)?;
         self.save_with(|bridges| drop(bridges.insert(bridge.name.clone(), bridge.clone())))?;
         self.change(|state| state.bridges.insert(bridge.name.clone(), bridge.clone()));
         if let (Some(gone), Some(link)) = (gone, host.find(&bridge.interface)?) {

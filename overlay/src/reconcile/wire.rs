@@ -14,7 +14,7 @@ use crate::netns::Namespace;
 use crate::routed::{self, GATEWAY};
 use crate::state::{Bridge, Interface, On, Record};
 use crate::sysctl;
-use crate::{bridge, netns};
+use crate::{bridge, endpoint, netns};
 
 /// Makes the container's namespace where there is none, and its interfaces where they are missing.
 pub fn wire(record: &Record, path: &Path) -> Result<()> {
@@ -119,6 +119,14 @@ fn settle(
     if !addresses6.is_empty() {
         namespace.within(|| settle6(&interface.guest))?;
         steps.extend(addresses6.iter().map(|a| step::address(index, *a)));
+    }
+    if !interface.sysctls.is_empty() {
+        namespace.within(|| {
+            let set = |(setting, value): &(String, String)| {
+                sysctl::write(&endpoint::path(setting, &interface.guest), value)
+            };
+            interface.sysctls.iter().try_for_each(set)
+        })?;
     }
     steps.push(step::set(index, None, None));
     if interface.is_routed() {
@@ -233,11 +241,12 @@ pub fn make_bridge(host: &mut Links, network: &Bridge) -> Result<Link> {
         subject: name.clone(),
         source: Errno::ENODEV.into(),
     })?;
-    let addr = Cidr { addr: network.gateway, len: network.subnet.len };
-    let mut steps = vec![step::address(link.index, addr)];
+    let addr = network.gateway().map(|addr| Cidr { addr, len: network.subnet.len });
+    let mut steps: Vec<_> = addr.into_iter().map(|a| step::address(link.index, a)).collect();
     if let Some(v6) = &network.v6 {
         settle6(name)?;
-        steps.push(step::address(link.index, Cidr { addr: v6.gateway, len: v6.subnet.len }));
+        let addr = v6.gateway().map(|addr| Cidr { addr, len: v6.subnet.len });
+        steps.extend(addr.into_iter().map(|a| step::address(link.index, a)));
     }
     steps.push(step::set(link.index, None, None));
     host.run(steps, &[])?;

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use crate::bridge::{free_address, mac_of, random_id};
 use crate::cidr::{Address, Cidr, Cidr6};
 use crate::desired::Network;
+use crate::endpoint;
 use crate::error::{Error, Result};
 use crate::link::{Route, Upper};
 use crate::model::{AttachRequest, Endpoint, Endpoint6, Join, Range6};
@@ -88,7 +89,10 @@ pub fn plan(state: &State, request: &AttachRequest, names: &Names) -> Result<Rec
                 let member = membership(state, network, join)?;
                 match &mut routed {
                     None => routed = Some(carrier(state, member, join, names)),
-                    Some(carrier) => add(carrier, member),
+                    Some(carrier) => {
+                        add(carrier, member);
+                        carrier.priority = carrier.priority.max(join.priority);
+                    }
                 }
             }
         }
@@ -96,9 +100,7 @@ pub fn plan(state: &State, request: &AttachRequest, names: &Names) -> Result<Rec
     if let Some(carrier) = routed {
         record.interfaces.insert(0, carrier);
     }
-    for (number, interface) in record.interfaces.iter_mut().enumerate() {
-        interface.guest = format!("eth{number}");
-    }
+    endpoint::name(&mut record)?;
     Ok(record)
 }
 
@@ -110,20 +112,20 @@ pub fn extend(state: &State, record: &Record, join: &Join, names: &Names) -> Res
         return Err(Error::AlreadyConnected { container: record.name, network: found.name().to_owned() });
     }
     record.order.push(found.id().to_owned());
-    let mut interface = match found {
+    let interface = match found {
         Found::Bridge(bridge) => bridged(state, bridge, join, names)?,
         Found::Overlay(network) => {
             let member = membership(state, network, join)?;
             if let Some(carrier) = record.interfaces.iter_mut().find(|i| i.is_routed()) {
                 add(carrier, member);
+                carrier.priority = carrier.priority.max(join.priority);
                 return Ok(record);
             }
             carrier(state, member, join, names)
         }
     };
-    let free = |name: &String| record.interfaces.iter().all(|i| i.guest != *name);
-    interface.guest = (0..).map(|n| format!("eth{n}")).find(free).unwrap_or_default();
     record.interfaces.push(interface);
+    endpoint::name(&mut record)?;
     Ok(record)
 }
 
@@ -149,6 +151,8 @@ fn carrier(state: &State, member: Membership, join: &Join, names: &Names) -> Int
         bridge: None,
         on: None,
         isolated: false,
+        priority: join.priority,
+        sysctls: Vec::new(),
         members: Vec::new(),
     };
     add(&mut interface, member);
@@ -263,6 +267,7 @@ fn bridged(state: &State, bridge: &Bridge, join: &Join, names: &Names) -> Result
         }
     };
     let link_local = link_local(bridge, join)?;
+    let options = endpoint::Options::read(&join.options)?;
     let endpoint_id = random_id();
     let on = bridge.direct.as_ref().map(|direct| On {
         parent: bridge.interface.clone(),
@@ -279,7 +284,9 @@ fn bridged(state: &State, bridge: &Bridge, join: &Join, names: &Names) -> Result
             Some(_) => names.direct(&endpoint_id),
             None => names.bridge_veth(&endpoint_id),
         },
-        guest: String::new(),
+        guest: options.ifname.unwrap_or_default(),
+        priority: join.priority,
+        sysctls: options.sysctls,
         isolated: bridge.isolated,
         mac,
         mtu: bridge.mtu,
@@ -314,6 +321,16 @@ fn membership(state: &State, network: &Network, join: &Join) -> Result<Membershi
             what: "address",
             value: other.to_string(),
             reason: format!("network {} is an overlay, whose containers have one IPv4 address", network.name),
+        });
+    }
+    if let Some(name) = join.options.keys().next() {
+        return Err(Error::Invalid {
+            what: "endpoint option",
+            value: name.clone(),
+            reason: format!(
+                "network {} is an overlay: one interface carries all of a container's",
+                network.name
+            ),
         });
     }
     if !network.subnet.contains(addr) {
@@ -374,9 +391,14 @@ pub fn addresses6(interface: &Interface) -> Vec<Cidr6> {
     all.collect()
 }
 
-/// The default route of IPv6 inside the container, with the interface it leaves by: the first that has a way out.
+/// The first of the highest priority.
+fn preferred<'a, T>(ways: impl Iterator<Item = (&'a Interface, T)>) -> Option<(&'a Interface, T)> {
+    ways.reduce(|best, other| if other.0.priority > best.0.priority { other } else { best })
+}
+
+/// The default route of IPv6 inside the container, with the interface it leaves by.
 pub fn default6(record: &Record) -> Option<(&Interface, Route<Ipv6Addr>)> {
-    record.interfaces.iter().find_map(|interface| {
+    preferred(record.interfaces.iter().filter_map(|interface| {
         let mut places = interface.members.iter().filter_map(|m| Some((m, m.endpoint.v6.as_ref()?)));
         let layer3 = interface.on.as_ref().is_some_and(|on| on.layer3);
         let via = places.find_map(|(m, e)| match layer3 {
@@ -384,7 +406,7 @@ pub fn default6(record: &Record) -> Option<(&Interface, Route<Ipv6Addr>)> {
             false => e.gateway.map(Some),
         })?;
         Some((interface, Route { to: Cidr6::all(), via, src: None }))
-    })
+    }))
 }
 
 /// The way out by an interface of a network of this host alone: the next hop, or the interface itself.
@@ -398,12 +420,13 @@ fn way(interface: &Interface) -> Option<Option<Ipv4Addr>> {
 
 /// Routes inside the container, per interface in its order. A bridge's own subnet needs none.
 ///
-/// The default route goes out by the overlay, from an address that is not the ingress network's, unless
-/// all overlays are internal and there is a bridge with a way out.
+/// The default route goes out by the network of the highest priority that has a way out. Of equal ones, by the overlay,
+/// from an address that is not the ingress network's; and by internal overlays if there is no other way.
 pub fn routes(record: &Record) -> Vec<Vec<Route>> {
-    let way_out = record.interfaces.iter().any(|i| way(i).is_some());
     let default = |via, src| Route { to: Cidr::all(), via, src };
-    let mut has_default = false;
+    let open = |i: &Interface| i.is_routed() && i.members.iter().any(|m| !m.internal);
+    let ways = record.interfaces.iter().filter(|i| open(i) || way(i).is_some()).map(|i| (i, ()));
+    let out = preferred(ways).map(|(i, ())| i).or_else(|| record.routed());
     let mut all = Vec::new();
     for interface in &record.interfaces {
         let mut routes = Vec::new();
@@ -414,16 +437,13 @@ pub fn routes(record: &Record) -> Vec<Vec<Route>> {
                 let src = Some(member.endpoint.addr);
                 routes.push(Route { to: member.subnet.network(), via: Some(GATEWAY), src });
             }
-            let open = interface.members.iter().any(|m| !m.internal);
-            if open || !way_out {
+            if out.is_some_and(|out| std::ptr::eq(out, interface)) {
                 routes.push(default(Some(GATEWAY), way_out_from(interface)));
-                has_default = true;
             }
         } else if let Some(via) = way(interface)
-            && !has_default
+            && out.is_some_and(|out| std::ptr::eq(out, interface))
         {
             routes.push(default(via, None));
-            has_default = true;
         }
         all.push(routes);
     }
@@ -478,6 +498,8 @@ mod tests {
             mtu: 1420,
             bridge: bridge.then(String::new),
             on: None,
+            priority: 0,
+            sysctls: Vec::new(),
             members: networks.iter().map(member).collect(),
         }
     }
@@ -510,6 +532,7 @@ mod tests {
         let inner = ("10.0.2.5", true, false);
         let bridge = interface(true, &[("172.18.0.2", false, false)]);
         let closed = interface(true, &[("172.19.0.2", true, false)]);
+        let preferred = Interface { priority: 1, ..bridge.clone() };
         for (interfaces, expected) in [
             (vec![bridge.clone()], one(0, "172.18.0.1", "")),
             (vec![closed.clone()], vec![]),
@@ -519,6 +542,8 @@ mod tests {
             (vec![interface(false, &[ingress, inner, open])], one(0, &gateway, "10.0.1.5")),
             (vec![interface(false, &[inner]), bridge.clone()], one(1, "172.18.0.1", "")),
             (vec![interface(false, &[open]), bridge.clone()], one(0, &gateway, "10.0.1.5")),
+            (vec![interface(false, &[open]), preferred.clone()], one(1, "172.18.0.1", "")),
+            (vec![bridge.clone(), Interface { priority: 2, ..closed.clone() }], one(0, "172.18.0.1", "")),
         ] {
             assert_eq!(defaults(interfaces.clone()), expected, "{interfaces:?}");
         }

@@ -231,9 +231,8 @@ pub fn read_join(network: &str, settings: Value) -> ApiResult<NetworkJoin> {
         "GlobalIPv6PrefixLen",
         "DNSNames",
     ]);
-    f.refuse_rest(&[(
-        "GwPriority",
-        "the way out is by the first network that has one; name that one first",
-    )])?;
-    Ok(NetworkJoin { network: network.into(), addr, addr6, link_local, aliases, mac, links })
+    let (gw_priority, driver_opts) = (f.i64("GwPriority")?, f.string_map("DriverOpts")?);
+    f.refuse_rest(&[])?;
+    let network = network.into();
+    Ok(NetworkJoin { network, addr, addr6, link_local, aliases, mac, links, gw_priority, driver_opts })
 }
