@@ -17,6 +17,7 @@ services:
     hostname: "{{.Service.Name}}-{{.Task.Slot}}"
     environment: {COLOUR: "${COLOUR:-red}"}
     networks: {front: {aliases: [www]}}
+    extra_hosts: ["host.docker.internal:host-gateway"]
     secrets: [key]
     configs: [{source: app, target: /etc/app.conf, mode: 0440}]
     ports: ["8085:80"]
@@ -141,9 +142,19 @@ fn dockers_client_deploys_changes_prunes_and_removes_a_stack() -> Result<()> {
         Ok(())
     })?;
     let (web, side) = (containers(host, "shop_web")?, containers(host, "shop_side")?);
-    let seen =
-        host.docker(&["exec", &web[0], "/bin/cat", "/run/secrets/key", "/etc/app.conf", "/etc/hostname"])?;
+    let seen = host.docker(&[
+        "exec",
+        &web[0],
+        "/bin/cat",
+        "/run/secrets/key",
+        "/etc/app.conf",
+        "/etc/hostname",
+        "/etc/hosts",
+    ])?;
     ensure!(seen.starts_with("first key\nconf\nshop_web-"), "{seen}");
+    let gateway =
+        host.docker(&["network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", "bridge"])?;
+    ensure!(seen.contains(&format!("{}\thost.docker.internal\n", gateway.trim())), "{seen}");
     let volume = host.docker(&["volume", "inspect", "-f", "{{json .Labels}}", "shop_data"])?;
     ensure!(volume.contains(r#""kept":"yes""#) && volume.contains("stack.namespace"), "{volume}");
 
@@ -244,7 +255,7 @@ fn skep_deploys_by_content_and_rolls_what_a_changed_file_is_in() -> Result<()> {
     let out = skep(host).args(deploy).output()?;
     let err = String::from_utf8(out.stderr)?;
     let place =
-        format!("{}:23:5: services.side: unknown key \"imgae\": did you mean \"image\"?\n", path(&file));
+        format!("{}:24:5: services.side: unknown key \"imgae\": did you mean \"image\"?\n", path(&file));
     ensure!(!out.status.success() && err == place, "{err}");
 
     let (out, _) = said(&mut skep(host), &["stack", "rm", "--detach=false", "shop"])?;

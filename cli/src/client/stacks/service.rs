@@ -153,7 +153,9 @@ fn hosts(service: &Node) -> Result<Vec<String>> {
             .split_once('=')
             .or_else(|| text.split_once(':'))
             .map(|(name, ip)| (name, ip.trim_matches(['[', ']'])));
-        let good = pair.filter(|(name, ip)| !name.is_empty() && ip.parse::<std::net::IpAddr>().is_ok());
+        // What the host's address is, only the task's node knows.
+        let is_addr = |ip: &str| ip == "host-gateway" || ip.parse::<std::net::IpAddr>().is_ok();
+        let good = pair.filter(|(name, ip)| !name.is_empty() && is_addr(ip));
         match good {
             Some((name, ip)) => Ok(format!("{ip} {name}")),
             None => Err(Problem::new(&host.at, format!("extra_hosts: {text:?}: want host:ip")).into()),
