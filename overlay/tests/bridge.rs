@@ -310,6 +310,7 @@ fn another_firewalls_default_does_not_stop_containers() {
     host.sh(
         "nft add table ip filter && nft 'add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }'",
     );
+    host.sh("nft 'add chain ip filter INPUT { type filter hook input priority 0; policy drop; }'");
     let before = host.sh("nft list ruleset; ip -o link | cut -d: -f2; ip route");
     host.run(async {
         let plane = start(&host).await;
@@ -323,6 +324,7 @@ fn another_firewalls_default_does_not_stop_containers() {
         assert_eq!(ask(&a.netns, there, 81).map(|a| a.0), Some("far".into()));
         plane.reconcile().await.expect("reconcile");
         assert_eq!(host.sh("nft list chain ip filter FORWARD").matches("skep:").count(), 6);
+        assert_eq!(host.sh("nft list chain ip filter INPUT").matches("skep:").count(), 1);
         plane.uninstall().await.expect("uninstall");
     });
     lab::assert_same(&before, &host.sh("nft list ruleset; ip -o link | cut -d: -f2; ip route"));
