@@ -116,7 +116,7 @@ fn container(record: &Record, namespace: &mut Namespace) -> Result<Vec<String>> 
         for route in wanted.into_iter().filter(|r| !routes.contains(&(link.index, r.clone()))) {
             lacks(format!("the route to {}", route.to));
         }
-        if interface.bridge.is_none()
+        if interface.is_routed()
             && namespace.links.neighbours(link.index)?.get(&GATEWAY) != Some(&GATEWAY_MAC)
         {
             lacks(format!("neighbour {GATEWAY}"));
