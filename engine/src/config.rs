@@ -211,9 +211,19 @@ pub fn parse_size(text: &str) -> Option<u64> {
         "m" | "mb" | "mib" => 20,
         "g" | "gb" | "gib" => 30,
         "t" | "tb" | "tib" => 40,
+        "p" | "pb" | "pib" => 50,
         _ => return None,
     };
-    number.parse::<u64>().ok()?.checked_mul(1 << shift)
+    let number = number.trim_end();
+    match number.parse::<u64>() {
+        Ok(n) => n.checked_mul(1 << shift),
+        // As `1.5g`. What is cut off is less than a byte.
+        Err(_) if number.bytes().all(|b| b.is_ascii_digit() || b == b'.') => {
+            let n = number.parse::<f64>().ok()? * (1u64 << shift) as f64;
+            (n < u64::MAX as f64).then_some(n as u64)
+        }
+        Err(_) => None,
+    }
 }
 
 /// Which PID namespace a container is in.

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::api::{Api, Query, encode};
 use super::create_body::{bytes, restart, set, without_empty};
+use super::create_values;
 use super::output::{self, Column, Listing, say, text};
 use super::{each, human};
 
@@ -70,7 +71,7 @@ pub struct UpdateArgs {
     #[arg(short, long, value_name = "int")]
     cpu_shares: Option<i64>,
     /// Number of CPUs, like 1.5
-    #[arg(long, value_name = "decimal")]
+    #[arg(long, value_name = "decimal", value_parser = create_values::cpus)]
     cpus: Option<f64>,
     /// CPUs to run on (0-3, 0,1)
     #[arg(long, value_name = "string")]
@@ -79,13 +80,13 @@ pub struct UpdateArgs {
     #[arg(long, value_name = "string")]
     cpuset_mems: Option<String>,
     /// Memory limit
-    #[arg(short, long, value_name = "bytes")]
+    #[arg(short, long, value_name = "bytes", value_parser = create_values::size)]
     memory: Option<String>,
     /// Memory soft limit
-    #[arg(long, value_name = "bytes")]
+    #[arg(long, value_name = "bytes", value_parser = create_values::size)]
     memory_reservation: Option<String>,
     /// Limit of memory and swap together; -1: no limit of swap
-    #[arg(long, value_name = "bytes", allow_hyphen_values = true)]
+    #[arg(long, value_name = "bytes", allow_hyphen_values = true, value_parser = create_values::swap)]
     memory_swap: Option<String>,
     /// Limit of processes (-1: no limit)
     #[arg(long, value_name = "int", allow_hyphen_values = true)]

@@ -33,13 +33,6 @@ impl CreateFlags {
             return Ok(Streams { stdin: self.interactive && !detach, stdout: !detach, stderr: !detach });
         }
         let asked = |name: &str| self.attach.iter().any(|a| a.eq_ignore_ascii_case(name));
-        if let Some(bad) =
-            self.attach.iter().find(|a| !["stdin", "stdout", "stderr"].contains(&a.to_lowercase().as_str()))
-        {
-            bail!(
-                "invalid argument {bad:?} for \"-a, --attach\" flag: valid streams are STDIN, STDOUT and STDERR"
-            );
-        }
         Ok(Streams { stdin: asked("stdin"), stdout: asked("stdout"), stderr: asked("stderr") })
     }
 
@@ -53,9 +46,7 @@ impl CreateFlags {
         if self.rm && policy != "no" && !policy.is_empty() {
             bail!("conflicting options: cannot specify both --restart and --rm");
         }
-        if self.userns.as_deref().is_some_and(|mode| !matches!(mode, "" | "host")) {
-            bail!("--userns: invalid USER mode");
-        }
+        self.check()?;
         let (binds, anonymous) = mount::volumes(&self.volume)?;
         let security = security(&self.security_opt)?;
         let (devices, requests) = devices::asked(&self.device, &self.gpus)?;
@@ -110,6 +101,47 @@ impl CreateFlags {
             body["HostConfig"]["ReadonlyPaths"] = json!([]);
         }
         Ok(body)
+    }
+
+    /// What Docker's client finds wrong before it asks.
+    fn check(&self) -> Result<()> {
+        let other = |mode: &str| mode.strip_prefix("container:").is_some_and(|name| !name.is_empty());
+        let modes: [(&Option<String>, &[&str], &str); 4] = [
+            (&self.pid, &["", "host"], "--pid: invalid PID mode"),
+            (&self.uts, &["", "host"], "--uts: invalid UTS mode"),
+            (&self.userns, &["", "host"], "--userns: invalid USER mode"),
+            (&self.cgroupns, &["", "host", "private"], "--cgroupns: invalid CGROUP mode"),
+        ];
+        for (mode, known, wrong) in modes {
+            let Some(mode) = mode.as_deref() else { continue };
+            if !(known.contains(&mode) || wrong.starts_with("--pid") && other(mode)) {
+                bail!(wrong);
+            }
+        }
+        if let Some(n) = self.memory_swappiness.filter(|n| !(-1..=100).contains(n)) {
+            bail!("invalid value: {n}. Valid memory swappiness range is 0-100");
+        }
+        if self.storage_opt.iter().any(|o| !o.contains('=')) {
+            bail!("invalid storage option");
+        }
+        if self.health_retries.is_some_and(|n| n < 0) {
+            bail!("--health-retries cannot be negative");
+        }
+        let checked = [
+            &self.health_cmd,
+            &self.health_interval,
+            &self.health_timeout,
+            &self.health_start_period,
+            &self.health_start_interval,
+        ];
+        if self.no_healthcheck && (checked.iter().any(|f| f.is_some()) || self.health_retries.is_some()) {
+            bail!("--no-healthcheck conflicts with --health-* options");
+        }
+        let bare = |o: &&String| !o.contains(['=', ':']) && *o != "no-new-privileges";
+        if let Some(bad) = self.security_opt.iter().find(bare) {
+            bail!("Invalid --security-opt: {bad:?}");
+        }
+        Ok(())
     }
 
     fn resources(&self, host: &mut Value) -> Result<()> {
@@ -412,7 +444,7 @@ fn security(given: &[String]) -> Result<Security> {
 /// `name:ip` or `name=ip`.
 pub fn host(text: &str) -> Result<String> {
     let split = text.split_once('=').or_else(|| text.split_once(':'));
-    let (name, ip) = split.with_context(|| format!("bad format for add-host: {text:?}: want host:ip"))?;
+    let (name, ip) = split.with_context(|| format!("bad format for add-host: {text:?}"))?;
     let plain = ip.trim_start_matches('[').trim_end_matches(']');
     if name.is_empty() || (plain != "host-gateway" && plain.parse::<std::net::IpAddr>().is_err()) {
         bail!("invalid IP address in add-host: {ip:?}");

@@ -4,24 +4,26 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::create_values as values;
+
 /// What a container is made of.
 #[derive(Args, Debug, Default)]
 #[command(disable_help_flag = true)]
 pub struct CreateFlags {
     /// Add a custom host-to-IP mapping (host:ip)
-    #[arg(long, value_name = "list")]
+    #[arg(long, value_name = "list", value_parser = values::host)]
     pub add_host: Vec<String>,
     /// Add an annotation to the container (passed through to the OCI runtime)
     #[arg(long, value_name = "map")]
     pub annotation: Vec<String>,
     /// Attach to STDIN, STDOUT or STDERR
-    #[arg(short, long, value_name = "list")]
+    #[arg(short, long, value_name = "list", value_parser = values::stream)]
     pub attach: Vec<String>,
     /// Block IO weight, 10 to 1000 (0: not set)
     #[arg(long, value_name = "uint16")]
     pub blkio_weight: Option<u16>,
     /// Block IO weight of a device (DEVICE:WEIGHT)
-    #[arg(long, value_name = "list")]
+    #[arg(long, value_name = "list", value_parser = values::device)]
     pub blkio_weight_device: Vec<String>,
     /// Add Linux capabilities
     #[arg(long, value_name = "list")]
@@ -48,7 +50,7 @@ pub struct CreateFlags {
     #[arg(short, long, value_name = "int")]
     pub cpu_shares: Option<i64>,
     /// Number of CPUs, like 1.5
-    #[arg(long, value_name = "decimal")]
+    #[arg(long, value_name = "decimal", value_parser = values::cpus)]
     pub cpus: Option<f64>,
     /// CPUs to run on (0-3, 0,1)
     #[arg(long, value_name = "string")]
@@ -60,22 +62,22 @@ pub struct CreateFlags {
     #[arg(long, value_name = "list")]
     pub device: Vec<String>,
     /// Add a rule to the cgroup allowed devices list
-    #[arg(long, value_name = "list")]
+    #[arg(long, value_name = "list", value_parser = values::device_rule)]
     pub device_cgroup_rule: Vec<String>,
     /// Limit read rate (bytes per second) from a device (DEVICE:RATE)
-    #[arg(long, value_name = "list")]
+    #[arg(long, value_name = "list", value_parser = values::device)]
     pub device_read_bps: Vec<String>,
     /// Limit read rate (IO per second) from a device (DEVICE:RATE)
-    #[arg(long, value_name = "list")]
+    #[arg(long, value_name = "list", value_parser = values::device)]
     pub device_read_iops: Vec<String>,
     /// Limit write rate (bytes per second) to a device (DEVICE:RATE)
-    #[arg(long, value_name = "list")]
+    #[arg(long, value_name = "list", value_parser = values::device)]
     pub device_write_bps: Vec<String>,
     /// Limit write rate (IO per second) to a device (DEVICE:RATE)
-    #[arg(long, value_name = "list")]
+    #[arg(long, value_name = "list", value_parser = values::device)]
     pub device_write_iops: Vec<String>,
     /// Set custom DNS servers
-    #[arg(long, value_name = "list")]
+    #[arg(long, value_name = "list", value_parser = values::address)]
     pub dns: Vec<String>,
     /// Set DNS options
     #[arg(long, alias = "dns-opt", value_name = "list")]
@@ -90,7 +92,7 @@ pub struct CreateFlags {
     #[arg(long, value_name = "string")]
     pub entrypoint: Option<String>,
     /// Set environment variables
-    #[arg(short, long, value_name = "list")]
+    #[arg(short, long, value_name = "list", value_parser = values::variable)]
     pub env: Vec<String>,
     /// Read in a file of environment variables
     #[arg(long, value_name = "list")]
@@ -108,19 +110,19 @@ pub struct CreateFlags {
     #[arg(long, value_name = "string")]
     pub health_cmd: Option<String>,
     /// Time between running the check
-    #[arg(long, value_name = "duration")]
+    #[arg(long, value_name = "duration", value_parser = values::duration)]
     pub health_interval: Option<String>,
     /// Consecutive failures needed to report unhealthy
     #[arg(long, value_name = "int")]
     pub health_retries: Option<i64>,
     /// Time between running the check during the start period
-    #[arg(long, value_name = "duration")]
+    #[arg(long, value_name = "duration", value_parser = values::duration)]
     pub health_start_interval: Option<String>,
     /// Time to start in before failures count
-    #[arg(long, value_name = "duration")]
+    #[arg(long, value_name = "duration", value_parser = values::duration)]
     pub health_start_period: Option<String>,
     /// Longest time one check may run
-    #[arg(long, value_name = "duration")]
+    #[arg(long, value_name = "duration", value_parser = values::duration)]
     pub health_timeout: Option<String>,
     /// Print usage
     #[arg(long, action = clap::ArgAction::Help)]
@@ -144,7 +146,7 @@ pub struct CreateFlags {
     #[arg(long, value_name = "string")]
     pub ipc: Option<String>,
     /// Set meta data on a container
-    #[arg(short, long, value_name = "list")]
+    #[arg(short, long, value_name = "list", value_parser = values::label)]
     pub label: Vec<String>,
     /// Read in a line delimited file of labels
     #[arg(long, value_name = "list")]
@@ -165,13 +167,13 @@ pub struct CreateFlags {
     #[arg(long, value_name = "string")]
     pub mac_address: Option<String>,
     /// Memory limit
-    #[arg(short, long, value_name = "bytes")]
+    #[arg(short, long, value_name = "bytes", value_parser = values::size)]
     pub memory: Option<String>,
     /// Memory soft limit
-    #[arg(long, value_name = "bytes")]
+    #[arg(long, value_name = "bytes", value_parser = values::size)]
     pub memory_reservation: Option<String>,
     /// Limit of memory and swap together; -1: no limit of swap
-    #[arg(long, value_name = "bytes", allow_hyphen_values = true)]
+    #[arg(long, value_name = "bytes", allow_hyphen_values = true, value_parser = values::swap)]
     pub memory_swap: Option<String>,
     /// How readily the container is swapped out, 0 to 100
     #[arg(long, value_name = "int", allow_hyphen_values = true)]
@@ -237,7 +239,7 @@ pub struct CreateFlags {
     #[arg(long, value_name = "list")]
     pub security_opt: Vec<String>,
     /// Size of /dev/shm
-    #[arg(long, value_name = "bytes")]
+    #[arg(long, value_name = "bytes", value_parser = values::size)]
     pub shm_size: Option<String>,
     /// Signal to stop the container
     #[arg(long, value_name = "string")]
@@ -249,7 +251,7 @@ pub struct CreateFlags {
     #[arg(long, value_name = "list")]
     pub storage_opt: Vec<String>,
     /// Sysctl options
-    #[arg(long, value_name = "map", value_parser = sysctl)]
+    #[arg(long, value_name = "map", value_parser = values::sysctl)]
     pub sysctl: Vec<String>,
     /// Mount a tmpfs directory
     #[arg(long, value_name = "list")]
@@ -258,7 +260,7 @@ pub struct CreateFlags {
     #[arg(short, long)]
     pub tty: bool,
     /// Ulimit options
-    #[arg(long, value_name = "ulimit")]
+    #[arg(long, value_name = "ulimit", value_parser = values::ulimit)]
     pub ulimit: Vec<String>,
     /// Username or UID (format: <name|uid>[:<group|gid>])
     #[arg(short, long, value_name = "string")]
@@ -289,15 +291,4 @@ pub struct CreateFlags {
         value_name = "IMAGE [COMMAND] [ARG...]"
     )]
     pub words: Vec<String>,
-}
-
-/// Passes what a container has of its own, as Docker's client does: a daemon that is older may not look.
-fn sysctl(text: &str) -> Result<String, String> {
-    const OF_IPC: [&str; 8] =
-        ["msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced"];
-    let own = text.split_once('=').is_some_and(|(name, _)| {
-        let of_ipc = name.strip_prefix("kernel.").is_some_and(|n| OF_IPC.contains(&n));
-        of_ipc || name.starts_with("net.") || name.starts_with("fs.mqueue.")
-    });
-    if own { Ok(text.to_owned()) } else { Err(format!("sysctl '{text}' is not allowed")) }
 }

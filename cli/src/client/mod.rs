@@ -9,6 +9,7 @@ mod context;
 mod copy;
 mod create_body;
 mod create_flags;
+mod create_values;
 mod credentials;
 mod dependencies;
 mod devices;

@@ -67,7 +67,7 @@ pub async fn create(api: &Api, flags: &CreateFlags) -> Result<u8> {
 /// Runs a container; its exit code.
 pub async fn run(api: &Api, args: RunArgs) -> Result<u8> {
     let flags = &args.flags;
-    let streams = flags.streams(args.detach).map_err(|e| NeverRan::new(&e))?;
+    let streams = flags.streams(args.detach)?;
     if flags.tty && streams.stdin {
         use std::io::IsTerminal;
         anyhow::ensure!(std::io::stdin().is_terminal(), "the input device is not a TTY");
@@ -84,10 +84,8 @@ pub async fn run(api: &Api, args: RunArgs) -> Result<u8> {
     let exit = Exit::of(api, &path, if flags.rm { "removed" } else { "next-exit" }).await?;
     start(api, &path, flags.rm).await?;
     match attached.join(api, &path, args.sig_proxy).await? {
-        Ended::Detached => {
-            eprintln!("read escape sequence");
-            Ok(0)
-        }
+        // Whoever typed the keys knows.
+        Ended::Detached => Ok(0),
         Ended::Closed => exit.code().await,
     }
 }

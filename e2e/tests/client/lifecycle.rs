@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 use skep_e2e::{Host, busybox_image, eventually};
 
 use super::{docker, lab, skep};
+use crate::compare::Compare;
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -53,6 +54,7 @@ fn lives_are_as_with_docker() -> Result<()> {
 
     lists(host)?;
     events(host)?;
+    wrong_values(host)?;
 
     // What needs others waits for them when all come back at once.
     let always = ["run", "-d", "--restart", "always", "--name"];
@@ -123,4 +125,41 @@ fn events(host: &Host) -> Result<()> {
         "{refused:?}"
     );
     Ok(())
+}
+
+/// What is wrong with a flag is found before the daemon is asked, and told in the same words.
+fn wrong_values(host: &Host) -> Result<()> {
+    let mut compare = Compare::new(host);
+    for flags in [
+        "-m foo",
+        "--shm-size foo",
+        "--cpus abc",
+        "--dns foo",
+        "--add-host foo",
+        "--add-host foo:bar",
+        "--pid bogus",
+        "--uts bogus",
+        "--cgroupns bogus",
+        "--ulimit foo",
+        "--ulimit nofile=5:2",
+        "--ulimit bogus=5:6",
+        "--device-cgroup-rule foo",
+        "--security-opt foo",
+        "--blkio-weight-device foo",
+        "--device-read-bps foo",
+        "--memory-swappiness 101",
+        "--storage-opt foo",
+        "--health-interval foo",
+        "--health-retries -1",
+        "--no-healthcheck --health-cmd x",
+        "-a foo",
+        "-d -a stdout",
+        "-l =x",
+        "-e =x",
+    ] {
+        compare.same(&format!("run {flags} busybox true"))?;
+    }
+    compare.same("update -m foo list-1")?;
+    compare.same("update --cpus x list-1")?;
+    compare.end()
 }
