@@ -9,6 +9,7 @@ use tokio::sync::{Semaphore, SemaphorePermit, broadcast};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::build::BuildCache;
 use crate::config::{Container, ContainerState};
 use crate::container::{Execs, Record, Table};
 use crate::data_root::{DataRoot, make_dir};
@@ -66,6 +67,7 @@ struct Inner {
     events: Events,
     metrics: Metrics,
     images: Images,
+    build_cache: BuildCache,
     volumes: Volumes,
     table: Table,
     execs: Execs,
@@ -118,6 +120,7 @@ impl Engine {
         let events = Events::new(metrics.events.clone());
         let images =
             Images::open(root.clone(), metadata.clone(), events.clone(), metrics.clone(), &stored, holders)?;
+        let build_cache = BuildCache::open(metadata.clone(), &stored, &images);
         let users = records.iter().map(|r| (r.container.id.0.clone(), r.volumes()));
         let volumes = Volumes::open(
             root.clone(),
@@ -138,6 +141,7 @@ impl Engine {
             events,
             metrics,
             images,
+            build_cache,
             volumes,
             table: Table::default(),
             execs: Execs::default(),
@@ -172,6 +176,10 @@ impl Engine {
     /// The images.
     pub fn images(&self) -> &Images {
         &self.0.images
+    }
+
+    pub(crate) fn build_cache(&self) -> &BuildCache {
+        &self.0.build_cache
     }
 
     /// The volumes.

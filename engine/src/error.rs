@@ -12,6 +12,16 @@ pub enum Error {
         /// As asked for.
         reference: String,
     },
+    /// A `RUN` of a build that failed.
+    #[error("The command '{command}' returned a non-zero code: {code}{reason}")]
+    BuildFailed {
+        /// What ran.
+        command: String,
+        /// Its exit code.
+        code: i32,
+        /// Further words.
+        reason: String,
+    },
     /// No container by that identifier, name or prefix.
     #[error("No such container: {name}")]
     NoSuchContainer {

@@ -3,11 +3,13 @@
 //! Knows nothing of the swarm nor of networks: whoever embeds it supplies a [`Networking`], which
 //! hands over a prepared network namespace for containers that ask for one.
 
+mod build;
 mod cdi;
 pub mod config;
 mod container;
 mod data_root;
 mod disk_usage;
+pub mod dockerfile;
 mod duration;
 mod engine;
 mod error;
@@ -33,6 +35,7 @@ mod userns;
 mod volume;
 mod xattr;
 
+pub use build::{BuildEvent, BuildRequest, CacheUsage, CredentialsOf, PruneBuilds};
 pub use cdi::{CDI_SPEC_DIRS, Registry as CdiRegistry};
 pub use config::*;
 pub use container::{

@@ -32,6 +32,7 @@ pub(crate) enum Kind {
     Reference,
     Layer,
     Volume,
+    BuildStep,
 }
 
 impl Kind {
@@ -42,6 +43,7 @@ impl Kind {
             Kind::Reference => "reference/",
             Kind::Layer => "layer/",
             Kind::Volume => "volume/",
+            Kind::BuildStep => "build-step/",
         }
     }
 }

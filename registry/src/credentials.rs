@@ -1,5 +1,7 @@
 //! Who a request is made as: what clients send as `X-Registry-Auth`.
 
+use std::collections::BTreeMap;
+
 use base64::Engine;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
@@ -56,6 +58,23 @@ impl Credentials {
         // Some clients send the other alphabet.
         let json = URL_SAFE.decode(text).or_else(|_| STANDARD.decode(text)).map_err(|_| bad())?;
         Self::from_json(&json).map_err(|_| bad())
+    }
+
+    /// Reads the value of `X-Registry-Config`: credentials by registry; an empty one is none.
+    pub fn several_from_header(text: &str) -> Result<BTreeMap<String, Self>, Error> {
+        let text = text.trim();
+        if text.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let bad = || Error::Invalid("invalid X-Registry-Config header: want JSON in URL-safe base64".into());
+        let json = URL_SAFE.decode(text).or_else(|_| STANDARD.decode(text)).map_err(|_| bad())?;
+        let map: Option<BTreeMap<String, serde_json::Value>> =
+            serde_json::from_slice(&json).map_err(|_| bad())?;
+        let one = |(address, value): (String, serde_json::Value)| {
+            let read = Self::from_json(value.to_string().as_bytes())?;
+            Ok((crate::login::registry_of(&address), read))
+        };
+        map.unwrap_or_default().into_iter().map(one).collect()
     }
 
     /// Reads the JSON of `POST /auth`.

@@ -59,7 +59,7 @@ async fn finished(url: &str, response: hyper::Response<hyper::body::Incoming>) -
 }
 
 /// The registry that a client's server address means.
-fn registry_of(address: &str) -> String {
+pub(crate) fn registry_of(address: &str) -> String {
     let host = address.split_once("://").map_or(address, |(_, rest)| rest);
     let host = host.split('/').next().unwrap_or_default();
     match host {

@@ -10,7 +10,7 @@ use crate::state::ApiState;
 const POST: MethodFilter = MethodFilter::POST;
 
 /// Method, path, and what a user calls the operation.
-const LATER: &[(MethodFilter, &str, &str)] = &[(POST, "/build", "build"), (POST, "/session", "session")];
+const LATER: &[(MethodFilter, &str, &str)] = &[(POST, "/session", "session")];
 
 /// Objects of kinds that cannot be made yet: none is there, and `docker inspect NAME`, which asks for
 /// every kind in turn, goes on to the next.

@@ -2,6 +2,7 @@
 
 mod archive;
 mod body;
+mod build;
 mod container_streams;
 mod container_usage;
 mod containers;
@@ -46,6 +47,7 @@ pub fn router(state: ApiState) -> Router {
     let operations = Router::new()
         .merge(system::routes())
         .merge(events::routes())
+        .merge(build::routes())
         .merge(images::routes())
         .merge(containers::routes())
         .merge(container_streams::routes())

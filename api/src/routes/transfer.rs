@@ -99,7 +99,7 @@ impl Tell {
     }
 }
 
-fn line(p: &Progress) -> Value {
+pub(super) fn line(p: &Progress) -> Value {
     match p {
         Progress::Line { about: Some(id), text } => json!({ "status": text, "id": id }),
         Progress::Line { about: None, text } => json!({ "status": text }),

@@ -1,4 +1,4 @@
-//! `system df`, and the prunes of containers and of the build cache, of which there is none.
+//! `system df`, and the prune of containers.
 
 use axum::Router;
 use axum::extract::{Query, State};
@@ -7,17 +7,14 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use skep_engine::Container;
 
-use super::{body, containers};
+use super::{body, build, containers};
 use crate::convert::{image, time, volume};
 use crate::error::{ApiError, ApiResult};
 use crate::filters::Filters;
 use crate::state::ApiState;
 
 pub(super) fn routes() -> Router<ApiState> {
-    Router::new()
-        .route("/system/df", get(usage))
-        .route("/containers/prune", post(prune_containers))
-        .route("/build/prune", post(prune_builds))
+    Router::new().route("/system/df", get(usage)).route("/containers/prune", post(prune_containers))
 }
 
 async fn usage(State(s): State<ApiState>, Query(q): Query<Vec<(String, String)>>) -> ApiResult {
@@ -58,7 +55,7 @@ async fn usage(State(s): State<ApiState>, Query(q): Query<Vec<(String, String)>>
         out["Volumes"] = shown.into();
     }
     if wants("build-cache") {
-        out["BuildCache"] = json!([]);
+        out["BuildCache"] = build::usage(&s).into();
     }
     Ok(body::ok(&out))
 }
@@ -81,9 +78,4 @@ async fn prune_containers(State(s): State<ApiState>, Query(q): Query<Prune>) -> 
     let pruned = s.engine().prune(chosen).await?;
     let removed = if pruned.removed.is_empty() { Value::Null } else { json!(pruned.removed) };
     Ok(body::ok(&json!({ "ContainersDeleted": removed, "SpaceReclaimed": pruned.freed })))
-}
-
-/// Nothing is built here, so nothing is kept of it.
-async fn prune_builds() -> ApiResult {
-    Ok(body::ok(&json!({ "CachesDeleted": null, "SpaceReclaimed": 0 })))
 }

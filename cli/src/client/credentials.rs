@@ -1,6 +1,7 @@
 //! Credentials of registries, kept where Docker's client keeps them: `config.json`, or a helper program
 //! (`docker-credential-NAME`) that it names.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -103,6 +104,28 @@ impl Store {
         };
         found.server_address = key;
         Ok(Some(found).filter(|c| !c.is_empty()))
+    }
+
+    /// Credentials for every registry that some are kept for, by their keys.
+    pub fn all(&self) -> Result<BTreeMap<String, Credentials>> {
+        let keys = |name: &str| {
+            let map = self.content.get(name).and_then(Value::as_object);
+            map.into_iter().flat_map(|m| m.keys().cloned()).collect::<Vec<_>>()
+        };
+        let mut wanted = [keys("auths"), keys("credHelpers")].concat();
+        if let Some(store) = self.content.get("credsStore").and_then(Value::as_str).filter(|s| !s.is_empty())
+        {
+            let listed = ask(store, "list", "")?.unwrap_or_default();
+            let listed: BTreeMap<String, String> = serde_json::from_str(&listed).unwrap_or_default();
+            wanted.extend(listed.into_keys());
+        }
+        let mut out = BTreeMap::new();
+        for key in wanted {
+            if let Some(found) = self.get(&key)? {
+                out.insert(key_of(&key), found);
+            }
+        }
+        Ok(out)
     }
 
     /// Keeps a registry's credentials.

@@ -3,7 +3,7 @@
 
 use std::io::{IsTerminal, Write};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use futures::TryStreamExt;
 use http_body_util::BodyDataStream;
 use hyper::Response;
@@ -32,9 +32,7 @@ pub async fn show(response: Response<Incoming>, to: Show, mut aux: impl FnMut(&V
     let mut screen = Screen::new(to);
     while let Some(line) = lines.next_line().await? {
         let Ok(message) = serde_json::from_str::<Value>(&line) else { continue };
-        if let Some(error) = message["error"].as_str() {
-            bail!("{error}");
-        }
+        failed(&message)?;
         if message.get("aux").is_some() {
             aux(&message["aux"]);
             continue;
@@ -42,6 +40,39 @@ pub async fn show(response: Response<Incoming>, to: Show, mut aux: impl FnMut(&V
         screen.take(&message)?;
     }
     Ok(())
+}
+
+/// All that an answer says in streams; an error among it fails.
+pub async fn collect(response: Response<Incoming>) -> Result<String> {
+    let bytes = BodyDataStream::new(response.into_body()).map_err(std::io::Error::other);
+    let mut lines = tokio::io::BufReader::new(tokio_util::io::StreamReader::new(bytes)).lines();
+    let mut said = String::new();
+    while let Some(line) = lines.next_line().await? {
+        let Ok(message) = serde_json::from_str::<Value>(&line) else { continue };
+        failed(&message)?;
+        said.push_str(message["stream"].as_str().unwrap_or_default());
+    }
+    Ok(said)
+}
+
+/// What a daemon says at the end of what failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Failed {
+    /// In its words.
+    pub message: String,
+    /// Exit code of a command that failed; 0 = none did.
+    pub code: i64,
+}
+
+fn failed(message: &Value) -> Result<()> {
+    match message["error"].as_str() {
+        None => Ok(()),
+        Some(error) => {
+            let code = message["errorDetail"]["code"].as_i64().unwrap_or(0);
+            Err(Failed { message: error.to_owned(), code }.into())
+        }
+    }
 }
 
 struct Screen {
@@ -62,10 +93,12 @@ impl Screen {
     }
 
     fn take(&mut self, message: &Value) -> Result<()> {
+        if let Some(text) = message["stream"].as_str() {
+            self.lines.clear();
+            return self.write(text.as_bytes());
+        }
         let id = message["id"].as_str().unwrap_or_default();
-        let Some(text) = [&message["stream"], &message["status"]].into_iter().find_map(Value::as_str) else {
-            return Ok(());
-        };
+        let Some(text) = message["status"].as_str() else { return Ok(()) };
         let detail = &message["progressDetail"];
         let bar = bar(detail);
         if !self.terminal {

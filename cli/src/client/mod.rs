@@ -2,6 +2,7 @@
 
 mod api;
 mod attach;
+mod build;
 mod container_list;
 mod container_usage;
 mod containers;
@@ -136,6 +137,8 @@ enum Client {
     OnAccount(registry::AccountCommand),
     #[command(flatten)]
     OnSystem(system::System),
+    /// Build an image from a Dockerfile
+    Build(Box<build::BuildArgs>),
     /// List containers
     Ps(container_list::ListArgs),
     /// List images
@@ -239,12 +242,16 @@ enum SystemGroup {
 
 #[derive(Subcommand)]
 enum BuilderGroup {
+    /// Build an image from a Dockerfile
+    Build(Box<build::BuildArgs>),
     /// Remove build cache
     Prune(usage_report::BuilderPruneArgs),
 }
 
 #[derive(Subcommand)]
 enum ImageGroup {
+    /// Build an image from a Dockerfile
+    Build(Box<build::BuildArgs>),
     #[command(flatten)]
     Same(images::ImageCommand),
     #[command(flatten)]
@@ -342,6 +349,9 @@ fn ask(api: &Api, command: Client) -> Result<u8> {
             Client::OnContainer(command) | Client::Container(ContainerGroup::Same(command)) => {
                 return containers::run(api, command).await;
             }
+            Client::Build(args)
+            | Client::Image(ImageGroup::Build(args))
+            | Client::Builder(BuilderGroup::Build(args)) => return build::run(api, &args).await,
             Client::OnImage(command) | Client::Image(ImageGroup::Same(command)) => {
                 images::run(api, command).await
             }

@@ -29,7 +29,7 @@ pub enum Change {
 }
 
 /// What the runtime makes to mount on, which is no change of the container's.
-pub(super) const MADE_BY_US: &[&str] =
+pub(crate) const MADE_BY_US: &[&str] =
     &["dev", "proc", "sys", "etc/hosts", "etc/hostname", "etc/resolv.conf", "etc/mtab", ".dockerenv"];
 
 impl Engine {

@@ -54,9 +54,7 @@ impl Engine {
             created_by: c.argv.join(" "),
             reference: reference.clone(),
         };
-        let upper = match self.rootfs(&slot).0 {
-            Rootfs::Overlay { upper, .. } | Rootfs::Directory(upper) => upper,
-        };
+        let upper = self.upper_of(&slot.id)?;
         let images = self.images().clone();
         let pack = move || {
             images.commit_blocking(new, |file| {
@@ -129,6 +127,16 @@ fn filled(asked: ImageConfig, own: ImageConfig) -> ImageConfig {
         shell: if asked.shell.is_empty() { own.shell } else { asked.shell },
         on_build: if asked.on_build.is_empty() { own.on_build } else { asked.on_build },
         healthcheck: HealthConfig::merged(health.as_ref(), own.healthcheck.as_ref()).map(|h| h.to_image()),
+    }
+}
+
+impl Engine {
+    /// The directory of what a container has changed.
+    pub(crate) fn upper_of(&self, id: &str) -> Result<std::path::PathBuf, Error> {
+        let slot = self.table().find(id)?;
+        Ok(match self.rootfs(&slot).0 {
+            Rootfs::Overlay { upper, .. } | Rootfs::Directory(upper) => upper,
+        })
     }
 }
 

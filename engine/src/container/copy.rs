@@ -250,7 +250,7 @@ impl Asked {
 }
 
 /// Where a path leads in the end. What is not there leads to itself.
-fn evaluate(root: &Root, path: &Path) -> io::Result<PathBuf> {
+pub(crate) fn evaluate(root: &Root, path: &Path) -> io::Result<PathBuf> {
     let mut left: Vec<std::ffi::OsString> = path.iter().rev().map(OsStr::to_owned).collect();
     let (mut at, mut links) = (PathBuf::from("/"), 0);
     while let Some(part) = left.pop() {

@@ -50,6 +50,8 @@ pub use stats::{CpuUsage, InterfaceCounters, IoUsage, MemoryUsage, Stats, Usage}
 pub use top::Top;
 pub use wait::{Exit, WaitCondition};
 
+pub(crate) use changes::MADE_BY_US;
+pub(crate) use copy::evaluate;
 pub(crate) use exec::Execs;
 pub(crate) use resolve::signal;
 pub(crate) use slot::{Life, Record};

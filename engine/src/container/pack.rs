@@ -22,7 +22,7 @@ const MOST_ID: u64 = 0o7_777_777;
 const NEVER_FOLLOW: OFlag = OFlag::O_NOFOLLOW.union(OFlag::O_CLOEXEC);
 
 /// A tar archive being written.
-pub(super) struct Pack<W: Write> {
+pub(crate) struct Pack<'a, W: Write> {
     out: Builder<W>,
     /// Name of the first entry of each file with several names.
     links: HashMap<(u64, u64), Vec<u8>>,
@@ -32,27 +32,61 @@ pub(super) struct Pack<W: Write> {
     ids: Option<IdMaps>,
     /// Paths below the root that are left out.
     skip: &'static [&'static str],
+    /// What entries say of themselves.
+    told: Told,
+    /// Paths that are left out as well.
+    leave_out: Option<&'a dyn Fn(&[u8], bool) -> bool>,
     /// How deep the walk is.
     depth: usize,
+}
+
+/// What entries say of themselves, whatever their files say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Told {
+    /// User and group.
+    pub(crate) owner: Option<(u32, u32)>,
+    /// Permissions of what is no link.
+    pub(crate) mode: Option<u32>,
+    /// No file is younger, in seconds since the Unix epoch.
+    pub(crate) latest: Option<i64>,
 }
 
 /// Deeper than any path of a file system can be walked by name (PATH_MAX of one-letter names).
 pub(crate) const DEEPEST: usize = 2048;
 
-impl<W: Write> Pack<W> {
+impl<'a, W: Write> Pack<'a, W> {
     /// Files as they are, but for owners that stand for a container's.
-    pub(super) fn files(out: W, ids: Option<IdMaps>) -> Self {
-        Self { out: Builder::new(out), links: HashMap::new(), layer: false, ids, skip: &[], depth: 0 }
+    pub(crate) fn files(out: W, ids: Option<IdMaps>) -> Self {
+        Self {
+            out: Builder::new(out),
+            links: HashMap::new(),
+            layer: false,
+            ids,
+            skip: &[],
+            told: Told::default(),
+            leave_out: None,
+            depth: 0,
+        }
     }
 
     /// The upper directory of an overlay as a layer of an image, without `skip`.
-    pub(super) fn layer(out: W, skip: &'static [&'static str]) -> Self {
+    pub(crate) fn layer(out: W, skip: &'static [&'static str]) -> Self {
         Self { layer: true, skip, ..Self::files(out, None) }
+    }
+
+    /// Entries say this of themselves.
+    pub(crate) fn told(self, told: Told) -> Self {
+        Self { told, ..self }
+    }
+
+    /// Leaves out the paths that `leave_out` says so of (and whether they are directories).
+    pub(crate) fn without(self, leave_out: &'a dyn Fn(&[u8], bool) -> bool) -> Self {
+        Self { leave_out: Some(leave_out), ..self }
     }
 
     /// Adds what is in the directory, each entry below the name `prefix`. Without one, names are relative; with
     /// the prefix of the root, which is none but a slash, they begin with one.
-    pub(super) fn children(&mut self, dir: &OwnedFd, prefix: Option<&[u8]>) -> io::Result<()> {
+    pub(crate) fn children(&mut self, dir: &OwnedFd, prefix: Option<&[u8]>) -> io::Result<()> {
         if self.depth > DEEPEST {
             return Err(io::Error::other("its directories are nested too deep"));
         }
@@ -71,7 +105,7 @@ impl<W: Write> Pack<W> {
     }
 
     /// Adds one entry of a directory, with all below it, as `path`.
-    pub(super) fn entry(&mut self, dir: &OwnedFd, name: &OsStr, path: &[u8]) -> io::Result<()> {
+    pub(crate) fn entry(&mut self, dir: &OwnedFd, name: &OsStr, path: &[u8]) -> io::Result<()> {
         let name = Path::new(name);
         let meta = match fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
             // It was removed while we walked.
@@ -79,6 +113,9 @@ impl<W: Write> Pack<W> {
             other => other?,
         };
         let kind = SFlag::from_bits_truncate(meta.st_mode) & SFlag::S_IFMT;
+        if self.leave_out.is_some_and(|out| out(path, kind == SFlag::S_IFDIR)) {
+            return Ok(());
+        }
         if kind == SFlag::S_IFDIR {
             let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | NEVER_FOLLOW;
             let below = match openat(dir, name, flags, Mode::empty()) {
@@ -125,7 +162,7 @@ impl<W: Write> Pack<W> {
     }
 
     /// Adds a directory itself.
-    pub(super) fn directory(&mut self, dir: &OwnedFd, path: &[u8]) -> io::Result<()> {
+    pub(crate) fn directory(&mut self, dir: &OwnedFd, path: &[u8]) -> io::Result<()> {
         let meta = fstat(dir)?;
         let name = [path, b"/"].concat();
         self.put(EntryType::Directory, &meta, &name, b"", Some(dir), io::empty())?;
@@ -158,8 +195,10 @@ impl<W: Write> Pack<W> {
     ) -> io::Result<()> {
         let mut header = Header::new_gnu();
         header.set_entry_type(kind);
-        header.set_mode(meta.st_mode & 0o7777);
-        header.set_mtime(u64::try_from(meta.st_mtime).unwrap_or(0));
+        let mode = self.told.mode.filter(|_| kind != EntryType::Symlink).unwrap_or(meta.st_mode);
+        header.set_mode(mode & 0o7777);
+        let mtime = self.told.latest.map_or(meta.st_mtime, |latest| meta.st_mtime.min(latest));
+        header.set_mtime(u64::try_from(mtime).unwrap_or(0));
         header.set_size(if kind == EntryType::Regular { meta.st_size as u64 } else { 0 });
         if matches!(kind, EntryType::Char | EntryType::Block) {
             header.set_device_major(nix::sys::stat::major(meta.st_rdev) as u32)?;
@@ -170,6 +209,7 @@ impl<W: Write> Pack<W> {
             None => (meta.st_uid, meta.st_gid),
             Some(ids) => ids.to_container(meta.st_uid, meta.st_gid),
         };
+        let owner = self.told.owner.unwrap_or(owner);
         let (uid, gid) = (u64::from(owner.0), u64::from(owner.1));
         header.set_uid(uid.min(MOST_ID));
         header.set_gid(gid.min(MOST_ID));
@@ -200,8 +240,30 @@ impl<W: Write> Pack<W> {
         self.out.append(&header, data)
     }
 
+    /// Adds a file that is nowhere yet.
+    pub(crate) fn written(&mut self, path: &[u8], content: &[u8]) -> io::Result<()> {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(EntryType::Regular);
+        header.set_mode(self.told.mode.unwrap_or(0o644) & 0o7777);
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let now = now.map_or(0, |t| i64::try_from(t.as_secs()).unwrap_or(0));
+        let mtime = self.told.latest.map_or(now, |latest| now.min(latest));
+        header.set_mtime(u64::try_from(mtime).unwrap_or(0));
+        let (uid, gid) = self.told.owner.unwrap_or((0, 0));
+        header.set_uid(uid.into());
+        header.set_gid(gid.into());
+        header.set_size(content.len() as u64);
+        let path = Path::new(OsStr::from_bytes(path));
+        self.out.append_data(&mut header, path, content)
+    }
+
+    /// What it writes to, as it is.
+    pub(crate) fn get_mut(&mut self) -> &mut W {
+        self.out.get_mut()
+    }
+
     /// Writes the end mark.
-    pub(super) fn finish(mut self) -> io::Result<()> {
+    pub(crate) fn finish(mut self) -> io::Result<()> {
         self.out.finish()
     }
 }

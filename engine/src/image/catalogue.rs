@@ -18,6 +18,9 @@ pub(super) struct StoredImage {
     /// The manifest it was pulled by, which is a blob too.
     #[serde(default)]
     pub(super) manifest: Option<String>,
+    /// A build made it on its way, and keeps it for the next.
+    #[serde(default)]
+    pub(super) intermediate: bool,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

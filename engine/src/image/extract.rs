@@ -59,6 +59,11 @@ pub(crate) fn copy_in(from: impl Read + Send, to: OwnedFd, rules: CopyRules) -> 
     Extraction::new(to, Some(rules)).run(&mut TarReader::new(reader, false), &limits).map(drop)
 }
 
+/// Whether something is an archive that [`copy_in`] takes.
+pub(crate) fn is_tar(from: impl Read + Send) -> bool {
+    decoder(from).is_ok_and(|(_, reader)| matches!(TarReader::new(reader, false).next(), Ok(Some(_))))
+}
+
 struct Extraction {
     root: OwnedFd,
     /// Copied files; else a layer.

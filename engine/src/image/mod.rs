@@ -1,6 +1,7 @@
 //! Images: archives in and out, the content store, layers unpacked once, references.
 
 mod archive;
+mod built;
 mod catalogue;
 pub(crate) mod changes;
 mod commit;
@@ -25,7 +26,6 @@ pub(crate) mod tar;
 mod transfer;
 mod upload;
 mod usage;
-mod words;
 
 pub use config::{History, Image, ImageConfig};
 pub use progress::Progress;
@@ -36,6 +36,7 @@ pub use reference::Reference;
 pub use store::{Images, Removed};
 pub use usage::ImageUsage;
 
+pub(crate) use built::Finished;
 pub(crate) use catalogue::Holder;
 pub(crate) use commit::NewLayer;
-use layer::unused_name;
+pub(crate) use layer::unused_name;

@@ -224,8 +224,12 @@ impl Images {
             history: c.history,
             ..Image::default()
         };
-        let stored =
-            StoredImage { image, blobs: blobs.iter().map(|(d, _)| d.clone()).collect(), manifest: None };
+        let stored = StoredImage {
+            image,
+            blobs: blobs.iter().map(|(d, _)| d.clone()).collect(),
+            manifest: None,
+            intermediate: false,
+        };
         blobs.push((id, config_path));
         let references = found.references.iter().map(Reference::to_string).collect();
         Ok(Prepared { stored, layers, blobs, references })

@@ -69,7 +69,7 @@ impl Images {
             let used = state.holders.values();
             let used = used.flat_map(|h| h.mounted.iter().map(|(id, _)| id).chain([&h.image_id]));
             let used: BTreeSet<&String> = used.collect();
-            let free = state.images.iter().filter(|(id, _)| !used.contains(id));
+            let free = state.images.iter().filter(|(id, i)| !used.contains(id) && !i.intermediate);
             free.map(|(_, i)| state.shown(i)).collect()
         };
         let bytes = || self.state().layers.values().map(|l| l.size).sum::<u64>();
@@ -108,7 +108,7 @@ impl Images {
     }
 
     /// Removes the layers and blobs that no image or container needs. The caller holds `changing`.
-    async fn collect(&self) -> Result<Vec<String>, Error> {
+    pub(super) async fn collect(&self) -> Result<Vec<String>, Error> {
         let (layers, blobs) = {
             let mut state = self.state();
             let known: Vec<String> = state.layers.keys().cloned().collect();

@@ -203,10 +203,11 @@ impl Images {
         }
     }
 
-    /// All images, newest first.
+    /// All images, newest first, without those that builds keep for the next.
     pub fn list(&self) -> Vec<Image> {
         let state = self.state();
-        let mut all: Vec<Image> = state.images.values().map(|s| state.shown(s)).collect();
+        let images = state.images.values().filter(|s| !s.intermediate);
+        let mut all: Vec<Image> = images.map(|s| state.shown(s)).collect();
         all.sort_by_key(|i| std::cmp::Reverse(i.created_at_ns));
         all
     }

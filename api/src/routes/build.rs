@@ -1,0 +1,322 @@
+//! `POST /build` and what is kept of builds. What is wrong before the first step is an HTTP error; what fails later ends
+//! the stream with a line that says so.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Query, Request, State};
+use axum::http::HeaderMap;
+use axum::routing::post;
+use futures::StreamExt;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use skep_engine::{
+    BuildEvent, BuildRequest, Error, NetworkJoin, NetworkMode, PruneBuilds, Reference, ResourceLimits,
+    UlimitConfig,
+};
+use skep_registry::Credentials;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{body, transfer};
+use crate::convert::time;
+use crate::error::{ApiError, ApiResult};
+use crate::filters::Filters;
+use crate::state::ApiState;
+
+/// Header with credentials for several registries.
+const CONFIG: &str = "x-registry-config";
+/// Header of `skep build` with secrets: JSON, their contents in base64.
+const SECRETS: &str = "x-skep-build-secrets";
+
+pub(super) fn routes() -> Router<ApiState> {
+    Router::new().route("/build", post(build)).route("/build/prune", post(prune))
+}
+
+/// The query of a request; each parameter is taken or refused by its name.
+struct Asked(Vec<(String, String)>);
+
+impl Asked {
+    /// The value of a parameter, which is not looked at again.
+    fn take(&mut self, key: &str) -> String {
+        let found = self.0.iter().rev().find(|(k, _)| k == key).map(|(_, v)| v.clone());
+        self.0.retain(|(k, _)| k != key);
+        found.unwrap_or_default()
+    }
+
+    fn all(&mut self, key: &str) -> Vec<String> {
+        let found =
+            self.0.iter().filter(|(k, v)| k == key && !v.is_empty()).map(|(_, v)| v.clone()).collect();
+        self.0.retain(|(k, _)| k != key);
+        found
+    }
+
+    /// As Docker reads switches: everything but `0`, `no`, `false` and `none` is yes.
+    fn switch(&mut self, key: &str) -> bool {
+        let value = self.take(key).trim().to_ascii_lowercase();
+        !matches!(value.as_str(), "" | "0" | "no" | "false" | "none")
+    }
+
+    fn number<T: std::str::FromStr>(&mut self, key: &str) -> ApiResult<Option<T>> {
+        let value = self.take(key);
+        if value.is_empty() || value == "0" {
+            return Ok(None);
+        }
+        let bad = || ApiError::bad_request(format!("{key} = {value:?} is not a number"));
+        value.parse().map(Some).map_err(|_| bad())
+    }
+
+    fn json<T: DeserializeOwned + Default>(&mut self, key: &str) -> ApiResult<T> {
+        let value = self.take(key);
+        if value.is_empty() {
+            return Ok(T::default());
+        }
+        let read: Option<T> = serde_json::from_str(&value)
+            .map_err(|e| ApiError::bad_request(format!("{key} cannot be read: {e}")))?;
+        Ok(read.unwrap_or_default())
+    }
+
+    /// Whatever has a value and was not taken.
+    fn refuse_rest(self) -> ApiResult<()> {
+        let rest = self.0.into_iter().find(|(_, v)| !matches!(v.as_str(), "" | "0" | "null" | "{}" | "[]"));
+        match rest {
+            None => Ok(()),
+            Some((k, v)) => Err(ApiError::bad_request(format!(
+                "{k} = {v:?} of a build is not supported by this version of Skep; leave it out"
+            ))),
+        }
+    }
+}
+
+async fn build(
+    State(s): State<ApiState>,
+    Query(q): Query<Vec<(String, String)>>,
+    request: Request,
+) -> ApiResult {
+    let asked = read(&s, q, request.headers());
+    let quiet = asked.as_ref().is_ok_and(|(_, quiet)| *quiet);
+    let mut context = body::reader(request);
+    let wanted = match asked {
+        Ok((wanted, _)) => wanted,
+        Err(e) => {
+            // A client that is answered while it still writes may not see the answer.
+            body::drain(context).await;
+            return Err(e);
+        }
+    };
+    let (send, mut said) = mpsc::unbounded_channel();
+    let engine = s.engine().clone();
+    let work = AbortOnDropHandle::new(tokio::spawn(async move {
+        let built = engine.build(wanted, &mut context, send).await;
+        body::drain(context).await;
+        built
+    }));
+    if quiet {
+        while said.recv().await.is_some() {}
+        let id = work.await.map_err(|e| ApiError::internal(e.to_string()))??;
+        let line = body::line(&json!({ "stream": format!("{id}\n") }));
+        return Ok(body::stream("application/json", futures::stream::iter([Ok::<_, io::Error>(line)])));
+    }
+    let Some(first) = said.recv().await else {
+        return match work.await {
+            Ok(Ok(_)) => Ok(body::stream("application/json", futures::stream::empty())),
+            Ok(Err(e)) => Err(e.into()),
+            Err(e) => Err(ApiError::internal(e.to_string())),
+        };
+    };
+    let said = futures::stream::iter([first]).chain(UnboundedReceiverStream::new(said)).map(|e| line(&e));
+    let end = futures::stream::once(work).filter_map(|ended| {
+        let line = match ended {
+            Ok(Ok(_)) => None,
+            Ok(Err(e)) => Some(failure(&e)),
+            Err(e) => Some(json!({ "errorDetail": { "message": e.to_string() }, "error": e.to_string() })),
+        };
+        futures::future::ready(line)
+    });
+    let lines = said.chain(end).map(|value| Ok::<_, io::Error>(body::line(&value)));
+    Ok(body::stream("application/json", lines))
+}
+
+fn line(event: &BuildEvent) -> Value {
+    match event {
+        BuildEvent::Text(text) => json!({ "stream": text }),
+        BuildEvent::Pull(progress) => transfer::line(progress),
+        BuildEvent::Aux(value) => json!({ "aux": value }),
+    }
+}
+
+fn failure(e: &Error) -> Value {
+    let message = e.to_string();
+    match e {
+        Error::BuildFailed { code, .. } => {
+            json!({ "errorDetail": { "code": code, "message": message }, "error": message })
+        }
+        _ => json!({ "errorDetail": { "message": message }, "error": message }),
+    }
+}
+
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Ulimit {
+    name: String,
+    soft: i64,
+    hard: i64,
+}
+
+/// What is asked for, and whether it is to be done quietly.
+fn read(s: &ApiState, q: Vec<(String, String)>, headers: &HeaderMap) -> ApiResult<(BuildRequest, bool)> {
+    let mut a = Asked(q);
+    if a.take("version") == "2" {
+        return Err(ApiError::bad_request(
+            "BuildKit's protocol is not served: Skep builds with its own builder. Set DOCKER_BUILDKIT=0, or use `skep build`",
+        ));
+    }
+    let remote = a.take("remote");
+    if !remote.is_empty() {
+        return Err(ApiError::bad_request(format!(
+            "a build context from {remote} is not supported by this version of Skep yet: send it as an archive"
+        )));
+    }
+    let mut tags = Vec::new();
+    for tag in a.all("t") {
+        let tag = Reference::parse(&tag)?.or_latest();
+        if tag.digest.is_some() {
+            return Err(ApiError::bad_request("refusing to create a tag with a digest reference"));
+        }
+        tags.push(tag);
+    }
+    let dockerfile = match a.take("dockerfile") {
+        name if name.is_empty() => "Dockerfile".to_owned(),
+        name => name,
+    };
+    let rm = a.take("rm") != "0";
+    let keep_failed = !(a.switch("forcerm") || !rm) && rm;
+    let quiet = a.switch("q");
+    let ulimits: Vec<Ulimit> = a.json("ulimits")?;
+    let cpuset = |text: String| Some(text).filter(|t| !t.is_empty());
+    let resources = ResourceLimits {
+        memory: a.number("memory")?,
+        memory_swap: a.number("memswap")?,
+        cpu_shares: a.number("cpushares")?,
+        cpu_period: a.number("cpuperiod")?,
+        cpu_quota: a.number("cpuquota")?,
+        cpuset_cpus: cpuset(a.take("cpusetcpus")),
+        cpuset_mems: cpuset(a.take("cpusetmems")),
+        ..ResourceLimits::default()
+    };
+    let mut extra_hosts = Vec::new();
+    for host in a.take("extrahosts").split(',').filter(|h| !h.is_empty()) {
+        let good =
+            host.split_once(':').is_some_and(|(_, ip)| ip.trim_matches(['[', ']']).parse::<IpAddr>().is_ok());
+        if !good {
+            return Err(ApiError::bad_request(format!(
+                "invalid extra host {host:?}: NAME:ADDRESS is wanted"
+            )));
+        }
+        extra_hosts.push(host.to_owned());
+    }
+    let network = network(&a.take("networkmode"));
+    // What earlier builds made is found by its content: nothing has to be named to be used.
+    let _: Vec<String> = a.json("cachefrom")?;
+    let built = BuildRequest {
+        dockerfile,
+        tags,
+        target: Some(a.take("target")).filter(|t| !t.is_empty()),
+        args: a.json::<BTreeMap<String, Option<String>>>("buildargs")?,
+        labels: a.json("labels")?,
+        no_cache: a.switch("nocache"),
+        pull: a.switch("pull"),
+        platform: transfer::platform(&a.take("platform"))?,
+        network,
+        extra_hosts,
+        resources,
+        ulimits: ulimits
+            .into_iter()
+            .map(|u| UlimitConfig { name: u.name, soft: u.soft, hard: u.hard })
+            .collect(),
+        shm_size: a.number("shmsize")?,
+        cgroup_parent: Some(a.take("cgroupparent")).filter(|c| !c.is_empty()),
+        secrets: secrets(headers)?,
+        allow_insecure: a.switch("insecure"),
+        keep_failed,
+        credentials: credentials(headers)?,
+    };
+    // The default; the platform Docker's Windows containers have.
+    let isolation = a.take("isolation");
+    if !matches!(isolation.as_str(), "" | "default") {
+        return Err(ApiError::bad_request(format!("isolation = {isolation:?} is a Windows setting")));
+    }
+    if a.switch("squash") {
+        return Err(ApiError::bad_request("squash is not supported by this version of Skep; leave it out"));
+    }
+    a.refuse_rest()?;
+    let _ = s;
+    Ok((built, quiet))
+}
+
+fn network(mode: &str) -> NetworkMode {
+    match mode {
+        "none" => NetworkMode::None,
+        "host" => NetworkMode::Host,
+        "" | "default" | "bridge" => join("bridge"),
+        other => match other.strip_prefix("container:") {
+            Some(container) => NetworkMode::Container(container.to_owned()),
+            None => join(other),
+        },
+    }
+}
+
+fn join(network: &str) -> NetworkMode {
+    NetworkMode::Networks(vec![NetworkJoin { network: network.to_owned(), ..NetworkJoin::default() }])
+}
+
+/// Who base images are pulled as.
+fn credentials(headers: &HeaderMap) -> ApiResult<skep_engine::CredentialsOf> {
+    let text = headers.get(CONFIG).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let known = Credentials::several_from_header(text).map_err(|e| ApiError::bad_request(e.to_string()))?;
+    Ok(Arc::new(move |registry: &str| known.get(registry).cloned().unwrap_or_default()))
+}
+
+fn secrets(headers: &HeaderMap) -> ApiResult<BTreeMap<String, Vec<u8>>> {
+    use base64::Engine;
+    let Some(text) = headers.get(SECRETS).and_then(|v| v.to_str().ok()) else { return Ok(BTreeMap::new()) };
+    let bad = |e: String| ApiError::bad_request(format!("the secrets of the build cannot be read: {e}"));
+    let engine = base64::engine::general_purpose::STANDARD;
+    let json = engine.decode(text).map_err(|e| bad(e.to_string()))?;
+    let map: BTreeMap<String, String> = serde_json::from_slice(&json).map_err(|e| bad(e.to_string()))?;
+    map.into_iter().map(|(k, v)| Ok((k, engine.decode(v).map_err(|e| bad(e.to_string()))?))).collect()
+}
+
+/// What is kept of builds, as `system df` shows it.
+pub(super) fn usage(s: &ApiState) -> Vec<Value> {
+    let one = |u: skep_engine::CacheUsage| {
+        json!({
+            "ID": u.id, "Type": "regular", "Description": u.description, "InUse": false, "Shared": u.shared,
+            "Size": u.size, "CreatedAt": time::from_ns(u.created_at_ns), "LastUsedAt": time::from_ns(u.used_at_ns),
+            "UsageCount": u.uses, "Parents": null,
+        })
+    };
+    s.engine().build_cache_usage().into_iter().map(one).collect()
+}
+
+async fn prune(State(s): State<ApiState>, Query(q): Query<Vec<(String, String)>>) -> ApiResult {
+    let mut a = Asked(q);
+    let filters = Filters::parse(
+        Some(&a.take("filters")).filter(|f| !f.is_empty()).map(String::as_str),
+        &["until", "unused-for"],
+    )?;
+    let until = filters.values("until").chain(filters.values("unused-for")).map(time::until);
+    let until = until.collect::<ApiResult<Vec<_>>>()?.into_iter().min();
+    // `all` takes what BuildKit keeps for itself besides, of which there is nothing here.
+    let _ = a.switch("all");
+    let keep = [a.number::<u64>("keep-storage")?, a.number("reserved-space")?, a.number("max-used-space")?];
+    a.refuse_rest()?;
+    let which = PruneBuilds { until_ns: until, keep_bytes: keep.into_iter().flatten().max().unwrap_or(0) };
+    let (gone, bytes) = s.engine().prune_builds(which).await?;
+    let gone = if gone.is_empty() { Value::Null } else { json!(gone) };
+    Ok(body::ok(&json!({ "CachesDeleted": gone, "SpaceReclaimed": bytes })))
+}

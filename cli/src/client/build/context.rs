@@ -1,0 +1,176 @@
+//! The build context as an archive: a directory without what `.dockerignore` leaves out, or what comes on standard input.
+
+use std::fs;
+use std::io::{self, BufWriter, Read, Write};
+use std::path::{Component, Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use skep_engine::dockerfile::Ignore;
+
+use super::super::api::{self, Body};
+
+/// Name of a Dockerfile that is sent along from elsewhere.
+const SENT: &str = ".dockerfile.sent";
+
+/// What is sent, and the path of the Dockerfile in it.
+pub(super) fn open(path: &Path, file: Option<&Path>) -> Result<(Body, String)> {
+    if path == Path::new("-") {
+        return from_stdin(file);
+    }
+    let shown = path.display().to_string();
+    if ["http://", "https://", "git://", "git@", "github.com/"].iter().any(|p| shown.starts_with(p)) {
+        bail!(
+            "a build context from {shown} is not supported by this version of Skep yet: check it out first"
+        );
+    }
+    if !path.is_dir() {
+        bail!("unable to prepare context: path {shown:?} not found or not a directory");
+    }
+    let root = fs::canonicalize(path).with_context(|| format!("unable to prepare context: {shown}"))?;
+    let (text, name) = dockerfile(&root, file)?;
+    let (ignore, sent) = (ignore(&root, &name)?, name.clone());
+    let (reader, writer) = io::pipe()?;
+    let from = tokio::fs::File::from_std(fs::File::from(std::os::fd::OwnedFd::from(reader)));
+    std::thread::spawn(move || {
+        // The daemon's refusal says more than a broken pipe.
+        if let Err(e) = pack(&root, &ignore, &name, text.as_deref(), writer)
+            && e.downcast_ref::<io::Error>().is_none_or(|e| e.kind() != io::ErrorKind::BrokenPipe)
+        {
+            eprintln!("ERROR: the build context cannot be sent whole: {e:#}");
+            std::process::exit(1);
+        }
+    });
+    Ok((api::reader(from), sent))
+}
+
+/// The text of a Dockerfile that is not in the context, and the name it has there.
+fn dockerfile(root: &Path, file: Option<&Path>) -> Result<(Option<Vec<u8>>, String)> {
+    let Some(file) = file else {
+        let found = ["Dockerfile", "dockerfile"].iter().find(|n| root.join(n).exists());
+        let Some(name) = found else {
+            bail!(
+                "unable to prepare context: unable to evaluate symlinks in Dockerfile path: lstat {}: no such file or directory",
+                root.join("Dockerfile").display()
+            );
+        };
+        return Ok((None, (*name).to_owned()));
+    };
+    if file == Path::new("-") {
+        let mut text = Vec::new();
+        io::stdin().read_to_end(&mut text).context("read the Dockerfile from standard input")?;
+        return Ok((Some(text), SENT.to_owned()));
+    }
+    let found = [file.to_path_buf(), root.join(file)].into_iter().find(|p| p.exists());
+    let found = found.with_context(|| {
+        format!("unable to prepare context: unable to evaluate symlinks in Dockerfile path: lstat {}: no such file or directory", file.display())
+    })?;
+    let real = fs::canonicalize(&found)?;
+    match real.strip_prefix(root) {
+        Ok(inside) => Ok((None, slashes(inside))),
+        Err(_) => Ok((Some(fs::read(&real)?), SENT.to_owned())),
+    }
+}
+
+fn slashes(path: &Path) -> String {
+    let parts = path.components().filter_map(|c| match c {
+        Component::Normal(n) => Some(n.to_string_lossy().into_owned()),
+        _ => None,
+    });
+    parts.collect::<Vec<_>>().join("/")
+}
+
+/// `NAME.dockerignore` beside the Dockerfile, else `.dockerignore`.
+fn ignore(root: &Path, dockerfile: &str) -> Result<Ignore> {
+    for name in [format!("{dockerfile}.dockerignore"), ".dockerignore".to_owned()] {
+        match fs::read_to_string(root.join(&name)) {
+            Ok(text) => {
+                return Ignore::parse(&text).map_err(|e| anyhow::anyhow!("{name}: {e}"));
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e).with_context(|| format!("read {name}")),
+        }
+    }
+    Ok(Ignore::default())
+}
+
+fn pack(root: &Path, ignore: &Ignore, name: &str, text: Option<&[u8]>, to: impl Write) -> Result<()> {
+    let mut out = tar::Builder::new(BufWriter::with_capacity(1 << 16, to));
+    out.follow_symlinks(false);
+    let mut walk = vec![PathBuf::new()];
+    while let Some(dir) = walk.pop() {
+        let at = root.join(&dir);
+        let entries = fs::read_dir(&at).with_context(|| format!("read {}", at.display()))?;
+        let mut entries: Vec<_> = entries.collect::<io::Result<_>>()?;
+        entries.sort_by_key(fs::DirEntry::file_name);
+        for entry in entries {
+            let path = dir.join(entry.file_name());
+            let shown = slashes(&path);
+            let is_dir = entry.file_type()?.is_dir();
+            // The daemon needs the one, and may want to see the other.
+            let needed = shown == name || shown == ".dockerignore";
+            if !needed && ignore.excluded_by(&shown).is_some() {
+                if is_dir && (ignore.may_keep_below(&shown) || name.starts_with(&format!("{shown}/"))) {
+                    walk.push(path);
+                }
+                continue;
+            }
+            let kind = entry.file_type()?;
+            if !(is_dir || kind.is_file() || kind.is_symlink()) {
+                // Sockets and their like are no part of a build.
+                continue;
+            }
+            let source = entry.path();
+            out.append_path_with_name(&source, &path)
+                .with_context(|| format!("read {}", source.display()))?;
+            if is_dir {
+                walk.push(path);
+            }
+        }
+    }
+    if let Some(text) = text {
+        written(&mut out, name, text)?;
+    }
+    out.into_inner()?.flush()?;
+    Ok(())
+}
+
+fn written(out: &mut tar::Builder<impl Write>, name: &str, text: &[u8]) -> Result<()> {
+    let mut header = tar::Header::new_gnu();
+    header.set_mode(0o600);
+    header.set_size(text.len() as u64);
+    out.append_data(&mut header, name, text)?;
+    Ok(())
+}
+
+/// An archive as it is, or a Dockerfile alone.
+fn from_stdin(file: Option<&Path>) -> Result<(Body, String)> {
+    if super::is_typed() {
+        bail!("\"skep build -\" wants an archive or a Dockerfile on standard input");
+    }
+    let mut head = vec![0; 512];
+    let mut n = 0;
+    let mut stdin = io::stdin().lock();
+    while n < head.len() {
+        match stdin.read(&mut head[n..])? {
+            0 => break,
+            more => n += more,
+        }
+    }
+    head.truncate(n);
+    let is_archive = head.starts_with(b"\x1f\x8b")
+        || head.starts_with(b"\x28\xb5\x2f\xfd")
+        || head.get(257..262).is_some_and(|m| m == b"ustar");
+    if is_archive {
+        drop(stdin);
+        let rest = tokio::io::AsyncReadExt::chain(io::Cursor::new(head), tokio::io::stdin());
+        let name = file.map_or_else(|| "Dockerfile".to_owned(), slashes);
+        return Ok((api::reader(rest), name));
+    }
+    if file.is_some() {
+        bail!("ambiguous Dockerfile source: both stdin and flag correspond to Dockerfiles");
+    }
+    stdin.read_to_end(&mut head)?;
+    let mut out = tar::Builder::new(Vec::new());
+    written(&mut out, "Dockerfile", &head)?;
+    Ok((api::full(out.into_inner()?), "Dockerfile".to_owned()))
+}

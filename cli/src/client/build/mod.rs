@@ -1,0 +1,268 @@
+//! `build`: a directory packed and sent to the daemon, which builds an image of it.
+
+mod context;
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, bail};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use clap::Args;
+use hyper::Method;
+use serde_json::{Value, json};
+
+use super::api::{Api, Query};
+use super::messages::{self, Failed, Show};
+use super::output::say;
+
+/// Flags of `build`, which is `image build` and `builder build`.
+#[derive(Args)]
+pub struct BuildArgs {
+    /// Add a custom host-to-IP mapping (host:ip)
+    #[arg(long, value_name = "list")]
+    add_host: Vec<String>,
+    /// Allow extra privileges: security.insecure
+    #[arg(long, value_name = "entitlement")]
+    allow: Vec<String>,
+    /// Set build-time variables
+    #[arg(long, value_name = "list")]
+    build_arg: Vec<String>,
+    /// Images to consider as cache sources (what was built here is found by its content)
+    #[arg(long, value_name = "strings")]
+    cache_from: Vec<String>,
+    /// Set the parent cgroup for the "RUN" instructions during build
+    #[arg(long, value_name = "string")]
+    cgroup_parent: Option<String>,
+    /// Limit the CPU CFS (Completely Fair Scheduler) period
+    #[arg(long, value_name = "int")]
+    cpu_period: Option<u64>,
+    /// Limit the CPU CFS (Completely Fair Scheduler) quota
+    #[arg(long, value_name = "int")]
+    cpu_quota: Option<i64>,
+    /// CPU shares (relative weight)
+    #[arg(short, long, value_name = "int")]
+    cpu_shares: Option<u64>,
+    /// CPUs in which to allow execution (0-3, 0,1)
+    #[arg(long, value_name = "string")]
+    cpuset_cpus: Option<String>,
+    /// MEMs in which to allow execution (0-3, 0,1)
+    #[arg(long, value_name = "string")]
+    cpuset_mems: Option<String>,
+    /// Name of the Dockerfile (default is "PATH/Dockerfile")
+    #[arg(short, long, value_name = "string")]
+    file: Option<PathBuf>,
+    /// Always remove intermediate containers
+    #[arg(long)]
+    force_rm: bool,
+    /// Write the image ID to the file
+    #[arg(long, value_name = "string")]
+    iidfile: Option<PathBuf>,
+    /// Set metadata for an image
+    #[arg(long, value_name = "list")]
+    label: Vec<String>,
+    /// Memory limit
+    #[arg(short, long, value_name = "bytes")]
+    memory: Option<String>,
+    /// Swap limit equal to memory plus swap: -1 to enable unlimited swap
+    #[arg(long, value_name = "bytes")]
+    memory_swap: Option<String>,
+    /// Set the networking mode for the RUN instructions during build
+    #[arg(long, value_name = "string", default_value = "default")]
+    network: String,
+    /// Do not use cache when building the image
+    #[arg(long)]
+    no_cache: bool,
+    /// Set platform if server is multi-platform capable
+    #[arg(long, value_name = "string")]
+    platform: Option<String>,
+    /// Always attempt to pull a newer version of the image
+    #[arg(long)]
+    pull: bool,
+    /// Suppress the build output and print image ID on success
+    #[arg(short, long)]
+    quiet: bool,
+    /// Remove intermediate containers after a successful build
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    rm: bool,
+    /// Secret to expose to the build: id=NAME[,src=FILE|,env=VARIABLE]
+    #[arg(long, value_name = "secret")]
+    secret: Vec<String>,
+    /// Size of "/dev/shm"
+    #[arg(long, value_name = "bytes")]
+    shm_size: Option<String>,
+    /// Name and optionally a tag in the "name:tag" format
+    #[arg(short, long, value_name = "list")]
+    tag: Vec<String>,
+    /// Set the target build stage to build
+    #[arg(long, value_name = "string")]
+    target: Option<String>,
+    /// Ulimit options
+    #[arg(long, value_name = "ulimit")]
+    ulimit: Vec<String>,
+    /// Directory that is sent; "-" for an archive or a Dockerfile on standard input
+    #[arg(value_name = "PATH | -")]
+    path: PathBuf,
+}
+
+/// Builds; the exit code.
+pub async fn run(api: &Api, args: &BuildArgs) -> Result<u8> {
+    let (context, dockerfile) = context::open(&args.path, args.file.as_deref())?;
+    let query = query(args, &dockerfile)?;
+    let mut headers = vec![("Content-Type", "application/x-tar".to_owned())];
+    let known = api.store()?.all()?;
+    if !known.is_empty() {
+        headers.push(("X-Registry-Config", STANDARD.encode(serde_json::to_vec(&known)?)));
+    }
+    let secrets = secrets(&args.secret)?;
+    if !secrets.is_empty() {
+        headers.push(("X-Skep-Build-Secrets", STANDARD.encode(serde_json::to_vec(&secrets)?)));
+    }
+    let headers: Vec<(&str, &str)> = headers.iter().map(|(n, v)| (*n, v.as_str())).collect();
+    let response = api.send(Method::POST, "/build", &query, context, &headers).await?;
+    let mut id = String::new();
+    let shown = match args.quiet {
+        true => messages::collect(response).await.map(|said| id = said.trim().to_owned()),
+        false => {
+            let aux = |v: &Value| {
+                if let Some(made) = v["ID"].as_str() {
+                    made.clone_into(&mut id);
+                }
+            };
+            messages::show(response, Show::Out, aux).await
+        }
+    };
+    if let Err(e) = shown {
+        let Some(failed) = e.downcast_ref::<Failed>() else { return Err(e) };
+        eprintln!("{failed}");
+        return Ok(u8::try_from(failed.code).ok().filter(|c| *c != 0).unwrap_or(1));
+    }
+    if let Some(path) = &args.iidfile {
+        std::fs::write(path, &id).with_context(|| format!("write {}", path.display()))?;
+    }
+    if args.quiet {
+        say!("{id}")?;
+    }
+    Ok(0)
+}
+
+fn query(args: &BuildArgs, dockerfile: &str) -> Result<Query> {
+    let size = |name: &str, value: &Option<String>| -> Result<String> {
+        let Some(value) = value else { return Ok(String::new()) };
+        match (value.as_str(), skep_engine::parse_size(value)) {
+            ("-1", _) if name == "memory-swap" => Ok("-1".into()),
+            (_, Some(n)) => Ok(n.to_string()),
+            _ => bail!("invalid argument {value:?} for \"--{name}\" flag: invalid size: '{value}'"),
+        }
+    };
+    let mut q = Query::new().with("dockerfile", dockerfile);
+    for tag in &args.tag {
+        q = q.with("t", tag);
+    }
+    let text = |v: &Option<String>| v.clone().unwrap_or_default();
+    for (name, value) in [
+        ("target", text(&args.target)),
+        ("platform", text(&args.platform)),
+        ("cgroupparent", text(&args.cgroup_parent)),
+        ("cpusetcpus", text(&args.cpuset_cpus)),
+        ("cpusetmems", text(&args.cpuset_mems)),
+        ("networkmode", args.network.clone()),
+        ("extrahosts", args.add_host.iter().map(|h| h.replacen('=', ":", 1)).collect::<Vec<_>>().join(",")),
+        ("cpuperiod", args.cpu_period.map_or_else(String::new, |n| n.to_string())),
+        ("cpuquota", args.cpu_quota.map_or_else(String::new, |n| n.to_string())),
+        ("cpushares", args.cpu_shares.map_or_else(String::new, |n| n.to_string())),
+        ("memory", size("memory", &args.memory)?),
+        ("memswap", size("memory-swap", &args.memory_swap)?),
+        ("shmsize", size("shm-size", &args.shm_size)?),
+    ] {
+        if !value.is_empty() {
+            q = q.with(name, value);
+        }
+    }
+    q = q.flag("nocache", args.no_cache).flag("pull", args.pull).flag("q", args.quiet);
+    q = q.flag("forcerm", args.force_rm).with("rm", if args.rm { "1" } else { "0" });
+    for entitlement in &args.allow {
+        match entitlement.as_str() {
+            "security.insecure" => q = q.with("insecure", "1"),
+            "network.host" => {}
+            other => bail!("invalid entitlement {other:?}: security.insecure or network.host"),
+        }
+    }
+    if !args.build_arg.is_empty() {
+        let mut map = BTreeMap::new();
+        for arg in &args.build_arg {
+            let (name, value) = match arg.split_once('=') {
+                Some((n, v)) => (n, Some(v.to_owned())),
+                None => (arg.as_str(), std::env::var(arg).ok()),
+            };
+            map.insert(name.to_owned(), value);
+        }
+        q = q.with("buildargs", serde_json::to_string(&map)?);
+    }
+    if !args.label.is_empty() {
+        let pair = |l: &String| {
+            let (k, v) = l.split_once('=').unwrap_or((l, ""));
+            (k.to_owned(), v.to_owned())
+        };
+        let map: BTreeMap<_, _> = args.label.iter().map(pair).collect();
+        q = q.with("labels", serde_json::to_string(&map)?);
+    }
+    if !args.cache_from.is_empty() {
+        q = q.with("cachefrom", serde_json::to_string(&args.cache_from)?);
+    }
+    if !args.ulimit.is_empty() {
+        let one = |u: &String| -> Result<Value> {
+            let bad = || format!("invalid ulimit argument: {u}");
+            let (name, values) = u.split_once('=').with_context(bad)?;
+            let (soft, hard) = values.split_once(':').unwrap_or((values, values));
+            let number = |t: &str| t.parse::<i64>().with_context(bad);
+            Ok(json!({ "Name": name, "Soft": number(soft)?, "Hard": number(hard)? }))
+        };
+        let list = args.ulimit.iter().map(one).collect::<Result<Vec<_>>>()?;
+        q = q.with("ulimits", serde_json::to_string(&list)?);
+    }
+    Ok(q)
+}
+
+/// Secrets by their IDs, their contents in base64.
+fn secrets(given: &[String]) -> Result<BTreeMap<String, String>> {
+    let mut out = BTreeMap::new();
+    for secret in given {
+        let (mut id, mut file, mut variable) = (String::new(), None, None);
+        for field in secret.split(',') {
+            let (key, value) = field.split_once('=').with_context(|| format!("invalid secret {secret:?}"))?;
+            match key {
+                "id" => value.clone_into(&mut id),
+                "src" | "source" => file = Some(PathBuf::from(value)),
+                "env" => variable = Some(value.to_owned()),
+                "type" if value == "file" => {}
+                "type" if value == "env" => variable = variable.or(Some(String::new())),
+                _ => bail!("invalid secret {secret:?}: unexpected key {key:?}"),
+            }
+        }
+        if id.is_empty() {
+            bail!("invalid secret {secret:?}: it wants id=NAME");
+        }
+        let variable = variable.map(|v| if v.is_empty() { id.clone() } else { v });
+        let content = match (file, variable) {
+            (Some(path), _) => {
+                std::fs::read(&path).with_context(|| format!("read the secret {}", path.display()))?
+            }
+            (None, Some(name)) => std::env::var(&name)
+                .with_context(|| format!("the secret {id} is to come from the variable {name}"))?
+                .into_bytes(),
+            (None, None) => match std::env::var(&id) {
+                Ok(value) => value.into_bytes(),
+                Err(_) => std::fs::read(&id).with_context(|| format!("read the secret {id}"))?,
+            },
+        };
+        out.insert(id, STANDARD.encode(content));
+    }
+    Ok(out)
+}
+
+/// Whether something is typed into the context.
+fn is_typed() -> bool {
+    std::io::stdin().is_terminal()
+}

@@ -1,0 +1,180 @@
+//! What builds keep for the next: for each step that made a layer, by a key made of all that it depends on, the image
+//! of the layers up to it; and for each result, the image it gave.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::events::now_ns;
+use crate::image::Images;
+use crate::metadata::{Change, Kind, Metadata, Stored};
+
+/// What is kept of one step.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Entry {
+    /// Image ID; none = the step changed nothing.
+    pub(super) image: Option<String>,
+    /// When it was made (RFC 3339).
+    pub(super) created: String,
+    /// Nanoseconds since the Unix epoch.
+    pub(super) created_at_ns: i64,
+    /// When it was used last.
+    pub(super) used_at_ns: i64,
+    /// How often.
+    pub(super) uses: u64,
+    /// The instruction.
+    pub(super) description: String,
+}
+
+/// One entry as `system df -v` shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheUsage {
+    /// Its key.
+    pub id: String,
+    /// The instruction.
+    pub description: String,
+    /// Bytes of its layer.
+    pub size: u64,
+    /// Nanoseconds since the Unix epoch.
+    pub created_at_ns: i64,
+    /// When it was used last.
+    pub used_at_ns: i64,
+    /// How often.
+    pub uses: u64,
+    /// An image has the layer too.
+    pub shared: bool,
+}
+
+/// Which of it is to go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PruneBuilds {
+    /// Only what was used last before this; nanoseconds since the Unix epoch.
+    pub until_ns: Option<i64>,
+    /// What was used last stays, up to so many bytes.
+    pub keep_bytes: u64,
+}
+
+/// Cheap handle.
+#[derive(Clone, Debug)]
+pub struct BuildCache {
+    metadata: Metadata,
+    entries: Arc<Mutex<BTreeMap<String, Entry>>>,
+}
+
+impl BuildCache {
+    /// Takes over what is stored; what has lost its image is dropped.
+    pub(crate) fn open(metadata: Metadata, stored: &Stored, images: &Images) -> Self {
+        let mut entries = BTreeMap::new();
+        for (key, entry) in stored.all::<Entry>(Kind::BuildStep) {
+            if entry.image.as_ref().is_none_or(|i| images.has(i)) {
+                entries.insert(key, entry);
+            } else {
+                metadata.later(Change::delete(Kind::BuildStep, &key));
+            }
+        }
+        Self { metadata, entries: Arc::new(Mutex::new(entries)) }
+    }
+
+    fn entries(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a key stands for; it counts as used.
+    pub(super) fn find(&self, key: &str, images: &Images) -> Option<Entry> {
+        let mut entries = self.entries();
+        let entry = entries.get_mut(key)?;
+        if entry.image.as_ref().is_some_and(|i| !images.has(i)) {
+            entries.remove(key);
+            self.metadata.later(Change::delete(Kind::BuildStep, key));
+            return None;
+        }
+        entry.used_at_ns = now_ns();
+        entry.uses += 1;
+        let entry = entry.clone();
+        drop(entries);
+        self.write(key, &entry);
+        Some(entry)
+    }
+
+    /// Keeps what a step made.
+    pub(super) fn keep(&self, key: &str, image: Option<String>, created: &str, description: &str) {
+        let now = now_ns();
+        let entry = Entry {
+            image,
+            created: created.to_owned(),
+            created_at_ns: now,
+            used_at_ns: now,
+            uses: 0,
+            description: description.chars().take(1024).collect(),
+        };
+        self.write(key, &entry);
+        self.entries().insert(key.to_owned(), entry);
+    }
+
+    /// Losing it in a crash costs a step of the next build.
+    fn write(&self, key: &str, entry: &Entry) {
+        match Change::put(Kind::BuildStep, key, entry) {
+            Ok(change) => self.metadata.later(change),
+            Err(e) => tracing::warn!(error = %e, "a step of a build is not kept for the next"),
+        }
+    }
+}
+
+impl Engine {
+    /// What builds have kept, the oldest first.
+    pub fn build_cache_usage(&self) -> Vec<CacheUsage> {
+        let shared: BTreeSet<String> = self.images().list().into_iter().flat_map(|i| i.chain_ids).collect();
+        let mut all: Vec<CacheUsage> = self
+            .build_cache()
+            .entries()
+            .iter()
+            .map(|(key, e)| {
+                let size = e.image.as_deref().and_then(|i| self.images().intermediate_size(i));
+                let chain = e.image.as_deref().and_then(|i| self.images().resolve(i).ok());
+                let top = chain.and_then(|i| i.chain_ids.last().cloned());
+                CacheUsage {
+                    id: key.clone(),
+                    description: e.description.clone(),
+                    size: size.unwrap_or(0),
+                    created_at_ns: e.created_at_ns,
+                    used_at_ns: e.used_at_ns,
+                    uses: e.uses,
+                    shared: top.is_some_and(|t| shared.contains(&t)),
+                }
+            })
+            .collect();
+        all.sort_by_key(|u| (u.created_at_ns, u.id.clone()));
+        all
+    }
+
+    /// Forgets what builds have kept. The keys that went, and the bytes that are free again.
+    pub async fn prune_builds(&self, which: PruneBuilds) -> Result<(Vec<String>, u64), Error> {
+        let mut usage = self.build_cache_usage();
+        usage.sort_by_key(|u| std::cmp::Reverse(u.used_at_ns));
+        let mut room = which.keep_bytes;
+        let mut gone = Vec::new();
+        for u in usage {
+            let stays = which.until_ns.is_some_and(|t| u.used_at_ns >= t) || (room > 0 && u.size <= room);
+            if stays {
+                room = room.saturating_sub(u.size);
+            } else {
+                gone.push(u.id);
+            }
+        }
+        let cache = self.build_cache();
+        let kept: BTreeSet<String> = {
+            let mut entries = cache.entries();
+            for key in &gone {
+                entries.remove(key);
+            }
+            entries.values().filter_map(|e| e.image.clone()).collect()
+        };
+        let changes = gone.iter().map(|k| Change::delete(Kind::BuildStep, k)).collect();
+        cache.metadata.commit(changes).await?;
+        let (_, bytes) = self.images().remove_intermediates(kept).await?;
+        Ok((gone, bytes))
+    }
+}

@@ -1,0 +1,353 @@
+//! `COPY` and `ADD`: what is copied, found in a context, a stage or an image; what it is known by; and the copying.
+//! All of it blocks.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Seek, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+
+use nix::fcntl::{AtFlags, OFlag};
+use nix::sys::stat::{Mode, SFlag, fstatat, mkdirat};
+use nix::unistd::{Gid, Uid, fchownat};
+use sha2::{Digest, Sha256};
+
+use crate::container::evaluate;
+use crate::container::pack::{Pack, Told, names};
+use crate::dockerfile::{Glob, Ignore};
+use crate::error::Error;
+use crate::image::extract::{self, CopyRules};
+use crate::runtime::User;
+use crate::runtime::resolve::Root;
+
+/// One thing to be copied.
+#[derive(Clone, Debug)]
+pub(super) enum Item {
+    /// What is in a directory.
+    Content { path: PathBuf },
+    /// A file, link or whole directory, by the name it gets.
+    Entry { path: PathBuf, name: PathBuf },
+    /// An archive that is unpacked.
+    Archive { path: PathBuf },
+    /// A file that was written in the Dockerfile.
+    Written { name: PathBuf, text: String },
+}
+
+/// How it is copied.
+#[derive(Clone, Debug)]
+pub(super) struct Rules {
+    /// `COPY` or `ADD`.
+    pub(super) keyword: &'static str,
+    /// Owner as it was written.
+    pub(super) chown: Option<String>,
+    pub(super) mode: Option<u32>,
+    /// Owners are those of the source.
+    pub(super) keep_owner: bool,
+    /// Keep the directories above sources.
+    pub(super) parents: bool,
+    /// Unpack archives.
+    pub(super) unpack: bool,
+    /// What is left out.
+    pub(super) exclude: Vec<String>,
+    pub(super) latest: Option<i64>,
+}
+
+/// Octal permissions.
+pub(super) fn mode(text: &str) -> Result<u32, String> {
+    u32::from_str_radix(text, 8)
+        .ok()
+        .filter(|m| *m <= 0o7777)
+        .ok_or_else(|| format!("invalid chmod parameter: {text:?}: octal permissions such as 755 are wanted"))
+}
+
+/// Finds what a list of paths and patterns means.
+pub(super) fn find(root: &Root, sources: &[String], rules: &Rules) -> Result<Vec<Item>, Error> {
+    let mut items = Vec::new();
+    for source in sources {
+        let before = items.len();
+        // Where the kept part of the path begins: at `/./`, else at the top.
+        let pivot = source.find("/./").map_or("", |i| &source[..i]);
+        let pattern: Vec<String> = clean(source);
+        let skip = clean(pivot).len();
+        let mut found = Vec::new();
+        expand(root, PathBuf::from("/"), &pattern, &mut found).map_err(|e| unreadable(source, &e))?;
+        for path in found {
+            items.push(item(root, &path, skip, rules).map_err(|e| unreadable(source, &e))?);
+        }
+        if items.len() == before {
+            return Err(Error::Invalid(format!(
+                "{} failed: file not found in build context or excluded by .dockerignore: stat {source}: file does not exist",
+                rules.keyword
+            )));
+        }
+    }
+    Ok(items)
+}
+
+fn unreadable(source: &str, e: &io::Error) -> Error {
+    Error::Invalid(format!("cannot copy {source}: {e}"))
+}
+
+/// The parts of a path from the top, without `.` and `..` beyond it.
+fn clean(path: &str) -> Vec<String> {
+    let mut parts: Vec<String> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part.to_owned()),
+        }
+    }
+    parts
+}
+
+/// The paths that fit; links on the way are followed inside the root.
+fn expand(root: &Root, at: PathBuf, parts: &[String], found: &mut Vec<PathBuf>) -> io::Result<()> {
+    let Some((part, rest)) = parts.split_first() else {
+        found.push(at);
+        return Ok(());
+    };
+    let there = |path: &Path| match root.open(path, OFlag::O_PATH | OFlag::O_NOFOLLOW, 0) {
+        Ok(_) => Ok(true),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(false),
+        Err(e) => Err(e),
+    };
+    if !Glob::is_pattern(part) {
+        let next = at.join(part.replace('\\', ""));
+        return if there(&next)? { expand(root, next, rest, found) } else { Ok(()) };
+    }
+    let glob = Glob::path(part).map_err(io::Error::other)?;
+    let dir = match root.open(&at, OFlag::O_RDONLY | OFlag::O_DIRECTORY, 0) {
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(()),
+        other => other?,
+    };
+    for name in names(&dir)? {
+        if name.to_str().is_some_and(|n| glob.matches(n)) {
+            expand(root, at.join(name), rest, found)?;
+        }
+    }
+    Ok(())
+}
+
+/// What a path is. One that is a link means what it leads to.
+fn item(root: &Root, path: &Path, skip: usize, rules: &Rules) -> io::Result<Item> {
+    let real = evaluate(root, path)?;
+    let opened = root.open(&real, OFlag::O_PATH | OFlag::O_NOFOLLOW, 0)?;
+    let kind = SFlag::from_bits_truncate(nix::sys::stat::fstat(&opened)?.st_mode) & SFlag::S_IFMT;
+    if rules.parents {
+        let name: PathBuf = path.components().skip(1 + skip).collect();
+        return Ok(match name.as_os_str().is_empty() {
+            true => Item::Content { path: real },
+            false => Item::Entry { path: real, name },
+        });
+    }
+    if kind == SFlag::S_IFDIR {
+        return Ok(Item::Content { path: real });
+    }
+    if rules.unpack && kind == SFlag::S_IFREG {
+        let mut file = File::from(root.open(&real, OFlag::O_RDONLY, 0)?);
+        if is_archive(&mut file)? {
+            return Ok(Item::Archive { path: real });
+        }
+    }
+    Ok(Item::Entry { path: real, name: path.file_name().unwrap_or_default().into() })
+}
+
+/// Whether a file is a tar, compressed or not.
+fn is_archive(file: &mut File) -> io::Result<bool> {
+    let mut head = [0; 6];
+    let n = file.read(&mut head)?;
+    if head[..n].starts_with(b"BZh") || head[..n].starts_with(b"\xfd7zXZ\0") {
+        return Err(io::Error::other(
+            "archives compressed with bzip2 or xz are not unpacked by this version of Skep: \
+             give it compressed with gzip or zstd, or COPY it",
+        ));
+    }
+    file.rewind()?;
+    Ok(extract::is_tar(file))
+}
+
+/// Whether more than one thing is copied, so that the destination has to be a directory.
+pub(super) fn several(items: &[Item], sources: &[String]) -> bool {
+    items.len() > 1 || sources.len() > 1
+}
+
+/// A digest of all that is copied: names, kinds, modes, owners, contents, links; not times.
+pub(super) fn digest(root: &Root, items: &[Item], rules: &Rules) -> Result<String, Error> {
+    let mut hash = Sha256::new();
+    let told =
+        Told { owner: if rules.keep_owner { None } else { Some((0, 0)) }, mode: rules.mode, latest: Some(0) };
+    for item in items {
+        let tag: &[u8] = match item {
+            Item::Content { .. } => b"content",
+            Item::Entry { .. } => b"entry",
+            Item::Archive { .. } => b"archive",
+            Item::Written { .. } => b"written",
+        };
+        hash.update(tag);
+        pack(root, item, &mut hash, told, rules)
+            .map_err(Error::io("read what is to be copied", "the context"))?;
+    }
+    Ok(hex::encode(hash.finalize()))
+}
+
+/// Writes an item as an archive with the names it gets.
+fn pack(root: &Root, item: &Item, out: &mut impl Write, told: Told, rules: &Rules) -> io::Result<()> {
+    let ignore = Ignore::of(rules.exclude.iter().map(String::as_str)).map_err(io::Error::other)?;
+    let left_out = |path: &[u8], is_dir: bool| {
+        let Ok(path) = std::str::from_utf8(path) else { return false };
+        !ignore.is_empty() && ignore.excluded_by(path).is_some() && !(is_dir && ignore.may_keep_below(path))
+    };
+    let mut pack = Pack::files(out, None).told(told).without(&left_out);
+    let dir_flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
+    match item {
+        Item::Content { path } => {
+            let dir = root.open(path, dir_flags, 0)?;
+            pack.children(&dir, None)?;
+        }
+        Item::Entry { path, name } => {
+            let parent = root.open(path.parent().unwrap_or(Path::new("/")), dir_flags, 0)?;
+            let base = path.file_name().unwrap_or(OsStr::new("."));
+            pack.entry(&parent, base, name.as_os_str().as_bytes())?;
+        }
+        Item::Archive { path } => {
+            // Its bytes as they are.
+            let mut file = File::from(root.open(path, OFlag::O_RDONLY, 0)?);
+            return io::copy(&mut file, pack.get_mut()).map(drop);
+        }
+        Item::Written { name, text } => {
+            pack.written(name.as_os_str().as_bytes(), text.as_bytes())?;
+        }
+    }
+    pack.finish()
+}
+
+/// Copies to a path of the target. `directory` says that the path ended in a slash.
+pub(super) fn copy(
+    from: &Root,
+    to: &Root,
+    items: &[Item],
+    destination: &str,
+    directory: bool,
+    rules: &Rules,
+) -> Result<(), Error> {
+    let owner = match &rules.chown {
+        None => None,
+        Some(text) => Some(owner(to, text)?),
+    };
+    let made_owner = owner.unwrap_or((0, 0));
+    let destination = Path::new(destination);
+    let io_error = |e: io::Error| {
+        Error::Invalid(format!("{} failed: cannot copy to {}: {e}", rules.keyword, destination.display()))
+    };
+    let is_dir = match to.open(destination, OFlag::O_PATH | OFlag::O_DIRECTORY, 0) {
+        Ok(_) => true,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => false,
+        Err(e) if e.kind() == io::ErrorKind::NotADirectory && !directory => false,
+        Err(e) => return Err(io_error(e)),
+    };
+    for item in items {
+        let (dir, item) = match item {
+            Item::Entry { path, .. } if !directory && !is_dir && !rules.parents => {
+                let name = PathBuf::from(destination.file_name().unwrap_or_default());
+                (destination.parent().unwrap_or(Path::new("/")), Item::Entry { path: path.clone(), name })
+            }
+            Item::Written { text, .. } if !directory && !is_dir => {
+                let name = PathBuf::from(destination.file_name().unwrap_or_default());
+                (destination.parent().unwrap_or(Path::new("/")), Item::Written { name, text: text.clone() })
+            }
+            other => (destination, other.clone()),
+        };
+        let dir = make_directories(to, dir, made_owner).map_err(io_error)?;
+        if let Item::Entry { name, .. } = &item
+            && rules.parents
+            && let Some(above) = name.parent()
+        {
+            let whole = destination.join(above);
+            make_directories(to, &whole, made_owner).map_err(io_error)?;
+        }
+        place(from, &item, dir, owner, rules)?;
+    }
+    Ok(())
+}
+
+/// Through a pipe: one thread reads the files, this one writes them.
+fn place(
+    from: &Root,
+    item: &Item,
+    dir: OwnedFd,
+    owner: Option<(u32, u32)>,
+    rules: &Rules,
+) -> Result<(), Error> {
+    if let Item::Archive { path } = item {
+        let file = from.open(path, OFlag::O_RDONLY, 0).map_err(Error::io("open", path))?;
+        let rules = CopyRules { keep_kinds: false, owner, ids: None };
+        return extract::copy_in(File::from(file), dir, rules);
+    }
+    let told = Told {
+        owner: owner.or(if rules.keep_owner { None } else { Some((0, 0)) }),
+        mode: rules.mode,
+        latest: rules.latest,
+    };
+    let (reader, writer) = io::pipe().map_err(Error::io("make a pipe for", "copying"))?;
+    std::thread::scope(|scope| {
+        let packing = scope.spawn(move || {
+            let mut out = BufWriter::with_capacity(64 << 10, writer);
+            pack(from, item, &mut out, told, rules)?;
+            out.flush()
+        });
+        let rules = CopyRules { keep_kinds: true, owner: None, ids: None };
+        let copied = extract::copy_in(reader, dir, rules);
+        let packed =
+            packing.join().unwrap_or_else(|_| Err(io::Error::other("the reading thread has stopped")));
+        match (copied, packed) {
+            // The reader's end explains a broken pipe of the other.
+            (Err(e), _) => Err(e),
+            (Ok(()), Err(e)) => Err(Error::Invalid(format!("{} failed: {e}", of(item)))),
+            (Ok(()), Ok(())) => Ok(()),
+        }
+    })
+}
+
+fn of(item: &Item) -> String {
+    match item {
+        Item::Content { path } | Item::Entry { path, .. } | Item::Archive { path } => {
+            format!("cannot read {}", path.display())
+        }
+        Item::Written { name, .. } => format!("cannot write {}", name.display()),
+    }
+}
+
+/// `user[:group]`, looked up in the target. A user alone is the group's name too.
+fn owner(root: &Root, text: &str) -> Result<(u32, u32), Error> {
+    let both = if text.contains(':') { text.to_owned() } else { format!("{text}:{text}") };
+    let user = User::resolve(root, &both, &[])
+        .map_err(|e| Error::Invalid(format!("cannot find the owner {text:?} in the image: {e}")))?;
+    Ok((user.uid.as_raw(), user.gid.as_raw()))
+}
+
+/// A directory, made with those above it where they are missing.
+pub(super) fn make_directories(root: &Root, path: &Path, owner: (u32, u32)) -> io::Result<OwnedFd> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
+    let mut so_far = PathBuf::from("/");
+    let mut dir = root.open(&so_far, flags, 0)?;
+    for part in path.components() {
+        let Component::Normal(name) = part else { continue };
+        so_far.push(name);
+        dir = match root.open(&so_far, flags, 0) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                // A link that leads nowhere is in the way.
+                if fstatat(&dir, name, AtFlags::AT_SYMLINK_NOFOLLOW).is_ok() {
+                    return Err(e);
+                }
+                mkdirat(&dir, name, Mode::from_bits_truncate(0o755))?;
+                let (uid, gid) = (Uid::from_raw(owner.0), Gid::from_raw(owner.1));
+                fchownat(&dir, name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+                root.open(&so_far, flags, 0)?
+            }
+            other => other?,
+        };
+    }
+    Ok(dir)
+}

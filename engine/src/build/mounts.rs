@@ -1,0 +1,227 @@
+//! `RUN --mount`: what is mounted while a command runs, and what of it is taken away from the layer again.
+
+use std::collections::{BTreeMap, HashMap};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+
+use nix::fcntl::OFlag;
+use nix::unistd::{UnlinkatFlags, unlinkat};
+use sha2::{Digest, Sha256};
+use tokio::sync::OwnedMutexGuard;
+
+use super::copy;
+use super::settings::beneath;
+use crate::config::MemoryFile;
+use crate::container::{FileContent, evaluate};
+use crate::data_root::make_dir;
+use crate::dockerfile::{Mount, MountKind as Kind};
+use crate::error::Error;
+use crate::mount::{MountConfig, MountKind, TmpfsOptions};
+use crate::runtime::resolve::{NO_SYMLINKS, Root};
+
+/// What a command gets.
+#[derive(Default)]
+pub(super) struct Mounted {
+    pub(super) mounts: Vec<MountConfig>,
+    pub(super) files: Vec<MemoryFile>,
+    pub(super) contents: Vec<FileContent>,
+    pub(super) env: Vec<String>,
+    /// Paths that are no part of the layer where the image does not have them.
+    pub(super) stubs: Vec<PathBuf>,
+    /// Caches that nobody else may use meanwhile.
+    _locks: Vec<OwnedMutexGuard<()>>,
+}
+
+/// Files that a bind may be from, by what `from` says: a root to read, which is kept as long as this lives.
+pub(super) type Sources = HashMap<String, Arc<Source>>;
+
+/// The files of a context, a stage or an image.
+pub(super) struct Source {
+    pub(super) view: SourceRoot,
+}
+
+/// Where they are looked up.
+pub(super) enum SourceRoot {
+    /// A directory of the host.
+    Directory(PathBuf, Root),
+    /// Layers, mounted.
+    Layers(crate::runtime::View),
+}
+
+impl Source {
+    pub(super) fn root(&self) -> &Root {
+        match &self.view {
+            SourceRoot::Directory(_, root) => root,
+            SourceRoot::Layers(view) => view.root(),
+        }
+    }
+}
+
+/// Locks of the caches that are not shared.
+static LOCKS: LazyLock<Mutex<BTreeMap<PathBuf, Arc<tokio::sync::Mutex<()>>>>> = LazyLock::new(Mutex::default);
+
+/// Makes ready what the mounts want. `caches` and `scratch` are directories, the second one the step's own.
+pub(super) async fn prepare(
+    mounts: &[Mount],
+    sources: &Sources,
+    secrets: &BTreeMap<String, Vec<u8>>,
+    working_dir: &str,
+    caches: &Path,
+    scratch: &Path,
+) -> Result<Mounted, Error> {
+    let mut out = Mounted::default();
+    for (n, m) in mounts.iter().enumerate() {
+        let target = PathBuf::from(beneath(working_dir, &m.target));
+        match m.kind {
+            Kind::Bind => {
+                let source = sources.get(&m.from).ok_or_else(|| missing(&m.from))?.clone();
+                let (m, to) = (m.clone(), scratch.join(format!("bind-{n}")));
+                let found = crate::error::blocking(move || bind(&m, &source, &to)).await?;
+                out.mounts.push(MountConfig::new(
+                    MountKind::Bind { source: found, options: Default::default() },
+                    target.clone(),
+                    mounts[n].read_only.unwrap_or(true),
+                ));
+            }
+            Kind::Cache => {
+                let id = if m.id.is_empty() { target.to_string_lossy().into_owned() } else { m.id.clone() };
+                if !m.from.is_empty() {
+                    return Err(Error::Invalid(format!(
+                        "--mount=type=cache,from={} is not supported by this version of Skep: a cache begins empty",
+                        m.from
+                    )));
+                }
+                let dir = caches.join(hex::encode(Sha256::digest(&id)));
+                if matches!(m.sharing.as_str(), "locked" | "private") {
+                    let lock = {
+                        let mut locks = LOCKS.lock().unwrap_or_else(PoisonError::into_inner);
+                        locks.entry(dir.clone()).or_default().clone()
+                    };
+                    out._locks.push(lock.lock_owned().await);
+                }
+                if !dir.exists() {
+                    make_dir(caches, 0o700)?;
+                    make_dir(&dir, 0o755)?;
+                    chown(&dir, Some(m.uid.unwrap_or(0)), Some(m.gid.unwrap_or(0)))
+                        .map_err(Error::io("own", &dir))?;
+                    let mode = std::fs::Permissions::from_mode(m.mode.unwrap_or(0o755));
+                    std::fs::set_permissions(&dir, mode).map_err(Error::io("set the mode of", &dir))?;
+                }
+                out.mounts.push(MountConfig::new(
+                    MountKind::Bind { source: dir, options: Default::default() },
+                    target.clone(),
+                    m.read_only.unwrap_or(false),
+                ));
+            }
+            Kind::Tmpfs => out.mounts.push(MountConfig::new(
+                MountKind::Tmpfs { size: m.size, mode: m.mode, options: TmpfsOptions::default() },
+                target.clone(),
+                false,
+            )),
+            Kind::Secret => {
+                let Some(secret) = secrets.get(&m.id) else {
+                    if m.required {
+                        return Err(Error::Invalid(format!(
+                            "secret {}: not found: give it with --secret",
+                            m.id
+                        )));
+                    }
+                    continue;
+                };
+                if !m.env.is_empty() {
+                    let text = String::from_utf8(secret.clone()).map_err(|_| {
+                        Error::Invalid(format!("secret {} cannot be a variable: it is not UTF-8", m.id))
+                    })?;
+                    out.env.push(format!("{}={text}", m.env));
+                }
+                if m.target.is_empty() {
+                    continue;
+                }
+                out.files.push(MemoryFile {
+                    what: format!("secret {}", m.id),
+                    target: target.clone(),
+                    uid: m.uid.unwrap_or(0),
+                    gid: m.gid.unwrap_or(0),
+                    mode: m.mode.unwrap_or(0o400),
+                });
+                out.contents.push(secret.clone().into());
+            }
+            Kind::Ssh if m.required => {
+                return Err(Error::Invalid(
+                    "--mount=type=ssh,required is not supported by this version of Skep: no agent is forwarded".into(),
+                ));
+            }
+            Kind::Ssh => continue,
+        }
+        out.stubs.push(target);
+    }
+    Ok(out)
+}
+
+fn missing(from: &str) -> Error {
+    Error::Invalid(format!("invalid from flag value {from}: it is neither a stage nor an image"))
+}
+
+/// The path of the host to be mounted: of a context's directory itself where nothing is written, else a copy.
+fn bind(m: &Mount, source: &Source, to: &Path) -> Result<PathBuf, Error> {
+    let asked = Path::new("/").join(m.source.trim_start_matches('/'));
+    let found = evaluate(source.root(), &asked).map_err(Error::io("look up", &asked))?;
+    let relative = found.strip_prefix("/").unwrap_or(&found);
+    let there = source.root().open(&found, OFlag::O_PATH, 0);
+    there.map_err(|e| {
+        Error::Invalid(format!("failed to find the source {:?} of --mount=type=bind: {e}", m.source))
+    })?;
+    if let SourceRoot::Directory(dir, _) = &source.view
+        && m.read_only.unwrap_or(true)
+    {
+        return Ok(dir.join(relative));
+    }
+    make_dir(to, 0o755)?;
+    let rules = copy::Rules {
+        keyword: "--mount=type=bind",
+        chown: None,
+        mode: None,
+        keep_owner: true,
+        parents: false,
+        unpack: false,
+        exclude: Vec::new(),
+        latest: None,
+    };
+    let items = copy::find(source.root(), &[found.to_string_lossy().into_owned()], &rules)?;
+    let is_file = !matches!(items.first(), Some(copy::Item::Content { .. }));
+    let target = Root::at(to).map_err(Error::io("open", to))?;
+    copy::copy(source.root(), &target, &items, if is_file { "/file" } else { "/" }, !is_file, &rules)?;
+    Ok(if is_file { to.join("file") } else { to.to_path_buf() })
+}
+
+/// Takes away from what was written the empty files and directories that were made to mount on. Blocks.
+pub(super) fn remove_stubs(upper: &Path, image: Option<&Root>, stubs: &[PathBuf]) {
+    let Ok(root) = Root::at(upper) else { return };
+    let in_image =
+        |path: &Path| image.is_some_and(|i| i.open(path, OFlag::O_PATH | OFlag::O_NOFOLLOW, 0).is_ok());
+    for stub in stubs {
+        let mut path = stub.as_path();
+        while let (Some(parent), Some(name)) = (path.parent(), path.file_name()) {
+            if in_image(path) {
+                break;
+            }
+            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
+            let Ok(dir) = root.open(parent, flags, NO_SYMLINKS) else { break };
+            // Directories that are not empty stay; so do files with something in them.
+            let empty_file = root
+                .open(path, OFlag::O_PATH | OFlag::O_NOFOLLOW, NO_SYMLINKS)
+                .ok()
+                .and_then(|f| nix::sys::stat::fstat(&f).ok())
+                .is_some_and(|s| s.st_size == 0 && s.st_mode & libc::S_IFMT == libc::S_IFREG);
+            let gone = match empty_file {
+                true => unlinkat(&dir, name, UnlinkatFlags::NoRemoveDir),
+                false => unlinkat(&dir, name, UnlinkatFlags::RemoveDir),
+            };
+            if gone.is_err() {
+                break;
+            }
+            path = parent;
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! `RUN`: a command in a container of the stage's layers; what it changes becomes a layer.
+
+use futures::StreamExt;
+
+use super::output::Output;
+use super::settings::argv;
+use super::stage::Stage;
+use super::step::Shared;
+use super::{layer, mounts};
+use crate::config::{ContainerConfig, NetworkMode};
+use crate::container::{AttachOptions, WaitCondition};
+use crate::dockerfile::{Command, Run, Security};
+use crate::engine::Engine;
+use crate::error::{Error, blocking};
+use crate::image::ImageConfig;
+use crate::log_config::LogConfig;
+use crate::mount::{MountConfig, MountKind};
+
+/// Where a script that says itself what reads it is mounted.
+const SCRIPT: &str = "/dev/skep-heredoc";
+
+/// The command as it is run, and the text of a script that is run as a file.
+pub(super) fn command(config: &ImageConfig, run: &Run) -> (Vec<String>, Option<String>) {
+    let Command::Shell(line) = &run.command else { return (argv(config, &run.command), None) };
+    let Some(first) = run.heredocs.first() else { return (argv(config, &run.command), None) };
+    // With nothing else on the line the document is the script.
+    let alone = run.heredocs.len() == 1 && line.split_whitespace().count() == 1 && line.starts_with("<<");
+    if !alone {
+        let mut whole = line.clone();
+        for doc in &run.heredocs {
+            whole.push('\n');
+            whole.push_str(&doc.content);
+            whole.push_str(&doc.name);
+        }
+        return (argv(config, &Command::Shell(whole)), None);
+    }
+    let text = first.text();
+    if text.starts_with("#!") {
+        return (vec![SCRIPT.to_owned()], Some(text));
+    }
+    (argv(config, &Command::Shell(text)), None)
+}
+
+/// Removes a container that a build leaves behind.
+struct Guard {
+    engine: Engine,
+    id: Option<String>,
+}
+
+impl Guard {
+    async fn remove(mut self) -> Result<(), Error> {
+        match self.id.take() {
+            Some(id) => self.engine.remove_with(&id, true, true).await,
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let (engine, Some(id)) = (self.engine.clone(), self.id.take()) else { return };
+        tokio::spawn(async move {
+            if let Err(e) = engine.remove_with(&id, true, true).await {
+                tracing::warn!(container = id, error = %e, "the container of a build that ended is left");
+            }
+        });
+    }
+}
+
+/// Runs it. The image of the layers with what it changed; none = it changed nothing.
+pub(super) async fn run(
+    shared: &Shared,
+    stage: &Stage,
+    run: &Run,
+    sources: &mounts::Sources,
+    out: &Output,
+) -> Result<Option<String>, Error> {
+    let Some(image) = stage.image.clone() else {
+        return Err(Error::Invalid(
+            "there is nothing to run in scratch: COPY or ADD something into the stage first".into(),
+        ));
+    };
+    let (engine, request) = (&shared.engine, &shared.request);
+    if run.security == Security::Insecure && !request.allow_insecure {
+        return Err(Error::Invalid("RUN --security=insecure is not allowed: allow security.insecure".into()));
+    }
+    let scratch = shared.context.scratch()?;
+    let caches = engine.root().path().join("build-caches");
+    let working_dir = if stage.config.working_dir.is_empty() { "/" } else { &stage.config.working_dir };
+    let mut mounted =
+        mounts::prepare(&run.mounts, sources, &request.secrets, working_dir, &caches, &scratch).await?;
+    let (argv, script) = command(&stage.config, run);
+    if let Some(text) = script {
+        let path = scratch.join("script");
+        std::fs::write(&path, text).map_err(Error::io("write", &path))?;
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&path, mode).map_err(Error::io("set the mode of", &path))?;
+        let bind = MountKind::Bind { source: path, options: Default::default() };
+        mounted.mounts.push(MountConfig::new(bind, SCRIPT, true));
+    }
+    let network = match run.network.as_deref() {
+        None | Some("default") => request.network.clone(),
+        Some("none") => NetworkMode::None,
+        Some("host") => NetworkMode::Host,
+        Some(other) => return Err(Error::Invalid(format!("unknown network mode {other:?}"))),
+    };
+    let mut env = stage.config.env.clone();
+    env.extend(stage.args.seen(&stage.config.env));
+    env.append(&mut mounted.env);
+    let config = ContainerConfig {
+        image,
+        entrypoint: Some(Vec::new()),
+        cmd: Some(argv.clone()),
+        env,
+        working_dir: Some(working_dir.to_owned()),
+        user: Some(stage.config.user.clone()).filter(|u| !u.is_empty()),
+        network,
+        mounts: mounted.mounts.clone(),
+        files: mounted.files.clone(),
+        privileged: run.security == Security::Insecure,
+        extra_hosts: request.extra_hosts.clone(),
+        resources: request.resources.clone(),
+        ulimits: request.ulimits.clone(),
+        shm_size: request.shm_size,
+        cgroup_parent: request.cgroup_parent.clone(),
+        log: LogConfig { driver: "none".into(), ..LogConfig::default() },
+        ..ContainerConfig::default()
+    };
+    let id = engine.create(None, config).await?.0;
+    let guard = Guard { engine: engine.clone(), id: Some(id.clone()) };
+    out.line(format_args!(" ---> Running in {}", &id[..12]));
+    let streams = AttachOptions { stdout: true, stderr: true, ..AttachOptions::default() };
+    let mut output = engine.attach(&id, streams).await?.output;
+    let ended = engine.wait(&id, WaitCondition::NextExit)?;
+    engine.start_with_files(&id, std::mem::take(&mut mounted.contents)).await?;
+    while let Some(frame) = output.next().await {
+        out.text(String::from_utf8_lossy(&frame?.data));
+    }
+    let exit = ended.await?;
+    if exit.code != 0 {
+        if shared.request.keep_failed {
+            let mut guard = guard;
+            guard.id = None;
+        } else {
+            guard.remove().await?;
+        }
+        let reason = if exit.error.is_empty() { String::new() } else { format!(": {}", exit.error) };
+        return Err(Error::BuildFailed { command: argv.join(" "), code: exit.code, reason });
+    }
+    let made = engine.changes_as_layer(&id, stage.image.clone(), {
+        let (stubs, lowers, latest) = (mounted.stubs.clone(), shared.lowers(stage)?, shared.latest);
+        move |upper| {
+            let view = layer::files(lowers, &scratch)?;
+            mounts::remove_stubs(upper, Some(view.root()), &stubs);
+            Ok(latest)
+        }
+    });
+    let made = made.await?;
+    guard.remove().await?;
+    out.line(format_args!(" ---> Removed intermediate container {}", &id[..12]));
+    Ok(made)
+}
+
+impl Engine {
+    /// What a container that has ended changed, as one more layer on the image of its own.
+    async fn changes_as_layer(
+        &self,
+        id: &str,
+        base: Option<String>,
+        prepare: impl FnOnce(&std::path::Path) -> Result<Option<i64>, Error> + Send + 'static,
+    ) -> Result<Option<String>, Error> {
+        let upper = self.upper_of(id)?;
+        let images = self.images().clone();
+        blocking(move || {
+            let latest = prepare(&upper)?;
+            images.add_layer_blocking(base.as_deref(), |file| {
+                layer::write(&upper, file, crate::container::MADE_BY_US, latest)
+            })
+        })
+        .await
+    }
+}

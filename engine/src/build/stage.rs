@@ -1,0 +1,290 @@
+//! Stages: each waits for those that it takes something from, and runs its steps one after the other.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
+
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared as SharedFuture, try_join_all};
+use sha2::{Digest, Sha256};
+
+use super::BuildRequest;
+use super::arguments::Arguments;
+use super::context::Context;
+use super::output::{BuildEvent, Output};
+use super::plan::{Base, Plan};
+use super::step::Shared;
+use crate::dockerfile::{Expander, parse_one};
+use crate::engine::Engine;
+use crate::error::{Error, blocking};
+use crate::image::{Finished, History, ImageConfig, PullRequest, Reference};
+
+/// A stage as far as it has come.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Stage {
+    /// The image of its layers, and of nothing else; none = there are none.
+    pub(super) image: Option<String>,
+    /// Chain ID of its topmost layer; empty = there is none.
+    pub(super) chain: String,
+    pub(super) config: ImageConfig,
+    pub(super) history: Vec<History>,
+    pub(super) author: String,
+    pub(super) args: Arguments,
+    /// A `CMD` came before.
+    pub(super) cmd_set: bool,
+    /// Arguments that were asked for.
+    pub(super) asked: Vec<String>,
+}
+
+/// Stages that are done, by their numbers.
+pub(super) type Done = BTreeMap<usize, Arc<Stage>>;
+
+type Running = SharedFuture<BoxFuture<'static, Result<Arc<Stage>, Arc<Error>>>>;
+
+/// Runs what the target needs, and makes the image.
+pub(super) async fn run(
+    engine: Engine,
+    request: BuildRequest,
+    context: Arc<Context>,
+    plan: Plan,
+    output: Output,
+) -> Result<String, Error> {
+    for note in &plan.notes {
+        output.line(format_args!("[Note] {note}"));
+    }
+    let shared = Arc::new(Shared::new(engine, request, context, plan)?);
+    let made = run_stages(&shared, &output).await;
+    let result = match made {
+        Ok(stage) => finish(&shared, &stage, &output).await,
+        Err(e) => Err(e),
+    };
+    shared.release().await;
+    result
+}
+
+async fn run_stages(shared: &Arc<Shared>, output: &Output) -> Result<Arc<Stage>, Error> {
+    let needed: Vec<usize> = shared.plan.needed.iter().copied().collect();
+    let (outputs, relay) = output.in_turn(needed.len());
+    let mut running: BTreeMap<usize, Running> = BTreeMap::new();
+    let mut first = 1;
+    for (number, out) in needed.iter().copied().zip(outputs) {
+        let before: Vec<(usize, Running)> =
+            shared.plan.takes_from(number).into_iter().map(|n| (n, running[&n].clone())).collect();
+        let (shared, from) = (shared.clone(), first);
+        first += 1 + shared.plan.stages[number].steps.len();
+        let future = async move {
+            let mut done = Done::new();
+            for (n, stage) in before {
+                done.insert(n, stage.await?);
+            }
+            run_one(&shared, number, from, &done, &out).await.map(Arc::new).map_err(Arc::new)
+        };
+        running.insert(number, future.boxed().shared());
+    }
+    let target = shared.plan.target;
+    let all = async move {
+        let stages = running.into_iter().map(|(n, f)| async move { f.await.map(|s| (n, s)) });
+        try_join_all(stages).await
+    };
+    // With the first failure the others are dropped, and fall silent.
+    let (all, ()) = futures::future::join(all, relay).await;
+    let mut all: HashMap<usize, Arc<Stage>> = match all {
+        Ok(all) => all.into_iter().collect(),
+        Err(e) => return Err(Arc::try_unwrap(e).unwrap_or_else(|e| Error::Invalid(e.to_string()))),
+    };
+    let asked: Vec<String> = all.values().flat_map(|s| s.asked.clone()).collect();
+    let global: Vec<String> = shared.plan.global_args.keys().cloned().collect();
+    let unused = Arguments::unused(&shared.request, &[asked, global].concat());
+    if !unused.is_empty() {
+        output.line(format_args!("[Warning] One or more build-args {unused:?} were not consumed"));
+    }
+    all.remove(&target).ok_or(Error::ShuttingDown)
+}
+
+async fn run_one(
+    shared: &Shared,
+    number: usize,
+    first: usize,
+    done: &Done,
+    out: &Output,
+) -> Result<Stage, Error> {
+    let plan = &shared.plan.stages[number];
+    let all = shared.plan.steps();
+    out.line(format_args!("Step {first}/{all} : {}", plan.from.text));
+    let mut stage = begin(shared, number, done, out).await.map_err(|e| shared.at(e, first, &plan.from))?;
+    let triggers = std::mem::take(&mut stage.config.on_build);
+    if !triggers.is_empty() {
+        out.line(format_args!("# Executing {} build trigger(s)", triggers.len()));
+    }
+    for text in triggers {
+        let mut trigger =
+            parse_one(&text).map_err(|e| Error::Invalid(format!("ONBUILD {text}: {}", e.message)))?;
+        trigger.line = plan.from.line;
+        stage.step(shared, number, &trigger, done, out).await.map_err(|e| shared.at(e, first, &trigger))?;
+    }
+    stage.shown(out);
+    for (n, step) in plan.steps.iter().enumerate() {
+        let step_number = first + 1 + n;
+        let first_line = step.text.lines().next().unwrap_or_default();
+        out.line(format_args!("Step {step_number}/{all} : {first_line}"));
+        stage.step(shared, number, step, done, out).await.map_err(|e| shared.at(e, step_number, step))?;
+        stage.shown(out);
+    }
+    Ok(stage)
+}
+
+/// What a stage begins with.
+async fn begin(shared: &Shared, number: usize, done: &Done, out: &Output) -> Result<Stage, Error> {
+    let plan = &shared.plan.stages[number];
+    let args = Arguments::new(&shared.request);
+    let stage = match &plan.base {
+        Base::Scratch => Stage { args, ..Stage::default() },
+        Base::Stage(n) => Stage {
+            args,
+            cmd_set: false,
+            asked: Vec::new(),
+            ..done.get(n).map(|s| Stage::clone(s)).unwrap_or_default()
+        },
+        Base::Image(name) => {
+            let image = shared.base(name, plan.platform.as_deref(), out).await?;
+            let mut stage = shared.stage_of_image(&image).await?;
+            stage.args = args;
+            stage
+        }
+    };
+    Ok(stage)
+}
+
+impl Stage {
+    /// Tells what there is by now.
+    fn shown(&self, out: &Output) {
+        let id = match (&self.chain, &self.image) {
+            (_, None) => "scratch".to_owned(),
+            (chain, Some(_)) => {
+                let all = (chain, &self.config, self.history.len());
+                let text = serde_json::to_vec(&all).unwrap_or_default();
+                hex::encode(&Sha256::digest(text)[..6])
+            }
+        };
+        out.line(format_args!(" ---> {id}"));
+    }
+
+    /// Replaces variables by those of the stage: the environment, then the arguments.
+    pub(super) fn expand<T>(
+        &self,
+        escape: char,
+        work: impl FnOnce(&Expander<'_>) -> Result<T, String>,
+    ) -> Result<T, String> {
+        let lookup = |name: &str| {
+            let env = self.config.env.iter().filter_map(|e| e.split_once('='));
+            let set = env.filter(|(n, _)| *n == name).map(|(_, v)| v.to_owned()).next();
+            set.or_else(|| self.args.get(name))
+        };
+        work(&Expander { escape, lookup: &lookup })
+    }
+
+    /// One line of the image's history.
+    pub(super) fn tell(&mut self, created: &str, created_by: String, empty_layer: bool) {
+        self.history.push(History {
+            created: created.to_owned(),
+            created_by,
+            author: self.author.clone(),
+            comment: String::new(),
+            empty_layer,
+        });
+    }
+}
+
+impl Shared {
+    /// A base image, pulled where it is missing.
+    pub(super) async fn base(
+        &self,
+        name: &str,
+        platform: Option<&str>,
+        out: &Output,
+    ) -> Result<crate::image::Image, Error> {
+        let wanted = match platform {
+            Some(text) => Some(
+                skep_registry::Platform::parse(text)
+                    .map_err(|e| Error::Invalid(format!("invalid platform {text:?}: {e}")))?,
+            ),
+            None => self.request.platform.clone(),
+        };
+        let images = self.engine.images();
+        let fits = |i: &crate::image::Image| {
+            wanted.as_ref().is_none_or(|w| w.os == i.os && w.architecture == i.architecture)
+        };
+        if !self.request.pull
+            && let Ok(image) = images.resolve(name)
+            && fits(&image)
+        {
+            return Ok(image);
+        }
+        let reference = Reference::parse(name)?.or_latest();
+        let credentials = (self.request.credentials)(&reference.repository().registry);
+        let pull = PullRequest { reference: reference.clone(), platform: wanted, credentials };
+        let id = images.pull(pull, &|p| out.event(BuildEvent::Pull(p))).await?.id;
+        images.resolve(&id)
+    }
+
+    /// A stage with an image's layers and configuration.
+    pub(super) async fn stage_of_image(&self, image: &crate::image::Image) -> Result<Stage, Error> {
+        self.hold(&image.id)?;
+        let (images, id) = (self.engine.images().clone(), image.id.clone());
+        let bare = match image.chain_ids.is_empty() {
+            true => None,
+            false => Some(blocking(move || images.bare_blocking(&id)).await?),
+        };
+        if let Some(bare) = &bare {
+            self.hold(bare)?;
+        }
+        Ok(Stage {
+            image: bare,
+            chain: image.chain_ids.last().cloned().unwrap_or_default(),
+            config: image.config.clone(),
+            history: image.history.clone(),
+            author: image.author.clone(),
+            ..Stage::default()
+        })
+    }
+}
+
+/// The image of the target.
+async fn finish(shared: &Shared, stage: &Stage, output: &Output) -> Result<String, Error> {
+    let mut config = stage.config.clone();
+    config.labels.extend(shared.request.labels.clone());
+    let steps: Vec<_> = stage.history.iter().map(|h| (&h.created_by, h.empty_layer, &h.author)).collect();
+    let text = serde_json::to_vec(&("result", &stage.chain, &config, &steps, &stage.author, shared.latest))
+        .map_err(|e| Error::Invalid(format!("cannot encode the configuration: {e}")))?;
+    let key = hex::encode(Sha256::digest(text));
+    let images = shared.engine.images();
+    let kept = if shared.request.no_cache { None } else { shared.engine.build_cache().find(&key, images) };
+    let id = match kept.and_then(|e| e.image) {
+        Some(id) => {
+            images.name(&id, &shared.request.tags).await?;
+            id
+        }
+        None => {
+            let created = shared.now.clone();
+            let done = Finished {
+                config,
+                history: stage.history.clone(),
+                author: stage.author.clone(),
+                created: created.clone(),
+                references: shared.request.tags.clone(),
+            };
+            let id = images.finish(stage.image.clone(), done).await?;
+            shared.engine.build_cache().keep(&key, Some(id.clone()), &created, "the image");
+            id
+        }
+    };
+    output.event(BuildEvent::Aux(serde_json::json!({ "ID": id })));
+    let short = id.trim_start_matches("sha256:").get(..12).unwrap_or(&id).to_owned();
+    output.line(format_args!("Successfully built {short}"));
+    for tag in &shared.request.tags {
+        output.line(format_args!("Successfully tagged {tag}"));
+    }
+    Ok(id)
+}
+
+/// Keeps a mutex out of the signature of what shares a build.
+pub(super) type Held = Mutex<Vec<String>>;

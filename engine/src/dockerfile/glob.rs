@@ -1,0 +1,159 @@
+//! Patterns of names: of paths (`*` and `?` stop at a slash, `**` does not), as `COPY` and `.dockerignore` have them
+//! (Go's filepath.Match with `**`), and of values, as a shell has them.
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Token {
+    One(char),
+    /// Any character; of a path, but a slash.
+    Any,
+    /// Any number of those.
+    Many,
+    /// `**`: any number of characters, slashes too.
+    All,
+    /// `**/`: nothing, or all up to a slash.
+    Directories,
+    Class {
+        negated: bool,
+        ranges: Vec<(char, char)>,
+    },
+}
+
+/// A pattern, ready to be tried.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Glob {
+    tokens: Vec<Token>,
+    path: bool,
+}
+
+impl Glob {
+    /// A pattern of paths; an error where it is not well formed.
+    pub fn path(pattern: &str) -> Result<Self, String> {
+        let bad = || format!("syntax error in pattern {pattern:?}");
+        let chars: Vec<char> = pattern.chars().collect();
+        let mut tokens = Vec::new();
+        let mut i = 0;
+        while let Some(c) = chars.get(i) {
+            i += 1;
+            tokens.push(match c {
+                '*' if chars.get(i) == Some(&'*') => {
+                    while chars.get(i) == Some(&'*') {
+                        i += 1;
+                    }
+                    if chars.get(i) == Some(&'/') {
+                        i += 1;
+                        Token::Directories
+                    } else {
+                        Token::All
+                    }
+                }
+                '*' => Token::Many,
+                '?' => Token::Any,
+                '\\' => {
+                    i += 1;
+                    Token::One(*chars.get(i - 1).ok_or_else(bad)?)
+                }
+                '[' => class(&chars, &mut i).ok_or_else(bad)?,
+                c => Token::One(*c),
+            });
+        }
+        Ok(Self { tokens, path: true })
+    }
+
+    /// A shell's pattern of a value; what is not well formed means itself.
+    pub fn shell(pattern: &str) -> Self {
+        let mut tokens = Vec::new();
+        let mut chars = pattern.chars();
+        while let Some(c) = chars.next() {
+            tokens.push(match c {
+                '*' => Token::Many,
+                '?' => Token::Any,
+                '\\' => Token::One(chars.next().unwrap_or('\\')),
+                c => Token::One(c),
+            });
+        }
+        Self { tokens, path: false }
+    }
+
+    /// Whether a text is a pattern at all.
+    pub fn is_pattern(text: &str) -> bool {
+        text.contains(['*', '?', '['])
+    }
+
+    /// Whether the whole text fits.
+    pub fn matches(&self, text: &str) -> bool {
+        // Which of the tokens may come next, for each character: no pattern makes this slow.
+        let chars: Vec<char> = text.chars().collect();
+        let n = self.tokens.len();
+        let mut here = vec![false; n + 1];
+        here[0] = true;
+        self.skip(&mut here, None);
+        for (i, c) in chars.iter().enumerate() {
+            let mut next = vec![false; n + 1];
+            for (t, token) in self.tokens.iter().enumerate().filter(|(t, _)| here[*t]) {
+                match token {
+                    Token::One(one) => next[t + 1] |= one == c,
+                    Token::Any => next[t + 1] |= !(self.path && *c == '/'),
+                    Token::Many => next[t] |= !(self.path && *c == '/'),
+                    Token::All => next[t] = true,
+                    Token::Directories => {
+                        next[t] = true;
+                        next[t + 1] |= *c == '/';
+                    }
+                    Token::Class { negated, ranges } => {
+                        let inside = ranges.iter().any(|(a, b)| a <= c && c <= b);
+                        next[t + 1] |= inside != *negated && !(self.path && *c == '/');
+                    }
+                }
+            }
+            here = next;
+            self.skip(&mut here, chars.get(i));
+        }
+        here[n]
+    }
+
+    /// What may be nothing is passed over; directories only where a name begins.
+    fn skip(&self, here: &mut [bool], before: Option<&char>) {
+        for (t, token) in self.tokens.iter().enumerate() {
+            let nothing = match token {
+                Token::Many | Token::All => true,
+                Token::Directories => before.is_none_or(|c| *c == '/'),
+                _ => false,
+            };
+            if here[t] && nothing {
+                here[t + 1] = true;
+            }
+        }
+    }
+}
+
+/// `[a-z]`, `[^a-z]`, with `\` before what is meant as itself.
+fn class(chars: &[char], i: &mut usize) -> Option<Token> {
+    let negated = chars.get(*i) == Some(&'^');
+    *i += usize::from(negated);
+    let mut ranges = Vec::new();
+    let one = |i: &mut usize| {
+        let c = *chars.get(*i)?;
+        *i += 1;
+        match c {
+            '\\' => {
+                *i += 1;
+                chars.get(*i - 1).copied()
+            }
+            '-' | ']' => None,
+            c => Some(c),
+        }
+    };
+    while ranges.is_empty() || chars.get(*i)? != &']' {
+        let from = one(i)?;
+        let to = match chars.get(*i)? {
+            '-' => {
+                *i += 1;
+                one(i)?
+            }
+            _ => from,
+        };
+        ranges.push((from, to));
+    }
+    *i += 1;
+    Some(Token::Class { negated, ranges })
+}

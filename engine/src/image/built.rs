@@ -1,0 +1,181 @@
+//! Images as a build makes them: one layer upon another, kept for the next build, and in the end the image that was
+//! asked for.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
+
+use super::archive::{Found, Member, Scratch};
+use super::config::{ConfigBlob, History, ImageConfig, RootfsBlob};
+use super::layer::{Staged, stage};
+use super::reference::Reference;
+use super::store::Images;
+use crate::error::{Error, blocking};
+use crate::metadata::{Change, Kind};
+
+/// Bytes of a tar that holds nothing but its end mark.
+const NOTHING: u64 = 1024;
+
+/// An image that is done.
+#[derive(Clone, Debug)]
+pub(crate) struct Finished {
+    pub(crate) config: ImageConfig,
+    pub(crate) history: Vec<History>,
+    pub(crate) author: String,
+    /// RFC 3339.
+    pub(crate) created: String,
+    pub(crate) references: Vec<Reference>,
+}
+
+impl Images {
+    /// An image of the layers of `base` (an image ID; none = of none) and one more, which `write` writes as a tar. It is
+    /// in no list, and is called after its layers alone. None = the layer would be empty.
+    pub(crate) fn add_layer_blocking(
+        &self,
+        base: Option<&str>,
+        write: impl FnOnce(&mut File) -> io::Result<()>,
+    ) -> Result<Option<String>, Error> {
+        let scratch = Scratch::new(&self.temporary(), "layer")?;
+        let path = scratch.0.join("layer");
+        let mut file = File::create_new(&path).map_err(Error::io("create", &path))?;
+        write(&mut file).map_err(Error::io("write the layer to", &path))?;
+        let mut written = File::open(&path).map_err(Error::io("open", &path))?;
+        let staged = stage(&mut written, None)?;
+        if staged.size <= NOTHING {
+            return Ok(None);
+        }
+        let _changing = self.changing().blocking_lock();
+        let (below, mut layers) = self.below(base)?;
+        let mut blob = bare(below);
+        blob.rootfs.diff_ids.push(staged.digest.clone());
+        layers.push(Member { staged, path });
+        let found = found(blob, layers, Vec::new())?;
+        let mut prepared = self.prepare(found, &scratch)?;
+        prepared.stored.intermediate = true;
+        self.publish(std::slice::from_ref(&prepared))?;
+        Ok(Some(prepared.id().to_owned()))
+    }
+
+    /// An image of an image's layers and nothing else, which is in no list.
+    pub(crate) fn bare_blocking(&self, of: &str) -> Result<String, Error> {
+        let scratch = Scratch::new(&self.temporary(), "layers")?;
+        let _changing = self.changing().blocking_lock();
+        let (below, layers) = self.below(Some(of))?;
+        let mut prepared = self.prepare(found(bare(below), layers, Vec::new())?, &scratch)?;
+        prepared.stored.intermediate = true;
+        self.publish(std::slice::from_ref(&prepared))?;
+        Ok(prepared.id().to_owned())
+    }
+
+    /// The image of the layers of `base` (an image ID; none = of none) that was asked for; its ID.
+    pub(crate) fn finish_blocking(&self, base: Option<&str>, done: Finished) -> Result<String, Error> {
+        let scratch = Scratch::new(&self.temporary(), "image")?;
+        let _changing = self.changing().blocking_lock();
+        let (below, layers) = self.below(base)?;
+        let blob = ConfigBlob {
+            created: done.created,
+            author: done.author,
+            comment: String::new(),
+            config: done.config,
+            history: done.history,
+            ..below
+        };
+        let prepared = self.prepare(found(blob, layers, done.references)?, &scratch)?;
+        self.publish(std::slice::from_ref(&prepared))?;
+        Ok(prepared.id().to_owned())
+    }
+
+    /// Configuration and layers of an image.
+    fn below(&self, base: Option<&str>) -> Result<(ConfigBlob, Vec<Member>), Error> {
+        let Some(id) = base else {
+            let blob = ConfigBlob {
+                architecture: skep_registry::Platform::host().architecture,
+                os: "linux".into(),
+                rootfs: RootfsBlob { kind: "layers".into(), diff_ids: Vec::new() },
+                ..ConfigBlob::default()
+            };
+            return Ok((blob, Vec::new()));
+        };
+        let image = self.state().images.get(id).cloned();
+        let image = image.ok_or(Error::NoSuchImage { reference: id.to_owned() })?;
+        let path = self.blob_path(id);
+        let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
+        let mut layers = Vec::new();
+        for digest in &image.blobs {
+            let path = self.blob_path(digest);
+            let size = std::fs::metadata(&path).map_err(Error::io("read the size of", &path))?.len();
+            layers.push(Member { staged: Staged { digest: digest.clone(), size }, path });
+        }
+        Ok((ConfigBlob::parse(&bytes, id)?, layers))
+    }
+
+    /// Removes what builds left that is not among `kept` and that nobody uses; the IDs, and the bytes of layers that
+    /// went with them.
+    pub(crate) async fn remove_intermediates(
+        &self,
+        kept: BTreeSet<String>,
+    ) -> Result<(Vec<String>, u64), Error> {
+        let _changing = self.changing().lock().await;
+        let (gone, before) = {
+            let mut state = self.state();
+            let used: BTreeSet<String> = state.holders.values().map(|h| h.image_id.clone()).collect();
+            let gone: Vec<String> = state
+                .images
+                .iter()
+                .filter(|(id, i)| i.intermediate && !kept.contains(*id) && !used.contains(*id))
+                .map(|(id, _)| id.clone())
+                .collect();
+            for id in &gone {
+                state.images.remove(id);
+            }
+            (gone, state.layers.values().map(|l| l.size).sum::<u64>())
+        };
+        self.metadata().commit(gone.iter().map(|id| Change::delete(Kind::Image, id)).collect()).await?;
+        self.collect().await?;
+        let after = self.state().layers.values().map(|l| l.size).sum::<u64>();
+        Ok((gone, before.saturating_sub(after)))
+    }
+
+    /// Names an image that is there anew.
+    pub(crate) async fn name(&self, id: &str, references: &[Reference]) -> Result<(), Error> {
+        for r in references {
+            self.tag(id, &r.to_string()).await?;
+        }
+        Ok(())
+    }
+
+    /// The image of an ID, if it is there with all that it needs.
+    pub(crate) fn has(&self, id: &str) -> bool {
+        self.state().images.contains_key(id)
+    }
+
+    /// What a build keeps for the next, with the bytes of the topmost layer.
+    pub(crate) fn intermediate_size(&self, id: &str) -> Option<u64> {
+        let state = self.state();
+        let image = state.images.get(id)?;
+        image.image.chain_ids.last().and_then(|c| state.layers.get(c)).map(|l| l.size)
+    }
+
+    /// Does the blocking parts off the runtime.
+    pub(crate) async fn finish(&self, base: Option<String>, done: Finished) -> Result<String, Error> {
+        let images = self.clone();
+        blocking(move || images.finish_blocking(base.as_deref(), done)).await
+    }
+}
+
+/// What layers are for, and nothing else.
+fn bare(of: ConfigBlob) -> ConfigBlob {
+    ConfigBlob {
+        architecture: of.architecture,
+        variant: of.variant,
+        os: of.os,
+        rootfs: of.rootfs,
+        ..ConfigBlob::default()
+    }
+}
+
+fn found(config: ConfigBlob, layers: Vec<Member>, references: Vec<Reference>) -> Result<Found, Error> {
+    let config_bytes = serde_json::to_vec(&config)
+        .map_err(|e| Error::Invalid(format!("cannot encode the configuration: {e}")))?;
+    Ok(Found { config, config_bytes, layers, references })
+}
