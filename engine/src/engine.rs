@@ -89,6 +89,7 @@ impl Engine {
     pub async fn open_held(o: EngineOptions, locks: RootLocks) -> Result<Engine, Error> {
         let (engine, records) = blocking(move || Self::open_blocking(o, locks)).await?;
         engine.adopt(records).await?;
+        engine.remove_left_by_builds().await;
         Ok(engine)
     }
 

@@ -97,24 +97,11 @@ async fn build(
     Query(q): Query<Vec<(String, String)>>,
     request: Request,
 ) -> ApiResult {
-    let asked = read(&s, q, request.headers());
-    let quiet = asked.as_ref().is_ok_and(|(_, quiet)| *quiet);
-    let mut context = body::reader(request);
-    let wanted = match asked {
-        Ok((wanted, _)) => wanted,
-        Err(e) => {
-            // A client that is answered while it still writes may not see the answer.
-            body::drain(context).await;
-            return Err(e);
-        }
-    };
+    let (wanted, quiet) = read(q, request.headers())?;
+    let context = body::reader(request);
     let (send, mut said) = mpsc::unbounded_channel();
     let engine = s.engine().clone();
-    let work = AbortOnDropHandle::new(tokio::spawn(async move {
-        let built = engine.build(wanted, &mut context, send).await;
-        body::drain(context).await;
-        built
-    }));
+    let work = AbortOnDropHandle::new(tokio::spawn(async move { engine.build(wanted, context, send).await }));
     if quiet {
         while said.recv().await.is_some() {}
         let id = work.await.map_err(|e| ApiError::internal(e.to_string()))??;
@@ -168,7 +155,7 @@ struct Ulimit {
 }
 
 /// What is asked for, and whether it is to be done quietly.
-fn read(s: &ApiState, q: Vec<(String, String)>, headers: &HeaderMap) -> ApiResult<(BuildRequest, bool)> {
+fn read(q: Vec<(String, String)>, headers: &HeaderMap) -> ApiResult<(BuildRequest, bool)> {
     let mut a = Asked(q);
     if a.take("version") == "2" {
         return Err(ApiError::bad_request(
@@ -254,7 +241,6 @@ fn read(s: &ApiState, q: Vec<(String, String)>, headers: &HeaderMap) -> ApiResul
         return Err(ApiError::bad_request("squash is not supported by this version of Skep; leave it out"));
     }
     a.refuse_rest()?;
-    let _ = s;
     Ok((built, quiet))
 }
 

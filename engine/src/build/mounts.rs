@@ -5,7 +5,8 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-use nix::fcntl::OFlag;
+use nix::fcntl::{AtFlags, OFlag};
+use nix::sys::stat::fstatat;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use sha2::{Digest, Sha256};
 use tokio::sync::OwnedMutexGuard;
@@ -209,12 +210,11 @@ pub(super) fn remove_stubs(upper: &Path, image: Option<&Root>, stubs: &[PathBuf]
             let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
             let Ok(dir) = root.open(parent, flags, NO_SYMLINKS) else { break };
             // Directories that are not empty stay; so do files with something in them.
-            let empty_file = root
-                .open(path, OFlag::O_PATH | OFlag::O_NOFOLLOW, NO_SYMLINKS)
-                .ok()
-                .and_then(|f| nix::sys::stat::fstat(&f).ok())
-                .is_some_and(|s| s.st_size == 0 && s.st_mode & libc::S_IFMT == libc::S_IFREG);
-            let gone = match empty_file {
+            let made = fstatat(&dir, name, AtFlags::AT_SYMLINK_NOFOLLOW).is_ok_and(|s| {
+                let kind = s.st_mode & libc::S_IFMT;
+                kind == libc::S_IFLNK && path == stub || kind == libc::S_IFREG && s.st_size == 0
+            });
+            let gone = match made {
                 true => unlinkat(&dir, name, UnlinkatFlags::NoRemoveDir),
                 false => unlinkat(&dir, name, UnlinkatFlags::RemoveDir),
             };

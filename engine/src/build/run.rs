@@ -16,6 +16,9 @@ use crate::image::ImageConfig;
 use crate::log_config::LogConfig;
 use crate::mount::{MountConfig, MountKind};
 
+/// Label of the containers of builds, by which a daemon that starts knows those that a crash has left.
+const OF_BUILD: &str = "skep.build";
+
 /// Where a script that says itself what reads it is mounted.
 const SCRIPT: &str = "/dev/skep-heredoc";
 
@@ -118,6 +121,7 @@ pub(super) async fn run(
         mounts: mounted.mounts.clone(),
         files: mounted.files.clone(),
         privileged: run.security == Security::Insecure,
+        labels: [(OF_BUILD.to_owned(), shared.id.clone())].into(),
         extra_hosts: request.extra_hosts.clone(),
         resources: request.resources.clone(),
         ulimits: request.ulimits.clone(),
@@ -148,7 +152,9 @@ pub(super) async fn run(
         return Err(Error::BuildFailed { command: argv.join(" "), code: exit.code, reason });
     }
     let made = engine.changes_as_layer(&id, stage.image.clone(), {
-        let (stubs, lowers, latest) = (mounted.stubs.clone(), shared.lowers(stage)?, shared.latest);
+        let ours = crate::container::MADE_BY_US.iter().map(|p| std::path::Path::new("/").join(p));
+        let stubs: Vec<_> = mounted.stubs.iter().cloned().chain(ours).collect();
+        let (lowers, latest) = (shared.lowers(stage)?, shared.latest);
         move |upper| {
             let view = layer::files(lowers, &scratch)?;
             mounts::remove_stubs(upper, Some(view.root()), &stubs);
@@ -162,6 +168,19 @@ pub(super) async fn run(
 }
 
 impl Engine {
+    /// Removes the containers of builds that a crash ended.
+    pub(crate) async fn remove_left_by_builds(&self) {
+        let left = self.list().into_iter().filter(|c| c.config.labels.contains_key(OF_BUILD));
+        for c in left {
+            match self.remove_with(&c.id.0, true, true).await {
+                Ok(()) => tracing::info!(container = c.id.0, "removed what a build left"),
+                Err(e) => {
+                    tracing::warn!(container = c.id.0, error = %e, "what a build left cannot be removed")
+                }
+            }
+        }
+    }
+
     /// What a container that has ended changed, as one more layer on the image of its own.
     async fn changes_as_layer(
         &self,

@@ -31,7 +31,7 @@ pub(super) struct Shared {
     pub(super) now: String,
     /// What SOURCE_DATE_EPOCH says: no file of a layer is younger.
     pub(super) latest: Option<i64>,
-    id: String,
+    pub(super) id: String,
     held: Held,
 }
 

@@ -78,8 +78,9 @@ fn instruction(line: &Line, escape: char) -> Result<Instruction, SyntaxError> {
     if rest.is_empty() && !matches!(*keyword, "CMD" | "ENTRYPOINT") {
         let count = match *keyword {
             "FROM" => "either one or three arguments",
-            "RUN" | "HEALTHCHECK" | "ARG" | "ENV" | "LABEL" | "EXPOSE" | "VOLUME"
-            | "ONBUILD" | "SHELL" => "at least one argument",
+            "RUN" | "HEALTHCHECK" | "ARG" | "ENV" | "LABEL" | "EXPOSE" | "VOLUME" | "ONBUILD" | "SHELL" => {
+                "at least one argument"
+            }
             "ADD" | "COPY" => "at least two arguments",
             _ => "exactly one argument",
         };

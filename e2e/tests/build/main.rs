@@ -1,0 +1,242 @@
+//! Builds with the real `docker` client: a corpus of Dockerfiles, one behaviour each; the cache; secrets; what is kept
+//! and pruned; what `skep build` and `docker build` have in common.
+
+mod cases;
+mod image;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::sync::Mutex;
+
+use anyhow::{Context, Result, ensure};
+use skep_e2e::swarm::{bare, path};
+use skep_e2e::{Host, busybox_image};
+
+use cases::{Case, Expected};
+use image::Image;
+
+const APPLETS: &[&str] = &[
+    "sh", "echo", "cat", "ls", "id", "touch", "mkdir", "pwd", "ln", "chown", "test", "env", "sleep", "false",
+    "true",
+];
+
+fn image_of_busybox(host: &Host) -> Result<()> {
+    let archive = host.dir.join("busybox.tar");
+    busybox_image(APPLETS, &archive)?;
+    host.docker(&["import", "-c", r#"CMD ["sh"]"#, path(&archive), "bb"]).map(drop)
+}
+
+/// What a build said and how it ended.
+fn run(mut command: Command) -> Result<(bool, String)> {
+    let Output { status, stdout, stderr } = command.stdin(Stdio::null()).output()?;
+    let said = format!("{}{}", String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
+    Ok((status.success(), said))
+}
+
+fn docker_build(host: &Host, flags: &[&str], context: &Path) -> Command {
+    let mut command = host.docker_command();
+    command.arg("build").args(flags).arg(context);
+    command
+}
+
+#[test]
+fn dockerfiles_make_what_they_say() -> Result<()> {
+    let lab = bare("bc")?;
+    let host = lab.host(1);
+    host.start_daemon()?;
+    image_of_busybox(host)?;
+    let trigger = host.dir.join("trigger");
+    fs::create_dir_all(&trigger)?;
+    fs::write(trigger.join("Dockerfile"), "FROM bb\nONBUILD COPY a /triggered\n")?;
+    let (ok, said) = run(docker_build(host, &["-t", "trigger"], &trigger))?;
+    ensure!(ok, "{said}");
+    let cases = cases::read(include_str!("corpus.txt"))?;
+    ensure!(cases.len() >= 60, "the corpus has {} cases", cases.len());
+    let base =
+        host.docker(&["image", "inspect", "-f", "{{len .RootFS.Layers}}", "bb"])?.trim().parse::<usize>()?;
+    let (failures, queue) = (Mutex::new(Vec::new()), Mutex::new(cases.iter().enumerate()));
+    std::thread::scope(|s| {
+        for _ in 0..2 {
+            s.spawn(|| {
+                loop {
+                    let next = queue.lock().expect("not poisoned").next();
+                    let Some((n, case)) = next else { break };
+                    if let Err(e) = check(host, n, case, base) {
+                        failures.lock().expect("not poisoned").push(format!("{}: {e:#}", case.name));
+                    }
+                }
+            });
+        }
+    });
+    let failures = failures.into_inner().expect("not poisoned");
+    eprintln!("{}/{} Dockerfiles", cases.len() - failures.len(), cases.len());
+    ensure!(failures.is_empty(), "{}", failures.join("\n\n"));
+    ensure!(host.docker(&["ps", "-aq"])?.trim().is_empty(), "no build leaves a container");
+    lab.down()
+}
+
+fn check(host: &Host, n: usize, case: &Case, base: usize) -> Result<()> {
+    let context = host.dir.join(format!("case-{n}"));
+    case.write(&context)?;
+    let tag = format!("case:{n}");
+    let mut flags: Vec<&str> = vec!["--force-rm", "-t", &tag];
+    flags.extend(case.flags.iter().map(String::as_str));
+    let (ok, said) = run(docker_build(host, &flags, &context))?;
+    let fails = case.expected.iter().any(|e| matches!(e, Expected::Fails(_)));
+    ensure!(ok != fails, "it {}:\n{said}", if ok { "succeeded" } else { "failed" });
+    let image = if ok { Some(Image::read(host, &tag)?) } else { None };
+    for expected in &case.expected {
+        expected
+            .check(image.as_ref(), &said, base)
+            .with_context(|| format!("{expected:?}; it said:\n{said}"))?;
+    }
+    Ok(())
+}
+
+/// Lines that say that a step was taken from an earlier build.
+fn cached(said: &str) -> usize {
+    said.lines().filter(|l| l.trim() == "---> Using cache").count()
+}
+
+#[test]
+fn what_was_built_is_kept_by_its_content_until_it_is_pruned() -> Result<()> {
+    let lab = bare("bk")?;
+    let host = lab.host(1);
+    host.start_daemon()?;
+    image_of_busybox(host)?;
+    let context = host.dir.join("context");
+    fs::create_dir_all(&context)?;
+    fs::write(context.join("a"), "1")?;
+    fs::write(context.join("b"), "1")?;
+    fs::write(
+        context.join("Dockerfile"),
+        "FROM bb\nRUN echo x > /x\nCOPY a /a\nRUN cat /a > /y\nCOPY b /b\n",
+    )?;
+    let build = |flags: &[&str]| run(docker_build(host, flags, &context));
+    let (ok, first) = build(&["-t", "kept"])?;
+    ensure!(ok && cached(&first) == 0, "{first}");
+    let id = host.docker(&["images", "-q", "--no-trunc", "kept"])?;
+    // Another time of a file is no other content.
+    let later = std::time::SystemTime::now() + std::time::Duration::from_secs(60);
+    fs::File::options().write(true).open(context.join("a"))?.set_modified(later)?;
+    let (_, second) = build(&["-t", "kept"])?;
+    ensure!(cached(&second) == 4, "{second}");
+    ensure!(host.docker(&["images", "-q", "--no-trunc", "kept"])? == id, "the same image");
+    // What comes after a change is made anew, what comes before is not.
+    fs::write(context.join("a"), "2")?;
+    let (_, third) = build(&["-t", "kept"])?;
+    ensure!(cached(&third) == 1, "{third}");
+    let (_, none) = build(&["--no-cache", "-t", "kept"])?;
+    ensure!(cached(&none) == 0, "{none}");
+    // A daemon that starts again still has it.
+    host.stop_daemon("-TERM")?;
+    host.start_daemon()?;
+    let (_, again) = build(&["-t", "kept"])?;
+    ensure!(cached(&again) == 4, "{again}");
+    let used = host.docker(&["system", "df", "--format", "{{.Type}} {{.TotalCount}}"])?;
+    ensure!(used.lines().any(|l| l.starts_with("Build Cache") && !l.ends_with(" 0")), "{used}");
+    // What is kept is no image of the user's, and goes when it is told to; the image stays.
+    ensure!(
+        host.docker(&["images", "-q"])?.lines().count() <= 4,
+        "only images that were asked for are listed"
+    );
+    let pruned = host.docker(&["builder", "prune", "-af"])?;
+    ensure!(pruned.contains("Total reclaimed space"), "{pruned}");
+    host.docker(&["run", "--rm", "kept", "cat", "/y"])?;
+    let (_, empty) = build(&["-t", "kept"])?;
+    ensure!(cached(&empty) == 0, "{empty}");
+    lab.down()
+}
+
+#[test]
+fn the_same_input_gives_the_same_image_and_secrets_are_in_none_of_it() -> Result<()> {
+    let lab = bare("br")?;
+    let host = lab.host(1);
+    host.start_daemon()?;
+    image_of_busybox(host)?;
+    let context = host.dir.join("context");
+    fs::create_dir_all(&context)?;
+    fs::write(context.join("a"), "1")?;
+    fs::write(host.dir.join("secret"), "s3cret-words")?;
+    let text = "FROM bb\nRUN --mount=type=secret,id=word cat /run/secrets/word > /dev/null && echo made > /x\n\
+                RUN --mount=type=secret,id=word,env=WORD test ${#WORD} = 12\nCOPY a /a\n";
+    fs::write(context.join("Dockerfile"), text)?;
+    let secret = format!("id=word,src={}", host.dir.join("secret").display());
+    let build = |tag: &str| {
+        let flags = [
+            "build",
+            "--no-cache",
+            "--build-arg",
+            "SOURCE_DATE_EPOCH=1000000000",
+            "--secret",
+            &secret,
+            "-t",
+            tag,
+        ];
+        host.skep(&[&flags[..], &[path(&context)]].concat())
+    };
+    let said = build("one")?;
+    build("two")?;
+    let id = |tag: &str| host.docker(&["image", "inspect", "-f", "{{.Id}} {{.Created}}", tag]);
+    ensure!(id("one")? == id("two")?, "{} and {}", id("one")?, id("two")?);
+    ensure!(id("one")?.contains("2001-09-09T01:46:40Z"), "{}", id("one")?);
+    let archive = host.dir.join("saved.tar");
+    host.docker(&["save", "-o", path(&archive), "one"])?;
+    let bytes = fs::read(&archive)?;
+    ensure!(!bytes.windows(12).any(|w| w == b"s3cret-words"), "the secret is in the image");
+    ensure!(!said.contains("s3cret-words"), "the secret is in the output");
+    ensure!(!host.log_tail().contains("s3cret-words"), "the secret is in the log");
+    lab.down()
+}
+
+#[test]
+fn docker_and_skep_build_alike() -> Result<()> {
+    let lab = bare("bd")?;
+    let host = lab.host(1);
+    host.start_daemon()?;
+    image_of_busybox(host)?;
+    let context = host.dir.join("context");
+    fs::create_dir_all(context.join("sub"))?;
+    fs::write(context.join("sub/Other"), "FROM bb\nARG A\nRUN echo \"$A\" > /a\nLABEL x=y\n")?;
+    let ids = host.dir.join("iid");
+    let flags = ["build", "-f", "sub/Other", "--build-arg", "A=1", "--iidfile", path(&ids), "-t", "alike"];
+    // Docker's client wants the file's path from where it stands.
+    let absolute = context.join("sub/Other");
+    let for_docker =
+        ["build", "-f", path(&absolute), "--build-arg", "A=1", "--iidfile", path(&ids), "-t", "alike"];
+    host.docker(&[&for_docker[..], &[path(&context)]].concat())?;
+    let theirs = fs::read_to_string(&ids)?;
+    host.skep(&[&flags[..], &[path(&context)]].concat())?;
+    ensure!(fs::read_to_string(&ids)? == theirs, "the same image");
+    let quiet = [&["build", "-q", "-f", "sub/Other", "--build-arg", "A=1"][..], &[path(&context)]].concat();
+    ensure!(host.skep(&quiet)?.trim() == theirs.trim(), "quiet is the ID");
+    // The exit code is the command's.
+    fs::write(context.join("Dockerfile"), "FROM bb\nRUN exit 7\n")?;
+    for client in ["docker", "skep"] {
+        let mut command = match client {
+            "docker" => host.docker_command(),
+            _ => {
+                let mut c = Command::new(&host.skep);
+                c.args(["-H", &host.docker_host()]);
+                c
+            }
+        };
+        let output = command.arg("build").arg(&context).stdin(Stdio::null()).output()?;
+        ensure!(output.status.code() == Some(7), "{client}: {output:?}");
+    }
+    // A Dockerfile alone, and a context that is wrong.
+    let mut child = Command::new(&host.skep)
+        .args(["-H", &host.docker_host(), "build", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    std::io::Write::write_all(&mut child.stdin.take().context("a pipe")?, b"FROM bb\nRUN true\n")?;
+    let output = child.wait_with_output()?;
+    ensure!(output.status.success(), "{output:?}");
+    let bad = host.request("POST", "/build?dockerfile=x", "this is no archive")?;
+    ensure!(bad.status == 400 && bad.body.contains("build context"), "{} {}", bad.status, bad.body);
+    let unknown = host.request("POST", "/build?squash=1", "")?;
+    ensure!(unknown.status == 400 && unknown.body.contains("squash"), "{} {}", unknown.status, unknown.body);
+    lab.down()
+}
