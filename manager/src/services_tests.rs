@@ -322,7 +322,7 @@ async fn promotion_gives_the_role_and_demotion_takes_raft_membership_first() {
         m.reachable = false;
     }
     let refused = set_role("manager1", Role::Worker).await.expect_err("no quorum would be left");
-    assert!(refused.message().contains("no quorum"), "{refused}");
+    assert!(refused.message().contains("loss of quorum"), "{refused}");
 }
 
 #[tokio::test]

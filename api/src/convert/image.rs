@@ -80,7 +80,9 @@ pub fn read_config(body: &[u8]) -> ApiResult<Option<ImageConfig>> {
     }
     let value: Value = serde_json::from_slice(body)
         .map_err(|e| ApiError::bad_request(format!("invalid JSON in the request body: {e}")))?;
-    let says_nothing = crate::fields::is_zero(&value);
+    // The keys of these say something, whatever their values.
+    let has_keys = |name: &str| value[name].as_object().is_some_and(|m| !m.is_empty());
+    let says_nothing = crate::fields::is_zero(&value) && !has_keys("ExposedPorts") && !has_keys("Volumes");
     let mut f = Fields::of(value, "")?;
     if says_nothing {
         return Ok(None);

@@ -181,7 +181,7 @@ fn read(q: Vec<(String, String)>, headers: &HeaderMap) -> ApiResult<(BuildReques
         name => name,
     };
     let rm = a.take("rm") != "0";
-    let keep_failed = !(a.switch("forcerm") || !rm) && rm;
+    let keep_failed = !a.switch("forcerm") && rm;
     let quiet = a.switch("q");
     let ulimits: Vec<Ulimit> = a.json("ulimits")?;
     let cpuset = |text: String| Some(text).filter(|t| !t.is_empty());
