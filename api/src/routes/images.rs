@@ -11,6 +11,7 @@ use axum::routing::{get, post};
 use futures::StreamExt;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use skep_engine::dockerfile::Glob;
 use skep_engine::{Image, Removed};
 use skep_registry::Platform;
 use tokio_util::io::ReaderStream;
@@ -59,7 +60,9 @@ async fn list(State(s): State<ApiState>, Query(q): Query<List>) -> ApiResult {
     let mut images: Vec<Image> = s.engine().images().list().into_iter().filter(shown).collect();
     if filters.has("reference") {
         // Of an image with several names, those asked for are shown.
-        let asked = |name: &String| filters.any("reference", |pattern| reference_matches(name, pattern));
+        let patterns = filters.values("reference").map(Glob::path).collect::<Result<Vec<_>, _>>();
+        let patterns = patterns.map_err(ApiError::bad_request)?;
+        let asked = |name: &String| patterns.iter().any(|pattern| reference_matches(name, pattern));
         for image in &mut images {
             image.references.retain(asked);
             image.digests.retain(asked);
@@ -71,21 +74,11 @@ async fn list(State(s): State<ApiState>, Query(q): Query<List>) -> ApiResult {
     Ok(body::ok(&list.into()))
 }
 
-/// A reference or its name alone against a pattern with `*` (which does not cross a slash).
-fn reference_matches(reference: &str, pattern: &str) -> bool {
-    fn glob(text: &[u8], pattern: &[u8]) -> bool {
-        match (text, pattern) {
-            (_, [b'*', rest @ ..]) => {
-                glob(text, rest) || matches!(text, [c, more @ ..] if *c != b'/' && glob(more, pattern))
-            }
-            ([c, text @ ..], [p, pattern @ ..]) => (*p == b'?' || c == p) && glob(text, pattern),
-            ([], []) => true,
-            _ => false,
-        }
-    }
+/// A reference or its name alone against a pattern (`*`, `?` and `[a-z]`, none of which crosses a slash).
+fn reference_matches(reference: &str, pattern: &Glob) -> bool {
     let name =
         reference.split_once('@').or_else(|| reference.rsplit_once(':')).map_or(reference, |(name, _)| name);
-    [reference, name].iter().any(|t| glob(t.as_bytes(), pattern.as_bytes()))
+    pattern.matches(reference) || pattern.matches(name)
 }
 
 #[derive(Deserialize)]
@@ -284,8 +277,11 @@ mod tests {
             ("a/busybox:1", "*/busybox", true),
             ("a/busybox:1", "*", false),
             ("a/busybox@sha256:0", "a/busybox", true),
+            ("busybox:1", "busy[a-c]ox:[1-3]", true),
+            ("busybox:4", "busybox:[1-3]", false),
         ] {
-            assert_eq!(reference_matches(reference, pattern), expected, "{reference} {pattern}");
+            let glob = Glob::path(pattern).expect(pattern);
+            assert_eq!(reference_matches(reference, &glob), expected, "{reference} {pattern}");
         }
     }
 

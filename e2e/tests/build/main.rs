@@ -8,10 +8,11 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::Mutex;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use skep_e2e::swarm::{bare, path};
-use skep_e2e::{Host, busybox_image};
+use skep_e2e::{Host, busybox_image, eventually};
 
 use cases::{Case, Expected};
 use image::Image;
@@ -187,6 +188,48 @@ fn the_same_input_gives_the_same_image_and_secrets_are_in_none_of_it() -> Result
     ensure!(!bytes.windows(12).any(|w| w == b"s3cret-words"), "the secret is in the image");
     ensure!(!said.contains("s3cret-words"), "the secret is in the output");
     ensure!(!host.log_tail().contains("s3cret-words"), "the secret is in the log");
+    lab.down()
+}
+
+#[test]
+fn what_add_fetches_is_checked_and_kept_by_its_content() -> Result<()> {
+    let lab = bare("ba")?;
+    let host = lab.host(1);
+    host.start_daemon()?;
+    image_of_busybox(host)?;
+    let (served, context) = (host.dir.join("served"), host.dir.join("context"));
+    fs::create_dir_all(&served)?;
+    fs::create_dir_all(&context)?;
+    fs::write(served.join("f.txt"), "fetched")?;
+    let mut server = host.command("busybox")?;
+    server.args(["httpd", "-f", "-p", "127.0.0.1:8000", "-h", path(&served)]);
+    let mut server = server.spawn()?;
+    eventually("the server answers", Duration::from_secs(20), || {
+        host.exec(&["busybox", "wget", "-qO", "/dev/null", "http://127.0.0.1:8000/f.txt"]).map(drop)
+    })?;
+    let sum = "sha256:f65af1f2ba35d6d3ac40b57ea5cb4a2b0acb4ed91f0d3a3cb2d1a9c5ba4ad2a6";
+    let build = |line: &str| {
+        fs::write(context.join("Dockerfile"), format!("FROM bb\n{line}\n"))?;
+        run(docker_build(host, &["-t", "fetched"], &context))
+    };
+    let (ok, said) = build("ADD http://127.0.0.1:8000/f.txt /to/")?;
+    ensure!(ok, "{said}");
+    let image = Image::read(host, "fetched")?;
+    let file = image.file("/to/f.txt")?;
+    ensure!((file.content.as_slice(), file.mode) == (&b"fetched"[..], 0o600), "{file:?}");
+    let (_, again) = build("ADD http://127.0.0.1:8000/f.txt /to/")?;
+    ensure!(cached(&again) == 1, "{again}");
+    fs::write(served.join("f.txt"), "changed")?;
+    let (_, changed) = build("ADD http://127.0.0.1:8000/f.txt /to/")?;
+    ensure!(cached(&changed) == 0, "{changed}");
+    let (ok, said) = build(&format!("ADD --checksum={sum} http://127.0.0.1:8000/f.txt /x"))?;
+    ensure!(!ok && said.contains("digest mismatch"), "{said}");
+    let (ok, said) = build("ADD http://127.0.0.1:8000/none /x")?;
+    ensure!(!ok && said.contains("404"), "{said}");
+    let (ok, said) = build("ADD http://127.0.0.1:8000/ /x/")?;
+    ensure!(!ok && said.contains("cannot determine filename"), "{said}");
+    server.kill()?;
+    server.wait()?;
     lab.down()
 }
 

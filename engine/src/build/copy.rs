@@ -168,11 +168,6 @@ fn is_archive(file: &mut File) -> io::Result<bool> {
     Ok(extract::is_tar(file))
 }
 
-/// Whether more than one thing is copied, so that the destination has to be a directory.
-pub(super) fn several(items: &[Item], sources: &[String]) -> bool {
-    items.len() > 1 || sources.len() > 1
-}
-
 /// A digest of all that is copied: names, kinds, modes, owners, contents, links; not times.
 pub(super) fn digest(root: &Root, items: &[Item], rules: &Rules) -> Result<String, Error> {
     let mut hash = Sha256::new();

@@ -5,12 +5,14 @@ mod arguments;
 mod cache;
 mod context;
 mod copy;
+mod fetch;
 mod layer;
 mod mounts;
 mod output;
 mod plan;
 mod run;
 mod settings;
+mod shared;
 mod stage;
 mod step;
 

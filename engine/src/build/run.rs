@@ -5,7 +5,7 @@ use futures::StreamExt;
 use super::output::Output;
 use super::settings::argv;
 use super::stage::Stage;
-use super::step::Shared;
+use super::shared::Shared;
 use super::{layer, mounts};
 use crate::config::{ContainerConfig, NetworkMode};
 use crate::container::{AttachOptions, WaitCondition};

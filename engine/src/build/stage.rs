@@ -1,7 +1,7 @@
 //! Stages: each waits for those that it takes something from, and runs its steps one after the other.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared as SharedFuture, try_join_all};
@@ -12,7 +12,7 @@ use super::arguments::Arguments;
 use super::context::Context;
 use super::output::{BuildEvent, Output};
 use super::plan::{Base, Plan};
-use super::step::Shared;
+use super::shared::Shared;
 use crate::dockerfile::{Expander, parse_one};
 use crate::engine::Engine;
 use crate::error::{Error, blocking};
@@ -285,6 +285,3 @@ async fn finish(shared: &Shared, stage: &Stage, output: &Output) -> Result<Strin
     }
     Ok(id)
 }
-
-/// Keeps a mutex out of the signature of what shares a build.
-pub(super) type Held = Mutex<Vec<String>>;

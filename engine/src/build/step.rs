@@ -1,149 +1,23 @@
 //! One step of a stage: a change of the configuration, or a layer, taken from an earlier build where it is the same.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use nix::fcntl::OFlag;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::context::Context;
 use super::copy::{self, Item, Rules};
-use super::layer::{self, Workspace};
+use super::layer::Workspace;
 use super::mounts::{Source, SourceRoot, Sources};
 use super::output::Output;
-use super::plan::Plan;
 use super::settings::{self, beneath};
-use super::stage::{Done, Held, Stage};
-use super::{BuildRequest, run};
+use super::shared::Shared;
+use super::stage::{Done, Stage};
+use super::{fetch, run};
 use crate::dockerfile::{Copy, Instruction, Kind, Run};
-use crate::engine::Engine;
 use crate::error::{Error, blocking};
 use crate::runtime::resolve::Root;
-
-/// What all stages of a build share.
-pub(super) struct Shared {
-    pub(super) engine: Engine,
-    pub(super) request: BuildRequest,
-    pub(super) context: Arc<Context>,
-    pub(super) plan: Plan,
-    /// When the build began, or what SOURCE_DATE_EPOCH says (RFC 3339).
-    pub(super) now: String,
-    /// What SOURCE_DATE_EPOCH says: no file of a layer is younger.
-    pub(super) latest: Option<i64>,
-    pub(super) id: String,
-    held: Held,
-}
-
-impl Shared {
-    pub(super) fn new(
-        engine: Engine,
-        request: BuildRequest,
-        context: Arc<Context>,
-        plan: Plan,
-    ) -> Result<Self, Error> {
-        let epoch = request.args.get("SOURCE_DATE_EPOCH").cloned().flatten();
-        let latest = epoch.as_deref().map(|t| {
-            t.parse::<i64>().map_err(|_| Error::Invalid(format!("invalid SOURCE_DATE_EPOCH: {t:?}")))
-        });
-        let latest = latest.transpose()?;
-        let now = match latest {
-            Some(t) => time::OffsetDateTime::from_unix_timestamp(t)
-                .map_err(|_| Error::Invalid(format!("invalid SOURCE_DATE_EPOCH: {t}")))?,
-            None => time::OffsetDateTime::now_utc(),
-        };
-        let now = now
-            .format(&time::format_description::well_known::Rfc3339)
-            .map_err(|e| Error::Invalid(format!("the clock of this host cannot be written down: {e}")))?;
-        let id = format!("build-{}", crate::image::unused_name());
-        Ok(Self { engine, request, context, plan, now, latest, id, held: Mutex::default() })
-    }
-
-    /// Keeps an image as long as the build.
-    pub(super) fn hold(&self, image: &str) -> Result<(), Error> {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = format!("{}-{}", self.id, held.len());
-        self.engine.images().hold(image, &key)?;
-        held.push(key);
-        Ok(())
-    }
-
-    /// Lets go of all that was held.
-    pub(super) async fn release(&self) {
-        let held = std::mem::take(&mut *self.held.lock().unwrap_or_else(PoisonError::into_inner));
-        for key in held {
-            if let Err(e) = self.engine.images().release(&key).await {
-                tracing::warn!(error = %e, "an image that a build used is not let go of");
-            }
-        }
-    }
-
-    /// The layers of a stage, topmost first.
-    pub(super) fn lowers(&self, stage: &Stage) -> Result<Vec<PathBuf>, Error> {
-        let Some(id) = &stage.image else { return Ok(Vec::new()) };
-        let image = self.engine.images().resolve(id)?;
-        Ok(image.chain_ids.iter().rev().map(|c| self.engine.images().layer_path(c)).collect())
-    }
-
-    /// An error with the step and the line it is of.
-    pub(super) fn at(&self, e: Error, step: usize, i: &Instruction) -> Error {
-        let place = format!("step {step}/{}, {}:{}", self.plan.steps(), self.request.dockerfile, i.line);
-        match e {
-            Error::ShuttingDown => Error::ShuttingDown,
-            Error::BuildFailed { command, code, reason } => {
-                Error::BuildFailed { command, code, reason: format!("{reason} ({place})") }
-            }
-            e => Error::Invalid(format!("{e} ({place})")),
-        }
-    }
-
-    /// The files that `from` means: nothing = the context.
-    async fn source(
-        &self,
-        number: usize,
-        from: Option<&str>,
-        done: &Done,
-        out: &Output,
-    ) -> Result<Arc<Source>, Error> {
-        let Some(from) = from.filter(|f| !f.is_empty()) else {
-            let files = self.context.files();
-            let root = Root::at(&files).map_err(Error::io("open", &files))?;
-            return Ok(Arc::new(Source { view: SourceRoot::Directory(files, root) }));
-        };
-        let stage = match self.plan.stage_of(number, from) {
-            Some(n) => done.get(&n).map(|s| Stage::clone(s)).unwrap_or_default(),
-            None => {
-                let image = self.base(from, None, out).await?;
-                self.stage_of_image(&image).await?
-            }
-        };
-        let (lowers, scratch) = (self.lowers(&stage)?, self.context.scratch()?);
-        if lowers.is_empty() {
-            let root = Root::at(&scratch).map_err(Error::io("open", &scratch))?;
-            return Ok(Arc::new(Source { view: SourceRoot::Directory(scratch, root) }));
-        }
-        let view = blocking(move || layer::files(lowers, &scratch)).await?;
-        Ok(Arc::new(Source { view: SourceRoot::Layers(view) }))
-    }
-}
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        let held = std::mem::take(&mut *self.held.lock().unwrap_or_else(PoisonError::into_inner));
-        if held.is_empty() {
-            return;
-        }
-        // The build was dropped before its end.
-        let engine = self.engine.clone();
-        tokio::spawn(async move {
-            for key in held {
-                if let Err(e) = engine.images().release(&key).await {
-                    tracing::warn!(error = %e, "an image that a build used is not let go of");
-                }
-            }
-        });
-    }
-}
 
 impl Stage {
     /// Does one step.
@@ -300,6 +174,8 @@ impl Stage {
         })
         .map_err(Error::Invalid)?;
         refuse_what_is_not_there(keyword, &c)?;
+        let (urls, paths): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut c.sources).into_iter().partition(|s| keyword == "ADD" && fetch::is_url(s));
         let rules = Rules {
             keyword,
             chown: c.chown.clone(),
@@ -312,26 +188,39 @@ impl Stage {
         };
         let directory = c.destination.ends_with('/') || c.destination == "." || c.destination.ends_with("/.");
         let destination = beneath(&self.config.working_dir, &c.destination);
-        let source = shared.source(number, c.from.as_deref(), done, out).await?;
-        let (items, digest) = {
-            let (source, rules, c) = (source.clone(), rules.clone(), c.clone());
-            blocking(move || {
-                let mut items = copy::find(source.root(), &c.sources, &rules)?;
-                let written = c.heredocs.iter().map(|d| Item::Written {
-                    name: PathBuf::from(&d.name),
-                    text: d.content.clone(),
-                });
-                items.extend(written);
-                if copy::several(&items, &c.sources) && !directory {
-                    return Err(Error::Invalid(format!(
-                        "When using {keyword} with more than one source file, the destination must be a directory and end with a /"
-                    )));
+        if urls.len() + paths.len() + c.heredocs.len() > 1 && !directory {
+            return Err(not_a_directory(keyword));
+        }
+        let files = shared.source(number, c.from.as_deref(), done, out).await?;
+        let mut groups = vec![(files, paths, c.heredocs.clone(), rules.clone())];
+        if !urls.is_empty() {
+            // What is fetched lies in a directory of its own; archives are unpacked only where that is asked for.
+            let dir = shared.context.scratch()?;
+            let mut names = Vec::new();
+            for url in &urls {
+                names.push(fetch::fetch(&shared.engine, url, c.checksum.as_deref(), &dir).await?);
+            }
+            let root = Root::at(&dir).map_err(Error::io("open", &dir))?;
+            let fetched = Arc::new(Source { view: SourceRoot::Directory(dir, root) });
+            let rules = Rules { unpack: c.unpack == Some(true), ..rules.clone() };
+            groups.push((fetched, names, Vec::new(), rules));
+        }
+        let (found, digest) = blocking(move || {
+            let (mut found, mut digests) = (Vec::new(), Vec::new());
+            for (source, paths, documents, rules) in groups {
+                let mut items = copy::find(source.root(), &paths, &rules)?;
+                items.extend(
+                    documents.into_iter().map(|d| Item::Written { name: PathBuf::from(d.name), text: d.content }),
+                );
+                if items.len() > 1 && !directory {
+                    return Err(not_a_directory(keyword));
                 }
-                let digest = copy::digest(source.root(), &items, &rules)?;
-                Ok((items, digest))
-            })
-            .await?
-        };
+                digests.push(copy::digest(source.root(), &items, &rules)?);
+                found.push((source, items, rules));
+            }
+            Ok((found, digests))
+        })
+        .await?;
         let what = json!({
             "copy": digest, "to": destination, "directory": directory, "chown": rules.chown, "mode": rules.mode,
             "parents": rules.parents, "link": c.link, "owners": rules.keep_owner, "unpack": rules.unpack,
@@ -342,7 +231,9 @@ impl Stage {
         let (base, latest) = (self.image.clone(), shared.latest);
         let make = blocking(move || {
             let space = Workspace::open(scratch, lowers)?;
-            copy::copy(source.root(), space.root()?, &items, &destination, directory, &rules)?;
+            for (source, items, rules) in &found {
+                copy::copy(source.root(), space.root()?, items, &destination, directory, rules)?;
+            }
             space.into_layer(&images, base.as_deref(), latest)
         });
         self.layer(shared, what, i.text.clone(), out, make).await
@@ -378,21 +269,27 @@ fn is_directory(root: &Root, path: &Path) -> bool {
 
 /// What of `ADD` and `COPY` this version cannot do yet, by name.
 fn refuse_what_is_not_there(keyword: &str, c: &Copy) -> Result<(), Error> {
-    let remote =
-        |s: &&String| ["http://", "https://", "git@", "git://", "ssh://"].iter().any(|p| s.starts_with(p));
     if keyword == "ADD"
-        && let Some(url) = c.sources.iter().find(remote)
+        && let Some(source) = c.sources.iter().find(|s| fetch::is_repository(s))
     {
         return Err(Error::Invalid(format!(
-            "ADD of {url}: URLs and repositories are not fetched by this version of Skep yet: fetch it in a RUN"
+            "ADD of {source}: repositories are not fetched by this version of Skep yet: do it in a RUN"
         )));
     }
-    if c.checksum.is_some() || c.keep_git_dir {
-        return Err(Error::Invalid(
-            "--checksum and --keep-git-dir are for remote sources of ADD only".into(),
-        ));
+    let urls = c.sources.iter().filter(|s| fetch::is_url(s)).count();
+    if c.checksum.is_some() && (keyword != "ADD" || urls != 1 || c.sources.len() != 1) {
+        return Err(Error::Invalid("--checksum is for one URL".into()));
+    }
+    if c.keep_git_dir {
+        return Err(Error::Invalid("--keep-git-dir is for repositories".into()));
     }
     Ok(())
+}
+
+fn not_a_directory(keyword: &str) -> Error {
+    Error::Invalid(format!(
+        "When using {keyword} with more than one source file, the destination must be a directory and end with a /"
+    ))
 }
 
 /// What is known of the files of a bind.

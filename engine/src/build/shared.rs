@@ -1,0 +1,139 @@
+//! What all stages of a build share, and the files that their steps take from elsewhere.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::context::Context;
+use super::mounts::{Source, SourceRoot};
+use super::output::Output;
+use super::plan::Plan;
+use super::stage::{Done, Stage};
+use super::{BuildRequest, layer};
+use crate::dockerfile::Instruction;
+use crate::engine::Engine;
+use crate::error::{Error, blocking};
+use crate::runtime::resolve::Root;
+
+/// What all stages of a build share.
+pub(super) struct Shared {
+    pub(super) engine: Engine,
+    pub(super) request: BuildRequest,
+    pub(super) context: Arc<Context>,
+    pub(super) plan: Plan,
+    /// When the build began, or what SOURCE_DATE_EPOCH says (RFC 3339).
+    pub(super) now: String,
+    /// What SOURCE_DATE_EPOCH says: no file of a layer is younger.
+    pub(super) latest: Option<i64>,
+    pub(super) id: String,
+    held: Mutex<Vec<String>>,
+}
+
+impl Shared {
+    pub(super) fn new(
+        engine: Engine,
+        request: BuildRequest,
+        context: Arc<Context>,
+        plan: Plan,
+    ) -> Result<Self, Error> {
+        let epoch = request.args.get("SOURCE_DATE_EPOCH").cloned().flatten();
+        let latest = epoch.as_deref().map(|t| {
+            t.parse::<i64>().map_err(|_| Error::Invalid(format!("invalid SOURCE_DATE_EPOCH: {t:?}")))
+        });
+        let latest = latest.transpose()?;
+        let now = match latest {
+            Some(t) => time::OffsetDateTime::from_unix_timestamp(t)
+                .map_err(|_| Error::Invalid(format!("invalid SOURCE_DATE_EPOCH: {t}")))?,
+            None => time::OffsetDateTime::now_utc(),
+        };
+        let now = now
+            .format(&time::format_description::well_known::Rfc3339)
+            .map_err(|e| Error::Invalid(format!("the clock of this host cannot be written down: {e}")))?;
+        let id = format!("build-{}", crate::image::unused_name());
+        Ok(Self { engine, request, context, plan, now, latest, id, held: Mutex::default() })
+    }
+
+    /// Keeps an image as long as the build.
+    pub(super) fn hold(&self, image: &str) -> Result<(), Error> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = format!("{}-{}", self.id, held.len());
+        self.engine.images().hold(image, &key)?;
+        held.push(key);
+        Ok(())
+    }
+
+    /// Lets go of all that was held.
+    pub(super) async fn release(&self) {
+        let held = std::mem::take(&mut *self.held.lock().unwrap_or_else(PoisonError::into_inner));
+        for key in held {
+            if let Err(e) = self.engine.images().release(&key).await {
+                tracing::warn!(error = %e, "an image that a build used is not let go of");
+            }
+        }
+    }
+
+    /// The layers of a stage, topmost first.
+    pub(super) fn lowers(&self, stage: &Stage) -> Result<Vec<PathBuf>, Error> {
+        let Some(id) = &stage.image else { return Ok(Vec::new()) };
+        let image = self.engine.images().resolve(id)?;
+        Ok(image.chain_ids.iter().rev().map(|c| self.engine.images().layer_path(c)).collect())
+    }
+
+    /// An error with the step and the line it is of.
+    pub(super) fn at(&self, e: Error, step: usize, i: &Instruction) -> Error {
+        let place = format!("step {step}/{}, {}:{}", self.plan.steps(), self.request.dockerfile, i.line);
+        match e {
+            Error::ShuttingDown => Error::ShuttingDown,
+            Error::BuildFailed { command, code, reason } => {
+                Error::BuildFailed { command, code, reason: format!("{reason} ({place})") }
+            }
+            e => Error::Invalid(format!("{e} ({place})")),
+        }
+    }
+
+    /// The files that `from` means: nothing = the context.
+    pub(super) async fn source(
+        &self,
+        number: usize,
+        from: Option<&str>,
+        done: &Done,
+        out: &Output,
+    ) -> Result<Arc<Source>, Error> {
+        let Some(from) = from.filter(|f| !f.is_empty()) else {
+            let files = self.context.files();
+            let root = Root::at(&files).map_err(Error::io("open", &files))?;
+            return Ok(Arc::new(Source { view: SourceRoot::Directory(files, root) }));
+        };
+        let stage = match self.plan.stage_of(number, from) {
+            Some(n) => done.get(&n).map(|s| Stage::clone(s)).unwrap_or_default(),
+            None => {
+                let image = self.base(from, None, out).await?;
+                self.stage_of_image(&image).await?
+            }
+        };
+        let (lowers, scratch) = (self.lowers(&stage)?, self.context.scratch()?);
+        if lowers.is_empty() {
+            let root = Root::at(&scratch).map_err(Error::io("open", &scratch))?;
+            return Ok(Arc::new(Source { view: SourceRoot::Directory(scratch, root) }));
+        }
+        let view = blocking(move || layer::files(lowers, &scratch)).await?;
+        Ok(Arc::new(Source { view: SourceRoot::Layers(view) }))
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let held = std::mem::take(&mut *self.held.lock().unwrap_or_else(PoisonError::into_inner));
+        if held.is_empty() {
+            return;
+        }
+        // The build was dropped before its end.
+        let engine = self.engine.clone();
+        tokio::spawn(async move {
+            for key in held {
+                if let Err(e) = engine.images().release(&key).await {
+                    tracing::warn!(error = %e, "an image that a build used is not let go of");
+                }
+            }
+        });
+    }
+}
