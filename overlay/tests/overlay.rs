@@ -434,7 +434,9 @@ fn forged_packets() {
     swarm.hosts[1].sh(&format!("nft flush chain ip skep_{instance} mesh_input"));
     for (what, from, to) in &ways {
         mesh::throw(from, (*to, 4792), &packet);
-        assert_eq!(got.recv_timeout(lab::PATIENCE), Ok(liar.into()), "{what}");
+        // What was asked before may have been sent twice, and come late.
+        let arrived = std::iter::from_fn(|| got.recv_timeout(lab::PATIENCE).ok()).any(|from| from == liar);
+        assert!(arrived, "{what}");
     }
     swarm.hosts[1].run(swarm.planes[1].reconcile()).expect("reconcile");
     swarm.check();

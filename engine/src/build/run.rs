@@ -4,8 +4,8 @@ use futures::StreamExt;
 
 use super::output::Output;
 use super::settings::argv;
-use super::stage::Stage;
 use super::shared::Shared;
+use super::stage::Stage;
 use super::{layer, mounts};
 use crate::config::{ContainerConfig, NetworkMode};
 use crate::container::{AttachOptions, WaitCondition};

@@ -210,7 +210,9 @@ impl Stage {
             for (source, paths, documents, rules) in groups {
                 let mut items = copy::find(source.root(), &paths, &rules)?;
                 items.extend(
-                    documents.into_iter().map(|d| Item::Written { name: PathBuf::from(d.name), text: d.content }),
+                    documents
+                        .into_iter()
+                        .map(|d| Item::Written { name: PathBuf::from(d.name), text: d.content }),
                 );
                 if items.len() > 1 && !directory {
                     return Err(not_a_directory(keyword));
