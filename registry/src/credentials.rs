@@ -84,7 +84,12 @@ impl Credentials {
         if json.trim_ascii_start().starts_with(b"[") {
             return Err(bad("an array is no object".into()));
         }
-        let read: Option<Self> = serde_json::from_slice(json).map_err(|e| bad(e.to_string()))?;
+        let mut read: serde_json::Value = serde_json::from_slice(json).map_err(|e| bad(e.to_string()))?;
+        if let Some(fields) = read.as_object_mut() {
+            // What is null was not given.
+            fields.retain(|_, v| !v.is_null());
+        }
+        let read: Option<Self> = serde_json::from_value(read).map_err(|e| bad(e.to_string()))?;
         let mut read = read.unwrap_or_default();
         if read.username.is_empty()
             && let Ok(pair) = STANDARD.decode(&read.auth)
