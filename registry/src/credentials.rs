@@ -133,6 +133,13 @@ mod tests {
         // user:pass in base64, as config.json holds it.
         let packed = Credentials::from_json(br#"{"auth":"dXNlcjpwYXNz"}"#).expect("reads");
         assert_eq!((packed.username.as_str(), packed.password.as_str()), ("user", "pass"));
+        let nulls = Credentials::from_json(br#"{"username":"me","auth":null,"identitytoken":null}"#);
+        assert_eq!(nulls.expect("reads").username, "me");
+        let several = STANDARD
+            .encode(br#"{"localhost:5000":{"username":"me","auth":null},"https://x.example/v1/":{}}"#);
+        let several = Credentials::several_from_header(&several).expect("reads");
+        assert_eq!(several["localhost:5000"].username, "me");
+        assert!(several["x.example"].is_empty());
         assert!(Credentials::from_header("").expect("reads").is_empty());
         assert!(Credentials::from_header("e30=").expect("reads").is_empty());
         for bad in ["%%%", "bm8ganNvbg==", "W10="] {
