@@ -122,12 +122,17 @@ async fn create(State(s): State<ApiState>, Query(q): Query<Create>, request: Req
             .inspect(other)
             .map_err(|e| ApiError::bad_request(format!("could not get container for {other}: {e}")))?;
     }
+    if create.config.host_uts && create.config.domainname.as_ref().is_some_and(|d| !d.is_empty()) {
+        return Err(ApiError::bad_request("conflicting options: domainname and the UTS mode"));
+    }
     let name = q.name.map(|n| n.trim_start_matches('/').to_owned()).filter(|n| !n.is_empty());
     let id = s.engine().create(name, create.config).await.map_err(|e| match e {
         // The client looks for these words, with the tag, before it thinks of a pull.
         Error::NoSuchImage { reference } => {
             ApiError::not_found(format!("No such image: {}", with_tag(&reference)))
         }
+        // Not 404, which the client takes for a missing image.
+        e @ Error::NoSuchPlugin { .. } => ApiError::bad_request(e.to_string()),
         e => e.into(),
     })?;
     Ok(body::json(StatusCode::CREATED, &json!({ "Id": id, "Warnings": create.warnings })))

@@ -138,6 +138,15 @@ async fn get_many(State(s): State<ApiState>, Query(q): Query<Vec<(String, String
 }
 
 async fn save(s: &ApiState, names: &[String], platforms: &[String]) -> ApiResult {
+    provides(s, names, platforms)?;
+    let archive = s.engine().images().save(names).await?;
+    let kind = HeaderValue::from_static("application/x-tar");
+    let pieces = ReaderStream::with_capacity(archive, 64 << 10);
+    Ok(([(header::CONTENT_TYPE, kind)], Body::from_stream(pieces.boxed())).into_response())
+}
+
+/// Refuses platforms (as JSON) that the images are not for: of each there is one.
+fn provides(s: &ApiState, names: &[String], platforms: &[String]) -> ApiResult<()> {
     for name in names.iter().filter(|_| !platforms.is_empty()) {
         let image = s.engine().images().resolve(name)?;
         let held = Platform {
@@ -155,10 +164,7 @@ async fn save(s: &ApiState, names: &[String], platforms: &[String]) -> ApiResult
             }
         }
     }
-    let archive = s.engine().images().save(names).await?;
-    let kind = HeaderValue::from_static("application/x-tar");
-    let pieces = ReaderStream::with_capacity(archive, 64 << 10);
-    Ok(([(header::CONTENT_TYPE, kind)], Body::from_stream(pieces.boxed())).into_response())
+    Ok(())
 }
 
 async fn get_one(
@@ -166,14 +172,18 @@ async fn get_one(
     Path(path): Path<String>,
     Query(q): Query<Vec<(String, String)>>,
 ) -> ApiResult {
+    let platforms: Vec<String> =
+        q.into_iter().filter(|(k, v)| k == "platform" && !v.is_empty()).map(|(_, v)| v).collect();
     match path.rsplit_once('/') {
-        Some((name, "json")) => Ok(body::ok(&image::inspect(&s.engine().images().resolve(name)?))),
-        Some((name, "get")) => {
-            let platforms: Vec<String> =
-                q.into_iter().filter(|(k, _)| k == "platform").map(|(_, v)| v).collect();
-            save(&s, &[name.to_owned()], &platforms).await
+        Some((name, "json")) => {
+            provides(&s, &[name.to_owned()], &platforms)?;
+            Ok(body::ok(&image::inspect(&s.engine().images().resolve(name)?)))
         }
-        Some((name, "history")) => history(&s, name),
+        Some((name, "get")) => save(&s, &[name.to_owned()], &platforms).await,
+        Some((name, "history")) => {
+            provides(&s, &[name.to_owned()], &platforms)?;
+            history(&s, name)
+        }
         Some((_, "attestations")) => Err(later::not_yet("image attestations")),
         _ => Err(ApiError::page_not_found()),
     }
@@ -205,6 +215,7 @@ fn history(s: &ApiState, name: &str) -> ApiResult {
 struct Tag {
     repo: Option<String>,
     tag: Option<String>,
+    platform: Option<String>,
 }
 
 async fn post_one(
@@ -224,19 +235,26 @@ async fn post_one(
             Ok(StatusCode::CREATED.into_response())
         }
         Some((name, "push")) => {
-            transfer::push(&s, &named(name, q.tag.as_deref().unwrap_or_default()), &headers).await
+            let name = named(name, q.tag.as_deref().unwrap_or_default());
+            let platform: Vec<String> = q.platform.into_iter().filter(|p| !p.is_empty()).collect();
+            provides(&s, std::slice::from_ref(&name), &platform)?;
+            transfer::push(&s, &name, &headers).await
         }
         _ => Err(ApiError::page_not_found()),
     }
 }
 
-#[derive(Deserialize)]
-struct Remove {
-    force: Option<String>,
-}
-
-async fn remove(State(s): State<ApiState>, Path(name): Path<String>, Query(q): Query<Remove>) -> ApiResult {
-    let removed = s.engine().images().remove(&name, body::flag(q.force.as_deref())).await?;
+async fn remove(
+    State(s): State<ApiState>,
+    Path(name): Path<String>,
+    Query(q): Query<Vec<(String, String)>>,
+) -> ApiResult {
+    let values = |key: &str| -> Vec<String> {
+        q.iter().filter(|(k, v)| k == key && !v.is_empty()).map(|(_, v)| v.clone()).collect()
+    };
+    provides(&s, std::slice::from_ref(&name), &values("platforms"))?;
+    let force = values("force").pop();
+    let removed = s.engine().images().remove(&name, body::flag(force.as_deref())).await?;
     Ok(body::ok(&shown(removed)))
 }
 

@@ -268,6 +268,18 @@ fn docker_and_skep_build_alike() -> Result<()> {
         let output = command.arg("build").arg(&context).stdin(Stdio::null()).output()?;
         ensure!(output.status.code() == Some(7), "{client}: {output:?}");
     }
+    // What is of another platform is not given, told of, or taken away.
+    for command in [&["image", "inspect"][..], &["history"], &["image", "rm"]] {
+        let other = [command, &["--platform", "linux/s390x", "alike"]].concat();
+        let output = host.docker_command().args(&other).output()?;
+        let words = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(
+            !output.status.success() && words.contains("does not provide the specified platform"),
+            "{words}"
+        );
+    }
+    host.docker(&["image", "inspect", "alike"])?;
+    host.docker(&["system", "prune", "-f", "--filter", "label=none"])?;
     // A Dockerfile alone, and a context that is wrong.
     let mut child = Command::new(&host.skep)
         .args(["-H", &host.docker_host(), "build", "-"])

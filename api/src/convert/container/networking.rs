@@ -85,6 +85,11 @@ pub(super) fn read_network(mode: &str, mut f: Fields) -> ApiResult<NetworkMode> 
             return Err(ApiError::bad_request(if none { WITH_NONE } else { SHARED }));
         }
         return Ok(match mode.strip_prefix("container:") {
+            Some("") => {
+                return Err(ApiError::bad_request(
+                    "invalid network mode: container: wants a container's name or ID",
+                ));
+            }
             Some(container) => NetworkMode::Container(container.into()),
             None if mode == "host" => NetworkMode::Host,
             None => NetworkMode::None,
