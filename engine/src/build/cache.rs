@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::events::now_ns;
-use crate::image::Images;
+use crate::image::{Held, Images};
 use crate::metadata::{Change, Kind, Metadata, Stored};
 
 /// What is kept of one step.
@@ -82,21 +82,22 @@ impl BuildCache {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What a key stands for; it counts as used.
-    pub(super) fn find(&self, key: &str, images: &Images) -> Option<Entry> {
+    /// What a key stands for, with its image held; it counts as used.
+    pub(super) fn find(&self, key: &str, images: &Images) -> Option<(Entry, Option<Held>)> {
         let mut entries = self.entries();
         let entry = entries.get_mut(key)?;
-        if entry.image.as_ref().is_some_and(|i| !images.has(i)) {
+        // Under the lock: a prune takes only images that no entry has, unless they are held.
+        let Ok(held) = entry.image.as_deref().map(|i| images.keep(i)).transpose() else {
             entries.remove(key);
             self.metadata.later(Change::delete(Kind::BuildStep, key));
             return None;
-        }
+        };
         entry.used_at_ns = now_ns();
         entry.uses += 1;
         let entry = entry.clone();
         drop(entries);
         self.write(key, &entry);
-        Some(entry)
+        Some((entry, held))
     }
 
     /// Keeps what a step made.
@@ -132,17 +133,15 @@ impl Engine {
             .entries()
             .iter()
             .map(|(key, e)| {
-                let size = e.image.as_deref().and_then(|i| self.images().intermediate_size(i));
-                let chain = e.image.as_deref().and_then(|i| self.images().resolve(i).ok());
-                let top = chain.and_then(|i| i.chain_ids.last().cloned());
+                let top = e.image.as_deref().and_then(|i| self.images().topmost(i));
                 CacheUsage {
                     id: key.clone(),
                     description: e.description.clone(),
-                    size: size.unwrap_or(0),
+                    size: top.as_ref().map_or(0, |(_, size)| *size),
                     created_at_ns: e.created_at_ns,
                     used_at_ns: e.used_at_ns,
                     uses: e.uses,
-                    shared: top.is_some_and(|t| shared.contains(&t)),
+                    shared: top.is_some_and(|(chain, _)| shared.contains(&chain)),
                 }
             })
             .collect();

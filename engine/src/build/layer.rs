@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use crate::container::pack::{Pack, Told};
 use crate::data_root::{make_dir, remove_tree};
 use crate::error::Error;
-use crate::image::Images;
+use crate::image::{Held, Images};
 use crate::runtime::Parts;
 use crate::runtime::View;
 use crate::runtime::resolve::Root;
@@ -46,7 +46,7 @@ impl Workspace {
         images: &Images,
         base: Option<&str>,
         latest: Option<i64>,
-    ) -> Result<Option<String>, Error> {
+    ) -> Result<Option<Held>, Error> {
         self.view = None;
         let upper = self.dir.join("upper");
         images.add_layer_blocking(base, |file| write(&upper, file, &[], latest))

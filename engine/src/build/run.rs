@@ -12,7 +12,7 @@ use crate::container::{AttachOptions, WaitCondition};
 use crate::dockerfile::{Command, Run, Security};
 use crate::engine::Engine;
 use crate::error::{Error, blocking};
-use crate::image::ImageConfig;
+use crate::image::{Held, ImageConfig};
 use crate::log_config::LogConfig;
 use crate::mount::{MountConfig, MountKind};
 
@@ -77,7 +77,7 @@ pub(super) async fn run(
     run: &Run,
     sources: &mounts::Sources,
     out: &Output,
-) -> Result<Option<String>, Error> {
+) -> Result<Option<Held>, Error> {
     let Some(image) = stage.image.clone() else {
         return Err(Error::Invalid(
             "there is nothing to run in scratch: COPY or ADD something into the stage first".into(),
@@ -187,7 +187,7 @@ impl Engine {
         id: &str,
         base: Option<String>,
         prepare: impl FnOnce(&std::path::Path) -> Result<Option<i64>, Error> + Send + 'static,
-    ) -> Result<Option<String>, Error> {
+    ) -> Result<Option<Held>, Error> {
         let upper = self.upper_of(id)?;
         let images = self.images().clone();
         blocking(move || {

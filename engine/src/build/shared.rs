@@ -12,6 +12,7 @@ use super::{BuildRequest, layer};
 use crate::dockerfile::Instruction;
 use crate::engine::Engine;
 use crate::error::{Error, blocking};
+use crate::image::{Held, rfc3339};
 use crate::runtime::resolve::Root;
 
 /// What all stages of a build share.
@@ -25,7 +26,7 @@ pub(super) struct Shared {
     /// What SOURCE_DATE_EPOCH says: no file of a layer is younger.
     pub(super) latest: Option<i64>,
     pub(super) id: String,
-    held: Mutex<Vec<String>>,
+    held: Mutex<Vec<Held>>,
 }
 
 impl Shared {
@@ -45,30 +46,14 @@ impl Shared {
                 .map_err(|_| Error::Invalid(format!("invalid SOURCE_DATE_EPOCH: {t}")))?,
             None => time::OffsetDateTime::now_utc(),
         };
-        let now = now
-            .format(&time::format_description::well_known::Rfc3339)
-            .map_err(|e| Error::Invalid(format!("the clock of this host cannot be written down: {e}")))?;
+        let now = rfc3339(now)?;
         let id = format!("build-{}", crate::image::unused_name());
         Ok(Self { engine, request, context, plan, now, latest, id, held: Mutex::default() })
     }
 
     /// Keeps an image as long as the build.
-    pub(super) fn hold(&self, image: &str) -> Result<(), Error> {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = format!("{}-{}", self.id, held.len());
-        self.engine.images().hold(image, &key)?;
-        held.push(key);
-        Ok(())
-    }
-
-    /// Lets go of all that was held.
-    pub(super) async fn release(&self) {
-        let held = std::mem::take(&mut *self.held.lock().unwrap_or_else(PoisonError::into_inner));
-        for key in held {
-            if let Err(e) = self.engine.images().release(&key).await {
-                tracing::warn!(error = %e, "an image that a build used is not let go of");
-            }
-        }
+    pub(super) fn hold(&self, image: Held) {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).push(image);
     }
 
     /// The layers of a stage, topmost first.
@@ -117,23 +102,5 @@ impl Shared {
         }
         let view = blocking(move || layer::files(lowers, &scratch)).await?;
         Ok(Arc::new(Source { view: SourceRoot::Layers(view) }))
-    }
-}
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        let held = std::mem::take(&mut *self.held.lock().unwrap_or_else(PoisonError::into_inner));
-        if held.is_empty() {
-            return;
-        }
-        // The build was dropped before its end.
-        let engine = self.engine.clone();
-        tokio::spawn(async move {
-            for key in held {
-                if let Err(e) = engine.images().release(&key).await {
-                    tracing::warn!(error = %e, "an image that a build used is not let go of");
-                }
-            }
-        });
     }
 }

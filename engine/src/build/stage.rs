@@ -52,13 +52,8 @@ pub(super) async fn run(
         output.line(format_args!("[Note] {note}"));
     }
     let shared = Arc::new(Shared::new(engine, request, context, plan)?);
-    let made = run_stages(&shared, &output).await;
-    let result = match made {
-        Ok(stage) => finish(&shared, &stage, &output).await,
-        Err(e) => Err(e),
-    };
-    shared.release().await;
-    result
+    let stage = run_stages(&shared, &output).await?;
+    finish(&shared, &stage, &output).await
 }
 
 async fn run_stages(shared: &Arc<Shared>, output: &Output) -> Result<Arc<Stage>, Error> {
@@ -228,14 +223,13 @@ impl Shared {
 
     /// A stage with an image's layers and configuration.
     pub(super) async fn stage_of_image(&self, image: &crate::image::Image) -> Result<Stage, Error> {
-        self.hold(&image.id)?;
         let (images, id) = (self.engine.images().clone(), image.id.clone());
-        let bare = match image.chain_ids.is_empty() {
-            true => None,
-            false => Some(blocking(move || images.bare_blocking(&id)).await?),
-        };
-        if let Some(bare) = &bare {
-            self.hold(bare)?;
+        self.hold(images.keep(&id)?);
+        let mut bare = None;
+        if !image.chain_ids.is_empty() {
+            let held = blocking(move || images.bare_blocking(&id)).await?;
+            bare = Some(held.image().to_owned());
+            self.hold(held);
         }
         Ok(Stage {
             image: bare,
@@ -258,10 +252,10 @@ async fn finish(shared: &Shared, stage: &Stage, output: &Output) -> Result<Strin
     let key = hex::encode(Sha256::digest(text));
     let images = shared.engine.images();
     let kept = if shared.request.no_cache { None } else { shared.engine.build_cache().find(&key, images) };
-    let id = match kept.and_then(|e| e.image) {
-        Some(id) => {
-            images.name(&id, &shared.request.tags).await?;
-            id
+    let id = match kept.and_then(|(_, held)| held) {
+        Some(held) => {
+            images.name(held.image(), &shared.request.tags).await?;
+            held.image().to_owned()
         }
         None => {
             let created = shared.now.clone();

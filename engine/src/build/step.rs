@@ -17,6 +17,7 @@ use super::stage::{Done, Stage};
 use super::{fetch, run};
 use crate::dockerfile::{Copy, Instruction, Kind, Run};
 use crate::error::{Error, blocking};
+use crate::image::Held;
 use crate::runtime::resolve::Root;
 
 impl Stage {
@@ -68,7 +69,7 @@ impl Stage {
         what: serde_json::Value,
         created_by: String,
         out: &Output,
-        make: impl Future<Output = Result<Option<String>, Error>>,
+        make: impl Future<Output = Result<Option<Held>, Error>>,
     ) -> Result<(), Error> {
         let key = json!({ "below": self.chain, "what": what, "latest": shared.latest });
         let key = hex::encode(Sha256::digest(key.to_string()));
@@ -76,27 +77,24 @@ impl Stage {
         let images = shared.engine.images();
         let kept = if shared.request.no_cache { None } else { cache.find(&key, images) };
         let (made, created) = match kept {
-            Some(entry) => {
+            Some((entry, held)) => {
                 out.line(" ---> Using cache");
-                (entry.image, entry.created)
+                (held, entry.created)
             }
             None => {
                 let made = make.await?;
-                // Held before it is kept: from here on a prune could take it.
-                if let Some(id) = &made {
-                    shared.hold(id)?;
-                }
-                cache.keep(&key, made.clone(), &shared.now, &created_by);
+                let image = made.as_ref().map(|held| held.image().to_owned());
+                cache.keep(&key, image, &shared.now, &created_by);
                 (made, shared.now.clone())
             }
         };
-        if let Some(id) = &made {
-            shared.hold(id)?;
-            let image = images.resolve(id)?;
-            self.chain = image.chain_ids.last().cloned().unwrap_or_default();
-            self.image = made.clone();
-        }
         self.tell(&created, created_by, made.is_none());
+        if let Some(held) = made {
+            let image = images.resolve(held.image())?;
+            self.chain = image.chain_ids.last().cloned().unwrap_or_default();
+            self.image = Some(image.id);
+            shared.hold(held);
+        }
         Ok(())
     }
 

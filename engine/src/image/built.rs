@@ -8,6 +8,7 @@ use std::io;
 use super::archive::{Found, Member, Scratch};
 use super::config::{ConfigBlob, History, ImageConfig, RootfsBlob};
 use super::layer::{Staged, stage};
+use super::pin::Held;
 use super::reference::Reference;
 use super::store::Images;
 use crate::error::{Error, blocking};
@@ -34,37 +35,31 @@ impl Images {
         &self,
         base: Option<&str>,
         write: impl FnOnce(&mut File) -> io::Result<()>,
-    ) -> Result<Option<String>, Error> {
+    ) -> Result<Option<Held>, Error> {
         let scratch = Scratch::new(&self.temporary(), "layer")?;
-        let path = scratch.0.join("layer");
-        let mut file = File::create_new(&path).map_err(Error::io("create", &path))?;
-        write(&mut file).map_err(Error::io("write the layer to", &path))?;
-        let mut written = File::open(&path).map_err(Error::io("open", &path))?;
-        let staged = stage(&mut written, None)?;
-        if staged.size <= NOTHING {
-            return Ok(None);
-        }
+        let Some(layer) = written(&scratch, write)? else { return Ok(None) };
         let _changing = self.changing().blocking_lock();
         let (below, mut layers) = self.below(base)?;
         let mut blob = bare(below);
-        blob.rootfs.diff_ids.push(staged.digest.clone());
-        layers.push(Member { staged, path });
-        let found = found(blob, layers, Vec::new())?;
-        let mut prepared = self.prepare(found, &scratch)?;
-        prepared.stored.intermediate = true;
-        self.publish(std::slice::from_ref(&prepared))?;
-        Ok(Some(prepared.id().to_owned()))
+        blob.rootfs.diff_ids.push(layer.staged.digest.clone());
+        layers.push(layer);
+        self.intermediate(blob, layers, &scratch).map(Some)
     }
 
     /// An image of an image's layers and nothing else, which is in no list.
-    pub(crate) fn bare_blocking(&self, of: &str) -> Result<String, Error> {
+    pub(crate) fn bare_blocking(&self, of: &str) -> Result<Held, Error> {
         let scratch = Scratch::new(&self.temporary(), "layers")?;
         let _changing = self.changing().blocking_lock();
         let (below, layers) = self.below(Some(of))?;
-        let mut prepared = self.prepare(found(bare(below), layers, Vec::new())?, &scratch)?;
+        self.intermediate(bare(below), layers, &scratch)
+    }
+
+    /// Stores an image that is in no list. The caller holds `changing`, so it is held before anybody could prune it.
+    fn intermediate(&self, blob: ConfigBlob, layers: Vec<Member>, scratch: &Scratch) -> Result<Held, Error> {
+        let mut prepared = self.prepare(found(blob, layers, Vec::new())?, scratch)?;
         prepared.stored.intermediate = true;
         self.publish(std::slice::from_ref(&prepared))?;
-        Ok(prepared.id().to_owned())
+        self.keep(prepared.id())
     }
 
     /// The image of the layers of `base` (an image ID; none = of none) that was asked for; its ID.
@@ -86,7 +81,7 @@ impl Images {
     }
 
     /// Configuration and layers of an image.
-    fn below(&self, base: Option<&str>) -> Result<(ConfigBlob, Vec<Member>), Error> {
+    pub(super) fn below(&self, base: Option<&str>) -> Result<(ConfigBlob, Vec<Member>), Error> {
         let Some(id) = base else {
             let blob = ConfigBlob {
                 architecture: skep_registry::Platform::host().architecture,
@@ -118,11 +113,13 @@ impl Images {
         let _changing = self.changing().lock().await;
         let (gone, before) = {
             let mut state = self.state();
-            let used: BTreeSet<String> = state.holders.values().map(|h| h.image_id.clone()).collect();
+            let used = |id: &str| {
+                state.holders.values().any(|h| h.has(id)) || state.references.values().any(|r| r == id)
+            };
             let gone: Vec<String> = state
                 .images
                 .iter()
-                .filter(|(id, i)| i.intermediate && !kept.contains(*id) && !used.contains(*id))
+                .filter(|(id, i)| i.intermediate && !kept.contains(*id) && !used(id))
                 .map(|(id, _)| id.clone())
                 .collect();
             for id in &gone {
@@ -149,11 +146,11 @@ impl Images {
         self.state().images.contains_key(id)
     }
 
-    /// What a build keeps for the next, with the bytes of the topmost layer.
-    pub(crate) fn intermediate_size(&self, id: &str) -> Option<u64> {
+    /// Chain ID and bytes of an image's topmost layer.
+    pub(crate) fn topmost(&self, id: &str) -> Option<(String, u64)> {
         let state = self.state();
-        let image = state.images.get(id)?;
-        image.image.chain_ids.last().and_then(|c| state.layers.get(c)).map(|l| l.size)
+        let chain = state.images.get(id)?.image.chain_ids.last()?;
+        Some((chain.clone(), state.layers.get(chain)?.size))
     }
 
     /// Does the blocking parts off the runtime.
@@ -174,7 +171,24 @@ fn bare(of: ConfigBlob) -> ConfigBlob {
     }
 }
 
-fn found(config: ConfigBlob, layers: Vec<Member>, references: Vec<Reference>) -> Result<Found, Error> {
+/// A layer that `write` writes as a tar, set aside; none = it would be empty.
+pub(super) fn written(
+    scratch: &Scratch,
+    write: impl FnOnce(&mut File) -> io::Result<()>,
+) -> Result<Option<Member>, Error> {
+    let path = scratch.0.join("layer");
+    let mut file = File::create_new(&path).map_err(Error::io("create", &path))?;
+    write(&mut file).map_err(Error::io("write the layer to", &path))?;
+    let mut written = File::open(&path).map_err(Error::io("open", &path))?;
+    let staged = stage(&mut written, None)?;
+    Ok((staged.size > NOTHING).then_some(Member { staged, path }))
+}
+
+pub(super) fn found(
+    config: ConfigBlob,
+    layers: Vec<Member>,
+    references: Vec<Reference>,
+) -> Result<Found, Error> {
     let config_bytes = serde_json::to_vec(&config)
         .map_err(|e| Error::Invalid(format!("cannot encode the configuration: {e}")))?;
     Ok(Found { config, config_bytes, layers, references })

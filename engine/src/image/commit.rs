@@ -3,9 +3,9 @@
 use std::fs::File;
 use std::io;
 
-use super::archive::{Found, Member, Scratch};
-use super::config::{ConfigBlob, History, ImageConfig};
-use super::layer::{Staged, stage};
+use super::archive::Scratch;
+use super::built::{found, written};
+use super::config::{History, ImageConfig, rfc3339};
 use super::reference::Reference;
 use super::store::Images;
 use crate::error::Error;
@@ -27,9 +27,6 @@ pub(crate) struct NewLayer {
     pub(crate) reference: Option<Reference>,
 }
 
-/// Bytes of a tar that holds nothing but its end mark.
-const NOTHING: u64 = 1024;
-
 impl Images {
     /// Makes the image of the layer that `write` writes as a tar; a layer that is empty is none. The new ID.
     pub(crate) fn commit_blocking(
@@ -38,44 +35,25 @@ impl Images {
         write: impl FnOnce(&mut File) -> io::Result<()>,
     ) -> Result<String, Error> {
         let scratch = Scratch::new(&self.temporary(), "commit")?;
-        let path = scratch.0.join("layer");
-        let mut file = File::create_new(&path).map_err(Error::io("create", &path))?;
-        write(&mut file).map_err(Error::io("write the layer to", &path))?;
-        let mut written = File::open(&path).map_err(Error::io("open", &path))?;
-        let staged = stage(&mut written, None)?;
-        let created = time::OffsetDateTime::now_utc()
-            .format(&time::format_description::well_known::Rfc3339)
-            .map_err(|e| Error::Invalid(format!("the clock of this host cannot be written down: {e}")))?;
+        let layer = written(&scratch, write)?;
+        let created = rfc3339(time::OffsetDateTime::now_utc())?;
         let _changing = self.changing().blocking_lock();
-        let base = self.state().images.get(&new.base).cloned();
-        let base = base.ok_or(Error::NoSuchImage { reference: new.base.clone() })?;
-        let blob = self.blob_path(&new.base);
-        let bytes = std::fs::read(&blob).map_err(Error::io("read", &blob))?;
-        let mut blob = ConfigBlob::parse(&bytes, &new.base)?;
-        let mut layers = Vec::new();
-        for digest in &base.blobs {
-            let path = self.blob_path(digest);
-            let size = std::fs::metadata(&path).map_err(Error::io("read the size of", &path))?.len();
-            layers.push(Member { staged: Staged { digest: digest.clone(), size }, path });
-        }
-        let empty = staged.size <= NOTHING;
-        if !empty {
-            blob.rootfs.diff_ids.push(staged.digest.clone());
-            layers.push(Member { staged, path });
-        }
+        let (mut blob, mut layers) = self.below(Some(&new.base))?;
         blob.history.push(History {
             created: created.clone(),
             created_by: new.created_by,
             author: new.author.clone(),
             comment: new.comment.clone(),
-            empty_layer: empty,
+            empty_layer: layer.is_none(),
         });
+        if let Some(layer) = layer {
+            blob.rootfs.diff_ids.push(layer.staged.digest.clone());
+            layers.push(layer);
+        }
         (blob.created, blob.author, blob.comment, blob.config) =
             (created, new.author, new.comment, new.config);
-        let config_bytes = serde_json::to_vec(&blob)
-            .map_err(|e| Error::Invalid(format!("cannot encode the configuration: {e}")))?;
-        let references = new.reference.into_iter().collect();
-        let prepared = self.prepare(Found { config: blob, config_bytes, layers, references }, &scratch)?;
+        let found = found(blob, layers, new.reference.into_iter().collect())?;
+        let prepared = self.prepare(found, &scratch)?;
         self.publish(std::slice::from_ref(&prepared))?;
         Ok(prepared.id().to_owned())
     }

@@ -170,6 +170,12 @@ impl History {
     }
 }
 
+/// A time as images say it.
+pub(crate) fn rfc3339(at: OffsetDateTime) -> Result<String, Error> {
+    at.format(&Rfc3339)
+        .map_err(|e| Error::Invalid(format!("the clock of this host cannot be written down: {e}")))
+}
+
 fn time_ns(text: &str) -> i64 {
     OffsetDateTime::parse(text, &Rfc3339)
         .ok()

@@ -39,4 +39,6 @@ pub use usage::ImageUsage;
 pub(crate) use built::Finished;
 pub(crate) use catalogue::Holder;
 pub(crate) use commit::NewLayer;
+pub(crate) use config::rfc3339;
 pub(crate) use layer::unused_name;
+pub(crate) use pin::Held;

@@ -10,9 +10,10 @@ use skep_registry::Platform;
 use tokio::io::AsyncRead;
 
 use super::archive::{self, Found, Scratch};
+use super::built::found;
 use super::catalogue::{StoredImage, StoredLayer};
 use super::changes;
-use super::config::{ConfigBlob, History, Image};
+use super::config::{ConfigBlob, History, Image, rfc3339};
 use super::feed::{self, Feed};
 use super::layer::{chain_ids, digest_of, stage, unpack};
 use super::reference::{Reference, is_hex};
@@ -123,9 +124,7 @@ impl Images {
         let trial = scratch.0.join("trial");
         // The diff ID, which the configuration must name, is known only once the layer is unpacked.
         let unpacked = unpack(&path, &staged.digest, &trial.join("diff"), self.limits())?;
-        let created = time::OffsetDateTime::now_utc()
-            .format(&time::format_description::well_known::Rfc3339)
-            .map_err(|e| Error::Invalid(format!("the clock of this host cannot be written down: {e}")))?;
+        let created = rfc3339(time::OffsetDateTime::now_utc())?;
         let blob = ConfigBlob {
             created: created.clone(),
             architecture: platform.architecture,
@@ -140,15 +139,8 @@ impl Images {
             history: vec![History { created, comment: message, ..History::default() }],
             ..ConfigBlob::default()
         };
-        let config_bytes = serde_json::to_vec(&blob)
-            .map_err(|e| Error::Invalid(format!("cannot encode the configuration: {e}")))?;
         let _changing = self.changing().blocking_lock();
-        let found = Found {
-            config: blob,
-            config_bytes,
-            layers: vec![archive::Member { staged, path }],
-            references: reference.into_iter().collect(),
-        };
+        let found = found(blob, vec![archive::Member { staged, path }], reference.into_iter().collect())?;
         // Of the only layer, the diff ID is the chain ID too.
         let ready = HashMap::from([(unpacked.diff_id, (trial, unpacked.size))]);
         let prepared = self.prepare_with(found, &scratch, ready)?;

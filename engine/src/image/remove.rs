@@ -94,17 +94,19 @@ impl Images {
 
     /// Lets go of what a removed container held.
     pub(crate) async fn release(&self, container: &str) -> Result<(), Error> {
-        let needs_collecting = {
-            let mut state = self.state();
-            let Some(held) = state.holders.remove(container) else { return Ok(()) };
-            let mut all = held.mounted.iter().map(|(id, _)| id).chain([&held.image_id]);
-            all.any(|id| !state.images.contains_key(id))
-        };
-        if needs_collecting {
+        if self.let_go(container) {
             let _changing = self.changing().lock().await;
             self.collect().await?;
         }
         Ok(())
+    }
+
+    /// The same without removing anything: whether there is something to collect now.
+    pub(super) fn let_go(&self, holder: &str) -> bool {
+        let mut state = self.state();
+        let Some(held) = state.holders.remove(holder) else { return false };
+        let mut all = held.mounted.iter().map(|(id, _)| id).chain([&held.image_id]);
+        all.any(|id| !state.images.contains_key(id))
     }
 
     /// Removes the layers and blobs that no image or container needs. The caller holds `changing`.
