@@ -1,10 +1,8 @@
 //! The file system of a stage, written to: what is written becomes a layer.
 
-use std::fs::File;
-use std::io::{self, BufWriter};
 use std::path::PathBuf;
 
-use crate::container::pack::{Pack, Told};
+use crate::container::pack::write_layer;
 use crate::data_root::{make_dir, remove_tree};
 use crate::error::Error;
 use crate::image::{Held, Images};
@@ -49,21 +47,8 @@ impl Workspace {
     ) -> Result<Option<Held>, Error> {
         self.view = None;
         let upper = self.dir.join("upper");
-        images.add_layer_blocking(base, |file| write(&upper, file, &[], latest))
+        images.add_layer_blocking(base, |file| write_layer(&upper, file, &[], latest))
     }
-}
-
-/// The directory as a layer.
-pub(super) fn write(
-    upper: &std::path::Path,
-    file: &mut File,
-    skip: &'static [&'static str],
-    latest: Option<i64>,
-) -> io::Result<()> {
-    let top = File::open(upper)?;
-    let mut pack = Pack::layer(BufWriter::new(file), skip).told(Told { latest, ..Told::default() });
-    pack.children(&top.into(), None)?;
-    pack.finish()
 }
 
 /// The files of layers alone.

@@ -8,7 +8,8 @@ use super::shared::Shared;
 use super::stage::Stage;
 use super::{layer, mounts};
 use crate::config::{ContainerConfig, NetworkMode};
-use crate::container::{AttachOptions, WaitCondition};
+use crate::container::pack::write_layer;
+use crate::container::{AttachOptions, MADE_BY_US, WaitCondition};
 use crate::dockerfile::{Command, Run, Security};
 use crate::engine::Engine;
 use crate::error::{Error, blocking};
@@ -152,7 +153,7 @@ pub(super) async fn run(
         return Err(Error::BuildFailed { command: argv.join(" "), code: exit.code, reason });
     }
     let made = engine.changes_as_layer(&id, stage.image.clone(), {
-        let ours = crate::container::MADE_BY_US.iter().map(|p| std::path::Path::new("/").join(p));
+        let ours = MADE_BY_US.iter().map(|p| std::path::Path::new("/").join(p));
         let stubs: Vec<_> = mounted.stubs.iter().cloned().chain(ours).collect();
         let (lowers, latest) = (shared.lowers(stage)?, shared.latest);
         move |upper| {
@@ -192,9 +193,7 @@ impl Engine {
         let images = self.images().clone();
         blocking(move || {
             let latest = prepare(&upper)?;
-            images.add_layer_blocking(base.as_deref(), |file| {
-                layer::write(&upper, file, crate::container::MADE_BY_US, latest)
-            })
+            images.add_layer_blocking(base.as_deref(), |file| write_layer(&upper, file, MADE_BY_US, latest))
         })
         .await
     }

@@ -1,12 +1,10 @@
 //! `commit`: a container's changes as one more layer on its image.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io;
 use std::time::Instant;
 
 use super::changes::MADE_BY_US;
-use super::pack::Pack;
+use super::pack::write_layer;
 use crate::config::{Container, ContainerState};
 use crate::engine::Engine;
 use crate::error::{Error, blocking};
@@ -56,14 +54,7 @@ impl Engine {
         };
         let upper = self.upper_of(&slot.id)?;
         let images = self.images().clone();
-        let pack = move || {
-            images.commit_blocking(new, |file| {
-                let top = File::open(&upper)?;
-                let mut pack = Pack::layer(io::BufWriter::new(file), MADE_BY_US);
-                pack.children(&top.into(), None)?;
-                pack.finish()
-            })
-        };
+        let pack = move || images.commit_blocking(new, |file| write_layer(&upper, file, MADE_BY_US, None));
         let (engine, id) = (self.clone(), slot.id.clone());
         let still = asked.pause && c.state == ContainerState::Running;
         // A task of its own: a client that leaves must not leave the container frozen.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -266,6 +266,22 @@ impl<'a, W: Write> Pack<'a, W> {
     pub(crate) fn finish(mut self) -> io::Result<()> {
         self.out.finish()
     }
+}
+
+/// The upper directory of an overlay as a layer of an image, without `skip`. Blocks.
+pub(crate) fn write_layer(
+    upper: &Path,
+    file: &mut File,
+    skip: &'static [&'static str],
+    latest: Option<i64>,
+) -> io::Result<()> {
+    let top = File::open(upper)?;
+    let mut out = BufWriter::new(file);
+    let mut pack = Pack::layer(&mut out, skip).told(Told { latest, ..Told::default() });
+    pack.children(&top.into(), None)?;
+    pack.finish()?;
+    // Dropped, it would keep quiet about what it cannot write.
+    out.flush()
 }
 
 /// Whether a directory is of a file system in which the kernel shows itself: what is in it is no file of the
