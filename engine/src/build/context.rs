@@ -27,17 +27,18 @@ impl Context {
         temporary: PathBuf,
         archive: impl AsyncRead + Send + Unpin,
     ) -> Result<Self, Error> {
-        let context = Self { dir: temporary.join(format!("build-{}", unused_name())) };
-        let files = context.files();
-        make_dir(&context.dir, 0o700)?;
-        make_dir(&files, 0o755)?;
+        // The thread's, until it is done: nothing is removed while it still writes.
         feed::run(archive, move |input| {
+            let context = Self { dir: temporary.join(format!("build-{}", unused_name())) };
+            let files = context.files();
+            make_dir(&context.dir, 0o700)?;
+            make_dir(&files, 0o755)?;
             let dir = std::fs::File::open(&files).map_err(Error::io("open", &files))?;
-            extract::copy_in(input, dir.into(), CopyRules::default())
+            extract::copy_in(input, dir.into(), CopyRules::default())?;
+            Ok(context)
         })
         .await
-        .map_err(|e| Error::Invalid(format!("the build context cannot be read: {e}")))?;
-        Ok(context)
+        .map_err(|e| Error::Invalid(format!("the build context cannot be read: {e}")))
     }
 
     /// The directory of its files.
@@ -46,10 +47,13 @@ impl Context {
     }
 
     /// A new directory for a step.
-    pub(super) fn scratch(&self) -> Result<PathBuf, Error> {
+    pub(super) async fn scratch(&self) -> Result<PathBuf, Error> {
         let dir = self.dir.join(unused_name());
-        make_dir(&dir, 0o700)?;
-        Ok(dir)
+        blocking(move || {
+            make_dir(&dir, 0o700)?;
+            Ok(dir)
+        })
+        .await
     }
 
     /// The text of a Dockerfile of it.
@@ -84,10 +88,13 @@ impl Drop for Context {
     fn drop(&mut self) {
         let dir = std::mem::take(&mut self.dir);
         // Off the runtime: a context may have many files.
-        std::thread::spawn(move || {
+        let remove = move || {
             if let Err(e) = remove_tree(&dir) {
                 tracing::warn!(error = %e, "the files of a build are left to be swept at the next start");
             }
-        });
+        };
+        if let Err(e) = std::thread::Builder::new().name("skep-sweep".into()).spawn(remove) {
+            tracing::warn!(error = %e, "the files of a build are left to be swept at the next start");
+        }
     }
 }

@@ -53,6 +53,37 @@ pub(super) struct Rules {
     pub(super) latest: Option<i64>,
 }
 
+impl Rules {
+    /// Those of `RUN --mount=type=bind`: all as it is.
+    pub(super) fn of_bind() -> Self {
+        Self {
+            keyword: "--mount=type=bind",
+            chown: None,
+            mode: None,
+            keep_owner: true,
+            parents: false,
+            unpack: false,
+            exclude: Vec::new(),
+            latest: None,
+        }
+    }
+}
+
+impl Item {
+    /// What a path is that is no pattern.
+    pub(super) fn exactly(root: &Root, path: &Path, rules: &Rules) -> io::Result<Self> {
+        item(root, path, 0, rules)
+    }
+
+    /// Where it is; what is nowhere yet has its name.
+    pub(super) fn path(&self) -> &Path {
+        match self {
+            Self::Content { path } | Self::Entry { path, .. } | Self::Archive { path } => path,
+            Self::Written { name, .. } => name,
+        }
+    }
+}
+
 /// Octal permissions.
 pub(super) fn mode(text: &str) -> Result<u32, String> {
     u32::from_str_radix(text, 8)
@@ -306,12 +337,8 @@ fn place(
 }
 
 fn of(item: &Item) -> String {
-    match item {
-        Item::Content { path } | Item::Entry { path, .. } | Item::Archive { path } => {
-            format!("cannot read {}", path.display())
-        }
-        Item::Written { name, .. } => format!("cannot write {}", name.display()),
-    }
+    let verb = if matches!(item, Item::Written { .. }) { "write" } else { "read" };
+    format!("cannot {verb} {}", item.path().display())
 }
 
 /// `user[:group]`, looked up in the target. A user alone is the group's name too.

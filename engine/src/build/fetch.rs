@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
 
 use crate::engine::Engine;
-use crate::error::Error;
+use crate::error::{Error, blocking};
 
 /// Whether a source is something that is fetched.
 pub(super) fn is_url(source: &str) -> bool {
@@ -37,7 +37,7 @@ pub(super) async fn fetch(
     let failed = |e: String| Error::Invalid(format!("ADD failed: {e}"));
     let fetching = engine.images().registries().fetch(url).await.map_err(|e| failed(e.to_string()))?;
     let to = dir.join(name);
-    let mut file = tokio::fs::File::create_new(&to).await.map_err(Error::io("create", &to))?;
+    let mut file = tokio::fs::File::create(&to).await.map_err(Error::io("create", &to))?;
     let mut hash = Sha256::new();
     let mut bytes = Box::pin(fetching.into_stream());
     while let Some(chunk) = bytes.next().await {
@@ -53,10 +53,13 @@ pub(super) async fn fetch(
         return Err(failed(format!("digest mismatch of {url}: it is {digest}, and {wanted} is wanted")));
     }
     let file = file.into_std().await;
-    // Whoever asks again gets the same.
-    file.set_modified(SystemTime::UNIX_EPOCH).map_err(Error::io("set the time of", &to))?;
-    std::os::unix::fs::fchown(&file, Some(0), Some(0)).map_err(Error::io("own", &to))?;
-    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))
-        .map_err(Error::io("set the mode of", &to))?;
+    blocking(move || {
+        // Whoever asks again gets the same.
+        file.set_modified(SystemTime::UNIX_EPOCH).map_err(Error::io("set the time of", &to))?;
+        std::os::unix::fs::fchown(&file, Some(0), Some(0)).map_err(Error::io("own", &to))?;
+        file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))
+            .map_err(Error::io("set the mode of", &to))
+    })
+    .await?;
     Ok(name.to_owned())
 }

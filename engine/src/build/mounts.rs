@@ -1,6 +1,6 @@
 //! `RUN --mount`: what is mounted while a command runs, and what of it is taken away from the layer again.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
@@ -11,13 +11,13 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 use sha2::{Digest, Sha256};
 use tokio::sync::OwnedMutexGuard;
 
-use super::copy;
+use super::copy::{self, Item, Rules};
 use super::settings::beneath;
 use crate::config::MemoryFile;
-use crate::container::{FileContent, evaluate};
+use crate::container::FileContent;
 use crate::data_root::make_dir;
 use crate::dockerfile::{Mount, MountKind as Kind};
-use crate::error::Error;
+use crate::error::{Error, blocking};
 use crate::mount::{MountConfig, MountKind, TmpfsOptions};
 use crate::runtime::resolve::{NO_SYMLINKS, Root};
 
@@ -31,7 +31,7 @@ pub(super) struct Mounted {
     /// Paths that are no part of the layer where the image does not have them.
     pub(super) stubs: Vec<PathBuf>,
     /// Caches that nobody else may use meanwhile.
-    _locks: Vec<OwnedMutexGuard<()>>,
+    pub(super) locks: Vec<OwnedMutexGuard<()>>,
 }
 
 /// Files that a bind may be from, by what `from` says: a root to read, which is kept as long as this lives.
@@ -51,6 +51,15 @@ pub(super) enum SourceRoot {
 }
 
 impl Source {
+    /// The files of a directory.
+    pub(super) async fn directory(dir: PathBuf) -> Result<Arc<Self>, Error> {
+        blocking(move || {
+            let root = Root::at(&dir).map_err(Error::io("open", &dir))?;
+            Ok(Arc::new(Self { view: SourceRoot::Directory(dir, root) }))
+        })
+        .await
+    }
+
     pub(super) fn root(&self) -> &Root {
         match &self.view {
             SourceRoot::Directory(_, root) => root,
@@ -62,6 +71,49 @@ impl Source {
 /// Locks of the caches that are not shared.
 static LOCKS: LazyLock<Mutex<BTreeMap<PathBuf, Arc<tokio::sync::Mutex<()>>>>> = LazyLock::new(Mutex::default);
 
+/// The directory of a cache.
+fn cache(m: &Mount, target: &Path, caches: &Path) -> PathBuf {
+    let id = if m.id.is_empty() { target.to_string_lossy().into_owned() } else { m.id.clone() };
+    caches.join(hex::encode(Sha256::digest(&id)))
+}
+
+/// Takes the caches that are not shared: each once and all in one order, so that no commands wait for each other.
+async fn lock(mounts: &[Mount], working_dir: &str, caches: &Path) -> Vec<OwnedMutexGuard<()>> {
+    let alone = mounts
+        .iter()
+        .filter(|m| m.kind == Kind::Cache && matches!(m.sharing.as_str(), "locked" | "private"))
+        .map(|m| cache(m, Path::new(&beneath(working_dir, &m.target)), caches));
+    let alone: BTreeSet<PathBuf> = alone.collect();
+    let mut held = Vec::new();
+    for dir in alone {
+        let lock = {
+            let mut locks = LOCKS.lock().unwrap_or_else(PoisonError::into_inner);
+            // Those that nobody holds or waits for.
+            locks.retain(|_, lock| Arc::strong_count(lock) > 1);
+            locks.entry(dir).or_default().clone()
+        };
+        held.push(lock.lock_owned().await);
+    }
+    held
+}
+
+/// Makes a cache that is not there yet; it appears with its owner and mode. Blocks.
+fn make_cache(m: &Mount, dir: &Path, caches: &Path) -> Result<(), Error> {
+    // Commands that run side by side may want the same.
+    static MAKING: Mutex<()> = Mutex::new(());
+    let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
+    if dir.exists() {
+        return Ok(());
+    }
+    make_dir(caches, 0o700)?;
+    let new = dir.with_extension("new");
+    make_dir(&new, 0o755)?;
+    chown(&new, Some(m.uid.unwrap_or(0)), Some(m.gid.unwrap_or(0))).map_err(Error::io("own", &new))?;
+    let mode = std::fs::Permissions::from_mode(m.mode.unwrap_or(0o755));
+    std::fs::set_permissions(&new, mode).map_err(Error::io("set the mode of", &new))?;
+    std::fs::rename(&new, dir).map_err(Error::io("move a new cache to", dir))
+}
+
 /// Makes ready what the mounts want. `caches` and `scratch` are directories, the second one the step's own.
 pub(super) async fn prepare(
     mounts: &[Mount],
@@ -71,14 +123,14 @@ pub(super) async fn prepare(
     caches: &Path,
     scratch: &Path,
 ) -> Result<Mounted, Error> {
-    let mut out = Mounted::default();
+    let mut out = Mounted { locks: lock(mounts, working_dir, caches).await, ..Mounted::default() };
     for (n, m) in mounts.iter().enumerate() {
         let target = PathBuf::from(beneath(working_dir, &m.target));
         match m.kind {
             Kind::Bind => {
                 let source = sources.get(&m.from).ok_or_else(|| missing(&m.from))?.clone();
                 let (m, to) = (m.clone(), scratch.join(format!("bind-{n}")));
-                let found = crate::error::blocking(move || bind(&m, &source, &to)).await?;
+                let found = blocking(move || bind(&m, &source, &to)).await?;
                 out.mounts.push(MountConfig::new(
                     MountKind::Bind { source: found, options: Default::default() },
                     target.clone(),
@@ -86,29 +138,15 @@ pub(super) async fn prepare(
                 ));
             }
             Kind::Cache => {
-                let id = if m.id.is_empty() { target.to_string_lossy().into_owned() } else { m.id.clone() };
                 if !m.from.is_empty() {
                     return Err(Error::Invalid(format!(
                         "--mount=type=cache,from={} is not supported by this version of Skep: a cache begins empty",
                         m.from
                     )));
                 }
-                let dir = caches.join(hex::encode(Sha256::digest(&id)));
-                if matches!(m.sharing.as_str(), "locked" | "private") {
-                    let lock = {
-                        let mut locks = LOCKS.lock().unwrap_or_else(PoisonError::into_inner);
-                        locks.entry(dir.clone()).or_default().clone()
-                    };
-                    out._locks.push(lock.lock_owned().await);
-                }
-                if !dir.exists() {
-                    make_dir(caches, 0o700)?;
-                    make_dir(&dir, 0o755)?;
-                    chown(&dir, Some(m.uid.unwrap_or(0)), Some(m.gid.unwrap_or(0)))
-                        .map_err(Error::io("own", &dir))?;
-                    let mode = std::fs::Permissions::from_mode(m.mode.unwrap_or(0o755));
-                    std::fs::set_permissions(&dir, mode).map_err(Error::io("set the mode of", &dir))?;
-                }
+                let dir = cache(m, &target, caches);
+                let (wanted, new, above) = (m.clone(), dir.clone(), caches.to_path_buf());
+                blocking(move || make_cache(&wanted, &new, &above)).await?;
                 out.mounts.push(MountConfig::new(
                     MountKind::Bind { source: dir, options: Default::default() },
                     target.clone(),
@@ -164,35 +202,26 @@ fn missing(from: &str) -> Error {
     Error::Invalid(format!("invalid from flag value {from}: it is neither a stage nor an image"))
 }
 
+/// What a bind is of. Blocks.
+pub(super) fn bound(source: &Source, path: &str) -> Result<Item, Error> {
+    let asked = Path::new("/").join(path.trim_start_matches('/'));
+    Item::exactly(source.root(), &asked, &Rules::of_bind())
+        .map_err(|e| Error::Invalid(format!("failed to find the source {path:?} of --mount=type=bind: {e}")))
+}
+
 /// The path of the host to be mounted: of a context's directory itself where nothing is written, else a copy.
 fn bind(m: &Mount, source: &Source, to: &Path) -> Result<PathBuf, Error> {
-    let asked = Path::new("/").join(m.source.trim_start_matches('/'));
-    let found = evaluate(source.root(), &asked).map_err(Error::io("look up", &asked))?;
-    let relative = found.strip_prefix("/").unwrap_or(&found);
-    let there = source.root().open(&found, OFlag::O_PATH, 0);
-    there.map_err(|e| {
-        Error::Invalid(format!("failed to find the source {:?} of --mount=type=bind: {e}", m.source))
-    })?;
+    let item = bound(source, &m.source)?;
     if let SourceRoot::Directory(dir, _) = &source.view
         && m.read_only.unwrap_or(true)
     {
-        return Ok(dir.join(relative));
+        return Ok(dir.join(item.path().strip_prefix("/").unwrap_or(item.path())));
     }
     make_dir(to, 0o755)?;
-    let rules = copy::Rules {
-        keyword: "--mount=type=bind",
-        chown: None,
-        mode: None,
-        keep_owner: true,
-        parents: false,
-        unpack: false,
-        exclude: Vec::new(),
-        latest: None,
-    };
-    let items = copy::find(source.root(), &[found.to_string_lossy().into_owned()], &rules)?;
-    let is_file = !matches!(items.first(), Some(copy::Item::Content { .. }));
+    let is_file = !matches!(item, Item::Content { .. });
     let target = Root::at(to).map_err(Error::io("open", to))?;
-    copy::copy(source.root(), &target, &items, if is_file { "/file" } else { "/" }, !is_file, &rules)?;
+    let destination = if is_file { "/file" } else { "/" };
+    copy::copy(source.root(), &target, &[item], destination, !is_file, &Rules::of_bind())?;
     Ok(if is_file { to.join("file") } else { to.to_path_buf() })
 }
 

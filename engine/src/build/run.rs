@@ -1,6 +1,7 @@
 //! `RUN`: a command in a container of the stage's layers; what it changes becomes a layer.
 
 use futures::StreamExt;
+use tokio::sync::OwnedMutexGuard;
 
 use super::output::Output;
 use super::settings::argv;
@@ -48,25 +49,51 @@ pub(super) fn command(config: &ImageConfig, run: &Run) -> (Vec<String>, Option<S
 /// Removes a container that a build leaves behind.
 struct Guard {
     engine: Engine,
+    /// None = there is nothing to remove any more.
     id: Option<String>,
+    /// Caches that are its alone as long as it is there.
+    locks: Vec<OwnedMutexGuard<()>>,
 }
 
 impl Guard {
+    /// Makes the container, in a task of its own: a build that is left meanwhile must not leave half of one.
+    async fn create(
+        engine: &Engine,
+        config: ContainerConfig,
+        locks: Vec<OwnedMutexGuard<()>>,
+    ) -> Result<(String, Self), Error> {
+        let engine = engine.clone();
+        let making = tokio::spawn(async move {
+            let id = engine.create(None, config).await?.0;
+            Ok::<_, Error>((id.clone(), Self { engine, id: Some(id), locks }))
+        });
+        making.await.map_err(|_| Error::ShuttingDown)?
+    }
+
     async fn remove(mut self) -> Result<(), Error> {
-        match self.id.take() {
-            Some(id) => self.engine.remove_with(&id, true, true).await,
-            None => Ok(()),
+        if let Some(id) = &self.id {
+            self.engine.remove_with(id, true, true).await?;
         }
+        // Not before: a build that is left meanwhile still has it removed.
+        self.id = None;
+        Ok(())
+    }
+
+    /// Leaves the container where it is.
+    fn leave(mut self) {
+        self.id = None;
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        let (engine, Some(id)) = (self.engine.clone(), self.id.take()) else { return };
+        let Some(id) = self.id.take() else { return };
+        let (engine, locks) = (self.engine.clone(), std::mem::take(&mut self.locks));
         tokio::spawn(async move {
             if let Err(e) = engine.remove_with(&id, true, true).await {
                 tracing::warn!(container = id, error = %e, "the container of a build that ended is left");
             }
+            drop(locks);
         });
     }
 }
@@ -88,7 +115,7 @@ pub(super) async fn run(
     if run.security == Security::Insecure && !request.allow_insecure {
         return Err(Error::Invalid("RUN --security=insecure is not allowed: allow security.insecure".into()));
     }
-    let scratch = shared.context.scratch()?;
+    let scratch = shared.context.scratch().await?;
     let caches = engine.root().path().join("build-caches");
     let working_dir = if stage.config.working_dir.is_empty() { "/" } else { &stage.config.working_dir };
     let mut mounted =
@@ -96,9 +123,13 @@ pub(super) async fn run(
     let (argv, script) = command(&stage.config, run);
     if let Some(text) = script {
         let path = scratch.join("script");
-        std::fs::write(&path, text).map_err(Error::io("write", &path))?;
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        std::fs::set_permissions(&path, mode).map_err(Error::io("set the mode of", &path))?;
+        let to = path.clone();
+        blocking(move || {
+            std::fs::write(&to, text).map_err(Error::io("write", &to))?;
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+            std::fs::set_permissions(&to, mode).map_err(Error::io("set the mode of", &to))
+        })
+        .await?;
         let bind = MountKind::Bind { source: path, options: Default::default() };
         mounted.mounts.push(MountConfig::new(bind, SCRIPT, true));
     }
@@ -119,8 +150,8 @@ pub(super) async fn run(
         working_dir: Some(working_dir.to_owned()),
         user: Some(stage.config.user.clone()).filter(|u| !u.is_empty()),
         network,
-        mounts: mounted.mounts.clone(),
-        files: mounted.files.clone(),
+        mounts: std::mem::take(&mut mounted.mounts),
+        files: std::mem::take(&mut mounted.files),
         privileged: run.security == Security::Insecure,
         labels: [(OF_BUILD.to_owned(), shared.id.clone())].into(),
         extra_hosts: request.extra_hosts.clone(),
@@ -131,8 +162,7 @@ pub(super) async fn run(
         log: LogConfig { driver: "none".into(), ..LogConfig::default() },
         ..ContainerConfig::default()
     };
-    let id = engine.create(None, config).await?.0;
-    let guard = Guard { engine: engine.clone(), id: Some(id.clone()) };
+    let (id, guard) = Guard::create(engine, config, std::mem::take(&mut mounted.locks)).await?;
     out.line(format_args!(" ---> Running in {}", &id[..12]));
     let streams = AttachOptions { stdout: true, stderr: true, ..AttachOptions::default() };
     let mut output = engine.attach(&id, streams).await?.output;
@@ -144,8 +174,7 @@ pub(super) async fn run(
     let exit = ended.await?;
     if exit.code != 0 {
         if shared.request.keep_failed {
-            let mut guard = guard;
-            guard.id = None;
+            guard.leave();
         } else {
             guard.remove().await?;
         }

@@ -13,7 +13,6 @@ use crate::dockerfile::Instruction;
 use crate::engine::Engine;
 use crate::error::{Error, blocking};
 use crate::image::{Held, rfc3339};
-use crate::runtime::resolve::Root;
 
 /// What all stages of a build share.
 pub(super) struct Shared {
@@ -84,21 +83,24 @@ impl Shared {
         out: &Output,
     ) -> Result<Arc<Source>, Error> {
         let Some(from) = from.filter(|f| !f.is_empty()) else {
-            let files = self.context.files();
-            let root = Root::at(&files).map_err(Error::io("open", &files))?;
-            return Ok(Arc::new(Source { view: SourceRoot::Directory(files, root) }));
+            return Source::directory(self.context.files()).await;
         };
         let stage = match self.plan.stage_of(number, from) {
-            Some(n) => done.get(&n).map(|s| Stage::clone(s)).unwrap_or_default(),
+            Some(n) => done.get(&n).map(|s| Stage::clone(s)).ok_or_else(|| {
+                // Which stages a stage needs is found out before any variable has a value.
+                Error::Invalid(format!(
+                    "the stage {from} has not been built for this one: name it without variables and not in ONBUILD, \
+                     or take it as a stage of its own first (FROM {from} AS NAME)"
+                ))
+            })?,
             None => {
                 let image = self.base(from, None, out).await?;
                 self.stage_of_image(&image).await?
             }
         };
-        let (lowers, scratch) = (self.lowers(&stage)?, self.context.scratch()?);
+        let (lowers, scratch) = (self.lowers(&stage)?, self.context.scratch().await?);
         if lowers.is_empty() {
-            let root = Root::at(&scratch).map_err(Error::io("open", &scratch))?;
-            return Ok(Arc::new(Source { view: SourceRoot::Directory(scratch, root) }));
+            return Source::directory(scratch).await;
         }
         let view = blocking(move || layer::files(lowers, &scratch)).await?;
         Ok(Arc::new(Source { view: SourceRoot::Layers(view) }))

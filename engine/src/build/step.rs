@@ -1,7 +1,6 @@
 //! One step of a stage: a change of the configuration, or a layer, taken from an earlier build where it is the same.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use nix::fcntl::OFlag;
 use serde_json::json;
@@ -9,12 +8,12 @@ use sha2::{Digest, Sha256};
 
 use super::copy::{self, Item, Rules};
 use super::layer::Workspace;
-use super::mounts::{Source, SourceRoot, Sources};
+use super::mounts::{Source, Sources};
 use super::output::Output;
 use super::settings::{self, beneath};
 use super::shared::Shared;
 use super::stage::{Done, Stage};
-use super::{fetch, run};
+use super::{fetch, mounts, run};
 use crate::dockerfile::{Copy, Instruction, Kind, Run};
 use crate::error::{Error, blocking};
 use crate::image::Held;
@@ -160,7 +159,7 @@ impl Stage {
             for text in c.sources.iter_mut().chain([&mut c.destination]).chain(&mut c.exclude) {
                 *text = x.word(text)?;
             }
-            for text in [&mut c.chown, &mut c.chmod, &mut c.from].into_iter().flatten() {
+            for text in [&mut c.chown, &mut c.chmod, &mut c.from, &mut c.checksum].into_iter().flatten() {
                 *text = x.word(text)?;
             }
             for doc in c.heredocs.iter_mut() {
@@ -193,13 +192,12 @@ impl Stage {
         let mut groups = vec![(files, paths, c.heredocs.clone(), rules.clone())];
         if !urls.is_empty() {
             // What is fetched lies in a directory of its own; archives are unpacked only where that is asked for.
-            let dir = shared.context.scratch()?;
+            let dir = shared.context.scratch().await?;
             let mut names = Vec::new();
             for url in &urls {
                 names.push(fetch::fetch(&shared.engine, url, c.checksum.as_deref(), &dir).await?);
             }
-            let root = Root::at(&dir).map_err(Error::io("open", &dir))?;
-            let fetched = Arc::new(Source { view: SourceRoot::Directory(dir, root) });
+            let fetched = Source::directory(dir).await?;
             let rules = Rules { unpack: c.unpack == Some(true), ..rules.clone() };
             groups.push((fetched, names, Vec::new(), rules));
         }
@@ -227,7 +225,7 @@ impl Stage {
         });
         // What is linked does not depend on what is below.
         let lowers = if c.link { Vec::new() } else { shared.lowers(self)? };
-        let (scratch, images) = (shared.context.scratch()?, shared.engine.images().clone());
+        let (scratch, images) = (shared.context.scratch().await?, shared.engine.images().clone());
         let (base, latest) = (self.image.clone(), shared.latest);
         let make = blocking(move || {
             let space = Workspace::open(scratch, lowers)?;
@@ -247,7 +245,7 @@ impl Stage {
         self.config = config;
         let (path, lowers) = (PathBuf::from(&self.config.working_dir), shared.lowers(self)?);
         let (scratch, images, base) =
-            (shared.context.scratch()?, shared.engine.images().clone(), self.image.clone());
+            (shared.context.scratch().await?, shared.engine.images().clone(), self.image.clone());
         let (what, latest) = (json!({ "workdir": path }), shared.latest);
         let make = blocking(move || {
             let space = Workspace::open(scratch, lowers)?;
@@ -294,16 +292,5 @@ fn not_a_directory(keyword: &str) -> Error {
 
 /// What is known of the files of a bind.
 fn digest_of_bind(source: &Source, path: &str) -> Result<String, Error> {
-    let rules = Rules {
-        keyword: "--mount=type=bind",
-        chown: None,
-        mode: None,
-        keep_owner: true,
-        parents: false,
-        unpack: false,
-        exclude: Vec::new(),
-        latest: Some(0),
-    };
-    let items = copy::find(source.root(), &[path.to_owned()], &rules)?;
-    copy::digest(source.root(), &items, &rules)
+    copy::digest(source.root(), &[mounts::bound(source, path)?], &Rules::of_bind())
 }
