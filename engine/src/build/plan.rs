@@ -103,21 +103,19 @@ impl Plan {
         let mut plan = Self {
             stages,
             target,
-            needed: BTreeSet::new(),
+            needed: BTreeSet::from([target]),
             global_args,
             escape: file.escape,
             notes: file.notes,
         };
-        plan.need(target);
-        Ok(plan)
-    }
-
-    fn need(&mut self, stage: usize) {
-        if self.needed.insert(stage) {
-            for other in self.takes_from(stage) {
-                self.need(other);
+        // What a stage takes from comes before it.
+        for stage in (0..=target).rev() {
+            if plan.needed.contains(&stage) {
+                let sources = plan.takes_from(stage);
+                plan.needed.extend(sources);
             }
         }
+        Ok(plan)
     }
 
     /// The stages that a stage takes something from, all of which come before it.

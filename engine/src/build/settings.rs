@@ -1,5 +1,6 @@
 //! Instructions that change an image's configuration and nothing else.
 
+use std::collections::HashSet;
 use std::path::{Component, Path, PathBuf};
 
 use crate::dockerfile::{Command, Expander, Kind};
@@ -46,13 +47,12 @@ pub(crate) fn apply(
             }
         }
         Kind::Expose(ports) => {
+            // A range may have all ports of a host.
+            let mut known: HashSet<String> = config.exposed_ports.iter().cloned().collect();
             for port in ports {
                 for port in x.words(port)? {
-                    for port in exposed(&port)? {
-                        if !config.exposed_ports.contains(&port) {
-                            config.exposed_ports.push(port);
-                        }
-                    }
+                    let new = exposed(&port)?.into_iter().filter(|p| known.insert(p.clone()));
+                    config.exposed_ports.extend(new);
                 }
             }
         }

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use futures::FutureExt;
-use futures::future::{BoxFuture, Shared as SharedFuture, try_join_all};
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, TryStreamExt};
 use sha2::{Digest, Sha256};
+use tokio::sync::watch;
 
 use super::BuildRequest;
 use super::arguments::Arguments;
@@ -38,8 +39,6 @@ pub(super) struct Stage {
 /// Stages that are done, by their numbers.
 pub(super) type Done = BTreeMap<usize, Arc<Stage>>;
 
-type Running = SharedFuture<BoxFuture<'static, Result<Arc<Stage>, Arc<Error>>>>;
-
 /// Runs what the target needs, and makes the image.
 pub(super) async fn run(
     engine: Engine,
@@ -59,33 +58,34 @@ pub(super) async fn run(
 async fn run_stages(shared: &Arc<Shared>, output: &Output) -> Result<Arc<Stage>, Error> {
     let needed: Vec<usize> = shared.plan.needed.iter().copied().collect();
     let (outputs, relay) = output.in_turn(needed.len());
-    let mut running: BTreeMap<usize, Running> = BTreeMap::new();
+    let mut results: BTreeMap<usize, watch::Receiver<Option<Arc<Stage>>>> = BTreeMap::new();
+    let running = FuturesUnordered::new();
     let mut first = 1;
     for (number, out) in needed.iter().copied().zip(outputs) {
-        let before: Vec<(usize, Running)> =
-            shared.plan.takes_from(number).into_iter().map(|n| (n, running[&n].clone())).collect();
+        let before: Vec<_> =
+            shared.plan.takes_from(number).into_iter().map(|n| (n, results[&n].clone())).collect();
+        let (tell, result) = watch::channel(None);
+        results.insert(number, result);
         let (shared, from) = (shared.clone(), first);
         first += 1 + shared.plan.stages[number].steps.len();
         let future = async move {
             let mut done = Done::new();
-            for (n, stage) in before {
-                done.insert(n, stage.await?);
+            for (n, mut result) in before {
+                // One that fails ends all of them.
+                let stage = result.wait_for(Option::is_some).await.map_err(|_| Error::ShuttingDown)?.clone();
+                done.extend(stage.map(|s| (n, s)));
             }
-            run_one(&shared, number, from, &done, &out).await.map(Arc::new).map_err(Arc::new)
+            let stage = Arc::new(run_one(&shared, number, from, &done, &out).await?);
+            tell.send_replace(Some(stage.clone()));
+            Ok::<_, Error>((number, stage))
         };
-        running.insert(number, future.boxed().shared());
+        running.push(future.boxed());
     }
     let target = shared.plan.target;
-    let all = async move {
-        let stages = running.into_iter().map(|(n, f)| async move { f.await.map(|s| (n, s)) });
-        try_join_all(stages).await
-    };
     // With the first failure the others are dropped, and fall silent.
+    let all = async move { running.try_collect::<HashMap<usize, Arc<Stage>>>().await };
     let (all, ()) = futures::future::join(all, relay).await;
-    let mut all: HashMap<usize, Arc<Stage>> = match all {
-        Ok(all) => all.into_iter().collect(),
-        Err(e) => return Err(Arc::try_unwrap(e).unwrap_or_else(|e| Error::Invalid(e.to_string()))),
-    };
+    let mut all = all?;
     let asked: Vec<String> = all.values().flat_map(|s| s.asked.clone()).collect();
     let global: Vec<String> = shared.plan.global_args.keys().cloned().collect();
     let unused = Arguments::unused(&shared.request, &[asked, global].concat());
