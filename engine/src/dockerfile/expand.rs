@@ -7,6 +7,9 @@ use super::glob::Glob;
 /// How deep modifiers may be nested.
 const DEEPEST: usize = 64;
 
+/// Most bytes that variables make of one text, as much as a Dockerfile may be long.
+const LONGEST: usize = 16 << 20;
+
 /// Replaces variables.
 pub struct Expander<'a> {
     /// The character that takes away a special meaning.
@@ -21,6 +24,8 @@ struct Out {
     words: Vec<String>,
     word: String,
     in_word: bool,
+    /// Bytes that came of variables.
+    made: usize,
 }
 
 impl Out {
@@ -29,7 +34,12 @@ impl Out {
         self.in_word = true;
     }
 
-    fn plain(&mut self, text: &str, split: bool) {
+    /// Adds the value of a variable. Variables made of variables would soon fill all memory.
+    fn value(&mut self, text: &str, split: bool) -> Result<(), String> {
+        self.made = self.made.saturating_add(text.len());
+        if self.made > LONGEST {
+            return Err(too_long());
+        }
         for c in text.chars() {
             if split && c.is_whitespace() {
                 self.end();
@@ -37,6 +47,7 @@ impl Out {
                 self.literal(c);
             }
         }
+        Ok(())
     }
 
     fn end(&mut self) {
@@ -93,7 +104,7 @@ impl Expander<'_> {
         let mut out = String::new();
         while let Some(c) = r.next() {
             match c {
-                '$' => out.push_str(&self.dollar(&mut r)?),
+                '$' => grow(&mut out, &self.dollar(&mut r)?)?,
                 c if c == self.escape => match r.peek() {
                     Some(n) if n == '$' || n == self.escape => out.extend(r.next()),
                     Some('\n') => drop(r.next()),
@@ -135,7 +146,7 @@ impl Expander<'_> {
                 '"' => self.double(r, out)?,
                 '$' => {
                     let value = self.dollar(r)?;
-                    out.plain(&value, split);
+                    out.value(&value, split)?;
                 }
                 c if c == self.escape => match r.next() {
                     Some(c) => out.literal(c),
@@ -159,7 +170,7 @@ impl Expander<'_> {
                 Some('"') => return Ok(()),
                 Some('$') => {
                     let value = self.dollar(r)?;
-                    out.plain(&value, false);
+                    out.value(&value, false)?;
                 }
                 Some(c) if c == self.escape => match r.peek() {
                     Some(n) if n == '"' || n == '$' || n == self.escape => {
@@ -226,7 +237,7 @@ impl Expander<'_> {
                 let all = r.take('/');
                 let pattern = Glob::shell(&self.pattern(r, '/')?);
                 let by = self.rest(r)?;
-                Ok(replaced(&value.unwrap_or_default(), &pattern, &by, all))
+                replaced(&value.unwrap_or_default(), &pattern, &by, all)
             }
             Some(c) => Err(format!("unsupported modifier ({c}) in substitution of {name}")),
             None => Err(format!("syntax error: missing '}}' after ${{{name}")),
@@ -246,7 +257,7 @@ impl Expander<'_> {
             match r.next() {
                 None => return Err(format!("syntax error: missing {stop:?} in ${{}}")),
                 Some(c) if c == stop => return Ok(out),
-                Some('$') => out.push_str(&self.dollar(r)?),
+                Some('$') => grow(&mut out, &self.dollar(r)?)?,
                 Some(c) if c == self.escape => {
                     out.push('\\');
                     out.extend(r.next());
@@ -255,6 +266,10 @@ impl Expander<'_> {
             }
         }
     }
+}
+
+fn too_long() -> String {
+    format!("variables make more than {LONGEST} bytes of it")
 }
 
 fn open(what: &str) -> String {
@@ -285,9 +300,8 @@ fn cuts(value: &str) -> Vec<usize> {
 }
 
 fn cut_front(value: &str, pattern: &Glob, longest: bool) -> String {
-    let cuts = cuts(value);
-    let fits = |i: &&usize| pattern.matches(&value[..**i]);
-    let at = if longest { cuts.iter().rev().find(fits) } else { cuts.iter().find(fits) };
+    let ends = pattern.ends(value);
+    let at = if longest { ends.last() } else { ends.first() };
     value[at.copied().unwrap_or(0)..].to_owned()
 }
 
@@ -298,15 +312,13 @@ fn cut_back(value: &str, pattern: &Glob, longest: bool) -> String {
     value[..at.copied().unwrap_or(value.len())].to_owned()
 }
 
-fn replaced(value: &str, pattern: &Glob, by: &str, all: bool) -> String {
-    let cuts = cuts(value);
+fn replaced(value: &str, pattern: &Glob, by: &str, all: bool) -> Result<String, String> {
     let (mut out, mut from) = (String::new(), 0);
     while from < value.len() {
-        let found = cuts.iter().rev().find(|to| **to > from && pattern.matches(&value[from..**to]));
-        match found {
-            Some(to) => {
-                out.push_str(by);
-                from = *to;
+        match pattern.ends(&value[from..]).pop().filter(|end| *end > 0) {
+            Some(end) => {
+                grow(&mut out, by)?;
+                from += end;
                 if !all {
                     break;
                 }
@@ -319,5 +331,14 @@ fn replaced(value: &str, pattern: &Glob, by: &str, all: bool) -> String {
         }
     }
     out.push_str(&value[from..]);
-    out
+    Ok(out)
+}
+
+/// Adds the value of a variable.
+fn grow(out: &mut String, value: &str) -> Result<(), String> {
+    if out.len() + value.len() > LONGEST {
+        return Err(too_long());
+    }
+    out.push_str(value);
+    Ok(())
 }

@@ -81,42 +81,62 @@ impl Glob {
 
     /// Whether the whole text fits.
     pub fn matches(&self, text: &str) -> bool {
+        self.walk(text, |_| {})
+    }
+
+    /// Where the parts that fit end, of those that begin where the text does; shortest first.
+    pub fn ends(&self, text: &str) -> Vec<usize> {
+        let mut ends = Vec::new();
+        self.walk(text, |end| ends.push(end));
+        ends
+    }
+
+    /// Whether the whole text fits; `fits` is told of each part before it that does.
+    fn walk(&self, text: &str, mut fits: impl FnMut(usize)) -> bool {
         // Which of the tokens may come next, for each character: no pattern makes this slow.
-        let chars: Vec<char> = text.chars().collect();
         let n = self.tokens.len();
         let mut here = vec![false; n + 1];
         here[0] = true;
         self.skip(&mut here, None);
-        for (i, c) in chars.iter().enumerate() {
+        if here[n] {
+            fits(0);
+        }
+        for (at, c) in text.char_indices() {
+            if !here.contains(&true) {
+                return false;
+            }
             let mut next = vec![false; n + 1];
             for (t, token) in self.tokens.iter().enumerate().filter(|(t, _)| here[*t]) {
                 match token {
-                    Token::One(one) => next[t + 1] |= one == c,
-                    Token::Any => next[t + 1] |= !(self.path && *c == '/'),
-                    Token::Many => next[t] |= !(self.path && *c == '/'),
+                    Token::One(one) => next[t + 1] |= *one == c,
+                    Token::Any => next[t + 1] |= !(self.path && c == '/'),
+                    Token::Many => next[t] |= !(self.path && c == '/'),
                     Token::All => next[t] = true,
                     Token::Directories => {
                         next[t] = true;
-                        next[t + 1] |= *c == '/';
+                        next[t + 1] |= c == '/';
                     }
                     Token::Class { negated, ranges } => {
-                        let inside = ranges.iter().any(|(a, b)| a <= c && c <= b);
-                        next[t + 1] |= inside != *negated && !(self.path && *c == '/');
+                        let inside = ranges.iter().any(|(a, b)| (*a..=*b).contains(&c));
+                        next[t + 1] |= inside != *negated && !(self.path && c == '/');
                     }
                 }
             }
             here = next;
-            self.skip(&mut here, chars.get(i));
+            self.skip(&mut here, Some(c));
+            if here[n] {
+                fits(at + c.len_utf8());
+            }
         }
         here[n]
     }
 
     /// What may be nothing is passed over; directories only where a name begins.
-    fn skip(&self, here: &mut [bool], before: Option<&char>) {
+    fn skip(&self, here: &mut [bool], before: Option<char>) {
         for (t, token) in self.tokens.iter().enumerate() {
             let nothing = match token {
                 Token::Many | Token::All => true,
-                Token::Directories => before.is_none_or(|c| *c == '/'),
+                Token::Directories => before.is_none_or(|c| c == '/'),
                 _ => false,
             };
             if here[t] && nothing {
