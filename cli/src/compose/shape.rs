@@ -196,7 +196,9 @@ fn mismatch(node: &Node, shape: &Shape, path: &str) -> Problem {
 }
 
 fn unknown(key: &Key, fields: Fields, path: &str) -> Problem {
-    let near = fields.iter().map(|(name, _)| (distance(&key.text, name), *name)).min();
+    // No more of it than any key is long.
+    let written: String = key.text.chars().take(64).collect();
+    let near = fields.iter().map(|(name, _)| (strsim::osa_distance(&written, name), *name)).min();
     let hint = match near {
         Some((far, name)) if far <= key.text.chars().count().max(3) / 3 => {
             format!(": did you mean {name:?}?")
@@ -205,27 +207,4 @@ fn unknown(key: &Key, fields: Fields, path: &str) -> Problem {
     };
     let place = if path.is_empty() { String::new() } else { format!("{path}: ") };
     Problem::new(&key.at, format!("{place}unknown key {:?}{hint}", key.text))
-}
-
-/// How many letters have to be put in, left out, changed or swapped with their neighbour to make one word of the other.
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().take(64).collect(), b.chars().collect());
-    let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];
-    for i in 0..=a.len() {
-        for j in 0..=b.len() {
-            rows[i][j] = match (i, j) {
-                (0, j) => j,
-                (i, 0) => i,
-                _ => {
-                    let changed = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
-                    let mut least = changed.min(rows[i - 1][j] + 1).min(rows[i][j - 1] + 1);
-                    if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                        least = least.min(rows[i - 2][j - 2] + 1);
-                    }
-                    least
-                }
-            };
-        }
-    }
-    rows[a.len()][b.len()]
 }
