@@ -52,8 +52,13 @@ impl Stage {
             }
             kind => {
                 let (mut config, mut cmd_set) = (self.config.clone(), self.cmd_set);
-                self.expand(shared.plan.escape, |x| settings::apply(&mut config, kind, x, &mut cmd_set))
+                let known = self
+                    .expand(shared.plan.escape, |x| settings::apply(&mut config, kind, x, &mut cmd_set))
                     .map_err(Error::Invalid)?;
+                if !known {
+                    // A base image's configuration may have it.
+                    return Err(Error::Invalid(format!("{:?} is not allowed as an ONBUILD trigger", i.text)));
+                }
                 (self.config, self.cmd_set) = (config, cmd_set);
                 self.tell(&shared.now, i.text.clone(), true);
                 Ok(())

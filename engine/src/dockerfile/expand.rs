@@ -40,8 +40,13 @@ impl Out {
         if self.made > LONGEST {
             return Err(too_long());
         }
+        if !split {
+            self.word.push_str(text);
+            self.in_word |= !text.is_empty();
+            return Ok(());
+        }
         for c in text.chars() {
-            if split && c.is_whitespace() {
+            if c.is_whitespace() {
                 self.end();
             } else {
                 self.literal(c);

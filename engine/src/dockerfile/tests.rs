@@ -155,6 +155,8 @@ fn variables_are_replaced_as_a_shell_does() {
         ("${a%%.*}", "alpha"),
         ("${a/a/A}", "Alpha.tar.gz"),
         ("${a//a/A}", "AlphA.tAr.gz"),
+        ("${a//?a/-}", "alp-.-r.gz"),
+        ("${a/*a/x}${a//x*/y}", "xr.gzalpha.tar.gz"),
         ("100$", "100$"),
         ("$ x", "$ x"),
         ("a\\ b", "a b"),
@@ -175,6 +177,12 @@ fn variables_are_replaced_as_a_shell_does() {
     assert_eq!(x.heredoc("\"$a\" '\\$a' \\n").expect("replaces"), "\"alpha.tar.gz\" '$a' \\n");
     let nested = "${u:-".repeat(500) + &"}".repeat(500);
     assert!(x.word(&nested).expect_err("too deep").contains("nested"), "a bound");
+    let long = "a".repeat((8 << 20) + 1);
+    let lookup = |_: &str| Some(long.clone());
+    let x = Expander { escape: '\\', lookup: &lookup };
+    for e in [x.word("$a$a"), x.heredoc("$a$a"), x.word("\"$a${a}\"")] {
+        assert!(e.expect_err("too long").contains("more than"), "a bound");
+    }
 }
 
 #[test]
