@@ -6,13 +6,13 @@ use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
-use nix::fcntl::{AtFlags, OFlag};
-use nix::sys::stat::{Mode, SFlag, fstatat, mkdirat};
-use nix::unistd::{Gid, Uid, fchownat};
+use nix::fcntl::OFlag;
+use nix::sys::stat::SFlag;
 use sha2::{Digest, Sha256};
 
+use super::layer::make_directories;
 use crate::container::evaluate;
 use crate::container::pack::{Pack, Told, names};
 use crate::dockerfile::{Glob, Ignore};
@@ -347,29 +347,4 @@ fn owner(root: &Root, text: &str) -> Result<(u32, u32), Error> {
     let user = User::resolve(root, &both, &[])
         .map_err(|e| Error::Invalid(format!("cannot find the owner {text:?} in the image: {e}")))?;
     Ok((user.uid.as_raw(), user.gid.as_raw()))
-}
-
-/// A directory, made with those above it where they are missing.
-pub(super) fn make_directories(root: &Root, path: &Path, owner: (u32, u32)) -> io::Result<OwnedFd> {
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
-    let mut so_far = PathBuf::from("/");
-    let mut dir = root.open(&so_far, flags, 0)?;
-    for part in path.components() {
-        let Component::Normal(name) = part else { continue };
-        so_far.push(name);
-        dir = match root.open(&so_far, flags, 0) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                // A link that leads nowhere is in the way.
-                if fstatat(&dir, name, AtFlags::AT_SYMLINK_NOFOLLOW).is_ok() {
-                    return Err(e);
-                }
-                mkdirat(&dir, name, Mode::from_bits_truncate(0o755))?;
-                let (uid, gid) = (Uid::from_raw(owner.0), Gid::from_raw(owner.1));
-                fchownat(&dir, name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?;
-                root.open(&so_far, flags, 0)?
-            }
-            other => other?,
-        };
-    }
-    Ok(dir)
 }

@@ -1,14 +1,19 @@
 //! The file system of a stage, written to: what is written becomes a layer.
 
-use std::path::PathBuf;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Component, Path, PathBuf};
+
+use nix::fcntl::{AtFlags, OFlag};
+use nix::sys::stat::{Mode, fstatat, mkdirat};
+use nix::unistd::{Gid, Uid, fchownat};
 
 use crate::container::pack::write_layer;
 use crate::data_root::{make_dir, remove_tree};
 use crate::error::Error;
 use crate::image::{Held, Images};
-use crate::runtime::Parts;
-use crate::runtime::View;
 use crate::runtime::resolve::Root;
+use crate::runtime::{Parts, View};
 use crate::shim::spec::{HostFiles, Rootfs};
 
 /// Goes, with what is written, when it is dropped. All of it blocks.
@@ -52,12 +57,37 @@ impl Workspace {
 }
 
 /// The files of layers alone.
-pub(super) fn files(lowers: Vec<PathBuf>, scratch: &std::path::Path) -> Result<View, Error> {
+pub(super) fn files(lowers: Vec<PathBuf>, scratch: &Path) -> Result<View, Error> {
     View::assemble(Parts::Image(lowers), None, scratch).map_err(failed)
 }
 
 fn failed(e: crate::runtime::Error) -> Error {
     Error::Invalid(format!("cannot put the file system of a stage together: {e}"))
+}
+
+/// A directory, made with those above it where they are missing.
+pub(super) fn make_directories(root: &Root, path: &Path, owner: (u32, u32)) -> io::Result<OwnedFd> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
+    let mut so_far = PathBuf::from("/");
+    let mut dir = root.open(&so_far, flags, 0)?;
+    for part in path.components() {
+        let Component::Normal(name) = part else { continue };
+        so_far.push(name);
+        dir = match root.open(&so_far, flags, 0) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                // A link that leads nowhere is in the way.
+                if fstatat(&dir, name, AtFlags::AT_SYMLINK_NOFOLLOW).is_ok() {
+                    return Err(e);
+                }
+                mkdirat(&dir, name, Mode::from_bits_truncate(0o755))?;
+                let (uid, gid) = (Uid::from_raw(owner.0), Gid::from_raw(owner.1));
+                fchownat(&dir, name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+                root.open(&so_far, flags, 0)?
+            }
+            other => other?,
+        };
+    }
+    Ok(dir)
 }
 
 impl Drop for Workspace {

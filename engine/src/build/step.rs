@@ -7,7 +7,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::copy::{self, Item, Rules};
-use super::layer::Workspace;
+use super::layer::{Workspace, make_directories};
 use super::mounts::{Source, Sources};
 use super::output::Output;
 use super::settings::{self, beneath};
@@ -257,7 +257,7 @@ impl Stage {
             if is_directory(space.root()?, &path) {
                 return Ok(None);
             }
-            copy::make_directories(space.root()?, &path, (0, 0)).map_err(|e| {
+            make_directories(space.root()?, &path, (0, 0)).map_err(|e| {
                 Error::Invalid(format!("cannot make the working directory {}: {e}", path.display()))
             })?;
             space.into_layer(&images, base.as_deref(), latest)
