@@ -30,3 +30,25 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
     }
     (total < i64::MAX as f64).then_some(Duration::from_nanos(total as u64))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_read_as_go_reads_them() {
+        for (text, ms) in [
+            ("1s", Some(1000)),
+            ("1m0.5s", Some(60_500)),
+            ("1.5s.5s", Some(2000)),
+            ("0", Some(0)),
+            ("3", None),
+            ("", None),
+            ("s", None),
+            ("1.2.3s", None),
+            ("9999999999h", None),
+        ] {
+            assert_eq!(parse_duration(text), ms.map(Duration::from_millis), "{text}");
+        }
+    }
+}

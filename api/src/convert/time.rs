@@ -69,8 +69,9 @@ pub fn parse(name: &str, text: &str) -> ApiResult<Option<i64>> {
 
 /// Reads an `until` filter: as [`parse`], a date, or a span back from now such as `24h` or `1h30m`.
 pub fn until(text: &str) -> ApiResult<i64> {
-    if let Some(span) = span(text) {
-        return Ok(now_ns().saturating_sub(span));
+    // A bare `0` is the time 0.
+    if let Some(span) = skep_engine::parse_duration(text).filter(|_| text != "0") {
+        return Ok(now_ns().saturating_sub(i64::try_from(span.as_nanos()).unwrap_or(i64::MAX)));
     }
     let full = match text.len() {
         10 if text.contains('-') => format!("{text}T00:00:00Z"),
@@ -79,32 +80,6 @@ pub fn until(text: &str) -> ApiResult<i64> {
         _ => text.to_owned(),
     };
     Ok(parse("until", &full)?.unwrap_or(0))
-}
-
-/// A span as Go writes it, in nanoseconds.
-fn span(text: &str) -> Option<i64> {
-    let (mut total, mut rest) = (0f64, text);
-    if !text.ends_with(|c: char| c.is_ascii_alphabetic()) || text.ends_with('Z') {
-        return None;
-    }
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let number: f64 = rest[..digits].parse().ok()?;
-        let unit = &rest[digits..];
-        let length = unit.find(|c: char| c.is_ascii_digit()).unwrap_or(unit.len());
-        let scale = match &unit[..length] {
-            "ns" => 1.0,
-            "us" | "µs" => 1e3,
-            "ms" => 1e6,
-            "s" => 1e9,
-            "m" => 60e9,
-            "h" => 3600e9,
-            _ => return None,
-        };
-        total += number * scale;
-        rest = &unit[length..];
-    }
-    Some(total as i64)
 }
 
 #[cfg(test)]

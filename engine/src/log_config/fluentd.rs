@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::values::parse_duration;
 use super::{Address, parse_bool};
 use crate::config::parse_size;
+use crate::parse_duration;
 
 /// Its own options.
 pub(super) const OPTIONS: &[&str] = &[

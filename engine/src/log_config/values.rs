@@ -1,7 +1,6 @@
-//! Values of log options: booleans and durations as Go reads them, and addresses of receivers.
+//! Values of log options: booleans as Go reads them, and addresses of receivers.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 /// Where a receiver listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,40 +66,12 @@ pub(crate) fn parse_bool(text: &str) -> Option<bool> {
     }
 }
 
-/// As Go's time.ParseDuration: `1m30s`, `500ms`, `1.5s`.
-pub(super) fn parse_duration(text: &str) -> Option<Duration> {
-    let mut rest = text;
-    let mut sum = if text == "0" { return Some(Duration::ZERO) } else { 0.0 };
-    while !rest.is_empty() {
-        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let number: f64 = rest[..end].parse().ok()?;
-        let unit = rest[end..].find(|c: char| c.is_ascii_digit() || c == '.').map_or(rest.len(), |n| end + n);
-        sum += number
-            * match &rest[end..unit] {
-                "ns" => 1e-9,
-                "us" | "µs" => 1e-6,
-                "ms" => 1e-3,
-                "s" => 1.0,
-                "m" => 60.0,
-                "h" => 3600.0,
-                _ => return None,
-            };
-        rest = &rest[unit..];
-    }
-    (!text.is_empty()).then(|| Duration::try_from_secs_f64(sum).ok()).flatten()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn durations_and_addresses() {
-        for (text, ms) in
-            [("1s", Some(1000)), ("1m0.5s", Some(60_500)), ("3", None), ("", None), ("0", Some(0))]
-        {
-            assert_eq!(parse_duration(text), ms.map(Duration::from_millis), "{text}");
-        }
+    fn addresses() {
         let parse = |text: &str| Address::scheme(text).and_then(|(s, r)| Address::parse(s, r, 514).ok());
         assert_eq!(parse("tcp://h:1"), Some(Address::Tcp("h".into(), 1)));
         assert_eq!(parse("udp://[::1]:2"), Some(Address::Udp("::1".into(), 2)));
