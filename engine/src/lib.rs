@@ -41,7 +41,7 @@ pub use config::*;
 pub use container::{
     AttachOptions, Attached, Change, Commit, CopyIn, CpuUsage, ExecConfig, ExecInfo, Exit, FileContent,
     InterfaceCounters, IoUsage, MemoryUsage, NetworkRef, PathStat, Stats, Top, Usage, WaitCondition,
-    made_up_name,
+    extra_host, made_up_name,
 };
 pub use duration::parse_duration;
 pub use engine::{Engine, EngineOptions};

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -13,18 +12,16 @@ use axum::routing::post;
 use futures::StreamExt;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use skep_engine::{
-    BuildEvent, BuildRequest, Error, NetworkJoin, NetworkMode, PruneBuilds, Reference, ResourceLimits,
-    UlimitConfig,
-};
+use skep_engine::{BuildEvent, BuildRequest, Error, PruneBuilds, Reference, ResourceLimits, extra_host};
 use skep_registry::Credentials;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{body, transfer};
-use crate::convert::time;
+use crate::convert::{container, time};
 use crate::error::{ApiError, ApiResult};
+use crate::fields::Fields;
 use crate::filters::Filters;
 use crate::state::ApiState;
 
@@ -55,10 +52,8 @@ impl Asked {
         found
     }
 
-    /// As Docker reads switches: everything but `0`, `no`, `false` and `none` is yes.
-    fn switch(&mut self, key: &str) -> bool {
-        let value = self.take(key).trim().to_ascii_lowercase();
-        !matches!(value.as_str(), "" | "0" | "no" | "false" | "none")
+    fn flag(&mut self, key: &str) -> bool {
+        body::flag(Some(&self.take(key)))
     }
 
     fn number<T: std::str::FromStr>(&mut self, key: &str) -> ApiResult<Option<T>> {
@@ -146,14 +141,6 @@ fn failure(e: &Error) -> Value {
     }
 }
 
-#[derive(serde::Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Ulimit {
-    name: String,
-    soft: i64,
-    hard: i64,
-}
-
 /// What is asked for, and whether it is to be done quietly.
 fn read(q: Vec<(String, String)>, headers: &HeaderMap) -> ApiResult<(BuildRequest, bool)> {
     let mut a = Asked(q);
@@ -180,10 +167,12 @@ fn read(q: Vec<(String, String)>, headers: &HeaderMap) -> ApiResult<(BuildReques
         name if name.is_empty() => "Dockerfile".to_owned(),
         name => name,
     };
-    let rm = a.take("rm") != "0";
-    let keep_failed = !a.switch("forcerm") && rm;
-    let quiet = a.switch("q");
-    let ulimits: Vec<Ulimit> = a.json("ulimits")?;
+    // The container of a step that succeeded goes in any case; that of one that failed is left to be looked at.
+    let _ = a.flag("rm");
+    let keep_failed = !a.flag("forcerm");
+    let quiet = a.flag("q");
+    let ulimits = json!({ "ulimits": a.json::<Value>("ulimits")? });
+    let ulimits = container::read_ulimits(Fields::of(ulimits, "")?.objects("ulimits")?)?;
     let cpuset = |text: String| Some(text).filter(|t| !t.is_empty());
     let resources = ResourceLimits {
         memory: a.number("memory")?,
@@ -197,16 +186,10 @@ fn read(q: Vec<(String, String)>, headers: &HeaderMap) -> ApiResult<(BuildReques
     };
     let mut extra_hosts = Vec::new();
     for host in a.take("extrahosts").split(',').filter(|h| !h.is_empty()) {
-        let good =
-            host.split_once(':').is_some_and(|(_, ip)| ip.trim_matches(['[', ']']).parse::<IpAddr>().is_ok());
-        if !good {
-            return Err(ApiError::bad_request(format!(
-                "invalid extra host {host:?}: NAME:ADDRESS is wanted"
-            )));
-        }
+        extra_host(host)?;
         extra_hosts.push(host.to_owned());
     }
-    let network = network(&a.take("networkmode"));
+    let network = container::read_network(&a.take("networkmode"), Fields::of(Value::Null, "")?)?;
     // What earlier builds made is found by its content: nothing has to be named to be used.
     let _: Vec<String> = a.json("cachefrom")?;
     let built = BuildRequest {
@@ -215,20 +198,17 @@ fn read(q: Vec<(String, String)>, headers: &HeaderMap) -> ApiResult<(BuildReques
         target: Some(a.take("target")).filter(|t| !t.is_empty()),
         args: a.json::<BTreeMap<String, Option<String>>>("buildargs")?,
         labels: a.json("labels")?,
-        no_cache: a.switch("nocache"),
-        pull: a.switch("pull"),
+        no_cache: a.flag("nocache"),
+        pull: a.flag("pull"),
         platform: transfer::platform(&a.take("platform"))?,
         network,
         extra_hosts,
         resources,
-        ulimits: ulimits
-            .into_iter()
-            .map(|u| UlimitConfig { name: u.name, soft: u.soft, hard: u.hard })
-            .collect(),
+        ulimits,
         shm_size: a.number("shmsize")?,
         cgroup_parent: Some(a.take("cgroupparent")).filter(|c| !c.is_empty()),
         secrets: secrets(headers)?,
-        allow_insecure: a.switch("insecure"),
+        allow_insecure: a.flag("insecure"),
         keep_failed,
         credentials: credentials(headers)?,
     };
@@ -237,27 +217,11 @@ fn read(q: Vec<(String, String)>, headers: &HeaderMap) -> ApiResult<(BuildReques
     if !matches!(isolation.as_str(), "" | "default") {
         return Err(ApiError::bad_request(format!("isolation = {isolation:?} is a Windows setting")));
     }
-    if a.switch("squash") {
+    if a.flag("squash") {
         return Err(ApiError::bad_request("squash is not supported by this version of Skep; leave it out"));
     }
     a.refuse_rest()?;
     Ok((built, quiet))
-}
-
-fn network(mode: &str) -> NetworkMode {
-    match mode {
-        "none" => NetworkMode::None,
-        "host" => NetworkMode::Host,
-        "" | "default" | "bridge" => join("bridge"),
-        other => match other.strip_prefix("container:") {
-            Some(container) => NetworkMode::Container(container.to_owned()),
-            None => join(other),
-        },
-    }
-}
-
-fn join(network: &str) -> NetworkMode {
-    NetworkMode::Networks(vec![NetworkJoin { network: network.to_owned(), ..NetworkJoin::default() }])
 }
 
 /// Who base images are pulled as.
@@ -298,7 +262,7 @@ async fn prune(State(s): State<ApiState>, Query(q): Query<Vec<(String, String)>>
     let until = filters.values("until").chain(filters.values("unused-for")).map(time::until);
     let until = until.collect::<ApiResult<Vec<_>>>()?.into_iter().min();
     // `all` takes what BuildKit keeps for itself besides, of which there is nothing here.
-    let _ = a.switch("all");
+    let _ = a.flag("all");
     let keep = [a.number::<u64>("keep-storage")?, a.number("reserved-space")?, a.number("max-used-space")?];
     a.refuse_rest()?;
     // `system prune` asks with its own filters; nothing of a build's has labels.

@@ -46,6 +46,7 @@ pub use exec::{ExecConfig, ExecInfo};
 pub(crate) use id_maps::try_id_maps;
 pub use memory_files::FileContent;
 pub use names::made_up_name;
+pub use resolve::extra_host;
 pub use stats::{CpuUsage, InterfaceCounters, IoUsage, MemoryUsage, Stats, Usage};
 pub use top::Top;
 pub use wait::{Exit, WaitCondition};

@@ -159,7 +159,7 @@ fn check(c: &ContainerConfig) -> Result<(), Error> {
 const HOST_GATEWAY: &str = "host-gateway";
 
 /// `name:IP`; no address is the host's own.
-pub(super) fn extra_host(text: &str) -> Result<(&str, Option<IpAddr>), Error> {
+pub fn extra_host(text: &str) -> Result<(&str, Option<IpAddr>), Error> {
     let parsed = text.split_once([':', '=']).and_then(|(name, ip)| {
         let addr = match ip {
             HOST_GATEWAY => None,

@@ -3,11 +3,10 @@
 use serde_json::json;
 use skep_engine::{
     ContainerConfig, DeviceConfig, DeviceRequest, IpcMode, LogConfig, PidMode, RestartPolicy, Seccomp,
-    UlimitConfig,
 };
 
 use super::networking::{read_links, read_ports};
-use super::resources::read_resources;
+use super::resources::{read_resources, read_ulimits};
 use crate::convert::mounts::{read_bind, read_mount, read_tmpfs};
 use crate::error::{ApiError, ApiResult};
 use crate::fields::Fields;
@@ -78,14 +77,7 @@ pub(super) fn read_host_config(mut f: Fields, config: &mut ContainerConfig) -> A
     config.resources = read_resources(&mut f)?;
     // Here neither 0 nor -1 is a limit.
     config.resources.pids = config.resources.pids.filter(|n| *n > 0);
-    for mut ulimit in f.objects("Ulimits")? {
-        config.ulimits.push(UlimitConfig {
-            name: ulimit.string("Name")?,
-            soft: ulimit.i64("Soft")?,
-            hard: ulimit.i64("Hard")?,
-        });
-        ulimit.refuse_rest(&[])?;
-    }
+    config.ulimits = read_ulimits(f.objects("Ulimits")?)?;
     // An empty list, too, asks for something: that nothing is masked.
     config.masked_paths = f.opt_strings("MaskedPaths")?;
     config.readonly_paths = f.opt_strings("ReadonlyPaths")?;

@@ -69,7 +69,7 @@ pub(super) fn read_ports(path: &str, map: BTreeMap<String, Value>) -> ApiResult<
 }
 
 /// `HostConfig.NetworkMode` and `NetworkingConfig` together.
-pub(super) fn read_network(mode: &str, mut f: Fields) -> ApiResult<NetworkMode> {
+pub fn read_network(mode: &str, mut f: Fields) -> ApiResult<NetworkMode> {
     let mut endpoints = f.entries("EndpointsConfig")?;
     f.refuse_rest(&[])?;
     let mode = if matches!(mode, "" | "default") { DEFAULT } else { mode };

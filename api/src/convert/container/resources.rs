@@ -1,7 +1,7 @@
 //! Limits of a container, in `HostConfig` of `create` and in the body of `update`.
 
 use serde_json::Value;
-use skep_engine::{DeviceRate, DeviceWeight, IoRate, ResourceLimits, RestartPolicy};
+use skep_engine::{DeviceRate, DeviceWeight, IoRate, ResourceLimits, RestartPolicy, UlimitConfig};
 
 use super::host_config::read_restart;
 use crate::error::{ApiError, ApiResult};
@@ -66,6 +66,16 @@ pub(super) fn read_resources(f: &mut Fields) -> ApiResult<ResourceLimits> {
         blkio_weight_devices: weights(f)?,
         blkio_rates: rates(f)?,
     })
+}
+
+/// `Ulimits`.
+pub fn read_ulimits(list: Vec<Fields>) -> ApiResult<Vec<UlimitConfig>> {
+    let one = |mut f: Fields| -> ApiResult<UlimitConfig> {
+        let ulimit = UlimitConfig { name: f.string("Name")?, soft: f.i64("Soft")?, hard: f.i64("Hard")? };
+        f.refuse_rest(&[])?;
+        Ok(ulimit)
+    };
+    list.into_iter().map(one).collect()
 }
 
 fn some(n: Option<u64>) -> Option<u64> {
