@@ -11,9 +11,11 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 use hyper::Method;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::api::{Api, Query};
+use super::create_body;
+use super::create_values as values;
 use super::messages::{self, Failed, Show};
 use super::output::say;
 
@@ -21,13 +23,13 @@ use super::output::say;
 #[derive(Args)]
 pub struct BuildArgs {
     /// Add a custom host-to-IP mapping (host:ip)
-    #[arg(long, value_name = "list")]
+    #[arg(long, value_name = "list", value_parser = values::host)]
     add_host: Vec<String>,
     /// Allow extra privileges: security.insecure
     #[arg(long, value_name = "entitlement")]
     allow: Vec<String>,
     /// Set build-time variables
-    #[arg(long, value_name = "list")]
+    #[arg(long, value_name = "list", value_parser = values::variable)]
     build_arg: Vec<String>,
     /// Images to consider as cache sources (what was built here is found by its content)
     #[arg(long, value_name = "strings")]
@@ -39,7 +41,7 @@ pub struct BuildArgs {
     #[arg(long, value_name = "int")]
     cpu_period: Option<u64>,
     /// Limit the CPU CFS (Completely Fair Scheduler) quota
-    #[arg(long, value_name = "int")]
+    #[arg(long, value_name = "int", allow_hyphen_values = true)]
     cpu_quota: Option<i64>,
     /// CPU shares (relative weight)
     #[arg(short, long, value_name = "int")]
@@ -60,13 +62,13 @@ pub struct BuildArgs {
     #[arg(long, value_name = "string")]
     iidfile: Option<PathBuf>,
     /// Set metadata for an image
-    #[arg(long, value_name = "list")]
+    #[arg(long, value_name = "list", value_parser = values::label)]
     label: Vec<String>,
     /// Memory limit
-    #[arg(short, long, value_name = "bytes")]
+    #[arg(short, long, value_name = "bytes", value_parser = values::size)]
     memory: Option<String>,
     /// Swap limit equal to memory plus swap: -1 to enable unlimited swap
-    #[arg(long, value_name = "bytes")]
+    #[arg(long, value_name = "bytes", allow_hyphen_values = true, value_parser = values::swap)]
     memory_swap: Option<String>,
     /// Set the networking mode for the RUN instructions during build
     #[arg(long, value_name = "string", default_value = "default")]
@@ -90,7 +92,7 @@ pub struct BuildArgs {
     #[arg(long, value_name = "secret")]
     secret: Vec<String>,
     /// Size of "/dev/shm"
-    #[arg(long, value_name = "bytes")]
+    #[arg(long, value_name = "bytes", value_parser = values::size)]
     shm_size: Option<String>,
     /// Name and optionally a tag in the "name:tag" format
     #[arg(short, long, value_name = "list")]
@@ -99,7 +101,7 @@ pub struct BuildArgs {
     #[arg(long, value_name = "string")]
     target: Option<String>,
     /// Ulimit options
-    #[arg(long, value_name = "ulimit")]
+    #[arg(long, value_name = "ulimit", value_parser = values::ulimit)]
     ulimit: Vec<String>,
     /// Directory that is sent; "-" for an archive or a Dockerfile on standard input
     #[arg(value_name = "PATH | -")]
@@ -148,14 +150,12 @@ pub async fn run(api: &Api, args: &BuildArgs) -> Result<u8> {
 }
 
 fn query(args: &BuildArgs, dockerfile: &str) -> Result<Query> {
-    let size = |name: &str, value: &Option<String>| -> Result<String> {
-        let Some(value) = value else { return Ok(String::new()) };
-        match (value.as_str(), skep_engine::parse_size(value)) {
-            ("-1", _) if name == "memory-swap" => Ok("-1".into()),
-            (_, Some(n)) => Ok(n.to_string()),
-            _ => bail!("invalid argument {value:?} for \"--{name}\" flag: invalid size: '{value}'"),
-        }
+    let size = |name: &str, value: &Option<String>| match value.as_deref() {
+        None => Ok(String::new()),
+        Some("-1") => Ok("-1".to_owned()),
+        Some(text) => create_body::bytes(name, text).map(|n| n.to_string()),
     };
+    let hosts = args.add_host.iter().map(|h| create_body::host(h)).collect::<Result<Vec<_>>>()?;
     let mut q = Query::new().with("dockerfile", dockerfile);
     for tag in &args.tag {
         q = q.with("t", tag);
@@ -168,7 +168,7 @@ fn query(args: &BuildArgs, dockerfile: &str) -> Result<Query> {
         ("cpusetcpus", text(&args.cpuset_cpus)),
         ("cpusetmems", text(&args.cpuset_mems)),
         ("networkmode", args.network.clone()),
-        ("extrahosts", args.add_host.iter().map(|h| h.replacen('=', ":", 1)).collect::<Vec<_>>().join(",")),
+        ("extrahosts", hosts.join(",")),
         ("cpuperiod", args.cpu_period.map_or_else(String::new, |n| n.to_string())),
         ("cpuquota", args.cpu_quota.map_or_else(String::new, |n| n.to_string())),
         ("cpushares", args.cpu_shares.map_or_else(String::new, |n| n.to_string())),
@@ -201,25 +201,13 @@ fn query(args: &BuildArgs, dockerfile: &str) -> Result<Query> {
         q = q.with("buildargs", serde_json::to_string(&map)?);
     }
     if !args.label.is_empty() {
-        let pair = |l: &String| {
-            let (k, v) = l.split_once('=').unwrap_or((l, ""));
-            (k.to_owned(), v.to_owned())
-        };
-        let map: BTreeMap<_, _> = args.label.iter().map(pair).collect();
-        q = q.with("labels", serde_json::to_string(&map)?);
+        q = q.with("labels", serde_json::to_string(&create_body::pairs(&args.label))?);
     }
     if !args.cache_from.is_empty() {
         q = q.with("cachefrom", serde_json::to_string(&args.cache_from)?);
     }
     if !args.ulimit.is_empty() {
-        let one = |u: &String| -> Result<Value> {
-            let bad = || format!("invalid ulimit argument: {u}");
-            let (name, values) = u.split_once('=').with_context(bad)?;
-            let (soft, hard) = values.split_once(':').unwrap_or((values, values));
-            let number = |t: &str| t.parse::<i64>().with_context(bad);
-            Ok(json!({ "Name": name, "Soft": number(soft)?, "Hard": number(hard)? }))
-        };
-        let list = args.ulimit.iter().map(one).collect::<Result<Vec<_>>>()?;
+        let list = args.ulimit.iter().map(|u| create_body::ulimit(u)).collect::<Result<Vec<_>>>()?;
         q = q.with("ulimits", serde_json::to_string(&list)?);
     }
     Ok(q)
