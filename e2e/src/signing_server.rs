@@ -2,11 +2,13 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use nix::sys::socket::{Shutdown, shutdown};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose,
     IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
@@ -21,6 +23,8 @@ pub struct SigningServer {
     /// PEM of the root's key.
     pub key: String,
     shared: Arc<Shared>,
+    /// The listener once more, to end it by.
+    listener: TcpListener,
 }
 
 struct Shared {
@@ -50,13 +54,13 @@ impl SigningServer {
         let config = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(chain, own)?;
         let shared = Arc::new(Shared { issuer, signed: AtomicUsize::new(0), over: AtomicBool::new(false) });
         let (config, serving) = (Arc::new(config), shared.clone());
-        listener.set_nonblocking(true)?;
+        let accepting = listener.try_clone()?;
         std::thread::spawn(move || {
-            while !serving.over.load(Ordering::Relaxed) {
-                let Ok((stream, _)) = listener.accept() else {
-                    std::thread::sleep(Duration::from_millis(20));
-                    continue;
-                };
+            for stream in accepting.incoming() {
+                if serving.over.load(Ordering::SeqCst) {
+                    break;
+                }
+                let Ok(stream) = stream else { continue };
                 let (config, serving) = (config.clone(), serving.clone());
                 std::thread::spawn(move || {
                     if let Err(error) = serving.answer(config, stream) {
@@ -65,7 +69,7 @@ impl SigningServer {
                 });
             }
         });
-        Ok(Self { cert, key: key_pem, shared })
+        Ok(Self { cert, key: key_pem, shared, listener })
     }
 
     /// How many certificates it has signed.
@@ -76,13 +80,14 @@ impl SigningServer {
 
 impl Drop for SigningServer {
     fn drop(&mut self) {
-        self.shared.over.store(true, Ordering::Relaxed);
+        self.shared.over.store(true, Ordering::SeqCst);
+        // It listens no more, and the thread that waits in accept finds out.
+        let _ = shutdown(self.listener.as_raw_fd(), Shutdown::Both);
     }
 }
 
 impl Shared {
     fn answer(&self, config: Arc<rustls::ServerConfig>, stream: TcpStream) -> Result<()> {
-        stream.set_nonblocking(false)?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
         let tls = rustls::StreamOwned::new(rustls::ServerConnection::new(config)?, stream);
         let mut tls = BufReader::new(tls);
