@@ -167,7 +167,8 @@ fn host_gateway(host: &Host) -> Result<()> {
 fn restarts(host: &Host) -> Result<()> {
     let state =
         |name: &str| ok(docker(host, &["inspect", "-f", "{{.State.Status}} {{.RestartCount}}", name])?);
-    let names = ["w1", "w2", "w3", "w4"];
+    // The last one is left alone.
+    let names = ["w1", "w2", "w3", "w4", "on"];
     for name in names {
         ok(docker(
             host,
@@ -200,11 +201,19 @@ fn restarts(host: &Host) -> Result<()> {
     let all = || names[..3].iter().map(|name| state(name)).collect::<Result<Vec<_>>>();
     let ended = all()?;
     ensure!(ended.iter().all(|s| s.starts_with("exited")), "{ended:?}");
-    // Longer than they would have waited.
-    std::thread::sleep(Duration::from_secs(4));
+    // The one that began last waits on: once it has been started more often than they were, they would have been, too.
+    let count =
+        |state: &str| -> Result<u32> { Ok(state.trim().rsplit(' ').next().unwrap_or_default().parse()?) };
+    let most = ended.iter().map(|s| count(s)).collect::<Result<Vec<_>>>()?.into_iter().max().unwrap_or(0);
+    eventually("the next start of one that waits", Duration::from_secs(60), || {
+        let started = count(&state("on")?)?;
+        ensure!(started > most, "{started} times, and the others {most}");
+        Ok(())
+    })?;
     ensure!(all()? == ended, "started again: {:?}", all()?);
     let restarted = ok(docker(host, &["restart", "w1"])?)?;
     ensure!(restarted == "w1\n" && state("w1")? != ended[0], "{restarted}");
+    ok(docker(host, &["rm", "-f", "on"])?)?;
     Ok(())
 }
 
