@@ -1,6 +1,7 @@
 //! What every story about a swarm begins with and asks again and again, with the real `docker` client.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -83,6 +84,17 @@ pub fn token(manager: &Host, role: &str) -> Result<String> {
 /// `swarm join`.
 pub fn join(host: &Host, token: &str, remote: &str) -> Result<()> {
     host.docker(&["swarm", "join", "--token", token, "--advertise-addr", &host.addr, remote]).map(drop)
+}
+
+/// `swarm unlock` with the key on standard input; what it says when it fails.
+pub fn unlock(host: &Host, key: &str) -> Result<()> {
+    let mut command = host.docker_command();
+    command.args(["swarm", "unlock"]).stdin(Stdio::piped()).stderr(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn()?;
+    child.stdin.take().context("its input")?.write_all(format!("{key}\n").as_bytes())?;
+    let done = child.wait_with_output()?;
+    ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    Ok(())
 }
 
 /// Waits until `node ls` shows exactly these states and manager states ("Ready ", "Down Unreachable"), in any

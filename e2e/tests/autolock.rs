@@ -1,28 +1,14 @@
 //! Autolock: the keys of managers are on disk only sealed by the swarm's unlock key, and a manager that starts again
 //! waits for it, while what runs there goes on.
 
-use std::io::Write as _;
-use std::process::Stdio;
-
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use skep_e2e::swarm::{
-    LONG, create, hosts, join, nodes_are, refused, token, wait_empty, wait_running, within,
+    LONG, create, hosts, join, nodes_are, refused, token, unlock, wait_empty, wait_running, within,
 };
 use skep_e2e::{Host, Lab, eventually};
 
 const LOCKED: &str = "Swarm is encrypted and needs to be unlocked before it can be used. \
                       Please use \"docker swarm unlock\" to unlock it.";
-
-/// `swarm unlock` with the key on standard input; what it says when it fails.
-fn unlock(host: &Host, key: &str) -> Result<()> {
-    let mut command = host.docker_command();
-    command.args(["swarm", "unlock"]).stdin(Stdio::piped()).stderr(Stdio::piped()).stdout(Stdio::piped());
-    let mut child = command.spawn()?;
-    child.stdin.take().context("its input")?.write_all(format!("{key}\n").as_bytes())?;
-    let done = child.wait_with_output()?;
-    ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    Ok(())
-}
 
 fn not_unlocked(host: &Host, key: &str, says: &str) -> Result<()> {
     let Err(e) = unlock(host, key) else { bail!("{key} was taken") };

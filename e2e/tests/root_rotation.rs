@@ -1,12 +1,13 @@
 //! The swarm's root is replaced under load: every node gets a certificate of the new one while connections go on, and
 //! what happens to managers and nodes meanwhile delays it at most.
 
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use skep_e2e::swarm::{
-    LONG, begun, create, in_time, join, managers, nodes_are, path, refused, rotated, token, wait_running,
+    LONG, begun, create, in_time, join, managers, nodes_are, path, refused, rotated, token, unlock,
+    wait_running,
 };
 use skep_e2e::{Host, Lab, eventually};
 
@@ -34,17 +35,6 @@ fn tls_is(host: &Host, wanted: &[&str]) -> Result<()> {
         ensure!(seen == wanted, "{seen:?}");
         Ok(())
     })
-}
-
-/// `swarm unlock` with the key on standard input.
-fn unlock(host: &Host, key: &str) -> Result<()> {
-    let mut command = host.docker_command();
-    command.args(["swarm", "unlock"]).stdin(Stdio::piped()).stderr(Stdio::piped()).stdout(Stdio::piped());
-    let mut child = command.spawn()?;
-    child.stdin.take().context("its input")?.write_all(format!("{key}\n").as_bytes())?;
-    let done = child.wait_with_output()?;
-    ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    Ok(())
 }
 
 /// How many certificates a host's identity file holds, and its text.

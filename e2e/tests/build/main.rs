@@ -5,14 +5,14 @@ mod cases;
 mod image;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use skep_e2e::swarm::{bare, path};
-use skep_e2e::{Host, busybox_image, eventually};
+use skep_e2e::swarm::{path, plain};
+use skep_e2e::{Host, Lab, busybox_image, eventually};
 
 use cases::{Case, Expected};
 use image::Image;
@@ -22,10 +22,15 @@ const APPLETS: &[&str] = &[
     "true",
 ];
 
-fn image_of_busybox(host: &Host) -> Result<()> {
-    let archive = host.dir.join("busybox.tar");
+/// A host with busybox as the image `bb`, and an empty directory to build from.
+fn builder(name: &str) -> Result<(Lab, PathBuf)> {
+    let lab = plain(name, 1)?;
+    let host = lab.host(1);
+    let (archive, context) = (host.dir.join("busybox.tar"), host.dir.join("context"));
     busybox_image(APPLETS, &archive)?;
-    host.docker(&["import", "-c", r#"CMD ["sh"]"#, path(&archive), "bb"]).map(drop)
+    host.docker(&["import", "-c", r#"CMD ["sh"]"#, path(&archive), "bb"])?;
+    fs::create_dir_all(&context)?;
+    Ok((lab, context))
 }
 
 /// What a build said and how it ended.
@@ -43,14 +48,10 @@ fn docker_build(host: &Host, flags: &[&str], context: &Path) -> Command {
 
 #[test]
 fn dockerfiles_make_what_they_say() -> Result<()> {
-    let lab = bare("bc")?;
+    let (lab, context) = builder("bc")?;
     let host = lab.host(1);
-    host.start_daemon()?;
-    image_of_busybox(host)?;
-    let trigger = host.dir.join("trigger");
-    fs::create_dir_all(&trigger)?;
-    fs::write(trigger.join("Dockerfile"), "FROM bb\nONBUILD COPY a /triggered\n")?;
-    let (ok, said) = run(docker_build(host, &["-t", "trigger"], &trigger))?;
+    fs::write(context.join("Dockerfile"), "FROM bb\nONBUILD COPY a /triggered\n")?;
+    let (ok, said) = run(docker_build(host, &["-t", "trigger"], &context))?;
     ensure!(ok, "{said}");
     let cases = cases::read(include_str!("corpus.txt"))?;
     ensure!(cases.len() >= 60, "the corpus has {} cases", cases.len());
@@ -102,12 +103,8 @@ fn cached(said: &str) -> usize {
 
 #[test]
 fn what_was_built_is_kept_by_its_content_until_it_is_pruned() -> Result<()> {
-    let lab = bare("bk")?;
+    let (lab, context) = builder("bk")?;
     let host = lab.host(1);
-    host.start_daemon()?;
-    image_of_busybox(host)?;
-    let context = host.dir.join("context");
-    fs::create_dir_all(&context)?;
     fs::write(context.join("a"), "1")?;
     fs::write(context.join("b"), "1")?;
     fs::write(
@@ -152,12 +149,8 @@ fn what_was_built_is_kept_by_its_content_until_it_is_pruned() -> Result<()> {
 
 #[test]
 fn the_same_input_gives_the_same_image_and_secrets_are_in_none_of_it() -> Result<()> {
-    let lab = bare("br")?;
+    let (lab, context) = builder("br")?;
     let host = lab.host(1);
-    host.start_daemon()?;
-    image_of_busybox(host)?;
-    let context = host.dir.join("context");
-    fs::create_dir_all(&context)?;
     fs::write(context.join("a"), "1")?;
     fs::write(host.dir.join("secret"), "s3cret-words")?;
     let text = "FROM bb\nRUN --mount=type=secret,id=word cat /run/secrets/word > /dev/null && echo made > /x\n\
@@ -193,13 +186,10 @@ fn the_same_input_gives_the_same_image_and_secrets_are_in_none_of_it() -> Result
 
 #[test]
 fn what_add_fetches_is_checked_and_kept_by_its_content() -> Result<()> {
-    let lab = bare("ba")?;
+    let (lab, context) = builder("ba")?;
     let host = lab.host(1);
-    host.start_daemon()?;
-    image_of_busybox(host)?;
-    let (served, context) = (host.dir.join("served"), host.dir.join("context"));
+    let served = host.dir.join("served");
     fs::create_dir_all(&served)?;
-    fs::create_dir_all(&context)?;
     fs::write(served.join("f.txt"), "fetched")?;
     let mut server = host.command("busybox")?;
     server.args(["httpd", "-f", "-p", "127.0.0.1:8000", "-h", path(&served)]);
@@ -235,11 +225,8 @@ fn what_add_fetches_is_checked_and_kept_by_its_content() -> Result<()> {
 
 #[test]
 fn docker_and_skep_build_alike() -> Result<()> {
-    let lab = bare("bd")?;
+    let (lab, context) = builder("bd")?;
     let host = lab.host(1);
-    host.start_daemon()?;
-    image_of_busybox(host)?;
-    let context = host.dir.join("context");
     fs::create_dir_all(context.join("sub"))?;
     fs::write(context.join("sub/Other"), "FROM bb\nARG A\nRUN echo \"$A\" > /a\nLABEL x=y\n")?;
     let ids = host.dir.join("iid");
@@ -256,17 +243,9 @@ fn docker_and_skep_build_alike() -> Result<()> {
     ensure!(host.skep(&quiet)?.trim() == theirs.trim(), "quiet is the ID");
     // The exit code is the command's.
     fs::write(context.join("Dockerfile"), "FROM bb\nRUN exit 7\n")?;
-    for client in ["docker", "skep"] {
-        let mut command = match client {
-            "docker" => host.docker_command(),
-            _ => {
-                let mut c = Command::new(&host.skep);
-                c.args(["-H", &host.docker_host()]);
-                c
-            }
-        };
+    for mut command in [host.docker_command(), host.skep_command()] {
         let output = command.arg("build").arg(&context).stdin(Stdio::null()).output()?;
-        ensure!(output.status.code() == Some(7), "{client}: {output:?}");
+        ensure!(output.status.code() == Some(7), "{command:?}: {output:?}");
     }
     // What is of another platform is not given, told of, or taken away.
     for command in [&["image", "inspect"][..], &["history"], &["image", "rm"]] {
@@ -281,11 +260,8 @@ fn docker_and_skep_build_alike() -> Result<()> {
     host.docker(&["image", "inspect", "alike"])?;
     host.docker(&["system", "prune", "-f", "--filter", "label=none"])?;
     // A Dockerfile alone, and a context that is wrong.
-    let mut child = Command::new(&host.skep)
-        .args(["-H", &host.docker_host(), "build", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()?;
+    let mut command = host.skep_command();
+    let mut child = command.args(["build", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
     std::io::Write::write_all(&mut child.stdin.take().context("a pipe")?, b"FROM bb\nRUN true\n")?;
     let output = child.wait_with_output()?;
     ensure!(output.status.success(), "{output:?}");

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use skep_e2e::Host;
 
 use crate::compare::Compare;
-use crate::{busybox, lab, skep_command};
+use crate::{busybox, lab};
 
 const SHELL: &str = "/bin/busybox sh -c";
 
@@ -49,14 +49,14 @@ fn commands_run_in_containers_as_docker_runs_them() -> Result<()> {
     }
     compare.end()?;
 
-    for mut command in [host.docker_command(), skep_command(host)] {
+    for mut command in [host.docker_command(), host.skep_command()] {
         command.args(["exec", "-i", "up", "/bin/busybox", "sh", "-c", "/bin/busybox cat; exit 7"]);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         child.stdin.take().context("piped")?.write_all(b"through a pipe\n")?;
         let out = child.wait_with_output()?;
         ensure!(out.stdout == b"through a pipe\n" && out.status.code() == Some(7), "{out:?}");
     }
-    for command in [host.docker_command(), skep_command(host)] {
+    for command in [host.docker_command(), host.skep_command()] {
         on_a_terminal(command)?;
     }
     bare(host)?;

@@ -8,13 +8,13 @@ use anyhow::{Context, Result, ensure};
 use skep_e2e::{Host, eventually};
 
 use crate::compare::Compare;
-use crate::{busybox, docker, lab, skep, skep_command};
+use crate::{busybox, docker, lab, skep};
 
 /// Longest wait for what a loaded machine is slow at.
 const LONG: std::time::Duration = std::time::Duration::from_secs(60);
 
 fn clients(host: &Host) -> [Command; 2] {
-    [host.docker_command(), skep_command(host)]
+    [host.docker_command(), host.skep_command()]
 }
 
 /// A command that is sent more than any socket holds, all of it: what it says, refused.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use skep_e2e::eventually;
 
-use crate::{busybox, docker, lab, skep, skep_command};
+use crate::{busybox, docker, lab, skep};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -17,7 +17,7 @@ fn waiting_for_a_service_can_be_left_and_a_closed_pipe_is_no_error() -> Result<(
     let lab = lab("cw")?;
     let host = lab.host(1);
     host.skep(&["swarm", "init", "--advertise-addr", &host.addr])?;
-    let mut command = skep_command(host);
+    let mut command = host.skep_command();
     // No node has this label, so the service never converges.
     command.args(["service", "create", "--name", "stuck", "--constraint", "node.labels.x==y", "whoami:1"]);
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
@@ -44,7 +44,7 @@ fn waiting_for_a_service_can_be_left_and_a_closed_pipe_is_no_error() -> Result<(
     ensure!(host.docker(&["service", "ls", "-q"])?.lines().count() == 1, "the service is gone");
 
     for args in [&["completion", "bash"][..], &["service", "ls"], &["--help"]] {
-        let mut command = skep_command(host);
+        let mut command = host.skep_command();
         let mut child =
             command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         drop(child.stdout.take());
@@ -63,7 +63,7 @@ fn a_terminal_is_handed_over_resized_and_left_by_its_keys() -> Result<()> {
         Some(&nix::pty::Winsize { ws_row: 33, ws_col: 77, ws_xpixel: 0, ws_ypixel: 0 }),
         None,
     )?;
-    let mut command = skep_command(host);
+    let mut command = host.skep_command();
     command.args(["run", "-it", "--name", "term", "whoami:1", "/skep", "whoami"]);
     command.stdin(pty.slave.try_clone()?).stdout(pty.slave.try_clone()?).stderr(pty.slave.try_clone()?);
     let mut child = command.spawn()?;
@@ -109,12 +109,12 @@ fn what_is_typed_reaches_a_container_attached_in_every_way() -> Result<()> {
         Ok(child.wait_with_output()?)
     };
     let cat = ["busybox", "/bin/busybox", "sh", "-c", "/bin/busybox cat; exit 7"];
-    for command in [host.docker_command(), skep_command(host)] {
+    for command in [host.docker_command(), host.skep_command()] {
         let out = typed(command, &[&["run", "-i", "--rm"][..], &cat].concat(), b"through a pipe\n")?;
         ensure!(out.stdout == b"through a pipe\n" && out.status.code() == Some(7), "{out:?}");
     }
     host.docker(&[&["create", "-i", "--name", "kept"][..], &cat].concat())?;
-    for command in [host.docker_command(), skep_command(host)] {
+    for command in [host.docker_command(), host.skep_command()] {
         let out = typed(command, &["start", "-a", "-i", "kept"], b"once more\n")?;
         ensure!(out.stdout == b"once more\n" && out.status.code() == Some(7), "{out:?}");
     }

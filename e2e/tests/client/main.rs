@@ -75,12 +75,6 @@ fn docker(host: &Host, args: &[&str]) -> Result<Outcome> {
     outcome(&mut host.docker_command(), args)
 }
 
-fn skep_command(host: &Host) -> Command {
-    let mut command = Command::new(&host.skep);
-    command.env("DOCKER_HOST", host.docker_host());
-    command
-}
-
 fn skep(host: &Host, args: &[&str]) -> Result<Outcome> {
-    outcome(&mut skep_command(host), args)
+    outcome(&mut host.skep_command(), args)
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use skep_e2e::Host;
 
 use crate::compare::Compare;
-use crate::{busybox, docker, lab, outcome, skep_command};
+use crate::{busybox, docker, lab, outcome};
 
 const SH: [&str; 3] = ["busybox", "/bin/busybox", "sh"];
 
@@ -114,7 +114,7 @@ fn volumes_are_made_listed_and_told_of_as_docker_does() -> Result<()> {
     let pruned = host.docker(&["image", "prune", "-f", "--filter", "until=1h"])?;
     ensure!(pruned.ends_with("Total reclaimed space: 0B\n"), "{pruned:?}");
     // What a no at the prompt leaves.
-    for mut command in [host.docker_command(), skep_command(host)] {
+    for mut command in [host.docker_command(), host.skep_command()] {
         let out = outcome(&mut command, &["volume", "prune", "-a"])?;
         ensure!(out.code == Some(0) && out.stdout.contains("[y/N]"), "{out:?}");
     }
@@ -173,7 +173,7 @@ fn files_are_copied_compared_exported_and_committed_as_docker_does() -> Result<(
     std::os::unix::fs::symlink("deep", here("source/link"))?;
     let both = |args: &dyn Fn(&str) -> Vec<String>| -> Result<()> {
         let mut outcomes = Vec::new();
-        for (name, mut command) in [("docker", host.docker_command()), ("skep", skep_command(host))] {
+        for (name, mut command) in [("docker", host.docker_command()), ("skep", host.skep_command())] {
             let args = args(name);
             let args: Vec<&str> = args.iter().map(String::as_str).collect();
             let mut out = outcome(&mut command, &args)?;
@@ -259,11 +259,11 @@ fn files_are_copied_compared_exported_and_committed_as_docker_does() -> Result<(
     header.set_mode(0o644);
     archive.append_data(&mut header, "typed", &b"text"[..])?;
     let archive = archive.into_inner()?;
-    for command in [host.docker_command(), skep_command(host)] {
+    for command in [host.docker_command(), host.skep_command()] {
         let out = fed(command, &["cp", "-", "runs:/vol"], &archive)?;
         ensure!(out.status.success(), "{out:?}");
     }
-    for command in [host.docker_command(), skep_command(host)] {
+    for command in [host.docker_command(), host.skep_command()] {
         let out = fed(command, &["cp", "runs:/vol/typed", "-"], b"")?;
         let mut entries = tar::Archive::new(out.stdout.as_slice());
         let entry = entries.entries()?.next().context("an entry")??;
