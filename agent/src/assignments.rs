@@ -1,4 +1,4 @@
-//! What managers have assigned to this node, kept on disk so that tasks come back with no manager in reach.
+//! What managers have assigned to this node, kept on disk so that a new daemon goes on with no manager in reach.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
