@@ -12,7 +12,7 @@ use skep_proto::v1::{Annotations, Network, NetworkSpec};
 use super::created;
 use crate::error::{ApiError, ApiResult};
 use crate::fields::Fields;
-use crate::filters::Filters;
+use crate::filters::{Filters, Patterns};
 
 /// The names `network ls --filter` knows.
 pub const FILTERS: &[&str] = &["dangling", "driver", "id", "label", "name", "scope", "type"];
@@ -269,14 +269,14 @@ pub fn check(filters: &Filters) -> ApiResult<()> {
     filters.flag("dangling").map(|_| ())
 }
 
-/// Whether `network ls` shows it, given as it would be shown.
-pub fn matches(filters: &Filters, shown: &Value) -> bool {
+/// Whether `network ls` shows it, given as it would be shown; `names` are the patterns of the filter `name`.
+pub fn matches(filters: &Filters, names: &Patterns, shown: &Value) -> bool {
     let text = |key: &str| shown[key].as_str().unwrap_or_default();
     let builtin = FIXED.contains(&text("Name")) || matches!(text("Name"), "bridge" | "ingress");
     let used = shown["Containers"].as_object().is_some_and(|c| !c.is_empty());
     let dangling = filters.flag("dangling").ok().flatten();
     filters.any("id", |v| text("Id").starts_with(v))
-        && filters.patterns("name").match_any(text("Name"))
+        && names.match_any(text("Name"))
         && filters.any("driver", |v| text("Driver") == v)
         && filters.any("scope", |v| text("Scope") == v)
         && filters.any("type", |v| (v == "builtin") == builtin)
@@ -427,8 +427,10 @@ mod tests {
 
     #[test]
     fn listing_filters_by_what_is_shown() {
-        let of =
-            |f: &str, name: &str| matches(&Filters::parse(Some(f), FILTERS).expect("valid"), &fixed(name));
+        let of = |f: &str, name: &str| {
+            let f = Filters::parse(Some(f), FILTERS).expect("valid");
+            matches(&f, &f.patterns("name"), &fixed(name))
+        };
         assert!(of(r#"{"driver":["null"]}"#, "none"));
         assert!(!of(r#"{"driver":["null"]}"#, "host"));
         assert!(of(r#"{"type":["builtin"],"name":["ho"]}"#, "host"));

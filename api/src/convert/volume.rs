@@ -6,7 +6,7 @@ use skep_engine::{NewVolume, Volume};
 use super::time;
 use crate::error::{ApiError, ApiResult};
 use crate::fields::Fields;
-use crate::filters::Filters;
+use crate::filters::{Filters, Patterns};
 
 /// The names `volume ls --filter` knows.
 pub const FILTERS: &[&str] = &["dangling", "driver", "label", "name"];
@@ -45,12 +45,12 @@ pub fn shown(v: &Volume) -> Value {
     })
 }
 
-/// Whether a listing shows it.
-pub fn matches(filters: &Filters, v: &Volume) -> ApiResult<bool> {
+/// Whether a listing shows it; `names` are the patterns of the filter `name`.
+pub fn matches(filters: &Filters, names: &Patterns, v: &Volume) -> ApiResult<bool> {
     let dangling = filters.flag("dangling")?;
     Ok(dangling.is_none_or(|want| (v.users == 0) == want)
         && filters.any("driver", |d| d == v.driver)
-        && filters.patterns("name").match_any(&v.name)
+        && names.match_any(&v.name)
         && filters.labels("label", |k| v.labels.get(k).map(String::as_str)))
 }
 

@@ -76,7 +76,8 @@ async fn list(State(s): State<ApiState>, Query(q): Query<List>) -> ApiResult {
     let filters = Filters::parse(q.filters.as_deref(), network::FILTERS)?;
     network::check(&filters)?;
     let (mut shown, stale) = all(&s).await?;
-    shown.retain(|n| network::matches(&filters, n));
+    let names = filters.patterns("name");
+    shown.retain(|n| network::matches(&filters, &names, n));
     for network in &mut shown {
         // Only inspect tells who is in it.
         network["Containers"] = json!({});

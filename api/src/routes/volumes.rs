@@ -30,9 +30,10 @@ struct Filtered {
 
 async fn list(State(s): State<ApiState>, Query(q): Query<Filtered>) -> ApiResult {
     let filters = Filters::parse(q.filters.as_deref(), volume::FILTERS)?;
+    let names = filters.patterns("name");
     let mut shown: Vec<Value> = Vec::new();
     for v in s.engine().volumes().list() {
-        if volume::matches(&filters, &v)? {
+        if volume::matches(&filters, &names, &v)? {
             shown.push(volume::shown(&v));
         }
     }
