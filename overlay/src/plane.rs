@@ -130,14 +130,6 @@ fn gates() -> impl Iterator<Item = (Family, Gate)> {
     families().flat_map(|family| Gate::ALL.map(|gate| (family, gate)))
 }
 
-fn changes(held: Option<&nft::Table>, wanted: Option<&nft::Table>) -> Vec<nft::Change> {
-    match (held, wanted) {
-        (held, Some(wanted)) => nft::diff(held, wanted),
-        (Some(_), None) => vec![nft::Change::DeleteTable],
-        (None, None) => Vec::new(),
-    }
-}
-
 impl DataPlane {
     /// Takes up what a previous daemon left, makes the default bridge network, brings the kernel into
     /// line and keeps it there.
@@ -315,7 +307,7 @@ impl Inner {
                 None => rules.held(&inner.names)?,
             };
             for ((family, held), wanted) in Family::ALL.into_iter().zip(&held).zip(&wanted) {
-                let changes = changes(held.as_ref(), wanted.as_ref());
+                let changes = nft::changes(held.as_ref(), wanted.as_ref());
                 if unchanged && held.is_some() {
                     for change in &changes {
                         tracing::info!(table, %change, "repairing");

@@ -26,7 +26,8 @@ const LOOPBACK: Cidr = Cidr { addr: Ipv4Addr::new(127, 0, 0, 0), len: 8 };
 
 const RAW: i32 = -300;
 const MANGLE: i32 = -150;
-const DNAT: i32 = -100;
+/// Where destinations are translated (NF_IP_PRI_NAT_DST).
+pub const DNAT: i32 = -100;
 const FILTER: i32 = 0;
 const SNAT: i32 = 100;
 

@@ -39,6 +39,15 @@ impl fmt::Display for Change {
     }
 }
 
+/// The steps that make `held` into `wanted`; none = no table.
+pub fn changes(held: Option<&Table>, wanted: Option<&Table>) -> Vec<Change> {
+    match (held, wanted) {
+        (held, Some(wanted)) => diff(held, wanted),
+        (Some(_), None) => vec![Change::DeleteTable],
+        (None, None) => Vec::new(),
+    }
+}
+
 /// The steps that make `held` (none = there is no such table) into `wanted`. Where the shape of a set
 /// or a chain differs, the whole table is written anew, in the same transaction.
 pub fn diff(held: Option<&Table>, wanted: &Table) -> Vec<Change> {

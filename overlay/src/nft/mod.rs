@@ -10,7 +10,7 @@ mod transaction;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-pub use diff::{Change, diff};
+pub use diff::{Change, changes, diff};
 pub use dump::read;
 pub(crate) use expr::digest;
 pub use expr::{Builder, Direction, Field, Rule};

@@ -3,14 +3,14 @@
 
 use std::collections::BTreeMap;
 
-use super::{DataPlane, blocking, changes};
+use super::{DataPlane, blocking};
 use crate::cidr::Cidr;
 use crate::desired::{Backend, Desired, Network};
 use crate::error::Result;
 use crate::link::Links;
 use crate::names::{GATEWAY_MAC, Names};
 use crate::netns::Namespace;
-use crate::nft::digest;
+use crate::nft::{self, digest};
 use crate::reconcile;
 use crate::routed::{self, GATEWAY};
 use crate::state::{Record, State};
@@ -42,7 +42,7 @@ impl DataPlane {
             let held = rules.held(&inner.names)?;
             let wanted = rules.wanted(&state, &inner.names);
             let pairs = held.iter().zip(&wanted);
-            let changes: Vec<_> = pairs.flat_map(|(h, w)| changes(h.as_ref(), w.as_ref())).collect();
+            let changes: Vec<_> = pairs.flat_map(|(h, w)| nft::changes(h.as_ref(), w.as_ref())).collect();
             let admitted = rules.admitted(&state, &inner.names)?;
             let shut = (!admitted).then(|| "iptables' FORWARD or INPUT chain drops our traffic".to_owned());
             let rules = changes.iter().map(|c| format!("nftables table {table}: {c}")).chain(shut);

@@ -5,6 +5,7 @@
 use nix::sys::socket::SockProtocol;
 
 use crate::error::{Error, Result};
+use crate::isolation::DNAT;
 use crate::netlink::Socket;
 use crate::netns::Namespace;
 use crate::nft::{self, Chain, Family, Field, Hook, PREROUTING, Rule, Set, Table};
@@ -13,8 +14,6 @@ use crate::state::Record;
 
 const TABLE: &str = "skep_ingress";
 const MAP: &str = "home";
-/// Where destinations of what arrives are translated.
-const DNAT: i32 = -100;
 
 /// Brings the container's table in line. `fresh` is a namespace that nothing was done to yet.
 pub fn settle(namespace: &Namespace, record: &Record, fresh: bool) -> Result<()> {
@@ -26,11 +25,7 @@ pub fn settle(namespace: &Namespace, record: &Record, fresh: bool) -> Result<()>
         let mut socket = Socket::open(SockProtocol::NetlinkNetFilter)
             .map_err(Error::io("open the nftables socket of", &record.container_id))?;
         let held = nft::read(&mut socket, Family::V4, TABLE)?;
-        let changes = match (&held, &wanted) {
-            (_, Some(wanted)) => nft::diff(held.as_ref(), wanted),
-            (Some(_), None) => vec![nft::Change::DeleteTable],
-            (None, None) => Vec::new(),
-        };
+        let changes = nft::changes(held.as_ref(), wanted.as_ref());
         Ok(nft::apply(&mut socket, Family::V4, TABLE, &changes)?)
     })
 }
