@@ -187,7 +187,7 @@ pub fn rewire(old: &Record, new: &Record, path: &Path) -> Result<()> {
         let index = namespace.links.index(&interface.guest)?;
         namespace.links.run(vec![step::route(index, &route)], &[])?;
     }
-    home::settle(&namespace, new, false)
+    Ok(())
 }
 
 /// IPv6 on an interface that has addresses of ours: nobody is asked whether they are taken, and whoever claims to be a
