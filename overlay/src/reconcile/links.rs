@@ -138,7 +138,7 @@ pub fn plan(state: &State, names: &Names, pins: &Path, leaving: &BTreeSet<String
         let veths = record.interfaces.iter().filter(|i| i.on.is_none());
         let present = veths.clone().all(|i| links.contains_key(&i.host));
         let pin = pins.join(&record.container_id);
-        if !present || !netns::is_pinned(&pin) || !has_uppers(record, &pin)? {
+        if !present || !netns::is_pinned(&pin) || !has_uppers(record, &pin) {
             repairs.push(Repair::Wire(Box::new(record.clone())));
             continue;
         }
@@ -213,14 +213,15 @@ fn mesh(
     Ok((!found.is_empty()).then(|| Repair::Mesh(found.into())))
 }
 
-/// Whether the interfaces of a container are there that have no end on the host.
-fn has_uppers(record: &Record, pin: &Path) -> Result<bool> {
+/// Whether the interfaces of a container are there that have no end on the host. A namespace that cannot be looked into,
+/// such as one that has gone since, is for the repair to judge, and keeps nothing else from being compared.
+fn has_uppers(record: &Record, pin: &Path) -> bool {
     let mut wanted = record.interfaces.iter().filter(|i| i.on.is_some()).peekable();
     if wanted.peek().is_none() {
-        return Ok(true);
+        return true;
     }
-    let held = netns::Namespace::open(pin)?.links.list()?;
-    Ok(wanted.all(|i| held.contains_key(&i.guest)))
+    let held = netns::Namespace::open(pin).and_then(|mut namespace| namespace.links.list());
+    held.is_ok_and(|held| wanted.all(|i| held.contains_key(&i.guest)))
 }
 
 fn settled(link: &str) -> bool {
