@@ -67,9 +67,8 @@ struct Rules {
     socket: Socket,
     /// None = not known.
     written: Option<Tables>,
-    generation: u64,
     /// The change of the state that was written last, whatever became of it since.
-    last: u64,
+    generation: u64,
     maps: Option<SwarmMaps>,
 }
 
@@ -185,7 +184,7 @@ impl DataPlane {
             .map_err(|e| Error::WireGuard { interface: names.wireguard(), reason: e.to_string() })?;
         let socket =
             Socket::open(SockProtocol::NetlinkNetFilter).map_err(Error::io("open", "the nftables socket"))?;
-        let rules = Rules { socket, written: None, generation: 0, last: 0, maps: None };
+        let rules = Rules { socket, written: None, generation: 0, maps: None };
         state.generation = 1;
         state.has_mesh = !options.solo && reconcile::probe(&names);
         let inner = Inner {
@@ -289,7 +288,7 @@ impl Inner {
     /// Waits until nftables holds change `generation`, by whoever's transaction.
     async fn commit(self: &Arc<Self>, generation: u64) -> Result<()> {
         let mut rules = self.rules.clone().lock_owned().await;
-        if rules.generation >= generation {
+        if rules.written.is_some() && rules.generation >= generation {
             return Ok(());
         }
         let inner = self.clone();
@@ -300,7 +299,7 @@ impl Inner {
             };
             let table = inner.names.table();
             // A comparison of the whole, and nothing else to do: what differs is not from us.
-            let unchanged = rules.written.is_none() && rules.last == current;
+            let unchanged = rules.written.is_none() && rules.generation == current;
             // Until the kernel has answered, nothing is known of what it holds.
             let held = match rules.written.take() {
                 Some(written) => written,
@@ -318,7 +317,6 @@ impl Inner {
             }
             rules.written = Some(wanted);
             rules.generation = current;
-            rules.last = current;
             Ok(())
         })
         .await
@@ -329,7 +327,6 @@ impl Inner {
         let generation = {
             let mut rules = self.rules.lock().await;
             rules.written = None;
-            rules.generation = 0;
             self.state().generation
         };
         let _changing = self.changing.lock().await;
