@@ -42,7 +42,11 @@ pub const RTA_DST: u16 = 1;
 pub const RTA_OIF: u16 = 4;
 pub const RTA_GATEWAY: u16 = 5;
 pub const RTA_PREFSRC: u16 = 7;
+pub const RTA_TABLE: u16 = 15;
 pub const RT_TABLE_MAIN: u8 = 254;
+pub const NDA_DST: u16 = 1;
+pub const NDA_LLADDR: u16 = 2;
+pub const NUD_PERMANENT: u16 = 0x80;
 pub const AF_INET: u8 = 2;
 pub const IFA_F_NODAD: u8 = 2;
 /// Marks our routes in `ip route` (any number the distribution does not use).
@@ -76,6 +80,11 @@ pub fn route_body<A: Address>(index: u32, route: &Route<A>) -> Attrs {
         body = body.put(RTA_PREFSRC, &src.bytes());
     }
     body
+}
+
+pub fn neighbour_header(family: u8, index: u32, state: u16, flags: u8) -> Attrs {
+    let head = Attrs::default().raw(&[family, 0, 0, 0]).raw(&index.to_ne_bytes());
+    head.raw(&state.to_ne_bytes()).raw(&[flags, 0])
 }
 
 pub fn upper_message(on: &On<'_>) -> Message {

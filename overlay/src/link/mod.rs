@@ -203,21 +203,8 @@ impl Links {
     pub fn routes<A: Address>(&mut self) -> Result<Vec<(u32, Route<A>)>> {
         let header = route_header(A::FAMILY, 0, 0);
         let replies = self.socket.dump(RTM_GETROUTE, header).map_err(Error::io("list", "routes"))?;
-        Ok(replies
-            .iter()
-            .filter_map(|r| {
-                let (len, table) = (*r.payload.get(1)?, *r.payload.get(4)?);
-                let body = r.payload.get(12..)?;
-                if table != RT_TABLE_MAIN || *r.payload.first()? != A::FAMILY {
-                    return None;
-                }
-                let addr = attr(body, RTA_DST).and_then(address_of).unwrap_or(A::UNSPECIFIED);
-                let index = attr(body, RTA_OIF).and_then(|v| u32_at(v, 0)).unwrap_or(0);
-                let via = attr(body, RTA_GATEWAY).and_then(address_of);
-                let src = attr(body, RTA_PREFSRC).and_then(address_of);
-                Some((index, Route { to: Cidr { addr, len }, via, src }))
-            })
-            .collect())
+        let all = replies.iter().filter_map(|r| parse_route::<A>(&r.payload));
+        Ok(all.filter(HeldRoute::is_main).map(|r| (r.index, r.route)).collect())
     }
 
     /// Makes a veth pair, the host's end up, the far one in the container's namespace.
@@ -262,6 +249,42 @@ fn parse_link(payload: &[u8]) -> Option<Link> {
         }
     }
     Some(link)
+}
+
+/// A route as the kernel has it.
+struct HeldRoute<A> {
+    /// Number of its table.
+    table: u32,
+    /// RTN_*.
+    kind: u8,
+    /// Index of the interface; 0 = none.
+    index: u32,
+    route: Route<A>,
+}
+
+impl<A> HeldRoute<A> {
+    fn is_main(&self) -> bool {
+        self.table == u32::from(RT_TABLE_MAIN)
+    }
+}
+
+/// Reads a route of the family.
+fn parse_route<A: Address>(payload: &[u8]) -> Option<HeldRoute<A>> {
+    let header = payload.get(..12)?;
+    let body = payload.get(12..)?;
+    if header[0] != A::FAMILY {
+        return None;
+    }
+    let number = |kind| attr(body, kind).and_then(|v| u32_at(v, 0));
+    let addr = attr(body, RTA_DST).and_then(address_of).unwrap_or(A::UNSPECIFIED);
+    let via = attr(body, RTA_GATEWAY).and_then(address_of);
+    let src = attr(body, RTA_PREFSRC).and_then(address_of);
+    Some(HeldRoute {
+        table: number(RTA_TABLE).unwrap_or(header[4].into()),
+        kind: header[7],
+        index: number(RTA_OIF).unwrap_or(0),
+        route: Route { to: Cidr { addr, len: header[1] }, via, src },
+    })
 }
 
 /// A request and the name that an error shows.
@@ -371,14 +394,9 @@ pub mod step {
 
     /// A neighbour that needs no asking.
     pub fn neighbour(index: u32, addr: Ipv4Addr, mac: Mac) -> (String, Message) {
-        const NUD_PERMANENT: u16 = 0x80;
-        let body = Attrs::default()
-            .raw(&[AF_INET, 0, 0, 0])
-            .raw(&index.to_ne_bytes())
-            .raw(&NUD_PERMANENT.to_ne_bytes())
-            .raw(&[0, 0])
-            .put(1, &addr.octets())
-            .put(2, &mac);
+        let body = neighbour_header(AF_INET, index, NUD_PERMANENT, 0)
+            .put(NDA_DST, &addr.octets())
+            .put(NDA_LLADDR, &mac);
         let flags = NLM_F_CREATE | NLM_F_REPLACE;
         (format!("add neighbour {addr}"), Message::new(RTM_NEWNEIGH, flags, body))
     }

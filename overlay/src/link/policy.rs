@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use super::message::*;
-use super::{Links, Mac, Route, Step};
+use super::{Links, Mac, Route, Step, parse_route};
 use crate::cidr::{Cidr, address_of};
 use crate::error::{Error, Result};
 use crate::netlink::{
@@ -17,12 +17,8 @@ const RTM_NEWRULE: u16 = 32;
 const RTM_DELRULE: u16 = 33;
 const RTM_GETRULE: u16 = 34;
 const AF_BRIDGE: u8 = 7;
-const NUD_PERMANENT: u16 = 0x80;
 const NUD_NOARP: u16 = 0x40;
 const NTF_SELF: u8 = 2;
-const NDA_DST: u16 = 1;
-const NDA_LLADDR: u16 = 2;
-const RTA_TABLE: u16 = 15;
 const RTNH_F_ONLINK: u32 = 4;
 const FR_TO_TABLE: u8 = 1;
 const FR_GOTO: u8 = 2;
@@ -116,19 +112,9 @@ impl Links {
     pub fn routes_by(&mut self, index: u32) -> Result<Vec<(Option<u32>, Route)>> {
         let header = route_header(AF_INET, 0, 0);
         let replies = self.socket.dump(RTM_GETROUTE, header).map_err(Error::io("list", "routes"))?;
-        let ours = replies.iter().filter_map(|r| {
-            let (len, table, kind) = (*r.payload.get(1)?, *r.payload.get(4)?, *r.payload.get(7)?);
-            let body = r.payload.get(12..)?;
-            let table = attr(body, RTA_TABLE).and_then(|v| u32_at(v, 0)).unwrap_or(table.into());
-            let addr = attr(body, RTA_DST).and_then(address_of).unwrap_or(Ipv4Addr::UNSPECIFIED);
-            let via = attr(body, RTA_GATEWAY).and_then(address_of);
-            let src = attr(body, RTA_PREFSRC).and_then(address_of);
-            let route = Route { to: Cidr { addr, len }, via, src };
-            let by = attr(body, RTA_OIF).and_then(|v| u32_at(v, 0)) == Some(index);
-            let table = (table != u32::from(RT_TABLE_MAIN)).then_some(table);
-            (by && kind == RTN_UNICAST).then_some((table, route))
-        });
-        Ok(ours.collect())
+        let ours = replies.iter().filter_map(|r| parse_route::<Ipv4Addr>(&r.payload));
+        let ours = ours.filter(|r| r.index == index && r.kind == RTN_UNICAST);
+        Ok(ours.map(|r| ((!r.is_main()).then_some(r.table), r.route)).collect())
     }
 
     /// Rules of ours with these priorities.
@@ -154,11 +140,6 @@ impl Links {
         });
         Ok(ours.collect())
     }
-}
-
-fn neighbour_header(family: u8, index: u32, state: u16, flags: u8) -> Attrs {
-    let head = Attrs::default().raw(&[family, 0, 0, 0]).raw(&index.to_ne_bytes());
-    head.raw(&state.to_ne_bytes()).raw(&[flags, 0])
 }
 
 /// Reads what [`vxlan`] made.
