@@ -28,13 +28,6 @@ pub struct Direct {
     pub made: bool,
 }
 
-impl Direct {
-    /// Packets are routed by address, and there is no neighbour to send them to.
-    pub fn is_layer3(&self) -> bool {
-        matches!(self.upper, Upper::Ipvlan { mode, .. } if mode != Upper::L2)
-    }
-}
-
 fn refused(words: impl Into<String>) -> Error {
     Error::Parent(words.into())
 }
@@ -202,7 +195,7 @@ mod tests {
         let l3 = [("parent", "eth0.10"), ("ipvlan_mode", "l3s"), ("ipvlan_flag", "vepa")];
         let (parent, upper) = read(&spec(LocalDriver::Ipvlan, &l3)).expect("all");
         assert_eq!((parent.as_deref(), &upper), (Some("eth0.10"), &Upper::Ipvlan { mode: 2, flag: 2 }));
-        assert!(Direct { upper, made: false }.is_layer3());
+        assert!(upper.is_layer3());
         for (driver, option, word) in [
             (LocalDriver::Macvlan, ("macvlan_mode", "x"), "requested macvlan mode 'x'"),
             (LocalDriver::Macvlan, ("ipvlan_mode", "l2"), "ipvlan_mode"),

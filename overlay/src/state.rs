@@ -48,8 +48,6 @@ pub struct Dns {
 pub struct On {
     pub parent: String,
     pub upper: Upper,
-    /// The way out is the interface itself: there is no next hop.
-    pub layer3: bool,
 }
 
 /// One interface of a container.
@@ -158,7 +156,7 @@ impl Bridge {
     }
 
     fn is_layer3(&self) -> bool {
-        self.direct.as_ref().is_some_and(Direct::is_layer3)
+        self.direct.as_ref().is_some_and(|d| d.upper.is_layer3())
     }
 }
 

@@ -62,6 +62,11 @@ impl Upper {
     pub const L2: u16 = 0;
     /// MACVLAN_MODE_PASSTHRU.
     pub const PASSTHRU: u32 = 8;
+
+    /// Packets are routed by address, and there is no neighbour to send them to.
+    pub fn is_layer3(&self) -> bool {
+        matches!(self, Self::Ipvlan { mode, .. } if *mode != Self::L2)
+    }
 }
 
 /// An interface born inside a container's namespace, on one of the host.

@@ -269,11 +269,10 @@ fn bridged(state: &State, bridge: &Bridge, join: &Join, names: &Names) -> Result
     let link_local = link_local(bridge, join)?;
     let options = endpoint::Options::read(&join.options)?;
     let endpoint_id = random_id();
-    let on = bridge.direct.as_ref().map(|direct| On {
-        parent: bridge.interface.clone(),
-        upper: direct.upper.clone(),
-        layer3: direct.is_layer3(),
-    });
+    let on = bridge
+        .direct
+        .as_ref()
+        .map(|direct| On { parent: bridge.interface.clone(), upper: direct.upper.clone() });
     let shares_mac = on.as_ref().is_some_and(|on| matches!(on.upper, Upper::Ipvlan { .. }));
     if shares_mac && join.mac.is_some() {
         return Err(Error::Parent("ipvlan interfaces do not support custom mac address assignment".into()));
@@ -400,22 +399,23 @@ fn preferred<'a, T>(ways: impl Iterator<Item = (&'a Interface, T)>) -> Option<(&
 pub fn default6(record: &Record) -> Option<(&Interface, Route<Ipv6Addr>)> {
     preferred(record.interfaces.iter().filter_map(|interface| {
         let mut places = interface.members.iter().filter_map(|m| Some((m, m.endpoint.v6.as_ref()?)));
-        let layer3 = interface.on.as_ref().is_some_and(|on| on.layer3);
-        let via = places.find_map(|(m, e)| match layer3 {
-            true => (!m.internal).then_some(None),
-            false => e.gateway.map(Some),
-        })?;
+        let via = places.find_map(|(m, e)| way_by(interface, m, e.gateway))?;
         Some((interface, Route { to: Cidr6::all(), via, src: None }))
     }))
 }
 
 /// The way out by an interface of a network of this host alone: the next hop, or the interface itself.
 fn way(interface: &Interface) -> Option<Option<Ipv4Addr>> {
-    let layer3 = interface.on.as_ref().is_some_and(|on| on.layer3);
-    interface.members.iter().filter(|_| !interface.is_routed()).find_map(|m| match layer3 {
-        true => (!m.internal).then_some(None),
-        false => m.endpoint.gateway.map(Some),
-    })
+    let mut places = interface.members.iter().filter(|_| !interface.is_routed());
+    places.find_map(|m| way_by(interface, m, m.endpoint.gateway))
+}
+
+/// The way out from one place of an interface. In layer 3 there is no next hop.
+fn way_by<A>(interface: &Interface, place: &Membership, gateway: Option<A>) -> Option<Option<A>> {
+    match interface.on.as_ref().is_some_and(|on| on.upper.is_layer3()) {
+        true => (!place.internal).then_some(None),
+        false => gateway.map(Some),
+    }
 }
 
 /// Routes inside the container, per interface in its order. A bridge's own subnet needs none.
@@ -429,6 +429,7 @@ pub fn routes(record: &Record) -> Vec<Vec<Route>> {
     let out = preferred(ways).map(|(i, ())| i).or_else(|| record.routed());
     let mut all = Vec::new();
     for interface in &record.interfaces {
+        let is_out = out.is_some_and(|out| std::ptr::eq(out, interface));
         let mut routes = Vec::new();
         if interface.is_routed() {
             routes.push(Route { to: Cidr::host(GATEWAY), via: None, src: None });
@@ -437,12 +438,10 @@ pub fn routes(record: &Record) -> Vec<Vec<Route>> {
                 let src = Some(member.endpoint.addr);
                 routes.push(Route { to: member.subnet.network(), via: Some(GATEWAY), src });
             }
-            if out.is_some_and(|out| std::ptr::eq(out, interface)) {
+            if is_out {
                 routes.push(default(Some(GATEWAY), way_out_from(interface)));
             }
-        } else if let Some(via) = way(interface)
-            && out.is_some_and(|out| std::ptr::eq(out, interface))
-        {
+        } else if is_out && let Some(via) = way(interface) {
             routes.push(default(via, None));
         }
         all.push(routes);
