@@ -164,6 +164,12 @@ fn what_cannot_be_is_refused_by_name() {
                 "does not exist on the host: eth9",
             ),
             (LocalDriver::Macvlan, "10.88.2.0/24", &[("parent", "lan.5000")], "vlan id must be between"),
+            (
+                LocalDriver::Macvlan,
+                "10.88.2.0/24",
+                &[("parent", "longinterfacename.1")],
+                "names have at most 15 characters",
+            ),
             (LocalDriver::Macvlan, "10.88.2.0/24", &[("mtu", "1")], "known for this driver are parent"),
             (LocalDriver::Macvlan, "10.88.1.0/25", &[("parent", "lan")], "overlaps"),
         ] {

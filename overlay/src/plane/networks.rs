@@ -156,14 +156,15 @@ impl Inner {
         let mut all = self.state().direct.clone();
         all.insert(network.name.clone(), network.clone());
         self.store.save_direct(&all)?;
-        if let Err(error) = direct::raise(host, &network) {
+        let mut failed: Vec<Error> = direct::raise(host, &network).err().into_iter().collect();
+        if !failed.is_empty() {
             all.remove(&network.name);
-            self.store.save_direct(&all)?;
+            failed.extend(self.store.save_direct(&all).err());
             if made {
-                host.delete(&network.interface)?;
+                failed.extend(host.delete(&network.interface).err());
             }
-            return Err(error);
         }
+        Error::gather(failed)?;
         let (_, generation) = self.change(|s| s.direct.insert(network.name.clone(), network.clone()));
         Ok((network, generation))
     }
