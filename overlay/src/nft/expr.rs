@@ -149,13 +149,25 @@ impl Builder {
         self.expr("cmp", body.nest(3, data(value)))
     }
 
+    /// Loads a value.
+    fn load(self, value: &[u8]) -> Self {
+        self.expr("immediate", Attrs::default().be32(1, R0).nest(2, data(value)))
+    }
+
+    /// Loads what is known of the connection.
+    fn tracked(self, key: u32) -> Self {
+        self.expr("ct", Attrs::default().be32(1, R0).be32(2, key))
+    }
+
+    /// Keeps these bits of what was loaded.
+    fn masked(self, mask: &[u8]) -> Self {
+        let none = vec![0; mask.len()];
+        let body = Attrs::default().be32(1, R0).be32(2, R0).be32(3, mask.len() as u32);
+        self.expr("bitwise", body.nest(4, data(mask)).nest(5, data(&none)))
+    }
+
     fn any_bit(self, bits: u32) -> Self {
-        let body = Attrs::default().be32(1, R0).be32(2, R0).be32(3, 4);
-        self.expr("bitwise", body.nest(4, data(&bits.to_ne_bytes())).nest(5, data(&0u32.to_ne_bytes()))).cmp(
-            R0,
-            false,
-            &0u32.to_ne_bytes(),
-        )
+        self.masked(&bits.to_ne_bytes()).cmp(R0, false, &0u32.to_ne_bytes())
     }
 
     fn name_is(self, key: u32, name: &str, equal: bool) -> Self {
@@ -205,14 +217,7 @@ impl Builder {
     }
 
     fn within<A: Address>(self, range: Cidr<A>) -> Self {
-        let len = self.family.bytes();
-        let body = Attrs::default().be32(1, R0).be32(2, R0).be32(3, len);
-        let none = vec![0; len as usize];
-        self.expr("bitwise", body.nest(4, data(&range.mask())).nest(5, data(&none))).cmp(
-            R0,
-            true,
-            &range.first().bytes(),
-        )
+        self.masked(&range.mask()).cmp(R0, true, &range.first().bytes())
     }
 
     /// Source within a network.
@@ -227,12 +232,12 @@ impl Builder {
 
     /// Part of a connection the kernel knows.
     pub fn established(self) -> Self {
-        self.expr("ct", Attrs::default().be32(1, R0).be32(2, CT_STATE)).any_bit(STATE_ESTABLISHED_RELATED)
+        self.tracked(CT_STATE).any_bit(STATE_ESTABLISHED_RELATED)
     }
 
     /// Its destination was translated.
     pub fn translated(self) -> Self {
-        self.expr("ct", Attrs::default().be32(1, R0).be32(2, CT_STATUS)).any_bit(STATUS_DNAT)
+        self.tracked(CT_STATUS).any_bit(STATUS_DNAT)
     }
 
     /// Destination is an address of this host.
@@ -276,14 +281,18 @@ impl Builder {
         self.expr("numgen", Attrs::default().be32(1, register).be32(2, slots).be32(3, RANDOM))
     }
 
-    fn dnat(mut self, port: bool) -> Rule {
+    fn dnat(self, port: bool) -> Rule {
         const DNAT: u32 = 1;
-        let mut body = Attrs::default().be32(1, DNAT).be32(2, self.family.number().into()).be32(3, R0);
+        self.nat(DNAT, port)
+    }
+
+    /// Translates to the address in the first registers, and the port after it.
+    fn nat(self, kind: u32, port: bool) -> Rule {
+        let mut body = Attrs::default().be32(1, kind).be32(2, self.family.number().into()).be32(3, R0);
         if port {
             body = body.be32(5, self.after(R0));
         }
-        self = self.expr("nat", body);
-        self.done()
+        self.expr("nat", body).done()
     }
 
     /// `dnat to ip daddr . numgen random mod slots map @map`.
@@ -335,8 +344,7 @@ impl Builder {
 
     /// `ip6 daddr set` to this.
     pub fn set_destination(self, addr: std::net::Ipv6Addr) -> Rule {
-        let body = Attrs::default().be32(1, R0).nest(2, data(&addr.octets()));
-        self.expr("immediate", body).write6(24)
+        self.load(&addr.octets()).write6(24)
     }
 
     /// On a TCP SYN, lowers the segment size to what the route carries.
@@ -347,13 +355,12 @@ impl Builder {
         const OPTION_MAXSEG: u8 = 2;
         const OP_TCPOPT: u32 = 1;
         const HTON: u32 = 1;
-        let flags = Attrs::default().be32(1, R0).be32(2, R0).be32(3, 1);
         let order = Attrs::default().be32(1, R0).be32(2, R0).be32(3, HTON).be32(4, 2).be32(5, 2);
         let write = Attrs::default().be32(7, R0).put(2, &[OPTION_MAXSEG]).be32(3, 2).be32(4, 2);
         self.meta(META_L4PROTO, R0)
             .cmp(R0, true, &[TCP])
             .payload(2, 13, 1, R0)
-            .expr("bitwise", flags.nest(4, data(&[SYN_RST])).nest(5, data(&[0])))
+            .masked(&[SYN_RST])
             .cmp(R0, true, &[SYN])
             .expr("rt", Attrs::default().be32(1, R0).be32(2, RT_TCPMSS))
             .expr("byteorder", order)

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use super::{Builder, CT_STATE, META_L4PROTO, R0, Rule, data};
+use super::{Builder, CT_STATE, META_L4PROTO, R0, Rule};
 use crate::netlink::Attrs;
 
 const UDP: u8 = 17;
@@ -23,25 +23,19 @@ pub enum Direction {
 }
 
 impl Builder {
-    fn track(self, key: u32) -> Self {
-        self.expr("ct", Attrs::default().be32(1, R0).be32(2, key))
-    }
-
     /// The first packet of a connection.
     pub fn starts(self) -> Self {
-        self.track(CT_STATE).any_bit(STATE_NEW)
+        self.tracked(CT_STATE).any_bit(STATE_NEW)
     }
 
     /// `ct direction`.
     pub fn goes(self, direction: Direction) -> Self {
-        self.track(CT_DIRECTION).cmp(R0, true, &[direction as u8])
+        self.tracked(CT_DIRECTION).cmp(R0, true, &[direction as u8])
     }
 
     /// The connection's mark has these bits.
     pub fn tracked_by(self, (mark, mask): (u32, u32)) -> Self {
-        let body = Attrs::default().be32(1, R0).be32(2, R0).be32(3, 4);
-        let body = body.nest(4, data(&mask.to_ne_bytes())).nest(5, data(&0u32.to_ne_bytes()));
-        self.track(CT_MARK).expr("bitwise", body).cmp(R0, true, &mark.to_ne_bytes())
+        self.tracked(CT_MARK).masked(&mask.to_ne_bytes()).cmp(R0, true, &mark.to_ne_bytes())
     }
 
     /// VXLAN of this network, to this UDP port.
@@ -52,8 +46,11 @@ impl Builder {
 
     /// `udp dport`.
     pub fn udp_to(self, port: u16) -> Self {
-        let udp = self.meta(META_L4PROTO, R0).cmp(R0, true, &[UDP]);
-        udp.payload(TRANSPORT, 2, 2, R0).cmp(R0, true, &port.to_be_bytes())
+        self.udp().payload(TRANSPORT, 2, 2, R0).cmp(R0, true, &port.to_be_bytes())
+    }
+
+    fn udp(self) -> Self {
+        self.meta(META_L4PROTO, R0).cmp(R0, true, &[UDP])
     }
 
     /// `ct mark set ether saddr map @map`.
@@ -64,13 +61,12 @@ impl Builder {
 
     /// `meta mark set ct mark`.
     pub fn mark_as_tracked(self) -> Rule {
-        self.track(CT_MARK).set_mark()
+        self.tracked(CT_MARK).set_mark()
     }
 
     /// `meta mark set 0`.
     pub fn unmark(self) -> Rule {
-        let none = Attrs::default().be32(1, R0).nest(2, data(&0u32.to_ne_bytes()));
-        self.expr("immediate", none).set_mark()
+        self.load(&0u32.to_ne_bytes()).set_mark()
     }
 
     fn set_mark(self) -> Rule {
@@ -85,15 +81,11 @@ impl Builder {
     /// `snat to` this address.
     pub fn snat(self, addr: Ipv4Addr) -> Rule {
         const SNAT: u32 = 0;
-        let family = self.family.number().into();
-        let nat = Attrs::default().be32(1, SNAT).be32(2, family).be32(3, R0);
-        let to = Attrs::default().be32(1, R0).nest(2, data(&addr.octets()));
-        self.expr("immediate", to).expr("nat", nat).done()
+        self.load(&addr.octets()).nat(SNAT, false)
     }
 
     /// `dnat to ip daddr map @map` for UDP.
     pub fn dnat_udp_by_addr(self, map: &str) -> Rule {
-        let udp = self.meta(META_L4PROTO, R0).cmp(R0, true, &[UDP]);
-        udp.destination(R0).lookup(map, Some(R0), false).dnat(false)
+        self.udp().destination(R0).lookup(map, Some(R0), false).dnat(false)
     }
 }
