@@ -33,8 +33,8 @@ impl DataPlane {
     /// What differs between the state and the kernel; empty = nothing.
     pub async fn check(&self) -> Result<Vec<String>> {
         let inner = self.inner.clone();
-        let mut rules = inner.rules.clone().lock_owned().await;
         let mut differences = self.check_tunnel().await?;
+        let mut rules = inner.rules.clone().lock_owned().await;
         let found = blocking("comparing with the kernel", move || {
             let state = inner.state().clone();
             let repairs = reconcile::plan(&state, &inner.names, &inner.pins, &inner.reaper.leaving())?;
