@@ -105,6 +105,7 @@ mod tests {
         for bad in [
             ("mtu", "9"),
             (IFNAME, "a/b"),
+            (IFNAME, "eth%d"),
             (IFNAME, ""),
             (SYSCTLS, "net.ipv4.conf.eth0.log_martians=1"),
             (SYSCTLS, "net.ipv4.conf.IFNAME.../x=1"),

@@ -100,14 +100,14 @@ fn flag(name: &'static str, value: Option<&str>) -> Result<bool> {
     }
 }
 
-/// Checks that the kernel takes a name (dev_valid_name in net/core/dev.c).
+/// Checks that the kernel takes a name as it is (dev_valid_name in net/core/dev.c): `%d` it would replace by a number.
 pub fn check_interface(option: &'static str, name: &str) -> Result<()> {
-    let odd = |c: char| c == '/' || c == ':' || c == '*' || c.is_whitespace();
+    let odd = |c: char| "/:*%".contains(c) || c.is_whitespace();
     if name.is_empty() || name.len() > 15 || name == "." || name == ".." || name.contains(odd) {
         return Err(invalid(
             option,
             name,
-            "an interface name has at most 15 characters, and no space, / or :",
+            "an interface name has at most 15 characters, and no space, /, :, * or %",
         ));
     }
     Ok(())
@@ -144,6 +144,7 @@ mod tests {
             (ICC, "maybe"),
             (HOST_BINDING, "::1"),
             (NAME, "a/b"),
+            (NAME, "br%d"),
             (MODE6, "routed"),
             (MODE, "x"),
             (IPV6, "x"),
