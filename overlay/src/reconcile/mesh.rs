@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 use nix::errno::Errno;
 
 use super::wire::{SETTINGS, ours};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::link::policy::{self, Forward, Policy, VxLan};
 use crate::link::{Link, Links, Mac, Route, Step, step};
 use crate::mesh::OVERHEAD;
@@ -171,8 +171,9 @@ pub fn repair(found: &Differences) -> Result<()> {
         );
     }
     steps.extend(found.policies.iter().map(|(p, on)| policy::policy(p, *on)));
-    host.run(steps, &[Errno::ESRCH, Errno::ENOENT, Errno::EEXIST])?;
-    if found.gone { host.delete(name) } else { Ok(()) }
+    let led = host.run(steps, &[Errno::ESRCH, Errno::ENOENT, Errno::EEXIST]);
+    let deleted = if found.gone { host.delete(name) } else { Ok(()) };
+    Error::gather([led, deleted].into_iter().filter_map(Result::err).collect())
 }
 
 /// Whether this kernel has VXLAN: an interface is made to see, and removed.
