@@ -11,10 +11,10 @@ use tonic::Status;
 
 use super::roots::{internal, is_current, wanted};
 use crate::context::Context;
-use crate::store::StoreView;
 use crate::store::change::put;
+use crate::store::{Event, StoreView, Update, Watch};
 
-/// How often nodes are asked.
+/// How often nodes are asked, and pause after a write that failed.
 const PERIOD: Duration = Duration::from_secs(1);
 /// How many are asked at a time: each makes a key, and registers anew (Swarm: 30 in 3 s).
 const BATCH: usize = 30;
@@ -23,7 +23,8 @@ const BATCH: usize = 30;
 pub(crate) async fn reconcile(ctx: Arc<Context>) {
     let mut leadership = ctx.consensus.leader();
     let (_, mut updates) = ctx.store().subscribe();
-    let mut asked: Option<Instant> = None;
+    // Nothing is asked before.
+    let mut due = Instant::now();
     loop {
         if !ctx.is_leader() {
             if leadership.changed().await.is_err() {
@@ -31,33 +32,54 @@ pub(crate) async fn reconcile(ctx: Arc<Context>) {
             }
             continue;
         }
-        match step(&ctx, asked.is_none_or(|at| at.elapsed() >= PERIOD)).await {
-            Ok(true) => asked = Some(Instant::now()),
-            Ok(false) => {}
-            Err(error) => tracing::warn!(%error, "the rotation of the root does not get on"),
-        }
+        let more = step(&ctx, &mut due).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the rotation of the root does not get on");
+            due = Instant::now() + PERIOD;
+            true
+        });
         tokio::select! {
-            update = updates.next() => if update.is_none() { return },
-            _ = leadership.changed() => {}
-            () = tokio::time::sleep(PERIOD) => {}
+            known = changed(&mut updates) => if !known { return },
+            known = leadership.changed() => if known.is_err() { return },
+            () = tokio::time::sleep_until(due), if more => {}
         }
         while updates.try_next().is_some() {}
     }
 }
 
-/// True if nodes were asked.
-async fn step(ctx: &Context, may_ask: bool) -> Result<bool, Status> {
+/// Waits for a change of what a step goes by; false once the store is gone. Cancel safe.
+async fn changed(updates: &mut Watch) -> bool {
+    while let Some(update) = updates.next().await {
+        let concerned = match update {
+            Update::Commit(commit) => {
+                commit.events.iter().any(|e| matches!(e, Event::Cluster(_) | Event::Node(_)))
+            }
+            Update::Resync(_) => true,
+        };
+        if concerned {
+            return true;
+        }
+    }
+    false
+}
+
+/// True if there is more to do at the time that is `due` then, also if nothing changes.
+async fn step(ctx: &Context, due: &mut Instant) -> Result<bool, Status> {
     let view = ctx.view();
     let Some(cluster) = view.cluster() else { return Ok(false) };
     let wanted = wanted(cluster)?;
     if behind(&view, cluster, &wanted).next().is_none() {
-        if cluster.root_rotation.is_some() {
-            finish(ctx).await?;
+        if cluster.root_rotation.is_none() || finish(ctx).await? {
+            return Ok(false);
         }
+        // Somebody may be behind in a write that is under way, and may yet fail.
+        *due = Instant::now() + PERIOD;
+        return Ok(true);
+    }
+    if to_ask(&view, cluster, &wanted).next().is_none() {
         return Ok(false);
     }
-    if !may_ask || to_ask(&view, cluster, &wanted).next().is_none() {
-        return Ok(false);
+    if Instant::now() < *due {
+        return Ok(true);
     }
     ctx.write(|view| {
         let Some(cluster) = view.cluster() else { return Ok(Vec::new()) };
@@ -69,6 +91,7 @@ async fn step(ctx: &Context, may_ask: bool) -> Result<bool, Status> {
         Ok(asked.collect())
     })
     .await?;
+    *due = Instant::now() + PERIOD;
     Ok(true)
 }
 
@@ -88,8 +111,8 @@ fn to_ask<'a>(
     behind(view, cluster, wanted).filter(|n| n.renew_epoch != cluster.trust_epoch)
 }
 
-/// The new root takes the old one's place, if nobody needs that any more.
-async fn finish(ctx: &Context) -> Result<(), Status> {
+/// The new root takes the old one's place, if nobody needs that any more; true if it has.
+async fn finish(ctx: &Context) -> Result<bool, Status> {
     let view = ctx
         .write(|view| {
             let Some(cluster) = view.cluster() else { return Ok(Vec::new()) };
@@ -109,8 +132,9 @@ async fn finish(ctx: &Context) -> Result<(), Status> {
             })])
         })
         .await?;
-    if view.cluster().is_some_and(|c| c.root_rotation.is_none()) {
+    let done = view.cluster().is_some_and(|c| c.root_rotation.is_none());
+    if done {
         tracing::info!("the swarm has a new root: every node has a certificate of it, the old one is gone");
     }
-    Ok(())
+    Ok(done)
 }
