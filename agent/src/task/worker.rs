@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use skep_proto::v1::{self, TaskState};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::dependencies;
 
@@ -33,6 +34,8 @@ pub(super) struct Worker {
     assignment: Arc<v1::TaskAssignment>,
     state: TaskState,
     container: Option<v1::ContainerStatus>,
+    /// Since when it is to stop.
+    stopping: Option<Instant>,
 }
 
 impl Worker {
@@ -41,7 +44,7 @@ impl Worker {
         target: watch::Receiver<Target>,
         assignment: Arc<v1::TaskAssignment>,
     ) -> Self {
-        Self { around, target, assignment, state: TaskState::Assigned, container: None }
+        Self { around, target, assignment, state: TaskState::Assigned, container: None, stopping: None }
     }
 
     pub(super) async fn run(mut self) {
@@ -215,15 +218,17 @@ impl Worker {
     }
 
     /// Goes on with the connections there are for the time given: no node sends new ones any more. False when the
-    /// manager wants something else meanwhile. A daemon that comes back begins the time anew.
+    /// manager wants something else meanwhile: where that is to stop, too (and be removed), what is left of the time
+    /// is left. A daemon that comes back begins the time anew.
     async fn drain(&mut self) -> bool {
         let time = Duration::from_nanos(u64::try_from(self.assignment.drain_ns).unwrap_or(0));
+        let end = *self.stopping.get_or_insert_with(Instant::now) + time;
         if self.state != TaskState::Running || time.is_zero() {
             return true;
         }
         let (runtime, assignment) = (self.around.runtime.clone(), self.assignment.clone());
         tokio::select! {
-            () = tokio::time::sleep(time) => true,
+            () = tokio::time::sleep_until(end) => true,
             // Nobody is left to wait for; the stop finds it ended.
             _ = runtime.wait(&assignment) => true,
             changed = self.target.changed() => {
