@@ -19,6 +19,7 @@ use super::sessions::Session;
 use super::world::{World, is_backend, is_live};
 use crate::context::Context;
 use crate::control::service_name;
+use crate::orchestrator::task::wanted;
 
 /// Longest time a task's stop waits for the other nodes' acknowledgement.
 const DRAIN_BOUND: Duration = Duration::from_secs(2);
@@ -191,17 +192,18 @@ impl Told {
 
     fn task_changes(&mut self, node_id: &str, world: &World, acks: &Acks, changes: &mut Vec<Op>) {
         let mut present = BTreeSet::new();
+        let mut staying = Staying::new();
         for task in world.view.tasks_of_node(node_id).filter(|t| is_assigned(t)) {
             present.insert(task.id.as_str());
             let told = self.tasks.get(&task.id);
             if told.is_some_and(|t| same_for_agent(t, task)) {
                 continue;
             }
-            if told.is_some_and(|t| !stops(t)) && stops(task) && !self.may_stop(world, acks, task) {
+            if told.is_some_and(|t| wanted(t)) && !wanted(task) && !self.may_stop(world, acks, task) {
                 continue;
             }
             self.held.remove(&task.id);
-            changes.push(Op::Task(assignment(world, task)));
+            changes.push(Op::Task(assignment(world, task, &mut staying)));
             self.tasks.insert(task.id.clone(), task.clone());
         }
         self.held.retain(|id, _| present.contains(id.as_str()));
@@ -256,17 +258,16 @@ fn is_assigned(task: &v1::Task) -> bool {
     task.status.as_ref().is_some_and(|s| s.state >= TaskState::Assigned.into())
 }
 
-fn stops(task: &v1::Task) -> bool {
-    task.desired_state > TaskState::Complete.into()
-}
-
 /// The agent knows its own statuses; the rest is the manager's to tell.
 fn same_for_agent(a: &v1::Task, b: &v1::Task) -> bool {
     let told = |t: &v1::Task| (t.desired_state, t.revision, t.start_not_before_ms);
     told(a) == told(b) && a.addresses == b.addresses && a.ports == b.ports && a.attachment == b.attachment
 }
 
-fn assignment(world: &World, task: &Arc<v1::Task>) -> v1::TaskAssignment {
+/// Whether services have tasks that take what is new, each looked up once: many of one may stop together.
+type Staying<'a> = BTreeMap<&'a str, bool>;
+
+fn assignment<'a>(world: &World, task: &'a Arc<v1::Task>, staying: &mut Staying<'a>) -> v1::TaskAssignment {
     let service = world.view.service(&task.service_id);
     let node = world.view.node(&task.node_id);
     let annotations = service.and_then(|s| s.spec.as_ref()).and_then(|s| s.annotations.as_ref());
@@ -279,20 +280,24 @@ fn assignment(world: &World, task: &Arc<v1::Task>) -> v1::TaskAssignment {
             .and_then(|n| n.description.as_ref())
             .map(|d| d.hostname.clone())
             .unwrap_or_default(),
-        drain_ns: drain_ns(world, task),
+        drain_ns: drain_ns(world, task, staying),
     }
 }
 
 /// How long the task goes on with what it has. Without a word from the user only as long as others take what is new:
 /// a service of one task would be away for longer. With the service everything goes at once.
-fn drain_ns(world: &World, task: &v1::Task) -> i64 {
+fn drain_ns<'a>(world: &World, task: &'a v1::Task, staying: &mut Staying<'a>) -> i64 {
     let Some(service) = world.view.service(&task.service_id).filter(|s| !s.removing) else { return 0 };
-    if !stops(task) || !is_live(task) || task.addresses.is_empty() {
+    if wanted(task) || !is_live(task) || task.addresses.is_empty() {
         return 0;
     }
     let asked = service.spec.as_ref().and_then(|s| s.drain_ns);
     asked.unwrap_or_else(|| {
-        let others = world.view.tasks_of_service(&task.service_id).any(|t| is_backend(t));
-        if others { defaults::DRAIN.as_nanos() as i64 } else { 0 }
+        let others = || world.view.tasks_of_service(&task.service_id).any(|t| is_backend(t));
+        if *staying.entry(&task.service_id).or_insert_with(others) {
+            defaults::DRAIN.as_nanos() as i64
+        } else {
+            0
+        }
     })
 }

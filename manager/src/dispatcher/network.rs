@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use skep_proto::v1::{self, NodeState, TaskState};
+use skep_proto::v1::{self, NodeState};
 
 use super::world::is_backend;
 use crate::control::service_name;
+use crate::orchestrator::task::wanted;
 use crate::store::StoreView;
 
 /// One network with all its nodes; a stream leaves its own node out of the peers.
@@ -132,7 +133,7 @@ pub(super) fn published(view: &StoreView, ingress_id: &str, tasks: &Tasks) -> Ve
         backends.entry(&task.service_id).or_default().extend(backend(view, ingress_id, task));
     }
     let mut leaving: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for task in tasks.values().filter(|t| t.desired_state > TaskState::Complete.into()) {
+    for task in tasks.values().filter(|t| !wanted(t)) {
         let addr = address(task, ingress_id).map(str::to_owned);
         leaving.entry(&task.service_id).or_default().extend(addr);
     }
