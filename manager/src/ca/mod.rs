@@ -87,7 +87,8 @@ async fn issue(
     }
     let id = ctx.new_id();
     loop {
-        let view = ctx.view();
+        // One that leads since a moment ago may not have applied yet what made the token good.
+        let (view, _) = ctx.read().await;
         let role = role_of(&view, &token)?;
         let mut node = new_node(&id, role, request.availability, &request.hostname);
         // Proves that the request can be signed before the node exists.
@@ -150,13 +151,13 @@ async fn sign(
     let life = if life == 0 { skep_proto::defaults::CERT_EXPIRY } else { Duration::from_secs(life) };
     let servers = external::of(cluster, roots::issuer(cluster));
     let signed = match servers.is_empty() {
-        true => Err(None),
-        false => external::sign(ctx, cluster, &servers, csr_pem, node).await.map_err(Some),
+        true => None,
+        false => Some(external::sign(ctx, cluster, &servers, csr_pem, node).await),
     };
     let certificate_pem = match signed {
-        Ok(signed) => signed,
-        Err(Some(error)) if !roots::has_key(cluster) => return Err(error),
-        Err(_) => roots::signer(ctx.host(), cluster)?
+        Some(Ok(signed)) => signed,
+        Some(Err(error)) if !roots::has_key(cluster) => return Err(error),
+        _ => roots::signer(ctx.host(), cluster)?
             .issue(csr_pem, &node.id.as_str().into(), node.role(), life)
             .map_err(|e| Status::invalid_argument(e.to_string()))?,
     };
