@@ -104,7 +104,8 @@ impl RootCa {
         pem::certificate(&self.cert_pem, "root certificate")
     }
 
-    /// Signs a node's request; what leads to the trusted root follows the certificate. Of the request only the key is taken: names and role are ours to give.
+    /// Signs a node's request; what leads to the trusted root follows the certificate. Of the request only the key is
+    /// taken: names and role are ours to give.
     pub fn issue(
         &self,
         csr_pem: &str,

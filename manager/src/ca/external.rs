@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{Request, StatusCode, Uri, header};
 use hyper_util::rt::TokioIo;
@@ -27,11 +29,11 @@ const MAX_ANSWER: usize = 1 << 20;
 /// The servers that sign with the key of the root `ca_pem`.
 pub(super) fn of<'a>(cluster: &'a v1::Cluster, ca_pem: &str) -> Vec<&'a v1::ExternalCa> {
     let all = cluster.spec.as_ref().map_or(&[][..], |s| &s.external_cas);
-    let root = |ca: &v1::ExternalCa| match ca.ca_pem.as_str() {
-        "" => cluster.root_ca_pem.clone(),
-        own => skep_identity::normalized_pem(own).unwrap_or_default(),
+    let signs = |ca: &&v1::ExternalCa| match ca.ca_pem.as_str() {
+        "" => cluster.root_ca_pem == ca_pem,
+        own => skep_identity::normalized_pem(own).is_ok_and(|own| own == ca_pem),
     };
-    all.iter().filter(|ca| root(ca) == ca_pem).collect()
+    all.iter().filter(signs).collect()
 }
 
 /// Has one of `servers` sign a node's request; what follows its certificate comes from the cluster.
@@ -74,19 +76,29 @@ pub(super) async fn sign(
     Err(Status::unavailable(format!("no external CA signed the certificate: {}", failed.join("; "))))
 }
 
-/// Fails unless one of the servers that sign with a root's key can be reached; `which` names the root.
+/// Fails unless one of the servers that sign with a root's key can be reached; `which` names the root. All are tried
+/// at once: one that does not answer leaves no time for the next.
 pub(super) async fn reachable(
     ctx: &Context,
     cluster: &v1::Cluster,
     ca_pem: &str,
     which: &str,
 ) -> Result<(), Status> {
-    let mut failed = String::new();
+    let mut tried = FuturesUnordered::new();
     for server in of(cluster, ca_pem) {
-        match timeout(LIMIT, connect(ctx, ca_pem, &server.url)).await {
-            Ok(Ok(_)) => return Ok(()),
-            Ok(Err(why)) => failed = format!(" ({}: {why})", server.url),
-            Err(_) => failed = format!(" ({}: no answer within {LIMIT:?})", server.url),
+        tried.push(async move {
+            match timeout(LIMIT, connect(ctx, ca_pem, &server.url)).await {
+                Ok(Ok(_)) => Ok(()),
+                Ok(Err(why)) => Err(format!(" ({}: {why})", server.url)),
+                Err(_) => Err(format!(" ({}: no answer within {LIMIT:?})", server.url)),
+            }
+        });
+    }
+    let mut failed = String::new();
+    while let Some(outcome) = tried.next().await {
+        match outcome {
+            Ok(()) => return Ok(()),
+            Err(why) => failed = why,
         }
     }
     Err(Status::invalid_argument(format!(
