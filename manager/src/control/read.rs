@@ -1,6 +1,6 @@
 //! Reads: selections of the store, with what only the moment knows (leader, counts) filled in.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use skep_proto::v1::service_spec::Mode;
@@ -9,6 +9,7 @@ use tonic::Status;
 
 use super::lookup;
 use crate::context::Context;
+use crate::orchestrator::slot::SlotKey;
 use crate::orchestrator::task::{current, goal};
 use crate::store::{LookupError, StoreView};
 
@@ -97,12 +98,11 @@ fn with_status(view: &StoreView, service: &Arc<v1::Service>) -> v1::ServiceWithS
     let (mut running, mut wanted, mut completed) = (0, 0, 0);
     let job = service.job_status.is_some();
     // A slot may have come to two completions, where a node was cut off.
-    let mut done: HashSet<(u64, &str)> = HashSet::new();
+    let mut done: BTreeSet<SlotKey> = BTreeSet::new();
     for task in view.tasks_of_service(&service.id).filter(|t| current(service, t)) {
         let state = task.status.as_ref().map_or(TaskState::New, v1::TaskStatus::state);
         if job && state == TaskState::Complete {
-            let node = if task.slot == 0 { task.node_id.as_str() } else { "" };
-            completed += u64::from(done.insert((task.slot, node)));
+            completed += u64::from(done.insert(SlotKey::of(task)));
         } else if task.desired_state() == goal(task) {
             wanted += 1;
             running += u64::from(state == TaskState::Running);

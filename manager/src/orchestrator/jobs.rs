@@ -90,9 +90,10 @@ pub(super) fn global(
     }
     slots.retain(|key, _| there(key));
     let began_ms = service.job_status.map_or(0, |job| job.last_execution_ms);
-    let spec = view.revision(&service.id, service.revision).and_then(|r| r.spec.clone()).unwrap_or_default();
-    let placement = spec.placement.unwrap_or_default();
-    let again = spec.restart.unwrap_or_default().condition() != v1::RestartCondition::None;
+    let spec = view.present_spec(service);
+    let placement = spec.and_then(|s| s.placement.clone()).unwrap_or_default();
+    let restart = spec.and_then(|s| s.restart).unwrap_or_default();
+    let again = restart.condition() != v1::RestartCondition::None;
     for node in view.nodes() {
         let key = SlotKey::Node(node.id.clone());
         let slot = slots.get(&key);

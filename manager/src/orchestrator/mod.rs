@@ -174,8 +174,7 @@ fn globalise(
     rng: &mut impl Rng,
     plan: &mut Plan,
 ) {
-    let spec = view.revision(&service.id, service.revision).and_then(|r| r.spec.clone()).unwrap_or_default();
-    let placement = spec.placement.unwrap_or_default();
+    let placement = view.present_spec(service).and_then(|s| s.placement.clone()).unwrap_or_default();
     for node in view.nodes() {
         let key = SlotKey::Node(node.id.clone());
         let eligible = scheduler::may_hold(node, &placement);

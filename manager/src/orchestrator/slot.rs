@@ -18,6 +18,16 @@ pub enum SlotKey {
     Node(String),
 }
 
+impl SlotKey {
+    /// The slot of a task.
+    pub fn of(task: &v1::Task) -> Self {
+        match task.slot {
+            0 => Self::Node(task.node_id.clone()),
+            n => Self::Replica(n),
+        }
+    }
+}
+
 /// The tasks of one slot that are not to be removed.
 #[derive(Clone, Debug, Default)]
 pub struct Slot {
@@ -62,11 +72,7 @@ impl Slot {
 pub fn slots(view: &StoreView, service: &v1::Service) -> BTreeMap<SlotKey, Slot> {
     let mut slots: BTreeMap<SlotKey, Slot> = BTreeMap::new();
     for t in view.tasks_of_service(&service.id) {
-        let key = match t.slot {
-            0 => SlotKey::Node(t.node_id.clone()),
-            n => SlotKey::Replica(n),
-        };
-        let slot = slots.entry(key).or_default();
+        let slot = slots.entry(SlotKey::of(t)).or_default();
         if t.desired_state() == v1::TaskState::Remove {
             slot.leaving.push(t.clone());
         } else {

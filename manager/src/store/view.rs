@@ -89,6 +89,10 @@ impl StoreView {
     pub fn task_spec(&self, task: &v1::Task) -> Option<&v1::TaskSpec> {
         self.revision(&task.service_id, task.revision).and_then(|r| r.spec.as_ref())
     }
+    /// The task spec of a service's present revision.
+    pub fn present_spec(&self, service: &v1::Service) -> Option<&v1::TaskSpec> {
+        self.revision(&service.id, service.revision).and_then(|r| r.spec.as_ref())
+    }
     /// The revisions of a service, oldest first.
     pub fn revisions_of(&self, service_id: &str) -> impl Iterator<Item = &Arc<v1::Revision>> {
         let id = Key::from(service_id);
