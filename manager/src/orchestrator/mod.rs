@@ -151,8 +151,7 @@ fn replace(
         }
     };
     let Some(restart) = restart else { return };
-    let place = Place { incarnation: slot.next_incarnation(), ..Place::after(old) };
-    let mut new = task::new(service, old.revision, place, now_ms, rng);
+    let mut new = task::new(service, old.revision, Place::after(slot, old), now_ms, rng);
     new.start_not_before_ms = restart.not_before_ms;
     new.restarts_ms = restart.restarts_ms;
     let must_wait = slot.stopping(view) || (reason != Reason::Finished && task::may_run(view, old));

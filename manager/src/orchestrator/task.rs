@@ -4,6 +4,7 @@ use rand::Rng;
 use skep_proto::{ids, v1};
 use v1::TaskState;
 
+use super::slot::Slot;
 use crate::store::StoreView;
 
 /// The state an agent reported (or, before assignment, the manager decided).
@@ -119,9 +120,9 @@ pub struct Place<'a> {
 }
 
 impl<'a> Place<'a> {
-    /// The place of `old`'s successor.
-    pub fn after(old: &'a v1::Task) -> Self {
+    /// The place of the successor of `old`, a task of `slot` and not always its newest.
+    pub fn after(slot: &Slot, old: &'a v1::Task) -> Self {
         let node = if old.slot == 0 { old.node_id.as_str() } else { "" };
-        Self { slot: old.slot, node, incarnation: old.incarnation + 1 }
+        Self { slot: old.slot, node, incarnation: slot.next_incarnation() }
     }
 }

@@ -88,7 +88,7 @@ fn replace(
     plan: &mut Plan,
 ) {
     let Some(old) = slot.newest() else { return };
-    let mut new = task::new(service, service.revision, Place::after(old), now_ms, rng);
+    let mut new = task::new(service, service.revision, Place::after(slot, old), now_ms, rng);
     // One that waits for its turn (a restart's delay) has nothing to keep up.
     let keeps = |t: &v1::Task| {
         order == v1::UpdateOrder::StartFirst
