@@ -27,7 +27,7 @@ pub(crate) async fn reconcile(ctx: Arc<Context>) {
             }
             tokio::select! {
                 update = updates.next() => if update.is_none() { return },
-                _ = leadership.changed() => {}
+                known = leadership.changed() => if known.is_err() { return },
                 () = tokio::time::sleep(PERIOD) => {}
             }
             while updates.try_next().is_some() {}
