@@ -28,17 +28,27 @@ pub(crate) async fn check(ctx: &Context, cluster: &v1::Cluster, asked: &Asked<'_
         cert => normalized_pem(cert).map_err(refused)?,
     };
     // A key that is brought for the present root makes all servers superfluous.
-    if cluster.root_key_pem.is_empty() && (cert != cluster.root_ca_pem || asked.key.is_empty()) {
-        external::reachable(ctx, cluster, &cluster.root_ca_pem, "current").await?;
-    }
-    let next = cluster.root_rotation.as_ref().filter(|next| next.key_pem.is_empty());
-    match next {
-        _ if !cert.is_empty() && asked.key.is_empty() => {
-            external::reachable(ctx, cluster, &cert, "desired").await
+    let needs_current =
+        cluster.root_key_pem.is_empty() && (cert != cluster.root_ca_pem || asked.key.is_empty());
+    let current = async {
+        match needs_current {
+            true => external::reachable(ctx, cluster, &cluster.root_ca_pem, "current").await,
+            false => Ok(()),
         }
-        Some(next) if cert.is_empty() => external::reachable(ctx, cluster, &next.ca_pem, "next").await,
-        _ => Ok(()),
-    }
+    };
+    let next = cluster.root_rotation.as_ref().filter(|next| next.key_pem.is_empty());
+    let desired = async {
+        match next {
+            _ if !cert.is_empty() && asked.key.is_empty() => {
+                external::reachable(ctx, cluster, &cert, "desired").await
+            }
+            Some(next) if cert.is_empty() => external::reachable(ctx, cluster, &next.ca_pem, "next").await,
+            _ => Ok(()),
+        }
+    };
+    // Side by side: one after the other they may take longer than a write may.
+    let (current, desired) = tokio::join!(current, desired);
+    current.and(desired)
 }
 
 /// Brings the roots of `cluster`, whose spec is the new one already, to what is asked for. A rotation that is under

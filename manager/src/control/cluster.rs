@@ -22,7 +22,7 @@ pub(super) async fn update(
         token.map(|t| t.to_string()).map_err(|e| Status::internal(e.to_string()))
     };
     let asked = ca::Asked { cert: &request.signing_ca_pem, key: &request.signing_key_pem };
-    if let Some(cluster) = ctx.view().cluster() {
+    if let Some(cluster) = ctx.read().await.0.cluster() {
         let spec = request.spec.clone().map(with_defaults).or_else(|| cluster.spec.clone());
         ca::check(ctx, &v1::Cluster { spec, ..v1::Cluster::clone(cluster) }, &asked).await?;
     }

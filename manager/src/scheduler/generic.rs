@@ -15,7 +15,7 @@ impl Held {
             let key = (r.kind.clone(), r.name.clone());
             let amount = if r.name.is_empty() { r.amount } else { 1 };
             let held = self.0.entry(key.clone()).or_default();
-            *held += i64::from(sign) * amount;
+            *held = held.saturating_add(i64::from(sign).saturating_mul(amount));
             if *held == 0 {
                 self.0.remove(&key);
             }
@@ -25,8 +25,12 @@ impl Held {
     /// How much of a kind is free on the node.
     pub fn free(&self, node: &v1::Node, kind: &str) -> i64 {
         of_kind(node, kind)
-            .map(|r| if r.name.is_empty() { r.amount - self.of(r) } else { i64::from(self.of(r) == 0) })
-            .sum()
+            .map(|r| match r.name.is_empty() {
+                true => r.amount.saturating_sub(self.of(r)),
+                false => i64::from(self.of(r) == 0),
+            })
+            // What a node says that it has is its own word.
+            .fold(0, i64::saturating_add)
     }
 
     /// Takes what is `wanted`, which must be free: named units where the node has names.

@@ -14,10 +14,12 @@ impl Node {
         let mut connection = member.agent.connection();
         loop {
             let manager = connection.borrow_and_update().manager.clone();
-            if let Some(manager) = manager.and_then(|m| m.parse().ok())
-                && let Err(e) = self.readdress(&member, manager)
-            {
-                tracing::warn!(error = %e, "this host's new address is not kept");
+            if let Some(manager) = manager.and_then(|m| m.parse().ok()) {
+                // Not in the midst of another change of the membership, whose record this would undo.
+                let _one = self.inner.changing.lock().await;
+                if let Err(e) = self.readdress(&member, manager) {
+                    tracing::warn!(error = %e, "this host's new address is not kept");
+                }
             }
             if connection.changed().await.is_err() {
                 return;
