@@ -426,6 +426,8 @@ pub struct ContainerConfig {
     pub dns_options: Vec<String>,
     /// Remove the container once it has exited.
     pub auto_remove: bool,
+    /// It is a step of a build: what a crash leaves of it goes with the next start.
+    pub of_build: bool,
     /// What the API was asked for, kept verbatim for `inspect` (Docker's HostConfig and friends).
     pub api_request: Option<serde_json::Value>,
 }

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use skep_engine::{BuildEvent, BuildRequest, Error, PruneBuilds, Reference, ResourceLimits, extra_host};
 use skep_registry::Credentials;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{body, transfer};
@@ -24,6 +24,9 @@ use crate::error::{ApiError, ApiResult};
 use crate::fields::Fields;
 use crate::filters::Filters;
 use crate::state::ApiState;
+
+/// Events of a build that wait to be written before the build has to wait.
+const PENDING: usize = 64;
 
 /// Header with credentials for several registries.
 const CONFIG: &str = "x-registry-config";
@@ -94,7 +97,7 @@ async fn build(
 ) -> ApiResult {
     let (wanted, quiet) = read(q, request.headers())?;
     let context = body::reader(request);
-    let (send, mut said) = mpsc::unbounded_channel();
+    let (send, mut said) = mpsc::channel(PENDING);
     let engine = s.engine().clone();
     let work = AbortOnDropHandle::new(tokio::spawn(async move { engine.build(wanted, context, send).await }));
     if quiet {
@@ -110,7 +113,7 @@ async fn build(
             Err(e) => Err(ApiError::internal(e.to_string())),
         };
     };
-    let said = futures::stream::iter([first]).chain(UnboundedReceiverStream::new(said)).map(|e| line(&e));
+    let said = futures::stream::iter([first]).chain(ReceiverStream::new(said)).map(|e| line(&e));
     let end = futures::stream::once(work).filter_map(|ended| {
         let line = match ended {
             Ok(Ok(_)) => None,

@@ -148,6 +148,59 @@ fn what_was_built_is_kept_by_its_content_until_it_is_pruned() -> Result<()> {
 }
 
 #[test]
+fn what_a_build_leaves_behind_is_what_was_asked_for() -> Result<()> {
+    let (lab, context) = builder("bl")?;
+    let host = lab.host(1);
+    let build = |flags: &[&str], text: &str| {
+        fs::write(context.join("Dockerfile"), text)?;
+        run(docker_build(host, flags, &context))
+    };
+    // Caches of mounts are kept, and go with all else that is kept.
+    let counts = "FROM bb\nRUN --mount=type=cache,target=/c echo 1 >> /c/f && cat /c/f\n";
+    for ones in [1, 2] {
+        let (_, said) = build(&["--no-cache"], counts)?;
+        ensure!(said.lines().filter(|l| *l == "1").count() == ones, "{said}");
+    }
+    host.docker(&["builder", "prune", "-af"])?;
+    let (_, said) = build(&["--no-cache"], counts)?;
+    ensure!(said.lines().filter(|l| *l == "1").count() == 1, "{said}");
+    // The container of a step that failed is the user's, over a restart too; unless it is to go.
+    let containers = || host.docker(&["ps", "-aq"]).map(|c| c.lines().count());
+    build(&["--force-rm"], "FROM bb\nRUN false\n")?;
+    ensure!(containers()? == 0, "it is to go");
+    build(&[], "FROM bb\nRUN false\n")?;
+    ensure!(containers()? == 1, "it is to be looked at");
+    host.docker(&["create", "--label", "skep.build=mine", "bb"])?;
+    // What a crash leaves of a step is nobody's.
+    fs::write(context.join("Dockerfile"), "FROM bb\nRUN sleep 1000\n")?;
+    let mut cut = docker_build(host, &[], &context).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+    eventually("the step runs", Duration::from_secs(30), || {
+        ensure!(host.docker(&["ps", "-q"])?.lines().count() == 1, "nothing runs");
+        Ok(())
+    })?;
+    host.stop_daemon("-9")?;
+    cut.wait()?;
+    host.start_daemon()?;
+    ensure!(containers()? == 2, "{}", host.docker(&["ps", "-a"])?);
+    let (ok, said) = build(&[], "FROM bb\nRUN true\n")?;
+    ensure!(ok, "{said}");
+    // Who leaves a build ends it.
+    fs::write(context.join("Dockerfile"), "FROM bb\nRUN sleep 1001\n")?;
+    let mut left = docker_build(host, &[], &context).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+    eventually("the step runs", Duration::from_secs(30), || {
+        ensure!(host.docker(&["ps", "-q"])?.lines().count() == 1, "nothing runs");
+        Ok(())
+    })?;
+    left.kill()?;
+    left.wait()?;
+    eventually("the step is gone", Duration::from_secs(30), || {
+        ensure!(containers()? == 2, "it is there");
+        Ok(())
+    })?;
+    lab.down()
+}
+
+#[test]
 fn the_same_input_gives_the_same_image_and_secrets_are_in_none_of_it() -> Result<()> {
     let (lab, context) = builder("br")?;
     let host = lab.host(1);

@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use super::caches;
 use crate::engine::Engine;
-use crate::error::Error;
+use crate::error::{Error, blocking};
 use crate::events::now_ns;
 use crate::image::{Held, Images};
 use crate::metadata::{Change, Kind, Metadata, Stored};
@@ -125,6 +126,11 @@ impl BuildCache {
 }
 
 impl Engine {
+    /// Where `RUN --mount=type=cache` keeps its directories.
+    pub(super) fn build_caches(&self) -> std::path::PathBuf {
+        self.root().path().join("build-caches")
+    }
+
     /// What builds have kept, the oldest first.
     pub fn build_cache_usage(&self) -> Vec<CacheUsage> {
         let shared: BTreeSet<String> = self.images().list().into_iter().flat_map(|i| i.chain_ids).collect();
@@ -173,7 +179,12 @@ impl Engine {
         };
         let changes = gone.iter().map(|k| Change::delete(Kind::BuildStep, k)).collect();
         cache.metadata.commit(changes).await?;
-        let (_, bytes) = self.images().remove_intermediates(kept).await?;
+        let (_, mut bytes) = self.images().remove_intermediates(kept).await?;
+        // When one was used last is not known, so they go only when all may.
+        if which == PruneBuilds::default() {
+            let (caches, trash) = (self.build_caches(), self.root().temporary());
+            bytes += blocking(move || caches::prune(&caches, &trash)).await?;
+        }
         Ok((gone, bytes))
     }
 }

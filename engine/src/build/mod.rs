@@ -3,6 +3,7 @@
 
 mod arguments;
 mod cache;
+mod caches;
 mod context;
 mod copy;
 mod fetch;
@@ -82,7 +83,7 @@ impl Engine {
         &self,
         request: BuildRequest,
         context: impl AsyncRead + Send + Unpin,
-        output: tokio::sync::mpsc::UnboundedSender<BuildEvent>,
+        output: tokio::sync::mpsc::Sender<BuildEvent>,
     ) -> Result<String, Error> {
         let output = Output::new(output);
         let context = context::Context::receive(self.root().temporary(), context).await?;

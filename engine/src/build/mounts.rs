@@ -1,16 +1,14 @@
 //! `RUN --mount`: what is mounted while a command runs, and what of it is taken away from the layer again.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::Arc;
 
 use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::fstatat;
 use nix::unistd::{UnlinkatFlags, unlinkat};
-use sha2::{Digest, Sha256};
-use tokio::sync::OwnedMutexGuard;
 
+use super::caches::{self, InUse};
 use super::copy::{self, Item, Rules};
 use super::settings::beneath;
 use crate::config::MemoryFile;
@@ -30,8 +28,8 @@ pub(super) struct Mounted {
     pub(super) env: Vec<String>,
     /// Paths that are no part of the layer where the image does not have them.
     pub(super) stubs: Vec<PathBuf>,
-    /// Caches that nobody else may use meanwhile.
-    pub(super) locks: Vec<OwnedMutexGuard<()>>,
+    /// Its caches.
+    pub(super) caches: InUse,
 }
 
 /// Files that a bind may be from, by what `from` says: a root to read, which is kept as long as this lives.
@@ -68,62 +66,16 @@ impl Source {
     }
 }
 
-/// Locks of the caches that are not shared.
-static LOCKS: LazyLock<Mutex<BTreeMap<PathBuf, Arc<tokio::sync::Mutex<()>>>>> = LazyLock::new(Mutex::default);
-
-/// The directory of a cache.
-fn cache(m: &Mount, target: &Path, caches: &Path) -> PathBuf {
-    let id = if m.id.is_empty() { target.to_string_lossy().into_owned() } else { m.id.clone() };
-    caches.join(hex::encode(Sha256::digest(&id)))
-}
-
-/// Takes the caches that are not shared: each once and all in one order, so that no commands wait for each other.
-async fn lock(mounts: &[Mount], working_dir: &str, caches: &Path) -> Vec<OwnedMutexGuard<()>> {
-    let alone = mounts
-        .iter()
-        .filter(|m| m.kind == Kind::Cache && matches!(m.sharing.as_str(), "locked" | "private"))
-        .map(|m| cache(m, Path::new(&beneath(working_dir, &m.target)), caches));
-    let alone: BTreeSet<PathBuf> = alone.collect();
-    let mut held = Vec::new();
-    for dir in alone {
-        let lock = {
-            let mut locks = LOCKS.lock().unwrap_or_else(PoisonError::into_inner);
-            // Those that nobody holds or waits for.
-            locks.retain(|_, lock| Arc::strong_count(lock) > 1);
-            locks.entry(dir).or_default().clone()
-        };
-        held.push(lock.lock_owned().await);
-    }
-    held
-}
-
-/// Makes a cache that is not there yet; it appears with its owner and mode. Blocks.
-fn make_cache(m: &Mount, dir: &Path, caches: &Path) -> Result<(), Error> {
-    // Commands that run side by side may want the same.
-    static MAKING: Mutex<()> = Mutex::new(());
-    let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
-    if dir.exists() {
-        return Ok(());
-    }
-    make_dir(caches, 0o700)?;
-    let new = dir.with_extension("new");
-    make_dir(&new, 0o755)?;
-    chown(&new, Some(m.uid.unwrap_or(0)), Some(m.gid.unwrap_or(0))).map_err(Error::io("own", &new))?;
-    let mode = std::fs::Permissions::from_mode(m.mode.unwrap_or(0o755));
-    std::fs::set_permissions(&new, mode).map_err(Error::io("set the mode of", &new))?;
-    std::fs::rename(&new, dir).map_err(Error::io("move a new cache to", dir))
-}
-
-/// Makes ready what the mounts want. `caches` and `scratch` are directories, the second one the step's own.
+/// Makes ready what the mounts want. `dir` has the caches, and `scratch` is the step's own.
 pub(super) async fn prepare(
     mounts: &[Mount],
     sources: &Sources,
     secrets: &BTreeMap<String, Vec<u8>>,
     working_dir: &str,
-    caches: &Path,
+    dir: &Path,
     scratch: &Path,
 ) -> Result<Mounted, Error> {
-    let mut out = Mounted { locks: lock(mounts, working_dir, caches).await, ..Mounted::default() };
+    let mut out = Mounted { caches: caches::take(mounts, working_dir, dir).await, ..Mounted::default() };
     for (n, m) in mounts.iter().enumerate() {
         let target = PathBuf::from(beneath(working_dir, &m.target));
         match m.kind {
@@ -144,11 +96,11 @@ pub(super) async fn prepare(
                         m.from
                     )));
                 }
-                let dir = cache(m, &target, caches);
-                let (wanted, new, above) = (m.clone(), dir.clone(), caches.to_path_buf());
-                blocking(move || make_cache(&wanted, &new, &above)).await?;
+                let cache = caches::directory(m, &target, dir);
+                let (wanted, new, above) = (m.clone(), cache.clone(), dir.to_path_buf());
+                blocking(move || caches::make(&wanted, &new, &above)).await?;
                 out.mounts.push(MountConfig::new(
-                    MountKind::Bind { source: dir, options: Default::default() },
+                    MountKind::Bind { source: cache, options: Default::default() },
                     target.clone(),
                     m.read_only.unwrap_or(false),
                 ));

@@ -17,38 +17,49 @@ pub enum BuildEvent {
     Aux(Value),
 }
 
+/// Events that wait to be heard before who speaks has to wait.
+const PENDING: usize = 256;
+
 /// Where it goes.
 #[derive(Clone, Debug)]
 pub(super) struct Output {
-    to: mpsc::UnboundedSender<BuildEvent>,
+    to: mpsc::Sender<BuildEvent>,
 }
 
 impl Output {
-    pub(super) fn new(to: mpsc::UnboundedSender<BuildEvent>) -> Self {
+    pub(super) fn new(to: mpsc::Sender<BuildEvent>) -> Self {
         Self { to }
     }
 
-    pub(super) fn event(&self, event: BuildEvent) {
+    /// Says something; waits for a listener that is slow, and so does the command that speaks.
+    pub(super) async fn event(&self, event: BuildEvent) {
         // Whoever listened may have left; the build ends by being dropped then.
-        let _ = self.to.send(event);
+        let _ = self.to.send(event).await;
     }
 
-    pub(super) fn text(&self, text: impl Into<String>) {
-        self.event(BuildEvent::Text(text.into()));
+    /// Says how far a pull has got, unless nobody can hear it now.
+    pub(super) fn progress(&self, progress: Progress) {
+        let _ = self.to.try_send(BuildEvent::Pull(progress));
     }
 
-    pub(super) fn line(&self, text: impl std::fmt::Display) {
-        self.text(format!("{text}\n"));
+    pub(super) async fn text(&self, text: String) {
+        self.event(BuildEvent::Text(text)).await;
+    }
+
+    pub(super) async fn line(&self, mut text: String) {
+        text.push('\n');
+        self.text(text).await;
     }
 
     /// One output for each of `count` speakers, and what makes them speak in turn until the last has fallen silent.
+    /// One that waits for its turn waits for those before it only.
     pub(super) fn in_turn(&self, count: usize) -> (Vec<Self>, impl Future<Output = ()> + use<>) {
-        let (outputs, inputs): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::unbounded_channel()).unzip();
+        let (outputs, inputs): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel(PENDING)).unzip();
         let to = self.clone();
         let relay = async move {
             for mut input in inputs {
                 while let Some(event) = input.recv().await {
-                    to.event(event);
+                    to.event(event).await;
                 }
             }
         };

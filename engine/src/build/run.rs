@@ -1,8 +1,8 @@
 //! `RUN`: a command in a container of the stage's layers; what it changes becomes a layer.
 
 use futures::StreamExt;
-use tokio::sync::OwnedMutexGuard;
 
+use super::caches::InUse;
 use super::output::Output;
 use super::settings::argv;
 use super::shared::Shared;
@@ -17,9 +17,6 @@ use crate::error::{Error, blocking};
 use crate::image::{Held, ImageConfig};
 use crate::log_config::LogConfig;
 use crate::mount::{MountConfig, MountKind};
-
-/// Label of the containers of builds, by which a daemon that starts knows those that a crash has left.
-const OF_BUILD: &str = "skep.build";
 
 /// Where a script that says itself what reads it is mounted.
 const SCRIPT: &str = "/dev/skep-heredoc";
@@ -51,8 +48,8 @@ struct Guard {
     engine: Engine,
     /// None = there is nothing to remove any more.
     id: Option<String>,
-    /// Caches that are its alone as long as it is there.
-    locks: Vec<OwnedMutexGuard<()>>,
+    /// Those it uses as long as it is there.
+    caches: InUse,
 }
 
 impl Guard {
@@ -60,12 +57,12 @@ impl Guard {
     async fn create(
         engine: &Engine,
         config: ContainerConfig,
-        locks: Vec<OwnedMutexGuard<()>>,
+        caches: InUse,
     ) -> Result<(String, Self), Error> {
         let engine = engine.clone();
         let making = tokio::spawn(async move {
             let id = engine.create(None, config).await?.0;
-            Ok::<_, Error>((id.clone(), Self { engine, id: Some(id), locks }))
+            Ok::<_, Error>((id.clone(), Self { engine, id: Some(id), caches }))
         });
         making.await.map_err(|_| Error::ShuttingDown)?
     }
@@ -79,21 +76,25 @@ impl Guard {
         Ok(())
     }
 
-    /// Leaves the container where it is.
-    fn leave(mut self) {
+    /// Leaves the container where it is, for whoever wants to look at it.
+    async fn leave(mut self) -> Result<(), Error> {
+        if let Some(id) = &self.id {
+            self.engine.keep_after_build(id).await?;
+        }
         self.id = None;
+        Ok(())
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
         let Some(id) = self.id.take() else { return };
-        let (engine, locks) = (self.engine.clone(), std::mem::take(&mut self.locks));
+        let (engine, caches) = (self.engine.clone(), std::mem::take(&mut self.caches));
         tokio::spawn(async move {
             if let Err(e) = engine.remove_with(&id, true, true).await {
                 tracing::warn!(container = id, error = %e, "the container of a build that ended is left");
             }
-            drop(locks);
+            drop(caches);
         });
     }
 }
@@ -116,7 +117,7 @@ pub(super) async fn run(
         return Err(Error::Invalid("RUN --security=insecure is not allowed: allow security.insecure".into()));
     }
     let scratch = shared.context.scratch().await?;
-    let caches = engine.root().path().join("build-caches");
+    let caches = engine.build_caches();
     let working_dir = if stage.config.working_dir.is_empty() { "/" } else { &stage.config.working_dir };
     let mut mounted =
         mounts::prepare(&run.mounts, sources, &request.secrets, working_dir, &caches, &scratch).await?;
@@ -153,7 +154,7 @@ pub(super) async fn run(
         mounts: std::mem::take(&mut mounted.mounts),
         files: std::mem::take(&mut mounted.files),
         privileged: run.security == Security::Insecure,
-        labels: [(OF_BUILD.to_owned(), shared.id.clone())].into(),
+        of_build: true,
         extra_hosts: request.extra_hosts.clone(),
         resources: request.resources.clone(),
         ulimits: request.ulimits.clone(),
@@ -162,19 +163,19 @@ pub(super) async fn run(
         log: LogConfig { driver: "none".into(), ..LogConfig::default() },
         ..ContainerConfig::default()
     };
-    let (id, guard) = Guard::create(engine, config, std::mem::take(&mut mounted.locks)).await?;
-    out.line(format_args!(" ---> Running in {}", &id[..12]));
+    let (id, guard) = Guard::create(engine, config, std::mem::take(&mut mounted.caches)).await?;
+    out.line(format!(" ---> Running in {}", &id[..12])).await;
     let streams = AttachOptions { stdout: true, stderr: true, ..AttachOptions::default() };
     let mut output = engine.attach(&id, streams).await?.output;
     let ended = engine.wait(&id, WaitCondition::NextExit)?;
     engine.start_with_files(&id, std::mem::take(&mut mounted.contents)).await?;
     while let Some(frame) = output.next().await {
-        out.text(String::from_utf8_lossy(&frame?.data));
+        out.text(String::from_utf8_lossy(&frame?.data).into_owned()).await;
     }
     let exit = ended.await?;
     if exit.code != 0 {
         if shared.request.keep_failed {
-            guard.leave();
+            guard.leave().await?;
         } else {
             guard.remove().await?;
         }
@@ -193,14 +194,14 @@ pub(super) async fn run(
     });
     let made = made.await?;
     guard.remove().await?;
-    out.line(format_args!(" ---> Removed intermediate container {}", &id[..12]));
+    out.line(format!(" ---> Removed intermediate container {}", &id[..12])).await;
     Ok(made)
 }
 
 impl Engine {
     /// Removes the containers of builds that a crash ended.
     pub(crate) async fn remove_left_by_builds(&self) {
-        let left = self.list().into_iter().filter(|c| c.config.labels.contains_key(OF_BUILD));
+        let left = self.list().into_iter().filter(|c| c.config.of_build);
         for c in left {
             match self.remove_with(&c.id.0, true, true).await {
                 Ok(()) => tracing::info!(container = c.id.0, "removed what a build left"),

@@ -24,7 +24,6 @@ pub(super) struct Shared {
     pub(super) now: String,
     /// What SOURCE_DATE_EPOCH says: no file of a layer is younger.
     pub(super) latest: Option<i64>,
-    pub(super) id: String,
     held: Mutex<Vec<Held>>,
 }
 
@@ -46,8 +45,7 @@ impl Shared {
             None => time::OffsetDateTime::now_utc(),
         };
         let now = rfc3339(now)?;
-        let id = format!("build-{}", crate::image::unused_name());
-        Ok(Self { engine, request, context, plan, now, latest, id, held: Mutex::default() })
+        Ok(Self { engine, request, context, plan, now, latest, held: Mutex::default() })
     }
 
     /// Keeps an image as long as the build.

@@ -48,7 +48,7 @@ pub(super) async fn run(
     output: Output,
 ) -> Result<String, Error> {
     for note in &plan.notes {
-        output.line(format_args!("[Note] {note}"));
+        output.line(format!("[Note] {note}")).await;
     }
     let shared = Arc::new(Shared::new(engine, request, context, plan)?);
     let stage = run_stages(&shared, &output).await?;
@@ -90,7 +90,7 @@ async fn run_stages(shared: &Arc<Shared>, output: &Output) -> Result<Arc<Stage>,
     let global: Vec<String> = shared.plan.global_args.keys().cloned().collect();
     let unused = Arguments::unused(&shared.request, &[asked, global].concat());
     if !unused.is_empty() {
-        output.line(format_args!("[Warning] One or more build-args {unused:?} were not consumed"));
+        output.line(format!("[Warning] One or more build-args {unused:?} were not consumed")).await;
     }
     all.remove(&target).ok_or(Error::ShuttingDown)
 }
@@ -104,11 +104,11 @@ async fn run_one(
 ) -> Result<Stage, Error> {
     let plan = &shared.plan.stages[number];
     let all = shared.plan.steps();
-    out.line(format_args!("Step {first}/{all} : {}", plan.from.text));
+    out.line(format!("Step {first}/{all} : {}", plan.from.text)).await;
     let mut stage = begin(shared, number, done, out).await.map_err(|e| shared.at(e, first, &plan.from))?;
     let triggers = std::mem::take(&mut stage.config.on_build);
     if !triggers.is_empty() {
-        out.line(format_args!("# Executing {} build trigger(s)", triggers.len()));
+        out.line(format!("# Executing {} build trigger(s)", triggers.len())).await;
     }
     for text in triggers {
         let mut trigger =
@@ -116,13 +116,13 @@ async fn run_one(
         trigger.line = plan.from.line;
         stage.step(shared, number, &trigger, done, out).await.map_err(|e| shared.at(e, first, &trigger))?;
     }
-    stage.shown(out);
+    stage.shown(out).await;
     for (n, step) in plan.steps.iter().enumerate() {
         let step_number = first + 1 + n;
         let first_line = step.text.lines().next().unwrap_or_default();
-        out.line(format_args!("Step {step_number}/{all} : {first_line}"));
+        out.line(format!("Step {step_number}/{all} : {first_line}")).await;
         stage.step(shared, number, step, done, out).await.map_err(|e| shared.at(e, step_number, step))?;
-        stage.shown(out);
+        stage.shown(out).await;
     }
     Ok(stage)
 }
@@ -151,7 +151,7 @@ async fn begin(shared: &Shared, number: usize, done: &Done, out: &Output) -> Res
 
 impl Stage {
     /// Tells what there is by now.
-    fn shown(&self, out: &Output) {
+    async fn shown(&self, out: &Output) {
         let id = match (&self.chain, &self.image) {
             (_, None) => "scratch".to_owned(),
             (chain, Some(_)) => {
@@ -160,7 +160,7 @@ impl Stage {
                 hex::encode(&Sha256::digest(text)[..6])
             }
         };
-        out.line(format_args!(" ---> {id}"));
+        out.line(format!(" ---> {id}")).await;
     }
 
     /// Replaces variables by those of the stage: the environment, then the arguments.
@@ -217,7 +217,7 @@ impl Shared {
         let reference = Reference::parse(name)?.or_latest();
         let credentials = (self.request.credentials)(&reference.repository().registry);
         let pull = PullRequest { reference: reference.clone(), platform: wanted, credentials };
-        let id = images.pull(pull, &|p| out.event(BuildEvent::Pull(p))).await?.id;
+        let id = images.pull(pull, &|p| out.progress(p)).await?.id;
         images.resolve(&id)
     }
 
@@ -271,11 +271,11 @@ async fn finish(shared: &Shared, stage: &Stage, output: &Output) -> Result<Strin
             id
         }
     };
-    output.event(BuildEvent::Aux(serde_json::json!({ "ID": id })));
+    output.event(BuildEvent::Aux(serde_json::json!({ "ID": id }))).await;
     let short = id.trim_start_matches("sha256:").get(..12).unwrap_or(&id).to_owned();
-    output.line(format_args!("Successfully built {short}"));
+    output.line(format!("Successfully built {short}")).await;
     for tag in &shared.request.tags {
-        output.line(format_args!("Successfully tagged {tag}"));
+        output.line(format!("Successfully tagged {tag}")).await;
     }
     Ok(id)
 }

@@ -82,7 +82,7 @@ impl Stage {
         let kept = if shared.request.no_cache { None } else { cache.find(&key, images) };
         let (made, created) = match kept {
             Some((entry, held)) => {
-                out.line(" ---> Using cache");
+                out.line(" ---> Using cache".to_owned()).await;
                 (held, entry.created)
             }
             None => {

@@ -20,6 +20,17 @@ use crate::metadata::{Change, Kind};
 impl Engine {
     /// Makes a container. It is on disk when this returns; nothing runs yet.
     pub async fn create(&self, name: Option<String>, config: ContainerConfig) -> Result<ContainerId, Error> {
+        let engine = self.clone();
+        // A task of its own: whoever asked may leave, and half a container must not stay.
+        let making = tokio::spawn(async move { engine.create_whole(name, config).await });
+        making.await.map_err(|_| Error::ShuttingDown)?
+    }
+
+    async fn create_whole(
+        &self,
+        name: Option<String>,
+        config: ContainerConfig,
+    ) -> Result<ContainerId, Error> {
         let began = Instant::now();
         let id = hex::encode(rand::random::<[u8; 32]>());
         let name = self.take_name(name, &id)?;
@@ -137,6 +148,14 @@ impl Engine {
         if let Err(left) = self.let_volumes_go(id, &config.mounts, true).await {
             tracing::warn!(error = %left, "a container that was not made left something behind");
         }
+    }
+
+    /// Makes a container of a build's step one of the user's.
+    pub(crate) async fn keep_after_build(&self, id: &str) -> Result<(), Error> {
+        let slot = self.table().find(id)?;
+        let _op = slot.op.lock().await;
+        slot.update(|c| c.config.of_build = false);
+        self.metadata().commit(vec![Change::put(Kind::Container, &slot.id, &slot.record())?]).await
     }
 
     /// Gives a container another name.
