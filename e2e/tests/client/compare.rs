@@ -21,8 +21,8 @@ impl<'a> Compare<'a> {
         let args = words(line);
         let (mut before, mut ours, mut after) =
             (docker(self.host, &args)?, skep(self.host, &args)?, docker(self.host, &args)?);
-        if line.starts_with("images") || line.starts_with("image ls") {
-            // An image's names come out of a Go map, in any order.
+        if ["images", "image ls", "service logs"].iter().any(|c| line.starts_with(c)) {
+            // An image's names come out of a Go map, tasks' lines as their readers answer: in any order.
             [&mut before, &mut ours, &mut after].into_iter().for_each(sort);
         }
         if ours != before && ours != after && !between(&ours, &before, &after) {

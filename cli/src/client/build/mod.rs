@@ -108,6 +108,9 @@ pub struct BuildArgs {
     path: PathBuf,
 }
 
+/// Longest header that secrets go in, each of them in base64 twice: what a daemon reads of a request's head has an end.
+const LONGEST_SECRETS: usize = 300 << 10;
+
 /// Builds; the exit code.
 pub async fn run(api: &Api, args: &BuildArgs) -> Result<u8> {
     let (context, dockerfile) = context::open(&args.path, args.file.as_deref())?;
@@ -119,7 +122,11 @@ pub async fn run(api: &Api, args: &BuildArgs) -> Result<u8> {
     }
     let secrets = secrets(&args.secret)?;
     if !secrets.is_empty() {
-        headers.push(("X-Skep-Build-Secrets", STANDARD.encode(serde_json::to_vec(&secrets)?)));
+        let text = STANDARD.encode(serde_json::to_vec(&secrets)?);
+        if text.len() > LONGEST_SECRETS {
+            bail!("the secrets of a build are too large: about 160 KiB in all at most");
+        }
+        headers.push(("X-Skep-Build-Secrets", text));
     }
     let headers: Vec<(&str, &str)> = headers.iter().map(|(n, v)| (*n, v.as_str())).collect();
     let response = api.send(Method::POST, "/build", &query, context, &headers).await?;
