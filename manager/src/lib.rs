@@ -14,6 +14,7 @@ pub mod control;
 mod dispatcher;
 mod error;
 mod genesis;
+pub mod homes;
 pub mod leader;
 pub mod logs;
 mod manager;

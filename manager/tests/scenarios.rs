@@ -55,6 +55,10 @@ fn jobs() {
     run("jobs");
 }
 #[test]
+fn data() {
+    run("data");
+}
+#[test]
 fn generic() {
     run("generic");
 }

@@ -7,8 +7,8 @@
 //! be one such at most. (Jobs and start-first updates are another matter: the histories have none.)
 //!
 //! In the end, with everything mended: every manager holds the same state; what was acknowledged is in it;
-//! each service runs exactly its replicas, each slot once, of the last revision, none on a drained node; and no
-//! container is left over.
+//! each service runs exactly its replicas, each slot once, of the last revision, none on a drained node, and those with
+//! data on a node that is drained wait; what runs has its data with it; and no container is left over.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -210,6 +210,13 @@ fn exactly_desired(view: &StoreView, nodes: &[Arc<Node>], now: Duration) -> Verd
                     return Err(format!("{} is drained, but runs {id}", node.name));
                 }
                 *running.entry((container.service.clone(), container.slot)).or_default() += 1;
+                let home = view.homes(&container.service).and_then(|h| h.slots.get(&container.slot));
+                if let Some(home) = home.filter(|h| h.node_id != node.id()) {
+                    return Err(format!(
+                        "task {id} runs on {}, and its data is on {}",
+                        node.name, home.node_id
+                    ));
+                }
                 let newest = view.service(&container.service).map(|s| s.revision);
                 if newest != Some(task.revision) {
                     return Err(format!("task {id} runs revision {} of {newest:?}", task.revision));
@@ -220,8 +227,9 @@ fn exactly_desired(view: &StoreView, nodes: &[Arc<Node>], now: Duration) -> Verd
     for service in view.services() {
         let mine = running.keys().filter(|(id, _)| *id == service.id).count() as u64;
         let wanted = want_of(service).replicas;
-        if mine != wanted {
-            return Err(format!("{} runs {mine} of {wanted} replicas", name_of(service)));
+        let held = view.tasks_of_service(&service.id).filter(|t| waits_for_data(view, t)).count() as u64;
+        if mine + held != wanted {
+            return Err(format!("{} runs {mine} of {wanted} replicas, {held} wait", name_of(service)));
         }
         if service.update_status.as_ref().is_some_and(|u| u.state() == v1::UpdateState::Updating) {
             return Err(format!("{} is being updated", name_of(service)));
@@ -231,4 +239,12 @@ fn exactly_desired(view: &StoreView, nodes: &[Arc<Node>], now: Duration) -> Verd
         Some(((service, slot), count)) => Err(format!("slot {slot} of {service} runs {count} times")),
         None => Ok(()),
     }
+}
+
+/// Whether a task waits for nothing but a drained node that holds its data.
+fn waits_for_data(view: &StoreView, task: &v1::Task) -> bool {
+    let home = view.homes(&task.service_id).and_then(|h| h.slots.get(&task.slot));
+    let spec = home.and_then(|h| view.node(&h.node_id)).and_then(|n| n.spec.as_ref());
+    let drained = spec.is_some_and(|s| s.availability() == v1::NodeAvailability::Drain);
+    drained && skep_manager::orchestrator::task::waiting(task)
 }

@@ -385,7 +385,11 @@ pub fn want_of(service: &v1::Service) -> Want {
 }
 
 fn spec(name: &str, want: Want) -> v1::ServiceSpec {
-    let container = v1::ContainerSpec { image: format!("image:{}", want.image), ..Default::default() };
+    // Some keep data on their nodes.
+    let volume = v1::Mount { r#type: "volume".into(), source: "data".into(), ..Default::default() };
+    let mounts = if name.ends_with(['1', '3', '5']) { vec![volume] } else { Vec::new() };
+    let container =
+        v1::ContainerSpec { image: format!("image:{}", want.image), mounts, ..Default::default() };
     let restart = v1::RestartPolicy { delay_ns: Some(1_000_000_000), ..Default::default() };
     v1::ServiceSpec {
         annotations: Some(v1::Annotations { name: name.into(), ..Default::default() }),

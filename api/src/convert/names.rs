@@ -1,8 +1,8 @@
 //! Docker's words for the values of the swarm's enumerations, both ways.
 
 use skep_proto::v1::{
-    EndpointMode, NodeAvailability, NodeRole, NodeState, PortProtocol, PublishMode, RestartCondition,
-    TaskState, UpdateFailureAction, UpdateOrder, UpdateState,
+    DataPlacement, EndpointMode, NodeAvailability, NodeRole, NodeState, PortProtocol, PublishMode,
+    RestartCondition, TaskState, UpdateFailureAction, UpdateOrder, UpdateState,
 };
 
 use crate::error::{ApiError, ApiResult};
@@ -46,6 +46,7 @@ named!(UpdateFailureAction: Pause = "pause", Continue = "continue", Rollback = "
 named!(UpdateOrder: StopFirst = "stop-first", StartFirst = "start-first");
 named!(PublishMode: Ingress = "ingress", Host = "host");
 named!(PortProtocol: Tcp = "tcp", Udp = "udp", Sctp = "sctp");
+named!(DataPlacement: Stay = "stay", Prefer = "prefer", Ignore = "ignore");
 named!(EndpointMode: Vip = "vip", Dnsrr = "dnsrr");
 named!(UpdateState:
     None = "", Updating = "updating", Paused = "paused", Completed = "completed",

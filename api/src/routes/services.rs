@@ -97,6 +97,9 @@ struct Inspect {
 async fn inspect(State(s): State<ApiState>, Path(name): Path<String>, Query(q): Query<Inspect>) -> ApiResult {
     let (found, stale) = find(&s, &name).await?;
     let mut shown = service::service(&found.service.unwrap_or_default());
+    if let Some(homes) = found.homes.filter(|h| !h.slots.is_empty()) {
+        shown["DataNodes"] = service::data_nodes(&homes);
+    }
     if body::flag(q.insert_defaults.as_deref()) {
         service::insert_defaults(&mut shown);
     }

@@ -38,6 +38,7 @@ mod prune;
 mod registry;
 mod run;
 mod service_create;
+mod service_extras;
 mod service_image;
 mod service_logs;
 mod service_spec;

@@ -5,6 +5,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::create_body::{pairs, set};
+use super::service_extras::ExtraFlags;
 use crate::compose::units;
 
 /// Flags that create and update share.
@@ -13,9 +14,6 @@ pub struct SpecFlags {
     /// Credential spec for managed service account (Windows only)
     #[arg(long, value_name = "credential-spec")]
     credential_spec: Option<String>,
-    /// Time a task that is to stop goes on with its connections, once it gets no new ones (ns|us|ms|s|m|h) (Skep's own)
-    #[arg(long, value_name = "duration")]
-    drain_time: Option<String>,
     /// Endpoint mode (vip or dnsrr)
     #[arg(long, value_name = "string")]
     endpoint_mode: Option<String>,
@@ -154,6 +152,8 @@ pub struct SpecFlags {
     /// Working directory inside the container
     #[arg(short, long, value_name = "string")]
     workdir: Option<String>,
+    #[command(flatten)]
+    extras: ExtraFlags,
     /// Exit immediately instead of waiting for the service to converge
     #[arg(short, long)]
     pub detach: bool,
@@ -166,7 +166,7 @@ impl SpecFlags {
     /// Sets in `spec` what is given.
     pub fn apply(&self, spec: &mut Value) -> Result<()> {
         set(&mut spec["EndpointSpec"]["Mode"], self.endpoint_mode.clone());
-        set(&mut spec["DrainTime"], duration(self.drain_time.as_deref())?);
+        self.extras.apply(spec)?;
         let task = &mut spec["TaskTemplate"];
         set(&mut task["Placement"]["MaxReplicas"], self.replicas_max_per_node);
         let resources = &mut task["Resources"];

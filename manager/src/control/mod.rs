@@ -3,6 +3,7 @@
 
 mod cluster;
 mod dependencies;
+mod extras;
 mod networks;
 mod nodes;
 mod read;

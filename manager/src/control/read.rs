@@ -113,7 +113,8 @@ fn with_status(view: &StoreView, service: &Arc<v1::Service>) -> v1::ServiceWithS
         Some(Mode::ReplicatedJob(job)) => job.max_concurrent,
         _ => wanted,
     };
-    v1::ServiceWithStatus { service: Some(v1::Service::clone(service)), running, desired, completed }
+    let homes = view.homes(&service.id).map(|h| v1::Homes::clone(h));
+    v1::ServiceWithStatus { service: Some(v1::Service::clone(service)), running, desired, completed, homes }
 }
 
 pub(super) fn tasks(

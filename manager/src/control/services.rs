@@ -4,7 +4,7 @@
 use skep_proto::v1;
 use tonic::Status;
 
-use super::{check_version, dependencies, read, validate};
+use super::{check_version, dependencies, extras, read, validate};
 use crate::context::Context;
 use crate::store::StoreView;
 use crate::store::change::put;
@@ -68,8 +68,7 @@ pub(super) async fn update(
             let wanted = match (request.rollback, &request.spec) {
                 (false, Some(spec)) => {
                     let mut spec = resolve(view, spec.clone(), &service.id)?;
-                    // Docker's clients send back a specification without what they do not know of.
-                    spec.drain_ns = spec.drain_ns.or(service.spec.as_ref().and_then(|s| s.drain_ns));
+                    extras::keep(&mut spec, service.spec.as_ref());
                     spec
                 }
                 _ => service.previous_spec.clone().ok_or_else(|| {

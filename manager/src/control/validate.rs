@@ -70,9 +70,7 @@ pub(super) fn service(spec: &v1::ServiceSpec) -> Checked {
             update_config(what, config)?;
         }
     }
-    if spec.drain_ns.is_some_and(|ns| ns < 0) {
-        return refuse("the drain time must not be negative");
-    }
+    super::extras::check(spec)?;
     endpoint(spec.endpoint.as_ref())
 }
 

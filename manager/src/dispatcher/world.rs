@@ -146,7 +146,7 @@ impl Builder {
                 }
             }
             Event::Cluster(_) => self.all_dirty = true,
-            Event::Revision(_) | Event::Dependency(_) => {}
+            Event::Revision(_) | Event::Dependency(_) | Event::Homes(_) => {}
         }
     }
 

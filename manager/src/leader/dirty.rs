@@ -92,6 +92,9 @@ impl Dirty {
             }
             // A task that waits for one waits on its node.
             Event::Dependency(_) => {}
+            Event::Homes(diff) => {
+                self.services.insert(diff.latest().service_id.clone());
+            }
             Event::Cluster(_) => {
                 self.allocate = true;
                 self.services.extend(view.services().map(|s| s.id.clone()));

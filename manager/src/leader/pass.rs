@@ -87,6 +87,7 @@ fn subject(change: &v1::Change) -> (i32, &str, u64) {
             Some(Kind::Task(o)) => (K::Task, o.id.as_str(), 0),
             Some(Kind::Network(o)) => (K::Network, o.id.as_str(), 0),
             Some(Kind::Dependency(o)) => (K::Dependency, o.id.as_str(), 0),
+            Some(Kind::Homes(o)) => (K::Homes, o.service_id.as_str(), 0),
             None => (K::Cluster, "", 0),
         },
         Some(Op::Remove(r)) => return (r.kind, &r.id, r.revision),

@@ -29,7 +29,7 @@ use slot::{Slot, SlotKey};
 use task::Place;
 
 use crate::store::{StoreView, change};
-use crate::{restart, scheduler, updater};
+use crate::{homes, restart, scheduler, updater};
 
 /// Tasks created in one pass; more follow once these are written, so that no batch grows without bound.
 pub const CREATE_LIMIT: usize = 10_000;
@@ -43,6 +43,7 @@ pub fn reconcile(view: &StoreView, service_id: &str, now_ms: i64, rng: &mut impl
         return plan;
     }
     let Some(spec) = &service.spec else { return plan };
+    homes::record(view, service, &mut plan);
     let mut slots = slot::slots(view, service);
     match &spec.mode {
         Some(Mode::Global(_)) => globalise(view, service, &mut slots, now_ms, rng, &mut plan),
@@ -205,6 +206,9 @@ fn remove(view: &StoreView, service: &v1::Service, now_ms: i64, plan: &mut Plan)
     if tasks.peek().is_none() {
         for r in view.revisions_of(&service.id) {
             plan.changes.push(change::remove_revision(&service.id, r.number));
+        }
+        if view.homes(&service.id).is_some() {
+            plan.changes.push(change::remove_homes(&service.id));
         }
         plan.changes.push(change::remove_service(&service.id));
         return;

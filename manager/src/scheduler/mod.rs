@@ -3,6 +3,7 @@
 //! costs one step in a heap.
 
 pub mod constraint;
+mod data;
 mod filter;
 mod generic;
 mod load;
@@ -19,6 +20,7 @@ pub use load::Load;
 
 use crate::allocator::{self, Pools};
 use crate::store::{StoreView, change::put};
+use data::{Data, Standing};
 use filter::{Demand, Refusal};
 use spread::Spread;
 
@@ -83,6 +85,7 @@ struct Group<'a> {
     preferences: Vec<String>,
     revision: u64,
     now_ms: i64,
+    data: Data<'a>,
 }
 
 impl<'a> Group<'a> {
@@ -105,6 +108,7 @@ impl<'a> Group<'a> {
             preferences: preferences.collect(),
             revision,
             now_ms,
+            data: Data::of(view, service, spec),
         }
     }
 
@@ -123,6 +127,8 @@ impl<'a> Group<'a> {
         for t in bound {
             self.place_bound(t, load, pools, limit, out);
         }
+        let mut free = free;
+        free.retain(|t| !self.place_by_data(t, load, pools, limit, out));
         if free.is_empty() {
             return;
         }
@@ -174,21 +180,60 @@ impl<'a> Group<'a> {
         if out.changes.len() >= limit {
             return;
         }
-        let Some(node) = load.position(&t.node_id).and_then(|i| load.nodes.get_mut(i)) else {
-            return wait_one(t, "its node is no longer part of the swarm", self.now_ms, out);
-        };
+        match self.place_on(t, &t.node_id, load, pools) {
+            Ok(placed) => out.changes.push(put(placed)),
+            Err(NotOn::Gone) => wait_one(t, "its node is no longer part of the swarm", self.now_ms, out),
+            Err(NotOn::Refused(why)) => wait_one(t, &format!("its node {}", why.phrase(1)), self.now_ms, out),
+            Err(NotOn::Exhausted) => wait_one(t, &self.exhausted(), self.now_ms, out),
+        }
+    }
+
+    /// Sends a task to the node that holds its slot's data, or has it wait for that. False if it may go anywhere.
+    fn place_by_data(
+        &self,
+        t: &v1::Task,
+        load: &mut Load,
+        pools: &mut Pools,
+        limit: usize,
+        out: &mut Schedule,
+    ) -> bool {
+        let Some((home, standing)) = self.data.home(t) else { return false };
+        if out.changes.len() >= limit {
+            return true;
+        }
+        if standing == Standing::InUse {
+            wait_one(t, &self.data.in_use(home), self.now_ms, out);
+            return true;
+        }
+        match self.place_on(t, &home.node_id, load, pools) {
+            Ok(placed) => out.changes.push(put(placed)),
+            Err(NotOn::Exhausted) => wait_one(t, &self.exhausted(), self.now_ms, out),
+            Err(_) if self.data.may_move() => return false,
+            Err(NotOn::Gone) => return false,
+            Err(NotOn::Refused(why)) => wait_one(t, &self.data.away(home, why.phrase(1)), self.now_ms, out),
+        }
+        true
+    }
+
+    /// The task on this node, which counts it, if the node takes it.
+    fn place_on(
+        &self,
+        t: &v1::Task,
+        id: &str,
+        load: &mut Load,
+        pools: &mut Pools,
+    ) -> Result<v1::Task, NotOn> {
+        let node = load.position(id).and_then(|i| load.nodes.get_mut(i)).ok_or(NotOn::Gone)?;
         let has = node.service_tasks(self.service.id.as_bytes());
         let fits = || filter::fits(node, &self.demand, has);
         if let Some(why) = filter::suits(node, &self.demand).or_else(fits) {
-            return wait_one(t, &format!("its node {}", why.phrase(1)), self.now_ms, out);
+            return Err(NotOn::Refused(why));
         }
-        let Some(addresses) = self.addresses(pools, &t.node_id) else {
-            return wait_one(t, &self.exhausted(), self.now_ms, out);
-        };
+        let addresses = self.addresses(pools, id).ok_or(NotOn::Exhausted)?;
         node.occupy(&self.demand.reservations, &self.ports, 1);
         let generic = node.generic.claim(&node.node, &self.demand.generic);
         node.add_tasks(self.service.id.as_bytes(), 1);
-        out.changes.push(put(self.assigned(t, &t.node_id, addresses, generic)));
+        Ok(self.assigned(t, id, addresses, generic))
     }
 
     fn candidates(&self, load: &Load) -> (Spread, HashMap<Refusal, usize>) {
@@ -270,6 +315,13 @@ impl<'a> Group<'a> {
             generic,
         }
     }
+}
+
+/// Why a task is not placed on the one node it is for.
+enum NotOn {
+    Gone,
+    Refused(Refusal),
+    Exhausted,
 }
 
 fn wait(tasks: &[&Arc<v1::Task>], why: &str, now_ms: i64, limit: usize, out: &mut Schedule) {

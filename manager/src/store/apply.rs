@@ -77,6 +77,7 @@ impl StoreView {
             }
             Kind::Network(o) => o.meta = meta(self.network(&o.id).and_then(|b| b.meta)),
             Kind::Dependency(o) => o.meta = meta(self.dependency(&o.id).and_then(|b| b.meta)),
+            Kind::Homes(o) => o.meta = meta(self.homes(&o.service_id).and_then(|b| b.meta)),
             // The one lookup serves both.
             Kind::Task(o) => {
                 let task = std::mem::take(o);
@@ -139,6 +140,10 @@ impl StoreView {
                 );
                 Event::Dependency(diff(before, after))
             }
+            Kind::Homes(o) => {
+                let (key, after) = (Key::from(o.service_id.as_str()), Arc::new(o));
+                Event::Homes(diff(self.homes.insert(key, after.clone()), after))
+            }
         }
     }
 
@@ -167,6 +172,7 @@ impl StoreView {
                 rename(self.names.dependencies_mut(o.kind()), key, Some(dependency_name(&o)), None);
                 Event::Dependency(gone(o))
             }),
+            v1::ObjectKind::Homes => self.homes.remove(id).map(|o| Event::Homes(gone(o))),
         }
     }
 }

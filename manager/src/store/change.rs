@@ -17,7 +17,7 @@ macro_rules! stored {
         }
     )*};
 }
-stored!(Cluster, Node, Service, Revision, Task, Network, Dependency);
+stored!(Cluster, Node, Service, Revision, Task, Network, Dependency, Homes);
 
 /// Creates the object or replaces it whole. Its version and times are set when it is applied.
 pub fn put(object: impl Stored) -> v1::Change {
@@ -59,4 +59,8 @@ pub fn remove_network(id: &str) -> v1::Change {
 /// Removes a secret or config.
 pub fn remove_dependency(id: &str) -> v1::Change {
     remove(v1::ObjectKind::Dependency, id, 0)
+}
+/// Forgets where the data of a service lies.
+pub fn remove_homes(service_id: &str) -> v1::Change {
+    remove(v1::ObjectKind::Homes, service_id, 0)
 }

@@ -39,6 +39,7 @@ pub enum Event {
     Task(Diff<v1::Task>),
     Network(Diff<v1::Network>),
     Dependency(Diff<v1::Dependency>),
+    Homes(Diff<v1::Homes>),
 }
 
 impl Event {
@@ -52,10 +53,11 @@ impl Event {
             Event::Task(_) => v1::ObjectKind::Task,
             Event::Network(_) => v1::ObjectKind::Network,
             Event::Dependency(_) => v1::ObjectKind::Dependency,
+            Event::Homes(_) => v1::ObjectKind::Homes,
         }
     }
 
-    /// The identifier of the object that changed (of a revision: its service's).
+    /// The identifier of the object that changed (of a revision and of homes: their service's).
     pub fn id(&self) -> &str {
         match self {
             Event::Cluster(d) => &d.latest().id,
@@ -65,6 +67,7 @@ impl Event {
             Event::Task(d) => &d.latest().id,
             Event::Network(d) => &d.latest().id,
             Event::Dependency(d) => &d.latest().id,
+            Event::Homes(d) => &d.latest().service_id,
         }
     }
 }

@@ -23,6 +23,7 @@ pub struct StoreView {
     pub(super) tasks: Tasks,
     pub(super) networks: OrdMap<Key, Arc<v1::Network>>,
     pub(super) dependencies: OrdMap<Key, Arc<v1::Dependency>>,
+    pub(super) homes: OrdMap<Key, Arc<v1::Homes>>,
     pub(super) names: Names,
 }
 
@@ -166,6 +167,11 @@ impl StoreView {
         self.dependencies.values().filter(move |d| d.kind() == kind)
     }
 
+    /// Where the data of a service's slots lies.
+    pub fn homes(&self, service_id: &str) -> Option<&Arc<v1::Homes>> {
+        self.homes.get(service_id.as_bytes())
+    }
+
     /// Every object, for a raft snapshot.
     pub fn snapshot(&self) -> v1::Snapshot {
         use v1::object::Kind;
@@ -175,6 +181,7 @@ impl StoreView {
             .chain(self.dependencies.values().map(|o| Kind::Dependency(v1::Dependency::clone(o))))
             .chain(self.services.values().map(|o| Kind::Service(Box::new(v1::Service::clone(o)))))
             .chain(self.revisions.values().map(|o| Kind::Revision(Box::new(v1::Revision::clone(o)))))
+            .chain(self.homes.values().map(|o| Kind::Homes(v1::Homes::clone(o))))
             .chain(self.tasks().map(|o| Kind::Task(v1::Task::clone(o))));
         v1::Snapshot {
             objects: kinds.map(|k| v1::Object { kind: Some(k) }).collect(),

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use skep_manager::homes;
 use skep_manager::orchestrator::task;
 use skep_manager::store::StoreView;
 use skep_manager::updater;
@@ -14,6 +15,7 @@ pub fn invariants(before: &StoreView, after: &StoreView) {
     slots(before, after);
     resources(after);
     jobs(before, after);
+    data(before, after);
     for t in after.tasks() {
         let Some(old) = before.task(&t.id) else { continue };
         assert!(task::state(t) >= task::state(old), "task {} went back", t.id);
@@ -109,5 +111,28 @@ fn resources(view: &StoreView) {
             assert!(given <= has.map(|g| g.amount).sum(), "{given} {kind} of {} are given", node.id);
         }
         assert!(cpus <= total.nano_cpus && memory <= total.memory_bytes, "node {} is overcommitted", node.id);
+    }
+}
+
+/// No task that stays with its data is sent elsewhere, or to it while another task of its slot may be writing.
+fn data(before: &StoreView, after: &StoreView) {
+    for t in after.tasks().filter(|t| t.slot != 0 && !t.node_id.is_empty()) {
+        if before.task(&t.id).is_some_and(|b| !b.node_id.is_empty()) {
+            continue;
+        }
+        let Some(service) = after.service(&t.service_id) else { continue };
+        let volumes = after.task_spec(t).map(homes::volumes).unwrap_or_default();
+        if homes::policy(service) != v1::DataPlacement::Stay || volumes.is_empty() {
+            continue;
+        }
+        let Some(home) = homes::of(after, &service.id, &volumes).get(&t.slot).copied() else { continue };
+        assert_eq!(t.node_id, home.node_id, "{t:?} leaves its data behind");
+        if t.desired_state() > TaskState::Ready {
+            let writes = |o: &&std::sync::Arc<v1::Task>| {
+                o.node_id == home.node_id && !task::wanted(o) && task::may_run(after, o)
+            };
+            let others: Vec<_> = after.tasks_of_slot(&service.id, t.slot).filter(writes).collect();
+            assert!(others.is_empty(), "{t:?} writes beside {others:?}");
+        }
     }
 }

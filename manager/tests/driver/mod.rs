@@ -63,6 +63,7 @@ impl Driver {
             "networks" => return Ok(show::networks(&view)),
             "blocks" => return Ok(show::blocks(&view, words.name()?)),
             "unfinished" => return Ok(show::unfinished(&view)),
+            "homes" => return Ok(show::homes(&view)),
             "spread" => return Ok(show::spread(&view)),
             other => return Err(format!("no such command: {other}")),
         }

@@ -184,6 +184,10 @@ pub fn service(view: &StoreView, words: &Words, now_ms: i64) -> Result<Vec<v1::C
         let iteration = service.job_status.map_or(0, |job| job.iteration + 1);
         service.job_status = Some(v1::JobStatus { iteration, last_execution_ms: now_ms });
     }
+    if let Some(policy) = words.get("data") {
+        let policy = format!("DATA_PLACEMENT_{}", policy.to_uppercase());
+        spec.data_placement = Some(v1::DataPlacement::from_str_name(&policy).ok_or("data")?.into());
+    }
     let mut changes = Vec::new();
     let old_task = service.spec.as_ref().and_then(|s| s.task.as_ref());
     if old_task != spec.task.as_ref() {
@@ -224,6 +228,12 @@ fn task_spec(task: &mut v1::TaskSpec, words: &Words) -> Result<()> {
     let generic = generic(words)?;
     if !generic.is_empty() {
         task.generic = generic;
+    }
+    let volume =
+        |name: &str| v1::Mount { r#type: "volume".into(), source: name.into(), ..Default::default() };
+    let mounts: Vec<_> = words.all("volume").map(volume).collect();
+    if !mounts.is_empty() {
+        task.container.get_or_insert_default().mounts = mounts;
     }
     let restart = task.restart.get_or_insert_default();
     match words.get("restart") {

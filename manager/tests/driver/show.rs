@@ -121,3 +121,14 @@ pub fn blocks(view: &StoreView, network: &str) -> String {
         out
     })
 }
+
+/// Where the data of slots lies.
+pub fn homes(view: &StoreView) -> String {
+    let mut out = String::new();
+    for s in view.services() {
+        for (slot, home) in view.homes(&s.id).into_iter().flat_map(|h| &h.slots) {
+            let _ = writeln!(out, "{}.{slot} {} on {}", s.id, home.volumes.join(","), home.node_id);
+        }
+    }
+    out
+}

@@ -533,6 +533,12 @@ pub struct ServiceSpec {
     /// Absent: the default. Not of the tasks: a change of it replaces none.
     #[prost(int64, optional, tag = "8")]
     pub drain_ns: ::core::option::Option<i64>,
+    /// What a task whose data lies in local volumes does where those are. Absent: STAY.
+    #[prost(enumeration = "DataPlacement", optional, tag = "11")]
+    pub data_placement: ::core::option::Option<i32>,
+    /// What has to come first. Absent in an update: as it is.
+    #[prost(message, optional, tag = "12")]
+    pub depends_on: ::core::option::Option<Prerequisites>,
     #[prost(oneof = "service_spec::Mode", tags = "3, 4, 9, 10")]
     pub mode: ::core::option::Option<service_spec::Mode>,
 }
@@ -549,6 +555,23 @@ pub mod service_spec {
         #[prost(message, tag = "10")]
         GlobalJob(super::GlobalJob),
     }
+}
+/// A service that has to be in some condition before tasks of another begin.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Prerequisite {
+    /// name: it may be made later
+    #[prost(string, tag = "1")]
+    pub service: ::prost::alloc::string::String,
+    #[prost(enumeration = "PrerequisiteCondition", tag = "2")]
+    pub condition: i32,
+    /// where there is no such service, nobody waits for it
+    #[prost(bool, tag = "3")]
+    pub optional: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Prerequisites {
+    #[prost(message, repeated, tag = "1")]
+    pub all: ::prost::alloc::vec::Vec<Prerequisite>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct VirtualIp {
@@ -625,6 +648,24 @@ pub struct Revision {
     pub meta: ::core::option::Option<Meta>,
     #[prost(message, optional, tag = "4")]
     pub spec: ::core::option::Option<TaskSpec>,
+}
+/// Where the data of a service's slots lies: written once a task of a slot with local volumes has run.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Homes {
+    #[prost(string, tag = "1")]
+    pub service_id: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub meta: ::core::option::Option<Meta>,
+    #[prost(btree_map = "uint64, message", tag = "3")]
+    pub slots: ::prost::alloc::collections::BTreeMap<u64, Home>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Home {
+    #[prost(string, tag = "1")]
+    pub node_id: ::prost::alloc::string::String,
+    /// as the mounts name them
+    #[prost(string, repeated, tag = "2")]
+    pub volumes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ContainerStatus {
@@ -1049,6 +1090,70 @@ impl EndpointMode {
         match value {
             "ENDPOINT_MODE_VIP" => Some(Self::Vip),
             "ENDPOINT_MODE_DNSRR" => Some(Self::Dnsrr),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum DataPlacement {
+    /// it waits for the node that holds its data
+    Stay = 0,
+    /// it goes there if it can, else elsewhere, and begins anew
+    Prefer = 1,
+    /// as if there were no data
+    Ignore = 2,
+}
+impl DataPlacement {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Stay => "DATA_PLACEMENT_STAY",
+            Self::Prefer => "DATA_PLACEMENT_PREFER",
+            Self::Ignore => "DATA_PLACEMENT_IGNORE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "DATA_PLACEMENT_STAY" => Some(Self::Stay),
+            "DATA_PLACEMENT_PREFER" => Some(Self::Prefer),
+            "DATA_PLACEMENT_IGNORE" => Some(Self::Ignore),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum PrerequisiteCondition {
+    /// a task of it has been started
+    Started = 0,
+    /// all its tasks run, those with a health check healthy
+    Healthy = 1,
+    /// all its tasks have come to a good end
+    Completed = 2,
+}
+impl PrerequisiteCondition {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Started => "PREREQUISITE_CONDITION_STARTED",
+            Self::Healthy => "PREREQUISITE_CONDITION_HEALTHY",
+            Self::Completed => "PREREQUISITE_CONDITION_COMPLETED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "PREREQUISITE_CONDITION_STARTED" => Some(Self::Started),
+            "PREREQUISITE_CONDITION_HEALTHY" => Some(Self::Healthy),
+            "PREREQUISITE_CONDITION_COMPLETED" => Some(Self::Completed),
             _ => None,
         }
     }
@@ -1763,6 +1868,8 @@ pub struct ServiceWithStatus {
     pub desired: u64,
     #[prost(uint64, tag = "4")]
     pub completed: u64,
+    #[prost(message, optional, tag = "5")]
+    pub homes: ::core::option::Option<Homes>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListServicesResponse {
@@ -5632,7 +5739,7 @@ pub mod raft_server {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Object {
-    #[prost(oneof = "object::Kind", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "object::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     pub kind: ::core::option::Option<object::Kind>,
 }
 /// Nested message and enum types in `Object`.
@@ -5653,6 +5760,8 @@ pub mod object {
         Network(super::Network),
         #[prost(message, tag = "7")]
         Dependency(super::Dependency),
+        #[prost(message, tag = "8")]
+        Homes(super::Homes),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -5715,6 +5824,7 @@ pub enum ObjectKind {
     Task = 4,
     Network = 5,
     Dependency = 6,
+    Homes = 7,
 }
 impl ObjectKind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -5730,6 +5840,7 @@ impl ObjectKind {
             Self::Task => "OBJECT_KIND_TASK",
             Self::Network => "OBJECT_KIND_NETWORK",
             Self::Dependency => "OBJECT_KIND_DEPENDENCY",
+            Self::Homes => "OBJECT_KIND_HOMES",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -5742,6 +5853,7 @@ impl ObjectKind {
             "OBJECT_KIND_TASK" => Some(Self::Task),
             "OBJECT_KIND_NETWORK" => Some(Self::Network),
             "OBJECT_KIND_DEPENDENCY" => Some(Self::Dependency),
+            "OBJECT_KIND_HOMES" => Some(Self::Homes),
             _ => None,
         }
     }

@@ -28,9 +28,11 @@ pub fn read(mut f: Fields) -> ApiResult<ServiceSpec> {
     if task.networks.is_empty() {
         task.networks = networks;
     }
-    let drain_ns = duration(&mut f, "DrainTime")?;
+    let (task, mode) = (Some(task), Some(mode));
+    let mut spec = ServiceSpec { annotations, task, mode, update, rollback, endpoint, ..Default::default() };
+    super::extras::read(&mut f, &mut spec)?;
     f.refuse_rest(&[])?;
-    Ok(ServiceSpec { annotations, task: Some(task), mode: Some(mode), update, rollback, endpoint, drain_ns })
+    Ok(spec)
 }
 
 fn read_mode(mut f: Fields) -> ApiResult<Mode> {

@@ -86,10 +86,7 @@ pub fn spec(s: &ServiceSpec) -> Value {
         "TaskTemplate": task_template(&s.task.clone().unwrap_or_default()),
         "Mode": mode,
     });
-    // Skep's own: Docker's clients pass over it.
-    if let Some(drain) = s.drain_ns {
-        out["DrainTime"] = drain.into();
-    }
+    super::extras::write(s, &mut out);
     if let Some(u) = &s.update {
         out["UpdateConfig"] = update_config(u);
     }

@@ -10,7 +10,7 @@ use super::objects::{self, CONTENT, Files};
 use super::{FileFlags, IMAGE, NAMESPACE, all, scope, service, supported};
 use crate::client::api::{Api, Query, encode};
 use crate::client::output::{say, text};
-use crate::client::{is_not_found, progress, service_image, services};
+use crate::client::{is_not_found, progress, service_extras, service_image, services};
 use crate::compose::Node;
 
 /// Flags of `stack deploy`.
@@ -195,9 +195,7 @@ async fn put_service(api: &Api, flags: &DeployFlags, mut spec: Value) -> Result<
         }
     }
     // What the file says nothing of is the default again; the daemon would keep what is there.
-    if spec["DrainTime"].is_null() && !held["Spec"]["DrainTime"].is_null() {
-        spec["DrainTime"] = (skep_proto::defaults::DRAIN.as_nanos() as u64).into();
-    }
+    service_extras::forget_unnamed(&mut spec, &held["Spec"]);
     if !before["ForceUpdate"].is_null() {
         spec["TaskTemplate"]["ForceUpdate"] = before["ForceUpdate"].clone();
     }

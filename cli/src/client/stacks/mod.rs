@@ -3,6 +3,7 @@
 //! As with Docker's client, a stack is nothing but a label on each of its things, so both clients see each other's.
 
 mod deploy;
+mod extras;
 mod mounts;
 mod objects;
 mod remove;

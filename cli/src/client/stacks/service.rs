@@ -4,7 +4,7 @@ use anyhow::Result;
 use serde_json::{Map, Value, json};
 
 use super::objects::{self, Files};
-use super::{IMAGE, mounts, scope, stack_labels};
+use super::{IMAGE, extras, mounts, scope, stack_labels};
 use crate::client::create_body::without_empty;
 use crate::compose::{Node, Problem, units};
 
@@ -106,14 +106,7 @@ pub fn spec(stack: &str, root: &Node, name: &str, service: &Node, files: &Files)
     if let Some(most) = deploy.get("placement").and_then(|p| number(p, "max_replicas_per_node")) {
         task["Placement"]["MaxReplicas"] = most.into();
     }
-    // Not within `deploy`, where Docker's client takes nothing unknown.
-    if let Some(node) = service.get("x-drain-time") {
-        let Some(drain) = nanoseconds(service, "x-drain-time") else {
-            let what = format!("services.{name}.x-drain-time: want a duration like 1m30s");
-            return Err(Problem::new(&node.at, what).into());
-        };
-        spec["DrainTime"] = drain.into();
-    }
+    extras::add(name, service, &mut spec)?;
     task["ContainerSpec"] = container;
     spec["TaskTemplate"] = task;
     spec["Mode"] = mode(name, deploy)?;
