@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use skep_engine::shim::Relay;
 use skep_engine::{
     Attachment, BoundPort, ContainerConfig, ContainerId, Endpoint, Endpoint6, NetworkError, NetworkJoin,
     NetworkMode, Networking, Userns,
@@ -220,10 +221,12 @@ fn attachment(attached: Attached) -> Attachment {
         host_ip: p.host_ip,
         host_port: p.host_port,
     };
+    let relay = |r: skep_overlay::Relayed| Relay { protocol: r.protocol, from: r.from, to: r.to };
     Attachment {
         netns: attached.netns,
         resolv_conf: attached.resolv_conf,
         endpoints: attached.endpoints.into_iter().map(endpoint).collect(),
         ports: attached.ports.into_iter().map(port).collect(),
+        relays: attached.relays.into_iter().map(relay).collect(),
     }
 }

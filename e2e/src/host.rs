@@ -76,6 +76,25 @@ impl Host {
         bound.join().map_err(|_| anyhow::anyhow!("cannot listen on port {port} of host {}", self.number))?
     }
 
+    /// Does something in the host's network, or in that of a container of it, named by its ID; sockets stay there.
+    pub fn at<T: Send + 'static>(
+        &self,
+        container: Option<&str>,
+        act: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let init = self.init.with_context(|| format!("host {} is dead", self.number))?;
+        let netns = match container {
+            None => format!("/proc/{init}/ns/net"),
+            Some(id) => format!("/proc/{init}/root{}/exec/network/netns/{id}", self.dir.display()),
+        };
+        let done = std::thread::spawn(move || -> Result<T> {
+            let file = std::fs::File::open(&netns).with_context(|| format!("open {netns}"))?;
+            nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET)?;
+            Ok(act()?)
+        });
+        done.join().map_err(|_| anyhow::anyhow!("a thread on host {} panicked", self.number))?
+    }
+
     /// Runs the real docker client against the host.
     pub fn docker(&self, args: &[&str]) -> Result<String> {
         finish(self.docker_command().args(args), args)

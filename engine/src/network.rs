@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{ContainerConfig, ContainerId, NetworkJoin};
+use crate::shim::Relay;
 use crate::userns::IdMaps;
 
 /// A boxed error from the embedding daemon, shown to the user as it is.
@@ -104,6 +105,9 @@ pub struct Attachment {
     pub endpoints: Vec<Endpoint>,
     /// Published ports as bound.
     pub ports: Vec<BoundPort>,
+    /// Those of them that the container's shim is to serve.
+    #[serde(default)]
+    pub relays: Vec<Relay>,
 }
 
 /// A container's place in one network.

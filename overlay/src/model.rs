@@ -1,7 +1,7 @@
 //! What is asked of the data plane and what it answers: plain data.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -149,6 +149,17 @@ pub struct Bound {
     pub host_port: u16,
 }
 
+/// A published port of IPv6 that leads to an IPv4 address: somebody has to serve it, as the kernel does not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Relayed {
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// On the host.
+    pub from: SocketAddrV6,
+    /// In the container; none = it is in no network with a way out now.
+    pub to: Option<SocketAddrV4>,
+}
+
 /// A connected container.
 #[derive(Clone, Debug)]
 pub struct Attached {
@@ -160,6 +171,8 @@ pub struct Attached {
     pub endpoints: Vec<Endpoint>,
     /// Ports as bound.
     pub ports: Vec<Bound>,
+    /// Those of them that are yet to be bound, and served.
+    pub relays: Vec<Relayed>,
 }
 
 /// What of the swarm's state is in force.

@@ -174,7 +174,7 @@ impl DataPlane {
         }
         let mut ports = Ports::default();
         for record in state.containers.values() {
-            for error in ports.retake(&record.container_id, &record.ports) {
+            for error in ports.retake(&record.container_id, &record.ports, record.relayed) {
                 tracing::warn!(container = record.name, %error, "port taken while the daemon was away");
             }
         }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6};
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -16,7 +16,7 @@ use crate::direct::Direct;
 use crate::error::{Error, Result};
 use crate::link::{Mac, Upper};
 use crate::mesh::Mesh;
-use crate::model::{Bound, Endpoint, Range6, UserNamespace};
+use crate::model::{Bound, Endpoint, Range6, Relayed, UserNamespace};
 use crate::names::Names;
 
 /// A container's connection, as wired.
@@ -29,6 +29,9 @@ pub struct Record {
     /// IDs of the networks in the order asked for.
     pub order: Vec<String>,
     pub ports: Vec<Bound>,
+    /// Those of IPv6 are held, and served where the kernel does not, by the container's shim: until its next start.
+    #[serde(default)]
+    pub relayed: bool,
     pub dns: Dns,
     /// Owner of its network namespace.
     #[serde(default)]
@@ -280,6 +283,25 @@ impl Record {
     /// Where ports published by IPv6 lead.
     pub fn target6(&self) -> Option<Ipv6Addr> {
         self.way6().and_then(|m| m.endpoint.v6.as_ref()).map(|e| e.addr)
+    }
+
+    /// Whether somebody has to serve its ports of IPv6, as it has no such address.
+    pub fn is_to_be_relayed(&self) -> bool {
+        self.target6().is_none() && self.ports.iter().any(|p| p.host_ip.is_ipv6())
+    }
+
+    /// The ports that its shim holds. Where it has an IPv6 address meanwhile, the kernel comes first.
+    pub fn relays(&self) -> Vec<Relayed> {
+        let target = self.target();
+        let of = |port: &Bound| match port.host_ip {
+            IpAddr::V6(addr) if self.relayed => Some(Relayed {
+                protocol: port.protocol.clone(),
+                from: SocketAddrV6::new(addr, port.host_port, 0, 0),
+                to: target.map(|t| SocketAddrV4::new(t, port.container_port)),
+            }),
+            _ => None,
+        };
+        self.ports.iter().filter_map(of).collect()
     }
 
     /// Whether there are rules of its own: a container of one bridge, without published ports, is

@@ -19,6 +19,11 @@ pub fn read(name: &str) -> Option<String> {
     Some(text.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
+/// Whether the host has IPv6, at least for itself.
+pub fn has_ipv6() -> bool {
+    read("ipv6/conf/lo/disable_ipv6").as_deref() == Some("0")
+}
+
 /// The setting that makes a host pass packets of IPv6 on.
 pub const FORWARD6: &str = "ipv6/conf/all/forwarding";
 

@@ -13,6 +13,7 @@ mod interactive;
 mod ipv6;
 mod lifecycle;
 mod networks;
+mod ports6;
 mod runtimes;
 mod storage;
 mod swarm;

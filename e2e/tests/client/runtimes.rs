@@ -136,18 +136,35 @@ fn secret(host: &Host) -> Result<()> {
     })
 }
 
+fn port(runtime: &str) -> u16 {
+    8100 + RUNTIMES.iter().position(|r| *r == runtime).unwrap_or(0) as u16
+}
+
+/// By the kernel, and by the shim.
+fn answers(host: &Host, runtime: &str) -> Result<()> {
+    for addr in ["127.0.0.1", "[::1]"] {
+        let url = format!("http://{addr}:{}/busybox", port(runtime));
+        eventually("its port answers", LONG, || {
+            host.exec(&["curl", "-sS", "-f", "-o", "/dev/null", &url]).map(drop)
+        })?;
+    }
+    Ok(())
+}
+
 /// Goes on: commands in it, its limits, its state.
 fn goes_on(host: &Host, runtime: &str) -> Result<()> {
     let name = format!("up-{runtime}");
-    let script = "trap 'exit 9' TERM; echo started; while :; do /bin/busybox sleep 0.1; done";
+    let script = "trap 'exit 9' TERM; /bin/busybox httpd -p 80 -h /bin; echo started; while :; do /bin/busybox sleep 0.1; done";
+    let publish = format!("{}:80", port(runtime));
     let limits =
         ["-m", "64m", "--pids-limit", "50", "--health-cmd", "/bin/busybox true", "--health-interval", "1s"];
     let run = [
         &["run", "-d", "--name", &name, "--runtime", runtime][..],
         &limits,
-        &["busybox", "sh", "-c", script],
+        &["-p", &publish, "busybox", "sh", "-c", script],
     ];
     host.docker(&run.concat())?;
+    answers(host, runtime)?;
     let exec = |args: &[&str]| docker(host, &[&["exec"][..], args].concat());
     let out = exec(&[&name, "sh", "-c", "echo in it; exit 4"])?;
     ensure!((out.code, &*out.stdout) == (Some(4), "in it\n"), "{out:?}");
@@ -196,6 +213,7 @@ fn taken_up(host: &Host, runtime: &str) -> Result<()> {
         Ok(())
     })?;
     ensure!(host.docker(&["logs", &name])? == "started\n", "its log");
+    answers(host, runtime)?;
     host.docker(&["stop", &name])?;
     let code = host.docker(&["inspect", "-f", "{{.State.ExitCode}}", &name])?;
     ensure!(code.trim() == "9", "{code}");

@@ -91,6 +91,12 @@ impl Engine {
             c.endpoints.clone_from(&a.endpoints);
             c.ports.clone_from(&a.ports);
         });
+        let shim = slot.volatile().shim.clone();
+        if let Some(shim) = shim.filter(|_| !a.relays.is_empty())
+            && let Err(error) = shim.relay(&a.relays).await
+        {
+            tracing::warn!(container = slot.id, %error, "ports are not served by IPv6 as they should be now");
+        }
         let layout = Layout { dir: self.root().container(&slot.id) };
         blocking(move || layout.renew_host_files(&c, &a, &left)).await
     }

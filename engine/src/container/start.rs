@@ -277,6 +277,7 @@ impl Engine {
             None => None,
         };
         let id_maps = self.next_ids(g);
+        let relays = wired.attachment.as_ref().map(|a| a.relays.clone()).unwrap_or_default();
         let devices = self.resolve_devices(&g.device_requests)?;
         let mut spec = ShimSpec {
             id: slot.id.clone(),
@@ -300,6 +301,7 @@ impl Engine {
             id_maps,
             shm_size: g.shm_size.unwrap_or(0),
             network: wired.namespace,
+            relays,
             cap_add: g.cap_add.clone(),
             cap_drop: g.cap_drop.clone(),
             privileged: g.privileged,

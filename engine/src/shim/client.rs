@@ -16,7 +16,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
 
-use super::spec::{Exit, PID_FILE, SOCKET_FILE, SPEC_FILE, ShimSpec, State};
+use super::spec::{Exit, PID_FILE, Relay, SOCKET_FILE, SPEC_FILE, ShimSpec, State};
 use super::{exit_file, protocol};
 use crate::config::ResourceLimits;
 use crate::runtime::cgroup::Cgroup;
@@ -232,6 +232,13 @@ impl Shim {
         let json = serde_json::to_vec(limits).map_err(io::Error::from);
         let json = json.map_err(ShimError::system("encode limits for", &self.bundle))?;
         self.request(protocol::UPDATE, &[&json]).await.map(|_| ())
+    }
+
+    /// Has the shim serve exactly these ports.
+    pub async fn relay(&self, wanted: &[Relay]) -> Result<(), ShimError> {
+        let json = serde_json::to_vec(wanted).map_err(io::Error::from);
+        let json = json.map_err(ShimError::system("encode ports for", &self.bundle))?;
+        self.request(protocol::RELAY, &[&json]).await.map(|_| ())
     }
 
     /// How it is. Fails once the container has ended.

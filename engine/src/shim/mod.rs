@@ -10,6 +10,7 @@ mod connection;
 mod exit_file;
 pub(crate) mod log;
 pub(crate) mod protocol;
+mod relay;
 mod server;
 mod stdio;
 
@@ -26,6 +27,7 @@ pub use client::{AttachInput, AttachOutput, AttachStream, Exec, ExecEvent, ExecO
 pub use spec::*;
 
 use self::log::Log;
+use self::relay::Relays;
 use self::server::Server;
 use self::stdio::Stdio;
 use crate::runtime::{Container, Error, descriptors, mounts};
@@ -140,8 +142,13 @@ fn make(launcher: &UnixStream) -> Result<(), Error> {
     let pids = format!("{} {}\n", std::process::id(), container.pid);
     let first = std::fs::write(PID_FILE, pids).and_then(|()| launcher.try_clone());
     let first = first.map_err(fault("write", PID_FILE)).inspect_err(|_| container.discard())?;
-    let server =
-        Server::new(&spec, bundle, container, stdio, log, listener).map_err(fault("set up", "shim"))?;
+    // After the container's first process was made, which has no descriptor of them then.
+    let relays = Relays::open(&spec.relays).inspect_err(|_| {
+        container.discard();
+        unshare(&spec, bundle);
+    })?;
+    let server = Server::new(&spec, bundle, container, stdio, log, listener, relays);
+    let server = server.map_err(fault("set up", "shim"))?;
     server.run(first).map_err(fault("poll", "clients"))
 }
 

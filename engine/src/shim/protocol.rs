@@ -42,6 +42,9 @@ pub const LIST_EXECS: u8 = 14;
 /// To the shim: u8 whether to freeze all processes or let them go on. Answered.
 pub const FREEZE: u8 = 15;
 
+/// To the shim: the ports it serves from now on, a list of [`Relay`](super::Relay) as JSON. Answered.
+pub const RELAY: u8 = 16;
+
 /// From the shim: u32 host PID; the container waits to be started.
 pub const CREATED: u8 = 0x81;
 /// From the shim: done.

@@ -16,7 +16,8 @@ use super::connection::Connection;
 use super::exit_file;
 use super::log::Log;
 use super::protocol::{self, ATTACH_STDERR, ATTACH_STDIN, ATTACH_STDOUT, CHUNK};
-use super::spec::{Exit, Namespace, SHIM_LOG_FILE, ShimSpec, State};
+use super::relay::Relays;
+use super::spec::{Exit, Namespace, Relay, SHIM_LOG_FILE, ShimSpec, State};
 use super::stdio::{ReadOutcome, Stdio};
 use crate::cdi::Stage;
 use crate::runtime::{self, Container, Error, hooks};
@@ -34,6 +35,8 @@ pub struct Server<'a> {
     listener: UnixListener,
     clients: Vec<Connection>,
     execs: Execs,
+    /// Only where there are ports to serve.
+    relays: Option<Box<Relays>>,
     started: bool,
     exit: Option<Exit>,
     /// Until when the log is still sent on.
@@ -48,6 +51,7 @@ enum Source {
     Exit,
     Listener,
     Log,
+    Relays,
     Children,
     Input,
     Output(usize),
@@ -67,6 +71,7 @@ impl<'a> Server<'a> {
         stdio: Stdio,
         log: Log,
         listener: UnixListener,
+        relays: Option<Box<Relays>>,
     ) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         Ok(Self {
@@ -78,6 +83,7 @@ impl<'a> Server<'a> {
             listener,
             clients: Vec::new(),
             execs: Execs::default(),
+            relays,
             started: false,
             exit: None,
             patience: None,
@@ -111,6 +117,9 @@ impl<'a> Server<'a> {
             if self.exit.is_none() {
                 self.execs.reap(&self.container);
             }
+            if let Some(relays) = &mut self.relays {
+                relays.turn();
+            }
         }
     }
 
@@ -141,6 +150,9 @@ impl<'a> Server<'a> {
             let is_full = |number| self.clients.iter().any(|c| c.exec == Some(number) && c.is_full());
             self.execs.poll(&mut add, is_full);
         }
+        if let Some(relays) = &self.relays {
+            add(Source::Relays, relays.fd(), libc::POLLIN);
+        }
         if let Some((fd, write)) = self.log.fd() {
             add(Source::Log, fd, if write { libc::POLLIN | libc::POLLOUT } else { libc::POLLIN });
         }
@@ -151,8 +163,10 @@ impl<'a> Server<'a> {
             add(Source::Client(i), c.fd(), read | write);
         }
         loop {
-            let left = self.patience.map(|t| t.saturating_duration_since(Instant::now()).as_millis());
-            let timeout = left.map_or(-1, |ms| i32::try_from(ms).unwrap_or(i32::MAX));
+            let own = self.patience.map(|t| t.saturating_duration_since(Instant::now()));
+            let relays = self.relays.as_ref().and_then(|r| r.patience());
+            let left = own.into_iter().chain(relays).min();
+            let timeout = left.map_or(-1, |t| i32::try_from(t.as_millis()).unwrap_or(i32::MAX));
             // SAFETY: a live slice and its length.
             let r = unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, timeout) };
             if r >= 0 {
@@ -177,7 +191,7 @@ impl<'a> Server<'a> {
                 }
             }
             // Every turn of the loop looks after them.
-            Source::Children => {}
+            Source::Children | Source::Relays => {}
             Source::Input => self.stdio.pump(),
             Source::Output(i) => drop(self.read_output(i)),
             Source::Client(i) => self.serve(i, events),
@@ -307,6 +321,10 @@ impl<'a> Server<'a> {
                 Ok(limits) => self.container.update(&limits),
                 Err(e) => Err(Error::Refused(format!("resource limits: {e}"))),
             },
+            (protocol::RELAY, json) => match serde_json::from_slice::<Vec<Relay>>(json) {
+                Ok(wanted) => self.relay(&wanted),
+                Err(e) => Err(Error::Refused(format!("ports to serve: {e}"))),
+            },
             (other, _) => Err(Error::Refused(format!("the shim does not know request {other}"))),
         };
         match done {
@@ -328,6 +346,16 @@ impl<'a> Server<'a> {
             self.note("start", &io::Error::other(e));
         }
         Ok(())
+    }
+
+    fn relay(&mut self, wanted: &[Relay]) -> Result<(), Error> {
+        match &mut self.relays {
+            Some(relays) => relays.set(wanted),
+            None => {
+                self.relays = Relays::open(wanted)?;
+                Ok(())
+            }
+        }
     }
 
     /// Another runtime has run its own.
@@ -370,6 +398,9 @@ impl<'a> Server<'a> {
             }
         };
         let finished_at_ns = now_ns();
+        if let Some(relays) = self.relays.take() {
+            relays.finish();
+        }
         // Before its output is read to the end: what lives may write on for ever.
         if self.spec.pid != Namespace::New
             && let Err(e) = self.container.cgroup.kill()

@@ -5,6 +5,7 @@
 //! [`SHIM_LOG_FILE`] (what a shim could tell nobody else).
 
 use std::collections::BTreeMap;
+use std::net::{SocketAddrV4, SocketAddrV6};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -62,6 +63,8 @@ pub struct ShimSpec {
     pub shm_size: u64,
     /// Network namespace.
     pub network: NetworkNamespace,
+    /// Ports of the host that the shim serves.
+    pub relays: Vec<Relay>,
     /// PID namespace.
     pub pid: Namespace,
     /// IPC namespace.
@@ -207,6 +210,17 @@ pub enum NetworkNamespace {
     Host,
     /// One that exists, pinned at this path.
     Path(PathBuf),
+}
+
+/// A port of the host by IPv6 that leads to a container by IPv4.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Relay {
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// On the host.
+    pub from: SocketAddrV6,
+    /// In the container; none = nowhere for now, and the port is kept.
+    pub to: Option<SocketAddrV4>,
 }
 
 /// Which namespace of a kind the container is in.

@@ -1,6 +1,6 @@
 //! Published ports held on the host: a bound socket that does not listen keeps every other program off
 //! the port, and tells us when one has it already. The traffic itself is translated by nftables and
-//! never reaches the socket.
+//! never reaches the socket. Ports of IPv6 that a container's shim serves are held by that.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -46,8 +46,9 @@ pub struct Ports {
 #[derive(Debug)]
 struct Held {
     bound: Bound,
-    /// None for SCTP where the kernel has none: then only our own containers are checked against.
-    _socket: Option<OwnedFd>,
+    /// None for SCTP where the kernel has none, and for what a shim holds: then only our own containers are checked
+    /// against.
+    socket: Option<OwnedFd>,
 }
 
 impl Ports {
@@ -63,10 +64,20 @@ impl Ports {
         Ok(bound)
     }
 
-    /// Takes again what an owner had, after a restart; what cannot be taken is returned.
-    pub fn retake(&mut self, owner: &str, ports: &[Bound]) -> Vec<Error> {
-        let wanted = ports.iter().map(|p| Wanted::new(&p.protocol, p.container_port, p.host_ip, p.host_port));
+    /// Takes again what an owner had, after a restart; what cannot be taken is returned. `relayed` = its shim holds
+    /// those of IPv6.
+    pub fn retake(&mut self, owner: &str, ports: &[Bound], relayed: bool) -> Vec<Error> {
+        let (elsewhere, ours): (Vec<_>, Vec<_>) = ports.iter().partition(|p| relayed && p.host_ip.is_ipv6());
+        let held = elsewhere.into_iter().map(|bound| Held { bound: bound.clone(), socket: None });
+        self.held.entry(owner.into()).or_default().extend(held);
+        let wanted = ours.iter().map(|p| Wanted::new(&p.protocol, p.container_port, p.host_ip, p.host_port));
         wanted.filter_map(|wanted| self.take(owner, &[wanted]).err()).collect()
+    }
+
+    /// Leaves an owner's ports of IPv6 to its shim, which takes them next.
+    pub fn hand_over(&mut self, owner: &str) {
+        let held = self.held.get_mut(owner).into_iter().flatten();
+        held.filter(|h| h.bound.host_ip.is_ipv6()).for_each(|h| h.socket = None);
     }
 
     /// Gives back all ports of an owner.
@@ -165,7 +176,7 @@ impl Ports {
                 return Err(Error::sys("bind", place)(errno));
             }
         };
-        Ok(Held { bound, _socket: socket })
+        Ok(Held { bound, socket })
     }
 }
 

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::model::{AttachRequest, Attached};
 use crate::reconcile::{self, Repair};
 use crate::state::Record;
-use crate::{netns, routed};
+use crate::{netns, routed, sysctl};
 
 impl DataPlane {
     /// Connects a container; once more for the same container, says how it is connected.
@@ -127,6 +127,10 @@ impl Inner {
         self.ports().release(id);
         let wanted = self.published(request, record)?;
         record.ports = self.ports().take(id, &wanted)?;
+        record.relayed = record.is_to_be_relayed();
+        if record.relayed {
+            self.ports().hand_over(id);
+        }
         reconcile::wire(record, &self.pins.join(id))?;
         self.store.save_container(record)?;
         // The endpoints' rules come with the veth there: no address opens before it has its owner.
@@ -159,25 +163,28 @@ impl Inner {
             resolv_conf: reconcile::resolv_conf(record, &host),
             endpoints: record.endpoints(),
             ports: record.ports.clone(),
+            relays: record.relays(),
         })
     }
 
     /// The ports asked for, with the addresses of the host: where none is given, those that the container's network
-    /// publishes on, and those of the families that the container has.
+    /// publishes on, and those of all families that the host has.
     fn published(&self, request: &AttachRequest, record: &Record) -> Result<Vec<Wanted>> {
         let state = self.state();
         let target = record.bridged().find(|m| Some(m.endpoint.addr) == record.target());
         let bridge = target.and_then(|m| state.bridges.values().find(|b| b.id == m.endpoint.network_id));
-        let default = bridge.and_then(|b| b.host_binding).map(IpAddr::V4);
-        let v6 = record.target6().is_some();
+        let default = bridge.and_then(|b| b.host_binding).filter(|a| !a.is_unspecified()).map(IpAddr::V4);
+        let kernel = record.target6().is_some();
+        let shim = !kernel && sysctl::has_ipv6();
         let place = |publish: &crate::model::Publish| {
+            let v6 = kernel || (shim && publish.protocol != "sctp");
             let hosts = match publish.host_ip.or(default) {
                 Some(IpAddr::V6(addr)) if !v6 => {
                     return Err(Error::Unpublishable {
                         port: publish.container_port,
                         protocol: publish.protocol.clone(),
                         reason: format!(
-                            "host address {addr} is IPv6, and the container has no IPv6 address with a way out: give an IPv4 host address, or join a network made with --ipv6"
+                            "host address {addr} is IPv6, which this host or the protocol has only where the container has it too: give an IPv4 host address, or join a network made with --ipv6"
                         ),
                     });
                 }

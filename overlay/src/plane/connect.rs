@@ -103,7 +103,8 @@ impl Inner {
                 .get(id)
                 .cloned()
                 .ok_or_else(|| Error::NotConnected { container: id.to_owned(), network: "any".to_owned() })?;
-            let new = decide(self, state, &old)?;
+            let mut new = decide(self, state, &old)?;
+            new.relayed |= new.is_to_be_relayed();
             state.remember_given(new.local().filter(|m| !old.order.contains(&m.endpoint.network_id)));
             let kept = |host: &String| new.interfaces.iter().any(|i| i.host == *host);
             let leaving: Vec<String> =
@@ -116,6 +117,9 @@ impl Inner {
         let pin = self.pins.join(id);
         let wired = reconcile::rewire(&old, &new, &pin).and_then(|()| self.store.save_container(&new));
         self.reaper.remove(&leaving);
+        if new.relayed && !old.relayed {
+            self.ports().hand_over(id);
+        }
         if let Err(error) = wired {
             self.change(|state| state.containers.insert(id.to_owned(), old.clone()));
             return Err(match reconcile::rewire(&new, &old, &pin) {

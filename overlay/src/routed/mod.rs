@@ -65,6 +65,7 @@ pub fn plan(state: &State, request: &AttachRequest, names: &Names) -> Result<Rec
         interfaces: Vec::new(),
         order: Vec::new(),
         ports: Vec::new(),
+        relayed: false,
         dns: Dns {
             servers: request.dns_servers.clone(),
             search: request.dns_search.clone(),
@@ -511,6 +512,7 @@ mod tests {
             interfaces,
             order: Vec::new(),
             ports: Vec::new(),
+            relayed: false,
             dns: Dns::default(),
             user_namespace: None,
         };
