@@ -103,6 +103,12 @@ pub(super) fn read_on(
     loop {
         let n = file.read_at(&mut block, offset).map_err(Error::io("read", path))?;
         if n == 0 {
+            // Emptied in its place, as a log of one file is when it is full.
+            let size = file.metadata().map_err(Error::io("read", path))?.size();
+            if size < offset {
+                (offset, *lines) = (0, lines.anew());
+                continue;
+            }
             return Ok(Some(offset));
         }
         offset += n as u64;
@@ -163,7 +169,7 @@ fn entries_from_end(file: &File, wanted: u64) -> io::Result<(u64, u64)> {
         let mut length = [0; LENGTH];
         file.read_exact_at(&mut length, at - LENGTH as u64)?;
         let whole = u64::from(u32::from_be_bytes(length)) + around;
-        if whole > at || whole > MAX_ENTRY as u64 {
+        if whole == around || whole > at || whole > MAX_ENTRY as u64 + around {
             return Ok((wanted, 0));
         }
         at -= whole;

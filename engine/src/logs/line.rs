@@ -53,12 +53,13 @@ fn stream(name: &str) -> Result<StdStream, String> {
     }
 }
 
-/// Cuts a growing file into messages.
+/// Cuts a growing file into messages. What is damaged is told of once, and passed over up to the next message; no
+/// more than the longest message is ever kept.
 #[derive(Debug)]
 pub(super) struct Lines {
     format: LogFormat,
     rest: Vec<u8>,
-    /// An entry without a length that can be believed: nothing after it can be found.
+    /// Within damage that was told of: the next message is looked for.
     lost: bool,
 }
 
@@ -70,18 +71,34 @@ impl Lines {
         Self { format, rest: Vec::new(), lost: false }
     }
 
+    /// Bytes that wait for more.
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> usize {
+        self.rest.len()
+    }
+
+    /// At the beginning of another file of the kind.
+    pub(super) fn anew(&self) -> Self {
+        Self::new(self.format)
+    }
+
     /// Adds bytes, gives each whole message to `each`; stops when it says so.
     pub(super) fn add(&mut self, bytes: &[u8], each: impl FnMut(Read) -> bool) -> bool {
         match self.format {
             LogFormat::Json => self.add_lines(bytes, each),
-            LogFormat::Entries => self.add_entries(bytes, each),
+            LogFormat::Entries => {
+                self.rest.extend_from_slice(bytes);
+                self.cut_entries(false, each)
+            }
         }
     }
 
     fn add_lines(&mut self, mut bytes: &[u8], mut each: impl FnMut(Read) -> bool) -> bool {
         while let Some(end) = bytes.iter().position(|b| *b == b'\n') {
             let (line, after) = (&bytes[..end], &bytes[end + 1..]);
-            let go_on = if self.rest.is_empty() {
+            let go_on = if std::mem::take(&mut self.lost) {
+                true
+            } else if self.rest.is_empty() {
                 line.is_empty() || each(parse(line))
             } else {
                 self.rest.extend_from_slice(line);
@@ -93,49 +110,85 @@ impl Lines {
             }
             bytes = after;
         }
-        self.rest.extend_from_slice(bytes);
-        true
-    }
-
-    fn add_entries(&mut self, bytes: &[u8], mut each: impl FnMut(Read) -> bool) -> bool {
         if self.lost {
             return true;
         }
         self.rest.extend_from_slice(bytes);
+        if self.rest.len() <= MAX_ENTRY {
+            return true;
+        }
+        self.rest = Vec::new();
+        self.lost = true;
+        each(Err(format!("a line of more than {MAX_ENTRY} bytes")))
+    }
+
+    /// `all` = nothing follows what there is.
+    fn cut_entries(&mut self, all: bool, mut each: impl FnMut(Read) -> bool) -> bool {
         let mut at = 0;
         let mut go_on = true;
-        while go_on && let Some((head, after)) = self.rest[at..].split_first_chunk::<LENGTH>() {
-            let length = u32::from_be_bytes(*head) as usize;
-            if length > MAX_ENTRY {
-                self.lost = true;
-                go_on = each(Err(format!("an entry of {length} bytes; nothing after it can be read")));
-                break;
+        while go_on && at < self.rest.len() {
+            let reason = match entry(&self.rest[at..], self.lost) {
+                Found::Entry(read, length) => {
+                    self.lost = false;
+                    go_on = each(read);
+                    at += length;
+                    continue;
+                }
+                Found::Cut if !all => break,
+                Found::Cut => "an entry is cut short".to_owned(),
+                Found::Wrong(reason) => reason,
+            };
+            if !std::mem::replace(&mut self.lost, true) {
+                go_on = each(Err(reason));
             }
-            let Some(tail) = after.get(length..length + LENGTH) else { break };
-            if tail != head {
-                self.lost = true;
-                go_on = each(Err("an entry with two lengths; nothing after it can be read".into()));
-                break;
-            }
-            go_on = each(parse_entry(&after[..length]));
-            at += length + 2 * LENGTH;
+            at += 1;
         }
         self.rest.drain(..at);
-        if self.lost {
-            self.rest.clear();
-        }
         go_on
     }
 
     /// What is not whole (a file cut short), given as a message.
     pub(super) fn finish(&mut self, mut each: impl FnMut(Read) -> bool) -> bool {
-        let rest = std::mem::take(&mut self.rest);
-        self.lost = false;
-        match self.format {
-            _ if rest.is_empty() => true,
-            LogFormat::Json => each(parse(&rest)),
-            LogFormat::Entries => each(Err("an entry is cut short".into())),
-        }
+        let go_on = match self.format {
+            LogFormat::Json if self.rest.is_empty() => true,
+            LogFormat::Json => each(parse(&self.rest)),
+            LogFormat::Entries => self.cut_entries(true, each),
+        };
+        *self = Self::new(self.format);
+        go_on
+    }
+}
+
+/// What begins here.
+enum Found {
+    /// An entry, of so many bytes with its lengths.
+    Entry(Read, usize),
+    /// The beginning of one, as it seems.
+    Cut,
+    /// None, and why.
+    Wrong(String),
+}
+
+/// `lost` = an entry is looked for within damage: it has to be one beyond doubt.
+fn entry(bytes: &[u8], lost: bool) -> Found {
+    let Some((head, after)) = bytes.split_first_chunk::<LENGTH>() else { return Found::Cut };
+    let length = u32::from_be_bytes(*head) as usize;
+    // None is empty. Zeros are what a host that lost its power may leave.
+    if length == 0 || length > MAX_ENTRY {
+        return Found::Wrong(format!("an entry of {length} bytes"));
+    }
+    // An entry begins with its stream: field 1, of 6 bytes.
+    let begins = |b: &[u8]| b.len() < 8 || matches!(&b[..8], b"\x0a\x06stdout" | b"\x0a\x06stderr");
+    if lost && (length < 8 || !begins(after)) {
+        return Found::Wrong("no entry".into());
+    }
+    match after.get(length..length + LENGTH) {
+        None => Found::Cut,
+        Some(tail) if tail != head => Found::Wrong("an entry with two lengths".into()),
+        Some(_) => match parse_entry(&after[..length]) {
+            Err(reason) if lost => Found::Wrong(reason),
+            read => Found::Entry(read, length + 2 * LENGTH),
+        },
     }
 }
 

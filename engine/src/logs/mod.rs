@@ -2,6 +2,8 @@
 
 mod files;
 mod follow;
+#[cfg(test)]
+mod fuzz_tests;
 mod line;
 mod source;
 

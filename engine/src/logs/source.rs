@@ -48,11 +48,16 @@ pub(super) fn open_all(path: &Path) -> Result<Vec<Source>, Error> {
 }
 
 fn open(path: &Path, compressed: bool) -> Result<Option<Source>, Error> {
-    let file = match File::open(path) {
+    // What is no file must not hold the reader up.
+    let file = match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(Error::io("open", path)(e)),
     };
+    if !file.metadata().map_err(Error::io("read", path))?.is_file() {
+        tracing::warn!(log = %path.display(), "among the files of a log is one that is none; it is left out");
+        return Ok(None);
+    }
     let mut identity = Identity::of(&file).map_err(Error::io("read", path))?;
     if compressed {
         identity = original(&file).map_err(Error::io("read", path))?.unwrap_or(identity);

@@ -138,7 +138,7 @@ fn repair(file: &File) -> io::Result<()> {
     }
     if size >= around {
         let last = length(size - 4)?;
-        if last <= log_entry::MAX_ENTRY as u64
+        if (1..=log_entry::MAX_ENTRY as u64).contains(&last)
             && size >= last + around
             && length(size - last - around)? == last
         {
@@ -148,7 +148,7 @@ fn repair(file: &File) -> io::Result<()> {
     let mut end = 0;
     while end + around <= size {
         let next = length(end)? + around;
-        if end + next > size || length(end + next - 4)? + around != next {
+        if next == around || end + next > size || length(end + next - 4)? + around != next {
             break;
         }
         end += next;
