@@ -13,8 +13,9 @@ use super::http::Client;
 use super::table::{Row, Target, median, timed};
 use super::{Setup, go_on, hosts, peers};
 
-/// Containers whose shims are weighed.
-const SHIMS: usize = 8;
+/// Containers that are weighed, and those before them.
+const WEIGHED: usize = 50;
+const FIRST: usize = 4;
 
 pub fn run(setup: &Setup) -> Result<Vec<Row>> {
     let lab = hosts::lab(setup, 1)?;
@@ -29,7 +30,7 @@ pub fn run(setup: &Setup) -> Result<Vec<Row>> {
         docker::client(docker.lab.host(1)).import(&image, "bb")?;
     }
     rows.extend(clients(setup, host, docker.as_ref())?);
-    rows.push(shims(host, &mut api, docker.as_ref())?);
+    rows.extend(memory(host, &mut api, docker.as_ref())?);
     Ok(rows)
 }
 
@@ -143,41 +144,69 @@ fn clients(setup: &Setup, host: &Host, docker: Option<&DockerLab>) -> Result<Vec
     ])
 }
 
-/// Memory of a shim: its share of what it has in common with others included.
-fn shims(host: &Host, api: &mut Client, docker: Option<&DockerLab>) -> Result<Row> {
-    let ours = weigh(host, api)?;
+/// Memory that an idle container on the bridge network costs: its shim, and what the daemons grow by.
+fn memory(host: &Host, api: &mut Client, docker: Option<&DockerLab>) -> Result<Vec<Row>> {
+    let ours = weigh(host, api, &[host.daemon_pid()?])?;
     let theirs = match docker {
-        Some(docker) => weigh(docker.lab.host(1), &mut docker::client(docker.lab.host(1)))?,
-        None => Vec::new(),
+        Some(docker) => {
+            let host = docker.lab.host(1);
+            weigh(host, &mut docker::client(host), &docker.pids(host)?)?
+        }
+        None => Weights::default(),
     };
-    let what = format!("Pss of a shim, {SHIMS} running");
-    Ok(Row::new(what, "MB", ours, Target::Median(1.5)).beside("containerd-shim", theirs))
+    let both = |w: &Weights| w.growth.iter().map(|g| g + median(&w.shims)).collect::<Vec<_>>();
+    let row = |what: &str, ours, target| Row::new(format!("{what}, {WEIGHED} idle"), "MB", ours, target);
+    let (mine, his) = (both(&ours), both(&theirs));
+    Ok(vec![
+        row("Pss of a shim", ours.shims, Target::Median(1.5)).beside("containerd-shim", theirs.shims),
+        row("growth of the daemon's Pss by a container", ours.growth, Target::None)
+            .beside("dockerd + containerd", theirs.growth),
+        row("daemon and shim, by a container", mine, Target::Median(1.5))
+            .beside("dockerd + containerd + shim", his),
+    ])
 }
 
-fn weigh(host: &Host, api: &mut Client) -> Result<Vec<f64>> {
-    let body = json!({
-        "Image": "bb",
-        "Cmd": ["sleep", "1000000"],
-        "HostConfig": { "NetworkMode": "none" },
-    });
+/// In MB.
+#[derive(Default)]
+struct Weights {
+    /// Each with its share of what it has in common with others.
+    shims: Vec<f64>,
+    /// Of all daemons, by container.
+    growth: Vec<f64>,
+}
+
+fn weigh(host: &Host, api: &mut Client, daemons: &[i32]) -> Result<Weights> {
+    let body = json!({ "Image": "bb", "Cmd": ["sleep", "1000000"] });
     let mut ids = Vec::new();
-    for _ in 0..SHIMS {
-        let id = api.post("/containers/create", Some(&body))?["Id"].as_str().context("no ID")?.to_owned();
-        api.post(&format!("/containers/{id}/start"), None)?;
-        ids.push(id);
-    }
-    let mut weights = Vec::new();
-    for id in &ids {
+    let mut start = |api: &mut Client, count: usize| -> Result<()> {
+        for _ in 0..count {
+            go_on()?;
+            let id = api.post("/containers/create", Some(&body))?["Id"].as_str().context("no ID")?.to_owned();
+            api.post(&format!("/containers/{id}/start"), None)?;
+            ids.push(id);
+        }
+        Ok(())
+    };
+    let of_daemons = || daemons.iter().map(|pid| pss(host, &pid.to_string())).sum::<Result<f64>>();
+    // What the first ones have the daemons make, they make once.
+    start(api, FIRST)?;
+    let before = of_daemons()?;
+    start(api, WEIGHED)?;
+    let growth = (of_daemons()? - before) / WEIGHED as f64;
+    let mut weights = Weights { shims: Vec::new(), growth: vec![growth] };
+    for id in &ids[FIRST..] {
         let pid = api.get(&format!("/containers/{id}/json"))?["State"]["Pid"].to_string();
         let status = host.exec(&["cat", &format!("/proc/{pid}/status")])?;
-        let shim = field(&status, "PPid:")?.to_string();
-        let rollup = host.exec(&["cat", &format!("/proc/{shim}/smaps_rollup")])?;
-        weights.push(field(&rollup, "Pss:")? / 1024.0);
+        weights.shims.push(pss(host, &field(&status, "PPid:")?.to_string())?);
     }
     for id in &ids {
         api.delete(&format!("/containers/{id}?force=1"))?;
     }
     Ok(weights)
+}
+
+fn pss(host: &Host, pid: &str) -> Result<f64> {
+    Ok(field(&host.exec(&["cat", &format!("/proc/{pid}/smaps_rollup")])?, "Pss:")? / 1024.0)
 }
 
 /// The number after a key in one of /proc's files.
