@@ -4,6 +4,7 @@ mod client;
 mod compose;
 mod daemon;
 mod generic_resource;
+mod registry;
 mod whoami;
 
 use std::ffi::OsString;

@@ -61,7 +61,8 @@ impl Registry {
         let path = dir.join("config.yml");
         std::fs::write(&path, config)?;
         let log = std::fs::File::create(dir.join("log"))?;
-        let mut command = host.command(binary()?)?;
+        let mut command = host.command("sh")?;
+        command.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]).arg(dir.join("pid")).arg(binary()?);
         command.arg("serve").arg(&path).env("OTEL_TRACES_EXPORTER", "none");
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child = command.spawn().context("start docker-registry")?;
@@ -77,6 +78,14 @@ impl Registry {
             host.exec(&["curl", "-skS", "-o", "/dev/null", &url]).map(drop)
         })?;
         Ok(registry)
+    }
+
+    /// Ends it at once, as a crash would. (Dropped, it may go on until its host ends.)
+    pub fn kill(mut self, host: &Host) -> Result<()> {
+        let pid = std::fs::read_to_string(Self::directory(host, &self.name).join("pid"))?;
+        host.exec(&["kill", "-9", pid.trim()])?;
+        self.child.wait()?;
+        Ok(())
     }
 }
 

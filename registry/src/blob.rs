@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_RANGE, HeaderValue, RANGE};
+use hyper::header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderValue, RANGE};
 use hyper::{Method, StatusCode};
 
 use crate::Error;
@@ -47,6 +47,21 @@ impl Session {
             left_over: None,
             failures: 0,
             failed_at: 0,
+        }
+    }
+
+    /// How many bytes a blob has, as the registry says; none if it has no such blob.
+    pub async fn blob_size(&self, digest: &str) -> Result<Option<u64>, Error> {
+        let path = format!("/blobs/{digest}");
+        match self.ask(&Call::new(Method::HEAD, &path)).await {
+            Ok(response) => {
+                let told = header(&response, CONTENT_LENGTH.as_str()).and_then(|l| l.parse().ok());
+                told.map(Some).ok_or_else(|| {
+                    Error::Invalid(format!("the registry does not say how long blob {digest} is"))
+                })
+            }
+            Err(e) if e.is_absent() => Ok(None),
+            Err(e) => Err(e),
         }
     }
 

@@ -82,6 +82,24 @@ impl Registries {
         if access == Access::Push {
             endpoints.retain(|e| !e.mirror);
         }
+        self.session(repository, credentials, access, endpoints)
+    }
+
+    /// Opens a repository for reading at this address (`http://host:port`) and no other, whatever its registry is
+    /// called; with TLS, certificates are verified.
+    pub fn open_at(&self, base: &str, repository: Repository, credentials: Credentials) -> Session {
+        let base = base.trim_end_matches('/').to_owned();
+        let endpoints = vec![Endpoint { base, lax: false, mirror: false }];
+        self.session(repository, credentials, Access::Pull, endpoints)
+    }
+
+    fn session(
+        &self,
+        repository: Repository,
+        credentials: Credentials,
+        access: Access,
+        endpoints: Vec<Endpoint>,
+    ) -> Session {
         Session(Arc::new(Inner {
             registries: self.clone(),
             repository,

@@ -16,6 +16,8 @@ pub const TEST: &[(&str, &str)] = &[
     ("docker", "docker.io"),
     ("runc", "runc"),
     ("crun", "crun"),
+    ("skopeo", "skopeo"),
+    ("podman", "podman"),
 ];
 
 /// What the virtual machine needs besides; its kernel is only unpacked (`vm::kernel`).

@@ -65,7 +65,10 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+pub use human::size;
+
 use crate::daemon::{self, DaemonArgs, DevArgs};
+use crate::registry::RegistryArgs;
 use api::{Api, Refused};
 
 /// Containers on one host and services on a swarm of them.
@@ -111,6 +114,8 @@ enum Command {
     Daemon(Box<DaemonArgs>),
     /// Run a single-node swarm in the foreground, for development
     Dev(DevArgs),
+    /// Run a registry of images, or collect its garbage (Skep's own)
+    Registry(Box<RegistryArgs>),
     /// Print a shell's completion script
     Completion {
         /// Which shell
@@ -320,6 +325,7 @@ fn dispatch(cli: Cli) -> Result<u8> {
     match cli.command {
         Command::Daemon(args) => daemon::run(*args).map(|()| 0),
         Command::Dev(args) => daemon::dev(args).map(|()| 0),
+        Command::Registry(args) => crate::registry::run(*args).map(|()| 0),
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut definition(), "skep", &mut script);

@@ -101,7 +101,7 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 }
 
 /// Starts to log at a level; what is returned sets another. SKEP_LOG wins over both.
-fn start_logging(level: tracing::Level) -> impl Fn(tracing::Level) {
+pub fn start_logging(level: tracing::Level) -> impl Fn(tracing::Level) {
     let filter = |level: tracing::Level| {
         tracing_subscriber::EnvFilter::builder()
             .with_default_directive(level.into())

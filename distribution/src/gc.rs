@@ -1,0 +1,249 @@
+//! Garbage collection: links to blobs that no manifest of their repository names, and content that no link leads to.
+//!
+//! It may run while the directory is served. Whoever makes use of content (pushes it, mounts it, names it in a manifest,
+//! is told that it is there) sets its time to now, holding the lock `changing` shared. The collector first waits for those
+//! who hold it, notes the time, marks without any lock, and then removes, holding the lock alone, only what was not used
+//! since that time, and not in the time of grace before it, in which a push may still come to its manifest.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::error::Error;
+use crate::manifest::{Manifest, PartKind};
+use crate::name::hex_of;
+use crate::route::Reference;
+use crate::store::{Store, remove, sync_dir};
+
+/// Things removed under one lock, so that nobody waits long for it.
+const BATCH: usize = 64;
+
+/// What is garbage.
+#[derive(Clone, Debug)]
+pub struct GcOptions {
+    /// Only say what would be removed.
+    pub dry_run: bool,
+    /// Manifests that have no tag, and that no kept index or subject keeps, are garbage too.
+    pub untagged: bool,
+    /// What was used so shortly ago stays.
+    pub grace: Duration,
+}
+
+/// What was removed, or would be.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Garbage {
+    /// Content, by digest.
+    pub blobs: Vec<String>,
+    /// Bytes of that.
+    pub bytes: u64,
+    /// Blobs taken from a repository (`NAME@sha256:...`).
+    pub links: Vec<String>,
+    /// Manifests taken from a repository, likewise.
+    pub manifests: Vec<String>,
+}
+
+/// What stays, by hex digest.
+#[derive(Default)]
+struct Marked {
+    /// Of one repository.
+    manifests: HashSet<String>,
+    blobs: HashSet<String>,
+}
+
+/// Collects a directory's garbage.
+///
+/// # Errors
+/// The directory is no registry's, or a file cannot be read: what cannot be understood keeps nothing alive, so nothing
+/// is removed then.
+pub fn collect(root: &Path, options: &GcOptions) -> Result<Garbage, Error> {
+    let store = Store::look(root)?;
+    let grace = i128::try_from(options.grace.as_nanos()).unwrap_or(i128::MAX / 2);
+    let before = begin(&store)?.saturating_sub(grace);
+    let is_old = |path: &Path| Store::last_used(path).is_some_and(|t| t < before);
+    let mut garbage = Garbage::default();
+    let mut kept = HashSet::new();
+    let mut work = Vec::new();
+    for name in store.folders()? {
+        let marked = mark(&store, &name, options.untagged)?;
+        for hex in store.links(&name, "_manifests")? {
+            let digest = format!("sha256:{hex}");
+            if !marked.manifests.contains(&hex) && is_old(&store.manifest_link(&name, &digest)) {
+                work.push((name.clone(), digest, true));
+            } else {
+                kept.insert(hex);
+            }
+        }
+        for hex in store.links(&name, "_blobs")? {
+            let digest = format!("sha256:{hex}");
+            if !marked.blobs.contains(&hex) && is_old(&store.blob_link(&name, &digest)) {
+                work.push((name.clone(), digest, false));
+            } else {
+                kept.insert(hex);
+            }
+        }
+        // Named without a link of the repository's: a mirror has not fetched it, or somebody deleted the link.
+        kept.extend(marked.blobs);
+    }
+    for batch in work.chunks(BATCH) {
+        let _alone = store.collecting()?;
+        for (name, digest, is_manifest) in batch {
+            let link =
+                if *is_manifest { store.manifest_link(name, digest) } else { store.blob_link(name, digest) };
+            // Used since.
+            if !is_old(&link) {
+                kept.insert(hex_of(digest).to_owned());
+                continue;
+            }
+            let shown = format!("{name}@{digest}");
+            if *is_manifest { &mut garbage.manifests } else { &mut garbage.links }.push(shown);
+            if options.dry_run {
+                continue;
+            }
+            if *is_manifest {
+                store.forget_manifest(name, digest)?;
+            } else {
+                remove(&link)?;
+                link.parent().map_or(Ok(()), sync_dir)?;
+            }
+            store.remove_if_empty(name);
+        }
+    }
+    let old: Vec<String> = store
+        .all_blobs()?
+        .into_iter()
+        .filter(|hex| !kept.contains(hex) && is_old(&store.blob_path(&format!("sha256:{hex}"))))
+        .collect();
+    for batch in old.chunks(BATCH) {
+        let _alone = store.collecting()?;
+        for hex in batch {
+            let digest = format!("sha256:{hex}");
+            let path = store.blob_path(&digest);
+            if !is_old(&path) {
+                continue;
+            }
+            garbage.bytes += std::fs::metadata(&path).map_or(0, |m| m.len());
+            if !options.dry_run {
+                remove(&path)?;
+            }
+            garbage.blobs.push(digest);
+        }
+        if !options.dry_run {
+            sync_dir(&root.join("blobs/sha256"))?;
+        }
+    }
+    Ok(garbage)
+}
+
+/// Waits until nobody uses anything that is not marked as used, and reads the clock that files have.
+fn begin(store: &Store) -> Result<i128, Error> {
+    let _alone = store.collecting()?;
+    let path = store.temporary();
+    std::fs::File::create_new(&path).map_err(Error::io("make", &path))?;
+    let now = Store::last_used(&path);
+    remove(&path)?;
+    now.ok_or_else(|| Error::Invalid(format!("{} has no time", path.display())))
+}
+
+/// What of a repository stays: its manifests (those with tags and what hangs on them, if others are garbage), and the
+/// blobs they name.
+fn mark(store: &Store, name: &str, untagged: bool) -> Result<Marked, Error> {
+    let all = store.links(name, "_manifests")?;
+    let mut marked = Marked::default();
+    let mut open: Vec<String> = if untagged {
+        let tags = store.tags(name)?.unwrap_or_default();
+        let tagged = tags.iter().map(|tag| store.tagged(name, tag)).collect::<Result<Vec<_>, _>>()?;
+        tagged.into_iter().flatten().map(|d| hex_of(&d).to_owned()).collect()
+    } else {
+        all.clone()
+    };
+    while let Some(hex) = open.pop() {
+        if !marked.manifests.insert(hex.clone()) {
+            continue;
+        }
+        let digest = format!("sha256:{hex}");
+        // Deleted meanwhile, or an index's part that a mirror has not fetched.
+        let Some(stored) = store.manifest(name, &Reference::Digest(digest.clone()))? else { continue };
+        let read = Manifest::read(&stored.bytes, &stored.media_type)
+            .map_err(|e| Error::Invalid(format!("manifest {name}@{digest} cannot be read: {}", e.message)))?;
+        for part in read.parts {
+            let hex = hex_of(&part.digest).to_owned();
+            if part.kind == PartKind::Manifest {
+                open.push(hex);
+            } else {
+                marked.blobs.insert(hex);
+            }
+        }
+        // What is said about it (signatures, attestations) lives as long as it does.
+        open.extend(store.referrers(name, &digest)?.into_iter().map(|(s, _)| hex_of(&s.digest).to_owned()));
+    }
+    Ok(marked)
+}
+
+#[cfg(test)]
+mod tests {
+    use skep_registry::{digest_of, media};
+
+    use super::*;
+
+    #[test]
+    fn only_what_nothing_names_goes() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(dir.path()).expect("opens");
+        let blob = |name: &str, text: &str| {
+            let file = store.temporary();
+            std::fs::write(&file, text).expect("writes");
+            let digest = digest_of(text.as_bytes());
+            store.take_in(&file, name, &digest).expect("takes it in");
+            digest
+        };
+        let manifest = |name: &str, tag: Option<&str>, config: &str, subject: Option<&str>| {
+            let mut text = serde_json::json!({
+                "schemaVersion": 2, "config": {"mediaType": "x", "digest": digest_of(config.as_bytes()), "size": config.len()},
+            });
+            if let Some(subject) = subject {
+                text["subject"] = serde_json::json!({"mediaType": "x", "digest": subject, "size": 1});
+            }
+            let text = text.to_string();
+            let read = Manifest::read(text.as_bytes(), media::OCI_MANIFEST).expect("reads");
+            store.put_manifest(name, tag, &read, text.as_bytes(), true).expect("puts it")
+        };
+        let kept = blob("a", "kept");
+        let both = blob("a", "both");
+        assert!(store.mount("b/c", "a", &both).expect("mounts"));
+        let lone = blob("a", "lone");
+        let tagged = manifest("a", Some("1"), "kept", None);
+        let about = manifest("a", None, "kept", Some(&tagged));
+        let bare = manifest("b/c", None, "both", None);
+        let options = |dry_run, untagged, grace| GcOptions { dry_run, untagged, grace };
+        let hour = Duration::from_secs(3600);
+        assert_eq!(collect(dir.path(), &options(false, true, hour)).expect("collects"), Garbage::default());
+
+        let wanted = Garbage {
+            blobs: vec![lone.clone()],
+            bytes: 4,
+            links: {
+                let mut all = vec![format!("a@{lone}"), format!("a@{both}")];
+                all.sort();
+                all
+            },
+            manifests: Vec::new(),
+        };
+        for dry_run in [true, false] {
+            std::thread::sleep(Duration::from_millis(20));
+            let mut found = collect(dir.path(), &options(dry_run, false, Duration::ZERO)).expect("collects");
+            found.links.sort();
+            assert_eq!(found, wanted);
+            assert_eq!(store.blob_path(&lone).exists(), dry_run);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+        let found = collect(dir.path(), &options(false, true, Duration::ZERO)).expect("collects");
+        assert_eq!(found.manifests, [format!("b/c@{bare}")]);
+        assert!(!store.repository("b").exists());
+        for digest in [&kept, &tagged, &about] {
+            assert!(store.blob_path(digest).exists());
+        }
+        assert!(collect(&dir.path().join("none"), &options(true, false, hour)).is_err());
+    }
+}

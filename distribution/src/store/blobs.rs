@@ -1,0 +1,101 @@
+//! Blobs of repositories.
+
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::path::Path;
+
+use super::Store;
+use super::files::{self, mark, remove, touch};
+use crate::error::Error;
+
+impl Store {
+    /// A blob of a repository and its size; none if it has no such. Asking counts as using it: whoever is told that it
+    /// is there may build on that.
+    pub(crate) fn blob_size(&self, name: &str, digest: &str) -> Result<Option<u64>, Error> {
+        let _using = self.using()?;
+        self.use_blob(name, digest)
+    }
+
+    /// The same for whoever is `using` already.
+    pub(super) fn use_blob(&self, name: &str, digest: &str) -> Result<Option<u64>, Error> {
+        let (link, path) = (self.blob_link(name, digest), self.blob_path(digest));
+        if !touch(&link)? || !touch(&path)? {
+            return Ok(None);
+        }
+        size(&path)
+    }
+
+    /// Opens a blob of a repository; its size comes with it.
+    pub(crate) fn open_blob(&self, name: &str, digest: &str) -> Result<Option<(File, u64)>, Error> {
+        if !self.blob_link(name, digest).exists() {
+            return Ok(None);
+        }
+        let path = self.blob_path(digest);
+        match File::open(&path) {
+            Ok(file) => {
+                let size = file.metadata().map_err(Error::io("look at", &path))?.len();
+                Ok(Some((file, size)))
+            }
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                tracing::error!(repository = name, digest, "a blob's file is missing");
+                Ok(None)
+            }
+            Err(e) => Err(Error::io("open", &path)(e)),
+        }
+    }
+
+    /// Gives a repository a blob that another one has; whether that has it.
+    pub(crate) fn mount(&self, name: &str, from: &str, digest: &str) -> Result<bool, Error> {
+        let _using = self.using()?;
+        if self.use_blob(from, digest)?.is_none() {
+            return Ok(false);
+        }
+        mark(&self.blob_link(name, digest))?;
+        Ok(true)
+    }
+
+    /// Gives a repository a blob that is known to be its; whether its bytes are here.
+    pub(crate) fn adopt(&self, name: &str, digest: &str) -> Result<bool, Error> {
+        let _using = self.using()?;
+        if !touch(&self.blob_path(digest))? {
+            return Ok(false);
+        }
+        mark(&self.blob_link(name, digest))?;
+        Ok(true)
+    }
+
+    /// Takes a verified file in as a blob, and gives it to a repository. The file is gone afterwards.
+    pub(crate) fn take_in(&self, file: &Path, name: &str, digest: &str) -> Result<(), Error> {
+        let _using = self.using()?;
+        let path = self.blob_path(digest);
+        if touch(&path)? {
+            remove(file)?;
+        } else {
+            fs::rename(file, &path).map_err(Error::io("rename to", &path))?;
+            touch(&path)?;
+            files::sync_dir(&self.blobs())?;
+        }
+        mark(&self.blob_link(name, digest))
+    }
+
+    /// Takes a blob from a repository; whether it had it. Its bytes go with the next collection.
+    pub(crate) fn delete_blob(&self, name: &str, digest: &str) -> Result<bool, Error> {
+        let _using = self.using()?;
+        let link = self.blob_link(name, digest);
+        if !link.exists() {
+            return Ok(false);
+        }
+        remove(&link)?;
+        link.parent().map_or(Ok(()), files::sync_dir)?;
+        Ok(true)
+    }
+}
+
+/// Size of a file, if it is there.
+pub(super) fn size(path: &Path) -> Result<Option<u64>, Error> {
+    match fs::metadata(path) {
+        Ok(found) => Ok(Some(found.len())),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io("look at", path)(e)),
+    }
+}

@@ -1,0 +1,189 @@
+//! Manifests and tags of repositories, and what refers to what.
+
+use std::fs;
+
+use serde_json::json;
+use skep_registry::{digest_of, is_digest};
+
+use super::files::{self, mark, remove, sync_dir, text, touch};
+use super::{Store, blobs};
+use crate::error::{Error, Refusal};
+use crate::manifest::{Manifest, PartKind};
+use crate::route::Reference;
+
+/// A manifest as it lies there.
+#[derive(Clone, Debug)]
+pub(crate) struct Stored {
+    pub(crate) digest: String,
+    pub(crate) media_type: String,
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl Store {
+    /// What a tag stands for.
+    pub(crate) fn tagged(&self, name: &str, tag: &str) -> Result<Option<String>, Error> {
+        Ok(text(&self.tag_path(name, tag))?.filter(|d| is_digest(d)))
+    }
+
+    /// A manifest by tag or digest.
+    pub(crate) fn manifest(&self, name: &str, reference: &Reference) -> Result<Option<Stored>, Error> {
+        let _using = self.using()?;
+        let digest = match reference {
+            Reference::Digest(digest) if is_digest(digest) => digest.clone(),
+            Reference::Tag(tag) => match self.tagged(name, tag)? {
+                Some(digest) => digest,
+                None => return Ok(None),
+            },
+            _ => return Ok(None),
+        };
+        self.read_manifest(name, &digest)
+    }
+
+    /// The same, and whoever is told of it may build on it: it counts as used.
+    pub(crate) fn use_manifest(&self, name: &str, reference: &Reference) -> Result<Option<Stored>, Error> {
+        let found = self.manifest(name, reference)?;
+        if let Some(stored) = &found {
+            let _using = self.using()?;
+            if !touch(&self.manifest_link(name, &stored.digest))? || !touch(&self.blob_path(&stored.digest))?
+            {
+                return Ok(None);
+            }
+        }
+        Ok(found)
+    }
+
+    fn read_manifest(&self, name: &str, digest: &str) -> Result<Option<Stored>, Error> {
+        let Some(media_type) = text(&self.manifest_link(name, digest))? else { return Ok(None) };
+        let path = self.blob_path(digest);
+        let bytes = match fs::read(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                tracing::error!(repository = name, digest, "a manifest's file is missing");
+                return Ok(None);
+            }
+            read => read.map_err(Error::io("read", &path))?,
+        };
+        if digest_of(&bytes) != digest {
+            return Err(Error::Invalid(format!("{} is damaged: push it again", path.display())));
+        }
+        Ok(Some(Stored { digest: digest.to_owned(), media_type, bytes }))
+    }
+
+    /// Stores a manifest, gives it a tag where one is named. With `whole`, all that it names must be there.
+    pub(crate) fn put_manifest(
+        &self,
+        name: &str,
+        tag: Option<&str>,
+        manifest: &Manifest,
+        bytes: &[u8],
+        whole: bool,
+    ) -> Result<String, Refusal> {
+        let digest = digest_of(bytes);
+        let _using = self.using()?;
+        if whole {
+            self.check_parts(name, manifest)?;
+        }
+        let path = self.blob_path(&digest);
+        if !touch(&path)? {
+            files::write(&path, bytes, &self.temporary())?;
+        }
+        if let Some(subject) = &manifest.subject {
+            mark(&self.referrers_dir(name, subject).join(crate::name::hex_of(&digest)))?;
+        }
+        files::write(&self.manifest_link(name, &digest), manifest.media_type.as_bytes(), &self.temporary())?;
+        if let Some(tag) = tag {
+            files::write(&self.tag_path(name, tag), digest.as_bytes(), &self.temporary())?;
+        }
+        Ok(digest)
+    }
+
+    fn check_parts(&self, name: &str, manifest: &Manifest) -> Result<(), Refusal> {
+        for part in &manifest.parts {
+            let size = match part.kind {
+                PartKind::Foreign => continue,
+                PartKind::Blob => self.use_blob(name, &part.digest)?,
+                PartKind::Manifest => {
+                    let path = self.blob_path(&part.digest);
+                    let there = touch(&self.manifest_link(name, &part.digest))? && touch(&path)?;
+                    if there { blobs::size(&path)? } else { None }
+                }
+            };
+            match size {
+                Some(size) if size == part.size => {}
+                Some(size) => {
+                    return Err(Refusal::manifest_invalid(format!(
+                        "manifest invalid: it says that {} has {} bytes, and it has {size}",
+                        part.digest, part.size
+                    )));
+                }
+                None => {
+                    let status = hyper::StatusCode::BAD_REQUEST;
+                    let what = if part.kind == PartKind::Manifest { "manifest" } else { "blob" };
+                    let words = format!("{what} unknown to registry: push it before what names it");
+                    return Err(Refusal::new(status, "MANIFEST_BLOB_UNKNOWN", words)
+                        .detail(json!({ "digest": part.digest })));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a tag away; whether there was one.
+    pub(crate) fn delete_tag(&self, name: &str, tag: &str) -> Result<bool, Error> {
+        let _using = self.using()?;
+        let path = self.tag_path(name, tag);
+        if !path.exists() {
+            return Ok(false);
+        }
+        remove(&path)?;
+        path.parent().map_or(Ok(()), sync_dir)?;
+        Ok(true)
+    }
+
+    /// Takes a manifest away with its tags; whether there was one.
+    pub(crate) fn delete_manifest(&self, name: &str, digest: &str) -> Result<bool, Error> {
+        let _using = self.using()?;
+        let link = self.manifest_link(name, digest);
+        if !link.exists() {
+            return Ok(false);
+        }
+        for tag in self.tags(name)?.unwrap_or_default() {
+            if self.tagged(name, &tag)?.as_deref() == Some(digest) {
+                remove(&self.tag_path(name, &tag))?;
+            }
+        }
+        self.forget_manifest(name, digest)?;
+        Ok(true)
+    }
+
+    /// Removes a manifest's link and that by which its subject knows it, in that order: what is left by a crash is
+    /// passed over.
+    pub(crate) fn forget_manifest(&self, name: &str, digest: &str) -> Result<(), Error> {
+        let read = self.read_manifest(name, digest);
+        let link = self.manifest_link(name, digest);
+        remove(&link)?;
+        link.parent().map_or(Ok(()), sync_dir)?;
+        if let Ok(Some(stored)) = read
+            && let Ok(Manifest { subject: Some(subject), .. }) =
+                Manifest::read(&stored.bytes, &stored.media_type)
+        {
+            let dir = self.referrers_dir(name, &subject);
+            remove(&dir.join(crate::name::hex_of(digest)))?;
+            // Of use only while something is in it.
+            let _ = fs::remove_dir(&dir);
+        }
+        Ok(())
+    }
+
+    /// Manifests of a repository whose subject is this one.
+    pub(crate) fn referrers(&self, name: &str, subject: &str) -> Result<Vec<(Stored, Manifest)>, Error> {
+        let _using = self.using()?;
+        let mut all = Vec::new();
+        for hex in files::entries(&self.referrers_dir(name, subject))? {
+            let Some(stored) = self.read_manifest(name, &format!("sha256:{hex}"))? else { continue };
+            if let Ok(read) = Manifest::read(&stored.bytes, &stored.media_type) {
+                all.push((stored, read));
+            }
+        }
+        Ok(all)
+    }
+}
