@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use serde_json::json;
 use skep_engine::{
-    AttachOptions, ContainerConfig, ContainerState, Engine, Error, LogConfig, LogOptions, NetworkMode,
-    RestartPolicy, StdStream, WaitCondition,
+    AttachOptions, AttachSpan, ContainerConfig, ContainerState, Engine, Error, LogConfig, LogOptions,
+    NetworkMode, RestartPolicy, StdStream, WaitCondition,
 };
 use support::{Fixture, Outcome, docker_archive};
 use tokio::io::AsyncWriteExt;
@@ -171,7 +171,7 @@ async fn attaches_before_the_start_and_misses_nothing() -> Outcome {
     let config =
         ContainerConfig { open_stdin: true, stdin_once: true, ..sh("echo first; cat; echo last >&2") };
     let id = e.create(None, config).await?;
-    let all = AttachOptions { stdin: true, stdout: true, stderr: true, logs: false };
+    let all = AttachOptions { stdin: true, stdout: true, stderr: true, ..AttachOptions::default() };
     let mut attached = e.attach(id.as_str(), all).await?;
     let mut input = attached.input.take().ok_or("no input")?;
     input.write_all(b"typed\n").await?;
@@ -190,6 +190,56 @@ async fn attaches_before_the_start_and_misses_nothing() -> Outcome {
     let attached = e.attach(quiet.as_str(), AttachOptions { stdout: true, ..Default::default() }).await?;
     e.remove(quiet.as_str(), false).await?;
     assert_eq!(attached.output.count().await, 0, "removal ends what waited for a start");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attaches_with_the_log_and_has_each_piece_once() -> Outcome {
+    let f = Fixture::new().await?;
+    let e = &f.engine;
+    let script = "printf begun; read go; echo; seq 1 60000; cat";
+    let id = e.create(None, ContainerConfig { open_stdin: true, ..sh(script) }).await?;
+    let live = AttachOptions { stdin: true, stdout: true, ..AttachOptions::default() };
+    let mut first = e.attach(id.as_str(), live).await?;
+    e.start(id.as_str()).await?;
+    let begun = first.output.next().await.ok_or("it ended")??;
+    assert_eq!(begun.data, "begun");
+
+    // One meets an unfinished line, the others a log that grows; nobody reads, so the container is held back.
+    let all = AttachOptions { stdout: true, span: AttachSpan::All, ..AttachOptions::default() };
+    let mut outputs = vec![e.attach(id.as_str(), all).await?.output];
+    let mut input = first.input.take().ok_or("no input")?;
+    input.write_all(b"go\n").await?;
+    for _ in 0..5 {
+        outputs.push(e.attach(id.as_str(), all).await?.output);
+    }
+    let wanted: String =
+        std::iter::once("begun\n".to_owned()).chain((1..=60000).map(|n| format!("{n}\n"))).collect();
+    outputs.push(first.output);
+    let wanted_len = wanted.len();
+    let last = outputs.len() - 1;
+    let read = outputs.into_iter().enumerate().map(|(i, mut output)| async move {
+        let mut got = if i == last { b"begun".to_vec() } else { Vec::new() };
+        while got.len() < wanted_len {
+            got.extend_from_slice(&output.next().await.ok_or("it ended")??.data);
+        }
+        Ok::<_, Box<dyn std::error::Error + Send + Sync>>(String::from_utf8_lossy(&got).into_owned())
+    });
+    for (i, got) in futures::future::try_join_all(read).await?.into_iter().enumerate() {
+        let differs = got.bytes().zip(wanted.bytes()).position(|(a, b)| a != b);
+        assert_eq!((got.len(), differs), (wanted.len(), None), "reader {i}");
+    }
+
+    // The log alone ends by itself.
+    let logged = AttachOptions { stdout: true, span: AttachSpan::Logged, ..AttachOptions::default() };
+    let mut output = e.attach(id.as_str(), logged).await?.output;
+    let mut got = 0;
+    while let Some(frame) = output.next().await {
+        got += frame?.data.len();
+    }
+    assert_eq!(got, wanted.len());
+    drop(input);
+    e.remove(id.as_str(), true).await?;
     Ok(())
 }
 

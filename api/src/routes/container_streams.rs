@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
 use serde::Deserialize;
 use serde_json::json;
-use skep_engine::{AttachOptions, LogFrame, LogOptions, StdStream, WaitCondition};
+use skep_engine::{AttachOptions, AttachSpan, LogFrame, LogOptions, StdStream, WaitCondition};
 use tokio::io::AsyncWriteExt;
 
 use super::{Spoken, body};
@@ -181,6 +181,25 @@ struct Attach {
     detach_keys: Option<String>,
 }
 
+impl Attach {
+    /// What is asked for, with `asked` telling whether a stream is.
+    fn options(&self, asked: impl Fn(&Option<String>) -> bool) -> AttachOptions {
+        let (stream, logs) = (body::flag(self.stream.as_deref()), body::flag(self.logs.as_deref()));
+        let span = match (stream, logs) {
+            (true, true) => AttachSpan::All,
+            (true, false) => AttachSpan::Live,
+            (false, _) => AttachSpan::Logged,
+        };
+        let output = |flag| (stream || logs) && asked(flag);
+        AttachOptions {
+            stdin: stream && asked(&self.stdin),
+            stdout: output(&self.stdout),
+            stderr: output(&self.stderr),
+            span,
+        }
+    }
+}
+
 async fn attach(
     State(s): State<ApiState>,
     Path(id): Path<String>,
@@ -191,14 +210,7 @@ async fn attach(
     let keys = hijack::DetachKeys::parse(q.detach_keys.as_deref().unwrap_or_default())?;
     let container = s.engine().inspect(&id)?;
     let tty = container.config.tty;
-    let stream = body::flag(q.stream.as_deref());
-    let stdin = stream && body::flag(q.stdin.as_deref());
-    let options = AttachOptions {
-        stdin,
-        stdout: stream && body::flag(q.stdout.as_deref()),
-        stderr: stream && body::flag(q.stderr.as_deref()),
-        logs: body::flag(q.logs.as_deref()),
-    };
+    let options = q.options(|flag| body::flag(flag.as_deref()));
     let upgrades = hijack::wants_upgrade(request.headers());
     let attached = s.engine().attach(container.id.as_str(), options).await?;
     let kind = content_type(spoken.0, tty);
@@ -206,7 +218,7 @@ async fn attach(
         Ok(f) => piece(&f, b"", tty),
         Err(e) => failure(&e.to_string(), tty),
     });
-    if stdin && !upgrades && has_body(request.headers()) {
+    if options.stdin && !upgrades && has_body(request.headers()) {
         // The connection stays HTTP's own: what is sent as the request's body is the container's input.
         if let Some(input) = attached.input {
             tokio::spawn(feed(request.into_body(), input));
@@ -232,15 +244,8 @@ async fn attach_websocket(
     let container = s.engine().inspect(&id)?;
     let handshake = Handshake::read(&headers)?;
     let tty = container.config.tty;
-    let stream = body::flag(q.stream.as_deref());
     // Older clients did not choose.
-    let asked = |flag: &Option<String>| stream && (spoken.0 < Version(1, 42) || body::flag(flag.as_deref()));
-    let options = AttachOptions {
-        stdin: asked(&q.stdin),
-        stdout: asked(&q.stdout),
-        stderr: asked(&q.stderr),
-        logs: body::flag(q.logs.as_deref()),
-    };
+    let options = q.options(|flag| spoken.0 < Version(1, 42) || body::flag(flag.as_deref()));
     let attached = s.engine().attach(container.id.as_str(), options).await?;
     let output = attached.output.map(|frame| match frame {
         Ok(f) => piece(&f, b"", true),

@@ -19,6 +19,18 @@ use crate::shim::Shim;
 /// Bytes of input kept while nothing takes them.
 pub(super) const INPUT_BUFFER: usize = 64 << 10;
 
+/// What of the output to attach to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AttachSpan {
+    /// What comes.
+    #[default]
+    Live,
+    /// What has been logged.
+    Logged,
+    /// What has been logged, and then what comes: each piece once.
+    All,
+}
+
 /// Which streams to attach to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AttachOptions {
@@ -28,8 +40,8 @@ pub struct AttachOptions {
     pub stdout: bool,
     /// Read its standard error.
     pub stderr: bool,
-    /// Begin with what it has written so far.
-    pub logs: bool,
+    /// What of the output.
+    pub span: AttachSpan,
 }
 
 /// What takes input.
@@ -62,17 +74,12 @@ impl Engine {
     pub async fn attach(&self, id: &str, o: AttachOptions) -> Result<Attached, Error> {
         let slot = self.table().find(id)?;
         let c = slot.container();
-        let past = if o.logs && !c.log_path.as_os_str().is_empty() && (o.stdout || o.stderr) {
-            let log = LogOptions { stdout: o.stdout, stderr: o.stderr, ..LogOptions::default() };
-            self.logs(id, log).await?
-        } else {
-            futures::stream::empty().boxed()
-        };
-        let live = if o.stdin || o.stdout || o.stderr {
+        let reads = o.stdout || o.stderr;
+        let live = if o.span != AttachSpan::Logged && (o.stdin || reads) {
             // A start takes the lock too: either it finds us waiting, or we find its shim.
             let op = slot.op.lock().await;
             let shim = slot.shim();
-            match shim {
+            Some(match shim {
                 Some(shim) => {
                     drop(op);
                     Ok(shim_side::connect(&shim, o, &slot.id).await?)
@@ -87,10 +94,26 @@ impl Engine {
                     slot.volatile().pending.push(Pending { options: o, connection });
                     Err(wait)
                 }
-            }
+            })
         } else {
-            return Ok(Attached { output: past, input: None });
+            None
         };
+        let past = if o.span != AttachSpan::Live && reads && !c.log_path.as_os_str().is_empty() {
+            let until_ns = match &live {
+                Some(Ok(connection)) => connection.since_ns,
+                _ => now_ns(),
+            };
+            let log = LogOptions {
+                stdout: o.stdout,
+                stderr: o.stderr,
+                until_ns: Some(until_ns),
+                ..LogOptions::default()
+            };
+            self.logs(id, log).await?
+        } else {
+            futures::stream::empty().boxed()
+        };
+        let Some(live) = live else { return Ok(Attached { output: past, input: None }) };
         self.emit(&slot, "attach", &[]);
         let (ours, theirs) = tokio::io::duplex(INPUT_BUFFER);
         let (send, receive) = mpsc::channel(64);
@@ -130,7 +153,7 @@ async fn relay(
     from: Option<DuplexStream>,
     to: mpsc::Sender<Result<LogFrame, Error>>,
 ) {
-    let shim_side::Connection { mut output, mut input } = c;
+    let shim_side::Connection { mut output, mut input, .. } = c;
     let feed = tokio::spawn(async move {
         if let Some(mut from) = from {
             // A container that closes its input ends this; so does a client that leaves.
@@ -164,11 +187,16 @@ mod shim_side {
     pub(super) struct Connection {
         pub(super) output: BoxStream<'static, Result<LogFrame, Error>>,
         pub(super) input: Pin<Box<dyn AsyncWrite + Send>>,
+        /// Until when its output is in the log.
+        pub(super) since_ns: i64,
     }
 
     pub(super) async fn connect(shim: &Shim, o: AttachOptions, id: &str) -> Result<Connection, Error> {
         let failed = |reason: String| Error::Shim { id: id.to_owned(), reason };
-        let streams = shim.attach(o.stdin, o.stdout, o.stderr).await.map_err(|e| failed(e.to_string()))?;
+        let begun = o.span == AttachSpan::All;
+        let streams = shim.attach(o.stdin, o.stdout, o.stderr, begun).await;
+        let streams = streams.map_err(|e| failed(e.to_string()))?;
+        let since_ns = streams.since_ns;
         let id = id.to_owned();
         let output = streams.output.map(move |frame| match frame {
             Ok((stream, data)) => Ok(LogFrame {
@@ -180,6 +208,6 @@ mod shim_side {
             Err(e) => Err(Error::Shim { id: id.clone(), reason: e.to_string() }),
         });
         // Held in any case: dropping it would end this client's input.
-        Ok(Connection { output: output.boxed(), input: Box::pin(streams.input) })
+        Ok(Connection { output: output.boxed(), input: Box::pin(streams.input), since_ns })
     }
 }

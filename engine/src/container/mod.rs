@@ -37,7 +37,7 @@ mod top;
 mod update;
 mod wait;
 
-pub use attach::{AttachOptions, Attached};
+pub use attach::{AttachOptions, AttachSpan, Attached};
 pub use changes::Change;
 pub use commit::Commit;
 pub use connect::NetworkRef;

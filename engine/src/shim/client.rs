@@ -280,15 +280,26 @@ impl Shim {
         exit.ok_or_else(|| ShimError::Lost { bundle: self.bundle.clone() })
     }
 
-    /// Becomes a client of the container's stdio. Output begins with what comes after this.
-    pub async fn attach(&self, stdin: bool, stdout: bool, stderr: bool) -> Result<AttachStream, ShimError> {
+    /// Becomes a client of the container's stdio. Output begins with what comes after this, or, with `begun`, with
+    /// the lines that had begun by then, which are not in the log.
+    pub async fn attach(
+        &self,
+        stdin: bool,
+        stdout: bool,
+        stderr: bool,
+        begun: bool,
+    ) -> Result<AttachStream, ShimError> {
         let flag = |wanted, flag| if wanted { flag } else { 0 };
         let flags = flag(stdin, protocol::ATTACH_STDIN)
             | flag(stdout, protocol::ATTACH_STDOUT)
-            | flag(stderr, protocol::ATTACH_STDERR);
+            | flag(stderr, protocol::ATTACH_STDERR)
+            | flag(begun, protocol::ATTACH_BEGUN);
         let Line { mut frames, write, .. } = self.connection().await?;
-        let write = self.ask(&mut frames, write, protocol::ATTACH, &[&[flags]]).await?.1;
-        Ok(AttachStream { output: AttachOutput(frames), input: AttachInput::new(write) })
+        let (answer, write) = self.ask(&mut frames, write, protocol::ATTACH, &[&[flags]]).await?;
+        // A shim of an older daemon does not say.
+        let since_ns =
+            answer.first_chunk().map_or_else(crate::events::now_ns, |bytes| i64::from_be_bytes(*bytes));
+        Ok(AttachStream { output: AttachOutput(frames), input: AttachInput::new(write), since_ns })
     }
 
     async fn connection(&self) -> Result<Line, ShimError> {

@@ -9,8 +9,9 @@ pub const CHUNK: usize = 16 << 10;
 pub const START: u8 = 1;
 /// To the shim: u32 signal, u8 whether to all processes. Answered.
 pub const SIGNAL: u8 = 2;
-/// To the shim: this connection is a client's stdio (u8 of [`ATTACH_STDIN`] etc.). Answered once,
-/// then [`OUTPUT`] frames follow until the container's end.
+/// To the shim: this connection is a client's stdio (u8 of [`ATTACH_STDIN`] etc.). Answered once, with the i64 time
+/// (nanoseconds since the Unix epoch) up to which the log has what came before; then [`OUTPUT`] frames follow until
+/// the container's end.
 pub const ATTACH: u8 = 3;
 /// To the shim, on an attached connection: bytes for stdin. Shutting the connection down for
 /// writing is the end of this client's stdin.
@@ -67,6 +68,8 @@ pub const ATTACH_STDIN: u8 = 1;
 pub const ATTACH_STDOUT: u8 = 2;
 /// Flag of [`ATTACH`].
 pub const ATTACH_STDERR: u8 = 4;
+/// Flag of [`ATTACH`]: begin with the unfinished lines, which no log has yet.
+pub const ATTACH_BEGUN: u8 = 8;
 
 /// Appends a frame to `out`.
 pub fn put(out: &mut Vec<u8>, kind: u8, payload: &[&[u8]]) {

@@ -15,7 +15,7 @@ use self::execs::Execs;
 use super::connection::Connection;
 use super::exit_file;
 use super::log::Log;
-use super::protocol::{self, ATTACH_STDERR, ATTACH_STDIN, ATTACH_STDOUT, CHUNK};
+use super::protocol::{self, ATTACH_BEGUN, ATTACH_STDERR, ATTACH_STDIN, ATTACH_STDOUT, CHUNK};
 use super::relay::Relays;
 use super::spec::{Exit, Namespace, Relay, SHIM_LOG_FILE, ShimSpec, State};
 use super::stdio::{ReadOutcome, Stdio};
@@ -220,7 +220,7 @@ impl<'a> Server<'a> {
         };
         let data = &self.buffer[..n];
         let logged = self.log.write(&mut output.lines, data);
-        let wanted = if output.number == 1 { ATTACH_STDOUT } else { ATTACH_STDERR };
+        let wanted = flag_of(output.number);
         for c in self.clients.iter_mut().filter(|c| c.attached & wanted != 0) {
             c.send(protocol::OUTPUT, &[&[output.number], data]);
         }
@@ -250,6 +250,19 @@ impl<'a> Server<'a> {
         }
     }
 
+    fn attach(&mut self, i: usize, flags: u8) {
+        let c = &mut self.clients[i];
+        c.attached = flags & (ATTACH_STDIN | ATTACH_STDOUT | ATTACH_STDERR);
+        c.send(protocol::OK, &[&now_ns().to_be_bytes()]);
+        for output in
+            self.stdio.outputs.iter().filter(|o| flags & ATTACH_BEGUN != 0 && flags & flag_of(o.number) != 0)
+        {
+            if !output.lines.begun().is_empty() {
+                c.send(protocol::OUTPUT, &[&[output.number], output.lines.begun()]);
+            }
+        }
+    }
+
     fn input_ended(&mut self, i: usize) {
         let c = &mut self.clients[i];
         if let Some(number) = c.exec {
@@ -271,10 +284,7 @@ impl<'a> Server<'a> {
                     None => self.stdio.feed(data),
                 };
             }
-            (protocol::ATTACH, [flags]) => {
-                self.clients[i].attached = *flags;
-                Ok(())
-            }
+            (protocol::ATTACH, [flags]) => return self.attach(i, *flags),
             (protocol::WAIT, []) => {
                 self.clients[i].waiting = true;
                 if let Some(text) = &self.log_error {
@@ -457,4 +467,9 @@ impl<'a> Server<'a> {
 /// Nanoseconds since the Unix epoch.
 fn now_ns() -> i64 {
     i64::try_from(OffsetDateTime::now_utc().unix_timestamp_nanos()).unwrap_or(0)
+}
+
+/// What a client asks for an output with.
+fn flag_of(output: u8) -> u8 {
+    if output == 1 { ATTACH_STDOUT } else { ATTACH_STDERR }
 }

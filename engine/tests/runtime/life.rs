@@ -49,7 +49,7 @@ async fn a_new_daemon_adopts_what_an_old_one_left() {
     drop(bundle.launch().await.expect("created"));
     let shim = Shim::connect(&bundle.path("bundle")).await.expect("reached").expect("still there");
     shim.start().await.expect("started");
-    let mut stdio = shim.attach(true, false, false).await.expect("attached");
+    let mut stdio = shim.attach(true, false, false, false).await.expect("attached");
     drop(shim);
     let again = Shim::connect(&bundle.path("bundle")).await.expect("reached").expect("still there");
     tokio::io::AsyncWriteExt::write_all(&mut stdio.input, b"word\n").await.expect("written");

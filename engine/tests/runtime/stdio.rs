@@ -37,8 +37,8 @@ async fn several_clients_share_stdio() {
     bundle.spec.open_stdin = true;
     bundle.spec.stdin_once = true;
     let shim = bundle.launch().await.expect("created");
-    let mut one = shim.attach(true, true, true).await.expect("attached");
-    let two = shim.attach(false, true, true).await.expect("attached");
+    let mut one = shim.attach(true, true, true, false).await.expect("attached");
+    let two = shim.attach(false, true, true, false).await.expect("attached");
     shim.start().await.expect("started");
     // More than any pipe or socket holds, so that everybody has to wait for everybody.
     let data = vec![b'x'; 1 << 20];
@@ -63,7 +63,7 @@ async fn a_terminal_is_one() {
     bundle.spec.tty = true;
     bundle.spec.open_stdin = true;
     let shim = bundle.launch().await.expect("created");
-    let mut stdio = shim.attach(true, true, false).await.expect("attached");
+    let mut stdio = shim.attach(true, true, false, false).await.expect("attached");
     shim.start().await.expect("started");
     shim.resize(33, 99).await.expect("resized");
     stdio.input.write_all(b"go\n").await.expect("written");

@@ -19,6 +19,8 @@ pub struct AttachStream {
     pub output: AttachOutput,
     /// Shutting it down ends this client's input; dropping both halves detaches.
     pub input: AttachInput,
+    /// What the log has up to this time (nanoseconds since the Unix epoch) is not part of `output`, all else is.
+    pub since_ns: i64,
 }
 
 /// What the container writes: stream (1 stdout, 2 stderr; a terminal is all stdout) and bytes.

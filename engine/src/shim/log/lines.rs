@@ -60,6 +60,11 @@ impl Lines {
         Self { stream, buffer: Vec::new(), long: None }
     }
 
+    /// The unfinished last line, or as much of it as is not a message yet.
+    pub fn begun(&self) -> &[u8] {
+        &self.buffer
+    }
+
     /// Cuts what has come, and keeps what is not a message yet.
     pub(super) fn feed(&mut self, mut data: &[u8], emit: &mut Emit<'_>) -> io::Result<()> {
         let now = now_ns();
