@@ -20,6 +20,7 @@ mod session;
 mod status;
 mod task;
 mod template;
+mod tunnels;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -28,7 +29,7 @@ use std::sync::Arc;
 use skep_engine::Engine;
 use skep_identity::{Host, Identity, Network};
 use skep_proto::v1;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
 pub use assignments::{Assignments, AssignmentsError};
@@ -37,6 +38,7 @@ pub use local::LocalNetworking;
 pub use plane::{Applied, NetworkPlane};
 pub use runtime::{EngineRuntime, TASK_LABEL};
 pub use task::{Observed, StatusSink, TaskError, TaskExit, TaskRuntime};
+pub use tunnels::Tunnel;
 
 /// What an agent needs.
 pub struct AgentOptions {
@@ -58,6 +60,8 @@ pub struct AgentOptions {
     pub plane: Arc<dyn NetworkPlane>,
     /// Where service logs are read; none in simulations.
     pub engine: Option<Engine>,
+    /// Takes the tunnels that managers open to the containers of tasks; none in simulations.
+    pub tunnels: Option<mpsc::Sender<Tunnel>>,
     /// Has this agent ask for the places of containers outside services.
     pub attachments: Attachments,
 }

@@ -10,10 +10,11 @@ use rand::Rng;
 use skep_engine::Engine;
 use skep_identity::{Identity, Network, Role};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tonic::transport::Channel;
 
 use crate::remotes::Remotes;
-use crate::{AgentOptions, Connection, logs, session};
+use crate::{AgentOptions, Connection, logs, session, tunnels};
 
 /// First and longest pause between rounds of attempts to reach a manager.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
@@ -80,6 +81,8 @@ pub(crate) async fn keep_session(
 ) {
     let mut pause = RECONNECT.0;
     let mut rng = options.identity.host().rng();
+    // They outlive a session: what a user is at should not end with it.
+    let mut open = JoinSet::new();
     loop {
         let outcome = match any_manager(&options.identity, &options.network, &shared.remotes).await {
             Err(error) => Err((false, error)),
@@ -94,14 +97,17 @@ pub(crate) async fn keep_session(
                             .send_replace(Connection { manager: Some(addr.clone()), ..Default::default() });
                         tracing::info!(manager = %addr, "in touch with the swarm");
                     });
-                    match &options.engine {
-                        Some(engine) => {
-                            let node_id = options.identity.node_id().to_string();
-                            let logs = publish_logs(channel.clone(), engine.clone(), node_id);
-                            tokio::select! { held = session => held, () = logs => Ok(()) }
+                    let logs = async {
+                        match &options.engine {
+                            Some(engine) => {
+                                let node_id = options.identity.node_id().to_string();
+                                publish_logs(channel.clone(), engine.clone(), node_id).await;
+                            }
+                            None => std::future::pending().await,
                         }
-                        None => session.await,
-                    }
+                    };
+                    let tunnels = take_tunnels(channel.clone(), &options, &addr, &mut open);
+                    tokio::select! { held = session => held, () = logs => Ok(()), () = tunnels => Ok(()) }
                 };
                 shared.channel.send_replace(None);
                 if reached {
@@ -133,6 +139,18 @@ pub(crate) async fn keep_session(
         }
         tokio::time::sleep(pause.mul_f32(rng.random_range(0.5..1.5))).await;
         pause = (pause * 2).min(RECONNECT.1);
+    }
+}
+
+/// Takes tunnels for as long as the channel is used.
+async fn take_tunnels(channel: Channel, options: &AgentOptions, addr: &str, open: &mut JoinSet<()>) {
+    let Some(served) = &options.tunnels else { return std::future::pending().await };
+    let from = tunnels::From { identity: &options.identity, network: &options.network, addr, served };
+    loop {
+        if let Err(e) = tunnels::listen(channel.clone(), &from, open).await {
+            tracing::debug!(error = %e, "offers of tunnels broke off");
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
 

@@ -14,6 +14,7 @@ pub mod filters;
 #[cfg(test)]
 mod fuzz_tests;
 mod hijack;
+mod reach;
 mod routes;
 mod server;
 mod state;
@@ -25,7 +26,7 @@ mod websocket;
 
 pub use error::{ApiError, ApiResult};
 pub use routes::router;
-pub use server::{Listener, ServeError, serve};
+pub use server::{Listener, ServeError, serve, serve_task};
 pub use state::{ApiState, DaemonInfo};
 pub use swarm::Swarm;
 pub use tls::{TlsError, TlsFiles};

@@ -175,6 +175,15 @@ pub async fn serve(
     result
 }
 
+/// Serves what a manager asks of the container of one task of this node, over one connection.
+pub async fn serve_task(
+    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    task: String,
+    state: ApiState,
+) {
+    connection(io, crate::routes::router_of_task(state, task), Connections::default()).await;
+}
+
 async fn accept(listener: Listener, router: axum::Router, connections: Connections) {
     loop {
         let accepted = match &listener {
@@ -285,7 +294,8 @@ fn head(status: StatusCode, headers: &HeaderMap) -> Vec<u8> {
         other => format!("HTTP/1.1 {} {}\r\n", other.as_str(), other.canonical_reason().unwrap_or_default())
             .into_bytes(),
     };
-    for (name, value) in headers {
+    // How long it gets is not known, whatever the router made of the body that it has not.
+    for (name, value) in headers.iter().filter(|(name, _)| *name != hyper::header::CONTENT_LENGTH) {
         let mut start = true;
         out.extend(name.as_str().bytes().map(|b| {
             let upper = std::mem::replace(&mut start, b == b'-');

@@ -9,9 +9,10 @@ use futures::stream::BoxStream;
 use skep_proto::v1::control_server::Control;
 use skep_proto::v1::logs_server::Logs;
 use skep_proto::v1::{ClusterSpec, NodeAvailability, SubscribeLogsMessage, SubscribeLogsRequest};
+use tokio::io::DuplexStream;
 use tonic::Status;
 
-use crate::error::ApiError;
+use crate::error::{ApiError, ApiResult};
 
 /// The control service of the manager in this process (it forwards to the leader by itself).
 pub type ControlHandle = Arc<dyn Control>;
@@ -36,6 +37,16 @@ impl<T: Logs> LogSource for T {
 
 /// The log service of the manager in this process.
 pub type LogsHandle = Arc<dyn LogSource>;
+
+/// The way to the API of any node, on behalf of one task there.
+#[async_trait]
+pub trait Tunnels: Send + Sync {
+    /// A connection to it, or why there is none.
+    async fn reach(&self, node_id: &str, task_id: &str) -> ApiResult<DuplexStream>;
+}
+
+/// The tunnels of the manager in this process.
+pub type TunnelsHandle = Arc<dyn Tunnels>;
 
 /// `swarm init`.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -203,4 +214,6 @@ pub trait Swarm: Send + Sync + 'static {
     fn control(&self) -> Option<ControlHandle>;
     /// The log service, on a manager.
     fn logs(&self) -> Option<LogsHandle>;
+    /// The tunnels to other nodes, on a manager.
+    fn tunnels(&self) -> Option<TunnelsHandle>;
 }

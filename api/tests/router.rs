@@ -14,7 +14,9 @@ use axum::body::Body;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use skep_api::swarm::{ControlHandle, InitRequest, JoinRequest, LocalSwarm, LogsHandle, Swarm, SwarmError};
+use skep_api::swarm::{
+    ControlHandle, InitRequest, JoinRequest, LocalSwarm, LogsHandle, Swarm, SwarmError, TunnelsHandle,
+};
 use skep_api::{ApiState, DaemonInfo, Listener};
 use skep_engine::{Engine, EngineOptions, NoNetworks};
 use skep_overlay::{DataPlane, DataPlaneOptions};
@@ -44,6 +46,9 @@ impl Swarm for Alone {
         None
     }
     fn logs(&self) -> Option<LogsHandle> {
+        None
+    }
+    fn tunnels(&self) -> Option<TunnelsHandle> {
         None
     }
 }

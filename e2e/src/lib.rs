@@ -13,6 +13,7 @@ mod raw;
 pub mod registry;
 mod signing_server;
 pub mod swarm;
+mod terminal;
 mod wait;
 mod whoami;
 
@@ -24,5 +25,6 @@ pub use lab::{Lab, LabOptions};
 pub use load::Load;
 pub use raw::Answer;
 pub use signing_server::SigningServer;
+pub use terminal::Terminal;
 pub use wait::{eventually, eventually_some};
 pub use whoami::{whoami_image, whoami_image_with_busybox};

@@ -28,6 +28,7 @@ mod server;
 mod tls;
 mod token;
 mod trust;
+mod tunnel;
 mod unlock_key;
 
 pub use bootstrap::{Bootstrap, bootstrap, renew};
@@ -44,6 +45,7 @@ pub use seal::SealKey;
 pub use server::{ServerIo, incoming, server};
 pub use token::JoinToken;
 pub use trust::{Trust, tls_info};
+pub use tunnel::{TUNNEL_BUFFER, tunnel};
 pub use unlock_key::UnlockKey;
 
 /// A node's role, as certificates carry it.

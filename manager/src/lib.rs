@@ -29,6 +29,7 @@ mod services;
 #[cfg(test)]
 mod services_tests;
 pub mod store;
+pub mod tunnels;
 pub mod updater;
 
 pub use autolock::key_file;

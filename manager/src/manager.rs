@@ -24,6 +24,7 @@ use crate::raft::{RaftStatus, Timing};
 use crate::replica::Replica;
 use crate::services::Services;
 use crate::store::{Store, Writer};
+use crate::tunnels::TunnelsHandle;
 
 /// How long a joiner tries to be let in: another joiner may be at it.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(20);
@@ -93,6 +94,7 @@ struct Inner {
     ctx: Arc<Context>,
     control: ControlHandle,
     logs: LogsHandle,
+    tunnels: TunnelsHandle,
     services: Mutex<Option<Services>>,
     replica: Replica,
 }
@@ -204,8 +206,9 @@ impl Manager {
         };
         let services =
             Services::start(ctx.clone(), listener, replica.service(store), Some(autolock), removed);
-        let (control, logs) = (services.control.clone(), services.logs.clone());
-        let inner = Inner { ctx, control, logs, services: Mutex::new(Some(services)), replica };
+        let (control, logs, tunnels) =
+            (services.control.clone(), services.logs.clone(), services.tunnels.clone());
+        let inner = Inner { ctx, control, logs, tunnels, services: Mutex::new(Some(services)), replica };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -217,6 +220,11 @@ impl Manager {
     /// The log service.
     pub fn logs(&self) -> LogsHandle {
         self.inner.logs.clone()
+    }
+
+    /// The way to the containers of tasks on any node.
+    pub fn tunnels(&self) -> TunnelsHandle {
+        self.inner.tunnels.clone()
     }
 
     /// Who leads, as it changes.

@@ -11,6 +11,7 @@ use skep_proto::v1::control_server::ControlServer;
 use skep_proto::v1::dispatcher_server::DispatcherServer;
 use skep_proto::v1::logs_server::LogsServer;
 use skep_proto::v1::raft_server::{Raft, RaftServer};
+use skep_proto::v1::tunnels_server::TunnelsServer;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -24,6 +25,7 @@ use crate::control::{ControlHandle, roles};
 use crate::dispatcher::DispatcherService;
 use crate::leader;
 use crate::logs::LogsHandle;
+use crate::tunnels::TunnelsHandle;
 
 /// Largest message taken from a peer: a raft snapshot or a large complete set of assignments.
 const MAX_MESSAGE: usize = 256 << 20;
@@ -34,6 +36,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) struct Services {
     pub control: ControlHandle,
     pub logs: LogsHandle,
+    pub tunnels: TunnelsHandle,
     stop: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -51,8 +54,15 @@ impl Services {
         let stop = CancellationToken::new();
         let control = ControlHandle::new(ctx.clone());
         let logs = LogsHandle::new(ctx.clone(), stop.clone());
+        let tunnels = TunnelsHandle::new(ctx.clone(), stop.clone());
         let dispatcher = DispatcherService::start(ctx.clone(), &stop);
-        let mut services = Self { control: control.clone(), logs: logs.clone(), stop, tasks: Vec::new() };
+        let mut services = Self {
+            control: control.clone(),
+            logs: logs.clone(),
+            tunnels: tunnels.clone(),
+            stop,
+            tasks: Vec::new(),
+        };
 
         let store = ctx.store().clone();
         #[allow(clippy::result_large_err, reason = "the signature is tonic's")]
@@ -65,6 +75,7 @@ impl Services {
             .add_service(CaServer::new(CaService::new(ctx.clone())))
             .add_service(DispatcherServer::new(dispatcher).max_decoding_message_size(MAX_MESSAGE))
             .add_service(LogsServer::new(logs).max_decoding_message_size(MAX_MESSAGE))
+            .add_service(TunnelsServer::new(tunnels))
             .add_service(ControlServer::with_interceptor(control, managers_only))
             .add_service(raft);
         services.spawn(serve(router, incoming, services.stop.clone()));

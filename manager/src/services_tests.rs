@@ -2,6 +2,7 @@
 
 mod attachments;
 mod harness;
+mod tunnels;
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;

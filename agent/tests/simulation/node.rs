@@ -167,6 +167,7 @@ impl Node {
             runtime: Arc::new(SimRuntime(self.containers.clone())),
             plane: Arc::new(SimPlane(self.containers.clone())),
             engine: None,
+            tunnels: None,
             attachments: skep_agent::Attachments::default(),
         })?;
         loop {

@@ -31,6 +31,7 @@ pub fn request(filters: &Filters) -> ApiResult<ListTasksRequest> {
         desired_states: filters.list("desired-state"),
         up_to_date: filters.flag("_up-to-date")?.unwrap_or(false),
         attachments,
+        containers: Vec::new(),
     })
 }
 

@@ -43,6 +43,27 @@ pub(crate) struct Spoken(pub Version);
 
 /// All operations. Serve it with [`crate::serve`], or call it as a tower service in tests.
 pub fn router(state: ApiState) -> Router {
+    let asked = state.clone();
+    router_with(state, move |spoken, request| crate::reach::lead(asked.clone(), spoken, request))
+}
+
+/// Those of them that a manager may ask on behalf of a task of this node, for that task's container.
+pub(crate) fn router_of_task(state: ApiState, task: String) -> Router {
+    let asked = state.clone();
+    router_with(state, move |_, request| {
+        let admitted = crate::reach::admit(&asked, &task, request);
+        std::future::ready(admitted.map_err(IntoResponse::into_response))
+    })
+}
+
+/// All operations, each request as `admitted` makes it, if it does not answer by itself.
+fn router_with<F>(
+    state: ApiState,
+    admitted: impl Fn(Version, Request) -> F + Clone + Send + Sync + 'static,
+) -> Router
+where
+    F: Future<Output = Result<Request, Response>> + Send,
+{
     let daemon_version = state.info().version.clone();
     let operations = Router::new()
         .merge(system::routes())
@@ -72,15 +93,23 @@ pub fn router(state: ApiState) -> Router {
     // The version is cut off the path before any route is looked up.
     Router::new().fallback(move |request: Request| {
         let (operations, daemon_version) = (operations.clone(), daemon_version.clone());
+        let admitted = admitted.clone();
         async move {
-            let mut response = dispatch(operations, request).await;
+            let mut response = dispatch(operations, admitted, request).await;
             version::headers(response.headers_mut(), &daemon_version);
             response
         }
     })
 }
 
-async fn dispatch(operations: Router, request: Request<Body>) -> Response {
+async fn dispatch<F>(
+    operations: Router,
+    admitted: impl Fn(Version, Request) -> F,
+    request: Request<Body>,
+) -> Response
+where
+    F: Future<Output = Result<Request, Response>>,
+{
     let mut request = match body::take_in(request).await {
         Ok(request) => request,
         Err(e) => return e.into_response(),
@@ -92,6 +121,10 @@ async fn dispatch(operations: Router, request: Request<Body>) -> Response {
     tracing::debug!(method = %request.method(), uri = %shown(&uri), "request");
     *request.uri_mut() = uri;
     request.extensions_mut().insert(Spoken(spoken));
+    let request = match admitted(spoken, request).await {
+        Ok(request) => request,
+        Err(answer) => return answer,
+    };
     match operations.oneshot(request).await {
         Ok(response) => response,
         Err(never) => match never {},

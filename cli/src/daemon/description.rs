@@ -31,6 +31,7 @@ pub fn describe(
         generic: generic.to_vec(),
         wireguard_public_key: plane.public_key(),
         keeps_client_address: plane.keeps_client_address(),
+        takes_tunnels: true,
         // Filled in by the agent, at each session.
         tls: None,
     }

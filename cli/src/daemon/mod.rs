@@ -208,11 +208,13 @@ impl Daemon {
             engine.list().iter().filter(|c| c.pid.is_some()).map(|c| c.id.to_string()).collect();
         plane.retain(&live).await.context("remove networks of containers that are gone")?;
         let (labels, described) = tokio::sync::watch::channel(config.labels.clone());
+        let (tunnels, to_serve) = tokio::sync::mpsc::channel(16);
         let node = Node::start(NodeOptions {
             dir: config.data_root.join("swarm"),
             engine: engine.clone(),
             plane: plane.clone(),
             attachments,
+            tunnels,
             labels: described,
             generic: config.generic.clone(),
         })
@@ -235,6 +237,7 @@ impl Daemon {
             id: info.id.clone(),
         };
         let state = ApiState::new(engine.clone(), plane.clone(), Arc::new(node.clone()), info);
+        tokio::spawn(node::tunnels::serve(to_serve, state.clone()));
         let stop = tokio_util::sync::CancellationToken::new();
         let api = tokio::spawn(skep_api::serve(listeners, state.clone(), stop.clone().cancelled_owned()));
         if let Some(listener) = metrics {

@@ -1,14 +1,11 @@
 //! Further commands in a container: both clients, a terminal, and connections taken over without asking.
 
 use std::io::{Read, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use skep_e2e::Host;
+use skep_e2e::{Host, Terminal};
 
 use crate::compare::Compare;
 use crate::{busybox, lab};
@@ -66,49 +63,17 @@ fn commands_run_in_containers_as_docker_runs_them() -> Result<()> {
 
 /// The terminal of an exec follows the size of ours, and can be left.
 fn on_a_terminal(mut command: Command) -> Result<()> {
-    let size = |rows, cols| nix::pty::Winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 };
-    let pty = nix::pty::openpty(Some(&size(33, 77)), None)?;
     command.args(["exec", "-it", "up", "/bin/busybox", "sh"]);
-    command.stdin(pty.slave.try_clone()?).stdout(pty.slave.try_clone()?).stderr(pty.slave.try_clone()?);
-    let mut child = command.spawn()?;
-    drop((command, pty.slave));
-    let mut master = std::fs::File::from(pty.master);
-    let mut shown = String::new();
-    let mut buffer = [0; 4096];
-    let mut until = |master: &mut std::fs::File, words: &str| -> Result<()> {
-        while !shown.contains(words) {
-            let n = master.read(&mut buffer).with_context(|| format!("{words:?} is not in {shown:?}"))?;
-            shown.push_str(&String::from_utf8_lossy(&buffer[..n]));
-        }
-        shown.clear();
-        Ok(())
-    };
+    let mut terminal = Terminal::start(command)?;
     // It may be asked before the size has arrived.
-    master.write_all(b"while ! /bin/busybox stty size | /bin/busybox grep '33 77'; do :; done\n")?;
-    until(&mut master, "\r\n33 77\r\n")?;
-    let larger = size(44, 99);
-    // SAFETY: a live winsize.
-    let set = unsafe { nix::libc::ioctl(master.as_raw_fd(), nix::libc::TIOCSWINSZ, &raw const larger) };
-    ensure!(set == 0, "cannot resize the test's terminal");
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id())?);
-    master.write_all(b"while ! /bin/busybox stty size | /bin/busybox grep '44 99'; do :; done\n")?;
-    let seen = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        // The client may not listen to the signal yet, and nothing tells when it does.
-        scope.spawn(|| {
-            while !seen.load(Ordering::Relaxed) {
-                let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGWINCH);
-                std::thread::sleep(Duration::from_millis(100));
-            }
-        });
-        let found = until(&mut master, "\r\n44 99\r\n");
-        seen.store(true, Ordering::Relaxed);
-        found
-    })?;
-    master.write_all(b"echo still $((40+2)); \n")?;
-    until(&mut master, "still 42")?;
-    master.write_all(b"\x10\x11")?;
-    let code = child.wait()?.code();
+    terminal.write(b"while ! /bin/busybox stty size | /bin/busybox grep '33 77'; do :; done\n")?;
+    terminal.until("\r\n33 77\r\n")?;
+    terminal.write(b"while ! /bin/busybox stty size | /bin/busybox grep '44 99'; do :; done\n")?;
+    terminal.resize(44, 99, "\r\n44 99\r\n")?;
+    terminal.write(b"echo still $((40+2)); \n")?;
+    terminal.until("still 42")?;
+    terminal.write(b"\x10\x11")?;
+    let code = terminal.wait()?;
     ensure!(code == Some(1), "left by its keys: {code:?}");
     Ok(())
 }

@@ -144,6 +144,7 @@ pub(super) fn tasks(
                 None => t.attachment.is_some() == request.attachments,
             }
             && (desired.is_empty() || desired.contains(&t.desired_state()))
+            && (request.containers.is_empty() || of_container(t, &request.containers))
             && (!request.up_to_date
                 || view.service(&t.service_id).is_some_and(|s| s.revision == t.revision && current(s, t)))
     };
@@ -155,6 +156,12 @@ pub(super) fn tasks(
         _ => view.tasks().collect(),
     };
     Ok(found.into_iter().filter(|t| matches(t)).map(|t| with_spec(view, t)).collect())
+}
+
+/// Whether the task's container is one of these.
+fn of_container(task: &v1::Task, wanted: &[String]) -> bool {
+    let container = task.status.as_ref().and_then(|s| s.container.as_ref()).map_or("", |c| &c.container_id);
+    wanted.iter().any(|w| !w.is_empty() && container.starts_with(w.as_str()))
 }
 
 fn with_spec(view: &StoreView, task: &Arc<v1::Task>) -> v1::TaskWithSpec {

@@ -207,6 +207,13 @@ impl Swarm {
         };
         tokio::time::timeout(Duration::from_secs(20), wait).await.unwrap_or_else(|_| panic!("never {what}"));
     }
+    /// Has a node described like this.
+    pub(super) async fn describe(&self, node_id: &str, description: v1::NodeDescription) {
+        let mut node = v1::Node::clone(self.log.stores[0].view().node(node_id).expect("there"));
+        node.description = Some(description);
+        let leader = Node { log: self.log.clone(), node_id: "manager1".into() };
+        leader.propose(0, vec![crate::store::change::put(node)]).await.expect("written");
+    }
     pub(super) async fn agent(&self, at: usize, hostname: &str) -> Agent {
         let addr = self.addr(at);
         let token =

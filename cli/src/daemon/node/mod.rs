@@ -6,21 +6,23 @@ mod lock;
 mod readdress;
 mod role;
 mod swarm_events;
+pub mod tunnels;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use skep_agent::{Addresses, Agent, AgentOptions, Attachments, EngineRuntime, Place, TASK_LABEL};
+use skep_agent::{Addresses, Agent, AgentOptions, Attachments, EngineRuntime, Place, TASK_LABEL, Tunnel};
 use skep_api::swarm::{
     ControlHandle, InitRequest, JoinRequest, LocalState, LocalSwarm, LogsHandle, Swarm, SwarmError,
+    TunnelsHandle,
 };
 use skep_engine::Engine;
 use skep_identity::{Identity, Network, Role, UnlockKey};
 use skep_manager::{Manager, ManagerOptions, Start};
 use skep_overlay::DataPlane;
 use skep_proto::v1;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::description::describe;
 use super::membership::Membership;
@@ -37,6 +39,8 @@ pub struct NodeOptions {
     pub plane: DataPlane,
     /// Places of containers outside services in the swarm's networks.
     pub attachments: Attachments,
+    /// Takes the tunnels that managers open to containers of tasks here.
+    pub tunnels: mpsc::Sender<Tunnel>,
     /// Engine labels, as they change.
     pub labels: watch::Receiver<Vec<String>>,
     /// What services can reserve here beside CPUs and memory.
@@ -204,6 +208,7 @@ impl Node {
             runtime: Arc::new(EngineRuntime::new(options.engine.clone())),
             plane: Arc::new(options.plane.clone()),
             engine: Some(options.engine.clone()),
+            tunnels: Some(options.tunnels.clone()),
             attachments: options.attachments.clone(),
         })
         .map_err(failed)?;
@@ -394,5 +399,10 @@ impl Swarm for Node {
     fn logs(&self) -> Option<LogsHandle> {
         let logs: LogsHandle = Arc::new(self.manager()?.logs());
         Some(logs)
+    }
+
+    fn tunnels(&self) -> Option<TunnelsHandle> {
+        let tunnels: TunnelsHandle = Arc::new(tunnels::OfManager(self.manager()?.tunnels()));
+        Some(tunnels)
     }
 }
