@@ -1,7 +1,7 @@
-//! Where tasks go, and why, with real hosts: those with local volumes go back to their data.
+//! Where tasks go, and why, with real hosts: those with local volumes go back to their data, and what is foretold comes.
 
 use anyhow::{Result, bail, ensure};
-use skep_e2e::swarm::{LONG, begun, create, join, nodes_are, running, token, wait_running};
+use skep_e2e::swarm::{LONG, begun, create, join, nodes_are, path, running, token, wait_running};
 use skep_e2e::{Host, Lab, eventually};
 
 /// A manager and a worker.
@@ -93,4 +93,66 @@ fn refused_skep(host: &Host, args: &[&str], word: &str) -> Result<()> {
     let text = format!("{e:#}");
     ensure!(text.contains(word), "{args:?} should say {word}: {text}");
     Ok(())
+}
+
+#[test]
+fn explanations_and_plans_say_what_will_be() -> Result<()> {
+    let lab = pair("explain")?;
+    let [one, two, ..] = lab.hosts() else { bail!("two hosts") };
+    create(one, "web", 2, &["--update-monitor", "100ms", "--reserve-memory", "8m"])?;
+    wait_running(one, "web", 2)?;
+    // From any manager's view: which nodes fit, and in which order they would be taken.
+    let seen = one.skep(&["service", "explain", "web.1"])?;
+    ensure!(seen.contains("runs on node") && seen.contains("it would go to node"), "{seen}");
+    ensure!(seen.contains(&one.name) && seen.contains(&two.name), "{seen}");
+    create(one, "far", 1, &["--constraint", "node.labels.zone==moon"])?;
+    eventually("the task waits", LONG, || {
+        let seen = one.skep(&["service", "explain", "far"])?;
+        ensure!(seen.contains("2 of 2 do not match node.labels.zone==moon"), "{seen}");
+        ensure!(seen.contains("it would go nowhere"), "{seen}");
+        Ok(())
+    })?;
+    let id = one.docker(&["service", "ps", "-q", "--no-trunc", "far"])?;
+    let json = one.skep(&["service", "explain", "--format", "json", id.trim()])?;
+    let json: serde_json::Value = serde_json::from_str(&json)?;
+    ensure!(json["Tasks"][0]["Placement"]["Nodes"][0]["Fits"] == false, "{json}");
+    refused_skep(one, &["service", "explain", "nope"], "no such service or task: nope")?;
+
+    // Plans: nothing changes by them, and then it comes as they say.
+    let before = one.docker(&["service", "ps", "-q", "--no-trunc", "web"])?;
+    let plan = one.skep(&["node", "update", "--availability", "drain", "--dry-run", &two.name])?;
+    ensure!(has(&plan, &["stop", &two.name]) && has(&plan, &["start", &one.name]), "{plan}");
+    let plan =
+        one.skep(&["service", "update", "--dry-run", "--image", "whoami:2", "--no-resolve-image", "web"])?;
+    for task in ["web.1", "web.2"] {
+        ensure!(has(&plan, &["stop", task]) && has(&plan, &["start", task]), "{plan}");
+    }
+    let plan = one.skep(&["service", "update", "--dry-run", "--label-add", "a=b", "web"])?;
+    ensure!(!plan.contains("web."), "a label moves no task: {plan}");
+    let plan = one.skep(&["service", "update", "--dry-run", "--reserve-memory", "900g", "web"])?;
+    ensure!(has(&plan, &["wait", "web.1", "900 GiB of memory"]), "{plan}");
+    refused_skep(one, &["service", "create", "--dry-run", "--name", "web", "whoami:1"], "already exists")?;
+    let file = one.dir.join("plan.yml");
+    std::fs::write(
+        &file,
+        "services:\n  a:\n    image: whoami:1\n    command: /skep whoami\n    networks: [n]\n    secrets: [s]\n    \
+         deploy: {replicas: 2}\nnetworks:\n  n:\nsecrets:\n  s:\n    file: ./plan.yml\n",
+    )?;
+    let deploy = ["stack", "deploy", "--resolve-image", "never", "-c", path(&file)];
+    let plan = one.skep(&[&deploy[..], &["--dry-run", "s"]].concat())?;
+    ensure!(has(&plan, &["start", "s_a.1"]) && has(&plan, &["start", "s_a.2"]), "{plan}");
+    ensure!(one.docker(&["service", "ps", "-q", "--no-trunc", "web"])? == before, "a plan changed tasks");
+    let there = one.docker(&["service", "ls", "--format", "{{.Name}}"])?;
+    let secrets = one.docker(&["secret", "ls", "-q"])?;
+    ensure!(!there.contains("s_a") && secrets.is_empty(), "a plan made {there} {secrets}");
+    one.skep(&[&deploy[..], &["s"]].concat())?;
+    wait_running(one, "s_a", 2)?;
+    let plan = one.skep(&[&deploy[..], &["--dry-run", "s"]].concat())?;
+    ensure!(!plan.contains("s_a."), "the same file moves no task: {plan}");
+    lab.down()
+}
+
+/// Whether a line has all of these words.
+fn has(text: &str, words: &[&str]) -> bool {
+    text.lines().any(|l| words.iter().all(|w| l.contains(w)))
 }

@@ -13,6 +13,8 @@ mod context;
 pub mod control;
 mod dispatcher;
 mod error;
+pub mod explain;
+pub mod forecast;
 mod genesis;
 pub mod homes;
 pub mod leader;

@@ -59,6 +59,10 @@ fn data() {
     run("data");
 }
 #[test]
+fn foresight() {
+    run("foresight");
+}
+#[test]
 fn generic() {
     run("generic");
 }

@@ -10,6 +10,7 @@ mod dependencies;
 mod distribution;
 mod events;
 mod exec;
+mod foresight;
 mod images;
 mod import;
 mod later;
@@ -85,6 +86,7 @@ where
         .merge(services::routes())
         .merge(service_logs::routes())
         .merge(tasks::routes())
+        .merge(foresight::routes())
         .merge(dependencies::routes())
         .merge(later::routes())
         .fallback(|| async { ApiError::page_not_found() })

@@ -38,7 +38,7 @@ async fn list(State(s): State<ApiState>, Query(q): Query<List>) -> ApiResult {
 }
 
 /// The one node of this name, ID or unique beginning of an ID.
-async fn find(s: &ApiState, name: &str) -> ApiResult<(Node, bool)> {
+pub(super) async fn find(s: &ApiState, name: &str) -> ApiResult<(Node, bool)> {
     let request = tonic::Request::new(ListNodesRequest { ids_or_names: vec![name.to_owned()] });
     let response = s.control()?.list_nodes(request).await?.into_inner();
     let stale = response.stale;

@@ -2,7 +2,8 @@
 
 use axum::Router;
 use axum::extract::{Path, Query, Request, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::uri::InvalidUri;
+use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use serde::Deserialize;
@@ -108,13 +109,19 @@ async fn inspect(State(s): State<ApiState>, Path(name): Path<String>, Query(q): 
 
 async fn create(State(s): State<ApiState>, request: Request) -> ApiResult {
     let control = s.control()?;
-    let auth = registry_auth(request.headers());
-    let mut spec = service::read(Fields::parse(&body::read(request).await?)?)?;
-    set_auth(&mut spec, auth);
+    let headers = request.headers().clone();
+    let spec = spec(&headers, &body::read(request).await?)?;
     let request = tonic::Request::new(CreateServiceRequest { spec: Some(spec) });
     let response = control.create_service(request).await?.into_inner();
     let id = response.service.map(|s| s.id).unwrap_or_default();
     Ok(body::json(StatusCode::CREATED, &with_warnings(json!({ "ID": id }), response.warnings)))
+}
+
+/// The specification of a request, with the credentials of its headers.
+pub(super) fn spec(headers: &HeaderMap, content: &[u8]) -> ApiResult<ServiceSpec> {
+    let mut spec = service::read(Fields::parse(content)?)?;
+    set_auth(&mut spec, registry_auth(headers));
+    Ok(spec)
 }
 
 #[derive(Deserialize)]
@@ -125,13 +132,26 @@ struct Update {
     registry_auth_from: Option<String>,
 }
 
-async fn update(
-    State(s): State<ApiState>,
-    Path(name): Path<String>,
-    Query(q): Query<Update>,
-    request: Request,
-) -> ApiResult {
+async fn update(State(s): State<ApiState>, Path(name): Path<String>, request: Request) -> ApiResult {
     let control = s.control()?;
+    let (headers, query) = (request.headers().clone(), request.uri().query().unwrap_or_default().to_owned());
+    let content = body::read(request).await?;
+    let request = update_request(&s, &name, &query, &headers, &content).await?;
+    let response = control.update_service(tonic::Request::new(request)).await?.into_inner();
+    Ok(body::ok(&with_warnings(json!({ "Warnings": null }), response.warnings)))
+}
+
+/// What a request asks to update a service to.
+pub(super) async fn update_request(
+    s: &ApiState,
+    name: &str,
+    query: &str,
+    headers: &HeaderMap,
+    content: &[u8],
+) -> ApiResult<UpdateServiceRequest> {
+    let wrong = |e: String| ApiError::bad_request(format!("the query {query:?} cannot be read: {e}"));
+    let uri: Uri = format!("/?{query}").parse().map_err(|e: InvalidUri| wrong(e.to_string()))?;
+    let Query(q) = Query::<Update>::try_from_uri(&uri).map_err(|e| wrong(e.body_text()))?;
     let version = body::version(q.version.as_deref(), "service")?;
     let rollback = match q.rollback.as_deref() {
         None | Some("") => false,
@@ -140,9 +160,9 @@ async fn update(
             return Err(ApiError::bad_request(format!("unrecognized rollback option {other}: use previous")));
         }
     };
-    let mut auth = registry_auth(request.headers());
-    let mut spec = service::read(Fields::parse(&body::read(request).await?)?)?;
-    let held = find(&s, &name).await?.0.service.unwrap_or_default();
+    let mut auth = registry_auth(headers);
+    let mut spec = service::read(Fields::parse(content)?)?;
+    let held = find(s, name).await?.0.service.unwrap_or_default();
     if auth.is_empty() {
         // What agents have been pulling with is not lost by an update that does not name it.
         auth = match q.registry_auth_from.as_deref() {
@@ -159,10 +179,7 @@ async fn update(
         };
     }
     set_auth(&mut spec, auth);
-    let id = held.id;
-    let request = UpdateServiceRequest { id, version, spec: Some(spec), rollback };
-    let response = control.update_service(tonic::Request::new(request)).await?.into_inner();
-    Ok(body::ok(&with_warnings(json!({ "Warnings": null }), response.warnings)))
+    Ok(UpdateServiceRequest { id: held.id, version, spec: Some(spec), rollback })
 }
 
 /// The header that agents will pull with.

@@ -19,6 +19,7 @@ use tokio_rustls::TlsConnector;
 
 use super::context::Endpoint;
 use super::credentials::Store;
+use super::dry_run::Plan;
 
 /// Path all requests are made under.
 const VERSION: &str = "/v1.50";
@@ -45,12 +46,19 @@ pub struct Api {
     host: String,
     config: Option<PathBuf>,
     tls: Option<TlsConnector>,
+    plan: Option<Plan>,
 }
 
 impl Api {
     /// The daemon at an endpoint; `config` is the directory of `--config`.
     pub fn new(endpoint: Endpoint, config: Option<PathBuf>) -> Self {
-        Self { host: endpoint.host, config, tls: endpoint.tls }
+        Self { host: endpoint.host, config, tls: endpoint.tls, plan: None }
+    }
+
+    /// The same daemon, whose swarm nothing is changed of: what would be is kept in the plan.
+    pub fn planning(&self) -> (Self, Plan) {
+        let plan = Plan::default();
+        (Self { plan: Some(plan.clone()), ..self.clone() }, plan)
     }
 
     /// The credentials that this user has kept.
@@ -165,11 +173,17 @@ impl Api {
 
     /// POST of JSON.
     pub async fn post(&self, path: &str, query: &Query, body: Option<&Value>) -> Result<Value> {
+        if let Some(plan) = &self.plan {
+            return Ok(plan.add("POST", path, query, body, ""));
+        }
         self.call(Method::POST, path, query, body).await
     }
 
     /// POST of JSON, with the credentials (`X-Registry-Auth`; may be empty) that the daemon may use for it.
     pub async fn post_as(&self, path: &str, query: &Query, body: &Value, auth: &str) -> Result<Value> {
+        if let Some(plan) = &self.plan {
+            return Ok(plan.add("POST", path, query, Some(body), auth));
+        }
         let headers = [("Content-Type", "application/json"), ("X-Registry-Auth", auth)];
         let headers = if auth.is_empty() { &headers[..1] } else { &headers[..] };
         let body = full(serde_json::to_vec(body)?);
@@ -180,6 +194,9 @@ impl Api {
 
     /// DELETE.
     pub async fn delete(&self, path: &str, query: &Query) -> Result<Value> {
+        if let Some(plan) = &self.plan {
+            return Ok(plan.add("DELETE", path, query, None, ""));
+        }
         self.call(Method::DELETE, path, query, None).await
     }
 }

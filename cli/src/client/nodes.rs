@@ -66,6 +66,9 @@ pub enum Nodes {
         /// Availability of the node ("active", "pause", "drain")
         #[arg(long, value_name = "string")]
         availability: Option<String>,
+        /// Show what would come of it, and change nothing (Skep's own)
+        #[arg(long)]
+        dry_run: bool,
         /// Add or update a node label (key=value)
         #[arg(long, value_name = "list")]
         label_add: Vec<String>,
@@ -90,8 +93,8 @@ pub async fn run(api: &Api, command: Nodes) -> Result<()> {
             }
             output::inspect(&nodes, format.as_deref(), get).await
         }
-        Nodes::Update { availability, label_add, label_rm, role, node } => {
-            update(api, &node, |spec| {
+        Nodes::Update { availability, dry_run, label_add, label_rm, role, node } => {
+            let change = |spec: &mut Value| {
                 if let Some(a) = &availability {
                     spec["Availability"] = a.as_str().into();
                 }
@@ -107,8 +110,13 @@ pub async fn run(api: &Api, command: Nodes) -> Result<()> {
                     }
                 }
                 Ok(())
-            })
-            .await?;
+            };
+            if dry_run {
+                let (api, plan) = api.planning();
+                update(&api, &node, change).await?;
+                return plan.show(&api).await;
+            }
+            update(api, &node, change).await?;
             say!("{node}")
         }
         Nodes::Promote { nodes } => role(api, &nodes, "manager").await,

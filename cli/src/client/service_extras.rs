@@ -14,6 +14,9 @@ pub struct ExtraFlags {
     /// What tasks with local volumes do where their data is not to be had ("stay", "prefer", "ignore") (Skep's own)
     #[arg(long, value_name = "string", value_parser = ["stay", "prefer", "ignore"])]
     data_placement: Option<String>,
+    /// Show what would come of it, and change nothing (Skep's own)
+    #[arg(long)]
+    pub dry_run: bool,
     /// Time a task that is to stop goes on with its connections, once it gets no new ones (ns|us|ms|s|m|h) (Skep's own)
     #[arg(long, value_name = "duration")]
     drain_time: Option<String>,

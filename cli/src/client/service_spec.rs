@@ -153,7 +153,7 @@ pub struct SpecFlags {
     #[arg(short, long, value_name = "string")]
     workdir: Option<String>,
     #[command(flatten)]
-    extras: ExtraFlags,
+    pub extras: ExtraFlags,
     /// Exit immediately instead of waiting for the service to converge
     #[arg(short, long)]
     pub detach: bool,

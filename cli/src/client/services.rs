@@ -13,12 +13,21 @@ use super::service_logs::{self, ServiceLogs};
 use super::service_spec::SpecFlags;
 use super::service_update::UpdateFlags;
 use super::tasks::{self, TaskFlags};
-use super::{each, file_references, is_not_found, ports, pretty, progress};
+use super::{each, explain, file_references, is_not_found, ports, pretty, progress};
 
 #[derive(Subcommand)]
 pub enum Services {
     /// Create a new service
     Create(Box<CreateFlags>),
+    /// Tell why the tasks of a service run where they do, or do not run (Skep's own)
+    Explain {
+        /// Format output: json or a Go template
+        #[arg(short, long, value_name = "string")]
+        format: Option<String>,
+        /// A service, or a task by its ID or as NAME.SLOT
+        #[arg(value_name = "SERVICE|TASK")]
+        subject: String,
+    },
     /// Display detailed information on one or more services
     Inspect {
         /// Format output: json or a Go template
@@ -83,22 +92,19 @@ pub enum Services {
 
 pub async fn run(api: &Api, command: Services) -> Result<()> {
     match command {
-        Services::Create(flags) => {
-            let mut spec = flags.to_spec()?;
-            for (kind, files) in [(Kind::Secret, &flags.secret), (Kind::Config, &flags.config)] {
-                let added = file_references::resolve(api, kind, files).await?;
-                file_references::change(&mut spec["TaskTemplate"]["ContainerSpec"], kind, &[], added);
-            }
-            let unpinned = service_image::pin(api, &mut spec, &flags.spec).await?;
-            let auth = auth_for(api, &spec, &flags.spec)?;
-            let created = api.post_as("/services/create", &Query::new(), &spec, &auth).await?;
-            unpinned.iter().for_each(|w| eprintln!("{w}"));
-            warn(&created);
-            let id = text(&created, "ID");
-            say!("{id}")?;
-            if flags.spec.detach { Ok(()) } else { progress::converge(api, &id, flags.spec.quiet).await }
+        Services::Create(flags) if flags.spec.extras.dry_run => {
+            let (api, plan) = api.planning();
+            create(&api, &flags, false).await?;
+            plan.show(&api).await
         }
-        Services::Update(flags) => update_by_flags(api, &flags).await,
+        Services::Create(flags) => create(api, &flags, true).await,
+        Services::Explain { format, subject } => explain::run(api, &subject, format.as_deref()).await,
+        Services::Update(flags) if flags.spec.extras.dry_run => {
+            let (api, plan) = api.planning();
+            update_by_flags(&api, &flags, false).await?;
+            plan.show(&api).await
+        }
+        Services::Update(flags) => update_by_flags(api, &flags, true).await,
         Services::Ls { filter, format, quiet } => list(api, quiet, &filter, format.as_deref()).await,
         Services::Ps { show, services } => ps(api, show, &services).await,
         Services::Inspect { format, pretty: nice, services } => {
@@ -124,6 +130,25 @@ pub async fn run(api: &Api, command: Services) -> Result<()> {
         }
         Services::Logs(args) => service_logs::show(api, &args).await,
     }
+}
+
+async fn create(api: &Api, flags: &CreateFlags, tell: bool) -> Result<()> {
+    let mut spec = flags.to_spec()?;
+    for (kind, files) in [(Kind::Secret, &flags.secret), (Kind::Config, &flags.config)] {
+        let added = file_references::resolve(api, kind, files).await?;
+        file_references::change(&mut spec["TaskTemplate"]["ContainerSpec"], kind, &[], added);
+    }
+    let unpinned = service_image::pin(api, &mut spec, &flags.spec).await?;
+    let auth = auth_for(api, &spec, &flags.spec)?;
+    let created = api.post_as("/services/create", &Query::new(), &spec, &auth).await?;
+    unpinned.iter().for_each(|w| eprintln!("{w}"));
+    warn(&created);
+    let id = text(&created, "ID");
+    if !tell {
+        return Ok(());
+    }
+    say!("{id}")?;
+    if flags.spec.detach { Ok(()) } else { progress::converge(api, &id, flags.spec.quiet).await }
 }
 
 fn auth_for(api: &Api, spec: &Value, flags: &SpecFlags) -> Result<String> {
@@ -164,7 +189,7 @@ pub async fn update(api: &Api, service: &Value, spec: &Value, rollback: bool, au
     Ok(())
 }
 
-async fn update_by_flags(api: &Api, flags: &UpdateFlags) -> Result<()> {
+async fn update_by_flags(api: &Api, flags: &UpdateFlags, tell: bool) -> Result<()> {
     let service = get(api, &flags.service).await?;
     let mut spec = service["Spec"].clone();
     let mut unpinned = None;
@@ -189,6 +214,9 @@ async fn update_by_flags(api: &Api, flags: &UpdateFlags) -> Result<()> {
     let auth = auth_for(api, &spec, &flags.spec)?;
     update(api, &service, &spec, flags.rollback, &auth).await?;
     unpinned.iter().for_each(|w| eprintln!("{w}"));
+    if !tell {
+        return Ok(());
+    }
     say!("{}", flags.service)?;
     if flags.spec.detach {
         Ok(())

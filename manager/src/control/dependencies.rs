@@ -19,27 +19,27 @@ pub(super) async fn create(
     ctx: &Context,
     request: v1::CreateDependencyRequest,
 ) -> Result<v1::DependencyResponse, Status> {
+    let id = ctx.new_id();
+    let view = ctx.write(|view| creation(view, &request, &id)).await?;
+    Ok(v1::DependencyResponse { dependency: view.dependency(&id).map(|d| shown(d)) })
+}
+
+/// What creating a secret or config changes.
+pub(super) fn creation(
+    view: &StoreView,
+    request: &v1::CreateDependencyRequest,
+    id: &str,
+) -> Result<Vec<v1::Change>, Status> {
     let kind = request.kind();
     let word = dependency_word(kind);
-    let spec =
-        request.spec.ok_or_else(|| Status::invalid_argument(format!("a {word} needs a specification")))?;
+    let spec = request.spec.clone();
+    let spec = spec.ok_or_else(|| Status::invalid_argument(format!("a {word} needs a specification")))?;
     check(kind, &spec)?;
-    let name = spec.annotations.as_ref().map(|a| a.name.clone()).unwrap_or_default();
-    let id = ctx.new_id();
-    let view = ctx
-        .write(|view| {
-            if view.dependency_by_name(kind, &name).is_some() {
-                return Err(Status::already_exists(format!("{word} {name} already exists")));
-            }
-            Ok(vec![put(v1::Dependency {
-                id: id.clone(),
-                kind: kind.into(),
-                spec: Some(spec.clone()),
-                meta: None,
-            })])
-        })
-        .await?;
-    Ok(v1::DependencyResponse { dependency: view.dependency(&id).map(|d| shown(d)) })
+    let name = spec.annotations.as_ref().map_or("", |a| &a.name);
+    if view.dependency_by_name(kind, name).is_some() {
+        return Err(Status::already_exists(format!("{word} {name} already exists")));
+    }
+    Ok(vec![put(v1::Dependency { id: id.to_owned(), kind: kind.into(), spec: Some(spec), meta: None })])
 }
 
 pub(super) async fn update(

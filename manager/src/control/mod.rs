@@ -4,6 +4,7 @@
 mod cluster;
 mod dependencies;
 mod extras;
+mod foresight;
 mod networks;
 mod nodes;
 mod read;
@@ -174,6 +175,19 @@ impl Control for ControlHandle {
         let (view, stale) = self.ctx.read().await;
         let dependencies = dependencies::list(&view, &request.into_inner())?;
         Ok(Response::new(v1::ListDependenciesResponse { dependencies, stale }))
+    }
+    async fn explain(
+        &self,
+        request: Request<v1::ExplainRequest>,
+    ) -> Result<Response<v1::ExplainResponse>, Status> {
+        let (view, stale) = self.ctx.read().await;
+        let tasks = foresight::explanations(&view, &request.into_inner(), self.ctx.now_ms())?;
+        Ok(Response::new(v1::ExplainResponse { tasks, stale }))
+    }
+    async fn plan(&self, request: Request<v1::PlanRequest>) -> Result<Response<v1::PlanResponse>, Status> {
+        let (view, stale) = self.ctx.read().await;
+        let planned = foresight::plan(&self.ctx, &view, request.into_inner())?;
+        Ok(Response::new(v1::PlanResponse { stale, ..planned }))
     }
 }
 

@@ -20,29 +20,35 @@ pub(super) async fn create(
     ctx: &Context,
     request: v1::CreateNetworkRequest,
 ) -> Result<v1::NetworkResponse, Status> {
-    let mut spec = request.spec.ok_or_else(|| Status::invalid_argument("a network needs a specification"))?;
+    let id = ctx.new_id();
+    let view = ctx.write(|view| creation(view, &request, &id)).await?;
+    Ok(v1::NetworkResponse { network: view.network(&id).map(|n| v1::Network::clone(n)) })
+}
+
+/// What creating a network changes.
+pub(super) fn creation(
+    view: &StoreView,
+    request: &v1::CreateNetworkRequest,
+    id: &str,
+) -> Result<Vec<v1::Change>, Status> {
+    let spec = request.spec.clone();
+    let mut spec = spec.ok_or_else(|| Status::invalid_argument("a network needs a specification"))?;
     validate::network(&spec)?;
     spec.driver = "overlay".to_owned();
-    let name = spec.annotations.as_ref().map(|a| a.name.clone()).unwrap_or_default();
-    let id = ctx.new_id();
-    let view = ctx
-        .write(|view| {
-            if view.network_by_name(&name).is_some() {
-                return Err(Status::already_exists(format!("network with name {name} already exists")));
-            }
-            if spec.ingress
-                && let Some(other) = view.ingress_network()
-            {
-                return Err(Status::already_exists(format!(
-                    "ingress network ({}) already present: remove it first",
-                    other.id
-                )));
-            }
-            free_subnet(view, &spec.subnet)?;
-            Ok(vec![put(v1::Network { id: id.clone(), spec: Some(spec.clone()), ..Default::default() })])
-        })
-        .await?;
-    Ok(v1::NetworkResponse { network: view.network(&id).map(|n| v1::Network::clone(n)) })
+    let name = spec.annotations.as_ref().map_or("", |a| &a.name);
+    if view.network_by_name(name).is_some() {
+        return Err(Status::already_exists(format!("network with name {name} already exists")));
+    }
+    if spec.ingress
+        && let Some(other) = view.ingress_network()
+    {
+        return Err(Status::already_exists(format!(
+            "ingress network ({}) already present: remove it first",
+            other.id
+        )));
+    }
+    free_subnet(view, &spec.subnet)?;
+    Ok(vec![put(v1::Network { id: id.to_owned(), spec: Some(spec), ..Default::default() })])
 }
 
 fn free_subnet(view: &StoreView, subnet: &str) -> Result<(), Status> {

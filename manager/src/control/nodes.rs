@@ -12,23 +12,31 @@ pub(super) async fn update(
     ctx: &Context,
     request: v1::UpdateNodeRequest,
 ) -> Result<v1::NodeResponse, Status> {
-    let spec = request.spec.ok_or_else(|| Status::invalid_argument("a node update needs a specification"))?;
-    validate::node(&spec)?;
-    let view = ctx
-        .write(|view| {
-            let node = view.find_node(&request.id).map_err(lookup)?;
-            check_version(&format!("node {}", node.id), node.meta.as_ref(), request.version)?;
-            let before = node.spec.as_ref().map_or(NodeRole::Worker, v1::NodeSpec::role);
-            if before == NodeRole::Manager && spec.role() == NodeRole::Worker {
-                demotable(ctx, view, node)?;
-            }
-            let mut node = v1::Node::clone(node);
-            node.spec = Some(spec.clone());
-            Ok(vec![put(node)])
-        })
-        .await?;
+    let view = ctx.write(|view| changes(ctx, view, &request)).await?;
     let node = view.find_node(&request.id).map_err(lookup)?;
     Ok(v1::NodeResponse { node: Some(read::node(ctx, node)) })
+}
+
+/// What an update of a node changes.
+pub(super) fn changes(
+    ctx: &Context,
+    view: &StoreView,
+    request: &v1::UpdateNodeRequest,
+) -> Result<Vec<v1::Change>, Status> {
+    let spec = request
+        .spec
+        .clone()
+        .ok_or_else(|| Status::invalid_argument("a node update needs a specification"))?;
+    validate::node(&spec)?;
+    let node = view.find_node(&request.id).map_err(lookup)?;
+    check_version(&format!("node {}", node.id), node.meta.as_ref(), request.version)?;
+    let before = node.spec.as_ref().map_or(NodeRole::Worker, v1::NodeSpec::role);
+    if before == NodeRole::Manager && spec.role() == NodeRole::Worker {
+        demotable(ctx, view, node)?;
+    }
+    let mut node = v1::Node::clone(node);
+    node.spec = Some(spec);
+    Ok(vec![put(node)])
 }
 
 /// Taking this manager away must leave a quorum of those that are left.

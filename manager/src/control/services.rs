@@ -13,25 +13,32 @@ pub(super) async fn create(
     ctx: &Context,
     request: v1::CreateServiceRequest,
 ) -> Result<v1::ServiceResponse, Status> {
-    let spec = request.spec.ok_or_else(|| Status::invalid_argument("a service needs a specification"))?;
-    validate::service(&spec)?;
     let id = ctx.new_id();
-    let job = validate::is_job(&spec);
-    let view = ctx
-        .write(|view| {
-            let spec = resolve(view, spec.clone(), &id)?;
-            dependencies::resolve(view, &spec)?;
-            let revision = revision(&id, 1, &spec);
-            let endpoint = settled(&spec);
-            let mut service =
-                v1::Service { id: id.clone(), spec: Some(spec), revision: 1, endpoint, ..Default::default() };
-            if job {
-                service.job_status = Some(v1::JobStatus { iteration: 0, last_execution_ms: ctx.now_ms() });
-            }
-            Ok(vec![put(service), put(revision)])
-        })
-        .await?;
+    let view = ctx.write(|view| creation(view, &request, &id, ctx.now_ms())).await?;
     response(&view, &id)
+}
+
+/// What creating a service changes.
+pub(super) fn creation(
+    view: &StoreView,
+    request: &v1::CreateServiceRequest,
+    id: &str,
+    now_ms: i64,
+) -> Result<Vec<v1::Change>, Status> {
+    let spec =
+        request.spec.clone().ok_or_else(|| Status::invalid_argument("a service needs a specification"))?;
+    validate::service(&spec)?;
+    let job = validate::is_job(&spec);
+    let spec = resolve(view, spec, id)?;
+    dependencies::resolve(view, &spec)?;
+    let revision = revision(id, 1, &spec);
+    let endpoint = settled(&spec);
+    let mut service =
+        v1::Service { id: id.to_owned(), spec: Some(spec), revision: 1, endpoint, ..Default::default() };
+    if job {
+        service.job_status = Some(v1::JobStatus { iteration: 0, last_execution_ms: now_ms });
+    }
+    Ok(vec![put(service), put(revision)])
 }
 
 /// The endpoint of a service with neither ports nor networks: there is nothing to allocate, and so no further version
@@ -47,47 +54,53 @@ pub(super) async fn update(
     ctx: &Context,
     request: v1::UpdateServiceRequest,
 ) -> Result<v1::ServiceResponse, Status> {
+    let view = ctx.write(|view| changes(view, &request, ctx.now_ms())).await?;
+    response(&view, &read::find_service(&view, &request.id)?.id)
+}
+
+/// What an update of a service changes.
+pub(super) fn changes(
+    view: &StoreView,
+    request: &v1::UpdateServiceRequest,
+    now_ms: i64,
+) -> Result<Vec<v1::Change>, Status> {
     if !request.rollback {
         let spec = request.spec.as_ref();
         validate::service(
             spec.ok_or_else(|| Status::invalid_argument("a service update needs a specification"))?,
         )?;
     }
-    let view = ctx
-        .write(|view| {
-            let service = read::find_service(view, &request.id)?;
-            let what = format!("service {}", read::service_name(service));
-            check_version(&what, service.meta.as_ref(), request.version)?;
-            let mut service = v1::Service::clone(service);
-            if request.rollback && service.job_status.is_some() {
-                return Err(Status::invalid_argument(format!(
-                    "{what} is a job, and rollback is not supported for jobs: update it to what it was, which begins \
-                     another iteration"
-                )));
-            }
-            let wanted = match (request.rollback, &request.spec) {
-                (false, Some(spec)) => {
-                    let mut spec = resolve(view, spec.clone(), &service.id)?;
-                    extras::keep(&mut spec, service.spec.as_ref());
-                    spec
-                }
-                _ => service.previous_spec.clone().ok_or_else(|| {
-                    Status::failed_precondition(format!(
-                        "service {} does not have a previous spec to roll back to",
-                        read::service_name(&service)
-                    ))
-                })?,
-            };
-            let mode = |spec: Option<&v1::ServiceSpec>| spec.and_then(|s| s.mode.as_ref()).map(std::mem::discriminant);
-            if mode(service.spec.as_ref()) != mode(Some(&wanted)) {
-                return Err(Status::unimplemented("service mode change is not allowed"));
-            }
-            // What the previous one named may be gone since.
-            dependencies::resolve(view, &wanted)?;
-            Ok(replace_spec(&mut service, wanted, request.rollback, ctx.now_ms()))
-        })
-        .await?;
-    response(&view, &read::find_service(&view, &request.id)?.id)
+    let service = read::find_service(view, &request.id)?;
+    let what = format!("service {}", read::service_name(service));
+    check_version(&what, service.meta.as_ref(), request.version)?;
+    let mut service = v1::Service::clone(service);
+    if request.rollback && service.job_status.is_some() {
+        return Err(Status::invalid_argument(format!(
+            "{what} is a job, and rollback is not supported for jobs: update it to what it was, which begins another \
+             iteration"
+        )));
+    }
+    let wanted = match (request.rollback, &request.spec) {
+        (false, Some(spec)) => {
+            let mut spec = resolve(view, spec.clone(), &service.id)?;
+            extras::keep(&mut spec, service.spec.as_ref());
+            spec
+        }
+        _ => service.previous_spec.clone().ok_or_else(|| {
+            Status::failed_precondition(format!(
+                "service {} does not have a previous spec to roll back to",
+                read::service_name(&service)
+            ))
+        })?,
+    };
+    let mode =
+        |spec: Option<&v1::ServiceSpec>| spec.and_then(|s| s.mode.as_ref()).map(std::mem::discriminant);
+    if mode(service.spec.as_ref()) != mode(Some(&wanted)) {
+        return Err(Status::unimplemented("service mode change is not allowed"));
+    }
+    // What the previous one named may be gone since.
+    dependencies::resolve(view, &wanted)?;
+    Ok(replace_spec(&mut service, wanted, request.rollback, now_ms))
 }
 
 fn replace_spec(
@@ -138,13 +151,15 @@ fn revision(service_id: &str, number: u64, spec: &v1::ServiceSpec) -> v1::Revisi
 }
 
 pub(super) async fn remove(ctx: &Context, request: v1::RemoveRequest) -> Result<v1::Empty, Status> {
-    ctx.write(|view| {
-        let mut service = v1::Service::clone(read::find_service(view, &request.id)?);
-        service.removing = true;
-        Ok(vec![put(service)])
-    })
-    .await?;
+    ctx.write(|view| removal(view, &request)).await?;
     Ok(v1::Empty {})
+}
+
+/// What removing a service changes at first.
+pub(super) fn removal(view: &StoreView, request: &v1::RemoveRequest) -> Result<Vec<v1::Change>, Status> {
+    let mut service = v1::Service::clone(read::find_service(view, &request.id)?);
+    service.removing = true;
+    Ok(vec![put(service)])
 }
 
 fn response(view: &StoreView, id: &str) -> Result<v1::ServiceResponse, Status> {

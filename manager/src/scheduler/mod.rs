@@ -4,6 +4,7 @@
 
 pub mod constraint;
 mod data;
+mod explain;
 mod filter;
 mod generic;
 mod load;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use skep_proto::v1;
 use v1::TaskState;
 
+pub use explain::{Explanation, explain};
 pub use filter::{may_hold, open};
 pub use load::Load;
 
@@ -51,20 +53,9 @@ pub fn schedule(
             groups.entry(t.revision).or_default().push(t);
         }
         for (revision, tasks) in groups {
-            let why = refusals.get(&service.id).cloned();
-            let why = why.or_else(|| {
-                service.endpoint.is_none().then(|| "its service has no addresses yet".to_owned())
-            });
-            let spec = view.revision(&service.id, revision).and_then(|r| r.spec.as_ref());
-            match (spec, why) {
-                (None, _) => {
-                    wait(&tasks, "its revision is gone: update the service", now_ms, limit, &mut out)
-                }
-                (_, Some(why)) => wait(&tasks, &why, now_ms, limit, &mut out),
-                (Some(spec), None) => {
-                    let group = Group::new(view, service, spec, revision, now_ms);
-                    group.place(&tasks, load, pools, limit, &mut out);
-                }
+            match Group::waiting(view, service, revision, refusals, now_ms) {
+                Ok(group) => group.place(&tasks, load, pools, limit, &mut out),
+                Err(why) => wait(&tasks, &why, now_ms, limit, &mut out),
             }
             if out.changes.len() >= limit {
                 out.more = true;
@@ -89,6 +80,25 @@ struct Group<'a> {
 }
 
 impl<'a> Group<'a> {
+    /// The waiting tasks of a revision, or why none of them can be placed whatever the nodes are.
+    fn waiting(
+        view: &'a StoreView,
+        service: &'a v1::Service,
+        revision: u64,
+        refusals: &BTreeMap<String, String>,
+        now_ms: i64,
+    ) -> Result<Self, String> {
+        let spec = view.revision(&service.id, revision).and_then(|r| r.spec.as_ref());
+        let spec = spec.ok_or("its revision is gone: update the service")?;
+        if let Some(why) = refusals.get(&service.id) {
+            return Err(why.clone());
+        }
+        if service.endpoint.is_none() {
+            return Err("its service has no addresses yet".to_owned());
+        }
+        Ok(Self::new(view, service, spec, revision, now_ms))
+    }
+
     fn new(
         view: &'a StoreView,
         service: &'a v1::Service,
@@ -164,7 +174,7 @@ impl<'a> Group<'a> {
         if exhausted {
             wait(free.as_slice(), &self.exhausted(), self.now_ms, limit, out);
         } else if !free.as_slice().is_empty() && out.changes.len() < limit {
-            wait(free.as_slice(), &explain(&refused, load.nodes.len()), self.now_ms, limit, out);
+            wait(free.as_slice(), &no_node(&refused, load.nodes.len()), self.now_ms, limit, out);
         }
     }
 
@@ -350,8 +360,8 @@ fn wait_one(t: &v1::Task, why: &str, now_ms: i64, out: &mut Schedule) {
     out.changes.push(put(t));
 }
 
-/// "no node fits: 2 of 3 lack 512 MiB of memory, 1 is drained"
-fn explain(refused: &HashMap<Refusal, usize>, total: usize) -> String {
+/// Words for why no node takes a task: "no node fits: 2 of 3 lack 512 MiB of memory, 1 is drained"
+fn no_node(refused: &HashMap<Refusal, usize>, total: usize) -> String {
     if total == 0 {
         return "no node fits: the swarm has no nodes".to_owned();
     }

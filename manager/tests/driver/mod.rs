@@ -8,6 +8,7 @@ mod show;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use skep_manager::leader::{Dirty, pass};
+use skep_manager::orchestrator::slot::{self, SlotKey};
 use skep_manager::orchestrator::task;
 use skep_manager::store::change::put;
 use skep_manager::store::{Store, StoreView, Update, Watch};
@@ -63,12 +64,47 @@ impl Driver {
             "networks" => return Ok(show::networks(&view)),
             "blocks" => return Ok(show::blocks(&view, words.name()?)),
             "unfinished" => return Ok(show::unfinished(&view)),
+            "explain" => return self.explain(&words),
+            "plan" => return self.plan(&words),
             "homes" => return Ok(show::homes(&view)),
             "spread" => return Ok(show::spread(&view)),
             other => return Err(format!("no such command: {other}")),
         }
         self.settle();
         Ok(String::new())
+    }
+
+    /// `explain web.1`: what the scheduler makes of the nodes for the slot's newest task.
+    fn explain(&self, words: &Words) -> Result<String> {
+        let view = self.store.view();
+        let (service, number) = words.name()?.rsplit_once('.').ok_or("explain SERVICE.SLOT")?;
+        let service = view.find_service(service).map_err(|e| e.to_string())?;
+        let slots = slot::slots(&view, service);
+        let one = slots.iter().find(|(key, _)| match key {
+            SlotKey::Replica(n) => n.to_string() == number,
+            SlotKey::Node(id) => id == number,
+        });
+        let (_, slot) = one.ok_or("no such slot")?;
+        let t = slot.newest().ok_or("the slot is empty")?;
+        let standing = skep_manager::explain::standing(&view, slot, t, self.now_ms);
+        let live = task::live(t);
+        let placement = live.then(|| skep_manager::scheduler::explain(&view, t, self.now_ms));
+        Ok(show::explanation(&standing, placement.as_ref()))
+    }
+
+    /// `plan service web image=v2`, `plan node n1 availability=drain`, `plan remove web`: what would come of it.
+    fn plan(&self, words: &Words) -> Result<String> {
+        let view = self.store.view();
+        let words = Words::new(words.after_verb());
+        let changes = match words.verb() {
+            "node" => vec![put(parse::node(&view, &words)?)],
+            "service" => parse::service(&view, &words, self.now_ms)?,
+            other => return Err(format!("no plan for {other}")),
+        };
+        // Not the driver's: its tasks would have the identifiers of those there are.
+        let mut rng = StdRng::seed_from_u64(8);
+        let found = skep_manager::forecast::forecast(&view, changes, self.now_ms, &mut rng);
+        Ok(show::plan(&found))
     }
 
     fn apply(&mut self, changes: Vec<v1::Change>) {

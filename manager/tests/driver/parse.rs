@@ -7,26 +7,30 @@ use skep_proto::v1;
 use super::Result;
 
 /// A command split into words.
-pub struct Words<'a>(Vec<&'a str>);
+pub struct Words<'a>(&'a str, Vec<&'a str>);
 
 impl<'a> Words<'a> {
     pub fn new(command: &'a str) -> Self {
-        Self(command.split_whitespace().collect())
+        Self(command, command.split_whitespace().collect())
+    }
+    /// The command without its first word.
+    pub fn after_verb(&self) -> &'a str {
+        self.0.split_once(' ').map_or("", |(_, rest)| rest)
     }
     pub fn verb(&self) -> &'a str {
-        self.0.first().copied().unwrap_or_default()
+        self.1.first().copied().unwrap_or_default()
     }
     pub fn name(&self) -> Result<&'a str> {
-        self.0.get(1).copied().ok_or_else(|| "what is its name?".to_owned())
+        self.1.get(1).copied().ok_or_else(|| "what is its name?".to_owned())
     }
     pub fn rest(&self) -> &[&'a str] {
-        self.0.get(2..).unwrap_or_default()
+        self.1.get(2..).unwrap_or_default()
     }
     pub fn has(&self, flag: &str) -> bool {
-        self.0.contains(&flag)
+        self.1.contains(&flag)
     }
     fn all(&self, key: &str) -> impl Iterator<Item = &'a str> {
-        self.0.iter().filter_map(move |w| w.strip_prefix(key)?.strip_prefix('='))
+        self.1.iter().filter_map(move |w| w.strip_prefix(key)?.strip_prefix('='))
     }
     fn get(&self, key: &str) -> Option<&'a str> {
         self.all(key).next()

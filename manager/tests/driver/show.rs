@@ -132,3 +132,30 @@ pub fn homes(view: &StoreView) -> String {
     }
     out
 }
+
+/// What a task does, and what becomes of it.
+pub fn explanation(standing: &str, placement: Option<&skep_manager::scheduler::Explanation>) -> String {
+    let mut out = format!("{standing}\n");
+    let Some(placement) = placement else { return out };
+    for n in &placement.nodes {
+        let ranks =
+            format!("{} failures, {} of the service, {} in all", n.failures, n.service_tasks, n.tasks);
+        let why = if n.refusal.is_empty() { ranks } else { n.refusal.clone() };
+        let _ = writeln!(out, "  {}: {why}", n.hostname);
+    }
+    let goes = placement.goes_to.as_ref().map(|n| format!("goes to {n}"));
+    let _ = writeln!(out, "{}", goes.or(placement.why.clone()).unwrap_or_default());
+    out
+}
+
+/// The steps of a plan.
+pub fn plan(found: &skep_manager::forecast::Forecast) -> String {
+    let mut out = String::new();
+    for s in &found.steps {
+        let on = if s.node.is_empty() { String::new() } else { format!(" on {}", s.node) };
+        let why = if s.why.is_empty() { String::new() } else { format!(": {}", s.why) };
+        let _ = writeln!(out, "{}ms {} {}.{}{on}{why}", s.after_ms, s.act, s.service, s.slot);
+    }
+    let _ = writeln!(out, "{}", if found.complete { "at rest" } else { "and so on" });
+    out
+}

@@ -1986,6 +1986,118 @@ pub struct ListDependenciesResponse {
     #[prost(bool, tag = "2")]
     pub stale: bool,
 }
+/// Why tasks are where they are, or nowhere: one task, or those of a service that speak for their slots.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExplainRequest {
+    #[prost(string, tag = "1")]
+    pub service: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub task: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ExplainResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub tasks: ::prost::alloc::vec::Vec<TaskExplanation>,
+    #[prost(bool, tag = "2")]
+    pub stale: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TaskExplanation {
+    #[prost(message, optional, tag = "1")]
+    pub task: ::core::option::Option<Task>,
+    #[prost(string, tag = "2")]
+    pub service_name: ::prost::alloc::string::String,
+    /// what it does or waits for, for a person
+    #[prost(string, tag = "3")]
+    pub standing: ::prost::alloc::string::String,
+    /// What the scheduler would make of it now, had it no node; not for tasks that have ended.
+    #[prost(bool, tag = "4")]
+    pub judged: bool,
+    /// in the order it would take them, then those that do not fit
+    #[prost(message, repeated, tag = "5")]
+    pub nodes: ::prost::alloc::vec::Vec<NodeVerdict>,
+    /// ID of the node; empty: nowhere
+    #[prost(string, tag = "6")]
+    pub goes_to: ::prost::alloc::string::String,
+    /// it goes nowhere, or to its data
+    #[prost(string, tag = "7")]
+    pub why: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NodeVerdict {
+    #[prost(string, tag = "1")]
+    pub node_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub hostname: ::prost::alloc::string::String,
+    /// empty: it fits
+    #[prost(string, tag = "3")]
+    pub refusal: ::prost::alloc::string::String,
+    /// What fitting nodes are ordered by, less is better, beside the placement preferences.
+    #[prost(uint32, tag = "4")]
+    pub failures: u32,
+    #[prost(uint32, tag = "5")]
+    pub service_tasks: u32,
+    #[prost(uint32, tag = "6")]
+    pub tasks: u32,
+}
+/// What would come of writes, which are not made.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PlanRequest {
+    #[prost(message, repeated, tag = "1")]
+    pub writes: ::prost::alloc::vec::Vec<PlannedWrite>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PlannedWrite {
+    /// Of what is created: later writes may name it.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    #[prost(oneof = "planned_write::Write", tags = "2, 3, 4, 5, 6, 7")]
+    pub write: ::core::option::Option<planned_write::Write>,
+}
+/// Nested message and enum types in `PlannedWrite`.
+pub mod planned_write {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Write {
+        #[prost(message, tag = "2")]
+        CreateService(super::CreateServiceRequest),
+        #[prost(message, tag = "3")]
+        UpdateService(super::UpdateServiceRequest),
+        #[prost(message, tag = "4")]
+        RemoveService(super::RemoveRequest),
+        #[prost(message, tag = "5")]
+        UpdateNode(super::UpdateNodeRequest),
+        #[prost(message, tag = "6")]
+        CreateNetwork(super::CreateNetworkRequest),
+        #[prost(message, tag = "7")]
+        CreateDependency(super::CreateDependencyRequest),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PlanStep {
+    #[prost(int64, tag = "1")]
+    pub after_ms: i64,
+    /// start | stop | wait
+    #[prost(string, tag = "2")]
+    pub act: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub service: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "4")]
+    pub slot: u64,
+    /// host name
+    #[prost(string, tag = "5")]
+    pub node: ::prost::alloc::string::String,
+    #[prost(string, tag = "6")]
+    pub why: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PlanResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub steps: ::prost::alloc::vec::Vec<PlanStep>,
+    #[prost(bool, tag = "2")]
+    pub complete: bool,
+    #[prost(bool, tag = "3")]
+    pub stale: bool,
+}
 /// Generated client implementations.
 pub mod control_client {
     #![allow(
@@ -2457,6 +2569,45 @@ pub mod control_client {
                 .insert(GrpcMethod::new("skep.v1.Control", "ListDependencies"));
             self.inner.unary(req, path, codec).await
         }
+        pub async fn explain(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ExplainRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ExplainResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/skep.v1.Control/Explain");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("skep.v1.Control", "Explain"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn plan(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PlanRequest>,
+        ) -> std::result::Result<tonic::Response<super::PlanResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/skep.v1.Control/Plan");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("skep.v1.Control", "Plan"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -2561,6 +2712,14 @@ pub mod control_server {
             tonic::Response<super::ListDependenciesResponse>,
             tonic::Status,
         >;
+        async fn explain(
+            &self,
+            request: tonic::Request<super::ExplainRequest>,
+        ) -> std::result::Result<tonic::Response<super::ExplainResponse>, tonic::Status>;
+        async fn plan(
+            &self,
+            request: tonic::Request<super::PlanRequest>,
+        ) -> std::result::Result<tonic::Response<super::PlanResponse>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct ControlServer<T> {
@@ -3380,6 +3539,92 @@ pub mod control_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListDependenciesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skep.v1.Control/Explain" => {
+                    #[allow(non_camel_case_types)]
+                    struct ExplainSvc<T: Control>(pub Arc<T>);
+                    impl<T: Control> tonic::server::UnaryService<super::ExplainRequest>
+                    for ExplainSvc<T> {
+                        type Response = super::ExplainResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ExplainRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::explain(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ExplainSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skep.v1.Control/Plan" => {
+                    #[allow(non_camel_case_types)]
+                    struct PlanSvc<T: Control>(pub Arc<T>);
+                    impl<T: Control> tonic::server::UnaryService<super::PlanRequest>
+                    for PlanSvc<T> {
+                        type Response = super::PlanResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PlanRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::plan(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PlanSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -24,6 +24,9 @@ pub struct DeployFlags {
         action = clap::ArgAction::Set, value_name = "bool"
     )]
     detach: bool,
+    /// Show what would come of it, and change nothing (Skep's own)
+    #[arg(long)]
+    dry_run: bool,
     /// Prune services that are no longer referenced
     #[arg(long)]
     prune: bool,
@@ -41,6 +44,16 @@ pub struct DeployFlags {
 }
 
 pub async fn run(api: &Api, flags: &DeployFlags) -> Result<()> {
+    if !flags.dry_run {
+        return deploy(api, flags).await;
+    }
+    eprintln!("Nothing of what follows is done: this is a plan.");
+    let (api, plan) = api.planning();
+    deploy(&api, flags).await?;
+    plan.show(&api).await
+}
+
+async fn deploy(api: &Api, flags: &DeployFlags) -> Result<()> {
     let stack = flags.stack.as_str();
     let project = flags.files.load(true)?;
     let root = &project.root;
@@ -81,7 +94,7 @@ pub async fn run(api: &Api, flags: &DeployFlags) -> Result<()> {
         let spec = service::spec(stack, root, &key.text, node, &files)?;
         ids.push(put_service(api, flags, spec).await?);
     }
-    if !flags.detach {
+    if !flags.detach && !flags.dry_run {
         let mut errors = Vec::new();
         for id in ids {
             if let Err(e) = progress::converge(api, &id, flags.quiet).await {
