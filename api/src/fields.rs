@@ -195,6 +195,12 @@ impl Fields {
         }
     }
 
+    /// Takes a list of objects; absent is none.
+    pub fn opt_objects(&mut self, key: &str) -> ApiResult<Option<Vec<Self>>> {
+        let given = self.map.get(key).is_some_and(|v| !v.is_null());
+        Ok(Some(self.objects(key)?).filter(|list| given || !list.is_empty()))
+    }
+
     /// Takes an object whose members are objects; absent is empty.
     pub fn entries(&mut self, key: &str) -> ApiResult<BTreeMap<String, Value>> {
         match self.take(key) {

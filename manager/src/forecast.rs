@@ -51,7 +51,9 @@ pub fn forecast(view: &StoreView, changes: Vec<v1::Change>, now_ms: i64, rng: &m
             }
         }
     }
-    for t in ahead.view.tasks().filter(|t| task::waiting(t)) {
+    let mut waiting: Vec<_> = ahead.view.tasks().filter(|t| task::waiting(t)).collect();
+    waiting.sort_by_key(|t| (&t.service_id, t.slot));
+    for t in waiting {
         let why = t.status.as_ref().map(|s| s.err.clone()).unwrap_or_default();
         out.steps.push(ahead.step("wait", t, &why));
     }

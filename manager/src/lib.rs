@@ -22,6 +22,7 @@ pub mod logs;
 mod manager;
 mod metrics;
 pub mod orchestrator;
+pub mod prerequisites;
 pub mod raft;
 pub mod reaper;
 mod replica;

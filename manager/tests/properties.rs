@@ -46,7 +46,7 @@ proptest! {
             "node n1 mem=1000 generic=gpu:x generic=gpu:y generic=apple:2", "node n2 mem=1500 generic=gpu:x", "node n3 mem=500", "node n4 mem=800",
             "service a replicas=3 mem=200 network=small network=wide delay=1s",
             "service b replicas=3 volume=data mem=100 generic=gpu:1 network=small delay=1s restart=on-failure attempts=2",
-            "service c global mem=50 network=small delay=1s",
+            "service c global mem=50 network=small delay=1s after=a:healthy",
             "service d job=2/4 network=wide delay=1s restart=on-failure",
             "service e global-job network=wide delay=1s",
         ];

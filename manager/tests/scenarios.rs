@@ -67,6 +67,10 @@ fn generic() {
     run("generic");
 }
 #[test]
+fn prerequisites() {
+    run("prerequisites");
+}
+#[test]
 fn restart() {
     run("restart");
 }

@@ -390,9 +390,17 @@ fn spec(name: &str, want: Want) -> v1::ServiceSpec {
     let mounts = if name.ends_with(['1', '3', '5']) { vec![volume] } else { Vec::new() };
     let container =
         v1::ContainerSpec { image: format!("image:{}", want.image), mounts, ..Default::default() };
+    // And some come after others.
+    let first = v1::Prerequisite {
+        service: "s0".into(),
+        condition: v1::PrerequisiteCondition::Healthy.into(),
+        optional: true,
+    };
+    let depends_on = name.ends_with(['2', '3', '4']).then(|| v1::Prerequisites { all: vec![first] });
     let restart = v1::RestartPolicy { delay_ns: Some(1_000_000_000), ..Default::default() };
     v1::ServiceSpec {
         annotations: Some(v1::Annotations { name: name.into(), ..Default::default() }),
+        depends_on,
         task: Some(v1::TaskSpec { container: Some(container), restart: Some(restart), ..Default::default() }),
         mode: Some(Mode::Replicated(v1::Replicated { replicas: want.replicas })),
         update: Some(v1::UpdateConfig {

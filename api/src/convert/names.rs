@@ -1,8 +1,8 @@
 //! Docker's words for the values of the swarm's enumerations, both ways.
 
 use skep_proto::v1::{
-    DataPlacement, EndpointMode, NodeAvailability, NodeRole, NodeState, PortProtocol, PublishMode,
-    RestartCondition, TaskState, UpdateFailureAction, UpdateOrder, UpdateState,
+    DataPlacement, EndpointMode, NodeAvailability, NodeRole, NodeState, PortProtocol, PrerequisiteCondition,
+    PublishMode, RestartCondition, TaskState, UpdateFailureAction, UpdateOrder, UpdateState,
 };
 
 use crate::error::{ApiError, ApiResult};
@@ -47,6 +47,7 @@ named!(UpdateOrder: StopFirst = "stop-first", StartFirst = "start-first");
 named!(PublishMode: Ingress = "ingress", Host = "host");
 named!(PortProtocol: Tcp = "tcp", Udp = "udp", Sctp = "sctp");
 named!(DataPlacement: Stay = "stay", Prefer = "prefer", Ignore = "ignore");
+named!(PrerequisiteCondition: Started = "started", Healthy = "healthy", Completed = "completed");
 named!(EndpointMode: Vip = "vip", Dnsrr = "dnsrr");
 named!(UpdateState:
     None = "", Updating = "updating", Paused = "paused", Completed = "completed",

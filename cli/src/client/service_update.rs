@@ -206,6 +206,10 @@ impl UpdateFlags {
         }
         let mode = spec["Mode"].take();
         without_empty(spec);
+        // An empty list, which is not the same as none.
+        if let Some(list) = self.spec.extras.depends_on()? {
+            spec["DependsOn"] = list;
+        }
         spec["Mode"] = mode;
         Ok(())
     }

@@ -31,6 +31,7 @@ pub(super) fn creation(
     let job = validate::is_job(&spec);
     let spec = resolve(view, spec, id)?;
     dependencies::resolve(view, &spec)?;
+    extras::no_cycle(view, id, &spec)?;
     let revision = revision(id, 1, &spec);
     let endpoint = settled(&spec);
     let mut service =
@@ -100,6 +101,7 @@ pub(super) fn changes(
     }
     // What the previous one named may be gone since.
     dependencies::resolve(view, &wanted)?;
+    extras::no_cycle(view, &service.id, &wanted)?;
     Ok(replace_spec(&mut service, wanted, request.rollback, now_ms))
 }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use skep_proto::v1::{self, service_spec::Mode};
 
 use crate::orchestrator::task;
+use crate::prerequisites;
 use crate::reaper::ATTACHMENTS;
 use crate::store::{Diff, Event, StoreView};
 
@@ -80,6 +81,9 @@ impl Dirty {
             Event::Node(diff) => self.node(view, diff),
             Event::Service(diff) => {
                 self.services.insert(diff.latest().id.clone());
+                if diff.created() || diff.removed() {
+                    self.services.extend(prerequisites::all(view).map(str::to_owned));
+                }
                 self.allocate = true;
                 self.schedule = true;
             }
@@ -103,8 +107,15 @@ impl Dirty {
     }
 
     fn task(&mut self, diff: &Diff<v1::Task>) {
-        let standing =
-            |t: &v1::Task| (t.desired_state, task::finished(t), task::state(t) == v1::TaskState::Running);
+        let standing = |t: &v1::Task| {
+            let state = task::state(t);
+            (
+                t.desired_state,
+                task::finished(t),
+                state >= v1::TaskState::Starting,
+                state == v1::TaskState::Running,
+            )
+        };
         let (before, after) = (diff.before.as_deref(), diff.after.as_deref());
         if before.map(standing) != after.map(standing) {
             self.services.insert(diff.latest().service_id.clone());

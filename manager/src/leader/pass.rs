@@ -9,6 +9,7 @@ use skep_proto::v1;
 use super::Dirty;
 use crate::allocator::{self, Pools};
 use crate::orchestrator::{self, CREATE_LIMIT};
+use crate::prerequisites;
 use crate::reaper;
 use crate::scheduler::{self, Load};
 use crate::store::StoreView;
@@ -22,6 +23,9 @@ pub fn pass(view: &StoreView, work: &mut Dirty, now_ms: i64, rng: &mut impl Rng)
         allocate = !changes.is_empty();
         ahead.add(changes);
     }
+    let dependents = prerequisites::dependents(view, &work.services);
+    work.schedule |= !dependents.is_empty();
+    work.services.extend(dependents);
     while ahead.changes.len() < CREATE_LIMIT
         && let Some(service) = work.services.pop_first()
     {

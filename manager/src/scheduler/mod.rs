@@ -21,6 +21,7 @@ pub use filter::{may_hold, open};
 pub use load::Load;
 
 use crate::allocator::{self, Pools};
+use crate::prerequisites;
 use crate::store::{StoreView, change::put};
 use data::{Data, Standing};
 use filter::{Demand, Refusal};
@@ -55,7 +56,11 @@ pub fn schedule(
         for (revision, tasks) in groups {
             match Group::waiting(view, service, revision, refusals, now_ms) {
                 Ok(group) => group.place(&tasks, load, pools, limit, &mut out),
-                Err(why) => wait(&tasks, &why, now_ms, limit, &mut out),
+                Err(held) => {
+                    for t in tasks.iter().take(limit.saturating_sub(out.changes.len())) {
+                        hold(t, held.message, &held.why, now_ms, &mut out);
+                    }
+                }
             }
             if out.changes.len() >= limit {
                 out.more = true;
@@ -87,14 +92,17 @@ impl<'a> Group<'a> {
         revision: u64,
         refusals: &BTreeMap<String, String>,
         now_ms: i64,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, Held> {
         let spec = view.revision(&service.id, revision).and_then(|r| r.spec.as_ref());
         let spec = spec.ok_or("its revision is gone: update the service")?;
         if let Some(why) = refusals.get(&service.id) {
-            return Err(why.clone());
+            return Err(why.as_str().into());
         }
         if service.endpoint.is_none() {
-            return Err("its service has no addresses yet".to_owned());
+            return Err("its service has no addresses yet".into());
+        }
+        if let Some(why) = prerequisites::unmet(view, service, revision) {
+            return Err(Held { message: "waiting for other services", why });
         }
         Ok(Self::new(view, service, spec, revision, now_ms))
     }
@@ -327,6 +335,21 @@ impl<'a> Group<'a> {
     }
 }
 
+/// Why no task of a group is placed, and what they do meanwhile.
+struct Held {
+    message: &'static str,
+    why: String,
+}
+
+impl From<&str> for Held {
+    fn from(why: &str) -> Self {
+        Self { message: FOR_A_NODE, why: why.to_owned() }
+    }
+}
+
+/// What a task does that has no node.
+const FOR_A_NODE: &str = "waiting for a node";
+
 /// Why a task is not placed on the one node it is for.
 enum NotOn {
     Gone,
@@ -343,8 +366,12 @@ fn wait(tasks: &[&Arc<v1::Task>], why: &str, now_ms: i64, limit: usize, out: &mu
     }
 }
 
-/// Notes why a task waits, if it does not say so already.
 fn wait_one(t: &v1::Task, why: &str, now_ms: i64, out: &mut Schedule) {
+    hold(t, FOR_A_NODE, why, now_ms, out);
+}
+
+/// Notes what a task does without a node and why, if it does not say so already.
+fn hold(t: &v1::Task, message: &str, why: &str, now_ms: i64, out: &mut Schedule) {
     let said = t.status.as_ref().is_some_and(|s| s.err == why && s.state() == TaskState::Pending);
     if said {
         return;
@@ -353,7 +380,7 @@ fn wait_one(t: &v1::Task, why: &str, now_ms: i64, out: &mut Schedule) {
     t.status = Some(v1::TaskStatus {
         state: TaskState::Pending.into(),
         timestamp_ms: now_ms,
-        message: "waiting for a node".to_owned(),
+        message: message.to_owned(),
         err: why.to_owned(),
         container: None,
     });

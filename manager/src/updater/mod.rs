@@ -13,8 +13,12 @@ use v1::{TaskState, UpdateState};
 use crate::orchestrator::Plan;
 use crate::orchestrator::slot::{Slot, SlotKey};
 use crate::orchestrator::task::{self, Place};
+use crate::prerequisites;
 use crate::store::{StoreView, change::put};
 use progress::Progress;
+
+/// What an update says of itself while nothing holds it up.
+const IN_PROGRESS: &str = "update in progress";
 
 /// The order in which the service's update (or rollback) replaces a task.
 pub fn order(service: &v1::Service) -> v1::UpdateOrder {
@@ -55,7 +59,7 @@ pub fn update(
             return begin(service, UpdateState::RollbackStarted, "rollback in progress", now_ms, plan);
         }
         _ if progress.outdated.is_empty() => return,
-        _ => return begin(service, UpdateState::Updating, "update in progress", now_ms, plan),
+        _ => return begin(service, UpdateState::Updating, IN_PROGRESS, now_ms, plan),
     }
     if progress.too_many_failures(&config) && fail(view, service, &config, &progress, now_ms, plan) {
         return;
@@ -69,12 +73,20 @@ pub fn update(
         }
         return;
     }
+    // Those that run go on until what the new ones depend on is there; those that wait lose nothing.
+    let held = prerequisites::unmet(view, service, service.revision);
+    let message = held.as_deref().unwrap_or(IN_PROGRESS);
+    if status.state() == UpdateState::Updating && status.message != message {
+        say(service, message, plan);
+    }
+    let may = |s: &&&Slot| held.is_none() || s.newest().is_some_and(|t| task::waiting(t));
+    let outdated: Vec<&Slot> = progress.outdated.iter().filter(may).copied().collect();
     let parallelism = if config.parallelism == 0 { usize::MAX } else { config.parallelism as usize };
     let free = parallelism.saturating_sub(progress.busy).min(crate::orchestrator::CREATE_LIMIT);
-    for slot in progress.outdated.iter().take(free) {
+    for slot in outdated.iter().take(free) {
         replace(view, service, slot, config.order(), now_ms, rng, plan);
     }
-    plan.more |= free < progress.outdated.len() && free == crate::orchestrator::CREATE_LIMIT;
+    plan.more |= free < outdated.len() && free == crate::orchestrator::CREATE_LIMIT;
 }
 
 /// Puts a task of the current revision into a slot.
@@ -116,6 +128,12 @@ fn begin(service: &v1::Service, state: UpdateState, message: &str, now_ms: i64, 
         message: message.to_owned(),
         revision: service.revision,
     });
+    plan.changes.push(put(service));
+}
+
+fn say(service: &v1::Service, message: &str, plan: &mut Plan) {
+    let mut service = service.clone();
+    service.update_status.get_or_insert_default().message = message.to_owned();
     plan.changes.push(put(service));
 }
 

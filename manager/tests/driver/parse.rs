@@ -188,6 +188,11 @@ pub fn service(view: &StoreView, words: &Words, now_ms: i64) -> Result<Vec<v1::C
         let iteration = service.job_status.map_or(0, |job| job.iteration + 1);
         service.job_status = Some(v1::JobStatus { iteration, last_execution_ms: now_ms });
     }
+    let after: Vec<_> =
+        words.all("after").filter(|a| *a != "none").map(prerequisite).collect::<Result<_>>()?;
+    if words.get("after").is_some() {
+        spec.depends_on = Some(v1::Prerequisites { all: after });
+    }
     if let Some(policy) = words.get("data") {
         let policy = format!("DATA_PLACEMENT_{}", policy.to_uppercase());
         spec.data_placement = Some(v1::DataPlacement::from_str_name(&policy).ok_or("data")?.into());
@@ -206,6 +211,14 @@ pub fn service(view: &StoreView, words: &Words, now_ms: i64) -> Result<Vec<v1::C
     service.previous_spec = service.spec.replace(spec);
     changes.push(put(service));
     Ok(changes)
+}
+
+/// after=db:healthy
+fn prerequisite(text: &str) -> Result<v1::Prerequisite> {
+    let (service, condition) = text.split_once(':').ok_or("after=SERVICE:CONDITION")?;
+    let condition = format!("PREREQUISITE_CONDITION_{}", condition.to_uppercase());
+    let condition = v1::PrerequisiteCondition::from_str_name(&condition).ok_or("condition")?.into();
+    Ok(v1::Prerequisite { service: service.to_owned(), condition, optional: false })
 }
 
 /// generic=apple:4 for an amount, generic=gpu:one for a named unit.

@@ -2,10 +2,10 @@
 //! send a specification back; so what is absent is not asked to change.
 
 use serde_json::{Value, json};
-use skep_proto::v1::{DataPlacement, Homes, ServiceSpec};
+use skep_proto::v1::{DataPlacement, Homes, Prerequisite, PrerequisiteCondition, Prerequisites, ServiceSpec};
 
 use crate::convert::names::Named;
-use crate::error::ApiResult;
+use crate::error::{ApiError, ApiResult};
 use crate::fields::Fields;
 
 /// Takes them out of a request.
@@ -14,7 +14,22 @@ pub fn read(f: &mut Fields, spec: &mut ServiceSpec) -> ApiResult<()> {
     let path = f.path("DataPlacement");
     spec.data_placement =
         f.opt_string("DataPlacement")?.map(|w| DataPlacement::read(&path, &w)).transpose()?.map(|p| p as i32);
+    if let Some(list) = f.opt_objects("DependsOn")? {
+        let all = list.into_iter().map(prerequisite).collect::<ApiResult<_>>()?;
+        spec.depends_on = Some(Prerequisites { all });
+    }
     Ok(())
+}
+
+fn prerequisite(mut f: Fields) -> ApiResult<Prerequisite> {
+    let service = f.string("Service")?;
+    if service.is_empty() {
+        return Err(ApiError::bad_request(format!("{} is missing: name a service", f.path("Service"))));
+    }
+    let condition = PrerequisiteCondition::read(&f.path("Condition"), &f.string("Condition")?)? as i32;
+    let optional = f.bool("Optional")?;
+    f.refuse_rest(&[])?;
+    Ok(Prerequisite { service, condition, optional })
 }
 
 /// Adds them to a specification that is shown.
@@ -24,6 +39,17 @@ pub fn write(s: &ServiceSpec, out: &mut Value) {
     }
     if let Some(placement) = s.data_placement {
         out["DataPlacement"] = DataPlacement::word(placement).into();
+    }
+    if let Some(d) = s.depends_on.as_ref().filter(|d| !d.all.is_empty()) {
+        let one = |p: &Prerequisite| {
+            let mut shown =
+                json!({ "Service": p.service, "Condition": PrerequisiteCondition::word(p.condition) });
+            if p.optional {
+                shown["Optional"] = true.into();
+            }
+            shown
+        };
+        out["DependsOn"] = d.all.iter().map(one).collect();
     }
 }
 

@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::Value;
 
 use super::objects::{self, CONTENT, Files};
-use super::{FileFlags, IMAGE, NAMESPACE, all, scope, service, supported};
+use super::{FileFlags, IMAGE, NAMESPACE, all, prerequisites, scope, service, supported};
 use crate::client::api::{Api, Query, encode};
 use crate::client::output::{say, text};
 use crate::client::{is_not_found, progress, service_extras, service_image, services};
@@ -64,6 +64,7 @@ async fn deploy(api: &Api, flags: &DeployFlags) -> Result<()> {
     for (key, node) in declared {
         service::spec(stack, root, &key.text, node, &Files::new())?;
     }
+    let ordered = prerequisites::in_order(declared)?;
     let (secrets, configs) =
         (objects::files(stack, root, "secrets")?, objects::files(stack, root, "configs")?);
     let info = api.get("/info", &Query::new()).await?;
@@ -90,7 +91,7 @@ async fn deploy(api: &Api, flags: &DeployFlags) -> Result<()> {
         }
     }
     let mut ids = Vec::new();
-    for (key, node) in declared {
+    for (key, node) in ordered {
         let spec = service::spec(stack, root, &key.text, node, &files)?;
         ids.push(put_service(api, flags, spec).await?);
     }

@@ -6,6 +6,7 @@ mod deploy;
 mod extras;
 mod mounts;
 mod objects;
+mod prerequisites;
 mod remove;
 mod service;
 mod supported;

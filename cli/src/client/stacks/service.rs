@@ -4,7 +4,7 @@ use anyhow::Result;
 use serde_json::{Map, Value, json};
 
 use super::objects::{self, Files};
-use super::{IMAGE, extras, mounts, scope, stack_labels};
+use super::{IMAGE, extras, mounts, prerequisites, scope, stack_labels};
 use crate::client::create_body::without_empty;
 use crate::compose::{Node, Problem, units};
 
@@ -107,6 +107,7 @@ pub fn spec(stack: &str, root: &Node, name: &str, service: &Node, files: &Files)
         task["Placement"]["MaxReplicas"] = most.into();
     }
     extras::add(name, service, &mut spec)?;
+    prerequisites::add(stack, service, &mut spec);
     task["ContainerSpec"] = container;
     spec["TaskTemplate"] = task;
     spec["Mode"] = mode(name, deploy)?;

@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 
-use crate::compose::{Node, Problem};
+use crate::compose::{Key, Node, Problem};
 
 /// Keys of a service that are ignored, with a warning that names them.
 const IGNORED: &[&str] = &[
@@ -23,7 +23,6 @@ const IGNORED: &[&str] = &[
     "cpu_shares",
     "cpus",
     "cpuset",
-    "depends_on",
     "develop",
     "device_cgroup_rules",
     "devices",
@@ -94,6 +93,10 @@ pub fn warn(root: &Node) {
         ignored.extend(IGNORED.iter().filter(|k| service.get(k).is_some()).map(|k| (*k).to_owned()));
         let parts = IGNORED_PARTS.iter().filter(|path| service.path(path).is_some());
         ignored.extend(parts.map(|path| path.join(".")));
+        let restart = |(_, d): &(Key, Node)| d.get("restart").is_some();
+        if service.get("depends_on").map(Node::entries).unwrap_or_default().iter().any(restart) {
+            ignored.push("depends_on.restart".to_owned());
+        }
         for (_, network) in service.get("networks").map(Node::entries).unwrap_or_default() {
             let of = IGNORED_OF_NETWORKS.iter().filter(|k| network.get(k).is_some());
             ignored.extend(of.map(|k| format!("networks.{k}")));
