@@ -62,7 +62,10 @@ impl Registry {
         std::fs::write(&path, config)?;
         let log = std::fs::File::create(dir.join("log"))?;
         let mut command = host.command("sh")?;
-        command.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]).arg(dir.join("pid")).arg(binary()?);
+        command
+            .args(["-c", "echo $$ > \"$0\" && exec \"$@\""])
+            .arg(dir.join("pid"))
+            .arg(unpacked("docker-registry")?);
         command.arg("serve").arg(&path).env("OTEL_TRACES_EXPORTER", "none");
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child = command.spawn().context("start docker-registry")?;
@@ -96,21 +99,21 @@ impl Drop for Registry {
     }
 }
 
-/// Where `cargo xtask test` unpacks it, or wherever it is installed.
-fn binary() -> Result<PathBuf> {
+/// Where `cargo xtask test` unpacks a package's program, or wherever it is installed.
+pub fn unpacked(name: &str) -> Result<PathBuf> {
     let mut dir = std::env::current_exe()?;
     while dir.pop() {
-        let unpacked = dir.join("tools/usr/bin/docker-registry");
+        let unpacked = dir.join("tools/usr/bin").join(name);
         if unpacked.exists() {
             return Ok(unpacked);
         }
     }
-    let installed = Path::new("/usr/bin/docker-registry");
+    let installed = Path::new("/usr/bin").join(name);
     if installed.exists() {
-        return Ok(installed.into());
+        return Ok(installed);
     }
     bail!(
-        "docker-registry is not there: run `cargo xtask test` once, which unpacks it, or install Debian's package of that name"
+        "{name} is not there: run `cargo xtask test` once, which unpacks it, or install Debian's package of that name"
     )
 }
 

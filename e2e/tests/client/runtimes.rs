@@ -13,6 +13,72 @@ use crate::{busybox, docker, skep};
 const LONG: Duration = Duration::from_secs(60);
 const RUNTIMES: [&str; 2] = ["runc", "crun"];
 
+/// gVisor, as Debian has it: without KVM, and in the network namespace as it is, since that version takes the one it
+/// is given for the host's on newer kernels.
+#[test]
+fn gvisor_makes_containers() -> Result<()> {
+    let init = std::path::PathBuf::from(env!("CARGO_BIN_EXE_skep-lab-init"));
+    let name = format!("gv{}", std::process::id() % 10_000);
+    let lab = Lab::bare(LabOptions { name, hosts: 1, skep: init.with_file_name("skep"), init })?;
+    let host = lab.host(1);
+    let path = skep_e2e::registry::unpacked("runsc")?;
+    let config = format!(
+        "[runtimes.runsc]\npath = {path:?}\nruntimeArgs = [\"--platform=ptrace\", \"--ignore-cgroups\", \"--network=host\"]\n"
+    );
+    std::fs::write(host.dir.join("daemon.toml"), config)?;
+    host.start_daemon()?;
+    busybox(host)?;
+    let b = "/bin/busybox";
+    let out = docker(
+        host,
+        &["run", "--rm", "--runtime", "runsc", "busybox", "sh", "-c", "/bin/busybox dmesg; exit 7"],
+    )?;
+    ensure!(out.code == Some(7) && out.stdout.contains("Starting gVisor"), "{out:?}");
+    let script = "/bin/busybox httpd -p 80 -h /bin; echo started; exec /bin/busybox sleep 100000";
+    host.docker(&[
+        "run",
+        "-d",
+        "--name",
+        "up",
+        "--runtime",
+        "runsc",
+        "-p",
+        "8100:80",
+        "busybox",
+        "sh",
+        "-c",
+        script,
+    ])?;
+    let answers = || -> Result<()> {
+        for addr in ["127.0.0.1", "[::1]"] {
+            let url = format!("http://{addr}:8100/busybox");
+            eventually("its port answers", LONG, || {
+                host.exec(&["curl", "-sS", "-f", "-o", "/dev/null", &url]).map(drop)
+            })?;
+        }
+        Ok(())
+    };
+    answers()?;
+    let out = docker(host, &["exec", "-u", "7", "up", "sh", "-c", "/bin/busybox id -u; exit 4"])?;
+    ensure!((out.code, &*out.stdout) == (Some(4), "7\n"), "{out:?}");
+    host.docker(&["pause", "up"])?;
+    host.docker(&["unpause", "up"])?;
+    host.stop_daemon("-KILL")?;
+    host.start_daemon()?;
+    answers()?;
+    ensure!(host.docker(&["logs", "up"])? == "started\n");
+    host.docker(&["stop", "-t", "1", "up"])?;
+    let code = host.docker(&["inspect", "-f", "{{.State.ExitCode}}", "up"])?;
+    ensure!(["137", "143"].contains(&code.trim()), "{code}");
+    host.docker(&["start", "up"])?;
+    host.docker(&["exec", "up", b, "true"])?;
+    host.docker(&["rm", "-f", "up"])?;
+    // Nothing was left to wait for, in vain, or to be said.
+    let log = std::fs::read_to_string(host.log())?;
+    ensure!(!log.contains("have the runtime forget"), "{log}");
+    lab.down()
+}
+
 /// A host whose daemon knows both by name.
 fn prepared() -> Result<Lab> {
     let init = std::path::PathBuf::from(env!("CARGO_BIN_EXE_skep-lab-init"));

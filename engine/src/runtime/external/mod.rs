@@ -139,13 +139,13 @@ impl External {
     /// Ends a container that nobody is to have, and takes the exit status of all its processes.
     pub fn discard(&mut self, pid: Pid) {
         let _ = self.program.delete();
-        orphans::wait_for(pid);
+        let _ = orphans::wait_for(pid);
         self.ground = None;
     }
 
     /// Has the runtime forget a container that has ended, and takes away what was mounted for it.
     pub fn delete(&mut self) -> Result<(), Error> {
-        let deleted = self.program.delete();
+        let deleted = self.program.delete_with_the_rest();
         self.ground = None;
         deleted
     }

@@ -42,11 +42,13 @@ impl Orphans {
     }
 }
 
-/// Takes the exit status of one child after the other, until `pid` has ended.
-pub fn wait_for(pid: Pid) {
+/// Takes the exit status of one child after the other, until `pid` has ended; its exit code. None: it is no child any
+/// more.
+pub fn wait_for(pid: Pid) -> Option<i32> {
     while let Ok(Some(ended)) = take(Whose::Any, 0) {
         if ended.pid == pid {
-            return;
+            return Some(ended.code);
         }
     }
+    None
 }

@@ -2,13 +2,16 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+
+use nix::unistd::Pid;
 
 use super::super::command::DEFAULT_PATH;
 use super::super::error::{Context, Error};
 use super::super::process;
+use super::orphans;
 use crate::runtimes::ExternalRuntime;
 
 /// Where the runtime keeps its state of this container, in the bundle: it goes with it.
@@ -71,6 +74,22 @@ impl Program {
     /// Has it forget the container, whatever there is of it.
     pub fn delete(&self) -> Result<(), Error> {
         self.tell("delete", &["--force"])
+    }
+
+    /// The same of a container whose own end has been seen. What else the runtime left to us (gVisor's file server,
+    /// for one) it waits for, and so its exit status is taken meanwhile.
+    #[expect(clippy::zombie_processes, reason = "waited for among the others")]
+    pub fn delete_with_the_rest(&self) -> Result<(), Error> {
+        let log = self.bundle.join(LOG);
+        forget(&log)?;
+        let mut command = self.command(&log, "delete");
+        command.arg("--force").arg(&self.id);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = command.spawn().on("run", self.path.display())?;
+        match orphans::wait_for(Pid::from_raw(child.id() as i32)) {
+            Some(0) => Ok(()),
+            code => Err(self.failure("delete", &log, ExitStatus::from_raw(code.unwrap_or(255) << 8))),
+        }
     }
 
     fn call(
