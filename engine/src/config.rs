@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::health::{Health, HealthConfig};
+use crate::lsm::{Confined, SecurityLabels};
 use crate::mount::MountConfig;
 use crate::network::{BoundPort, Endpoint};
 
@@ -374,6 +375,9 @@ pub struct ContainerConfig {
     pub no_new_privileges: bool,
     /// Seccomp filter.
     pub seccomp: Seccomp,
+    /// Profile and labels of security modules.
+    #[serde(default)]
+    pub security: SecurityLabels,
     /// PID namespace.
     pub pid_mode: PidMode,
     /// IPC namespace.
@@ -512,4 +516,7 @@ pub struct Container {
     pub id_maps: Option<crate::userns::IdMaps>,
     /// Path of the log file, empty for driver `none`.
     pub log_path: std::path::PathBuf,
+    /// Profile and labels of its last start.
+    #[serde(default)]
+    pub confined: Confined,
 }

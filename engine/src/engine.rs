@@ -98,6 +98,9 @@ impl Engine {
         make_dir(&options.exec_root.join("containers"), 0o700)?;
         crate::container::memory_files::sweep(&options.exec_root.join("containers"))?;
         root.sweep(&root.temporary(), "what was half-made", |_| false)?;
+        if let Some(trouble) = crate::lsm::apparmor::trouble() {
+            tracing::warn!("containers run unconfined by AppArmor: {trouble}");
+        }
         if let Some(ids) = &options.userns {
             crate::container::try_id_maps(ids, &root)?;
         }

@@ -22,6 +22,7 @@ mod image;
 mod log_config;
 mod log_entry;
 mod logs;
+pub mod lsm;
 mod metadata;
 mod metrics;
 mod mount;

@@ -41,7 +41,10 @@ pub const BENCH: &[(&str, &str)] = &[
 ];
 
 /// What the tests need of packages that would start a service where they are installed: only unpacked.
-pub const UNPACKED: &[&str] = &["docker-registry"];
+pub const UNPACKED: &[&str] = &["docker-registry", "runsc"];
+
+/// What goes into the virtual machine, and would be started here.
+pub const VM_UNPACKED: &[&str] = &["apparmor"];
 
 /// Unpacks packages into `target/tools`, unless they are there.
 pub fn unpack(wanted: &[&str]) -> Result<()> {

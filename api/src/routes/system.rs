@@ -89,7 +89,12 @@ async fn version(State(s): State<ApiState>) -> Response {
 async fn info(State(s): State<ApiState>) -> Response {
     let (info, host) = (s.info(), s.engine().info());
     let (swarm, mut warnings) = swarm_info(&s).await;
-    let mut security = vec!["name=seccomp,profile=builtin"];
+    let mut security: Vec<&str> =
+        skep_engine::lsm::apparmor::is_enabled().then_some("name=apparmor").into_iter().collect();
+    security.push("name=seccomp,profile=builtin");
+    security.extend(skep_engine::lsm::selinux::is_enabled().then_some("name=selinux"));
+    let trouble = tokio::task::spawn_blocking(skep_engine::lsm::apparmor::trouble).await.ok().flatten();
+    warnings.extend(trouble.map(|t| format!("WARNING: containers run unconfined by AppArmor: {t}")));
     security.extend(s.engine().userns().map(|_| "name=userns"));
     security.push("name=cgroupns");
     let devices = s.engine().cdi_devices();

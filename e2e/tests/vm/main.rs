@@ -1,9 +1,11 @@
 //! What needs a kernel with cgroups v2 and WireGuard. `cargo xtask vm` runs it in a virtual machine that
 //! has one; anywhere else it fails.
 
+mod apparmor;
 mod devices;
 mod groups;
 mod limits;
+mod nfs;
 mod runtimes;
 mod swarm;
 

@@ -121,6 +121,7 @@ impl Engine {
             health: None,
             id_maps: None,
             log_path,
+            confined: Default::default(),
             config,
         };
         let record = Record { container, plan, chain_ids: image.chain_ids, stopped_by_user: false };

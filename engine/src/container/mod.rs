@@ -4,6 +4,7 @@ mod adopt;
 mod attach;
 mod changes;
 mod commit;
+mod confine;
 mod connect;
 mod copy;
 mod create;

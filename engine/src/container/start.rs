@@ -15,6 +15,7 @@ use crate::engine::Engine;
 use crate::error::{Error, blocking};
 use crate::events::now_ns;
 use crate::log_config::LogSubject;
+use crate::lsm::Confined;
 use crate::mount::MountConfig;
 use crate::network::{Attachment, Userns};
 use crate::shim::Shim;
@@ -136,6 +137,7 @@ impl Engine {
         let c = slot.container();
         let _turn = self.turn_to_start().await;
         let mounts = self.mount_volumes(&c, &slot.id).await?;
+        let confined = self.confine(slot, &mounts).await?;
         let (pid, (ipc, shm)) = (self.pid_namespace(&c)?, self.ipc_namespace(&c)?);
         let wired = Wired { pid, ipc, shm, ..self.wire(slot, &c).await? };
         let bundle = self.bundle(&slot.id);
@@ -157,7 +159,7 @@ impl Engine {
                     mounts.extend(files.mounts.iter().cloned());
                     mounts.sort_by_key(|m| m.target.components().count());
                 }
-                Ok((engine.spec(&slot, &c, wired, mounts)?, files))
+                Ok((engine.spec(&slot, &c, wired, mounts, confined)?, files))
             })
             .await?
         };
@@ -264,6 +266,7 @@ impl Engine {
         c: &Container,
         wired: Wired,
         mounts: Vec<MountConfig>,
+        confined: Confined,
     ) -> Result<ShimSpec, Error> {
         let layout = Layout { dir: self.root().container(&slot.id) };
         let rootfs = self.rootfs(slot).0;
@@ -306,6 +309,7 @@ impl Engine {
             cap_drop: g.cap_drop.clone(),
             privileged: g.privileged,
             no_new_privileges: g.no_new_privileges,
+            confined,
             seccomp: g.seccomp.clone(),
             cgroup: self.cgroup_path(c),
             pid: wired.pid,

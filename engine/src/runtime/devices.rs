@@ -292,11 +292,12 @@ pub fn is_null(fd: &OwnedFd) -> io::Result<bool> {
 
 /// A /dev of its own with its nodes, detached, for a container whose root may make none: everything in it is that root's
 /// but what has another owner.
-pub fn tree(nodes: &[HostDevice], maps: &IdMaps) -> Result<OwnedFd, Error> {
+pub fn tree(nodes: &[HostDevice], maps: &IdMaps, label: &str) -> Result<OwnedFd, Error> {
     let (uid, gid) = maps.root();
     let (uid, gid) = (uid.to_string(), gid.to_string());
     let options = [&mounts::DEV[..], &[("uid", &*uid), ("gid", &*gid)]].concat();
-    let tree = mounts::kernel_tree("tmpfs", mount_api::NOSUID, &options)?;
+    let tree =
+        mounts::kernel_tree("tmpfs", mount_api::NOSUID, &[&options[..], &mounts::context(label)].concat())?;
     let before = nix::sys::stat::umask(Mode::empty());
     let root = Root::from(tree.try_clone().on("copy", "/dev")?);
     let filled = fill(&root, "/", nodes, Some(maps));

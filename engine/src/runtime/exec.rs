@@ -19,6 +19,7 @@ use nix::unistd::Pid;
 use super::capabilities::Capabilities;
 use super::clone::{Side, clone3};
 use super::command::Command;
+use super::confinement::Confinement;
 use super::error::{Context, Error};
 use super::external::{Asked, Left};
 use super::gate::{Gate, Message};
@@ -204,11 +205,18 @@ fn run(plan: &Plan<'_>, pipes: Option<Pipes>, gate: &Gate) -> Result<Infallible,
         userns::own_stdio(pipes.as_ref(), maps)?;
         namespaces |= CloneFlags::CLONE_NEWUSER;
     }
+    let confinement = Confinement::prepare(&spec.confined)?;
     setns(&plan.container.pidfd, namespaces).on("enter", "namespaces of container")?;
     if spec.id_maps.is_some() {
         userns::become_root()?;
     }
-    let kept: Vec<BorrowedFd<'_>> = pipes.iter().flatten().map(AsFd::as_fd).chain([gate.as_fd()]).collect();
+    let kept: Vec<BorrowedFd<'_>> = pipes
+        .iter()
+        .flatten()
+        .map(AsFd::as_fd)
+        .chain([gate.as_fd()])
+        .chain(confinement.as_ref().map(AsFd::as_fd))
+        .collect();
     descriptors::close_all_but(&kept)?;
     keyring::leave_hosts()?;
     let root = Root::current().on("open", "/")?;
@@ -224,6 +232,9 @@ fn run(plan: &Plan<'_>, pipes: Option<Pipes>, gate: &Gate) -> Result<Infallible,
     drop(root);
     process::become_user(&user, plan.capabilities)?;
     let command = Command::find(spec, &user)?;
+    if let Some(to) = &confinement {
+        to.at_exec()?;
+    }
     process::confine(spec, plan.filter.as_ref(), &user, plan.capabilities)?;
     command.execute()
 }

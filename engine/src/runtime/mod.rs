@@ -23,6 +23,7 @@ pub mod sysctls;
 
 mod clone;
 mod command;
+mod confinement;
 pub(crate) mod descriptors;
 mod devices;
 mod gate;

@@ -107,13 +107,14 @@ impl FromHost {
     /// Mounts the kernel's file systems, and a /dev that is made already.
     pub fn attach_kernel(&self, root: &Root, spec: &ShimSpec, dev: Option<&OwnedFd>) -> Result<(), Error> {
         let protect = if spec.privileged { 0 } else { RDONLY };
+        let label = context(&spec.confined.mount_label);
         kernel(root, "proc", "/proc", STRICT, &[])?;
         match dev {
             Some(tree) => mount_api::attach(tree, directory(root, "/dev")?).on("mount", "/dev")?,
-            None => kernel(root, "tmpfs", "/dev", NOSUID, &DEV)?,
+            None => kernel(root, "tmpfs", "/dev", NOSUID, &[&DEV[..], &label].concat())?,
         }
         let pts = [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
-        kernel(root, "devpts", "/dev/pts", NOSUID | NOEXEC, &pts)?;
+        kernel(root, "devpts", "/dev/pts", NOSUID | NOEXEC, &[&pts[..], &label].concat())?;
         match (&spec.shm, &self.shm) {
             (Shm::None, _) => {}
             (_, Some(tree)) => {
@@ -122,15 +123,16 @@ impl FromHost {
             }
             (_, None) => {
                 let size = shm_size(spec);
-                kernel(root, "tmpfs", "/dev/shm", STRICT, &[("mode", "1777"), ("size", &size)])?;
+                let options = [&[("mode", "1777"), ("size", &*size)][..], &label].concat();
+                kernel(root, "tmpfs", "/dev/shm", STRICT, &options)?;
             }
         }
-        kernel(root, "mqueue", "/dev/mqueue", STRICT, &[])?;
+        kernel(root, "mqueue", "/dev/mqueue", STRICT, &label)?;
         kernel(root, "sysfs", "/sys", STRICT | protect, &[])?;
         if super::cgroup::version() == 2 || self.cgroups.is_empty() {
             return kernel(root, "cgroup2", "/sys/fs/cgroup", STRICT | protect, &[]);
         }
-        let top = kernel_tree("tmpfs", STRICT, &[("mode", "755")])?;
+        let top = kernel_tree("tmpfs", STRICT, &[&[("mode", "755")][..], &label].concat())?;
         let place = directory(root, "/sys/fs/cgroup")?;
         mount_api::attach(&top, &place).on("mount", "/sys/fs/cgroup")?;
         for (tree, name) in &self.cgroups {
@@ -142,7 +144,7 @@ impl FromHost {
     }
 
     /// Mounts the host's files, then volumes and tmpfs over whatever is there.
-    pub fn attach_volumes(&self, root: &Root) -> Result<(), Error> {
+    pub fn attach_volumes(&self, root: &Root, label: &str) -> Result<(), Error> {
         for (tree, target) in &self.files {
             let place = root.file(target).on("make mount point", target.display())?;
             mount_api::attach(tree, place).on("mount", target.display())?;
@@ -152,7 +154,7 @@ impl FromHost {
             let (tree, is_directory) = match (tree, &config.kind) {
                 (Some(tree), _) => (tree, is_directory(tree).on("examine", &target)?),
                 (None, MountKind::Tmpfs { size, mode, options }) => {
-                    (&tmpfs(*size, *mode, options, config.read_only)?, true)
+                    (&tmpfs(*size, *mode, options, config.read_only, label)?, true)
                 }
                 (None, MountKind::Bind { .. } | MountKind::Volume { .. } | MountKind::Image { .. }) => {
                     continue;
@@ -209,6 +211,11 @@ fn refuse_in_proc(root: &Root, place: &OwnedFd, tree: &OwnedFd, target: &Path) -
     }
 }
 
+/// The option that gives all files of a file system an SELinux label, where there is one.
+pub fn context(label: &str) -> Vec<(&str, &str)> {
+    if label.is_empty() { Vec::new() } else { vec![("context", label)] }
+}
+
 /// Bytes of /dev/shm.
 pub fn shm_size(spec: &ShimSpec) -> String {
     if spec.shm_size == 0 { DEFAULT_SHM } else { spec.shm_size }.to_string()
@@ -219,6 +226,7 @@ pub fn share_memory(spec: &ShimSpec) -> Result<(), Error> {
     let (uid, gid) = spec.id_maps.as_ref().map_or((0, 0), IdMaps::root);
     let (uid, gid, size) = (uid.to_string(), gid.to_string(), shm_size(spec));
     let options = [("mode", "1777"), ("size", &*size), ("uid", &*uid), ("gid", &*gid)];
+    let options = [&options[..], &context(&spec.confined.mount_label)].concat();
     let tree = kernel_tree("tmpfs", STRICT, &options)?;
     std::fs::create_dir_all(SHM_DIRECTORY).on("make", SHM_DIRECTORY)?;
     let place = OwnedFd::from(std::fs::File::open(SHM_DIRECTORY).on("open", SHM_DIRECTORY)?);
@@ -327,12 +335,14 @@ fn tmpfs(
     mode: Option<u32>,
     options: &TmpfsOptions,
     read_only: bool,
+    label: &str,
 ) -> Result<OwnedFd, Error> {
     let mode = format!("{:o}", mode.unwrap_or(0o1777));
     let size = size.filter(|s| *s > 0).map(|s| s.to_string());
     let mut given = vec![("mode", mode.as_str())];
     given.extend(size.as_deref().map(|s| ("size", s)));
     given.extend(options.more.iter().map(|(k, v)| (k.as_str(), v.as_str())));
+    given.extend(context(label));
     let mut attributes = if read_only { RDONLY } else { 0 };
     for (allowed, attribute) in [(options.exec, NOEXEC), (options.suid, NOSUID), (options.dev, NODEV)] {
         attributes |= if allowed { 0 } else { attribute };

@@ -10,6 +10,7 @@ use nix::sys::stat::{Mode, umask};
 use super::capabilities::{self, Capabilities};
 use super::cgroup::Cgroup;
 use super::command::Command;
+use super::confinement::Confinement;
 use super::error::{Context, Error};
 use super::gate::{Gate, Message};
 use super::mounts::FromHost;
@@ -56,6 +57,7 @@ pub struct Outside {
     nodes: Vec<devices::HostDevice>,
     /// /dev with its nodes, where the container's root may make none.
     dev: Option<OwnedFd>,
+    confinement: Option<Confinement>,
 }
 
 /// Sets everything up, waits to be started, and becomes the command. Returns only failures, except
@@ -117,11 +119,13 @@ fn gather_trees(plan: &Plan<'_>) -> Result<Outside, Error> {
     let scratch = open_scratch(plan)?;
     from_host.collect_shm(&spec.shm)?;
     let nodes = devices::nodes(spec, &plan.devices);
-    let dev = spec.id_maps.as_ref().map(|maps| devices::tree(&nodes, maps)).transpose()?;
+    let label = spec.confined.mount_label.as_str();
+    let dev = spec.id_maps.as_ref().map(|maps| devices::tree(&nodes, maps, label)).transpose()?;
     let mapped = plan.userns.zip(spec.id_maps.as_ref());
     from_host.collect_images(&scratch, mapped)?;
-    let tree = rootfs::prepare(&spec.rootfs, &scratch, mapped)?;
-    Ok(Outside { from_host, tree, nodes, dev })
+    let tree = rootfs::prepare(&spec.rootfs, &scratch, mapped, label)?;
+    let confinement = Confinement::prepare(&spec.confined)?;
+    Ok(Outside { from_host, tree, nodes, dev, confinement })
 }
 
 fn open_scratch(plan: &Plan<'_>) -> Result<OwnedFd, Error> {
@@ -131,12 +135,13 @@ fn open_scratch(plan: &Plan<'_>) -> Result<OwnedFd, Error> {
 /// The rest, with what the container itself may do.
 pub fn inside(
     plan: &Plan<'_>,
-    outside: Outside,
+    mut outside: Outside,
     scratch: &OwnedFd,
     pipes: Option<Pipes>,
     gate: &Gate,
 ) -> Result<Infallible, Error> {
     let spec = plan.spec;
+    let confinement = outside.confinement.take();
     let (root, null) = build_root(plan, outside, scratch, gate)?;
     let slave = match spec.tty {
         true => Some(open_terminal(&root, gate)?),
@@ -160,7 +165,7 @@ pub fn inside(
     let command = Command::find(spec, &user)?;
     gate.send(&Message::Ready, None)?;
     match gate.receive()? {
-        Some((Message::Start, _)) => execute(plan, &user, &command),
+        Some((Message::Start, _)) => execute(plan, &user, &command, confinement),
         _ => Err(Error::Refused("the shim is gone".into())),
     }
 }
@@ -173,7 +178,7 @@ fn build_root(
     gate: &Gate,
 ) -> Result<(Root, OwnedFd), Error> {
     let spec = plan.spec;
-    let Outside { from_host, tree, nodes, dev } = outside;
+    let Outside { from_host, tree, nodes, dev, .. } = outside;
     if spec.cgroupns == Namespace::New {
         namespaces::unshare_cgroup()?;
     }
@@ -189,7 +194,7 @@ fn build_root(
     let null = devices::null(&root)?;
     umask(Mode::from_bits_truncate(0o022));
     rootfs::mark(&root)?;
-    from_host.attach_volumes(&root)?;
+    from_host.attach_volumes(&root, &spec.confined.mount_label)?;
     if hooks::any(spec, &[Stage::Prestart, Stage::CreateRuntime]) {
         gate.send(&Message::Mounted, None)?;
         match gate.receive()? {
@@ -280,13 +285,24 @@ pub(super) fn become_user(user: &User, capabilities: Capabilities) -> Result<(),
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).on("set", "parent death signal")
 }
 
-fn execute(plan: &Plan<'_>, user: &User, command: &Command) -> Result<Infallible, Error> {
+fn execute(
+    plan: &Plan<'_>,
+    user: &User,
+    command: &Command,
+    confinement: Option<Confinement>,
+) -> Result<Infallible, Error> {
+    if let Some(to) = &confinement {
+        to.at_exec()?;
+    }
     confine(plan.spec, plan.filter.as_ref(), user, plan.capabilities)?;
     hooks::run(plan.spec, &[Stage::StartContainer], "created", own_pid(), plan.bundle)?;
     if plan.spec.init {
         // SAFETY: this process has never had a second thread.
         match unsafe { reaper::split(plan.spec.tty) }? {
             Role::Reaper(child) => {
+                if let Some(to) = &confinement {
+                    to.now()?;
+                }
                 // It stays, and what it holds of the host may not. Without the gate the shim sees the command
                 // being executed.
                 descriptors::close_all_but(&[])?;

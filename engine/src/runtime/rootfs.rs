@@ -24,10 +24,15 @@ const MAX_VALUE: usize = 255;
 pub type Mapped<'a> = (&'a OwnedFd, &'a IdMaps);
 
 /// Mounts it without attaching it anywhere; with the IDs that its files have in a user namespace, where one is given
-/// and this mount namespace is cut off from the host's.
-pub fn prepare(rootfs: &Rootfs, scratch: &OwnedFd, ids: Option<Mapped<'_>>) -> Result<OwnedFd, Error> {
+/// and this mount namespace is cut off from the host's. `label` = SELinux's, of all its files.
+pub fn prepare(
+    rootfs: &Rootfs,
+    scratch: &OwnedFd,
+    ids: Option<Mapped<'_>>,
+    label: &str,
+) -> Result<OwnedFd, Error> {
     if let Some(ids) = ids {
-        return id_mapped::prepare(rootfs, scratch, ids);
+        return id_mapped::prepare(rootfs, scratch, ids, label);
     }
     match rootfs {
         Rootfs::Directory(path) => {
@@ -37,7 +42,7 @@ pub fn prepare(rootfs: &Rootfs, scratch: &OwnedFd, ids: Option<Mapped<'_>>) -> R
             if lowers.is_empty() {
                 return Err(Error::Refused("the root file system has no layer".into()));
             }
-            overlay(lowers, Some((upper, work)), scratch)
+            overlay(lowers, Some((upper, work)), scratch, label)
         }
     }
 }
@@ -54,7 +59,7 @@ pub fn layers(lowers: &[PathBuf], scratch: &OwnedFd, ids: Option<Mapped<'_>>) ->
             mount_api::set_attributes(&tree, mount_api::RDONLY, false).on("protect layer", only.display())?;
             Ok(tree)
         }
-        several => overlay(several, None, scratch),
+        several => overlay(several, None, scratch, ""),
     }
 }
 
@@ -68,7 +73,12 @@ pub fn mark(root: &Root) -> Result<(), Error> {
     }
 }
 
-fn overlay(lowers: &[PathBuf], changes: Option<(&Path, &Path)>, scratch: &OwnedFd) -> Result<OwnedFd, Error> {
+fn overlay(
+    lowers: &[PathBuf],
+    changes: Option<(&Path, &Path)>,
+    scratch: &OwnedFd,
+    label: &str,
+) -> Result<OwnedFd, Error> {
     let mut held = Vec::new();
     let mut short = |path: &Path| -> Result<PathBuf, Error> {
         if path.as_os_str().as_bytes().len() <= MAX_VALUE {
@@ -82,14 +92,14 @@ fn overlay(lowers: &[PathBuf], changes: Option<(&Path, &Path)>, scratch: &OwnedF
     let context = FsContext::open("overlay").on("open file system", "overlay")?;
     if context.is_legacy() {
         // Before Linux 6.5. The context has been spoilt by the question.
-        return classic_overlay(lowers, changes, scratch);
+        return classic_overlay(lowers, changes, scratch, label);
     }
     context.set("source", "overlay").on("set", "overlay source")?;
     for lower in lowers {
         match context.set("lowerdir+", short(lower)?) {
             // Linux 6.5 and 6.6: layers can only be given all at once.
             Err(e) if e.raw_os_error() == Some(libc::EINVAL) && lower.is_dir() => {
-                return classic_overlay(lowers, changes, scratch);
+                return classic_overlay(lowers, changes, scratch, label);
             }
             other => other.on("add overlay layer", lower.display())?,
         }
@@ -97,6 +107,9 @@ fn overlay(lowers: &[PathBuf], changes: Option<(&Path, &Path)>, scratch: &OwnedF
     if let Some((upper, work)) = changes {
         context.set("upperdir", short(upper)?).on("set overlay upper directory", upper.display())?;
         context.set("workdir", short(work)?).on("set overlay work directory", work.display())?;
+    }
+    for (key, value) in super::mounts::context(label) {
+        context.set(key, value).on("set label of overlay to", value)?;
     }
     context.mount(0).on("mount overlay on", changes.map_or(&*lowers[0], |(upper, _)| upper).display())
 }
@@ -106,6 +119,7 @@ fn classic_overlay(
     lowers: &[PathBuf],
     changes: Option<(&Path, &Path)>,
     scratch: &OwnedFd,
+    label: &str,
 ) -> Result<OwnedFd, Error> {
     let mut fds = lowers.iter().map(|l| open_directory(l)).collect::<Result<Vec<_>, _>>()?;
     let path = |fd: &OwnedFd| fd_path(fd.as_fd()).to_string_lossy().into_owned();
@@ -114,6 +128,10 @@ fn classic_overlay(
         let fd = open_directory(dir)?;
         options.push_str(&format!(",{key}={}", path(&fd)));
         fds.push(fd);
+    }
+    if !label.is_empty() {
+        // A level has commas, which end an option.
+        options.push_str(&format!(",context=\"{label}\""));
     }
     mount(
         Some("overlay"),

@@ -94,7 +94,7 @@ fn assemble(parts: &Parts, ids: Option<&IdMaps>, scratch: &Path) -> Result<View,
     }
     let tree = match parts {
         Parts::Image(lowers) => rootfs::layers(lowers, &place, mapped)?,
-        Parts::Container { rootfs, .. } => rootfs::prepare(rootfs, &place, mapped)?,
+        Parts::Container { rootfs, .. } => rootfs::prepare(rootfs, &place, mapped, "")?,
     };
     mount_api::make_private(&tree).on("make private", "root file system")?;
     mount_api::attach(&tree, &place).on("attach", "root file system")?;
@@ -102,7 +102,7 @@ fn assemble(parts: &Parts, ids: Option<&IdMaps>, scratch: &Path) -> Result<View,
     // Mount points are made as the container would make them. The thread ends with this.
     let _owner = ids.map(userns::FsRoot::of).transpose()?;
     if let Some(from_host) = from_host {
-        from_host.attach_volumes(&root)?;
+        from_host.attach_volumes(&root, "")?;
     }
     let namespace = "/proc/thread-self/ns/mnt";
     Ok(View { root, _namespace: Some(File::open(namespace).on("open", namespace)?.into()) })

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::cdi::{DeviceNode, Hook};
 use crate::config::{DeviceConfig, ResourceLimits, Seccomp, UlimitConfig};
 use crate::log_config::LogConfig;
+use crate::lsm::Confined;
 use crate::mount::MountConfig;
 use crate::runtimes::ExternalRuntime;
 use crate::userns::IdMaps;
@@ -97,6 +98,8 @@ pub struct ShimSpec {
     pub no_new_privileges: bool,
     /// Seccomp filter.
     pub seccomp: Seccomp,
+    /// Profile and labels of security modules.
+    pub confined: Confined,
     /// Cgroup below each hierarchy's root, e.g. `skep-abc123/<id>`. Made by the shim, removed after the exit.
     pub cgroup: String,
     /// Limits of that cgroup.

@@ -18,6 +18,7 @@ mount -t devpts -o gid=5,mode=620,ptmxmode=666 devpts /dev/pts
 mount -t tmpfs -o nosuid,nodev tmpfs /dev/shm
 mount -t tmpfs -o nosuid,nodev,size=80% tmpfs /tmp
 mount -t tmpfs -o nosuid,nodev tmpfs /run
+mount -t securityfs -o nosuid,nodev,noexec securityfs /sys/kernel/security
 mount -t cgroup2 -o nsdelegate,memory_recursiveprot cgroup2 /sys/fs/cgroup
 # No process is in the root group, nor in one that has others below it.
 mkdir -p /sys/fs/cgroup/init.scope

@@ -13,6 +13,8 @@ const META: &str = "linux-image-cloud-amd64";
 /// machine.
 const MODULES: &[&str] = &[
     "kernel/fs/overlayfs/",
+    "kernel/fs/nfs/",
+    "kernel/fs/nfsd/",
     "kernel/net/netfilter/",
     "kernel/net/ipv4/netfilter/",
     "kernel/net/ipv6/netfilter/",

@@ -38,6 +38,7 @@ pub fn run(args: VmArgs) -> Result<()> {
     packages::install(packages::LAB)?;
     packages::install(packages::TEST)?;
     packages::install(packages::VM)?;
+    packages::unpack(packages::VM_UNPACKED)?;
     let dir = build::target().join("vm");
     let kernel = kernel::fetch(&dir)?;
     let all = args.tests.is_empty();

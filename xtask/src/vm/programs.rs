@@ -26,8 +26,19 @@ const SERVICE: &str = "/system.slice/tests.service";
 
 /// Commands that the tests call, besides busybox; and the kernel: two of busybox's modprobe at a time, and
 /// one is done before the module is there.
-const COMMANDS: &[&str] =
-    &["ip", "bridge", "nsenter", "nft", "curl", "tcpdump", "docker", "kmod", "runc", "crun"];
+const COMMANDS: &[&str] = &[
+    "ip",
+    "bridge",
+    "nsenter",
+    "nft",
+    "curl",
+    "tcpdump",
+    "docker",
+    "kmod",
+    "runc",
+    "crun",
+    "apparmor_parser",
+];
 
 /// A test program.
 pub struct Test {
@@ -81,8 +92,10 @@ pub fn commands() -> Result<Vec<(PathBuf, String)>> {
 
 fn find(command: &str) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut dirs = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
-    dirs.find_map(|d| Some(d.join(command)).filter(|p| p.is_file()))
+    let dirs = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
+    let unpacked = build::target().join("tools/sbin");
+    dirs.chain([unpacked])
+        .find_map(|d| Some(d.join(command)).filter(|p| p.is_file()))
         .with_context(|| format!("there is no {command} on this machine"))
 }
 

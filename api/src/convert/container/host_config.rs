@@ -190,11 +190,12 @@ fn read_security(option: &str, config: &mut ContainerConfig) -> ApiResult<()> {
         ("seccomp", profile) if profile.starts_with('{') => {
             config.seccomp = Seccomp::Profile(profile.to_owned());
         }
-        // What Skep does anyhow.
-        ("apparmor", "unconfined") | ("label", "disable") => {}
+        ("apparmor", profile) if !profile.is_empty() => config.security.apparmor = Some(profile.to_owned()),
+        // Without SELinux they are taken and do nothing, as with Docker.
+        ("label", part) if config.security.selinux.take(part) => {}
         _ => {
             return Err(ApiError::bad_request(format!(
-                "invalid --security-opt {option:?}: use no-new-privileges, seccomp=unconfined or seccomp=FILE"
+                "invalid --security-opt {option:?}: use no-new-privileges, seccomp=unconfined, seccomp=FILE, apparmor=PROFILE, label=disable or label=user:, role:, type:, level: or filetype:"
             )));
         }
     }

@@ -75,7 +75,16 @@ fn what_is_asked_arrives() {
         ("/HostConfig/CpuQuota", json!(50_000)),
         ("/HostConfig/Memory", json!(64 << 20)),
         ("/HostConfig/RestartPolicy", json!({"Name": "on-failure", "MaximumRetryCount": 2})),
-        ("/HostConfig/SecurityOpt", json!(["no-new-privileges", "seccomp=unconfined"])),
+        (
+            "/HostConfig/SecurityOpt",
+            json!([
+                "no-new-privileges",
+                "seccomp=unconfined",
+                "apparmor=mine",
+                "label=type:t",
+                "label:level:s0:c1,c2"
+            ]),
+        ),
         (
             "/HostConfig/LogConfig",
             json!({"Type": "json-file", "Config": {"max-size": "10k", "max-file": "3"}}),
@@ -94,6 +103,9 @@ fn what_is_asked_arrives() {
     assert_eq!((c.resources.cpu_quota, c.resources.nano_cpus), (Some(50_000), None));
     assert_eq!(c.restart, RestartPolicy::OnFailure(2));
     assert!(c.no_new_privileges && c.seccomp == Seccomp::Unconfined);
+    let labels = &c.security.selinux;
+    assert_eq!(c.security.apparmor.as_deref(), Some("mine"));
+    assert_eq!((labels.kind.as_deref(), labels.level.as_deref()), (Some("t"), Some("s0:c1,c2")));
     assert_eq!(c.log.options["max-size"], "10k");
 }
 

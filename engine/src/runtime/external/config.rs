@@ -12,6 +12,7 @@ use super::super::mounts::shm_size;
 use super::super::user::User;
 use super::super::{cgroup, devices, paths, rlimits, seccomp};
 use super::ground::{Ground, INIT};
+use crate::lsm::Confined;
 use crate::mount::{BindOptions, MountConfig, MountKind, Propagation, TmpfsOptions};
 use crate::shim::{Namespace, NetworkNamespace, ShimSpec, Shm};
 
@@ -38,6 +39,12 @@ pub fn process(
         "capabilities": capabilities, "noNewPrivileges": spec.no_new_privileges,
         "rlimits": limits.iter().map(rlimits::Rlimit::oci).collect::<Vec<_>>(),
     });
+    let Confined { apparmor, process_label, .. } = &spec.confined;
+    for (key, value) in [("apparmorProfile", apparmor), ("selinuxLabel", process_label)] {
+        if !value.is_empty() {
+            out[key] = json!(value);
+        }
+    }
     if let Some(score) = spec.oom_score_adj {
         out["oomScoreAdj"] = score.into();
     }
@@ -178,6 +185,9 @@ pub fn linux(spec: &ShimSpec, ground: &Ground, capabilities: Capabilities) -> Re
     });
     if let Some(profile) = seccomp::oci::profile(&spec.seccomp, capabilities, spec.privileged)? {
         out["seccomp"] = profile;
+    }
+    if !spec.confined.mount_label.is_empty() {
+        out["mountLabel"] = json!(spec.confined.mount_label);
     }
     if let Some(propagation) = root_propagation(ground) {
         out["rootfsPropagation"] = propagation.into();

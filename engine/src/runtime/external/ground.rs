@@ -55,7 +55,7 @@ impl Ground {
         std::fs::create_dir_all(ROOTFS).on("make", ROOTFS)?;
         let place = OwnedFd::from(File::open(ROOTFS).on("open", ROOTFS)?);
         from_host.collect_images(&place, None)?;
-        let tree = rootfs::prepare(&spec.rootfs, &place, None)?;
+        let tree = rootfs::prepare(&spec.rootfs, &place, None, &spec.confined.mount_label)?;
         mount_api::make_private(&tree).on("make private", "root file system")?;
         mount_api::attach(&tree, &place).on("attach", "root file system")?;
         ground.place(spec, from_host)?;

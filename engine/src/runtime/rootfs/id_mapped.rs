@@ -16,10 +16,10 @@ use super::{Mapped, overlay};
 use crate::shim::Rootfs;
 
 /// As [`super::prepare`].
-pub fn prepare(rootfs: &Rootfs, scratch: &OwnedFd, ids: Mapped<'_>) -> Result<OwnedFd, Error> {
+pub fn prepare(rootfs: &Rootfs, scratch: &OwnedFd, ids: Mapped<'_>, label: &str) -> Result<OwnedFd, Error> {
     match rootfs {
         Rootfs::Directory(path) => mapped(path, ids),
-        Rootfs::Overlay { lowers, upper, work } => stack(lowers, Some((upper, work)), scratch, ids),
+        Rootfs::Overlay { lowers, upper, work } => stack(lowers, Some((upper, work)), scratch, ids, label),
     }
 }
 
@@ -32,7 +32,7 @@ pub fn layers(lowers: &[PathBuf], scratch: &OwnedFd, ids: Mapped<'_>) -> Result<
             mount_api::set_attributes(&tree, RDONLY, false).on("protect layer", only.display())?;
             Ok(tree)
         }
-        several => stack(several, None, scratch, ids),
+        several => stack(several, None, scratch, ids, ""),
     }
 }
 
@@ -53,6 +53,7 @@ fn stack(
     changes: Option<(&PathBuf, &PathBuf)>,
     scratch: &OwnedFd,
     ids: Mapped<'_>,
+    label: &str,
 ) -> Result<OwnedFd, Error> {
     let mut layers = lowers.iter().map(|l| mapped(l, ids)).collect::<Result<Vec<_>, _>>()?;
     // Both in one mount, as overlayfs wants them.
@@ -64,7 +65,7 @@ fn stack(
     }
     let stand = kernel_tree("tmpfs", 0, &[("mode", "700")])?;
     mount_api::attach(&stand, scratch).on("attach", "stand of layers")?;
-    let made = on_stand(&stand, &layers, changes, scratch, ids);
+    let made = on_stand(&stand, &layers, changes, scratch, ids, label);
     let gone = umount2(&fd_path(stand.as_fd()), MntFlags::MNT_DETACH).map_err(io::Error::from);
     let tree = made?;
     gone.on("unmount", "stand of layers").map(|()| tree)
@@ -77,6 +78,7 @@ fn on_stand(
     changes: Option<(&PathBuf, &PathBuf)>,
     scratch: &OwnedFd,
     ids: Mapped<'_>,
+    label: &str,
 ) -> Result<OwnedFd, Error> {
     let root = Root::from(stand.try_clone().on("copy", "stand of layers")?);
     for (i, layer) in layers.iter().enumerate() {
@@ -94,5 +96,5 @@ fn on_stand(
     };
     // What overlayfs makes for itself has an owner too, which must be one that the layers know.
     let _owner = FsRoot::of(ids.1)?;
-    overlay(&lowers, changes.as_ref().map(|(u, w)| (u.as_path(), w.as_path())), scratch)
+    overlay(&lowers, changes.as_ref().map(|(u, w)| (u.as_path(), w.as_path())), scratch, label)
 }
