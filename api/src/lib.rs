@@ -8,12 +8,12 @@
 
 pub mod convert;
 mod error;
-mod event_log;
 pub mod fields;
 pub mod filters;
 #[cfg(test)]
 mod fuzz_tests;
 mod hijack;
+mod link_path;
 mod reach;
 mod routes;
 mod server;

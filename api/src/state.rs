@@ -8,7 +8,6 @@ use skep_engine::Engine;
 use skep_overlay::DataPlane;
 
 use crate::error::{ApiError, ApiResult};
-use crate::event_log::EventLog;
 use crate::swarm::{ControlHandle, LocalState, LogsHandle, Swarm, SwarmError};
 
 /// What the daemon says of itself.
@@ -41,14 +40,12 @@ struct Inner {
     dataplane: DataPlane,
     swarm: Arc<dyn Swarm>,
     info: ArcSwap<DaemonInfo>,
-    events: EventLog,
 }
 
 impl ApiState {
-    /// Must be called on a tokio runtime: it starts to record events, for `events --since`.
+    /// Puts the handles together.
     pub fn new(engine: Engine, dataplane: DataPlane, swarm: Arc<dyn Swarm>, info: DaemonInfo) -> Self {
-        let events = EventLog::start(engine.events());
-        Self(Arc::new(Inner { engine, dataplane, swarm, info: ArcSwap::from_pointee(info), events }))
+        Self(Arc::new(Inner { engine, dataplane, swarm, info: ArcSwap::from_pointee(info) }))
     }
 
     pub(crate) fn engine(&self) -> &Engine {
@@ -79,10 +76,6 @@ impl ApiState {
             change(&mut new);
             new
         });
-    }
-
-    pub(crate) fn events(&self) -> &EventLog {
-        &self.0.events
     }
 
     /// The control service, or why this node has none, in Docker's words.

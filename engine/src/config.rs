@@ -336,6 +336,8 @@ pub struct ContainerConfig {
     pub domainname: Option<String>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+    /// Annotations of the OCI runtime specification: other runtimes and hooks are told them, ours acts on none.
+    pub annotations: BTreeMap<String, String>,
     /// Allocate a terminal.
     pub tty: bool,
     /// Keep stdin open.
@@ -519,4 +521,11 @@ pub struct Container {
     /// Profile and labels of its last start.
     #[serde(default)]
     pub confined: Confined,
+}
+
+impl Container {
+    /// What it is linked to by an alias.
+    pub(crate) fn link(&self, alias: &str) -> Option<&str> {
+        self.config.links.iter().find(|(_, a)| a == alias).map(|(target, _)| target.as_str())
+    }
 }

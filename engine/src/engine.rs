@@ -205,7 +205,12 @@ impl Engine {
 
     /// Everything that happens from now on.
     pub fn events(&self) -> broadcast::Receiver<Event> {
-        self.0.events.subscribe()
+        self.0.events.follow().1
+    }
+
+    /// The last things that happened, and everything that follows, with neither gap nor overlap.
+    pub fn follow_events(&self) -> (Vec<Event>, broadcast::Receiver<Event>) {
+        self.0.events.follow()
     }
 
     /// Tells whoever listens of something that happened outside the engine.

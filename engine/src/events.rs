@@ -1,13 +1,16 @@
-//! What happens to containers, images, volumes and networks, told to whoever listens.
+//! What happens to containers, images, volumes and networks, told to whoever listens, and the last of it kept, so that
+//! `events --since` can show what is past. What was told is in what is kept, so an answer never comes before its event.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus::IntCounter;
 use tokio::sync::broadcast;
 
 /// Events a slow listener may fall behind before it loses some (it is told so by `Lagged`).
 const BACKLOG: usize = 4096;
+/// Events kept, as many as Docker keeps.
+const KEPT: usize = 256;
 
 /// One thing that happened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,26 +32,40 @@ pub struct Event {
 /// The sending side.
 #[derive(Clone, Debug)]
 pub(crate) struct Events {
-    sender: Arc<broadcast::Sender<Event>>,
-    told: IntCounter,
+    told: Arc<Mutex<Told>>,
+    counter: IntCounter,
+}
+
+#[derive(Debug)]
+struct Told {
+    past: VecDeque<Event>,
+    live: broadcast::Sender<Event>,
 }
 
 impl Events {
-    /// `told` counts them.
-    pub(crate) fn new(told: IntCounter) -> Self {
-        Self { sender: Arc::new(broadcast::channel(BACKLOG).0), told }
+    /// `counter` counts them.
+    pub(crate) fn new(counter: IntCounter) -> Self {
+        let told = Told { past: VecDeque::with_capacity(KEPT), live: broadcast::channel(BACKLOG).0 };
+        Self { told: Arc::new(Mutex::new(told)), counter }
     }
 
     pub(crate) fn listeners(&self) -> usize {
-        self.sender.receiver_count()
+        self.told().live.receiver_count()
     }
 
-    pub(crate) fn subscribe(&self) -> broadcast::Receiver<Event> {
-        self.sender.subscribe()
+    /// What is kept, and all that follows, with neither gap nor overlap.
+    pub(crate) fn follow(&self) -> (Vec<Event>, broadcast::Receiver<Event>) {
+        let told = self.told();
+        (told.past.iter().cloned().collect(), told.live.subscribe())
     }
 
     pub(crate) fn emit(&self, kind: &str, action: &str, id: &str, attributes: BTreeMap<String, String>) {
         self.send(kind, action, id, attributes, false);
+    }
+
+    /// What a prune has freed, in bytes.
+    pub(crate) fn pruned(&self, kind: &str, freed: u64) {
+        self.emit(kind, "prune", "", [("reclaimed".to_owned(), freed.to_string())].into());
     }
 
     pub(crate) fn send(
@@ -59,16 +76,21 @@ impl Events {
         attributes: BTreeMap<String, String>,
         swarm: bool,
     ) {
-        self.told.inc();
+        self.counter.inc();
+        let (kind, action, id) = (kind.into(), action.into(), id.into());
+        let mut told = self.told();
+        // Under the lock: they are kept in the order of their times.
+        let event = Event { time_ns: now_ns(), kind, action, id, attributes, swarm };
+        if told.past.len() == KEPT {
+            told.past.pop_front();
+        }
+        told.past.push_back(event.clone());
         // No listener is no error.
-        let _ = self.sender.send(Event {
-            time_ns: now_ns(),
-            kind: kind.into(),
-            action: action.into(),
-            id: id.into(),
-            attributes,
-            swarm,
-        });
+        let _ = told.live.send(event);
+    }
+
+    fn told(&self) -> std::sync::MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

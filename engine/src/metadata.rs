@@ -1,8 +1,8 @@
 //! The metadata store: one redb file, written by one thread that gathers what is waiting into one commit.
 //!
 //! What is promised: whatever was written with [`Metadata::commit`] survives a power cut once it returns
-//! (images, references, layers, volumes, a container's creation, name and user-asked stop). What is written with
-//! [`Metadata::later`] (running, exited, removed) is on disk within [`LAZY`] and can be lost by a crash
+//! (images, references, layers, volumes, a container's creation, name, user-asked stop, and its start where a policy
+//! restarts it). What is written with [`Metadata::later`] (running, exited, removed) is on disk within [`LAZY`] and can be lost by a crash
 //! before that; all of it is derived again at start: whether a container runs and how it ended from its
 //! shim's own files, that it was removed from its missing directory. So a short-lived container costs one
 //! fsync, not four.

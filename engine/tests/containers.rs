@@ -357,6 +357,50 @@ async fn a_new_daemon_takes_up_running_containers_and_finds_exits() -> Outcome {
     Ok(())
 }
 
+/// What is on the disk at this moment is what a power cut leaves.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_is_not_undone_by_a_power_cut() -> Outcome {
+    let f = Fixture::new().await?;
+    let policy =
+        |name: &str, restart| (Some(name.to_owned()), ContainerConfig { restart, ..run(&["sleep", "1000"]) });
+    let policies = [
+        ("always", RestartPolicy::Always),
+        ("unless", RestartPolicy::UnlessStopped),
+        ("failure", RestartPolicy::OnFailure(0)),
+    ];
+    for (name, restart) in &policies {
+        let (name, config) = policy(name, restart.clone());
+        f.engine.create(name, config).await?;
+    }
+    // One that was stopped, and is started again.
+    f.engine.start("unless").await?;
+    f.engine.stop("unless", Some(Duration::ZERO)).await?;
+    for (name, _) in &policies {
+        f.engine.start(name).await?;
+        let after = tempfile::tempdir()?;
+        let copied = std::process::Command::new("cp")
+            .arg("-a")
+            .arg(f.dir().join("data"))
+            .arg(after.path())
+            .status()?;
+        assert!(copied.success());
+        let e = support::engine(after.path()).await?;
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while e.inspect(name)?.state != ContainerState::Running {
+            assert!(Instant::now() < deadline, "{name} is {:?}", e.inspect(name)?.state);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        for c in e.list() {
+            e.remove(c.id.as_str(), true).await?;
+        }
+        e.shutdown().await;
+    }
+    for (name, _) in &policies {
+        f.engine.remove(name, true).await?;
+    }
+    Ok(())
+}
+
 /// The container's root as its own process sees it.
 fn root_of(
     f: &Fixture,

@@ -58,18 +58,20 @@ async fn list(State(s): State<ApiState>, Query(q): Query<List>) -> ApiResult {
     let select = container::Select::new(filters, body::flag(q.all.as_deref()) || limit > 0, find, image)?;
     let mut containers = engine.list();
     containers.sort_by_key(|c| std::cmp::Reverse(c.created_at_ns));
-    containers.retain(|c| select.matches(c));
+    let linked = engine.link_names();
+    let further = |c: &Container| linked.get(c.id.as_str()).map_or(&[][..], Vec::as_slice);
+    containers.retain(|c| select.matches(c, further(c)));
     containers.truncate(if limit > 0 { limit as usize } else { usize::MAX });
     let mut shown: Vec<Value> = Vec::with_capacity(containers.len());
     for c in &containers {
-        shown.push(row(&s, c, size).await);
+        shown.push(row(&s, c, further(c), size).await);
     }
     Ok(body::ok(&shown.into()))
 }
 
 /// A row of a listing.
-pub(super) async fn row(s: &ApiState, c: &Container, size: bool) -> Value {
-    let mut row = container::summary(c, image_name(s, c), time::now_ns(), mountpoints(s));
+pub(super) async fn row(s: &ApiState, c: &Container, linked: &[String], size: bool) -> Value {
+    let mut row = container::summary(c, image_name(s, c), linked, time::now_ns(), mountpoints(s));
     if size {
         add_size(s, c, &mut row).await;
     }
@@ -151,7 +153,7 @@ struct Inspect {
 async fn inspect(State(s): State<ApiState>, Path(id): Path<String>, Query(q): Query<Inspect>) -> ApiResult {
     let container = s.engine().inspect(&id)?;
     let execs = s.engine().exec_ids(container.id.as_str());
-    let mut shown = container::inspect(&container, mountpoints(&s), &execs);
+    let mut shown = container::inspect(&container, mountpoints(&s), &execs, &s.engine().links_of(&container));
     if body::flag(q.size.as_deref()) {
         shown["SizeRw"] = json!(0);
         add_size(&s, &container, &mut shown).await;
@@ -326,7 +328,8 @@ struct Remove {
 
 async fn remove(State(s): State<ApiState>, Path(id): Path<String>, Query(q): Query<Remove>) -> ApiResult {
     if body::flag(q.link.as_deref()) {
-        return Err(ApiError::bad_request("link is not supported: containers find each other by name"));
+        s.engine().remove_link(&id).await?;
+        return Ok(StatusCode::NO_CONTENT.into_response());
     }
     let (force, volumes) = (body::flag(q.force.as_deref()), body::flag(q.v.as_deref()));
     s.engine().remove_with(&id, force, volumes).await?;

@@ -60,7 +60,7 @@ async fn events(State(s): State<ApiState>, Query(q): Query<Events>) -> ApiResult
         )));
     }
     let filters = Filters::parse(q.filters.as_deref(), FILTERS)?;
-    let (past, live) = s.events().follow();
+    let (past, live) = s.engine().follow_events();
     // Without `since` only what comes is shown, unless `until` asks for what was.
     let from = since.unwrap_or(if until.is_some() { 0 } else { i64::MAX });
     let past: Vec<Event> =

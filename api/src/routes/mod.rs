@@ -35,6 +35,7 @@ use axum::response::{IntoResponse, Response};
 use tower::ServiceExt;
 
 use crate::error::ApiError;
+use crate::link_path;
 use crate::state::ApiState;
 use crate::version::{self, Version};
 
@@ -118,6 +119,10 @@ where
     };
     let (spoken, uri) = match version::negotiate(request.uri()) {
         Ok(negotiated) => negotiated,
+        Err(e) => return e.into_response(),
+    };
+    let uri = match link_path::encoded(request.method(), uri) {
+        Ok(uri) => uri,
         Err(e) => return e.into_response(),
     };
     tracing::debug!(method = %request.method(), uri = %shown(&uri), "request");

@@ -217,6 +217,8 @@ async fn prune(State(s): State<ApiState>, Query(q): Query<Prune>) -> ApiResult {
             Err(e) => tracing::debug!(network = text("Name"), error = %e, "not pruned"),
         }
     }
+    // They take no space.
+    s.engine().tell("network", "prune", "", [("reclaimed".to_owned(), "0".to_owned())].into());
     Ok(body::ok(&json!({ "NetworksDeleted": if deleted.is_empty() { Value::Null } else { json!(deleted) } })))
 }
 

@@ -39,8 +39,10 @@ async fn usage(State(s): State<ApiState>, Query(q): Query<Vec<(String, String)>>
     }
     if wants("container") {
         let mut shown = Vec::new();
+        let linked = s.engine().link_names();
         for c in s.engine().list() {
-            shown.push(containers::row(&s, &c, true).await);
+            let linked = linked.get(c.id.as_str()).map_or(&[][..], Vec::as_slice);
+            shown.push(containers::row(&s, &c, linked, true).await);
         }
         out["Containers"] = shown.into();
     }

@@ -12,6 +12,7 @@ mod images;
 mod interactive;
 mod ipv6;
 mod lifecycle;
+mod links;
 mod networks;
 mod ports6;
 mod runtimes;

@@ -1,11 +1,12 @@
-//! The flags of `container create` and `run`, each by what the container sees of it, or by what is shown of it where a
-//! container cannot see it.
+//! The flags of `container create` and `run`, each by what comes of it: what the container sees, what its cgroup says,
+//! who finds it. What takes a container of its own kind is in `effects`.
 
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use skep_e2e::{Host, eventually};
 
+use crate::effects;
 use crate::tally::{Tally, docker, prints, refuses, says, words};
 
 /// Those of Linux.
@@ -28,28 +29,33 @@ pub const NOT_YET: &[(&str, &str)] = &[];
 enum Seen {
     /// A shell script in the container prints this.
     Says(&'static str, &'static str),
-    /// The container runs, and `inspect` with this template prints this.
-    Shows(&'static str, &'static str),
+    /// Of these files of its cgroup, for both versions, the first that is there has this word: `FILE=WORD ...`.
+    Kept(&'static str),
     /// What no such host can honour: refused in these words.
     Refused(&'static str),
-    /// As `Shows` where this host can honour it; refused in these words where it cannot.
-    ShowsOrRefused(&'static str, &'static str, &'static str),
+    /// As `Kept` where this host can honour it; refused in these words where it cannot.
+    KeptOrRefused(&'static str, &'static str),
 }
-use Seen::{Refused, Says, Shows, ShowsOrRefused};
+use Seen::{Kept, KeptOrRefused, Refused, Says};
 
 /// Flag, arguments (`DISK`: a block device of this machine), how it is seen.
 const SEEN: &[(&str, &str, Seen)] = &[
     ("add-host", "--add-host db:10.9.8.7", Says("grep db /etc/hosts | tr '\\t' ' '", "10.9.8.7 db")),
-    ("annotation", "--annotation a=b", Shows("{{json .HostConfig.Annotations}}", r#"{"a":"b"}"#)),
     (
         "blkio-weight",
         "--blkio-weight 300",
-        ShowsOrRefused("{{.HostConfig.BlkioWeight}}", "300", "--blkio-weight"),
+        KeptOrRefused(
+            "blkio/blkio.bfq.weight=300 blkio/blkio.weight=300 io.bfq.weight=300 io.weight=300",
+            "--blkio-weight",
+        ),
     ),
     (
         "blkio-weight-device",
         "--blkio-weight-device DISK:200",
-        ShowsOrRefused("{{range .HostConfig.BlkioWeightDevice}}{{.Weight}}{{end}}", "200", "--blkio-weight"),
+        KeptOrRefused(
+            "blkio/blkio.bfq.weight_device=200 blkio/blkio.weight_device=200 io.bfq.weight=200 io.weight=200",
+            "--blkio-weight",
+        ),
     ),
     (
         "cap-add",
@@ -59,16 +65,16 @@ const SEEN: &[(&str, &str, Seen)] = &[
     ("cap-drop", "--cap-drop ALL", Says("grep CapEff /proc/self/status | cut -f 2", "0000000000000000")),
     (
         "cgroup-parent",
-        "--cgroup-parent /skep-commands-test",
-        Shows("{{.HostConfig.CgroupParent}}", "/skep-commands-test"),
+        "--cgroup-parent /skep-commands-test --cgroupns host",
+        Says("grep -q /skep-commands-test/ /proc/self/cgroup && echo below", "below"),
     ),
     ("cgroupns", "--cgroupns private", Says("grep -v ':/$' /proc/self/cgroup; echo none", "none")),
-    ("cpu-period", "--cpu-period 50000 --cpu-quota 20000", Shows("{{.HostConfig.CpuPeriod}}", "50000")),
-    ("cpu-quota", "--cpu-quota 20000", Shows("{{.HostConfig.CpuQuota}}", "20000")),
+    ("cpu-period", "--cpu-period 50000 --cpu-quota 20000", Kept("cpu/cpu.cfs_period_us=50000 cpu.max=50000")),
+    ("cpu-quota", "--cpu-quota 20000", Kept("cpu/cpu.cfs_quota_us=20000 cpu.max=20000")),
     ("cpu-rt-period", "--cpu-rt-period 100000", Refused("realtime")),
     ("cpu-rt-runtime", "--cpu-rt-runtime 9000", Refused("realtime")),
-    ("cpu-shares", "--cpu-shares 512", Shows("{{.HostConfig.CpuShares}}", "512")),
-    ("cpus", "--cpus 0.5", Shows("{{.HostConfig.NanoCpus}}", "500000000")),
+    ("cpu-shares", "--cpu-shares 512", Kept("cpu/cpu.shares=512 cpu.weight=20")),
+    ("cpus", "--cpus 0.5", Kept("cpu/cpu.cfs_quota_us=50000 cpu.max=50000")),
     ("cpuset-cpus", "--cpuset-cpus 0", Says("grep Cpus_allowed_list /proc/self/status | cut -f 2", "0")),
     ("cpuset-mems", "--cpuset-mems 0", Says("grep Mems_allowed_list /proc/self/status | cut -f 2", "0")),
     (
@@ -79,27 +85,31 @@ const SEEN: &[(&str, &str, Seen)] = &[
     (
         "device-cgroup-rule",
         "--device-cgroup-rule 'c 42:* rwm'",
-        Shows("{{json .HostConfig.DeviceCgroupRules}}", r#"["c 42:* rwm"]"#),
+        // No driver has them: it is the kernel that says so, not the cgroup.
+        Says(
+            "mknod /let c 42 0; mknod /kept c 43 0; cat /let /kept 2>&1 | sed 's/.*: //'",
+            "No such device or address\nOperation not permitted",
+        ),
     ),
     (
         "device-read-bps",
         "--device-read-bps DISK:1mb",
-        Shows("{{range .HostConfig.BlkioDeviceReadBps}}{{.Rate}}{{end}}", "1048576"),
+        Kept("blkio/blkio.throttle.read_bps_device=1048576 io.max=rbps=1048576"),
     ),
     (
         "device-read-iops",
         "--device-read-iops DISK:100",
-        Shows("{{range .HostConfig.BlkioDeviceReadIOps}}{{.Rate}}{{end}}", "100"),
+        Kept("blkio/blkio.throttle.read_iops_device=100 io.max=riops=100"),
     ),
     (
         "device-write-bps",
         "--device-write-bps DISK:1mb",
-        Shows("{{range .HostConfig.BlkioDeviceWriteBps}}{{.Rate}}{{end}}", "1048576"),
+        Kept("blkio/blkio.throttle.write_bps_device=1048576 io.max=wbps=1048576"),
     ),
     (
         "device-write-iops",
         "--device-write-iops DISK:100",
-        Shows("{{range .HostConfig.BlkioDeviceWriteIOps}}{{.Rate}}{{end}}", "100"),
+        Kept("blkio/blkio.throttle.write_iops_device=100 io.max=wiops=100"),
     ),
     ("dns", "--dns 10.1.2.3", Says("grep -c 10.1.2.3 /etc/resolv.conf", "1")),
     ("dns-option", "--dns-option ndots:3", Says("grep -c ndots:3 /etc/resolv.conf", "1")),
@@ -110,39 +120,7 @@ const SEEN: &[(&str, &str, Seen)] = &[
         Says("cat /proc/sys/kernel/domainname", "corp.example"),
     ),
     ("env", "-e A=1 -e B=2", Says("echo $A$B", "12")),
-    (
-        "expose",
-        "--expose 81-82 --expose 53/udp",
-        Shows("{{range $p, $_ := .Config.ExposedPorts}}{{$p}} {{end}}", "53/udp 81/tcp 82/tcp"),
-    ),
     ("group-add", "--user 5:6 --group-add 77", Says("id -G", "6 77")),
-    (
-        "health-cmd",
-        "--health-cmd true",
-        Shows("{{json .Config.Healthcheck.Test}}", r#"["CMD-SHELL","true"]"#),
-    ),
-    (
-        "health-interval",
-        "--health-cmd true --health-interval 7s",
-        Shows("{{.Config.Healthcheck.Interval}}", "7s"),
-    ),
-    ("health-retries", "--health-cmd true --health-retries 4", Shows("{{.Config.Healthcheck.Retries}}", "4")),
-    (
-        "health-start-interval",
-        "--health-cmd true --health-start-interval 2s",
-        Shows("{{.Config.Healthcheck.StartInterval}}", "2s"),
-    ),
-    (
-        "health-start-period",
-        "--health-cmd true --health-start-period 9s",
-        Shows("{{.Config.Healthcheck.StartPeriod}}", "9s"),
-    ),
-    (
-        "health-timeout",
-        "--health-cmd true --health-timeout 3s",
-        Shows("{{.Config.Healthcheck.Timeout}}", "3s"),
-    ),
-    ("no-healthcheck", "--no-healthcheck", Shows("{{json .Config.Healthcheck.Test}}", r#"["NONE"]"#)),
     ("hostname", "--hostname web", Says("hostname", "web")),
     ("init", "--init", Says("echo $PPID", "1")),
     (
@@ -151,7 +129,6 @@ const SEEN: &[(&str, &str, Seen)] = &[
         Says("ip -4 -o addr show dev eth0 | grep -c 10.91.0.77/24", "1"),
     ),
     ("ipc", "--ipc none", Says("mount | grep -c /dev/shm; echo over", "0\nover")),
-    ("label", "--label tier=front", Shows("{{.Config.Labels.tier}}", "front")),
     (
         "mac-address",
         "--mac-address 02:42:0a:5b:00:09",
@@ -168,15 +145,18 @@ const SEEN: &[(&str, &str, Seen)] = &[
     (
         "memory-reservation",
         "--memory 64m --memory-reservation 32m",
-        Shows("{{.HostConfig.MemoryReservation}}", "33554432"),
+        Kept("memory/memory.soft_limit_in_bytes=33554432 memory.low=33554432"),
     ),
-    ("memory-swap", "--memory 64m --memory-swap 96m", Shows("{{.HostConfig.MemorySwap}}", "100663296")),
+    (
+        "memory-swap",
+        "--memory 64m --memory-swap 96m",
+        Kept("memory/memory.memsw.limit_in_bytes=100663296 memory.swap.max=33554432"),
+    ),
     (
         "mount",
         "--mount type=tmpfs,dst=/m,tmpfs-size=1m",
         Says("df -k /m | tail -n 1 | tr -s ' ' | cut -d ' ' -f 2", "1024"),
     ),
-    ("name", "--name named", Shows("{{.Name}}", "/named")),
     ("network", "--network none", Says("ls /sys/class/net", "lo")),
     ("oom-score-adj", "--oom-score-adj 300", Says("cat /proc/self/oom_score_adj", "300")),
     (
@@ -192,20 +172,11 @@ const SEEN: &[(&str, &str, Seen)] = &[
     ("privileged", "--privileged", Says("mkdir /m && mount -t tmpfs tmpfs /m && echo mounted", "mounted")),
     ("read-only", "--read-only", Says("touch /x 2>/dev/null || echo refused", "refused")),
     (
-        "restart",
-        "--restart on-failure:3",
-        Shows(
-            "{{.HostConfig.RestartPolicy.Name}} {{.HostConfig.RestartPolicy.MaximumRetryCount}}",
-            "on-failure 3",
-        ),
-    ),
-    (
         "security-opt",
         "--security-opt no-new-privileges",
         Says("grep NoNewPrivs /proc/self/status | cut -f 2", "1"),
     ),
     ("shm-size", "--shm-size 1m", Says("df -k /dev/shm | tail -n 1 | tr -s ' ' | cut -d ' ' -f 2", "1024")),
-    ("stop-timeout", "--stop-timeout 7", Shows("{{.Config.StopTimeout}}", "7")),
     ("storage-opt", "--storage-opt size=1G", Refused("storageopt")),
     ("sysctl", "--sysctl net.ipv4.ip_forward=0", Says("cat /proc/sys/net/ipv4/ip_forward", "0")),
     ("tmpfs", "--tmpfs /t:size=2m", Says("df -k /t | tail -n 1 | tr -s ' ' | cut -d ' ' -f 2", "2048")),
@@ -216,12 +187,12 @@ const SEEN: &[(&str, &str, Seen)] = &[
         Says("grep open.files /proc/self/limits | tr -s ' ' | cut -d ' ' -f 4,5", "50 60"),
     ),
     ("user", "--user 12:34", Says("id -u; id -g", "12\n34")),
-    ("userns", "--userns host", Shows("{{.HostConfig.UsernsMode}}", "host")),
+    ("userns", "--userns host", Says("tr -s ' ' < /proc/self/uid_map", "0 0 4294967295")),
     ("volume", "--volume flags-data:/d", Says("mount | grep -c ' /d '", "1")),
     (
         "volume-driver",
         "--volume-driver local -v flags-local:/d",
-        Shows("{{range .Mounts}}{{.Driver}}{{end}}", "local"),
+        Says("echo kept > /d/f; cat /d/f; mount | grep -c ' /d '", "kept\n1"),
     ),
     ("workdir", "--workdir /made/here", Says("pwd", "/made/here")),
 ];
@@ -237,6 +208,7 @@ pub fn drive(tally: &mut Tally<'_>) -> Result<()> {
     }
     tally.drive("gpus", gpus);
     tally.drive("attach", attach);
+    effects::drive(tally);
     tally.drive("cidfile", |host| {
         let file = host.dir.join("cid");
         let id = docker(host, &format!("create --cidfile {} bb true", file.display()))?;
@@ -244,20 +216,6 @@ pub fn drive(tally: &mut Tally<'_>) -> Result<()> {
         docker(host, &format!("rm {id}")).map(drop)
     });
     tally.drive("entrypoint", |host| prints(host, "run --rm --entrypoint /bin/hostname -h web bb", "web"));
-    for (flag, option, text, format) in [
-        ("env-file", "--env-file", "A=1\n# none\nB=two words\n", "{{json .Config.Env}}"),
-        ("label-file", "--label-file", "A=1\nB=two words\n", "{{json .Config.Labels}}"),
-    ] {
-        tally.drive(flag, |host| {
-            let file = host.dir.join(flag);
-            std::fs::write(&file, text)?;
-            docker(host, &format!("create --name filed {option} {} bb true", file.display()))?;
-            let shown = docker(host, &format!("inspect -f '{format}' filed"))?;
-            docker(host, "rm filed")?;
-            ensure!(shown.contains("two words") && shown.contains('1') && !shown.contains("none"), "{shown}");
-            Ok(())
-        });
-    }
     tally.drive("interactive", |host| {
         let out = with_input(host, "run --rm -i bb cat", "typed")?;
         ensure!(out.stdout == b"typed", "{out:?}");
@@ -289,14 +247,14 @@ pub fn drive(tally: &mut Tally<'_>) -> Result<()> {
         refused
     });
     tally.drive("log-opt", log_opt);
-    for (flag, args, format, expected) in [
-        ("memory-swappiness", "--memory-swappiness 10", "{{.HostConfig.MemorySwappiness}}", "10"),
-        ("oom-kill-disable", "--memory 64m --oom-kill-disable", "{{.HostConfig.OomKillDisable}}", "true"),
+    for (flag, args, files) in [
+        ("memory-swappiness", "--memory-swappiness 10", "memory/memory.swappiness=10"),
+        ("oom-kill-disable", "--memory 64m --oom-kill-disable", "memory/memory.oom_control=1"),
     ] {
         tally.drive(flag, |host| {
             // A kernel with cgroups v2 has no such thing.
             if std::path::Path::new("/sys/fs/cgroup/memory").exists() {
-                shows(host, args, format, expected)
+                kept(host, args, files)
             } else {
                 refuses(host, &format!("run --rm {args} bb true"), &flag.replace('-', ""))
             }
@@ -403,7 +361,9 @@ containerEdits:
     let one = "run --rm --gpus device=1 bb sh -c 'echo x > /dev/gpu1; ls /dev | grep gpu'";
     prints(host, one, "gpu1")?;
     let asked = r#"[{"Driver":"","Count":-1,"DeviceIDs":null,"Capabilities":[["gpu"]],"Options":{}}]"#;
-    shows(host, "--gpus all", "{{json .HostConfig.DeviceRequests}}", asked)?;
+    let id = docker(host, "create --gpus all bb true")?;
+    prints(host, &format!("inspect -f '{{{{json .HostConfig.DeviceRequests}}}}' {}", id.trim()), asked)?;
+    docker(host, &format!("rm {}", id.trim()))?;
     prints(
         host,
         "info -f '{{range .DiscoveredDevices}}{{.Source}}: {{.ID}} {{end}}'",
@@ -414,28 +374,41 @@ containerEdits:
 fn see(host: &Host, args: &str, seen: &Seen) -> Result<()> {
     match seen {
         Says(script, expected) => {
-            let mut command = words(&format!("run --rm {args} bb sh -c"));
-            command.push((*script).to_owned());
-            let command: Vec<_> = command.iter().map(String::as_str).collect();
-            // A script's own exit code is of no matter: what it prints is.
-            let output = host.docker_command().args(&command).stdin(Stdio::null()).output()?;
-            let said = String::from_utf8_lossy(&output.stdout).replace('\r', "");
-            ensure!(said.trim() == *expected, "{args}: {output:?}, not {expected:?}");
+            let said = sh(host, args, script)?;
+            ensure!(said == *expected, "{args}: {said:?}, not {expected:?}");
             Ok(())
         }
-        Shows(format, expected) => shows(host, args, format, expected),
-        ShowsOrRefused(format, expected, words) => shows(host, args, format, expected)
-            .or_else(|_| refuses(host, &format!("run --rm {args} bb true"), words)),
+        Kept(files) => kept(host, args, files),
+        KeptOrRefused(files, words) => {
+            kept(host, args, files).or_else(|_| refuses(host, &format!("run --rm {args} bb true"), words))
+        }
         Refused(words) => refuses(host, &format!("run --rm {args} bb true"), words),
     }
 }
 
-/// A container with these arguments runs, and is shown so.
-fn shows(host: &Host, args: &str, format: &str, expected: &str) -> Result<()> {
-    let id = docker(host, &format!("run -d {args} bb sleep 100000"))?;
-    let shown = prints(host, &format!("inspect -f '{format}' {}", id.trim()), expected);
-    docker(host, &format!("rm -fv {}", id.trim()))?;
-    shown
+/// What a script in such a container prints. Its own exit code is of no matter.
+fn sh(host: &Host, args: &str, script: &str) -> Result<String> {
+    let mut command = words(&format!("run --rm {args} bb sh -c"));
+    command.push(script.to_owned());
+    let output = host.docker_command().args(&command).stdin(Stdio::null()).output()?;
+    ensure!(output.status.code() < Some(125), "{args}: {output:?}");
+    Ok(String::from_utf8_lossy(&output.stdout).replace('\r', "").trim().to_owned())
+}
+
+/// The first of `FILE=WORD ...` that is there below the container's `/sys/fs/cgroup` has that word.
+fn kept(host: &Host, args: &str, files: &str) -> Result<()> {
+    let files: Vec<(&str, &str)> = files.split_whitespace().filter_map(|f| f.split_once('=')).collect();
+    let names: Vec<&str> = files.iter().map(|(name, _)| *name).collect();
+    let script = format!(
+        "cd /sys/fs/cgroup; for f in {}; do test -e $f && echo $f $(cat $f) && break; done",
+        names.join(" ")
+    );
+    let said = sh(host, args, &script)?;
+    let (name, text) =
+        said.split_once(' ').with_context(|| format!("{args}: none of {names:?}: {said:?}"))?;
+    let word = files.iter().find(|(n, _)| *n == name).map_or("", |(_, word)| word);
+    ensure!(text.split_whitespace().any(|w| w == word), "{args}: {name} is {text:?}, without {word}");
+    Ok(())
 }
 
 /// A block device of this machine.

@@ -2,6 +2,7 @@
 //! and by what it prints. Counts those that are right: `N/M`.
 
 mod containers;
+mod effects;
 mod flags;
 mod images;
 mod networks;
@@ -21,7 +22,7 @@ use crate::tally::Tally;
 const APPLETS: &[&str] = &[
     "sh", "echo", "true", "false", "cat", "grep", "ls", "id", "pwd", "hostname", "sleep", "env", "tr", "cut",
     "head", "df", "tail", "stty", "mkdir", "touch", "mount", "nc", "ip", "nslookup", "ping", "dd", "stat",
-    "wc", "readlink", "rm",
+    "wc", "readlink", "rm", "mknod", "sed", "test",
 ];
 
 #[test]
@@ -32,7 +33,8 @@ fn every_command_and_flag_does_what_it_is_for() -> Result<()> {
     let lab = Lab::bare(LabOptions { name, hosts: 1, skep, init })?;
     let host = lab.host(1);
     let specifications = flags::cdi(host).display().to_string();
-    std::fs::write(host.dir.join("daemon.toml"), format!("cdi-spec-dirs = [{specifications:?}]\n"))?;
+    let config = format!("cdi-spec-dirs = [{specifications:?}]\n{}", effects::spy(host)?);
+    std::fs::write(host.dir.join("daemon.toml"), config)?;
     host.start_daemon()?;
     let archive = host.dir.join("busybox.tar");
     busybox_image(APPLETS, &archive)?;

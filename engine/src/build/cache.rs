@@ -185,6 +185,7 @@ impl Engine {
             let (caches, trash) = (self.build_caches(), self.root().temporary());
             bytes += blocking(move || caches::prune(&caches, &trash)).await?;
         }
+        self.event_sender().pruned("builder", bytes);
         Ok((gone, bytes))
     }
 }

@@ -81,6 +81,9 @@ impl Engine {
         });
         let image = made.await.map_err(|_| Error::ShuttingDown)??;
         let name = reference.map(|r| r.to_string()).unwrap_or_default();
+        if !name.is_empty() {
+            self.images().emit("tag", &image, &name);
+        }
         self.emit(&slot, "commit", &[("comment", &asked.comment), ("imageID", &image), ("imageRef", &name)]);
         self.metrics().container.commit.observe(began.elapsed().as_secs_f64());
         Ok(image)

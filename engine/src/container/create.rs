@@ -1,5 +1,6 @@
 //! Making a container, and giving it another name.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -93,6 +94,9 @@ impl Engine {
                 config.exposed.push(port.clone());
             }
         }
+        // Of several links by one alias the first counts.
+        let mut aliases = BTreeSet::new();
+        config.links.retain(|(_, alias)| aliases.insert(alias.clone()));
         let layout = Layout { dir: self.root().container(id) };
         let lowers: Vec<PathBuf> =
             image.chain_ids.iter().rev().map(|c| self.images().layer_path(c)).collect();
@@ -172,10 +176,11 @@ impl Engine {
         }
         self.table().reserve(&name, &slot.id)?;
         slot.update(|c| c.name.clone_from(&name));
-        if let Err(e) =
-            self.metadata().commit(vec![Change::put(Kind::Container, &slot.id, &slot.record())?]).await
-        {
+        let mut changes = vec![Change::put(Kind::Container, &slot.id, &slot.record())?];
+        changes.extend(self.follow_name(&old, &name)?);
+        if let Err(e) = self.metadata().commit(changes).await {
             slot.update(|c| c.name.clone_from(&old));
+            self.follow_name(&name, &old)?;
             self.table().free_name(&name);
             return Err(e);
         }

@@ -14,6 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::attach::{Attached, INPUT_BUFFER, Input};
 use super::resolve::env;
 use super::slot::Slot;
+use super::start::with;
 use crate::config::ContainerState;
 use crate::engine::Engine;
 use crate::error::Error;
@@ -85,6 +86,8 @@ pub(crate) struct Instance {
     id: String,
     slot: Arc<Slot>,
     config: ExecConfig,
+    /// Variables of the container's links, as they are when it is made.
+    linked: Vec<String>,
     stage: watch::Sender<Stage>,
 }
 
@@ -139,10 +142,11 @@ impl Engine {
             )));
         }
         env(&[], &config.env)?;
+        let linked = self.links(&slot.container())?.env;
         let id = hex::encode(rand::random::<[u8; 32]>());
         let action = format!("exec_create: {}", config.argv.join(" "));
         let stage = watch::Sender::new(Stage::Created);
-        let exec = self.execs().insert(Instance { id, slot, config, stage });
+        let exec = self.execs().insert(Instance { id, slot, config, linked, stage });
         self.emit(&exec.slot, &action, &[("execID", &exec.id)]);
         Ok(exec.id.clone())
     }
@@ -286,7 +290,13 @@ impl Engine {
                 ..ExecConfig::default()
             };
             let stage = watch::Sender::new(Stage::Running { pid: state.pid });
-            let exec = self.execs().insert(Instance { id: s.id, slot: slot.clone(), config, stage });
+            let exec = self.execs().insert(Instance {
+                id: s.id,
+                slot: slot.clone(),
+                config,
+                linked: Vec::new(),
+                stage,
+            });
             let (engine, shim) = (self.clone(), shim.clone());
             tokio::spawn(async move {
                 let ended = tokio::select! {
@@ -306,7 +316,7 @@ impl Instance {
         Ok(ExecSpec {
             id: self.id.clone(),
             argv: c.argv.clone(),
-            env: env(&plan.env, &c.env)?,
+            env: env(&with(&plan.env, self.linked.clone()), &c.env)?,
             cwd: or(&c.working_dir, &plan.cwd),
             user: or(&c.user, &plan.user),
             privileged: c.privileged,

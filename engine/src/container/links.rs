@@ -1,12 +1,15 @@
 //! `--link` on the default network: other containers by an alias, in /etc/hosts and in the environment. As
-//! Docker writes them; read at each start, and in /etc/hosts again when the other one starts.
+//! Docker writes them; read at each start, and in /etc/hosts again when the other one starts. A link is also a further
+//! name (`container/alias`) of what it leads to.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::files::Layout;
 use crate::config::{Container, ContainerState};
 use crate::engine::Engine;
 use crate::error::{Error, blocking};
+use crate::metadata::{Change, Kind};
 use crate::network::Endpoint;
 
 /// Name of the network that such links are in.
@@ -26,12 +29,15 @@ impl Engine {
     pub(super) fn links(&self, c: &Container) -> Result<Links, Error> {
         let mut links = Links::default();
         for (target, alias) in &c.config.links {
-            let other = self.table().find(target)?.container();
+            let gone = |name: &str| {
+                Error::Conflict(format!(
+                    "Cannot link to a non running container: /{name} AS /{}/{alias}",
+                    c.name
+                ))
+            };
+            let other = self.table().find(target).map_err(|_| gone(target))?.container();
             if other.state != ContainerState::Running {
-                return Err(Error::Conflict(format!(
-                    "Cannot link to a non running container: /{} AS /{}/{alias}",
-                    other.name, c.name
-                )));
+                return Err(gone(&other.name));
             }
             let place = other.endpoints.iter().find(|e| e.network == DEFAULT_NETWORK).ok_or_else(|| {
                 Error::Conflict(format!(
@@ -47,6 +53,71 @@ impl Engine {
 }
 
 impl Engine {
+    /// The further names that links give to containers, by ID: `container/alias`.
+    pub fn link_names(&self) -> BTreeMap<String, Vec<String>> {
+        let mut names: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for slot in self.table().all() {
+            let c = slot.container();
+            for (target, alias) in &c.config.links {
+                if let Ok(other) = self.table().find(target) {
+                    names.entry(other.id.clone()).or_default().push(format!("{}/{alias}", c.name));
+                }
+            }
+        }
+        names
+    }
+
+    /// A container's links as `inspect` has them: `/other:/container/alias`.
+    pub fn links_of(&self, c: &Container) -> Vec<String> {
+        let name = |target: &String| {
+            self.table().find(target).map_or_else(|_| target.clone(), |other| other.container().name.clone())
+        };
+        c.config.links.iter().map(|(to, alias)| format!("/{}:/{}/{alias}", name(to), c.name)).collect()
+    }
+
+    /// Removes a link, named `container/alias`, and nothing else. Its line in /etc/hosts goes too; variables stay until
+    /// the next start.
+    pub async fn remove_link(&self, name: &str) -> Result<(), Error> {
+        let target = self.table().find(name)?;
+        let Some((parent, alias)) = name.strip_prefix('/').unwrap_or(name).split_once('/') else {
+            let why = "Conflict, cannot remove the default link name of the container";
+            return Err(Error::Missing(why.into()));
+        };
+        let slot = self.table().find(parent)?;
+        let _op = slot.op.lock().await;
+        let before = slot.container().config.links.clone();
+        let c = slot.update(|c| c.config.links.retain(|(_, a)| a != alias));
+        let change = Change::put(Kind::Container, &slot.id, &slot.record())?;
+        if let Err(e) = self.metadata().commit(vec![change]).await {
+            slot.update(|c| c.config.links.clone_from(&before));
+            return Err(e);
+        }
+        if c.pid.is_some() {
+            let names = names(&target.container(), alias);
+            let layout = Layout { dir: self.root().container(&slot.id) };
+            blocking(move || layout.renew_name(&names, &[])).await?;
+        }
+        Ok(())
+    }
+
+    /// The changes to containers that are linked to one by a name it does not have any more.
+    pub(super) fn follow_name(&self, old: &str, new: &str) -> Result<Vec<Change>, Error> {
+        let mut changes = Vec::new();
+        for slot in self.table().all() {
+            if slot.container().config.links.iter().any(|(to, _)| to == old) {
+                slot.update(|c| {
+                    c.config
+                        .links
+                        .iter_mut()
+                        .filter(|(to, _)| to == old)
+                        .for_each(|l| new.clone_into(&mut l.0));
+                });
+                changes.push(Change::put(Kind::Container, &slot.id, &slot.record())?);
+            }
+        }
+        Ok(changes)
+    }
+
     /// Has running containers that are linked to one which has just started know its addresses: their /etc/hosts.
     /// Their environment stays, as with Docker.
     pub(super) async fn tell_linked(&self, started: &Container) {

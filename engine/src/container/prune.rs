@@ -26,8 +26,7 @@ impl Engine {
                 Err(e) => tracing::warn!(container = c.id.0, error = %e, "a container could not be pruned"),
             }
         }
-        let freed = pruned.freed.to_string();
-        self.event_sender().emit("container", "prune", "", [("reclaimed".to_owned(), freed)].into());
+        self.event_sender().pruned("container", pruned.freed);
         Ok(pruned)
     }
 }

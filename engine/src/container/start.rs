@@ -9,7 +9,7 @@ use super::memory_files::Placed;
 use super::resolve::host_lines;
 use super::slot::Slot;
 use super::wait::Exit;
-use crate::config::{Container, ContainerState, NetworkMode};
+use crate::config::{Container, ContainerState, NetworkMode, RestartPolicy};
 use crate::data_root::{make_dir, remove_tree};
 use crate::engine::Engine;
 use crate::error::{Error, blocking};
@@ -62,6 +62,11 @@ impl Engine {
             _ => {}
         }
         slot.volatile().stopped_by_user = false;
+        let before = slot.container();
+        // What a power cut must not undo: that the policy has something to start. A start by the policy changes nothing
+        // of that, and what has none, as all that is `--rm`, is not kept waiting for the disk.
+        let for_policy =
+            before.config.restart != RestartPolicy::No && before.state != ContainerState::Restarting;
         let ids = self.next_ids(&slot.container().config);
         let timer = self.metrics().container.start.start_timer();
         match self.launch(slot).await {
@@ -80,7 +85,10 @@ impl Engine {
                 self.reset_health(slot);
                 slot.life.send_modify(|l| l.running = true);
                 self.images().set_running(&slot.id, true);
-                self.store_later(slot);
+                match for_policy {
+                    true => self.store_now(slot).await,
+                    false => self.store_later(slot),
+                }
                 self.emit_networks(slot, "connect", &slot.container().endpoints);
                 self.emit(slot, "start", &[]);
                 self.tell_linked(&slot.container()).await;
@@ -328,6 +336,7 @@ impl Engine {
             init_exe: external.as_ref().map(|_| self.helper_exe().to_owned()),
             external,
             init: g.init,
+            annotations: g.annotations.clone(),
             tty: g.tty,
             open_stdin: g.open_stdin,
             stdin_once: g.stdin_once,
@@ -362,7 +371,7 @@ fn told(c: &Container, argv: &[String]) -> Result<LogTold, Error> {
 }
 
 /// The container's own variables, and of the others those it has not.
-fn with(own: &[String], others: Vec<String>) -> Vec<String> {
+pub(super) fn with(own: &[String], others: Vec<String>) -> Vec<String> {
     let name = |v: &str| v.split('=').next().unwrap_or_default().to_owned();
     let others: Vec<String> = others.into_iter().filter(|o| own.iter().all(|v| name(v) != name(o))).collect();
     own.iter().cloned().chain(others).collect()

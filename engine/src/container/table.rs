@@ -25,11 +25,15 @@ impl Table {
         self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// By full ID, name, or unique prefix of an ID.
+    /// By full ID, name, name of a link (`container/alias`), or unique prefix of an ID.
     pub(crate) fn find(&self, asked: &str) -> Result<Arc<Slot>, Error> {
-        let inner = self.read();
         let missing = || Error::NoSuchContainer { name: asked.to_owned() };
         let name = asked.strip_prefix('/').unwrap_or(asked);
+        if let Some((parent, alias)) = name.split_once('/') {
+            let target = self.find(parent).ok().and_then(|p| p.container().link(alias).map(str::to_owned));
+            return target.and_then(|t| self.find(&t).ok()).ok_or_else(missing);
+        }
+        let inner = self.read();
         let exact = inner.by_id.get(asked).or_else(|| inner.by_id.get(inner.names.get(name)?));
         if let Some(slot) = exact {
             return Ok(slot.clone());

@@ -16,6 +16,18 @@ impl Engine {
         }
     }
 
+    /// Writes the container down before it returns. Where the disk refuses it goes on, as with Docker: it is tried again
+    /// with the next write.
+    pub(super) async fn store_now(&self, slot: &Slot) {
+        let written = match Change::put(Kind::Container, &slot.id, &slot.record()) {
+            Ok(change) => self.metadata().commit(vec![change]).await,
+            Err(e) => Err(e),
+        };
+        if let Err(e) = written {
+            tracing::error!(container = slot.id, error = %e, "cannot write a container down");
+        }
+    }
+
     /// A container has joined networks, or left them.
     pub(super) fn emit_networks<'a>(
         &self,

@@ -101,7 +101,7 @@ impl Images {
         let prepared = found.drain(..).map(|f| self.prepare(f, &scratch)).collect::<Result<Vec<_>, _>>()?;
         self.publish(&prepared)?;
         for p in &prepared {
-            self.emit("load", &p.stored.image.id, &p.references.join(", "));
+            self.emit("load", &p.stored.image.id, &p.stored.image.id);
         }
         Ok(prepared
             .into_iter()
@@ -146,7 +146,8 @@ impl Images {
         let prepared = self.prepare_with(found, &scratch, ready)?;
         self.publish(std::slice::from_ref(&prepared))?;
         let id = prepared.stored.image.id;
-        self.emit("import", &id, prepared.references.first().map_or("", String::as_str));
+        prepared.references.iter().for_each(|name| self.emit("tag", &id, name));
+        self.emit("import", &id, &id);
         Ok(id)
     }
 

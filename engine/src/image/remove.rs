@@ -27,6 +27,7 @@ impl Images {
     async fn remove_one(&self, reference: &str, force: bool) -> Result<Vec<Removed>, Error> {
         let _changing = self.changing().lock().await;
         let (id, untag, delete) = plan(&self.state(), reference, force)?;
+        let labels = self.labels(&id);
         let mut changes: Vec<Change> = untag.iter().map(|r| Change::delete(Kind::Reference, r)).collect();
         if delete {
             changes.push(Change::delete(Kind::Image, &id));
@@ -45,8 +46,10 @@ impl Images {
             }
         }
         self.metadata().commit(changes).await?;
-        for r in &untag {
-            self.emit("untag", &id, r);
+        // Once for what was asked for: digests that go with the last tag go without a word, as with Docker.
+        let by_name = untag.first().is_some_and(|r| !r.contains('@')) && !id_prefix(&id, reference);
+        for _ in untag.iter().take(if by_name { 1 } else { untag.len() }) {
+            self.emit_with("untag", &id, &id, &labels);
         }
         let mut removed = removed;
         if delete {
@@ -89,7 +92,9 @@ impl Images {
                 }
             }
         }
-        Ok((removed, before.saturating_sub(bytes())))
+        let freed = before.saturating_sub(bytes());
+        self.pruned(freed);
+        Ok((removed, freed))
     }
 
     /// Lets go of what a removed container held.
@@ -226,6 +231,11 @@ fn in_use(state: &State, id: &str, force: bool) -> Result<(), Error> {
         short(id),
         short(user)
     )))
+}
+
+/// Whether an image was asked for by its ID, or by the beginning of it.
+fn id_prefix(id: &str, asked: &str) -> bool {
+    id.starts_with(asked) || id.strip_prefix("sha256:").is_some_and(|hex| hex.starts_with(asked))
 }
 
 fn short(id: &str) -> &str {

@@ -60,6 +60,7 @@ impl Images {
                 "RepoTags": tags,
                 "Layers": stored.blobs.iter().map(|d| name(d)).collect::<Vec<_>>(),
             }));
+            self.emit("save", id, id);
         }
         let json = serde_json::to_vec(&manifest)?;
         let mut header = tar::Header::new_ustar();

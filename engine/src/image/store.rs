@@ -1,6 +1,6 @@
 //! The image store: what is on disk and in the metadata, taken over at start, held for containers and told to callers.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -141,8 +141,23 @@ impl Images {
         &self.0.changing
     }
 
-    pub(super) fn emit(&self, action: &str, id: &str, name: &str) {
-        self.0.events.emit("image", action, id, [("name".to_owned(), name.to_owned())].into());
+    /// Tells of an image by its ID or reference; of one that is there, with its labels.
+    pub(crate) fn emit(&self, action: &str, id: &str, name: &str) {
+        self.emit_with(action, id, name, &self.labels(id));
+    }
+
+    pub(super) fn emit_with(&self, action: &str, id: &str, name: &str, labels: &BTreeMap<String, String>) {
+        let mut attributes = labels.clone();
+        attributes.insert("name".to_owned(), name.to_owned());
+        self.0.events.emit("image", action, id, attributes);
+    }
+
+    pub(super) fn labels(&self, id: &str) -> BTreeMap<String, String> {
+        self.resolve(id).map(|i| i.config.labels).unwrap_or_default()
+    }
+
+    pub(super) fn pruned(&self, freed: u64) {
+        self.0.events.pruned("image", freed);
     }
 
     /// The file of a blob.

@@ -42,7 +42,7 @@ pub fn prepare(spec: &ShimSpec, bundle: &Path) -> Result<PathBuf, Error> {
         return Ok(rootfs);
     }
     let config = json!({
-        "ociVersion": VERSION, "hostname": spec.hostname,
+        "ociVersion": VERSION, "hostname": spec.hostname, "annotations": spec.annotations,
         "root": { "path": rootfs, "readonly": spec.read_only },
         "process": { "args": spec.argv, "env": spec.env, "cwd": if spec.cwd.is_empty() { "/" } else { &spec.cwd } },
     });
@@ -59,7 +59,8 @@ pub fn any(spec: &ShimSpec, stages: &[Stage]) -> bool {
 /// Runs those of the given stages one after the other, up to the first that fails. `bundle` is told as it is.
 pub fn run(spec: &ShimSpec, stages: &[Stage], status: &str, pid: i32, bundle: &Path) -> Result<(), Error> {
     let state = json!({
-        "ociVersion": VERSION, "id": spec.id, "status": status, "pid": pid, "bundle": bundle, "annotations": {},
+        "ociVersion": VERSION, "id": spec.id, "status": status, "pid": pid, "bundle": bundle,
+        "annotations": spec.annotations,
     });
     for (i, hook) in spec.hooks.iter().filter(|h| stages.contains(&h.hook_name)).enumerate() {
         one(hook, &state.to_string()).map_err(|why| {

@@ -82,6 +82,8 @@ pub struct ShimSpec {
     pub device_nodes: Vec<DeviceNode>,
     /// Programs run on its way.
     pub hooks: Vec<Hook>,
+    /// What other runtimes and hooks are told of it besides.
+    pub annotations: std::collections::BTreeMap<String, String>,
     /// Further rules of the device cgroup.
     pub device_rules: Vec<String>,
     /// Paths hidden from it; none = the default ones.

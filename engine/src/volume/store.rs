@@ -332,8 +332,7 @@ impl Volumes {
                 }
             }
         }
-        let freed = pruned.freed.to_string();
-        self.0.events.emit("volume", "prune", "", [("reclaimed".to_owned(), freed)].into());
+        self.0.events.pruned("volume", pruned.freed);
         Ok(pruned)
     }
 

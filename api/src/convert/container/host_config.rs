@@ -90,8 +90,7 @@ pub(super) fn read_host_config(mut f: Fields, config: &mut ContainerConfig) -> A
         mode => return Err(ApiError::bad_request(format!("invalid userns mode: {mode}"))),
     };
     f.only("Isolation", &[json!("default")], "isolation is a Windows setting")?;
-    // Kept with the request and shown; Skep's own runtime acts on none.
-    let _: Vec<(String, String)> = f.string_map("Annotations")?;
+    config.annotations = f.string_map("Annotations")?;
     // The client's own file, and the size a terminal gets by `resize` once it runs.
     f.drop_all(&["ContainerIDFile", "ConsoleSize"]);
     f.refuse_rest(REMEDIES)?;

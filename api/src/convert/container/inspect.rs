@@ -11,8 +11,13 @@ use skep_engine::{
 use crate::convert::{mounts, time};
 
 /// The whole of it. `mountpoint` tells where a volume lies on the host, `execs` are the commands in it that have not
-/// ended.
-pub fn inspect(c: &Container, mountpoint: impl Fn(&str) -> PathBuf, execs: &[String]) -> Value {
+/// ended, `links` its links as Docker writes them.
+pub fn inspect(
+    c: &Container,
+    mountpoint: impl Fn(&str) -> PathBuf,
+    execs: &[String],
+    links: &[String],
+) -> Value {
     let state = c.state;
     let mut argv = c.argv.iter();
     let path = argv.next().cloned().unwrap_or_default();
@@ -53,6 +58,7 @@ pub fn inspect(c: &Container, mountpoint: impl Fn(&str) -> PathBuf, execs: &[Str
         "Config": config(c),
         "NetworkSettings": network_settings(c),
     });
+    out["HostConfig"]["Links"] = if links.is_empty() { Value::Null } else { json!(links) };
     if let Some(health) = &c.health {
         out["State"]["Health"] = super::health::state(health);
     }

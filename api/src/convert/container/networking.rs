@@ -80,6 +80,9 @@ pub fn read_network(mode: &str, mut f: Fields) -> ApiResult<NetworkMode> {
     if matches!(mode, "none" | "host") || mode.starts_with("container:") {
         let join = read_join(mode, endpoints.remove(mode).unwrap_or(Value::Null))?;
         check_named(&join)?;
+        if join.mac.is_some() {
+            return Err(ApiError::bad_request(WITH_MAC));
+        }
         if !endpoints.is_empty() {
             let none = mode == "none" || (mode != "host" && endpoints.contains_key("none"));
             return Err(ApiError::bad_request(if none { WITH_NONE } else { SHARED }));
@@ -112,6 +115,7 @@ pub fn read_network(mode: &str, mut f: Fields) -> ApiResult<NetworkMode> {
 // Docker's words for what cannot be joined with what.
 const WITH_NONE: &str =
     "container cannot be connected to multiple networks with one of the networks in private (none) mode";
+const WITH_MAC: &str = "conflicting options: mac-address and the network mode";
 const WITH_HOST: &str = "container cannot be disconnected from host network or connected to host network";
 const SHARED: &str = "container sharing network namespace with another container or host cannot be connected to any other network";
 
@@ -188,6 +192,8 @@ pub(super) fn check_mode(config: &ContainerConfig, links: bool, mac: bool) -> Ap
             ];
             conflicts.iter().find(|(set, _)| *set).map_or(Ok(Vec::new()), |(_, what)| refuse(what))
         }
+        // What is asked for could not be; Docker says so to clients of before API 1.44 only, and leaves it out for others.
+        NetworkMode::Host | NetworkMode::None if mac => Err(ApiError::bad_request(WITH_MAC)),
         NetworkMode::Host if links => {
             refuse("host type networking can't be used with links. This would result in undefined behavior")
         }

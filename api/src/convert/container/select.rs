@@ -104,8 +104,8 @@ impl Select {
         })
     }
 
-    /// Whether the listing shows it.
-    pub fn matches(&self, c: &Container) -> bool {
+    /// Whether the listing shows it; `linked` are the further names that links give it.
+    pub fn matches(&self, c: &Container, linked: &[String]) -> bool {
         let f = &self.filters;
         let running = !matches!(
             c.state,
@@ -116,7 +116,10 @@ impl Select {
         );
         (self.all || running)
             && f.any("id", |v| c.id.as_str().starts_with(v))
-            && (self.names.match_any(&c.name) || self.names.match_any(&format!("/{}", c.name)))
+            && linked
+                .iter()
+                .chain([&c.name])
+                .any(|n| self.names.match_any(n) || self.names.match_any(&format!("/{n}")))
             && f.any("status", |v| v == c.state.word())
             && f.any("exited", |v| {
                 c.state == ContainerState::Exited && v.parse() == Ok(c.exit_code.unwrap_or(0))

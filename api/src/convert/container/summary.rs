@@ -5,10 +5,12 @@ use skep_engine::{Container, ContainerState, HealthStatus};
 
 use super::inspect::{mounts, network_mode, networks};
 
-/// One row. `image` is the image as it should be shown: its name, or its ID once it has none.
+/// One row. `image` is the image as it should be shown: its name, or its ID once it has none; `linked` are the further
+/// names that links give it.
 pub fn summary(
     c: &Container,
     image: &str,
+    linked: &[String],
     now_ns: i64,
     mountpoint: impl Fn(&str) -> std::path::PathBuf,
 ) -> Value {
@@ -31,9 +33,11 @@ pub fn summary(
             ports.push(json!({ "PrivatePort": port, "Type": protocol }));
         }
     }
+    let mut names: Vec<String> = linked.iter().chain([&c.name]).map(|n| format!("/{n}")).collect();
+    names.sort();
     json!({
         "Id": c.id,
-        "Names": [format!("/{}", c.name)],
+        "Names": names,
         "Image": image,
         "ImageID": c.image_id,
         "Command": command(&c.argv),

@@ -208,11 +208,17 @@ impl<'a> Run<'a> {
     }
 }
 
+/// Fields whose keys are the user's own.
+const OF_USER: &[&str] = &["Attributes", "Labels"];
+
 /// Follows the fields of an operand from its base.
 fn walk(operand: &Operand, base: Value) -> Result<Value, Failure> {
     let mut at = base;
-    for name in &operand.fields {
+    for (i, name) in operand.fields.iter().enumerate() {
+        let of_user = i.checked_sub(1).is_some_and(|above| OF_USER.contains(&operand.fields[above].as_str()));
         at = match at {
+            // A map of Go's where it has one, not a structure: what is not in it has no value.
+            Value::Object(map) if of_user && !map.contains_key(name) => Value::Null,
             Value::Object(mut map) => {
                 let exact = map.remove(name);
                 let found = exact

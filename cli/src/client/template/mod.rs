@@ -110,6 +110,7 @@ mod tests {
             ("{{ .Spec.Replicas }}-{{json .Name}}", "3-\"web\""),
             ("{{json .Spec}}", r#"{"Labels":{"a":"1","b":"2"},"Replicas":3}"#),
             ("{{.List}} {{.Spec.Labels}} {{.Nothing}}", "[x y z] map[a:1 b:2] <no value>"),
+            ("{{.Spec.Labels.a}}{{.Spec.Labels.z}}", "1<no value>"),
             ("{{range .List}}{{.}},{{end}}", "x,y,z,"),
             ("{{range $i, $e := .List}}{{$i}}={{$e}} {{end}}", "0=x 1=y 2=z "),
             ("{{range $k, $v := .Spec.Labels}}{{$k}}:{{$v}};{{end}}", "a:1;b:2;"),

@@ -35,6 +35,9 @@ fn whole(spec: &ShimSpec, user: &User, ground: &Ground, directory: &Path) -> Res
     if spec.uts == Namespace::New && !spec.hostname.is_empty() {
         out["hostname"] = spec.hostname.as_str().into();
     }
+    if !spec.annotations.is_empty() {
+        out["annotations"] = json!(spec.annotations);
+    }
     if !spec.hooks.is_empty() {
         out["hooks"] = config::hooks(spec);
     }
