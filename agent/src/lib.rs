@@ -9,6 +9,7 @@ mod assignments;
 mod attachments;
 mod certificate;
 mod dependencies;
+mod exchange;
 mod generic;
 mod local;
 mod logs;
@@ -34,6 +35,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 pub use assignments::{Assignments, AssignmentsError};
 pub use attachments::{Asked, AttachError, Attachments, Place};
+pub use exchange::{Exchange, FetchError, Listening};
 pub use local::LocalNetworking;
 pub use plane::{Applied, NetworkPlane};
 pub use runtime::{EngineRuntime, TASK_LABEL};
@@ -64,6 +66,8 @@ pub struct AgentOptions {
     pub tunnels: Option<mpsc::Sender<Tunnel>>,
     /// Has this agent ask for the places of containers outside services.
     pub attachments: Attachments,
+    /// Hands images to other nodes and takes them from there; none in simulations.
+    pub exchange: Option<Listening>,
 }
 
 /// Where other nodes reach this host; no ports.
@@ -84,6 +88,7 @@ pub struct Agent {
     tasks: task::TaskSet,
     assignments: watch::Sender<Assignments>,
     reaching: AbortHandle,
+    _exchange: Option<Listening>,
     _running: JoinSet<()>,
 }
 
@@ -100,7 +105,7 @@ pub struct Connection {
 
 impl Agent {
     /// Starts: first with what is on disk, then with what managers say.
-    pub fn start(options: AgentOptions) -> std::io::Result<Self> {
+    pub fn start(mut options: AgentOptions) -> std::io::Result<Self> {
         std::fs::create_dir_all(&options.state_dir)?;
         let kept_at = options.state_dir.join("assignments");
         let kept = Assignments::load(&kept_at);
@@ -128,6 +133,10 @@ impl Agent {
         let (connected, connected_seen) = watch::channel(Connection::default());
         let (managers, managers_seen) = watch::channel(Vec::new());
         let (channel, channel_seen) = watch::channel(None);
+        let exchange = options.exchange.take();
+        if let Some(exchange) = &exchange {
+            exchange.join(channel_seen.clone());
+        }
         let attachments = options.attachments.clone();
         let link = attachments::Link {
             channel: channel_seen,
@@ -175,6 +184,7 @@ impl Agent {
             tasks,
             assignments,
             reaching,
+            _exchange: exchange,
             _running: running,
         })
     }

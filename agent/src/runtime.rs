@@ -14,6 +14,7 @@ use skep_proto::{defaults, v1};
 use skep_registry::Credentials;
 
 use crate::dependencies::{described, files};
+use crate::exchange::{Exchange, FetchError};
 use crate::generic;
 use crate::task::{Observed, TaskError, TaskExit, TaskRuntime};
 use crate::template::{Payload, Values};
@@ -24,15 +25,17 @@ pub const TASK_LABEL: &str = "com.docker.swarm.task.id";
 /// The engine as a task runtime.
 pub struct EngineRuntime {
     engine: Engine,
+    /// Images of other nodes.
+    exchange: Option<Exchange>,
     /// What templates of a service's settings are told of this host.
     host: HostInfo,
 }
 
 impl EngineRuntime {
-    /// Runs tasks on `engine`.
-    pub fn new(engine: Engine) -> Self {
+    /// Runs tasks on `engine`, with images that other nodes have, too, where there is an exchange of them.
+    pub fn new(engine: Engine, exchange: Option<Exchange>) -> Self {
         let host = engine.info();
-        Self { engine, host }
+        Self { engine, exchange, host }
     }
 }
 
@@ -86,8 +89,33 @@ impl TaskRuntime for EngineRuntime {
             |why: String| TaskError::Rejected(format!("No such image: {}: {why}", shown(&c.image)));
         let reference = Reference::parse(&c.image).map_err(|e| rejected(e.to_string()))?.or_latest();
         let credentials = Credentials::from_header(&c.registry_auth).map_err(|e| rejected(e.to_string()))?;
+        let pinned = reference.digest.clone();
+        // What a digest stands for is the same wherever it comes from; a tag is its registry's to say.
+        let mut peers = None;
+        if let Some(digest) = &pinned {
+            if images.resolve(digest).is_ok() {
+                // It is here, under another name or none.
+                let name = Reference { tag: None, ..reference };
+                return images.also_called(digest, &name).await.map_err(|e| rejected(e.to_string()));
+            }
+            peers = self.from_peers(&c.image).await;
+            if matches!(peers, Some(Ok(()))) {
+                return Ok(());
+            }
+        }
         let request = PullRequest { reference, platform: None, credentials };
-        images.pull(request, &|_| {}).await.map(drop).map_err(|e| rejected(e.to_string()))
+        let pulled = match images.pull(request, &|_| {}).await {
+            Ok(_) => return Ok(()),
+            Err(e) => e.to_string(),
+        };
+        if pinned.is_none() {
+            peers = self.from_peers(&c.image).await;
+        }
+        match peers {
+            Some(Ok(())) => Ok(()),
+            Some(Err(e)) => Err(rejected(format!("{pulled}; {e}"))),
+            None => Err(rejected(pulled)),
+        }
     }
 
     async fn prepare(&self, a: &v1::TaskAssignment) -> Result<(), TaskError> {
@@ -175,6 +203,12 @@ impl TaskRuntime for EngineRuntime {
 }
 
 impl EngineRuntime {
+    /// Brings an image from other nodes; none = this node takes none from there.
+    async fn from_peers(&self, image: &str) -> Option<Result<(), FetchError>> {
+        let exchange = self.exchange.as_ref().filter(|e| e.is_linked())?;
+        Some(exchange.fetch(image).await)
+    }
+
     /// Stops a task that is ill; what it has failed with.
     async fn unhealthy(&self, a: &v1::TaskAssignment) -> Result<TaskError, TaskError> {
         self.shutdown(a).await?;

@@ -12,6 +12,12 @@ pub enum Error {
         /// As asked for.
         reference: String,
     },
+    /// A blob of an image that is not what its digest says.
+    #[error("layer {digest} is damaged: what came is not what its digest says")]
+    Damaged {
+        /// The digest.
+        digest: String,
+    },
     /// A `RUN` of a build that failed.
     #[error("The command '{command}' returned a non-zero code: {code}{reason}")]
     BuildFailed {

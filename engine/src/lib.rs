@@ -51,8 +51,8 @@ pub use events::Event;
 pub use health::{Health, HealthConfig, HealthResult, HealthStatus};
 pub use host::HostInfo;
 pub use image::{
-    History, Image, ImageConfig, ImageUsage, Images, ImportRequest, LoadedImage, Progress, PullRequest,
-    Pulled, PushRequest, Reference, Removed,
+    History, Image, ImageConfig, ImageUsage, Images, ImportRequest, LoadedImage, LocatedImage, Makeup, PIECE,
+    Partial, Progress, PullRequest, Pulled, PushRequest, Reference, Removed, Share,
 };
 pub use log_config::{LOG_DRIVERS, LogConfig, LogSubject};
 pub use logs::{LogFrame, LogOptions, StdStream};

@@ -8,6 +8,7 @@ use http::Uri;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use skep_proto::ids::NodeId;
 use tokio::io::AsyncBufReadExt as _;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -30,7 +31,20 @@ pub fn channel(identity: &Identity, network: &Arc<dyn Network>, addr: &str, expe
     channel_with(network, addr, move || tls::client_config(identity.host(), &identity.current(), expected))
 }
 
-/// The same, connected: the errors say which of many things is wrong. A connection lost later is made again.
+/// The same to this very node, whatever its role.
+pub fn channel_to_node(
+    identity: &Identity,
+    network: &Arc<dyn Network>,
+    addr: &str,
+    node_id: &NodeId,
+) -> Channel {
+    let (identity, expected) = (identity.clone(), tls::Expected::Node(node_id.clone()));
+    channel_with(network, addr, move || {
+        tls::client_config(identity.host(), &identity.current(), expected.clone())
+    })
+}
+
+/// The same as [`channel`], connected: the errors say which of many things is wrong. A connection lost later is made again.
 pub async fn connected(
     identity: &Identity,
     network: &Arc<dyn Network>,

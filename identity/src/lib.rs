@@ -33,7 +33,7 @@ mod unlock_key;
 
 pub use bootstrap::{Bootstrap, bootstrap, renew};
 pub use ca::{RootCa, check_root, join_token};
-pub use client::{channel, connected, dial};
+pub use client::{channel, channel_to_node, connected, dial};
 pub use credentials::Credentials;
 pub use error::{Error, explain, is_removed, not_sent, removed};
 pub use host::Host;

@@ -10,6 +10,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::time_provider::TimeProvider as _;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
+use skep_proto::ids::NodeId;
 
 use crate::error::ROLE_MARK;
 use crate::peer::unit;
@@ -51,11 +52,26 @@ pub(crate) fn server_config(host: &Host, own: &Credentials) -> Result<Arc<Server
     Ok(Arc::new(config))
 }
 
-/// For connecting as `own` to a node of the same cluster that has `expected` role.
+/// Who has to be at the other end.
+#[derive(Clone, Debug)]
+pub(crate) enum Expected {
+    /// Any node in this role.
+    Role(Role),
+    /// This node, in whichever role.
+    Node(NodeId),
+}
+
+impl From<Role> for Expected {
+    fn from(role: Role) -> Self {
+        Self::Role(role)
+    }
+}
+
+/// For connecting as `own` to a node of the same cluster that is the one expected.
 pub(crate) fn client_config(
     host: &Host,
     own: &Credentials,
-    expected: Role,
+    expected: impl Into<Expected>,
 ) -> Result<Arc<ClientConfig>, Error> {
     let verifier = verifier(&own.roots, own.identity().cluster_id.as_str(), expected)?;
     client_builder(host)?
@@ -139,23 +155,23 @@ pub(crate) fn verify(
 fn verifier(
     roots: &[CertificateDer<'static>],
     name: &str,
-    expected: Role,
+    expected: impl Into<Expected>,
 ) -> Result<Arc<dyn ServerCertVerifier>, Error> {
     let chain =
         WebPkiServerVerifier::builder_with_provider(store(roots)?, provider()).build().map_err(tls)?;
     let name = ServerName::try_from(name.to_owned()).map_err(tls)?;
-    Ok(Arc::new(RoleVerifier { chain, name, expected }))
+    Ok(Arc::new(PeerVerifier { chain, name, expected: expected.into() }))
 }
 
-/// The chain must end in a root of ours, the certificate must be of our cluster, the role the one expected.
+/// The chain must end in a root of ours, the certificate must be of our cluster, and of whom we expect.
 #[derive(Debug)]
-struct RoleVerifier {
+struct PeerVerifier {
     chain: Arc<WebPkiServerVerifier>,
     name: ServerName<'static>,
-    expected: Role,
+    expected: Expected,
 }
 
-impl ServerCertVerifier for RoleVerifier {
+impl ServerCertVerifier for PeerVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -167,11 +183,16 @@ impl ServerCertVerifier for RoleVerifier {
         let verified =
             self.chain.verify_server_cert(end_entity, intermediates, &self.name, ocsp_response, now)?;
         let peer = PeerIdentity::from_der(end_entity).map_err(|e| rustls::Error::General(e.to_string()))?;
-        if peer.role != self.expected {
-            let (found, expected) = (unit(peer.role), unit(self.expected));
-            return Err(rustls::Error::General(format!("{ROLE_MARK}{found} for {expected}")));
+        match &self.expected {
+            Expected::Role(role) if peer.role != *role => {
+                let (found, expected) = (unit(peer.role), unit(*role));
+                Err(rustls::Error::General(format!("{ROLE_MARK}{found} for {expected}")))
+            }
+            Expected::Node(node) if peer.node_id != *node => {
+                Err(rustls::Error::General(format!("it is node {}, not {node}", peer.node_id)))
+            }
+            Expected::Role(_) | Expected::Node(_) => Ok(verified),
         }
-        Ok(verified)
     }
 
     fn verify_tls12_signature(

@@ -16,6 +16,7 @@ use tonic::{Code, Request, Status};
 
 use crate::clock::ClusterClock;
 use crate::consensus::{Consensus, Leader};
+use crate::images;
 use crate::metrics::Metrics;
 use crate::store::{ProposeError, Store, StoreView, WriteError, Writer};
 
@@ -42,6 +43,7 @@ pub(crate) struct Context {
     pub writer: Writer,
     pub consensus: Arc<dyn Consensus>,
     pub metrics: Metrics,
+    pub images: images::Found,
     clock: ClusterClock,
     rng: Mutex<StdRng>,
     channels: Mutex<HashMap<String, Channel>>,
@@ -66,6 +68,7 @@ impl Context {
             writer,
             consensus,
             metrics,
+            images: images::Found::default(),
             clock,
             rng: Mutex::new(rng),
             channels: Mutex::default(),

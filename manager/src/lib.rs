@@ -17,6 +17,7 @@ pub mod explain;
 pub mod forecast;
 mod genesis;
 pub mod homes;
+mod images;
 pub mod leader;
 pub mod logs;
 mod manager;

@@ -8,6 +8,8 @@ pub const HEARTBEAT: Duration = Duration::from_secs(2);
 pub const HEARTBEAT_GRACE: u32 = 3;
 /// TCP port managers serve gRPC on.
 pub const MANAGER_PORT: u16 = 2377;
+/// TCP port that nodes hand images to each other on, where it is free (Docker's port for traffic between nodes).
+pub const EXCHANGE_PORT: u16 = 7946;
 /// UDP port of the WireGuard data path.
 pub const DATA_PATH_PORT: u16 = 4789;
 /// Delay before a failed task is started again (Docker: 5 s).

@@ -18,6 +18,8 @@ pub fn generate(check: bool) -> Result<()> {
         .out_dir(&out)
         .emit_rerun_if_changed(false)
         .btree_map(".")
+        // Passed on as they come.
+        .bytes(".skep.v1.BlobChunk")
         // A batch may hold a hundred thousand tasks: none should take the room of a service.
         .boxed(".skep.v1.Object.kind.node")
         .boxed(".skep.v1.Object.kind.service")

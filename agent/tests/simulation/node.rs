@@ -169,6 +169,7 @@ impl Node {
             engine: None,
             tunnels: None,
             attachments: skep_agent::Attachments::default(),
+            exchange: None,
         })?;
         loop {
             tokio::time::sleep(Duration::from_millis(20)).await;

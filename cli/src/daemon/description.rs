@@ -12,6 +12,7 @@ pub fn describe(
     plane: &DataPlane,
     labels: &[String],
     generic: &[v1::GenericResource],
+    exchange_port: u16,
 ) -> v1::NodeDescription {
     let host = engine.info();
     v1::NodeDescription {
@@ -32,6 +33,7 @@ pub fn describe(
         wireguard_public_key: plane.public_key(),
         keeps_client_address: plane.keeps_client_address(),
         takes_tunnels: true,
+        exchange_port: exchange_port.into(),
         // Filled in by the agent, at each session.
         tls: None,
     }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use skep_agent::{Attachments, LocalNetworking};
+use skep_agent::{Attachments, Exchange, LocalNetworking};
 use skep_api::swarm::{InitRequest, Swarm};
 use skep_api::{ApiState, DaemonInfo, Listener, ServeError};
 use skep_engine::{Engine, EngineOptions, RootLocks};
@@ -217,6 +217,7 @@ impl Daemon {
             tunnels,
             labels: described,
             generic: config.generic.clone(),
+            exchange: (!config.solo).then(|| Exchange::new(engine.images().clone(), config.image_share_rate)),
         })
         .await?;
         std::fs::write(&config.pidfile, std::process::id().to_string())

@@ -87,6 +87,9 @@ pub struct DaemonArgs {
     /// Resource of this node that services can reserve, KIND=AMOUNT, or KIND=NAME for each unit
     #[arg(long = "node-generic-resource", value_name = "KIND=VALUE")]
     pub node_generic_resources: Vec<String>,
+    /// Bytes a second, such as 50m, that this node sends of its images to other nodes of the swarm [default: no limit]
+    #[arg(long, value_name = "BYTES")]
+    pub image_share_rate: Option<String>,
     /// Runtime of containers that ask for none [default: skep, which is built in]
     #[arg(long, value_name = "NAME")]
     pub default_runtime: Option<String>,
@@ -122,6 +125,7 @@ struct File {
     userns_remap: Option<String>,
     cdi_spec_dirs: Vec<PathBuf>,
     node_generic_resources: Vec<String>,
+    image_share_rate: Option<String>,
     ipv6: bool,
     fixed_cidr_v6: Option<String>,
     /// Docker's name for one.
@@ -166,6 +170,8 @@ pub struct Config {
     pub cdi_spec_dirs: Vec<PathBuf>,
     /// What services can reserve here beside CPUs and memory.
     pub generic: Vec<GenericResource>,
+    /// Bytes a second that are sent of images to other nodes; none = no limit.
+    pub image_share_rate: Option<u64>,
     /// The default bridge network has IPv6.
     pub ipv6: bool,
     /// In this range.
@@ -277,6 +283,11 @@ impl Config {
                 &[file.node_generic_resources, args.node_generic_resources].concat(),
             )
             .context("--node-generic-resource")?,
+            image_share_rate: args
+                .image_share_rate
+                .or(file.image_share_rate)
+                .map(|text| image_share_rate(&text))
+                .transpose()?,
             ipv6,
             fixed_cidr_v6,
             host_gateway: host_gateway(if args.host_gateway_ips.is_empty() {
@@ -288,6 +299,11 @@ impl Config {
             solo: false,
         })
     }
+}
+
+fn image_share_rate(text: &str) -> Result<u64> {
+    let rate = skep_engine::parse_size(text).filter(|rate| *rate >= 64 << 10);
+    rate.with_context(|| format!("--image-share-rate {text:?}: want bytes a second like 50m, at least 64k"))
 }
 
 /// The default log driver, checked. Options of flags win over the file's.

@@ -18,6 +18,9 @@ pub(super) struct StoredImage {
     /// The manifest it was pulled by, which is a blob too.
     #[serde(default)]
     pub(super) manifest: Option<String>,
+    /// The indexes that led to that, outermost first, which are blobs too.
+    #[serde(default)]
+    pub(super) indexes: Vec<String>,
     /// A build made it on its way, and keeps it for the next.
     #[serde(default)]
     pub(super) intermediate: bool,
@@ -76,7 +79,7 @@ impl State {
             .chain(self.holders.values().flat_map(|h| h.mounted.iter().flat_map(|(_, chains)| chains)))
             .chain(self.pins.values().flat_map(|p| &p.chain_ids));
         let blobs = images
-            .flat_map(|i| i.blobs.iter().chain([&i.image.id]).chain(&i.manifest))
+            .flat_map(|i| i.blobs.iter().chain([&i.image.id]).chain(&i.manifest).chain(&i.indexes))
             .chain(self.pins.values().flat_map(|p| &p.blobs));
         (chains.map(String::as_str).collect(), blobs.map(String::as_str).collect())
     }

@@ -55,16 +55,23 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if !self.images.let_go(&self.key) {
-            return;
+        // It may have been removed meanwhile.
+        if self.images.let_go(&self.key) {
+            self.images.collect_later();
         }
-        // It was removed meanwhile. Without a runtime the daemon ends, and the next start sweeps.
+    }
+}
+
+impl Images {
+    /// Removes, in its own time, what nothing needs any more.
+    pub(super) fn collect_later(&self) {
+        // Without a runtime the daemon ends, and the next start sweeps.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        let images = self.images.clone();
+        let images = self.clone();
         runtime.spawn(async move {
             let _changing = images.changing().lock().await;
             if let Err(e) = images.collect().await {
-                tracing::warn!(error = %e, "layers that a build used are left to be swept at the next start");
+                tracing::warn!(error = %e, "layers that were in use are left to be swept at the next start");
             }
         });
     }

@@ -127,17 +127,17 @@ impl Images {
     ) -> Result<String, Error> {
         let wanted = platform.cloned().unwrap_or_else(Platform::host);
         let mut manifest = top;
-        let mut depth = 0;
+        let mut indexes = Vec::new();
         let (config, layers) = loop {
             match &manifest.document {
                 Document::Manifest { config, layers } => break (config.clone(), layers.clone()),
-                Document::Index { .. } if depth == 3 => {
+                Document::Index { .. } if indexes.len() == 3 => {
                     return Err(Error::Transfer(format!("the indexes of {reference} are nested too deep")));
                 }
                 Document::Index { manifests } => {
                     let chosen = Fetched::choose(manifests, &wanted)?.digest.clone();
-                    manifest = session.manifest(&chosen).await?;
-                    depth += 1;
+                    let index = std::mem::replace(&mut manifest, session.manifest(&chosen).await?);
+                    indexes.push((index.digest, index.bytes));
                 }
             }
         };
@@ -156,14 +156,14 @@ impl Images {
         }
         // An image that is here under another name needs nothing of its layers.
         if let Ok(image) = self.resolve(&config.digest)
-            && (depth > 0 || serves(platform, &image.os, &image.architecture, &image.variant))
+            && (!indexes.is_empty() || serves(platform, &image.os, &image.architecture, &image.variant))
         {
             return Ok(image.id);
         }
         let bytes = session.blob(&config.digest, config.size).await?;
         let blob = ConfigBlob::parse(&bytes, &config.digest)?;
         // Of an index, it is the index that says what serves.
-        if depth == 0 && !serves(platform, &blob.os, &blob.architecture, &blob.variant) {
+        if indexes.is_empty() && !serves(platform, &blob.os, &blob.architecture, &blob.variant) {
             return Err(Error::Transfer(format!(
                 "image with reference {reference} was found but its platform ({}/{}) does not match the specified platform ({wanted})",
                 blob.os, blob.architecture
@@ -176,13 +176,13 @@ impl Images {
                 layers.len()
             )));
         }
-        self.layers(session, &manifest, (blob, bytes), layers, names, tell).await
+        self.layers(session, (&manifest, indexes), (blob, bytes), layers, names, tell).await
     }
 
     async fn layers(
         &self,
         session: &Session,
-        manifest: &Fetched,
+        (manifest, indexes): (&Fetched, Vec<(String, Vec<u8>)>),
         (config, config_bytes): (ConfigBlob, Vec<u8>),
         layers: Vec<Descriptor>,
         names: &[String],
@@ -192,6 +192,7 @@ impl Images {
         let chains = chain_ids(&diff_ids);
         let named = layers.iter().map(|l| l.digest.clone()).chain([manifest.digest.clone()]);
         let mut blobs: Vec<String> = named.chain([super::layer::digest_of(&config_bytes)]).collect();
+        blobs.extend(indexes.iter().map(|(digest, _)| digest.clone()));
         blobs.extend(chains.iter().filter_map(|c| self.state().blob_of(c)));
         // Before anything is looked up: what is there stays there.
         let _pin = self.pin(chains.clone(), blobs);
@@ -219,11 +220,13 @@ impl Images {
             }
         }))
         .await?;
-        let (images, manifest) = (self.clone(), (manifest.digest.clone(), manifest.bytes.clone()));
+        let images = self.clone();
+        let mut documents = indexes;
+        documents.push((manifest.digest.clone(), manifest.bytes.clone()));
         let references = names.iter().map(|n| Reference::parse(n)).collect::<Result<_, _>>()?;
         let found = Found { config, config_bytes, layers: Vec::new(), references };
         let published =
-            blocking(move || images.publish_pulled(manifest, found, &layers, &chains, &arrived)).await;
+            blocking(move || images.publish_pulled(documents, found, &layers, &chains, &arrived)).await;
         // Moved into the store, or of no use to another attempt either.
         transfers.iter_mut().flatten().for_each(Followed::settle);
         published
@@ -231,15 +234,13 @@ impl Images {
 
     fn publish_pulled(
         &self,
-        (manifest_digest, manifest): (String, Vec<u8>),
+        documents: Vec<(String, Vec<u8>)>,
         mut found: Found,
         layers: &[Descriptor],
         chains: &[String],
         arrived: &[Result<Arc<Arrived>, String>],
     ) -> Result<String, Error> {
         let scratch = Scratch::new(&self.temporary(), "pull")?;
-        let manifest_path = scratch.0.join("manifest");
-        std::fs::write(&manifest_path, manifest).map_err(Error::io("write", &manifest_path))?;
         let mut ready = HashMap::new();
         for ((layer, chain), came) in layers.iter().zip(chains).zip(arrived) {
             found.layers.push(match came {
@@ -256,14 +257,13 @@ impl Images {
                 }
             });
         }
-        // The manifest describes what is stored only if every blob is the one it names.
+        // The documents describe what is stored only if every blob is the one it names.
         let as_named =
             arrived.iter().zip(layers).all(|(a, l)| a.as_ref().err().is_none_or(|b| *b == l.digest));
         let _changing = self.changing().blocking_lock();
         let mut prepared = self.prepare_with(found, &scratch, ready)?;
         if as_named {
-            prepared.stored.manifest = Some(manifest_digest.clone());
-            prepared.blobs.push((manifest_digest, manifest_path));
+            prepared.describe(documents, &scratch)?;
         }
         self.publish(std::slice::from_ref(&prepared))?;
         Ok(prepared.stored.image.id)

@@ -221,6 +221,7 @@ impl Images {
             image,
             blobs: blobs.iter().map(|(d, _)| d.clone()).collect(),
             manifest: None,
+            indexes: Vec::new(),
             intermediate: false,
         };
         blobs.push((id, config_path));
@@ -284,6 +285,24 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
+    /// Keeps what it was pulled by: indexes, outermost first, then the manifest, each with its digest.
+    pub(super) fn describe(
+        &mut self,
+        documents: Vec<(String, Vec<u8>)>,
+        scratch: &Scratch,
+    ) -> Result<(), Error> {
+        let mut digests = Vec::with_capacity(documents.len());
+        for (digest, bytes) in documents {
+            let path = scratch.0.join(format!("document-{}", super::unused_name()));
+            fs::write(&path, bytes).map_err(Error::io("write", &path))?;
+            self.blobs.push((digest.clone(), path));
+            digests.push(digest);
+        }
+        self.stored.manifest = digests.pop();
+        self.stored.indexes = digests;
+        Ok(())
+    }
+
     /// The image's ID.
     pub(super) fn id(&self) -> &str {
         &self.stored.image.id

@@ -20,6 +20,7 @@ use skep_proto::v1::{self, control_server::Control};
 use tonic::{Request, Response, Status};
 
 use crate::context::{Context, forward, is_forwarded};
+use crate::images;
 use crate::store::LookupError;
 
 pub(crate) use cluster::with_defaults;
@@ -188,6 +189,13 @@ impl Control for ControlHandle {
         let (view, stale) = self.ctx.read().await;
         let planned = foresight::plan(&self.ctx, &view, request.into_inner())?;
         Ok(Response::new(v1::PlanResponse { stale, ..planned }))
+    }
+    async fn find_image(
+        &self,
+        request: Request<v1::FindImageRequest>,
+    ) -> Result<Response<v1::FindImageResponse>, Status> {
+        let holders = images::find(&self.ctx, &request.into_inner().image).await;
+        Ok(Response::new(v1::FindImageResponse { holders }))
     }
 }
 

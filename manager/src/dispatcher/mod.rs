@@ -25,6 +25,7 @@ use tonic::{Request, Response, Status};
 
 use crate::authority::{self, surely_removed};
 use crate::context::{Context, forward, is_forwarded};
+use crate::images;
 use acks::Acks;
 use liveness::Liveness;
 use reporter::Reporter;
@@ -211,6 +212,21 @@ impl Dispatcher for DispatcherService {
             Box::pin(async move { client.detach(request).await.map(Response::into_inner) })
         };
         self.ctx.on_leader(forwarded, local, remote).await.map(Response::new)
+    }
+
+    async fn find_image(
+        &self,
+        request: Request<v1::FindImageRequest>,
+    ) -> Result<Response<v1::FindImageResponse>, Status> {
+        let node = authority::node(self.ctx.store(), request.extensions())?.node_id;
+        let image = request.into_inner().image;
+        if !images::is_needed_by(&self.ctx.view(), node.as_str(), &image) {
+            let why = format!("node {node} has no task that needs image {image}");
+            return Err(Status::permission_denied(why));
+        }
+        let mut holders = images::find(&self.ctx, &image).await;
+        holders.retain(|h| h.node_id != node.as_str());
+        Ok(Response::new(v1::FindImageResponse { holders }))
     }
 }
 

@@ -46,7 +46,7 @@ impl Node {
         swarm_events::tell(self.inner.options.engine.clone(), &manager.store());
         membership.save(&self.inner.options.dir).map_err(failed)?;
         let id = identity.node_id().to_string();
-        self.become_member(identity, membership, Some(manager))?;
+        self.become_member(identity, membership, Some(manager)).await?;
         Ok(id)
     }
 
@@ -112,7 +112,7 @@ impl Node {
         let manager = self.start_manager(&identity, &membership, Start::ForceNewCluster).await?;
         membership.save(&self.inner.options.dir).map_err(failed)?;
         let id = identity.node_id().to_string();
-        self.become_member(identity, membership, Some(manager))?;
+        self.become_member(identity, membership, Some(manager)).await?;
         Ok(id)
     }
 
@@ -166,7 +166,7 @@ impl Node {
         } else {
             None
         };
-        self.become_member(identity, membership, manager)
+        self.become_member(identity, membership, manager).await
     }
 
     pub(super) async fn try_leave(&self, force: bool) -> Result<(), SwarmError> {

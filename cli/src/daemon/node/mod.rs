@@ -12,7 +12,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use skep_agent::{Addresses, Agent, AgentOptions, Attachments, EngineRuntime, Place, TASK_LABEL, Tunnel};
+use skep_agent::{
+    Addresses, Agent, AgentOptions, Attachments, EngineRuntime, Exchange, Listening, Place, TASK_LABEL,
+    Tunnel,
+};
 use skep_api::swarm::{
     ControlHandle, InitRequest, JoinRequest, LocalState, LocalSwarm, LogsHandle, Swarm, SwarmError,
     TunnelsHandle,
@@ -45,6 +48,8 @@ pub struct NodeOptions {
     pub labels: watch::Receiver<Vec<String>>,
     /// What services can reserve here beside CPUs and memory.
     pub generic: Vec<v1::GenericResource>,
+    /// Images between nodes; none where there is never another node.
+    pub exchange: Option<Exchange>,
 }
 
 /// The swarm side of the daemon; a cheap handle.
@@ -156,7 +161,7 @@ impl Node {
                     None
                 };
                 self.take_up_attachments();
-                self.become_member(identity, membership, manager)
+                self.become_member(identity, membership, manager).await
             }
             (None, Ok(Keys::Open(None))) => Ok(()),
             (Some(_), Err(e)) => Err(e),
@@ -185,14 +190,15 @@ impl Node {
         Ok(manager)
     }
 
-    fn become_member(
+    async fn become_member(
         &self,
         identity: Identity,
         membership: Membership,
         manager: Option<Manager>,
     ) -> Result<(), SwarmError> {
         let options = &self.inner.options;
-        let description = self.description();
+        let exchange = self.exchange(&identity, &membership).await;
+        let description = self.description(exchange.as_ref().map_or(0, Listening::port));
         let (addresses, reached) = watch::channel(reached_at(&membership));
         let mut managers = membership.managers.clone();
         if manager.is_some() {
@@ -205,11 +211,12 @@ impl Node {
             managers,
             description,
             addresses: reached,
-            runtime: Arc::new(EngineRuntime::new(options.engine.clone())),
+            runtime: Arc::new(EngineRuntime::new(options.engine.clone(), options.exchange.clone())),
             plane: Arc::new(options.plane.clone()),
             engine: Some(options.engine.clone()),
             tunnels: Some(options.tunnels.clone()),
             attachments: options.attachments.clone(),
+            exchange,
         })
         .map_err(failed)?;
         let member = Arc::new(Member {
@@ -228,11 +235,25 @@ impl Node {
         Ok(())
     }
 
+    /// Begins to hand images to other nodes. Without that, this node does as well as it can.
+    async fn exchange(&self, identity: &Identity, membership: &Membership) -> Option<Listening> {
+        let exchange = self.inner.options.exchange.as_ref()?;
+        match exchange.listen(identity, &self.inner.network, membership.listen_addr.ip()).await {
+            Ok(listening) => Some(listening),
+            Err(error) => {
+                tracing::error!(%error, "this node neither hands images to other nodes nor takes any from there");
+                None
+            }
+        }
+    }
+
     /// This host's description, which changes with its labels.
-    fn description(&self) -> watch::Receiver<v1::NodeDescription> {
+    fn description(&self, exchange_port: u16) -> watch::Receiver<v1::NodeDescription> {
         let options = self.inner.options.clone();
         let mut labels = options.labels.clone();
-        let of = move |labels: &[String]| describe(&options.engine, &options.plane, labels, &options.generic);
+        let of = move |labels: &[String]| {
+            describe(&options.engine, &options.plane, labels, &options.generic, exchange_port)
+        };
         let (told, description) = watch::channel(of(&labels.borrow_and_update()));
         tokio::spawn(async move {
             loop {
