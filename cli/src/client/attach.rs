@@ -81,6 +81,11 @@ pub async fn attach(
 }
 
 impl Attached {
+    /// The connection itself, for who shows the output in a way of their own.
+    pub fn into_stream(self) -> TokioIo<hyper::upgrade::Upgraded> {
+        self.connection
+    }
+
     /// Copies until the container closes its output, or the user detaches. Signals go to the container if
     /// `proxy` is set; a terminal's size follows ours.
     pub async fn join(self, api: &Api, path: &str, proxy: bool) -> Result<Ended> {

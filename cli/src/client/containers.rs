@@ -339,7 +339,11 @@ pub async fn copy(api: &Api, path: &str, query: &Query, raw: bool) -> Result<()>
 }
 
 /// A stream of the API.
-pub async fn reader(api: &Api, path: &str, query: &Query) -> Result<impl tokio::io::AsyncBufRead + Unpin> {
+pub async fn reader(
+    api: &Api,
+    path: &str,
+    query: &Query,
+) -> Result<impl tokio::io::AsyncBufRead + Unpin + use<>> {
     Ok(bytes(api.send(Method::GET, path, query, full(""), &[]).await?))
 }
 

@@ -16,31 +16,31 @@ use super::terminal;
 pub struct ExecArgs {
     /// Detached mode: run command in the background
     #[arg(short, long)]
-    detach: bool,
+    pub detach: bool,
     /// Override the key sequence for detaching a container
     #[arg(long, value_name = "string")]
-    detach_keys: Option<String>,
+    pub detach_keys: Option<String>,
     /// Set environment variables
     #[arg(short, long, value_name = "list")]
-    env: Vec<String>,
+    pub env: Vec<String>,
     /// Read in a file of environment variables
     #[arg(long, value_name = "list")]
-    env_file: Vec<PathBuf>,
+    pub env_file: Vec<PathBuf>,
     /// Keep STDIN open even if not attached
     #[arg(short, long)]
-    interactive: bool,
+    pub interactive: bool,
     /// Give extended privileges to the command
     #[arg(long)]
-    privileged: bool,
+    pub privileged: bool,
     /// Allocate a pseudo-TTY
     #[arg(short, long)]
-    tty: bool,
+    pub tty: bool,
     /// Username or UID (format: "<name|uid>[:<group|gid>]")
     #[arg(short, long, value_name = "string")]
-    user: Option<String>,
+    pub user: Option<String>,
     /// Working directory inside the container
     #[arg(short, long, value_name = "string")]
-    workdir: Option<String>,
+    pub workdir: Option<String>,
     /// Flags end at the container: what follows is the command's.
     #[arg(
         required = true,
@@ -49,7 +49,7 @@ pub struct ExecArgs {
         allow_hyphen_values = true,
         value_name = "CONTAINER COMMAND [ARG...]"
     )]
-    words: Vec<String>,
+    pub words: Vec<String>,
 }
 
 /// Runs a command in a container; its exit code.

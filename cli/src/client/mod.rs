@@ -3,6 +3,8 @@
 mod api;
 mod attach;
 mod build;
+mod compose;
+mod compose_parts;
 mod container_list;
 mod container_usage;
 mod containers;
@@ -163,6 +165,8 @@ enum Client {
         #[arg(short, long, value_name = "string")]
         format: Option<String>,
     },
+    /// Define and run multi-container applications (Compose files)
+    Compose(Box<compose::ComposeArgs>),
     /// Manage contexts
     #[command(subcommand)]
     Context(context::ContextCommand),
@@ -361,6 +365,7 @@ fn ask(api: &Api, command: Client) -> Result<u8> {
             Client::Build(args)
             | Client::Image(ImageGroup::Build(args))
             | Client::Builder(BuilderGroup::Build(args)) => return build::run(api, &args).await,
+            Client::Compose(args) => return compose::run(api, *args).await,
             Client::OnImage(command) | Client::Image(ImageGroup::Same(command)) => {
                 images::run(api, command).await
             }

@@ -114,6 +114,12 @@ pub async fn run(api: &Api, command: RegistryCommand) -> Result<()> {
     }
 }
 
+/// Has the daemon push an image, with what it says on standard error.
+pub async fn push_quietly(api: &Api, image: &str, quiet: bool) -> Result<()> {
+    let (name, tag) = split(image);
+    send(api, name, &Query::new().with("tag", tag), if quiet { Show::Nowhere } else { Show::Err }).await
+}
+
 async fn push(api: &Api, image: &str, all: bool, quiet: bool) -> Result<()> {
     let (name, tag) = split(image);
     if all && familiar(image) == image {
@@ -126,15 +132,17 @@ async fn push(api: &Api, image: &str, all: bool, quiet: bool) -> Result<()> {
         }
         query = query.with("tag", tag);
     }
+    send(api, name, &query, if quiet { Show::Nowhere } else { Show::Out }).await?;
+    if quiet { say!("{}", if all { full_repository(name) } else { full_name(image) }) } else { Ok(()) }
+}
+
+async fn send(api: &Api, name: &str, query: &Query, show: Show) -> Result<()> {
     // Docker's client sends the header always: a push needs somebody to be made as.
     let auth = api.credentials_for(name)?;
     let auth = if auth.is_empty() { "e30=" } else { &auth };
     let path = format!("/images/{}/push", full_repository(name));
-    let headers = [("X-Registry-Auth", auth)];
-    let response = api.send(Method::POST, &path, &query, full(""), &headers).await?;
-    let show = if quiet { Show::Nowhere } else { Show::Out };
-    messages::show(response, show, |_| {}).await?;
-    if quiet { say!("{}", if all { full_repository(name) } else { full_name(image) }) } else { Ok(()) }
+    let response = api.send(Method::POST, &path, query, full(""), &[("X-Registry-Auth", auth)]).await?;
+    messages::show(response, show, |_| {}).await
 }
 
 pub async fn account(api: &Api, command: AccountCommand) -> Result<()> {

@@ -9,6 +9,8 @@ pub struct Context<'a> {
     pub dir: &'a std::path::Path,
     /// Variables have not been put in: what has one stays short.
     pub variables_stay: bool,
+    /// Build contexts and watched paths are looked for here.
+    pub builds: bool,
 }
 
 /// A whole file, checked before.
@@ -45,15 +47,21 @@ fn service(node: &mut Node, path: &str, context: &Context<'_>) -> Result<(), Pro
         }
     }
     for name in ["command", "entrypoint"] {
-        if let Some(value) = node.get_mut(name)
-            && let Some(text) = value.text()
-        {
-            let Some(words) = units::words(text) else {
-                return Err(Problem::new(&value.at, format!("{path}.{name}: a quote is not closed")));
-            };
-            let at = value.at.clone();
-            let words = words.into_iter().map(|w| Node::string(&at, w)).collect();
-            *value = Node { tag: value.tag, ..Node::list(&at, words) };
+        words(node, name, path)?;
+    }
+    for name in ["post_start", "pre_stop"] {
+        for hook in node.get_mut(name).map(list_mut).unwrap_or_default() {
+            words(hook, "command", &format!("{path}.{name}"))?;
+            pairs(hook, "environment");
+        }
+    }
+    for rule in node.get_mut("develop").and_then(|d| d.get_mut("watch")).map(list_mut).unwrap_or_default() {
+        if let Some(hook) = rule.get_mut("exec") {
+            words(hook, "command", &format!("{path}.develop.watch.exec"))?;
+            pairs(hook, "environment");
+        }
+        if let Some(at) = rule.get_mut("path").filter(|_| context.builds) {
+            absolute(at, context);
         }
     }
     if let Some(deploy) = node.get_mut("deploy") {
@@ -73,14 +81,13 @@ fn service(node: &mut Node, path: &str, context: &Context<'_>) -> Result<(), Pro
         }
         pairs(build, "args");
         pairs(build, "labels");
+        pairs(build, "additional_contexts");
+        if context.builds {
+            self::build(build, context);
+        }
     }
-    if let Some(hosts) = node.get_mut("extra_hosts")
-        && let Kind::Map(entries) = &hosts.kind
-    {
-        let line = |(k, v): &(super::node::Key, Node)| {
-            Node::string(&k.at, format!("{}:{}", k.text, v.text().unwrap_or_default()))
-        };
-        hosts.kind = Kind::List(entries.iter().map(line).collect());
+    if let Some(hosts) = node.get_mut("extra_hosts") {
+        host_lines(hosts);
     }
     named(node, "networks", Node::null);
     named(node, "depends_on", |at| {
@@ -107,6 +114,53 @@ fn service(node: &mut Node, path: &str, context: &Context<'_>) -> Result<(), Pro
         }
     }
     Ok(())
+}
+
+/// A command as its words.
+fn words(node: &mut Node, name: &str, path: &str) -> Result<(), Problem> {
+    if let Some(value) = node.get_mut(name)
+        && let Some(text) = value.text()
+    {
+        let Some(words) = units::words(text) else {
+            return Err(Problem::new(&value.at, format!("{path}.{name}: a quote is not closed")));
+        };
+        let at = value.at.clone();
+        let words = words.into_iter().map(|w| Node::string(&at, w)).collect();
+        *value = Node { tag: value.tag, ..Node::list(&at, words) };
+    }
+    Ok(())
+}
+
+/// A build of a project: its context is a path of this host, or an address.
+fn build(node: &mut Node, context: &Context<'_>) {
+    let remote =
+        |text: &str| text.contains("://") || text.starts_with("git@") || text.starts_with("github.com/");
+    if node.get("context").is_none() {
+        let at = node.at.clone();
+        node.set("context", Node::string(&at, "."));
+    }
+    if let Some(path) = node.get_mut("context").filter(|c| !c.text().is_some_and(remote)) {
+        absolute(path, context);
+    }
+    let known = node.get("dockerfile").is_some() || node.get("dockerfile_inline").is_some();
+    if !known {
+        let at = node.at.clone();
+        node.set("dockerfile", Node::string(&at, "Dockerfile"));
+    }
+    items(node, "secrets", context, |item| Ok(vec![under("source", item)])).ok();
+    if let Some(hosts) = node.get_mut("extra_hosts") {
+        host_lines(hosts);
+    }
+}
+
+/// `{name: ip}` as `[name:ip]`.
+fn host_lines(hosts: &mut Node) {
+    if let Kind::Map(entries) = &hosts.kind {
+        let line = |(k, v): &(super::node::Key, Node)| {
+            Node::string(&k.at, format!("{}:{}", k.text, v.text().unwrap_or_default()))
+        };
+        hosts.kind = Kind::List(entries.iter().map(line).collect());
+    }
 }
 
 fn list_mut(node: &mut Node) -> &mut [Node] {
@@ -214,10 +268,15 @@ fn env_files(node: &mut Node, context: &Context<'_>) {
 /// A path as seen from anywhere: `~` is the home directory, what is relative begins where its file lies.
 fn absolute(node: &mut Node, context: &Context<'_>) {
     let Kind::Scalar(Type::Str, text) = &mut node.kind else { return };
+    *text = clean(context.dir, text).to_string_lossy().into_owned();
+}
+
+/// A path as seen from anywhere, one that is relative beginning in a directory.
+pub fn clean(dir: &std::path::Path, text: &str) -> std::path::PathBuf {
     let home = || std::env::var("HOME").unwrap_or_else(|_| "/".into());
     let path = match text.strip_prefix("~/") {
         Some(rest) => std::path::Path::new(&home()).join(rest),
-        None => context.dir.join(&*text),
+        None => dir.join(text),
     };
     let mut clean = std::path::PathBuf::new();
     for part in path.components() {
@@ -229,5 +288,5 @@ fn absolute(node: &mut Node, context: &Context<'_>) {
             part => clean.push(part),
         }
     }
-    *text = clean.to_string_lossy().into_owned();
+    clean
 }

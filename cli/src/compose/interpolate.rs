@@ -11,49 +11,66 @@ const MOST_DEPTH: usize = 16;
 /// Values of variables by their names.
 pub type Variables = BTreeMap<String, String>;
 
-/// Puts values in place of variables, in every value. Tells of those that have none, as a warning.
-pub fn document(
-    node: &mut Node,
-    path: &str,
-    vars: &Variables,
-    warnings: &mut Vec<String>,
-) -> Result<(), Problem> {
-    match &mut node.kind {
-        Kind::Scalar(ty, text) if text.contains('$') => {
-            let mut unset = Vec::new();
-            let new = expand(text, vars, 0, &mut unset).map_err(|what| {
-                let what = match what {
-                    Bad::Format => format!(
-                        "{path}: invalid interpolation format {text:?}: you may need to escape any $ with another $"
-                    ),
-                    Bad::Missing(name, why) if why.is_empty() => {
-                        format!("{path}: required variable {name} is missing a value")
-                    }
-                    Bad::Missing(name, why) => format!("{path}: required variable {name} is missing a value: {why}"),
+/// Bytes that all values of a project may become, at most: a short file must not stand for an endless one.
+pub const MOST_TEXT: usize = 64 << 20;
+
+/// The putting of values in place of variables.
+pub struct Interpolation<'a> {
+    pub vars: &'a Variables,
+    /// Gets what variables have no value.
+    pub warnings: &'a mut Vec<String>,
+    /// Bytes that may still be written.
+    pub room: &'a mut usize,
+}
+
+impl Interpolation<'_> {
+    /// In every value.
+    pub fn document(&mut self, node: &mut Node, path: &str) -> Result<(), Problem> {
+        match &mut node.kind {
+            Kind::Scalar(ty, text) if text.contains('$') => {
+                let mut unset = Vec::new();
+                let new = expand(text, self.vars, 0, &mut unset).map_err(|what| {
+                    let what = match what {
+                        Bad::Format => format!(
+                            "{path}: invalid interpolation format {text:?}: you may need to escape any $ with another $"
+                        ),
+                        Bad::TooLong => format!("{path}: it comes to more than {MOST_TEXT} bytes"),
+                        Bad::Missing(name, why) if why.is_empty() => {
+                            format!("{path}: required variable {name} is missing a value")
+                        }
+                        Bad::Missing(name, why) => {
+                            format!("{path}: required variable {name} is missing a value: {why}")
+                        }
+                    };
+                    Problem::new(&node.at, what)
+                })?;
+                let Some(left) = self.room.checked_sub(new.len()) else {
+                    let what = format!("{path}: the values of variables come to more than {MOST_TEXT} bytes");
+                    return Err(Problem::new(&node.at, what));
                 };
-                Problem::new(&node.at, what)
-            })?;
-            for name in unset {
-                warnings.push(format!("{}: variable {name:?} is not set: taken as empty", node.at));
+                *self.room = left;
+                for name in unset {
+                    self.warnings.push(format!("{}: variable {name:?} is not set: taken as empty", node.at));
+                }
+                // What came out of a variable may be meant as a number: the schema reads it so where one is wanted.
+                *ty = if *ty == Type::Str { Type::Str } else { yaml::plain(&new) };
+                *text = new;
             }
-            // What came out of a variable may be meant as a number: the schema reads it so where one is wanted.
-            *ty = if *ty == Type::Str { Type::Str } else { yaml::plain(&new) };
-            *text = new;
-        }
-        Kind::Scalar(..) => {}
-        Kind::List(items) => {
-            for (i, item) in items.iter_mut().enumerate() {
-                document(item, &format!("{path}[{i}]"), vars, warnings)?;
+            Kind::Scalar(..) => {}
+            Kind::List(items) => {
+                for (i, item) in items.iter_mut().enumerate() {
+                    self.document(item, &format!("{path}[{i}]"))?;
+                }
+            }
+            Kind::Map(entries) => {
+                for (key, value) in entries {
+                    let dot = if path.is_empty() { "" } else { "." };
+                    self.document(value, &format!("{path}{dot}{}", key.text))?;
+                }
             }
         }
-        Kind::Map(entries) => {
-            for (key, value) in entries {
-                let dot = if path.is_empty() { "" } else { "." };
-                document(value, &format!("{path}{dot}{}", key.text), vars, warnings)?;
-            }
-        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Why a text cannot be expanded.
@@ -61,6 +78,7 @@ pub fn document(
 pub enum Bad {
     Format,
     Missing(String, String),
+    TooLong,
 }
 
 fn is_name_start(c: char) -> bool {
@@ -76,6 +94,9 @@ pub fn expand(text: &str, vars: &Variables, depth: usize, unset: &mut Vec<String
     let (mut out, mut rest) = (String::new(), text);
     while let Some(dollar) = rest.find('$') {
         out.push_str(&rest[..dollar]);
+        if out.len() > MOST_TEXT {
+            return Err(Bad::TooLong);
+        }
         rest = &rest[dollar + 1..];
         if let Some(more) = rest.strip_prefix('$') {
             out.push('$');

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::canonical::{self, Context};
 use super::interpolate::{self, Variables};
 use super::node::{Kind, Node, Problem};
-use super::{env_file, extends, merge, references, schema, shape, yaml};
+use super::{env_file, extends, include, merge, references, schema, shape, yaml};
 
 /// Why a project cannot be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +32,15 @@ impl From<Problem> for Error {
     }
 }
 
+/// Whose rules hold where those of stacks and of projects differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// `docker stack`: no `.env`, env files as they stand, `build` and `depends_on` mean nothing.
+    Stack,
+    /// `docker compose`.
+    Project,
+}
+
 /// What to load, and with what.
 pub struct Options<'a> {
     /// Paths, merged in this order; `-` is standard input.
@@ -39,8 +48,13 @@ pub struct Options<'a> {
     pub variables: Variables,
     /// Profiles whose services are wanted; `*` is all.
     pub profiles: Vec<String>,
+    /// Services that are wanted whatever their profiles.
+    pub services: Vec<String>,
     /// Whether variables are put in; without it they stay as they are written.
     pub interpolate: bool,
+    pub dialect: Dialect,
+    /// Where relative paths begin; none: where the first file lies.
+    pub directory: Option<PathBuf>,
 }
 
 /// The files as one.
@@ -48,35 +62,28 @@ pub struct Options<'a> {
 pub struct Project {
     /// In long forms, with the order and the types of the schema.
     pub root: Node,
+    /// Services that are left out, as no profile of theirs is wanted.
+    pub inactive: Vec<String>,
     /// What is not an error but should be known.
     pub warnings: Vec<String>,
 }
 
 /// Loads a project.
 pub fn load(options: &Options<'_>) -> Result<Project, Error> {
-    let mut loader = Loader { options, warnings: Vec::new() };
-    let mut merged: Option<Node> = None;
+    let mut loader = Loader::new(options);
     // As with Docker, what is relative begins where the first file lies.
     let Some(first) = options.files.first() else { return Err(Error::NoFile) };
-    let dir = directory(first);
-    for file in options.files {
-        let document = loader.document(file, &dir)?;
-        let document = extends::resolve(&mut loader, document, file, &dir)?;
-        match &mut merged {
-            Some(base) => merge::merge(base, document),
-            None => merged = Some(document),
-        }
-    }
-    let Some(mut root) = merged else { return Err(Error::NoFile) };
+    let dir = options.directory.clone().unwrap_or_else(|| directory(first));
+    let mut root = loader.merged(options.files, &dir, &mut Vec::new())?;
     merge::drop_reset(&mut root);
-    loader.leave_out_inactive(&mut root);
+    let inactive = loader.leave_out_inactive(&mut root);
     if options.interpolate {
-        env_file::fold(&mut root, &options.variables)?;
+        env_file::fold(&mut root, &options.variables, options.dialect)?;
     }
-    references::check(&root)?;
+    references::check(&root, options.dialect, &inactive)?;
     shape::sort(&mut root, &schema::FILE);
     loader.warnings.dedup();
-    Ok(Project { root, warnings: loader.warnings })
+    Ok(Project { root, inactive, warnings: loader.warnings })
 }
 
 /// Where the paths in a file begin.
@@ -88,13 +95,48 @@ pub fn directory(file: &str) -> PathBuf {
     }
 }
 
+/// Files that one project is made of, at most: those that include each other grow fast.
+const MOST_FILES: usize = 256;
+
 /// Reads files, one by one.
 pub struct Loader<'a> {
     options: &'a Options<'a>,
+    /// Of the file that is being read: an included one may have others.
+    pub(super) variables: Variables,
     warnings: Vec<String>,
+    files: usize,
+    /// Bytes that variables may still become.
+    room: usize,
 }
 
-impl Loader<'_> {
+impl<'a> Loader<'a> {
+    fn new(options: &'a Options<'a>) -> Self {
+        let (variables, room) = (options.variables.clone(), interpolate::MOST_TEXT);
+        Self { options, variables, warnings: Vec::new(), files: 0, room }
+    }
+
+    pub(super) fn dialect(&self) -> Dialect {
+        self.options.dialect
+    }
+
+    /// Files as one, each with what it includes and extends; `within` are the files that include these.
+    pub fn merged(&mut self, files: &[String], dir: &Path, within: &mut Vec<String>) -> Result<Node, Error> {
+        let mut merged: Option<Node> = None;
+        for file in files {
+            let mut document = self.document(file, dir)?;
+            let included = include::take(self, &mut document, file, dir, within)?;
+            let mut document = extends::resolve(self, document, file, dir)?;
+            for other in included {
+                include::import(&mut document, other)?;
+            }
+            match &mut merged {
+                Some(base) => merge::merge(base, document),
+                None => merged = Some(document),
+            }
+        }
+        merged.ok_or(Error::NoFile)
+    }
+
     /// A file by itself, checked and in long forms.
     pub fn document(&mut self, file: &str, dir: &Path) -> Result<Node, Error> {
         let text = read(file).map_err(|source| Error::Read { file: file.into(), source })?;
@@ -105,44 +147,82 @@ impl Loader<'_> {
     /// A text as a file.
     pub fn parsed(&mut self, file: &str, text: &str, dir: &Path) -> Result<Node, Error> {
         let mut root = yaml::parse(file, text)?;
+        self.files += 1;
+        if self.files > MOST_FILES {
+            return Err(
+                Problem::new(&root.at, format!("more than {MOST_FILES} files make one project")).into()
+            );
+        }
         if !matches!(root.kind, Kind::Map(_)) {
             let what = format!("want a mapping at the top level, not {}", root.describe());
             return Err(Problem::new(&root.at, what).into());
         }
         if self.options.interpolate {
-            interpolate::document(&mut root, "", &self.options.variables, &mut self.warnings)?;
+            let mut put = interpolate::Interpolation {
+                vars: &self.variables,
+                warnings: &mut self.warnings,
+                room: &mut self.room,
+            };
+            put.document(&mut root, "")?;
         }
         let mut found = shape::Check { problems: Vec::new(), variables_stay: !self.options.interpolate };
         found.check(&mut root, &schema::FILE, "");
         if !found.problems.is_empty() {
             return Err(Error::Invalid(found.problems));
         }
-        if let Some((key, _)) = root.entries().iter().find(|(k, _)| k.text == "include") {
-            return Err(Problem::new(&key.at, "include is not supported yet: name the files with -c").into());
-        }
-        canonical::file(&mut root, &Context { dir, variables_stay: !self.options.interpolate })?;
+        let context = Context {
+            dir,
+            variables_stay: !self.options.interpolate,
+            builds: self.options.dialect == Dialect::Project,
+        };
+        canonical::file(&mut root, &context)?;
         Ok(root)
     }
 
-    /// Takes out the services of profiles that are not wanted.
-    fn leave_out_inactive(&self, root: &mut Node) {
-        let wanted = &self.options.profiles;
-        let active = |service: &Node| {
+    /// Takes out the services of profiles that are not wanted; their names.
+    fn leave_out_inactive(&self, root: &mut Node) -> Vec<String> {
+        let (wanted, named) = (&self.options.profiles, &self.options.services);
+        let active = |name: &str, service: &Node| {
             let profiles = service.get("profiles").map(Node::items).unwrap_or_default();
-            let named = |p: &Node| wanted.iter().any(|w| w == "*" || p.text() == Some(w));
-            profiles.is_empty() || profiles.iter().any(named)
+            let asked = |p: &Node| wanted.iter().any(|w| w == "*" || p.text() == Some(w));
+            profiles.is_empty() || named.iter().any(|n| n == name) || profiles.iter().any(asked)
         };
+        let mut inactive = Vec::new();
         if let Some(Node { kind: Kind::Map(services), .. }) = root.get_mut("services") {
-            services.retain(|(_, service)| active(service));
+            services.retain(|(key, service)| {
+                let stays = active(&key.text, service);
+                if !stays {
+                    inactive.push(key.text.clone());
+                }
+                stays
+            });
         }
+        inactive
     }
 }
 
+/// The name that files give their project; the last of them counts. Files that cannot be read name none.
+pub fn declared_name(files: &[String], variables: &Variables) -> Result<Option<String>, Problem> {
+    let mut found = None;
+    for file in files {
+        let Ok(text) = read(file) else { continue };
+        let root = yaml::parse(if file == "-" { "<stdin>" } else { file }, &text)?;
+        let Some(name) = root.get("name") else { continue };
+        let expanded = interpolate::expand(name.text().unwrap_or_default(), variables, 0, &mut Vec::new());
+        found = expanded.ok().filter(|n| !n.is_empty()).or(found);
+    }
+    Ok(found)
+}
+
 fn read(file: &str) -> std::io::Result<String> {
+    static TYPED: std::sync::OnceLock<String> = std::sync::OnceLock::new();
     if file != "-" {
         return std::fs::read_to_string(file);
     }
+    if let Some(text) = TYPED.get() {
+        return Ok(text.clone());
+    }
     let mut text = String::new();
     std::io::stdin().read_to_string(&mut text)?;
-    Ok(text)
+    Ok(TYPED.get_or_init(|| text).clone())
 }

@@ -1,12 +1,36 @@
 //! What services refer to must be in the file.
 
-use super::load::Error;
+use super::depends;
+use super::load::{Dialect, Error};
 use super::node::{At, Key, Node, Problem};
 
-/// Checks every service.
-pub fn check(root: &Node) -> Result<(), Error> {
+/// Checks every service. Of a project's services, `inactive` are those that are not wanted.
+pub fn check(root: &Node, dialect: Dialect, inactive: &[String]) -> Result<(), Error> {
     let mut problems = Vec::new();
-    for (key, service) in root.get("services").map(Node::entries).unwrap_or_default() {
+    let services = root.get("services").map(Node::entries).unwrap_or_default();
+    if dialect == Dialect::Project {
+        for (key, service) in services {
+            for need in depends::of(service) {
+                let name = &need.service;
+                if services.iter().any(|(k, _)| k.text == *name) || !need.required {
+                    continue;
+                }
+                let why = match inactive.contains(name) {
+                    true => ", whose profiles are not active",
+                    false => "",
+                };
+                let what = format!("service {:?} depends on undefined service {name:?}{why}", key.text);
+                problems.push(Problem::new(&need.at, what));
+            }
+            if service.get("image").is_none() && service.get("build").is_none() {
+                let what =
+                    format!("service {:?} has neither an image nor a build context specified", key.text);
+                problems.push(Problem::new(&key.at, what));
+            }
+        }
+        depends::check(services)?;
+    }
+    for (key, service) in services {
         let mut want = |section: &str, kind: &str, name: &str, at: &At| {
             let entries = root.get(section).map(Node::entries).unwrap_or_default();
             if !entries.iter().any(|(k, _)| k.text == name) {

@@ -16,13 +16,18 @@ const EXTERNAL: Shape = Or(&[Bool, Object(&[("name", Str)])]);
 pub const FILE: Shape = Object(&[
     ("version", Word),
     ("name", Str),
-    ("include", Any),
+    ("include", List(&INCLUDE)),
     ("services", Map(&SERVICE)),
     ("networks", Map(&NETWORK)),
     ("volumes", Map(&VOLUME)),
     ("secrets", Map(&SECRET)),
     ("configs", Map(&CONFIG)),
     ("models", Any),
+]);
+
+const INCLUDE: Shape = Or(&[
+    Str,
+    Object(&[("path", STRING_OR_STRINGS), ("project_directory", Str), ("env_file", STRING_OR_STRINGS)]),
 ]);
 
 const REFERENCES: Shape = List(&Or(&[
@@ -41,6 +46,14 @@ const UPDATE: Shape = Object(&[
 
 const GENERIC: Shape = List(&Object(&[("discrete_resource_spec", Object(&[("kind", Str), ("value", Int)]))]));
 
+const DEVICE_REQUESTS: Shape = List(&Object(&[
+    ("driver", Str),
+    ("count", Word),
+    ("device_ids", STRINGS),
+    ("capabilities", STRINGS),
+    ("options", PAIRS),
+]));
+
 const DEPLOY: Shape = Object(&[
     ("mode", OneOf(&["replicated", "global", "replicated-job", "global-job"])),
     ("replicas", Int),
@@ -53,7 +66,12 @@ const DEPLOY: Shape = Object(&[
             ("limits", Object(&[("cpus", Word), ("memory", Size), ("pids", Int)])),
             (
                 "reservations",
-                Object(&[("cpus", Word), ("memory", Size), ("generic_resources", GENERIC), ("devices", Any)]),
+                Object(&[
+                    ("cpus", Word),
+                    ("memory", Size),
+                    ("generic_resources", GENERIC),
+                    ("devices", DEVICE_REQUESTS),
+                ]),
             ),
         ]),
     ),
@@ -115,7 +133,7 @@ const MOUNT: Shape = Object(&[
     ("volume", Object(&[("nocopy", Bool), ("subpath", Str), ("labels", PAIRS)])),
     ("tmpfs", Object(&[("size", Size), ("mode", Int)])),
     ("cluster", Any),
-    ("image", Any),
+    ("image", Object(&[("subpath", Str)])),
 ]);
 
 const SERVICE_NETWORK: Shape = Object(&[
@@ -160,12 +178,45 @@ const BUILD: Shape = Or(&[
     ]),
 ]);
 
+const RATES: Shape = List(&Object(&[("path", Str), ("rate", Word)]));
+
+const BLKIO: Shape = Object(&[
+    ("weight", Int),
+    ("weight_device", List(&Object(&[("path", Str), ("weight", Int)]))),
+    ("device_read_bps", RATES),
+    ("device_read_iops", RATES),
+    ("device_write_bps", RATES),
+    ("device_write_iops", RATES),
+]);
+
+const DEVELOP: Shape = Object(&[(
+    "watch",
+    List(&Object(&[
+        ("path", Str),
+        ("action", OneOf(&["sync", "rebuild", "restart", "sync+restart", "sync+exec"])),
+        ("target", Str),
+        ("ignore", STRING_OR_STRINGS),
+        ("include", STRING_OR_STRINGS),
+        ("initial_sync", Bool),
+        ("exec", HOOK),
+    ])),
+)]);
+
+const HOOK: Shape = Object(&[
+    ("command", STRING_OR_STRINGS),
+    ("user", Str),
+    ("privileged", Bool),
+    ("working_dir", Str),
+    ("environment", PAIRS),
+]);
+const HOOKS: Shape = List(&HOOK);
+
 const ULIMITS: Shape = Map(&Or(&[Int, Object(&[("soft", Int), ("hard", Int)])]));
 
 const SERVICE_FIELDS: Fields = &[
     ("annotations", PAIRS),
     ("attach", Bool),
-    ("blkio_config", Any),
+    ("blkio_config", BLKIO),
     ("build", BUILD),
     ("cap_add", STRINGS),
     ("cap_drop", STRINGS),
@@ -200,9 +251,9 @@ const SERVICE_FIELDS: Fields = &[
         ]),
     ),
     ("deploy", DEPLOY),
-    ("develop", Any),
+    ("develop", DEVELOP),
     ("device_cgroup_rules", STRINGS),
-    ("devices", Any),
+    ("devices", List(&Or(&[Str, Object(&[("source", Str), ("target", Str), ("permissions", Str)])]))),
     ("dns", STRING_OR_STRINGS),
     ("dns_opt", STRING_OR_STRINGS),
     ("dns_search", STRING_OR_STRINGS),
@@ -220,7 +271,7 @@ const SERVICE_FIELDS: Fields = &[
     ("extends", Or(&[Str, Object(&[("service", Str), ("file", Str)])])),
     ("external_links", STRINGS),
     ("extra_hosts", PAIRS),
-    ("gpus", Any),
+    ("gpus", Or(&[Str, DEVICE_REQUESTS])),
     ("group_add", WORDS),
     ("hostname", Str),
     ("healthcheck", HEALTHCHECK),
@@ -246,8 +297,8 @@ const SERVICE_FIELDS: Fields = &[
     ("pids_limit", Int),
     ("platform", Str),
     ("ports", List(&Or(&[Word, PORT]))),
-    ("post_start", Any),
-    ("pre_stop", Any),
+    ("post_start", HOOKS),
+    ("pre_stop", HOOKS),
     ("privileged", Bool),
     ("profiles", STRINGS),
     ("provider", Any),
@@ -262,7 +313,7 @@ const SERVICE_FIELDS: Fields = &[
     ("stdin_open", Bool),
     ("stop_grace_period", Duration),
     ("stop_signal", Word),
-    ("storage_opt", Any),
+    ("storage_opt", OPTIONS),
     ("sysctls", PAIRS),
     ("tmpfs", STRING_OR_STRINGS),
     ("tty", Bool),

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::interpolate::{Variables, expand};
 use super::node::{At, Kind, Node, Tag, Type};
-use super::{Error, Options, emit, load, yaml};
+use super::{Dialect, Error, Options, emit, load, yaml};
 
 /// Loads files that are written into a directory first; the last of them are named to `load`.
 fn loaded(files: &[(&str, &str)], named: &[&str]) -> (tempfile::TempDir, Result<super::Project, Error>) {
@@ -16,7 +16,15 @@ fn loaded(files: &[(&str, &str)], named: &[&str]) -> (tempfile::TempDir, Result<
     let variables = [("TAG", "7"), ("EMPTY", ""), ("N", "3"), ("HOME_TOWN", "x")];
     let variables = variables.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
     let profiles = vec!["extra".into()];
-    let project = load(&Options { files: &named, variables, profiles, interpolate: true });
+    let project = load(&Options {
+        files: &named,
+        variables,
+        profiles,
+        services: Vec::new(),
+        interpolate: true,
+        dialect: Dialect::Stack,
+        directory: None,
+    });
     (dir, project)
 }
 
@@ -170,7 +178,11 @@ fn what_is_wrong_is_told_with_its_place() {
             "networks:\n  n: {external: true, driver: overlay}\n",
             "DIR/c.yml:2:23: n: what is external has no other keys: \"driver\"",
         ),
-        ("include: [a.yml]\n", "DIR/c.yml:1:1: include is not supported yet: name the files with -c"),
+        (
+            "include: [a.yml]\n",
+            "DIR/c.yml:1:11: include: open DIR/a.yml: No such file or directory (os error 2)",
+        ),
+        ("include: [c.yml]\n", "DIR/c.yml:1:10: include: goes round in a circle: DIR/c.yml -> DIR/c.yml"),
         ("a: 1\n---\nb: 2\n", "DIR/c.yml:2:1: a second document: a Compose file is one"),
     ];
     for (given, wanted) in cases {

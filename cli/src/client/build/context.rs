@@ -23,11 +23,25 @@ pub(super) fn open(path: &Path, file: Option<&Path>) -> Result<(Body, String)> {
             "a build context from {shown} is not supported by this version of Skep yet: check it out first"
         );
     }
+    let root = root(path)?;
+    let (text, name) = dockerfile(&root, file)?;
+    send(root, text, name)
+}
+
+/// A directory with a Dockerfile that is in no file.
+pub(super) fn with_dockerfile(path: &Path, text: &str) -> Result<(Body, String)> {
+    send(root(path)?, Some(text.as_bytes().to_vec()), SENT.to_owned())
+}
+
+fn root(path: &Path) -> Result<PathBuf> {
+    let shown = path.display().to_string();
     if !path.is_dir() {
         bail!("unable to prepare context: path {shown:?} not found or not a directory");
     }
-    let root = fs::canonicalize(path).with_context(|| format!("unable to prepare context: {shown}"))?;
-    let (text, name) = dockerfile(&root, file)?;
+    fs::canonicalize(path).with_context(|| format!("unable to prepare context: {shown}"))
+}
+
+fn send(root: PathBuf, text: Option<Vec<u8>>, name: String) -> Result<(Body, String)> {
     let (ignore, sent) = (ignore(&root, &name)?, name.clone());
     let (reader, writer) = io::pipe()?;
     let from = tokio::fs::File::from_std(fs::File::from(std::os::fd::OwnedFd::from(reader)));
@@ -80,7 +94,7 @@ fn slashes(path: &Path) -> String {
 }
 
 /// `NAME.dockerignore` beside the Dockerfile, else `.dockerignore`.
-fn ignore(root: &Path, dockerfile: &str) -> Result<Ignore> {
+pub fn ignore(root: &Path, dockerfile: &str) -> Result<Ignore> {
     for name in [format!("{dockerfile}.dockerignore"), ".dockerignore".to_owned()] {
         match fs::read_to_string(root.join(&name)) {
             Ok(text) => {

@@ -19,6 +19,8 @@ use super::create_values as values;
 use super::messages::{self, Failed, Show};
 use super::output::say;
 
+pub use context::ignore as ignored;
+
 /// Flags of `build`, which is `image build` and `builder build`.
 #[derive(Args)]
 pub struct BuildArgs {
@@ -106,6 +108,20 @@ pub struct BuildArgs {
     /// Directory that is sent; "-" for an archive or a Dockerfile on standard input
     #[arg(value_name = "PATH | -")]
     path: PathBuf,
+    /// A Dockerfile given as text, not as a file.
+    #[arg(skip)]
+    pub inline: Option<String>,
+    /// Our standard output is for something else.
+    #[arg(skip)]
+    pub to_stderr: bool,
+}
+
+impl BuildArgs {
+    /// Reads flags and the path as a command line has them.
+    pub fn from_words(words: &[String]) -> Result<Self> {
+        let command = Self::augment_args(clap::Command::new("build").no_binary_name(true));
+        Ok(<Self as clap::FromArgMatches>::from_arg_matches(&command.try_get_matches_from(words)?)?)
+    }
 }
 
 /// Longest header that secrets go in, each of them in base64 twice: what a daemon reads of a request's head has an end.
@@ -113,7 +129,26 @@ const LONGEST_SECRETS: usize = 300 << 10;
 
 /// Builds; the exit code.
 pub async fn run(api: &Api, args: &BuildArgs) -> Result<u8> {
-    let (context, dockerfile) = context::open(&args.path, args.file.as_deref())?;
+    let id = match build(api, args).await {
+        Ok(id) => id,
+        Err(e) => {
+            let Some(failed) = e.downcast_ref::<Failed>() else { return Err(e) };
+            eprintln!("{failed}");
+            return Ok(u8::try_from(failed.code).ok().filter(|c| *c != 0).unwrap_or(1));
+        }
+    };
+    if args.quiet {
+        say!("{id}")?;
+    }
+    Ok(0)
+}
+
+/// Builds; the image's ID.
+pub async fn build(api: &Api, args: &BuildArgs) -> Result<String> {
+    let (context, dockerfile) = match &args.inline {
+        Some(text) => context::with_dockerfile(&args.path, text)?,
+        None => context::open(&args.path, args.file.as_deref())?,
+    };
     let query = query(args, &dockerfile)?;
     let mut headers = vec![("Content-Type", "application/x-tar".to_owned())];
     let known = api.store()?.all()?;
@@ -139,21 +174,14 @@ pub async fn run(api: &Api, args: &BuildArgs) -> Result<u8> {
                     made.clone_into(&mut id);
                 }
             };
-            messages::show(response, Show::Out, aux).await
+            messages::show(response, if args.to_stderr { Show::Err } else { Show::Out }, aux).await
         }
     };
-    if let Err(e) = shown {
-        let Some(failed) = e.downcast_ref::<Failed>() else { return Err(e) };
-        eprintln!("{failed}");
-        return Ok(u8::try_from(failed.code).ok().filter(|c| *c != 0).unwrap_or(1));
-    }
+    shown?;
     if let Some(path) = &args.iidfile {
         std::fs::write(path, &id).with_context(|| format!("write {}", path.display()))?;
     }
-    if args.quiet {
-        say!("{id}")?;
-    }
-    Ok(0)
+    Ok(id)
 }
 
 fn query(args: &BuildArgs, dockerfile: &str) -> Result<Query> {

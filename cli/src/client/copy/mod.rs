@@ -15,6 +15,7 @@ use tokio_util::io::SyncIoBridge;
 use super::api::{Api, Query, encode, full, reader};
 use super::{containers, human, is_not_found};
 use local::Counted;
+pub use paths::clean;
 use paths::{Place, base, parent_and_base};
 
 /// Flags of `cp`.
@@ -22,17 +23,17 @@ use paths::{Place, base, parent_and_base};
 pub struct CopyArgs {
     /// Archive mode (copy all uid/gid information)
     #[arg(short, long)]
-    archive: bool,
+    pub archive: bool,
     /// Always follow symbol link in SRC_PATH
     #[arg(short = 'L', long)]
-    follow_link: bool,
+    pub follow_link: bool,
     /// Suppress progress output during copy. Progress output is automatically suppressed if no terminal is attached
     #[arg(short, long, value_name = "bool", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    quiet: Option<bool>,
+    pub quiet: Option<bool>,
     #[arg(value_name = "CONTAINER:SRC_PATH|SRC_PATH|-")]
-    source: String,
+    pub source: String,
     #[arg(value_name = "DEST_PATH|-|CONTAINER:DEST_PATH", allow_hyphen_values = true)]
-    destination: String,
+    pub destination: String,
 }
 
 /// Go's bits of a file's mode.

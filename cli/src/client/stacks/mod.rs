@@ -21,7 +21,7 @@ use super::api::{Api, Query};
 use super::output::{Column, Listing, text, write};
 use super::services;
 use super::tasks::{self, TaskFlags};
-use crate::compose::{self, Node, Project, Variables};
+use crate::compose::{self, Dialect, Node, Project, Variables};
 
 /// The label that says which stack a thing is of.
 const NAMESPACE: &str = "com.docker.stack.namespace";
@@ -107,7 +107,15 @@ impl FileFlags {
         {
             profiles.extend(named.split(',').filter(|p| !p.is_empty()).map(str::to_owned));
         }
-        let options = compose::Options { files: &self.compose_file, variables, profiles, interpolate };
+        let options = compose::Options {
+            files: &self.compose_file,
+            variables,
+            profiles,
+            services: Vec::new(),
+            interpolate,
+            dialect: Dialect::Stack,
+            directory: None,
+        };
         let project = compose::load(&options)?;
         project.warnings.iter().for_each(|w| eprintln!("{w}"));
         Ok(project)
@@ -165,7 +173,7 @@ fn scope(stack: &str, name: &str) -> String {
 
 /// Labels of the file, and the stack's.
 fn stack_labels(stack: &str, given: Option<&Node>) -> Map<String, Value> {
-    let mut labels = service::pairs(given);
+    let mut labels = super::compose_parts::pairs(given);
     labels.insert(NAMESPACE.into(), stack.into());
     labels
 }

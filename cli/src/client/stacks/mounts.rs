@@ -3,8 +3,8 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::service::pairs;
 use super::{scope, stack_labels};
+use crate::client::compose_parts::pairs;
 use crate::client::create_body::without_empty;
 use crate::compose::{Node, Problem};
 

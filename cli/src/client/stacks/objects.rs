@@ -11,8 +11,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::service::pairs;
 use super::{scope, stack_labels};
+use crate::client::compose_parts::pairs;
 use crate::client::create_body::without_empty;
 use crate::compose::{Node, Problem};
 

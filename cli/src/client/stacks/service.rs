@@ -1,31 +1,15 @@
 //! A service of a Compose file as the API's service spec, field by field as Docker's client makes it.
 
 use anyhow::Result;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::objects::{self, Files};
 use super::{IMAGE, extras, mounts, prerequisites, scope, stack_labels};
+use crate::client::compose_parts::{
+    capabilities, environment, healthcheck, hosts, nanoseconds, number, pairs, strings, ulimits,
+};
 use crate::client::create_body::without_empty;
-use crate::compose::{Node, Problem, units};
-
-/// Strings of a list.
-pub fn strings(node: Option<&Node>) -> Vec<&str> {
-    node.map(Node::items).unwrap_or_default().iter().filter_map(Node::text).collect()
-}
-
-/// A mapping of strings; nothing is the empty one.
-pub fn pairs(node: Option<&Node>) -> Map<String, Value> {
-    let entries = node.map(Node::entries).unwrap_or_default();
-    entries.iter().map(|(k, v)| (k.text.clone(), v.text().unwrap_or_default().into())).collect()
-}
-
-fn number(node: &Node, name: &str) -> Option<i64> {
-    node.text_of(name).and_then(|t| t.parse().ok())
-}
-
-fn nanoseconds(node: &Node, name: &str) -> Option<i64> {
-    node.text_of(name).and_then(units::duration)
-}
+use crate::compose::{Node, Problem};
 
 /// The spec of a service whose secrets and configs are known by `files`.
 pub fn spec(stack: &str, root: &Node, name: &str, service: &Node, files: &Files) -> Result<Value> {
@@ -34,21 +18,14 @@ pub fn spec(stack: &str, root: &Node, name: &str, service: &Node, files: &Files)
     let image = service.text_of("image").unwrap_or_default();
     let mut labels = stack_labels(stack, deploy.get("labels"));
     labels.insert(IMAGE.into(), image.into());
-    let mut env: Vec<String> = service
-        .get("environment")
-        .map(Node::entries)
-        .unwrap_or_default()
-        .iter()
-        .map(|(k, v)| v.text().map_or_else(|| k.text.clone(), |v| format!("{}={v}", k.text)))
-        .collect();
-    env.sort();
+    let env = environment(service);
     let (add, drop) = capabilities(service);
     let mut container = json!({
         "Image": image,
         "Command": strings(service.get("entrypoint")),
         "Args": strings(service.get("command")),
         "Hostname": service.text_of("hostname"),
-        "Hosts": hosts(service)?,
+        "Hosts": hosts(service)?.iter().map(|(name, ip)| format!("{ip} {name}")).collect::<Vec<_>>(),
         "DNSConfig": {
             "Nameservers": strings(service.get("dns")), "Search": strings(service.get("dns_search")),
             "Options": strings(service.get("dns_opt")),
@@ -138,82 +115,6 @@ fn mode(name: &str, deploy: &Node) -> Result<Value> {
             None => Ok(json!({ "GlobalJob": {} })),
         },
     }
-}
-
-fn hosts(service: &Node) -> Result<Vec<String>> {
-    let read = |host: &Node| {
-        let text = host.text().unwrap_or_default();
-        let pair = text
-            .split_once('=')
-            .or_else(|| text.split_once(':'))
-            .map(|(name, ip)| (name, ip.trim_matches(['[', ']'])));
-        // What the host's address is, only the task's node knows.
-        let is_addr = |ip: &str| ip == "host-gateway" || ip.parse::<std::net::IpAddr>().is_ok();
-        let good = pair.filter(|(name, ip)| !name.is_empty() && is_addr(ip));
-        match good {
-            Some((name, ip)) => Ok(format!("{ip} {name}")),
-            None => Err(Problem::new(&host.at, format!("extra_hosts: {text:?}: want host:ip")).into()),
-        }
-    };
-    service.get("extra_hosts").map(Node::items).unwrap_or_default().iter().map(read).collect()
-}
-
-fn capabilities(service: &Node) -> (Vec<String>, Vec<String>) {
-    let named = |key: &str| {
-        let name = |c: &str| {
-            let upper = c.to_uppercase();
-            if upper == "ALL" || upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") }
-        };
-        let mut all: Vec<String> = strings(service.get(key)).into_iter().map(name).collect();
-        all.sort();
-        all.dedup();
-        all
-    };
-    let (add, mut drop) = (named("cap_add"), named("cap_drop"));
-    // As with Docker, what is added is not dropped.
-    drop.retain(|c| !add.contains(c));
-    (add, drop)
-}
-
-fn healthcheck(service: &Node) -> Result<Value> {
-    let Some(check) = service.get("healthcheck") else { return Ok(Value::Null) };
-    if check.is_set("disable") {
-        return match check.get("test") {
-            Some(test) if strings(Some(test)) != ["NONE"] => {
-                Err(Problem::new(&test.at, "healthcheck: test and disable can't be set at the same time")
-                    .into())
-            }
-            _ => Ok(json!({ "Test": ["NONE"] })),
-        };
-    }
-    let time = |name| nanoseconds(check, name).unwrap_or(0);
-    let mut out = json!({ "Test": strings(check.get("test")) });
-    for (field, key) in [
-        ("Interval", "interval"),
-        ("Timeout", "timeout"),
-        ("StartPeriod", "start_period"),
-        ("StartInterval", "start_interval"),
-    ] {
-        if time(key) != 0 {
-            out[field] = time(key).into();
-        }
-    }
-    if let Some(retries) = number(check, "retries") {
-        out["Retries"] = retries.into();
-    }
-    Ok(out)
-}
-
-fn ulimits(service: &Node) -> Vec<Value> {
-    let one = |(name, limit): &(_, Node)| {
-        let name: &crate::compose::Key = name;
-        let (soft, hard) = match limit.text() {
-            Some(both) => (both.parse().ok(), both.parse().ok()),
-            None => (number(limit, "soft"), number(limit, "hard")),
-        };
-        json!({ "Name": name.text, "Soft": soft.unwrap_or(0), "Hard": hard.or(soft).unwrap_or(0) })
-    };
-    service.get("ulimits").map(Node::entries).unwrap_or_default().iter().map(one).collect()
 }
 
 fn resources(deploy: &Node) -> Result<Value> {

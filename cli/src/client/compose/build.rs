@@ -1,0 +1,205 @@
+//! `compose build`: the build sections of services as builds of their own.
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use super::super::build::{self as one, BuildArgs};
+use super::super::compose_parts::strings;
+use super::super::registry;
+use super::project::Project;
+use super::{Session, graph, service};
+use crate::compose::{Node, Problem};
+
+/// Flags of `compose build`.
+#[derive(Args)]
+pub struct BuildFlags {
+    /// Set build-time variables for services
+    #[arg(long, value_name = "stringArray")]
+    build_arg: Vec<String>,
+    /// Set memory limit for the build container
+    #[arg(short, long, value_name = "bytes")]
+    memory: Option<String>,
+    /// Do not use cache when building the image
+    #[arg(long)]
+    no_cache: bool,
+    /// Always attempt to pull a newer version of the image
+    #[arg(long)]
+    pull: bool,
+    /// Push service images
+    #[arg(long)]
+    push: bool,
+    /// Suppress the build output
+    #[arg(short, long)]
+    quiet: bool,
+    /// Also build dependencies (transitively)
+    #[arg(long)]
+    with_dependencies: bool,
+    #[arg(value_name = "SERVICE")]
+    services: Vec<String>,
+}
+
+/// What is asked for beside the files.
+#[derive(Default)]
+pub struct Options {
+    pub args: Vec<String>,
+    pub memory: Option<String>,
+    pub no_cache: bool,
+    pub pull: bool,
+    pub quiet: bool,
+    pub to_stderr: bool,
+}
+
+pub async fn run(s: &Session<'_>, flags: &BuildFlags) -> Result<()> {
+    let project = s.files.load(&flags.services)?;
+    let mut names = project.selected(&flags.services, flags.with_dependencies)?;
+    names.retain(|n| project.service(n).is_ok_and(|s| s.get("build").is_some()));
+    if names.is_empty() {
+        eprintln!("No services to build");
+        return Ok(());
+    }
+    let options = Options {
+        args: flags.build_arg.clone(),
+        memory: flags.memory.clone(),
+        no_cache: flags.no_cache,
+        pull: flags.pull,
+        quiet: flags.quiet,
+        to_stderr: false,
+    };
+    all(s, &project, &names, &options).await?;
+    if flags.push {
+        for name in &names {
+            let image = service::image(&project.name, name, project.service(name)?);
+            registry::push_quietly(s.api, &image, flags.quiet).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Builds services, in the order of their needs; what each says is not mixed with that of others.
+pub async fn all(s: &Session<'_>, project: &Project, names: &[String], options: &Options) -> Result<()> {
+    // Each is checked before any is begun.
+    for name in names {
+        words(project, name, options)?;
+    }
+    let turn = tokio::sync::Mutex::new(());
+    let edges = graph::of_files(project.services());
+    graph::walk(names, &edges, false, async |name| {
+        let _mine = turn.lock().await;
+        let (words, inline) = words(project, &name, options)?;
+        let mut args = BuildArgs::from_words(&words)?;
+        args.inline = inline;
+        args.to_stderr = options.to_stderr;
+        s.report.tell("Service", &name, "Building");
+        one::build(s.api, &args).await.with_context(|| format!("service {name:?}: build"))?;
+        s.report.tell("Service", &name, "Built");
+        Ok(())
+    })
+    .await
+}
+
+/// A build section as the words of `skep build`, and the Dockerfile that is in the file itself.
+fn words(project: &Project, name: &str, options: &Options) -> Result<(Vec<String>, Option<String>)> {
+    let service = project.service(name)?;
+    let build = service.get("build").with_context(|| format!("service {name:?} has no build section"))?;
+    let mut out = Vec::new();
+    let mut put = |flag: &str, value: &str| out.extend([format!("--{flag}={value}")]);
+    put("tag", &service::image(&project.name, name, service));
+    for tag in strings(build.get("tags")) {
+        put("tag", tag);
+    }
+    let given = |list: &[String], key: &str| list.iter().any(|a| a.split('=').next() == Some(key));
+    for (key, value) in build.get("args").map(Node::entries).unwrap_or_default() {
+        let held = value.text().or_else(|| project.variables.get(&key.text).map(String::as_str));
+        if let Some(value) = held.filter(|_| !given(&options.args, &key.text)) {
+            put("build-arg", &format!("{}={value}", key.text));
+        }
+    }
+    for arg in &options.args {
+        put("build-arg", arg);
+    }
+    for (key, value) in build.get("labels").map(Node::entries).unwrap_or_default() {
+        put("label", &format!("{}={}", key.text, value.text().unwrap_or_default()));
+    }
+    for (label, value) in
+        [("project", project.name.as_str()), ("service", name), ("version", env!("CARGO_PKG_VERSION"))]
+    {
+        put("label", &format!("com.docker.compose.{label}={value}"));
+    }
+    for image in strings(build.get("cache_from")) {
+        put("cache-from", image);
+    }
+    for host in strings(build.get("extra_hosts")) {
+        put("add-host", host);
+    }
+    for (key, limit) in build.get("ulimits").map(Node::entries).unwrap_or_default() {
+        let soft = limit.text().or(limit.text_of("soft")).unwrap_or("0");
+        let hard = limit.text().or(limit.text_of("hard")).unwrap_or(soft);
+        put("ulimit", &format!("{}={soft}:{hard}", key.text));
+    }
+    for (flag, key) in [("target", "target"), ("network", "network"), ("shm-size", "shm_size")] {
+        if let Some(value) = build.text_of(key) {
+            put(flag, value);
+        }
+    }
+    platform(name, service, build)?.iter().for_each(|p| put("platform", p));
+    if let Some(memory) = &options.memory {
+        put("memory", memory);
+    }
+    for item in build.get("secrets").map(Node::items).unwrap_or_default() {
+        put("secret", &secret(project, name, item)?);
+    }
+    for (flag, set) in [
+        ("no-cache", options.no_cache || build.is_set("no_cache")),
+        ("pull", options.pull || build.is_set("pull")),
+        ("quiet", options.quiet),
+    ] {
+        if set {
+            out.push(format!("--{flag}"));
+        }
+    }
+    let context = build.text_of("context").unwrap_or(".");
+    let inline = build.text_of("dockerfile_inline").map(str::to_owned);
+    if let (None, Some(file)) = (&inline, build.text_of("dockerfile")) {
+        out.push(format!("--file={}", std::path::Path::new(context).join(file).display()));
+    }
+    out.push(context.to_owned());
+    Ok((out, inline))
+}
+
+/// The one platform that is built for.
+fn platform(name: &str, service: &Node, build: &Node) -> Result<Option<String>> {
+    let listed = strings(build.get("platforms"));
+    match (service.text_of("platform"), listed.as_slice()) {
+        (Some(own), list) if list.is_empty() || list.contains(&own) => Ok(Some(own.to_owned())),
+        (None, []) => Ok(None),
+        (None, [one]) => Ok(Some((*one).to_owned())),
+        (own, _) => {
+            let at = build.get("platforms").map_or(&build.at, |n| &n.at);
+            let what = match own {
+                Some(own) => format!("services.{name}.build.platforms: {own} of platform is not among them"),
+                None => {
+                    format!("services.{name}.build.platforms: images of several platforms are not supported")
+                }
+            };
+            Err(Problem::new(at, what).into())
+        }
+    }
+}
+
+/// `id=NAME,src=FILE` of a build's secret.
+fn secret(project: &Project, name: &str, item: &Node) -> Result<String> {
+    let source = item.text_of("source").unwrap_or_default();
+    let id = item.text_of("target").unwrap_or(source);
+    let Some(declared) = project.root.path(&["secrets", source]) else {
+        let what = format!("services.{name}.build.secrets: undefined secret {source:?}");
+        return Err(Problem::new(&item.at, what).into());
+    };
+    match (declared.text_of("file"), declared.text_of("environment")) {
+        (Some(file), _) => Ok(format!("id={id},src={file}")),
+        (None, Some(variable)) if std::env::var_os(variable).is_some() => {
+            Ok(format!("id={id},env={variable}"))
+        }
+        (None, Some(variable)) => bail!("secret {source:?}: environment variable {variable:?} is not set"),
+        (None, None) => bail!("secret {source:?} of the build of {name:?} has neither a file nor a variable"),
+    }
+}

@@ -1,0 +1,149 @@
+//! `compose config`: what the files come to.
+
+use anyhow::{Context, Result};
+use clap::Args;
+use serde_json::Value;
+
+use super::super::output::{say, write};
+use super::container::{self, Made};
+use super::{Session, service};
+use crate::compose::{self, Kind, Node, Type};
+
+/// Flags of `compose config`.
+#[derive(Args)]
+pub struct ConfigFlags {
+    /// Print environment used for interpolation
+    #[arg(long)]
+    environment: bool,
+    /// Format the output. Values: [yaml | json]
+    #[arg(long, value_name = "string", default_value = "yaml", value_parser = ["yaml", "json"])]
+    format: String,
+    /// Print the service config hash, one per line
+    #[arg(long, value_name = "string")]
+    hash: Option<String>,
+    /// Print the image names, one per line
+    #[arg(long)]
+    images: bool,
+    /// Print the network names, one per line
+    #[arg(long)]
+    networks: bool,
+    /// Don't interpolate environment variables
+    #[arg(long)]
+    no_interpolate: bool,
+    /// Save to file (default to stdout)
+    #[arg(short, long, value_name = "string")]
+    output: Option<std::path::PathBuf>,
+    /// Print the profile names, one per line
+    #[arg(long)]
+    profiles: bool,
+    /// Only validate the configuration, don't print anything
+    #[arg(short, long)]
+    quiet: bool,
+    /// Print the service names, one per line
+    #[arg(long)]
+    services: bool,
+    /// Print the volume names, one per line
+    #[arg(long)]
+    volumes: bool,
+    #[arg(value_name = "SERVICE")]
+    names: Vec<String>,
+}
+
+pub fn run(s: &Session<'_>, flags: &ConfigFlags) -> Result<()> {
+    let mut project = s.files.load_as(&flags.names, !flags.no_interpolate)?;
+    if !flags.names.is_empty() {
+        let wanted = project.selected(&flags.names, true)?;
+        let others: Vec<String> =
+            project.services().map(|(n, _)| n.to_owned()).filter(|n| !wanted.contains(n)).collect();
+        if let Some(services) = project.root.get_mut("services") {
+            others.iter().for_each(|n| drop(services.remove(n)));
+        }
+        service::complete(&mut project.root, &project.name.clone());
+    }
+    if flags.quiet {
+        return Ok(());
+    }
+    let names = |section: &str| -> Vec<String> {
+        let entries = project.root.get(section).map(Node::entries).unwrap_or_default();
+        entries.iter().map(|(k, _)| k.text.clone()).collect()
+    };
+    let lines = if flags.services {
+        Some(names("services"))
+    } else if flags.volumes {
+        Some(names("volumes"))
+    } else if flags.networks {
+        Some(names("networks"))
+    } else if flags.images {
+        Some(project.services().map(|(n, s)| service::image(&project.name, n, s)).collect())
+    } else if flags.profiles {
+        let all = s.files.load_all()?;
+        let of = |s: &Node| super::super::compose_parts::strings(s.get("profiles")).join("\n");
+        let mut found: Vec<String> = all.services().map(|(_, s)| of(s)).filter(|p| !p.is_empty()).collect();
+        found = found.iter().flat_map(|p| p.lines()).map(str::to_owned).collect();
+        found.sort();
+        found.dedup();
+        Some(found)
+    } else if flags.environment {
+        Some(project.variables.iter().map(|(k, v)| format!("{k}={v}")).collect())
+    } else if let Some(which) = &flags.hash {
+        let wanted = |name: &str| which == "*" || which.split(',').any(|w| w == name);
+        let hash = |(name, service): (&str, &Node)| {
+            Ok(format!("{name} {}", container::hash(&project, name, service, &Made::default())?))
+        };
+        Some(project.services().filter(|(n, _)| wanted(n)).map(hash).collect::<Result<_>>()?)
+    } else {
+        None
+    };
+    if let Some(lines) = lines {
+        return lines.iter().try_for_each(|l| say!("{l}"));
+    }
+    let mut root = project.root;
+    defaults(&mut root);
+    let text = match flags.format.as_str() {
+        "json" => serde_json::to_string_pretty(&json(&root))? + "\n",
+        _ => compose::to_yaml(&root),
+    };
+    match &flags.output {
+        Some(file) => std::fs::write(file, text).with_context(|| format!("write {}", file.display())),
+        None => write(format_args!("{text}")),
+    }
+}
+
+/// Says what Docker's own says of what was left out.
+fn defaults(root: &mut Node) {
+    for (_, service) in root.get_mut("services").map(Node::entries_mut).unwrap_or_default() {
+        if let Some(Node { kind: Kind::List(ports), .. }) = service.get_mut("ports") {
+            for published in ports.iter_mut().filter_map(|p| p.get_mut("published")) {
+                if let Kind::Scalar(ty, _) = &mut published.kind {
+                    *ty = Type::Str;
+                }
+            }
+        }
+        for (_, need) in service.get_mut("depends_on").map(Node::entries_mut).unwrap_or_default() {
+            let at = need.at.clone();
+            if need.get("condition").is_none() {
+                need.set("condition", Node::string(&at, "service_started"));
+            }
+            if need.get("required").is_none() {
+                need.set("required", Node::bool(&at, true));
+            }
+        }
+    }
+    compose::sort(root);
+}
+
+/// A tree as JSON.
+fn json(node: &Node) -> Value {
+    match &node.kind {
+        Kind::Map(entries) => Value::Object(entries.iter().map(|(k, v)| (k.text.clone(), json(v))).collect()),
+        Kind::List(items) => items.iter().map(json).collect(),
+        Kind::Scalar(Type::Null, _) => Value::Null,
+        Kind::Scalar(Type::Bool, text) => (text == "true").into(),
+        Kind::Scalar(Type::Int | Type::Float, text) => text
+            .parse::<i64>()
+            .map(Value::from)
+            .or_else(|_| text.parse::<f64>().map(Value::from))
+            .unwrap_or_default(),
+        Kind::Scalar(Type::Str, text) => text.as_str().into(),
+    }
+}

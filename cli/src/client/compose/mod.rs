@@ -1,0 +1,171 @@
+//! `compose`: the services of a Compose file as containers of one host, as `docker compose` has them.
+//!
+//! What belongs to a project is found by its labels, which are Docker's, so both clients see each other's projects. `project`
+//! finds and loads the files; `container` (with `host_config`, `mounts`, `endpoints`) makes a service a container's body;
+//! `create` brings the daemon's containers to what the files say and `start` starts them in the order of their needs
+//! (`graph`, `wait`). Each command is a file.
+
+mod attached;
+mod build;
+mod changes;
+mod config;
+mod container;
+mod copy;
+mod create;
+mod down;
+mod endpoints;
+mod events;
+mod exec;
+mod found;
+mod graph;
+mod host_config;
+mod image;
+mod images;
+mod injected;
+mod lifecycle;
+mod logs;
+mod ls;
+mod mounts;
+mod networks;
+mod one_off;
+mod output;
+mod port;
+mod project;
+mod ps;
+mod pull;
+mod service;
+mod start;
+mod supported;
+mod top;
+mod up;
+mod version;
+mod volumes;
+mod wait;
+mod watch;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+
+use super::api::Api;
+use output::Report;
+use project::FileFlags;
+
+/// Flags before the command, and the command.
+#[derive(Args)]
+pub struct ComposeArgs {
+    #[command(flatten)]
+    files: FileFlags,
+    /// Control when to print ANSI control characters ("never"|"always"|"auto")
+    #[arg(long, value_name = "string", default_value = "auto", value_parser = ["never", "always", "auto"])]
+    ansi: String,
+    /// Set type of progress output (auto, plain, quiet)
+    #[arg(long, value_name = "string", default_value = "auto", value_parser = ["auto", "plain", "quiet"])]
+    progress: String,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build or rebuild services
+    Build(build::BuildFlags),
+    /// Parse, resolve and render compose file in canonical format
+    #[command(alias = "convert")]
+    Config(config::ConfigFlags),
+    /// Copy files/folders between a service container and the local filesystem
+    Cp(copy::CopyFlags),
+    /// Creates containers for a service
+    Create(up::CreateFlags),
+    /// Stop and remove containers, networks
+    Down(down::DownFlags),
+    /// Receive real time events from containers
+    Events(events::EventFlags),
+    /// Execute a command in a running container
+    Exec(exec::ExecFlags),
+    /// List images used by the created containers
+    Images(images::ImageFlags),
+    /// Force stop service containers
+    Kill(lifecycle::KillFlags),
+    /// View output from containers
+    Logs(logs::LogFlags),
+    /// List running compose projects
+    Ls(ls::ListFlags),
+    /// Pause services
+    Pause(lifecycle::Named),
+    /// Print the public port for a port binding
+    Port(port::PortFlags),
+    /// List containers
+    Ps(ps::PsFlags),
+    /// Pull service images
+    Pull(pull::PullFlags),
+    /// Push service images
+    Push(pull::PushFlags),
+    /// Restart service containers
+    Restart(lifecycle::RestartFlags),
+    /// Removes stopped service containers
+    Rm(lifecycle::RemoveFlags),
+    /// Run a one-off command on a service
+    Run(Box<one_off::RunFlags>),
+    /// Start services
+    Start(lifecycle::Named),
+    /// Stop services
+    Stop(lifecycle::StopFlags),
+    /// Display the running processes
+    Top(lifecycle::Named),
+    /// Unpause services
+    Unpause(lifecycle::Named),
+    /// Create and start containers
+    Up(Box<up::UpFlags>),
+    /// Show the Compose version information
+    Version(version::VersionFlags),
+    /// Block until containers of all (or specified) services stop
+    Wait(lifecycle::WaitFlags),
+    /// Watch build context for service and rebuild/refresh containers when files are updated
+    Watch(watch::WatchFlags),
+}
+
+/// What every command has.
+pub struct Session<'a> {
+    pub api: &'a Api,
+    pub files: &'a FileFlags,
+    pub report: Report,
+    /// `--ansi`
+    ansi: &'a str,
+}
+
+/// Runs a command; its exit code.
+pub async fn run(api: &Api, args: ComposeArgs) -> Result<u8> {
+    let report = Report { quiet: args.progress == "quiet" };
+    let session = Session { api, files: &args.files, report, ansi: &args.ansi };
+    let s = &session;
+    match args.command {
+        Command::Up(flags) => return up::run(s, *flags).await,
+        Command::Run(flags) => return one_off::run(s, *flags).await,
+        Command::Exec(flags) => return exec::run(s, flags).await,
+        Command::Wait(flags) => return lifecycle::wait(s, &flags).await,
+        Command::Build(flags) => build::run(s, &flags).await,
+        Command::Config(flags) => config::run(s, &flags),
+        Command::Cp(flags) => copy::run(s, flags).await,
+        Command::Create(flags) => up::create(s, flags).await,
+        Command::Down(flags) => down::run(s, &flags).await,
+        Command::Events(flags) => events::run(s, &flags).await,
+        Command::Images(flags) => images::run(s, &flags).await,
+        Command::Kill(flags) => lifecycle::kill(s, &flags).await,
+        Command::Logs(flags) => logs::run(s, &flags).await,
+        Command::Ls(flags) => ls::run(s, &flags).await,
+        Command::Pause(named) => lifecycle::pause(s, &named.services, true).await,
+        Command::Unpause(named) => lifecycle::pause(s, &named.services, false).await,
+        Command::Port(flags) => port::run(s, &flags).await,
+        Command::Ps(flags) => ps::run(s, &flags).await,
+        Command::Pull(flags) => pull::pull(s, &flags).await,
+        Command::Push(flags) => pull::push(s, &flags).await,
+        Command::Restart(flags) => lifecycle::restart(s, &flags).await,
+        Command::Rm(flags) => lifecycle::remove(s, &flags).await,
+        Command::Start(named) => lifecycle::start(s, &named.services).await,
+        Command::Stop(flags) => lifecycle::stop(s, &flags.services, flags.timeout).await,
+        Command::Top(named) => top::run(s, &named.services).await,
+        Command::Version(flags) => version::run(&flags),
+        Command::Watch(flags) => watch::run(s, &flags).await,
+    }
+    .map(|()| 0)
+}

@@ -1,0 +1,99 @@
+//! The named volumes of a project.
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::super::api::{Query, encode};
+use super::super::compose_parts::pairs;
+use super::super::create_body::without_empty;
+use super::super::is_not_found;
+use super::super::output::text;
+use super::found::{HASH, PROJECT, VERSION};
+use super::project::Project;
+use super::{Session, service};
+use crate::compose::Node;
+
+const VOLUME: &str = "com.docker.compose.volume";
+
+/// Sees to it that the project's volumes are there.
+pub async fn ensure(s: &Session<'_>, project: &Project) -> Result<()> {
+    for (key, node) in project.root.get("volumes").map(Node::entries).unwrap_or_default() {
+        let name = service::name_of(&project.root, "volumes", &key.text);
+        one(s, project, &key.text, &name, node).await.with_context(|| format!("volume {name:?}"))?;
+    }
+    Ok(())
+}
+
+async fn one(s: &Session<'_>, project: &Project, key: &str, name: &str, node: &Node) -> Result<()> {
+    let held = match s.api.get(&format!("/volumes/{}", encode(name)), &Query::new()).await {
+        Err(e) if is_not_found(&e) => None,
+        other => Some(other?),
+    };
+    if node.is_set("external") {
+        return match held {
+            Some(_) => Ok(()),
+            None => bail!("external volume {name:?} not found"),
+        };
+    }
+    let mut body = json!({
+        "Name": name, "Driver": node.text_of("driver"), "DriverOpts": pairs(node.get("driver_opts")),
+    });
+    without_empty(&mut body);
+    let mut labels = pairs(node.get("labels"));
+    let hash = Sha256::digest(format!("{body}{}", Value::Object(labels.clone())));
+    let hash: String = hash.iter().map(|b| format!("{b:02x}")).collect();
+    if let Some(held) = held {
+        let (owner, before) = (text(&held["Labels"], PROJECT), text(&held["Labels"], HASH));
+        if owner.is_empty() {
+            eprintln!(
+                "volume {name:?} already exists but was not created by compose. Use `external: true` to use an existing volume"
+            );
+        } else if owner != project.name {
+            eprintln!(
+                "volume {name:?} already exists but was created for project {owner:?} (expected {:?}). Use `external: true` to use an existing volume",
+                project.name
+            );
+        } else if before != hash && text(&held["Labels"], VERSION) == env!("CARGO_PKG_VERSION") {
+            eprintln!(
+                "volume {name:?} exists but is not what the file says now: it stays as it is, with its data, until it is removed"
+            );
+        }
+        return Ok(());
+    }
+    for (label, value) in [
+        (VOLUME, key.to_owned()),
+        (PROJECT, project.name.clone()),
+        (VERSION, env!("CARGO_PKG_VERSION").to_owned()),
+        (HASH, hash),
+    ] {
+        labels.insert(label.into(), value.into());
+    }
+    body["Labels"] = labels.into();
+    s.report.tell("Volume", name, "Creating");
+    s.api.post("/volumes/create", &Query::new(), Some(&body)).await?;
+    s.report.tell("Volume", name, "Created");
+    Ok(())
+}
+
+/// Removes all of a project.
+pub async fn remove(s: &Session<'_>, project: &str) -> Result<()> {
+    let query = Query::new().filters(&[format!("label={PROJECT}={project}")])?;
+    let found = s.api.get("/volumes", &query).await?;
+    let removed = found["Volumes"].as_array().into_iter().flatten().map(|volume| async move {
+        let name = text(volume, "Name");
+        s.report.tell("Volume", &name, "Removing");
+        match s.api.delete(&format!("/volumes/{}", encode(&name)), &Query::new()).await {
+            Err(e) if e.to_string().contains("in use") => {
+                s.report.tell("Volume", &name, "Resource is still in use");
+                Ok(())
+            }
+            Err(e) if !is_not_found(&e) => Err(e.context(format!("volume {name:?}"))),
+            _ => {
+                s.report.tell("Volume", &name, "Removed");
+                Ok(())
+            }
+        }
+    });
+    super::output::gathered(futures::future::join_all(removed).await)
+}

@@ -1,0 +1,305 @@
+//! `compose watch`: files that change are copied into containers, or have services built or started anew, as `develop`
+//! says.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use hyper::Method;
+use skep_engine::dockerfile::Ignore;
+
+use super::super::api::{Query, full};
+use super::super::build::ignored;
+use super::super::compose_parts::strings;
+use super::changes::{Batch, Changes};
+use super::create::{self, Options, Recreate};
+use super::found::{self, Found};
+use super::image::{self, Wanted};
+use super::project::Project;
+use super::{Session, build, start};
+use crate::compose::{Node, Problem};
+
+/// Flags of `compose watch`.
+#[derive(Args)]
+pub struct WatchFlags {
+    /// Do not build & start services before watching
+    #[arg(long)]
+    no_up: bool,
+    /// Hide build output
+    #[arg(long)]
+    quiet: bool,
+    #[arg(value_name = "SERVICE")]
+    services: Vec<String>,
+}
+
+/// A rule of a service.
+struct Rule {
+    service: String,
+    /// File or directory.
+    path: PathBuf,
+    sync: bool,
+    rebuild: bool,
+    restart: bool,
+    exec: Option<Node>,
+    /// Where in the container `path` is.
+    target: String,
+    initial: bool,
+    ignore: Ignore,
+    include: Option<Ignore>,
+    /// The build context, and what is left out of it.
+    context: Option<(PathBuf, Ignore)>,
+}
+
+/// What editors leave for a moment, and what version control has for itself.
+const NEVER: &[&str] = &["**/.git", "**/*.swp", "**/*.swx", "**/*~", "**/.#*", "**/4913", "**/.idea"];
+
+impl Rule {
+    fn read(name: &str, service: &Node, node: &Node) -> Result<Self> {
+        let missing = |what: &str| Problem::new(&node.at, format!("services.{name}.develop.watch: {what}"));
+        let action = node.text_of("action").ok_or_else(|| missing("action is missing"))?;
+        let path = PathBuf::from(node.text_of("path").ok_or_else(|| missing("path is missing"))?);
+        let sync = action.starts_with("sync");
+        let target = node.text_of("target").unwrap_or_default().to_owned();
+        if sync && !target.starts_with('/') {
+            return Err(missing("a sync wants target, a whole path in the container").into());
+        }
+        let exec = node.get("exec").cloned();
+        if action == "sync+exec" && exec.is_none() {
+            return Err(missing("exec is missing").into());
+        }
+        if action == "rebuild" && service.get("build").is_none() {
+            return Err(missing("rebuild is of no use to a service without a build section").into());
+        }
+        let patterns = |key: &str| {
+            let at = node.get(key).map_or(&node.at, |n| &n.at);
+            let list = strings(node.get(key));
+            let one = node.text_of(key);
+            Ignore::of(list.into_iter().chain(one)).map_err(|e| Problem::new(at, format!("{key}: {e}")))
+        };
+        let mut ignore = strings(node.get("ignore"));
+        ignore.extend(node.text_of("ignore"));
+        let ignore = Ignore::of(NEVER.iter().copied().chain(ignore))
+            .map_err(|e| Problem::new(&node.at, format!("ignore: {e}")))?;
+        let include = if node.get("include").is_some() { Some(patterns("include")?) } else { None };
+        let context = service.path(&["build", "context"]).and_then(Node::text).map(PathBuf::from);
+        let context = match context.filter(|c| c.is_dir()) {
+            None => None,
+            Some(context) => {
+                let file =
+                    service.path(&["build", "dockerfile"]).and_then(Node::text).unwrap_or("Dockerfile");
+                let ignore = ignored(&context, file)?;
+                Some((context, ignore))
+            }
+        };
+        Ok(Self {
+            service: name.to_owned(),
+            path,
+            sync,
+            rebuild: action == "rebuild",
+            restart: action.ends_with("restart"),
+            exec: exec.filter(|_| action == "sync+exec"),
+            target,
+            initial: node.is_set("initial_sync"),
+            ignore,
+            include,
+            context,
+        })
+    }
+
+    /// Whether a change there is of this rule.
+    fn wants(&self, path: &Path) -> bool {
+        let Ok(inside) = path.strip_prefix(&self.path) else { return false };
+        let inside = inside.to_string_lossy();
+        if self.ignore.excluded_by(&inside).is_some() {
+            return false;
+        }
+        if let Some((context, ignore)) = &self.context
+            && let Ok(inside) = path.strip_prefix(context)
+            && ignore.excluded_by(&inside.to_string_lossy()).is_some()
+        {
+            return false;
+        }
+        let included = |i: &Ignore| path.is_dir() || i.excluded_by(&inside).is_some();
+        self.include.as_ref().is_none_or(included)
+    }
+
+    /// Where in the container a path of the host is, without the first slash.
+    fn inside(&self, path: &Path) -> String {
+        let rest = path.strip_prefix(&self.path).unwrap_or(Path::new(""));
+        let whole = match rest.as_os_str().is_empty() {
+            true => PathBuf::from(&self.target),
+            false => Path::new(&self.target).join(rest),
+        };
+        whole.to_string_lossy().trim_start_matches('/').to_owned()
+    }
+}
+
+pub async fn run(s: &Session<'_>, flags: &WatchFlags) -> Result<()> {
+    let project = s.files.load(&flags.services)?;
+    let mut rules = Vec::new();
+    for name in project.selected(&flags.services, false)? {
+        let service = project.service(&name)?;
+        for node in service.path(&["develop", "watch"]).map(Node::items).unwrap_or_default() {
+            rules.push(Rule::read(&name, service, node)?);
+        }
+    }
+    if rules.is_empty() {
+        bail!("none of the selected services is configured for watch, consider setting a 'develop' section");
+    }
+    // Before anything is built, so that no change is missed meanwhile.
+    let wanted = |path: &Path| rules.iter().any(|r| r.wants(path) || r.path.starts_with(path));
+    let mut changes = Changes::new()?;
+    let mut initial = Batch::default();
+    for rule in &rules {
+        if !rule.path.exists() {
+            bail!("services.{}.develop.watch: {} is not there", rule.service, rule.path.display());
+        }
+        let (top, is_file) = match rule.path.is_dir() {
+            true => (rule.path.as_path(), false),
+            false => (rule.path.parent().unwrap_or(Path::new("/")), true),
+        };
+        let mut seen = |path: PathBuf| {
+            if rule.initial {
+                initial.paths.insert(path);
+            }
+        };
+        match is_file {
+            true => changes.add(top, &|p| p == rule.path, &mut seen)?,
+            false => changes.add(top, &wanted, &mut seen)?,
+        }
+    }
+    if !flags.no_up {
+        let services = project.selected(&flags.services, true)?;
+        let wanted = Wanted { build: true, quiet_build: flags.quiet, ..Wanted::default() };
+        image::ensure(s, &project, &services, wanted).await?;
+        create::all(s, &project, &services, &services, &options()).await?;
+        start::all(s, &project, &services).await?;
+    }
+    let firsts: Vec<&Rule> = rules.iter().filter(|r| r.initial && r.sync).collect();
+    if !initial.paths.is_empty() {
+        act(s, &project, &firsts, &initial, flags.quiet).await?;
+    }
+    eprintln!("Watch enabled");
+    let all: Vec<&Rule> = rules.iter().collect();
+    loop {
+        let batch = changes.next(&wanted).await?;
+        // What could not be done this time is done with the next change.
+        if let Err(e) = act(s, &project, &all, &batch, flags.quiet).await {
+            eprintln!("{e:#}");
+        }
+    }
+}
+
+fn options() -> Options {
+    Options {
+        recreate: Recreate::Diverged,
+        recreate_needed: Recreate::Diverged,
+        scale: std::collections::BTreeMap::new(),
+        timeout: None,
+        renew: false,
+        remove_orphans: false,
+    }
+}
+
+/// Does what rules say of changes.
+async fn act(s: &Session<'_>, project: &Project, rules: &[&Rule], batch: &Batch, quiet: bool) -> Result<()> {
+    let mut services: Vec<&String> = rules.iter().map(|r| &r.service).collect();
+    services.sort();
+    services.dedup();
+    for name in services {
+        let own = rules.iter().filter(|r| r.service == *name);
+        let hit: Vec<(&Rule, Vec<&PathBuf>)> = own
+            .map(|r| (*r, batch.paths.iter().filter(|p| r.wants(p)).collect::<Vec<_>>()))
+            .filter(|(_, paths)| !paths.is_empty() || batch.lost)
+            .collect();
+        if hit.is_empty() {
+            continue;
+        }
+        if hit.iter().any(|(r, _)| r.rebuild) {
+            eprintln!("Rebuilding service {name:?} after changes were detected...");
+            let options = build::Options { quiet, to_stderr: true, ..Default::default() };
+            let one = std::slice::from_ref(name);
+            build::all(s, project, one, &options).await?;
+            create::all(s, project, one, one, &self::options()).await?;
+            start::all(s, project, one).await?;
+            eprintln!("service {name:?} successfully built");
+            // What is built has all that would be copied.
+            continue;
+        }
+        let containers = found::of(s.api, &project.name, std::slice::from_ref(name)).await?;
+        let running: Vec<&Found> = containers.iter().filter(|c| c.running()).collect();
+        for (rule, paths) in hit.iter().filter(|(r, _)| r.sync) {
+            eprintln!("Syncing service {name:?} after {} changes were detected", paths.len());
+            for container in &running {
+                sync(s, container, rule, paths, batch.lost)
+                    .await
+                    .with_context(|| format!("sync {}", container.name))?;
+            }
+        }
+        if hit.iter().any(|(r, _)| r.restart) {
+            for container in &containers {
+                s.report.container(&container.name, "Restarting");
+                s.api.post(&format!("{}/restart", container.path()), &Query::new(), None).await?;
+                s.report.container(&container.name, "Started");
+            }
+        }
+        for hook in hit.iter().filter_map(|(r, _)| r.exec.as_ref()) {
+            for container in &running {
+                start::hook(s, container, hook).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Copies what has changed into a container, and removes from it what is gone.
+async fn sync(s: &Session<'_>, container: &Found, rule: &Rule, paths: &[&PathBuf], all: bool) -> Result<()> {
+    let mut archive = tar::Builder::new(Vec::new());
+    archive.follow_symlinks(false);
+    let (mut gone, mut any) = (Vec::new(), false);
+    let mut everything = Vec::new();
+    if all {
+        let mut todo = vec![rule.path.clone()];
+        while let Some(dir) = todo.pop() {
+            for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
+                let path = entry.path();
+                if rule.wants(&path) {
+                    everything.push(path.clone());
+                    if path.is_dir() && !path.is_symlink() {
+                        todo.push(path);
+                    }
+                }
+            }
+        }
+    }
+    for path in paths.iter().copied().chain(&everything) {
+        let inside = rule.inside(path);
+        match std::fs::symlink_metadata(path) {
+            Ok(_) if inside.is_empty() => {}
+            Ok(_) => {
+                archive
+                    .append_path_with_name(path, &inside)
+                    .with_context(|| format!("read {}", path.display()))?;
+                any = true;
+            }
+            Err(_) => gone.push(format!("/{inside}")),
+        }
+    }
+    if any {
+        let body = full(archive.into_inner()?);
+        let headers = [("Content-Type", "application/x-tar")];
+        let query = Query::new().with("path", "/");
+        s.api.send(Method::PUT, &format!("{}/archive", container.path()), &query, body, &headers).await?;
+    }
+    if !gone.is_empty() {
+        // As Docker's does it: the API has no way to remove a file.
+        let mut words = vec!["rm".to_owned(), "-rf".to_owned()];
+        words.extend(gone);
+        let at = crate::compose::At { file: "compose watch".into(), line: 1, column: 1 };
+        let mut hook = Node::map(&at);
+        let words = words.into_iter().map(|w| Node::string(&at, w)).collect();
+        hook.set("command", Node::list(&at, words));
+        start::hook(s, container, &hook).await?;
+    }
+    Ok(())
+}

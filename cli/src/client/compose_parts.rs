@@ -1,0 +1,118 @@
+//! Parts of a Compose file's service that containers and a swarm's services have in the same form.
+
+use anyhow::Result;
+use serde_json::{Map, Value, json};
+
+use crate::compose::{Node, Problem, units};
+
+/// Strings of a list.
+pub fn strings(node: Option<&Node>) -> Vec<&str> {
+    node.map(Node::items).unwrap_or_default().iter().filter_map(Node::text).collect()
+}
+
+/// A mapping of strings; nothing is the empty one.
+pub fn pairs(node: Option<&Node>) -> Map<String, Value> {
+    let entries = node.map(Node::entries).unwrap_or_default();
+    entries.iter().map(|(k, v)| (k.text.clone(), v.text().unwrap_or_default().into())).collect()
+}
+
+/// A whole number under a name.
+pub fn number(node: &Node, name: &str) -> Option<i64> {
+    node.text_of(name).and_then(|t| t.parse().ok())
+}
+
+/// A duration under a name.
+pub fn nanoseconds(node: &Node, name: &str) -> Option<i64> {
+    node.text_of(name).and_then(units::duration)
+}
+
+/// `environment`, sorted; a name that has no value stands alone.
+pub fn environment(service: &Node) -> Vec<String> {
+    let entries = service.get("environment").map(Node::entries).unwrap_or_default().iter();
+    let line = |(k, v): &(crate::compose::Key, Node)| {
+        v.text().map_or_else(|| k.text.clone(), |v| format!("{}={v}", k.text))
+    };
+    let mut env: Vec<String> = entries.map(line).collect();
+    env.sort();
+    env
+}
+
+/// `extra_hosts` as names with addresses.
+pub fn hosts(service: &Node) -> Result<Vec<(String, String)>> {
+    let read = |host: &Node| {
+        let text = host.text().unwrap_or_default();
+        let pair = text
+            .split_once('=')
+            .or_else(|| text.split_once(':'))
+            .map(|(name, ip)| (name, ip.trim_matches(['[', ']'])));
+        // What the host's address is, only the task's node knows.
+        let is_addr = |ip: &str| ip == "host-gateway" || ip.parse::<std::net::IpAddr>().is_ok();
+        let good = pair.filter(|(name, ip)| !name.is_empty() && is_addr(ip));
+        match good {
+            Some((name, ip)) => Ok((name.to_owned(), ip.to_owned())),
+            None => Err(Problem::new(&host.at, format!("extra_hosts: {text:?}: want host:ip")).into()),
+        }
+    };
+    service.get("extra_hosts").map(Node::items).unwrap_or_default().iter().map(read).collect()
+}
+
+/// What is added and what is dropped, as the API has them.
+pub fn capabilities(service: &Node) -> (Vec<String>, Vec<String>) {
+    let named = |key: &str| {
+        let name = |c: &str| {
+            let upper = c.to_uppercase();
+            if upper == "ALL" || upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") }
+        };
+        let mut all: Vec<String> = strings(service.get(key)).into_iter().map(name).collect();
+        all.sort();
+        all.dedup();
+        all
+    };
+    let (add, mut drop) = (named("cap_add"), named("cap_drop"));
+    // As with Docker, what is added is not dropped.
+    drop.retain(|c| !add.contains(c));
+    (add, drop)
+}
+
+/// `healthcheck`; null without one.
+pub fn healthcheck(service: &Node) -> Result<Value> {
+    let Some(check) = service.get("healthcheck") else { return Ok(Value::Null) };
+    if check.is_set("disable") {
+        return match check.get("test") {
+            Some(test) if strings(Some(test)) != ["NONE"] => {
+                Err(Problem::new(&test.at, "healthcheck: test and disable can't be set at the same time")
+                    .into())
+            }
+            _ => Ok(json!({ "Test": ["NONE"] })),
+        };
+    }
+    let time = |name| nanoseconds(check, name).unwrap_or(0);
+    let mut out = json!({ "Test": strings(check.get("test")) });
+    for (field, key) in [
+        ("Interval", "interval"),
+        ("Timeout", "timeout"),
+        ("StartPeriod", "start_period"),
+        ("StartInterval", "start_interval"),
+    ] {
+        if time(key) != 0 {
+            out[field] = time(key).into();
+        }
+    }
+    if let Some(retries) = number(check, "retries") {
+        out["Retries"] = retries.into();
+    }
+    Ok(out)
+}
+
+/// `ulimits`.
+pub fn ulimits(service: &Node) -> Vec<Value> {
+    let one = |(name, limit): &(_, Node)| {
+        let name: &crate::compose::Key = name;
+        let (soft, hard) = match limit.text() {
+            Some(both) => (both.parse().ok(), both.parse().ok()),
+            None => (number(limit, "soft"), number(limit, "hard")),
+        };
+        json!({ "Name": name.text, "Soft": soft.unwrap_or(0), "Hard": hard.or(soft).unwrap_or(0) })
+    };
+    service.get("ulimits").map(Node::entries).unwrap_or_default().iter().map(one).collect()
+}
