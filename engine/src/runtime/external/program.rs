@@ -78,7 +78,6 @@ impl Program {
 
     /// The same of a container whose own end has been seen. What else the runtime left to us (gVisor's file server,
     /// for one) it waits for, and so its exit status is taken meanwhile.
-    #[expect(clippy::zombie_processes, reason = "waited for among the others")]
     pub fn delete_with_the_rest(&self) -> Result<(), Error> {
         let log = self.bundle.join(LOG);
         forget(&log)?;
