@@ -98,7 +98,7 @@ impl TaskRuntime for EngineRuntime {
                 let name = Reference { tag: None, ..reference };
                 return images.also_called(digest, &name).await.map_err(|e| rejected(e.to_string()));
             }
-            peers = self.from_peers(&c.image).await;
+            peers = self.pull_from_peers(&c.image).await;
             if matches!(peers, Some(Ok(()))) {
                 return Ok(());
             }
@@ -109,7 +109,7 @@ impl TaskRuntime for EngineRuntime {
             Err(e) => e.to_string(),
         };
         if pinned.is_none() {
-            peers = self.from_peers(&c.image).await;
+            peers = self.pull_from_peers(&c.image).await;
         }
         match peers {
             Some(Ok(())) => Ok(()),
@@ -204,7 +204,7 @@ impl TaskRuntime for EngineRuntime {
 
 impl EngineRuntime {
     /// Brings an image from other nodes; none = this node takes none from there.
-    async fn from_peers(&self, image: &str) -> Option<Result<(), FetchError>> {
+    async fn pull_from_peers(&self, image: &str) -> Option<Result<(), FetchError>> {
         let exchange = self.exchange.as_ref().filter(|e| e.is_linked())?;
         Some(exchange.fetch(image).await)
     }
