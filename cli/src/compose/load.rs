@@ -35,7 +35,7 @@ impl From<Problem> for Error {
 /// Whose rules hold where those of stacks and of projects differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
-    /// `docker stack`: no `.env`, env files as they stand, `build` and `depends_on` mean nothing.
+    /// `docker stack`: no `.env`, env files as they stand, `build` means nothing.
     Stack,
     /// `docker compose`.
     Project,

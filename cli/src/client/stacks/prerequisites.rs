@@ -87,7 +87,10 @@ mod tests {
             files: &files,
             variables: compose::Variables::default(),
             profiles: Vec::new(),
+            services: Vec::new(),
             interpolate: true,
+            dialect: compose::Dialect::Stack,
+            directory: None,
         };
         let project = compose::load(&options).expect("a file");
         project.root.get("services").map(Node::entries).unwrap_or_default().to_vec()
