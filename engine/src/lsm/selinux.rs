@@ -227,7 +227,7 @@ mod tests {
             .step_by(997)
             .map(|n| own_level(&format!("{n:08x}")))
             .collect();
-        assert_eq!(all.len(), (523_776 + 996) / 997);
+        assert_eq!(all.len(), 523_776_usize.div_ceil(997));
         assert_eq!(own_level("ffffffff00"), own_level("ffffffff"));
         assert_eq!(own_level("").split(',').count(), 2);
         assert_eq!(own_level(&format!("{:08x}", 523_775)), "s0:c1022,c1023");
