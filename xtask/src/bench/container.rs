@@ -154,15 +154,13 @@ fn memory(host: &Host, api: &mut Client, docker: Option<&DockerLab>) -> Result<V
         }
         None => Weights::default(),
     };
-    let both = |w: &Weights| w.growth.iter().map(|g| g + median(&w.shims)).collect::<Vec<_>>();
     let row = |what: &str, ours, target| Row::new(format!("{what}, {WEIGHED} idle"), "MB", ours, target);
-    let (mine, his) = (both(&ours), both(&theirs));
     Ok(vec![
         row("Pss of a shim", ours.shims, Target::Median(1.5)).beside("containerd-shim", theirs.shims),
-        row("growth of the daemon's Pss by a container", ours.growth, Target::None)
+        row("growth of the daemon's own memory by a container", ours.growth, Target::None)
             .beside("dockerd + containerd", theirs.growth),
-        row("daemon and shim, by a container", mine, Target::Median(1.5))
-            .beside("dockerd + containerd + shim", his),
+        row("growth of all Pss by a container", ours.whole, Target::Median(1.5))
+            .beside("dockerd + containerd + shim", theirs.whole),
     ])
 }
 
@@ -171,42 +169,65 @@ fn memory(host: &Host, api: &mut Client, docker: Option<&DockerLab>) -> Result<V
 struct Weights {
     /// Each with its share of what it has in common with others.
     shims: Vec<f64>,
-    /// Of all daemons, by container.
+    /// Of what is the daemons' alone, by container: with each shim their share of the program becomes less.
     growth: Vec<f64>,
+    /// Of daemons and shims together, by container.
+    whole: Vec<f64>,
 }
 
 fn weigh(host: &Host, api: &mut Client, daemons: &[i32]) -> Result<Weights> {
-    let body = json!({ "Image": "bb", "Cmd": ["sleep", "1000000"] });
-    let mut ids = Vec::new();
-    let mut start = |api: &mut Client, count: usize| -> Result<()> {
-        for _ in 0..count {
-            go_on()?;
-            let id = api.post("/containers/create", Some(&body))?["Id"].as_str().context("no ID")?.to_owned();
-            api.post(&format!("/containers/{id}/start"), None)?;
-            ids.push(id);
-        }
-        Ok(())
-    };
-    let of_daemons = || daemons.iter().map(|pid| pss(host, &pid.to_string())).sum::<Result<f64>>();
     // What the first ones have the daemons make, they make once.
-    start(api, FIRST)?;
-    let before = of_daemons()?;
-    start(api, WEIGHED)?;
-    let growth = (of_daemons()? - before) / WEIGHED as f64;
-    let mut weights = Weights { shims: Vec::new(), growth: vec![growth] };
-    for id in &ids[FIRST..] {
-        let pid = api.get(&format!("/containers/{id}/json"))?["State"]["Pid"].to_string();
-        let status = host.exec(&["cat", &format!("/proc/{pid}/status")])?;
-        weights.shims.push(pss(host, &field(&status, "PPid:")?.to_string())?);
-    }
+    let mut ids = start(api, FIRST)?;
+    let before = (of_daemons(host, daemons)?, shims(host, api, &ids)?);
+    ids.extend(start(api, WEIGHED)?);
+    let after = (of_daemons(host, daemons)?, shims(host, api, &ids)?);
     for id in &ids {
         api.delete(&format!("/containers/{id}?force=1"))?;
+    }
+    let ((own, pss), (own_now, pss_now)) = (before.0, after.0);
+    let sum = |list: &[f64]| list.iter().sum::<f64>();
+    Ok(Weights {
+        growth: vec![(own_now - own) / WEIGHED as f64],
+        whole: vec![(pss_now + sum(&after.1) - pss - sum(&before.1)) / WEIGHED as f64],
+        shims: after.1,
+    })
+}
+
+fn start(api: &mut Client, count: usize) -> Result<Vec<String>> {
+    let body = json!({ "Image": "bb", "Cmd": ["sleep", "1000000"] });
+    let mut ids = Vec::new();
+    for _ in 0..count {
+        go_on()?;
+        let id = api.post("/containers/create", Some(&body))?["Id"].as_str().context("no ID")?.to_owned();
+        api.post(&format!("/containers/{id}/start"), None)?;
+        ids.push(id);
+    }
+    Ok(ids)
+}
+
+/// Written memory of their own, and Pss.
+fn of_daemons(host: &Host, pids: &[i32]) -> Result<(f64, f64)> {
+    let mut sum = (0.0, 0.0);
+    for pid in pids {
+        let pid = pid.to_string();
+        sum = (sum.0 + memory_of(host, &pid, "Private_Dirty:")?, sum.1 + memory_of(host, &pid, "Pss:")?);
+    }
+    Ok(sum)
+}
+
+fn shims(host: &Host, api: &mut Client, ids: &[String]) -> Result<Vec<f64>> {
+    let mut weights = Vec::new();
+    for id in ids {
+        let pid = api.get(&format!("/containers/{id}/json"))?["State"]["Pid"].to_string();
+        let status = host.exec(&["cat", &format!("/proc/{pid}/status")])?;
+        weights.push(memory_of(host, &field(&status, "PPid:")?.to_string(), "Pss:")?);
     }
     Ok(weights)
 }
 
-fn pss(host: &Host, pid: &str) -> Result<f64> {
-    Ok(field(&host.exec(&["cat", &format!("/proc/{pid}/smaps_rollup")])?, "Pss:")? / 1024.0)
+/// One of the sums over a process's memory (proc(5), `smaps_rollup`), in MB.
+fn memory_of(host: &Host, pid: &str, which: &str) -> Result<f64> {
+    Ok(field(&host.exec(&["cat", &format!("/proc/{pid}/smaps_rollup")])?, which)? / 1024.0)
 }
 
 /// The number after a key in one of /proc's files.
