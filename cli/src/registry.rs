@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use skep_distribution::{
     AuthOptions, GcOptions, MirrorOptions, Options, Server, TlsFiles, TokenOptions, collect,
@@ -17,6 +17,8 @@ use crate::daemon::start_logging;
 
 /// Where content is, unless somebody says otherwise.
 const DATA_DIR: &str = "/var/lib/skep-registry";
+/// What was used so shortly ago stays, unless somebody says otherwise (an hour; see `--grace`).
+const GRACE: Duration = Duration::from_secs(3600);
 
 /// Run a registry of images in the foreground (OCI distribution 1.1, Docker Registry API V2), or collect its garbage
 ///
@@ -54,6 +56,9 @@ struct GcArgs {
     /// Also remove manifests that have no tag and belong to nothing that has: no index, no subject
     #[arg(short = 'm', long)]
     delete_untagged: bool,
+    /// Also remove manifests, with their tags, that nobody has pulled, pushed or asked for for so long, such as 720h
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    unused_for: Option<Duration>,
     /// Keep what was used so shortly ago, such as 90m or 1h30m; with 0s, a push that goes on meanwhile may have to be repeated
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration)]
     grace: Duration,
@@ -70,7 +75,7 @@ struct ServeArgs {
     /// Directory of all that is kept; made if it is not there
     #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
     data_dir: PathBuf,
-    /// Certificate chain to serve TLS with (PEM)
+    /// Certificate chain to serve TLS with (PEM); it and its key are read again when they change
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
     /// Private key of the certificate (PEM)
@@ -115,6 +120,15 @@ struct ServeArgs {
     /// Remove uploads that nobody has gone on with for so long; looked for at the start and every hour
     #[arg(long, value_name = "DURATION", default_value = "168h", value_parser = duration)]
     upload_max_age: Duration,
+    /// Collect garbage so often, as `skep registry gc` does; never unless this is given
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    gc_every: Option<Duration>,
+    /// Collect manifests without a tag too, as `skep registry gc --delete-untagged` does
+    #[arg(long, requires = "gc_every")]
+    gc_delete_untagged: bool,
+    /// Collect what nobody has pulled or pushed for so long too, which keeps a mirror from growing without end
+    #[arg(long, value_name = "DURATION", requires = "gc_every", value_parser = duration)]
+    gc_unused_for: Option<Duration>,
     /// How much to log: trace, debug, info (every request), warn or error; SKEP_LOG wins
     #[arg(short = 'l', long, value_name = "LEVEL", default_value = "info")]
     log_level: tracing::Level,
@@ -151,6 +165,9 @@ fn serve(args: ServeArgs) -> Result<()> {
 }
 
 fn options(args: ServeArgs) -> Result<Options> {
+    if args.gc_every.is_some_and(|every| every < Duration::from_secs(1)) {
+        bail!("--gc-every: want 1s at the least");
+    }
     let auth = match (args.htpasswd, args.auth_token_realm) {
         (Some(file), _) => AuthOptions::Htpasswd { file, realm: args.auth_realm },
         (None, Some(realm)) => AuthOptions::Token(TokenOptions {
@@ -185,12 +202,21 @@ fn options(args: ServeArgs) -> Result<Options> {
         mirror,
         read_only: args.read_only,
         upload_age: args.upload_max_age,
+        collect: args.gc_every.map(|every| {
+            let (untagged, unused) = (args.gc_delete_untagged, args.gc_unused_for);
+            (every, GcOptions { dry_run: false, untagged, unused, grace: GRACE })
+        }),
     })
 }
 
 fn gc(args: &GcArgs) -> Result<()> {
     let _ = start_logging(tracing::Level::WARN);
-    let options = GcOptions { dry_run: args.dry_run, untagged: args.delete_untagged, grace: args.grace };
+    let options = GcOptions {
+        dry_run: args.dry_run,
+        untagged: args.delete_untagged,
+        unused: args.unused_for,
+        grace: args.grace,
+    };
     let found = collect(&args.data_dir, &options)?;
     if args.format.is_some() {
         println!("{}", serde_json::to_string(&found)?);

@@ -27,6 +27,8 @@ pub struct GcOptions {
     pub dry_run: bool,
     /// Manifests that have no tag, and that no kept index or subject keeps, are garbage too.
     pub untagged: bool,
+    /// Manifests that nobody has asked for or pushed for so long are garbage too, with their tags.
+    pub unused: Option<Duration>,
     /// What was used so shortly ago stays.
     pub grace: Duration,
 }
@@ -59,14 +61,16 @@ struct Marked {
 /// is removed then.
 pub fn collect(root: &Path, options: &GcOptions) -> Result<Garbage, Error> {
     let store = Store::look(root)?;
-    let grace = i128::try_from(options.grace.as_nanos()).unwrap_or(i128::MAX / 2);
-    let before = begin(&store)?.saturating_sub(grace);
+    let nanoseconds = |d: Duration| i128::try_from(d.as_nanos()).unwrap_or(i128::MAX / 2);
+    let now = begin(&store)?;
+    let before = now.saturating_sub(nanoseconds(options.grace));
+    let unused = options.unused.map(|d| now.saturating_sub(nanoseconds(d)));
     let is_old = |path: &Path| Store::last_used(path).is_some_and(|t| t < before);
     let mut garbage = Garbage::default();
     let mut kept = HashSet::new();
     let mut work = Vec::new();
     for name in store.folders()? {
-        let marked = mark(&store, &name, options.untagged)?;
+        let marked = mark(&store, &name, options.untagged, unused)?;
         for hex in store.links(&name, "_manifests")? {
             let digest = format!("sha256:{hex}");
             if !marked.manifests.contains(&hex) && is_old(&store.manifest_link(&name, &digest)) {
@@ -102,6 +106,7 @@ pub fn collect(root: &Path, options: &GcOptions) -> Result<Garbage, Error> {
                 continue;
             }
             if *is_manifest {
+                store.untag(name, digest)?;
                 store.forget_manifest(name, digest)?;
             } else {
                 remove(&link)?;
@@ -146,9 +151,9 @@ fn begin(store: &Store) -> Result<i128, Error> {
     now.ok_or_else(|| Error::Invalid(format!("{} has no time", path.display())))
 }
 
-/// What of a repository stays: its manifests (those with tags and what hangs on them, if others are garbage), and the
-/// blobs they name.
-fn mark(store: &Store, name: &str, untagged: bool) -> Result<Marked, Error> {
+/// What of a repository stays: its manifests (those with tags, or used since then, and what hangs on them, if others are
+/// garbage), and the blobs they name.
+fn mark(store: &Store, name: &str, untagged: bool, unused: Option<i128>) -> Result<Marked, Error> {
     let all = store.links(name, "_manifests")?;
     let mut marked = Marked::default();
     let mut open: Vec<String> = if untagged {
@@ -158,6 +163,12 @@ fn mark(store: &Store, name: &str, untagged: bool) -> Result<Marked, Error> {
     } else {
         all.clone()
     };
+    if let Some(since) = unused {
+        let used = |hex: &String| {
+            Store::last_used(&store.manifest_link(name, &format!("sha256:{hex}"))).is_some_and(|t| t >= since)
+        };
+        open.retain(used);
+    }
     while let Some(hex) = open.pop() {
         if !marked.manifests.insert(hex.clone()) {
             continue;
@@ -216,7 +227,7 @@ mod tests {
         let tagged = manifest("a", Some("1"), "kept", None);
         let about = manifest("a", None, "kept", Some(&tagged));
         let bare = manifest("b/c", None, "both", None);
-        let options = |dry_run, untagged, grace| GcOptions { dry_run, untagged, grace };
+        let options = |dry_run, untagged, grace| GcOptions { dry_run, untagged, unused: None, grace };
         let hour = Duration::from_secs(3600);
         assert_eq!(collect(dir.path(), &options(false, true, hour)).expect("collects"), Garbage::default());
 
@@ -244,6 +255,16 @@ mod tests {
         for digest in [&kept, &tagged, &about] {
             assert!(store.blob_path(digest).exists());
         }
+        // Not asked for lately: it goes with its tags, and what was said about it with it.
+        let lately = |unused| GcOptions { unused: Some(unused), ..options(false, false, Duration::ZERO) };
+        assert_eq!(collect(dir.path(), &lately(hour)).expect("collects"), Garbage::default());
+        std::thread::sleep(Duration::from_millis(20));
+        let asked = Reference::Digest(about.clone());
+        assert!(store.use_manifest("a", &asked).expect("asks").is_some());
+        std::thread::sleep(Duration::from_millis(20));
+        let found = collect(dir.path(), &lately(Duration::from_millis(20))).expect("collects");
+        assert!(found.manifests.contains(&format!("a@{tagged}")), "{found:?}");
+        assert_eq!(store.tags("a").expect("lists").unwrap_or_default(), Vec::<String>::new());
         assert!(collect(&dir.path().join("none"), &options(true, false, hour)).is_err());
     }
 }

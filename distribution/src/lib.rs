@@ -13,9 +13,11 @@ mod name;
 mod route;
 mod server;
 mod store;
+mod tls;
 
 pub use auth::{AuthOptions, TokenOptions};
 pub use error::Error;
 pub use gc::{Garbage, GcOptions, collect};
 pub use mirror::MirrorOptions;
-pub use server::{Options, Server, TlsFiles};
+pub use server::{Options, Server};
+pub use tls::TlsFiles;

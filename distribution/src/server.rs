@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,21 +10,18 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::sys::socket::{setsockopt, sockopt};
-use rustls::ServerConfig;
-use rustls::crypto::ring;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::{Auth, AuthOptions};
 use crate::error::Error;
+use crate::gc::{self, GcOptions};
 use crate::http::App;
 use crate::mirror::{Mirror, MirrorOptions};
 use crate::store::Store;
+use crate::tls::{Tls, TlsFiles};
 
 /// Longest that a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -41,15 +38,6 @@ const TLS_HANDSHAKE: u8 = 22;
 /// What Go's server answers, which clients know.
 const PLAIN_REFUSED: &[u8] =
     b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
-
-/// PEM files.
-#[derive(Clone, Debug)]
-pub struct TlsFiles {
-    /// Certificate chain.
-    pub cert: PathBuf,
-    /// Its private key.
-    pub key: PathBuf,
-}
 
 /// How a registry is served.
 #[derive(Clone, Debug)]
@@ -70,14 +58,17 @@ pub struct Options {
     pub read_only: bool,
     /// Uploads that nobody goes on with for so long are removed.
     pub upload_age: Duration,
+    /// How often garbage is collected, and what of; none = never.
+    pub collect: Option<(Duration, GcOptions)>,
 }
 
 /// A registry that listens.
 pub struct Server {
     app: Arc<App>,
     listener: TcpListener,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Tls>,
     upload_age: Duration,
+    collect: Option<(Duration, GcOptions)>,
 }
 
 /// Connections open now, and the two ways to end them.
@@ -98,7 +89,7 @@ impl Server {
                 options.listen
             )));
         }
-        let tls = options.tls.as_ref().map(acceptor).transpose()?;
+        let tls = options.tls.clone().map(Tls::new).transpose()?;
         let auth = Auth::new(&options.auth)?;
         let mirror = options.mirror.as_ref().map(Mirror::new).transpose()?;
         let store = Store::open(&options.data_dir)?;
@@ -126,7 +117,8 @@ impl Server {
             );
         }
         let app = App { store, auth, mirror, read_only: options.read_only };
-        Ok(Self { app: Arc::new(app), listener, tls, upload_age: options.upload_age })
+        let (upload_age, collect) = (options.upload_age, options.collect.clone());
+        Ok(Self { app: Arc::new(app), listener, tls, upload_age, collect })
     }
 
     /// Where it listens.
@@ -144,24 +136,17 @@ impl Server {
     /// Serves until `shutdown` resolves, then lets requests in flight end, for a while.
     pub async fn serve(self, shutdown: impl Future<Output = ()>) {
         let connections = Connections::default();
-        let Self { app, listener, tls, upload_age } = self;
-        let sweeping = {
-            let store = app.store.clone();
-            tokio::spawn(async move {
-                loop {
-                    tokio::time::sleep(SWEEP).await;
-                    let swept = store.run(move |store| store.sweep_uploads(upload_age)).await;
-                    if let Err(e) = swept {
-                        tracing::warn!(error = %e, "cannot sweep uploads");
-                    }
-                }
-            })
-        };
+        let Self { app, listener, tls, upload_age, collect } = self;
+        let mut chores = tokio::task::JoinSet::new();
+        chores.spawn(sweep(app.store.clone(), upload_age));
+        if let Some((every, options)) = collect {
+            chores.spawn(collect_every(app.store.clone(), every, options));
+        }
         tokio::select! {
             () = accept(listener, tls, app, connections.clone()) => {}
             () = shutdown => {}
         }
-        sweeping.abort();
+        chores.abort_all();
         connections.finish.cancel();
         connections.open.close();
         if tokio::time::timeout(DRAIN, connections.open.wait()).await.is_err() {
@@ -170,6 +155,31 @@ impl Server {
             connections.open.wait().await;
         }
         tracing::info!("the registry has stopped");
+    }
+}
+
+async fn sweep(store: Store, age: Duration) {
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        if let Err(e) = store.run(move |store| store.sweep_uploads(age)).await {
+            tracing::warn!(error = %e, "cannot sweep uploads");
+        }
+    }
+}
+
+async fn collect_every(store: Store, every: Duration, options: GcOptions) {
+    loop {
+        tokio::time::sleep(every).await;
+        let options = options.clone();
+        match store.run(move |store| gc::collect(store.root(), &options)).await {
+            Ok(found) => tracing::info!(
+                blobs = found.blobs.len(),
+                bytes = found.bytes,
+                manifests = found.manifests.len(),
+                "garbage was collected"
+            ),
+            Err(e) => tracing::error!(error = %e, "garbage was not collected"),
+        }
     }
 }
 
@@ -182,24 +192,7 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
     bound.map_err(|source| Error::Io { operation: "listen on", subject: address.to_string(), source })
 }
 
-fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor, Error> {
-    let bad = |path: &Path, e: &dyn std::fmt::Display| {
-        Error::Invalid(format!("cannot use {} for TLS: {e}", path.display()))
-    };
-    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|e| bad(&files.key, &e))?;
-    let chain = CertificateDer::pem_file_iter(&files.cert).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let chain = chain.map_err(|e| bad(&files.cert, &e))?;
-    if chain.is_empty() {
-        return Err(bad(&files.cert, &"it holds no certificate"));
-    }
-    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .and_then(|b| b.with_no_client_auth().with_single_cert(chain, key))
-        .map_err(|e| bad(&files.cert, &e))?;
-    Ok(TlsAcceptor::from(Arc::new(config)))
-}
-
-async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, app: Arc<App>, connections: Connections) {
+async fn accept(listener: TcpListener, tls: Option<Tls>, app: Arc<App>, connections: Connections) {
     loop {
         match listener.accept().await {
             Ok((io, peer)) => {
@@ -209,7 +202,7 @@ async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, app: Arc<App>, 
                 let _ = setsockopt(&io, sockopt::TcpKeepIdle, &KEEP_ALIVE);
                 let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
                 let (app, all) = (app.clone(), connections.clone());
-                match tls.clone() {
+                match tls.as_ref().map(Tls::acceptor) {
                     None => connections.open.spawn(connection(io, app, peer, all)),
                     Some(tls) => connections.open.spawn(secure(io, tls, app, peer, all)),
                 };
@@ -223,7 +216,13 @@ async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, app: Arc<App>, 
     }
 }
 
-async fn secure(mut io: TcpStream, tls: TlsAcceptor, app: Arc<App>, peer: SocketAddr, all: Connections) {
+async fn secure(
+    mut io: TcpStream,
+    tls: tokio_rustls::TlsAcceptor,
+    app: Arc<App>,
+    peer: SocketAddr,
+    all: Connections,
+) {
     let mut first = [0];
     let begun = async {
         if io.peek(&mut first).await? > 0 && first[0] != TLS_HANDSHAKE {

@@ -28,9 +28,7 @@ impl App {
             return Ok(response);
         }
         let (at, wanted) = (name.clone(), reference.clone());
-        let found = self.store.run(move |store| {
-            if is_head { store.use_manifest(&at, &wanted) } else { store.manifest(&at, &wanted) }
-        });
+        let found = self.store.run(move |store| store.use_manifest(&at, &wanted));
         let stored = found.await?.ok_or_else(|| Refusal::manifest_unknown(&name, reference.text()))?;
         Ok(answer(&stored, is_head, &asked.headers))
     }

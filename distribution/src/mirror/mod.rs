@@ -92,7 +92,7 @@ impl Mirror {
         reference: &Reference,
     ) -> Result<(Stored, bool), Refusal> {
         let (at, wanted) = (name.to_owned(), reference.clone());
-        let here = store.run(move |store| store.manifest(&at, &wanted)).await?;
+        let here = store.run(move |store| store.use_manifest(&at, &wanted)).await?;
         let tag = match reference {
             Reference::Digest(_) => match here {
                 Some(stored) => return Ok((stored, false)),

@@ -39,7 +39,7 @@ impl Store {
         self.read_manifest(name, &digest)
     }
 
-    /// The same, and whoever is told of it may build on it: it counts as used.
+    /// The same for a client, who may build on it: it counts as used.
     pub(crate) fn use_manifest(&self, name: &str, reference: &Reference) -> Result<Option<Stored>, Error> {
         let found = self.manifest(name, reference)?;
         if let Some(stored) = &found {
@@ -146,13 +146,19 @@ impl Store {
         if !link.exists() {
             return Ok(false);
         }
+        self.untag(name, digest)?;
+        self.forget_manifest(name, digest)?;
+        Ok(true)
+    }
+
+    /// Removes all tags of a manifest.
+    pub(crate) fn untag(&self, name: &str, digest: &str) -> Result<(), Error> {
         for tag in self.tags(name)?.unwrap_or_default() {
             if self.tagged(name, &tag)?.as_deref() == Some(digest) {
                 remove(&self.tag_path(name, &tag))?;
             }
         }
-        self.forget_manifest(name, digest)?;
-        Ok(true)
+        Ok(())
     }
 
     /// Removes a manifest's link and that by which its subject knows it, in that order: what is left by a crash is

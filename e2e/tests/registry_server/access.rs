@@ -221,7 +221,7 @@ fn tls_or_plain_where_that_is_asked_for() -> Result<()> {
     std::fs::write(&key_file, key.serialize_pem())?;
     let r = Served::start(&data, &["--tls-cert", path(&cert_file), "--tls-key", path(&key_file)])?;
     fails(&["--listen", "127.0.0.1:0"], &data, "is served by another skep registry")?;
-    let url = format!("https://{}/v2/", r.address);
+    let url = format!("https://{}/v2/", r.0);
     let out = Command::new("curl").args(["-sS", "--fail", "--cacert", path(&cert_file), &url]).output()?;
     ensure!(out.status.success() && out.stdout == b"{}", "{out:?}");
     let plain = r.ask("GET", "/v2/", &[], b"")?;
@@ -230,6 +230,26 @@ fn tls_or_plain_where_that_is_asked_for() -> Result<()> {
         "{plain:?}"
     );
     ensure!(!r.log()?.contains("this is plain HTTP"));
+    // Another certificate is taken up, and one that is none is not.
+    let other = rcgen::KeyPair::generate()?;
+    let cert = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()])?.self_signed(&other)?;
+    let fresh = dir.path().join("fresh.pem");
+    std::fs::write(&fresh, cert.pem())?;
+    let curl = || Command::new("curl").args(["-sS", "--fail", "--cacert", path(&fresh), &url]).output();
+    ensure!(!curl()?.status.success(), "it is not served yet");
+    std::fs::write(&key_file, other.serialize_pem())?;
+    ensure!(
+        !curl()?.status.success() && r.log()?.contains("the certificate stays as it was"),
+        "{}",
+        r.log()?
+    );
+    std::fs::write(&cert_file, cert.pem())?;
+    let out = curl()?;
+    ensure!(
+        out.status.success() && r.log()?.contains("the certificate was read again"),
+        "{out:?} {}",
+        r.log()?
+    );
     drop(r);
 
     let r = Served::start(&data, &["--read-only"])?;

@@ -32,9 +32,10 @@ pub fn context(dir: &Path, bytes: usize) -> Result<()> {
     Ok(std::fs::write(dir.join("Dockerfile"), text)?)
 }
 
-/// Removes all images of a host.
-fn forget(host: &Host) -> Result<()> {
+/// Removes all images of a host, and what builds keep of them.
+pub fn forget(host: &Host) -> Result<()> {
     host.docker(&["image", "prune", "-af"])?;
+    host.skep(&["builder", "prune", "-af"])?;
     ensure!(host.docker(&["images", "-aq"])?.is_empty(), "{}", host.docker(&["images", "-a"])?);
     Ok(())
 }

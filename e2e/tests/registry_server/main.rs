@@ -3,6 +3,7 @@
 mod access;
 mod breakage;
 mod clients;
+mod collection;
 mod mirror;
 mod protocol;
 mod server;

@@ -4,10 +4,10 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use skep_e2e::registry::{Registry, RegistryOptions};
+use skep_e2e::registry::{CutProxy, Registry, RegistryOptions};
 use skep_e2e::swarm::{path, plain, refused};
 
-use crate::clients::{context, pushed};
+use crate::clients::{context, forget, pushed};
 use crate::server::{Served, digest};
 
 #[test]
@@ -16,12 +16,13 @@ fn a_mirror_keeps_what_debians_registry_has() -> Result<()> {
     let one = lab.host(1);
     let upstream =
         Registry::start(one, "127.0.0.1:5000", &RegistryOptions { password: true, ..Default::default() })?;
+    let line = CutProxy::start(one, "127.0.0.1:5003", "127.0.0.1:5000", 300_000)?;
     let password = one.dir.join("password");
     std::fs::write(&password, "secret\n")?;
     let data = one.dir.join("skep-registry-127-0-0-1-5001");
     let more = [
         "--mirror-of",
-        "http://127.0.0.1:5000",
+        "http://127.0.0.1:5003",
         "--mirror-username",
         "me",
         "--mirror-password-file",
@@ -34,13 +35,16 @@ fn a_mirror_keeps_what_debians_registry_has() -> Result<()> {
     one.docker(&["login", "-u", "me", "-p", "secret", "127.0.0.1:5000"])?;
     one.skep(&["build", "-q", "-t", there, path(&dir)])?;
     let first = pushed(&one.docker(&["push", there])?)?;
-    let forget = || one.docker(&["image", "prune", "-af"]).map(drop);
     let pull = |name: &str| -> Result<String> {
-        forget()?;
+        forget(one)?;
         one.docker(&["pull", name])
     };
+    // Connections to it are cut now and then: the rest is asked for.
+    line.cut(3);
     let said = pull(here)?;
     ensure!(said.contains(&first), "{said}");
+    ensure!(line.ranges() > 0, "nothing was cut");
+    line.cut(0);
     ensure!(one.docker(&["run", "--rm", here])? == "hello\n");
     refused(one, &["push", here], &["this registry is a mirror"])?;
     refused(one, &["pull", "127.0.0.1:5001/team/none:1"], &["not found"])?;
@@ -106,6 +110,6 @@ fn a_mirror_keeps_what_debians_registry_has() -> Result<()> {
     let head = one.exec(&["curl", "-sSI", "http://127.0.0.1:5001/v2/team/app/manifests/1"])?;
     ensure!(head.to_lowercase().contains("warning: 110"), "{head}");
     ensure!(pull(&format!("127.0.0.1:5001/team/app@{first}"))?.contains(&first), "the first is kept too");
-    refused(one, &["pull", "127.0.0.1:5001/team/lies:2"], &["connection refused"])?;
+    refused(one, &["pull", "127.0.0.1:5001/team/lies:2"], &["unknown: http://127.0.0.1:5003"])?;
     lab.down()
 }

@@ -16,8 +16,19 @@ use skep_e2e::{Host, eventually_some};
 pub struct Served {
     child: Child,
     log: PathBuf,
-    /// Where it listens.
-    pub address: SocketAddr,
+    at: At,
+}
+
+/// Where a registry listens, to ask it.
+#[derive(Clone, Copy, Debug)]
+pub struct At(pub SocketAddr);
+
+impl std::ops::Deref for Served {
+    type Target = At;
+
+    fn deref(&self) -> &At {
+        &self.at
+    }
 }
 
 /// An answer.
@@ -66,6 +77,11 @@ impl Served {
         Self::spawn(Command::new(binaries()?.0), dir, "127.0.0.1:0", more)
     }
 
+    /// Where another has been.
+    pub fn start_at(dir: &Path, at: At, more: &[&str]) -> Result<Self> {
+        Self::spawn(Command::new(binaries()?.0), dir, &at.0.to_string(), more)
+    }
+
     /// On a host.
     pub fn start_on(host: &Host, listen: &str, more: &[&str]) -> Result<Self> {
         let dir = host.dir.join(format!("skep-registry-{}", listen.replace([':', '.'], "-")));
@@ -92,7 +108,7 @@ impl Served {
             let _ = child.wait();
             bail!("skep registry did not start: {}", std::fs::read_to_string(&log)?);
         };
-        Ok(Self { child, log, address })
+        Ok(Self { child, log, at: At(address) })
     }
 
     /// What it has logged.
@@ -100,16 +116,29 @@ impl Served {
         Ok(std::fs::read_to_string(&self.log)?)
     }
 
+    /// Ends it at once.
+    pub fn kill(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
     /// Ends it by a signal; how it ended.
     pub fn end(mut self, signal: nix::sys::signal::Signal) -> Result<std::process::ExitStatus> {
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(i32::try_from(self.child.id())?), signal)?;
         Ok(self.child.wait()?)
     }
+}
 
+impl At {
     /// One request and its answer.
     pub fn ask(&self, method: &str, path: &str, headers: &[&str], body: &[u8]) -> Result<Answer> {
         let mut stream = self.send(method, path, headers, body.len(), body)?;
-        read(&mut stream).with_context(|| format!("{method} {path}"))
+        let answer = read(&mut stream).with_context(|| format!("{method} {path}"))?;
+        let told = answer.header("content-length").and_then(|l| l.parse::<usize>().ok());
+        let whole = method == "HEAD" || told.is_none_or(|l| l == answer.body.len());
+        ensure!(whole, "{method} {path}: {} bytes came of {told:?}", answer.body.len());
+        Ok(answer)
     }
 
     /// Sends a request that says it has so many bytes, and this of it.
@@ -121,9 +150,9 @@ impl Served {
         length: usize,
         body: &[u8],
     ) -> Result<TcpStream> {
-        let mut stream = TcpStream::connect(self.address)?;
+        let mut stream = TcpStream::connect(self.0)?;
         stream.set_read_timeout(Some(Duration::from_secs(120)))?;
-        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", self.address);
+        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", self.0);
         if length > 0 || ["POST", "PUT", "PATCH"].contains(&method) {
             head.push_str(&format!("Content-Length: {length}\r\n"));
         }
