@@ -13,6 +13,7 @@ mod http;
 mod idle;
 mod peers;
 mod pull;
+mod registry;
 mod service;
 mod table;
 
@@ -51,6 +52,8 @@ enum Bench {
     Engine,
     /// An image of 300 MB from a registry, against Docker and podman.
     Pull,
+    /// 300 MB to `skep registry` and back, against Debian's docker-registry.
+    Registry,
     /// A service of 100 replicas on one host, against Docker's swarm mode.
     Service,
     /// A killed leader, a dead host.
@@ -124,6 +127,7 @@ pub fn run(args: BenchArgs) -> Result<()> {
             Bench::Container => container::run(&setup),
             Bench::Engine => engine::run(&setup),
             Bench::Pull => pull::run(&setup),
+            Bench::Registry => registry::run(&setup),
             Bench::Service => service::run(&setup),
             Bench::Failover => failover::run(&setup),
             Bench::Idle => idle::run(&setup),
