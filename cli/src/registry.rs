@@ -20,12 +20,7 @@ const DATA_DIR: &str = "/var/lib/skep-registry";
 /// What was used so shortly ago stays, unless somebody says otherwise (an hour; see `--grace`).
 const GRACE: Duration = Duration::from_secs(3600);
 
-/// Run a registry of images in the foreground (OCI distribution 1.1, Docker Registry API V2), or collect its garbage
-///
-/// It takes what `docker push`, `skep push`, `skopeo`, `podman` and the like send, and keeps it in one directory, which
-/// one process serves at a time. SIGTERM ends it once the requests in flight are answered (10 seconds at most); uploads
-/// that are cut off by that, or by a crash, are gone on with where they were. Options are flags only: there is no
-/// configuration file, and nothing is read from the environment but SKEP_LOG and SSL_CERT_FILE.
+/// Flags of `skep registry`.
 #[derive(Args, Debug)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct RegistryArgs {

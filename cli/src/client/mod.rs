@@ -119,6 +119,12 @@ enum Command {
     /// Run a single-node swarm in the foreground, for development
     Dev(DevArgs),
     /// Run a registry of images, or collect its garbage (Skep's own)
+    ///
+    /// Without a command it serves in the foreground (OCI distribution 1.1, Docker Registry API V2): it takes what docker, skep,
+    /// skopeo, podman and the like push, and keeps it in one directory, which one process serves at a time. SIGTERM ends it
+    /// once the requests in flight are answered (10 seconds at most); uploads that are cut off by that, or by a crash, are
+    /// gone on with where they were. There is no configuration file. Of the environment it reads SKEP_LOG and NO_COLOR, and
+    /// for a mirror SSL_CERT_FILE, HTTPS_PROXY and NO_PROXY.
     Registry(Box<RegistryArgs>),
     /// Print a shell's completion script
     Completion {
