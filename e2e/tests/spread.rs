@@ -1,12 +1,18 @@
 //! Images across the swarm without a registry: built on one node, run on all. Sources die half-way, lie, or are many.
 
-use anyhow::{Result, ensure};
-use skep_e2e::swarm::{LONG, join, path, plain, running, token};
-use skep_e2e::{Host, Lab, eventually};
+use anyhow::{Context, Result, ensure};
+use skep_e2e::swarm::{LONG, binaries, join, path, running, token};
+use skep_e2e::{Host, Lab, LabOptions, eventually};
 
 /// A swarm of so many hosts without any image, host 1 its only manager; `settings` go into each daemon's file.
-fn swarm(name: &str, hosts: u32) -> Result<Lab> {
-    let lab = plain(name, hosts)?;
+fn swarm(name: &str, hosts: u32, settings: &str) -> Result<Lab> {
+    let (skep, init) = binaries()?;
+    let name = format!("{name}{}", std::process::id() % 10_000);
+    let lab = Lab::bare(LabOptions { name, hosts, skep, init })?;
+    for host in lab.hosts() {
+        std::fs::write(host.dir.join("daemon.toml"), settings)?;
+        host.start_daemon()?;
+    }
     lab.host(1).docker(&["swarm", "init", "--advertise-addr", &lab.host(1).addr])?;
     let token = token(lab.host(1), "worker")?;
     for number in 2..=hosts {
@@ -70,7 +76,7 @@ fn create(host: &Host, name: &str, image: &str, more: &[&str]) -> Result<String>
 
 #[test]
 fn what_is_built_on_one_node_runs_on_all() -> Result<()> {
-    let lab = swarm("spread", 3)?;
+    let lab = swarm("spread", 3, "")?;
     let one = lab.host(1);
     build(one, "web:1", &[3_000_000, 1_500_000])?;
     let id = id_of(one, "web:1")?;
@@ -130,5 +136,184 @@ fn what_is_built_on_one_node_runs_on_all() -> Result<()> {
         id_of(one, &format!("other@{}", id_of(two, "other:1")?))? == id_of(two, "other:1")?,
         "not that one"
     );
+    lab.down()
+}
+
+/// Has other hosts have an image as this one does, by an archive.
+fn copy_to(from: &Host, to: &[&Host], image: &str) -> Result<()> {
+    let archive = from.dir.join("copy.tar");
+    from.docker(&["save", "-o", path(&archive), image])?;
+    to.iter().try_for_each(|host| host.docker(&["load", "-i", path(&archive)]).map(drop))
+}
+
+/// Bytes a host has sent.
+fn sent(host: &Host) -> Result<u64> {
+    let told = host.exec(&["ip", "-s", "-j", "link", "show", "eth0"])?;
+    let told: serde_json::Value = serde_json::from_str(&told)?;
+    told[0]["stats64"]["tx"]["bytes"].as_u64().with_context(|| told.to_string())
+}
+
+/// Waits until a transfer to a host is under way.
+fn wait_under_way(host: &Host) -> Result<()> {
+    eventually("an image is on its way", LONG, || {
+        ensure!(under_way(host)?.contains("/share-"), "{}", under_way(host)?);
+        Ok(())
+    })
+}
+
+/// Waits until a service runs on a host, with this image.
+fn wait_on(one: &Host, service: &str, host: &Host, id: &str) -> Result<()> {
+    eventually(&format!("{service} runs on host {}", host.number), LONG, || {
+        let errors = one.docker(&[
+            "service",
+            "ps",
+            "--no-trunc",
+            "--format",
+            "{{.CurrentState}} {{.Error}}",
+            service,
+        ])?;
+        ensure!(running(one, service)? == [host.name.clone()], "{errors}");
+        Ok(())
+    })?;
+    let images =
+        host.docker(&["ps", "-q", "-f", &format!("label=com.docker.swarm.service.name={service}")])?;
+    let image = host.docker(&["inspect", "-f", "{{.Image}}", images.trim()])?;
+    ensure!(image.trim() == id, "{image} runs, not {id}");
+    Ok(())
+}
+
+#[test]
+fn transfers_survive_what_happens_to_their_sources() -> Result<()> {
+    const SIZE: usize = 12_000_000;
+    let mut lab = swarm("spreadx", 4, "image-share-rate = \"2m\"\n")?;
+    build(lab.host(2), "big:1", &[SIZE])?;
+    let id = id_of(lab.host(2), "big:1")?;
+    copy_to(lab.host(2), &[lab.host(3)], "big:1")?;
+    let four = format!("node.hostname=={}", lab.host(4).name);
+    let quick = ["--stop-grace-period", "1s", "--constraint", &four];
+
+    // Two nodes have it: both send, and neither all of it.
+    let before = (sent(lab.host(2))?, sent(lab.host(3))?);
+    create(lab.host(1), "two", "big:1", &quick)?;
+    wait_on(lab.host(1), "two", lab.host(4), &id)?;
+    let by = (sent(lab.host(2))? - before.0, sent(lab.host(3))? - before.1);
+    ensure!(by.0.min(by.1) > SIZE as u64 / 5, "host 2 sent {} bytes, host 3 {}", by.0, by.1);
+    ensure!(by.0 + by.1 < SIZE as u64 * 3 / 2, "host 2 sent {} bytes, host 3 {}", by.0, by.1);
+
+    // Removed half-way where it comes from: what is under way goes on.
+    let forget = |lab: &Lab, service: &str| -> Result<()> {
+        lab.host(1).docker(&["service", "rm", service])?;
+        eventually("its image can go", LONG, || {
+            let images = lab.host(4).docker(&["images", "-q", "--no-trunc"])?;
+            images.lines().try_for_each(|image| lab.host(4).docker(&["rmi", "-f", image]).map(drop))
+        })
+    };
+    forget(&lab, "two")?;
+    create(lab.host(1), "removed", "big:1", &quick)?;
+    wait_under_way(lab.host(4))?;
+    for number in [2, 3] {
+        lab.host(number).docker(&["rmi", "-f", &id])?;
+        lab.host(number).docker(&["builder", "prune", "-af"])?;
+    }
+    wait_on(lab.host(1), "removed", lab.host(4), &id)?;
+    eventually("the nodes it came from let it go", LONG, || {
+        let blobs = lab.host(3).exec(&["find", path(&lab.host(3).dir.join("data/blobs")), "-type", "f"])?;
+        ensure!(blobs.is_empty(), "{blobs}");
+        Ok(())
+    })?;
+
+    // The receiving daemon is killed half-way: nothing of it is left, and it begins anew.
+    copy_to(lab.host(4), &[lab.host(2), lab.host(3)], &format!("big@{id}"))?;
+    forget(&lab, "removed")?;
+    create(lab.host(1), "killed", &id_pin("big", &id), &quick)?;
+    wait_under_way(lab.host(4))?;
+    let half = under_way(lab.host(4))?;
+    lab.host(4).stop_daemon("-KILL")?;
+    lab.host(4).start_daemon()?;
+    for left in half.lines() {
+        ensure!(lab.host(4).exec(&["test", "-e", left]).is_err(), "{left} is left");
+    }
+    wait_on(lab.host(1), "killed", lab.host(4), &id)?;
+
+    // One is cut off half-way, and the other loses its power: what has come is not fetched again.
+    forget(&lab, "killed")?;
+    create(lab.host(1), "cut", &id_pin("big", &id), &quick)?;
+    wait_under_way(lab.host(4))?;
+    lab.cut(3)?;
+    lab.kill(2)?;
+    // Longer than connections are kept that bring nothing.
+    std::thread::sleep(std::time::Duration::from_secs(6));
+    let before = sent(lab.host(3))?;
+    lab.heal(3)?;
+    wait_on(lab.host(1), "cut", lab.host(4), &id)?;
+    ensure!(sent(lab.host(3))? - before < SIZE as u64 * 3 / 2, "all of it was sent anew");
+    lab.down()
+}
+
+/// An image by its name and ID, as `service create` pins it.
+fn id_pin(name: &str, id: &str) -> String {
+    format!("{name}@{id}")
+}
+
+#[test]
+fn what_is_damaged_or_has_no_room_is_refused() -> Result<()> {
+    let lab = swarm("spready", 4, "")?;
+    let (one, two, three, four) = (lab.host(1), lab.host(2), lab.host(3), lab.host(4));
+    build(two, "web:1", &[4_000_000])?;
+    let id = id_of(two, "web:1")?;
+    copy_to(two, &[three], "web:1")?;
+
+    // Host 3's disk is not what it was.
+    let blobs = three.exec(&["find", path(&three.dir.join("data/blobs")), "-size", "+3900k"])?;
+    let blob = blobs.lines().next().context("a large blob")?;
+    let mut bytes = std::fs::read(blob)?;
+    bytes[2_000_000] ^= 1;
+    std::fs::write(blob, &bytes)?;
+    let on_four = ["--constraint", &format!("node.hostname=={}", four.name)];
+    create(one, "web", "web:1", &on_four)?;
+    wait_on(one, "web", four, &id)?;
+
+    // Once nobody else has it, it is refused, and nothing is left of it.
+    one.docker(&["service", "rm", "web"])?;
+    eventually("the image can go", LONG, || four.docker(&["rmi", "-f", &id]).map(drop))?;
+    two.docker(&["rmi", "-f", &id])?;
+    let once = ["--restart-condition", "none", on_four[0], on_four[1]];
+    create(one, "bad", &id_pin("web", &id), &once)?;
+    eventually("the task is rejected", LONG, || {
+        let error = one.docker(&["service", "ps", "--no-trunc", "--format", "{{.Error}}", "bad"])?;
+        ensure!(error.contains("is damaged"), "{error}");
+        Ok(())
+    })?;
+    eventually("nothing is left", LONG, || {
+        ensure!(under_way(four)?.is_empty(), "{}", under_way(four)?);
+        let stored = four.exec(&["find", path(&four.dir.join("data/blobs")), "-type", "f"])?;
+        ensure!(stored.is_empty(), "{stored}");
+        Ok(())
+    })?;
+
+    // A disk without room for all of it.
+    build(two, "large:1", &[30_000_000])?;
+    let tmp = four.dir.join("data/tmp");
+    four.stop_daemon("-TERM")?;
+    four.exec(&["mount", "-t", "tmpfs", "-o", "size=16m", "skep-lab", path(&tmp)])?;
+    four.start_daemon()?;
+    create(one, "large", "large:1", &on_four)?;
+    eventually("the task is rejected", LONG, || {
+        let error = one.docker(&["service", "ps", "--no-trunc", "--format", "{{.Error}}", "large"])?;
+        ensure!(error.to_lowercase().contains("no space left"), "{error}");
+        Ok(())
+    })?;
+    eventually("nothing is left", LONG, || {
+        ensure!(four.docker(&["images", "-q"])?.is_empty(), "half an image");
+        Ok(())
+    })?;
+
+    // A node that comes later, beside the one that has no room.
+    one.docker(&["service", "rm", "large"])?;
+    four.stop_daemon("-TERM")?;
+    four.exec(&["umount", path(&tmp)])?;
+    four.start_daemon()?;
+    create(one, "late", "large:1", &["--mode", "global"])?;
+    runs_on_all(&lab, "late")?;
     lab.down()
 }

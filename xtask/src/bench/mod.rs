@@ -15,6 +15,7 @@ mod peers;
 mod pull;
 mod registry;
 mod service;
+mod spread;
 mod table;
 
 use std::path::PathBuf;
@@ -56,6 +57,8 @@ enum Bench {
     Registry,
     /// A service of 100 replicas on one host, against Docker's swarm mode.
     Service,
+    /// An image of 300 MB from one node to four others, against one plain copy.
+    Spread,
     /// A killed leader, a dead host.
     Failover,
     /// An idle swarm of three managers: CPU and memory.
@@ -129,6 +132,7 @@ pub fn run(args: BenchArgs) -> Result<()> {
             Bench::Pull => pull::run(&setup),
             Bench::Registry => registry::run(&setup),
             Bench::Service => service::run(&setup),
+            Bench::Spread => spread::run(&setup),
             Bench::Failover => failover::run(&setup),
             Bench::Idle => idle::run(&setup),
             Bench::Overlay => cargo::overlay(),
