@@ -62,7 +62,7 @@ impl Exchange {
     /// Brings an image, as a task names it, from other nodes. Dropped before its end, what has come is kept for some
     /// minutes: asked for again, it goes on.
     pub(crate) async fn fetch(&self, image: &str) -> Result<(), FetchError> {
-        let link = self.state().link.clone().ok_or(FetchError::Alone)?;
+        let (_, link) = self.state().link.clone().ok_or(FetchError::Alone)?;
         let reference = Reference::parse(image).map_err(|e| FetchError::Failed(e.to_string()))?.or_latest();
         let turn = self.turn(image);
         let _turn = turn.lock().await;

@@ -48,8 +48,8 @@ struct Inner {
 
 #[derive(Debug, Default)]
 struct State {
-    /// While this node is part of a swarm.
-    link: Option<Link>,
+    /// While this node is part of a swarm, and which listening it is that of.
+    link: Option<(u64, Link)>,
     /// Images by ID that others may open, and until when.
     offered: HashMap<String, Instant>,
     /// Images by ID that others have open.

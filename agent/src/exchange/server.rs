@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use skep_engine::Share;
@@ -27,6 +28,8 @@ const TAKE: Duration = Duration::from_secs(20);
 /// A node's exchange while the node is part of a swarm. Dropped, it ends.
 #[derive(Debug)]
 pub struct Listening {
+    /// Tells it from one of an earlier membership, which may go a little later.
+    number: u64,
     exchange: Exchange,
     identity: Identity,
     network: Streams,
@@ -52,7 +55,9 @@ impl Listening {
             }
         });
         let (identity, network) = (identity.clone(), Streams(network.clone()));
-        Ok(Self { exchange, identity, network, port, _stop: stop.drop_guard() })
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        Ok(Self { number, exchange, identity, network, port, _stop: stop.drop_guard() })
     }
 
     /// Where it listens.
@@ -63,13 +68,16 @@ impl Listening {
     /// From now on images can be fetched, too: managers are asked over this channel who has them.
     pub(crate) fn join(&self, manager: watch::Receiver<Option<Channel>>) {
         let (identity, network) = (self.identity.clone(), self.network.clone());
-        self.exchange.state().link = Some(Link { identity, network, manager });
+        self.exchange.state().link = Some((self.number, Link { identity, network, manager }));
     }
 }
 
 impl Drop for Listening {
     fn drop(&mut self) {
         let mut state = self.exchange.state();
+        if state.link.as_ref().is_some_and(|(number, _)| *number != self.number) {
+            return;
+        }
         let incoming = std::mem::take(&mut state.incoming);
         state.link = None;
         state.offered.clear();
