@@ -11,6 +11,7 @@ mod clock;
 pub mod consensus;
 mod context;
 pub mod control;
+pub mod cron;
 mod dispatcher;
 mod error;
 pub mod explain;

@@ -55,6 +55,10 @@ fn jobs() {
     run("jobs");
 }
 #[test]
+fn cron() {
+    run("cron");
+}
+#[test]
 fn data() {
     run("data");
 }

@@ -2,7 +2,8 @@
 
 use skep_proto::v1::{
     DataPlacement, EndpointMode, NodeAvailability, NodeRole, NodeState, PortProtocol, PrerequisiteCondition,
-    PublishMode, RestartCondition, TaskState, UpdateFailureAction, UpdateOrder, UpdateState,
+    PublishMode, RestartCondition, RunOutcome, ScheduleConcurrency, TaskState, UpdateFailureAction,
+    UpdateOrder, UpdateState,
 };
 
 use crate::error::{ApiError, ApiResult};
@@ -48,6 +49,11 @@ named!(PublishMode: Ingress = "ingress", Host = "host");
 named!(PortProtocol: Tcp = "tcp", Udp = "udp", Sctp = "sctp");
 named!(DataPlacement: Stay = "stay", Prefer = "prefer", Ignore = "ignore");
 named!(PrerequisiteCondition: Started = "started", Healthy = "healthy", Completed = "completed");
+named!(ScheduleConcurrency: Forbid = "forbid", Allow = "allow", Replace = "replace");
+named!(RunOutcome:
+    Running = "running", Complete = "complete", Failed = "failed", Skipped = "skipped", Missed = "missed",
+    Replaced = "replaced",
+);
 named!(EndpointMode: Vip = "vip", Dnsrr = "dnsrr");
 named!(UpdateState:
     None = "", Updating = "updating", Paused = "paused", Completed = "completed",

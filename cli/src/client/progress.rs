@@ -53,6 +53,10 @@ pub async fn converge(api: &Api, id: &str, quiet: bool) -> Result<()> {
 async fn watch(api: &Api, id: &str, quiet: bool) -> Result<()> {
     let mut screen = Screen::new(quiet);
     let service = api.get(&format!("/services/{id}"), &Query::new()).await?;
+    // Its runs come when they are due.
+    if !service["Spec"]["Schedule"].is_null() {
+        return Ok(());
+    }
     if !service["JobStatus"].is_null() {
         return job_progress::watch(api, &service, &mut screen).await;
     }

@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::create_body::set;
+use super::create_body::{set, without_empty};
 use super::service_spec::duration;
 
 /// The flags.
@@ -20,6 +20,24 @@ pub struct ExtraFlags {
     /// Show what would come of it, and change nothing (Skep's own)
     #[arg(long)]
     pub dry_run: bool,
+    /// When a job is begun anew by itself: five fields of cron(8), or @hourly and its like; "" for never (Skep's own)
+    #[arg(long, value_name = "cron")]
+    schedule: Option<String>,
+    /// What becomes of a run that is due while another is under way ("forbid", "allow", "replace") (Skep's own)
+    #[arg(long, value_name = "string", value_parser = ["forbid", "allow", "replace"])]
+    schedule_concurrency: Option<String>,
+    /// Most that a run may begin late (ns|us|ms|s|m|h) (Skep's own)
+    #[arg(long, value_name = "duration")]
+    schedule_deadline: Option<String>,
+    /// Number of runs that are remembered (default 10) (Skep's own)
+    #[arg(long, value_name = "uint")]
+    schedule_history: Option<u32>,
+    /// Begin no runs by the schedule until this is false (Skep's own)
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "bool")]
+    schedule_suspend: Option<bool>,
+    /// Time zone of the schedule, such as Europe/Berlin (default UTC) (Skep's own)
+    #[arg(long, value_name = "string")]
+    schedule_time_zone: Option<String>,
     /// Time a task that is to stop goes on with its connections, once it gets no new ones (ns|us|ms|s|m|h) (Skep's own)
     #[arg(long, value_name = "duration")]
     drain_time: Option<String>,
@@ -30,6 +48,22 @@ impl ExtraFlags {
     pub fn apply(&self, spec: &mut Value) -> Result<()> {
         set(&mut spec["DrainTime"], duration(self.drain_time.as_deref())?);
         set(&mut spec["DataPlacement"], self.data_placement.clone());
+        let schedule = &mut spec["Schedule"];
+        set(&mut schedule["Cron"], self.schedule.clone());
+        set(&mut schedule["Concurrency"], self.schedule_concurrency.clone());
+        set(&mut schedule["StartingDeadline"], duration(self.schedule_deadline.as_deref())?);
+        set(&mut schedule["History"], self.schedule_history);
+        set(&mut schedule["Suspend"], self.schedule_suspend);
+        set(&mut schedule["TimeZone"], self.schedule_time_zone.clone());
+        without_empty(schedule);
+        let asked = schedule.as_object().is_some_and(|s| !s.is_empty());
+        ensure!(
+            !asked || schedule["Cron"].is_string(),
+            "a schedule is set by --schedule; the other flags beginning with it say more of one that is set"
+        );
+        if !asked {
+            spec["Schedule"] = Value::Null;
+        }
         if let Some(list) = self.depends_on()? {
             spec["DependsOn"] = list;
         }
@@ -55,10 +89,11 @@ impl ExtraFlags {
 
 /// Sets in `spec` what `held` has and a file says nothing of to what it is by itself: the daemon would keep it.
 pub fn forget_unnamed(spec: &mut Value, held: &Value) {
-    let by_itself: [(&str, Value); 3] = [
+    let by_itself: [(&str, Value); 4] = [
         ("DrainTime", (skep_proto::defaults::DRAIN.as_nanos() as u64).into()),
         ("DataPlacement", "stay".into()),
         ("DependsOn", json!([])),
+        ("Schedule", json!({ "Cron": "" })),
     ];
     for (field, value) in by_itself {
         if spec[field].is_null() && !held[field].is_null() {

@@ -7,15 +7,26 @@ use skep_proto::v1;
 use tonic::Status;
 
 use super::validate;
+use crate::cron::Cron;
+use crate::orchestrator::schedule;
 use crate::prerequisites;
 use crate::store::StoreView;
+
+/// Most runs of a schedule that are remembered: each write of the service has them all.
+const MAX_HISTORY: u32 = 100;
 
 /// Fills in what an update says nothing of.
 pub(super) fn keep(spec: &mut v1::ServiceSpec, before: Option<&v1::ServiceSpec>) {
     let Some(before) = before else { return };
     spec.drain_ns = spec.drain_ns.or(before.drain_ns);
     spec.data_placement = spec.data_placement.or(before.data_placement);
+    spec.schedule = spec.schedule.take().or_else(|| before.schedule.clone());
     spec.depends_on = spec.depends_on.take().or_else(|| before.depends_on.clone());
+}
+
+/// A schedule without an expression is none.
+pub(super) fn settle(spec: &mut v1::ServiceSpec) {
+    spec.schedule = spec.schedule.take().filter(|s| !s.cron.is_empty());
 }
 
 /// Refuses what cannot be.
@@ -26,6 +37,7 @@ pub(super) fn check(spec: &v1::ServiceSpec) -> Result<(), Status> {
     if spec.data_placement.is_some_and(|p| v1::DataPlacement::try_from(p).is_err()) {
         return Err(Status::invalid_argument("the data placement is not known: stay, prefer or ignore"));
     }
+    check_schedule(spec)?;
     let mut named = BTreeSet::new();
     for p in spec.depends_on.iter().flat_map(|d| &d.all) {
         validate::name("service", &p.service)?;
@@ -42,6 +54,53 @@ pub(super) fn check(spec: &v1::ServiceSpec) -> Result<(), Status> {
         }
     }
     Ok(())
+}
+
+fn check_schedule(spec: &v1::ServiceSpec) -> Result<(), Status> {
+    let Some(schedule) = spec.schedule.as_ref().filter(|s| !s.cron.is_empty()) else { return Ok(()) };
+    if !validate::is_job(spec) {
+        let why = "only jobs have a schedule: use mode replicated-job or global-job";
+        return Err(Status::invalid_argument(why));
+    }
+    Cron::parse(&schedule.cron, &schedule.time_zone)
+        .map_err(|e| Status::invalid_argument(format!("schedule: {e}")))?;
+    if v1::ScheduleConcurrency::try_from(schedule.concurrency).is_err() {
+        let why = "schedule: its concurrency is not known: forbid, allow or replace";
+        return Err(Status::invalid_argument(why));
+    }
+    if schedule.starting_deadline_ns.is_some_and(|ns| ns < 0) {
+        return Err(Status::invalid_argument("schedule: its starting deadline must not be negative"));
+    }
+    if schedule.history.is_some_and(|n| n > MAX_HISTORY) {
+        let why = format!("schedule: at most {MAX_HISTORY} runs are remembered");
+        return Err(Status::invalid_argument(why));
+    }
+    Ok(())
+}
+
+/// Brings the state of a job's schedule, and its iterations, to a specification that is written. `before` is the one
+/// there was.
+pub(super) fn reschedule(service: &mut v1::Service, before: Option<&v1::ServiceSpec>, now_ms: i64) {
+    let Some(job) = service.job_status.as_mut() else { return };
+    let old = before.and_then(|s| s.schedule.as_ref());
+    let new = service.spec.as_ref().and_then(|s| s.schedule.clone());
+    let Some(new) = new else {
+        service.schedule_status = None;
+        if before.is_some() {
+            job.iteration += 1;
+        }
+        job.last_execution_ms = now_ms;
+        return;
+    };
+    let times = |s: &v1::Schedule| (s.cron.clone(), s.time_zone.clone(), s.suspend);
+    if old.map(times) != Some(times(&new)) {
+        // What was due until now is not made up for.
+        service.schedule_status.get_or_insert_default().considered_ms = now_ms;
+    }
+    let forced = |s: Option<&v1::ServiceSpec>| s.and_then(|s| s.task.as_ref()).map_or(0, |t| t.force_update);
+    if before.is_some() && forced(service.spec.as_ref()) != forced(before) {
+        schedule::begin_now(service, now_ms);
+    }
 }
 
 /// Refuses a service that would wait for itself.

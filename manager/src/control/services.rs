@@ -29,7 +29,8 @@ pub(super) fn creation(
         request.spec.clone().ok_or_else(|| Status::invalid_argument("a service needs a specification"))?;
     validate::service(&spec)?;
     let job = validate::is_job(&spec);
-    let spec = resolve(view, spec, id)?;
+    let mut spec = resolve(view, spec, id)?;
+    extras::settle(&mut spec);
     dependencies::resolve(view, &spec)?;
     extras::no_cycle(view, id, &spec)?;
     let revision = revision(id, 1, &spec);
@@ -38,6 +39,7 @@ pub(super) fn creation(
         v1::Service { id: id.to_owned(), spec: Some(spec), revision: 1, endpoint, ..Default::default() };
     if job {
         service.job_status = Some(v1::JobStatus { iteration: 0, last_execution_ms: now_ms });
+        extras::reschedule(&mut service, None, now_ms);
     }
     Ok(vec![put(service), put(revision)])
 }
@@ -85,6 +87,8 @@ pub(super) fn changes(
         (false, Some(spec)) => {
             let mut spec = resolve(view, spec.clone(), &service.id)?;
             extras::keep(&mut spec, service.spec.as_ref());
+            extras::settle(&mut spec);
+            extras::check(&spec)?;
             spec
         }
         _ => service.previous_spec.clone().ok_or_else(|| {
@@ -115,10 +119,8 @@ fn replace_spec(
     let before = service.spec.as_ref();
     let new_task = before.map(|s| &s.task) != Some(&wanted.task) || needs_new_tasks(before, &wanted);
     service.previous_spec = service.spec.replace(wanted.clone());
-    if let Some(job) = &mut service.job_status {
-        job.iteration += 1;
-        job.last_execution_ms = now_ms;
-    }
+    let before = service.previous_spec.clone();
+    extras::reschedule(service, before.as_ref(), now_ms);
     service.update_status = rollback.then(|| v1::UpdateStatus {
         state: v1::UpdateState::RollbackStarted.into(),
         started_at_ms: now_ms,

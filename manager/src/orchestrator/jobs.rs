@@ -14,7 +14,7 @@ use v1::TaskState;
 
 use super::slot::{Slot, SlotKey};
 use super::task::{self, Place};
-use super::{CREATE_LIMIT, Plan};
+use super::{CREATE_LIMIT, Plan, schedule};
 use crate::scheduler;
 use crate::store::StoreView;
 
@@ -47,17 +47,17 @@ pub(super) fn replicated(
     plan: &mut Plan,
 ) {
     let within = |key: &SlotKey| matches!(key, SlotKey::Replica(n) if *n <= job.total_completions);
-    if !retire(service, slots, within, now_ms, plan) {
+    if !retire(view, service, slots, within, now_ms, plan) || !schedule::open(service) {
         return;
     }
-    let busy = slots.values().filter(|s| at_work(view, s)).count() as u64;
+    let busy = slots.values().filter(|s| at_work(view, service, s)).count() as u64;
     let mut free = job.max_concurrent.saturating_sub(busy);
     for number in 1..=job.total_completions {
         if free == 0 {
             return;
         }
         let slot = slots.get(&SlotKey::Replica(number));
-        if slot.is_some_and(|s| !s.tasks.is_empty() || at_work(view, s)) {
+        if slot.is_some_and(|s| !s.tasks.is_empty() || at_work(view, service, s)) {
             continue;
         }
         if plan.changes.len() >= CREATE_LIMIT {
@@ -80,7 +80,7 @@ pub(super) fn global(
     plan: &mut Plan,
 ) {
     let there = |key: &SlotKey| matches!(key, SlotKey::Node(id) if view.node(id).is_some());
-    if !retire(service, slots, there, now_ms, plan) {
+    if !retire(view, service, slots, there, now_ms, plan) {
         return;
     }
     for slot in slots.iter().filter(|(key, _)| !there(key)).map(|(_, slot)| slot) {
@@ -115,7 +115,8 @@ pub(super) fn global(
             None if node.meta.is_some_and(|m| m.created_at_ms > began_ms) => continue,
             None => {}
         }
-        if !fits || !scheduler::open(node) || slot.is_some_and(|s| at_work(view, s)) {
+        let free = scheduler::open(node) && !slot.is_some_and(|s| at_work(view, service, s));
+        if !fits || !free || !schedule::open(service) {
             continue;
         }
         if plan.changes.len() >= CREATE_LIMIT {
@@ -129,14 +130,16 @@ pub(super) fn global(
 
 /// Whether a task of the slot may be running, or will without anybody's doing: one that failed is restarted, or given
 /// up, before others are begun.
-fn at_work(view: &StoreView, slot: &Slot) -> bool {
+fn at_work(view: &StoreView, service: &v1::Service, slot: &Slot) -> bool {
+    let beside = |t: &v1::Task| schedule::goes_on(view, service, t) && !task::current(service, t);
     (!complete(slot) && slot.newest().is_some_and(|t| task::wanted(t)))
-        || slot.tasks.iter().chain(&slot.leaving).any(|t| task::may_run(view, t))
+        || slot.tasks.iter().chain(&slot.leaving).any(|t| task::may_run(view, t) && !beside(t))
 }
 
 /// Puts an end to tasks of earlier iterations, which from then on only keep their slots' history, if those are still
 /// `needed`. False if there is more to do in the next pass.
 fn retire(
+    view: &StoreView,
     service: &v1::Service,
     slots: &mut BTreeMap<SlotKey, Slot>,
     needed: impl Fn(&SlotKey) -> bool,
@@ -149,7 +152,7 @@ fn retire(
         slot.tasks = of_now;
         let end = if needed(key) { TaskState::Shutdown } else { TaskState::Remove };
         for mut t in earlier {
-            if t.desired_state() < end {
+            if t.desired_state() < end && !(needed(key) && schedule::goes_on(view, service, &t)) {
                 if plan.changes.len() >= CREATE_LIMIT {
                     plan.more = true;
                     slots.clear();

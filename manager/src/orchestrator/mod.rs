@@ -11,6 +11,7 @@
 //! What jobs do differently is in [`jobs`].
 
 pub mod plan;
+pub mod schedule;
 pub mod slot;
 pub mod task;
 
@@ -44,6 +45,9 @@ pub fn reconcile(view: &StoreView, service_id: &str, now_ms: i64, rng: &mut impl
     }
     let Some(spec) = &service.spec else { return plan };
     homes::record(view, service, &mut plan);
+    if schedule::tick(view, service, now_ms, &mut plan) {
+        return plan;
+    }
     let mut slots = slot::slots(view, service);
     match &spec.mode {
         Some(Mode::Global(_)) => globalise(view, service, &mut slots, now_ms, rng, &mut plan),

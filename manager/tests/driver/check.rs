@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use skep_manager::homes;
-use skep_manager::orchestrator::task;
+use skep_manager::orchestrator::{schedule, task};
 use skep_manager::store::StoreView;
 use skep_manager::updater;
 use skep_proto::v1;
@@ -43,10 +43,13 @@ fn addresses(view: &StoreView) {
 fn slots(before: &StoreView, after: &StoreView) {
     for service in after.services() {
         let start_first = updater::order(service) == v1::UpdateOrder::StartFirst;
-        let mut slots: HashMap<(u64, &str), Vec<&v1::Task>> = HashMap::new();
+        // Runs of a schedule that allows it go on beside each other.
+        let beside = schedule::of(service).is_some_and(|s| s.concurrency() == v1::ScheduleConcurrency::Allow);
+        let mut slots: HashMap<(u64, &str, Option<u64>), Vec<&v1::Task>> = HashMap::new();
         for t in after.tasks_of_service(&service.id).filter(|t| !task::finished(t)) {
             let node = if t.slot == 0 { t.node_id.as_str() } else { "" };
-            slots.entry((t.slot, node)).or_default().push(t);
+            let run = t.job_iteration.filter(|_| beside);
+            slots.entry((t.slot, node, run)).or_default().push(t);
         }
         let let_run = |t: &v1::Task| t.desired_state() >= TaskState::Running && task::wanted(t);
         for tasks in slots.values().filter(|tasks| tasks.len() > 1) {

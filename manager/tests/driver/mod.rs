@@ -66,6 +66,12 @@ impl Driver {
             "unfinished" => return Ok(show::unfinished(&view)),
             "explain" => return self.explain(&words),
             "plan" => return self.plan(&words),
+            "runs" => return show::runs(&view, words.name()?),
+            "sleep" => {
+                // Nobody leads meanwhile.
+                self.now_ms += parse::duration_ms(words.name()?)?;
+                return Ok(String::new());
+            }
             "homes" => return Ok(show::homes(&view)),
             "spread" => return Ok(show::spread(&view)),
             other => return Err(format!("no such command: {other}")),

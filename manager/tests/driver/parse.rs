@@ -184,7 +184,17 @@ pub fn service(view: &StoreView, words: &Words, now_ms: i64) -> Result<Vec<v1::C
     if words.has("dnsrr") {
         spec.endpoint.get_or_insert_default().set_mode(v1::EndpointMode::Dnsrr);
     }
-    if words.has("global-job") || words.get("job").is_some() || service.job_status.is_some() {
+    let rescheduled = schedule(&mut spec, words)?;
+    if words.has("now") {
+        service.spec = Some(spec.clone());
+        skep_manager::orchestrator::schedule::begin_now(&mut service, now_ms);
+    }
+    if spec.schedule.is_some() {
+        service.job_status.get_or_insert_default();
+        if rescheduled {
+            service.schedule_status.get_or_insert_default().considered_ms = now_ms;
+        }
+    } else if words.has("global-job") || words.get("job").is_some() || service.job_status.is_some() {
         let iteration = service.job_status.map_or(0, |job| job.iteration + 1);
         service.job_status = Some(v1::JobStatus { iteration, last_execution_ms: now_ms });
     }
@@ -211,6 +221,32 @@ pub fn service(view: &StoreView, words: &Words, now_ms: i64) -> Result<Vec<v1::C
     service.previous_spec = service.spec.replace(spec);
     changes.push(put(service));
     Ok(changes)
+}
+
+/// cron=*/5_*_*_*_* tz=Europe/Berlin concurrency=allow deadline=10s keep=3 suspend resume; whether times changed.
+fn schedule(spec: &mut v1::ServiceSpec, words: &Words) -> Result<bool> {
+    let mut changed = false;
+    if let Some(cron) = words.get("cron") {
+        spec.schedule.get_or_insert_default().cron = cron.replace('_', " ");
+        changed = true;
+    }
+    let Some(schedule) = &mut spec.schedule else { return Ok(false) };
+    if let Some(zone) = words.get("tz") {
+        schedule.time_zone = zone.to_owned();
+    }
+    if let Some(word) = words.get("concurrency") {
+        let name = format!("SCHEDULE_CONCURRENCY_{}", word.to_uppercase());
+        schedule.concurrency = v1::ScheduleConcurrency::from_str_name(&name).ok_or("concurrency")?.into();
+    }
+    schedule.starting_deadline_ns = words.duration_ns("deadline")?.or(schedule.starting_deadline_ns);
+    schedule.history = words.number("keep")?.map(|n| n as u32).or(schedule.history);
+    for (word, suspend) in [("suspend", true), ("resume", false)] {
+        if words.has(word) {
+            changed |= schedule.suspend != suspend;
+            schedule.suspend = suspend;
+        }
+    }
+    Ok(changed)
 }
 
 /// after=db:healthy

@@ -159,3 +159,17 @@ pub fn plan(found: &skep_manager::forecast::Forecast) -> String {
     let _ = writeln!(out, "{}", if found.complete { "at rest" } else { "and so on" });
     out
 }
+
+/// Runs of a schedule, in seconds after 1970.
+pub fn runs(view: &StoreView, name: &str) -> Result<String, String> {
+    let service = view.find_service(name).map_err(|e| e.to_string())?;
+    let status = service.schedule_status.clone().unwrap_or_default();
+    let mut out = String::new();
+    for r in &status.runs {
+        let outcome = r.outcome().as_str_name().trim_start_matches("RUN_OUTCOME_").to_lowercase();
+        let iteration = r.iteration.map(|n| format!(" i{n}")).unwrap_or_default();
+        let _ = writeln!(out, "due {}{iteration} began {} {outcome}", r.due_ms / 1000, r.began_ms / 1000);
+    }
+    let _ = writeln!(out, "next {}", status.next_ms / 1000);
+    Ok(out)
+}

@@ -545,6 +545,9 @@ pub struct ServiceSpec {
     /// What has to come first. Absent in an update: as it is.
     #[prost(message, optional, tag = "12")]
     pub depends_on: ::core::option::Option<Prerequisites>,
+    /// When the job is begun anew by itself. Absent in an update: as it is; without an expression: never.
+    #[prost(message, optional, tag = "13")]
+    pub schedule: ::core::option::Option<Schedule>,
     #[prost(oneof = "service_spec::Mode", tags = "3, 4, 9, 10")]
     pub mode: ::core::option::Option<service_spec::Mode>,
 }
@@ -561,6 +564,53 @@ pub mod service_spec {
         #[prost(message, tag = "10")]
         GlobalJob(super::GlobalJob),
     }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Schedule {
+    /// five fields, or @hourly and its like
+    #[prost(string, tag = "1")]
+    pub cron: ::prost::alloc::string::String,
+    /// IANA name; empty = UTC
+    #[prost(string, tag = "2")]
+    pub time_zone: ::prost::alloc::string::String,
+    #[prost(enumeration = "ScheduleConcurrency", tag = "3")]
+    pub concurrency: i32,
+    /// Most that a run may begin late. Absent: any time.
+    #[prost(int64, optional, tag = "4")]
+    pub starting_deadline_ns: ::core::option::Option<i64>,
+    /// Runs that are over and remembered. Absent: 10.
+    #[prost(uint32, optional, tag = "5")]
+    pub history: ::core::option::Option<u32>,
+    #[prost(bool, tag = "6")]
+    pub suspend: bool,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ScheduledRun {
+    #[prost(int64, tag = "1")]
+    pub due_ms: i64,
+    /// 0: it was not
+    #[prost(int64, tag = "2")]
+    pub began_ms: i64,
+    /// 0: it is under way
+    #[prost(int64, tag = "3")]
+    pub ended_ms: i64,
+    /// the job's, where it was begun
+    #[prost(uint64, optional, tag = "4")]
+    pub iteration: ::core::option::Option<u64>,
+    #[prost(enumeration = "RunOutcome", tag = "5")]
+    pub outcome: i32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ScheduleStatus {
+    /// what was due up to then is dealt with
+    #[prost(int64, tag = "1")]
+    pub considered_ms: i64,
+    /// 0: none will come
+    #[prost(int64, tag = "2")]
+    pub next_ms: i64,
+    /// oldest first
+    #[prost(message, repeated, tag = "3")]
+    pub runs: ::prost::alloc::vec::Vec<ScheduledRun>,
 }
 /// A service that has to be in some condition before tasks of another begin.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -641,6 +691,9 @@ pub struct Service {
     /// Of jobs only.
     #[prost(message, optional, tag = "9")]
     pub job_status: ::core::option::Option<JobStatus>,
+    /// Of jobs with a schedule only.
+    #[prost(message, optional, tag = "10")]
+    pub schedule_status: ::core::option::Option<ScheduleStatus>,
 }
 /// One immutable TaskSpec of a service; tasks name it by number instead of each carrying a copy.
 /// Reaped when the service has moved on and no task names it any more.
@@ -1096,6 +1149,79 @@ impl EndpointMode {
         match value {
             "ENDPOINT_MODE_VIP" => Some(Self::Vip),
             "ENDPOINT_MODE_DNSRR" => Some(Self::Dnsrr),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum ScheduleConcurrency {
+    /// a run that is due while another is under way is left out
+    Forbid = 0,
+    /// it begins beside that
+    Allow = 1,
+    /// it takes that one's place
+    Replace = 2,
+}
+impl ScheduleConcurrency {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Forbid => "SCHEDULE_CONCURRENCY_FORBID",
+            Self::Allow => "SCHEDULE_CONCURRENCY_ALLOW",
+            Self::Replace => "SCHEDULE_CONCURRENCY_REPLACE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "SCHEDULE_CONCURRENCY_FORBID" => Some(Self::Forbid),
+            "SCHEDULE_CONCURRENCY_ALLOW" => Some(Self::Allow),
+            "SCHEDULE_CONCURRENCY_REPLACE" => Some(Self::Replace),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum RunOutcome {
+    Running = 0,
+    Complete = 1,
+    Failed = 2,
+    /// another was under way
+    Skipped = 3,
+    /// nobody could begin it in time
+    Missed = 4,
+    /// by a later one
+    Replaced = 5,
+}
+impl RunOutcome {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Running => "RUN_OUTCOME_RUNNING",
+            Self::Complete => "RUN_OUTCOME_COMPLETE",
+            Self::Failed => "RUN_OUTCOME_FAILED",
+            Self::Skipped => "RUN_OUTCOME_SKIPPED",
+            Self::Missed => "RUN_OUTCOME_MISSED",
+            Self::Replaced => "RUN_OUTCOME_REPLACED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "RUN_OUTCOME_RUNNING" => Some(Self::Running),
+            "RUN_OUTCOME_COMPLETE" => Some(Self::Complete),
+            "RUN_OUTCOME_FAILED" => Some(Self::Failed),
+            "RUN_OUTCOME_SKIPPED" => Some(Self::Skipped),
+            "RUN_OUTCOME_MISSED" => Some(Self::Missed),
+            "RUN_OUTCOME_REPLACED" => Some(Self::Replaced),
             _ => None,
         }
     }

@@ -2,9 +2,13 @@
 //! send a specification back; so what is absent is not asked to change.
 
 use serde_json::{Value, json};
-use skep_proto::v1::{DataPlacement, Homes, Prerequisite, PrerequisiteCondition, Prerequisites, ServiceSpec};
+use skep_proto::v1::{
+    DataPlacement, Homes, Prerequisite, PrerequisiteCondition, Prerequisites, RunOutcome, Schedule,
+    ScheduleConcurrency, ScheduleStatus, ScheduledRun, ServiceSpec,
+};
 
 use crate::convert::names::Named;
+use crate::convert::{number, time};
 use crate::error::{ApiError, ApiResult};
 use crate::fields::Fields;
 
@@ -14,11 +18,26 @@ pub fn read(f: &mut Fields, spec: &mut ServiceSpec) -> ApiResult<()> {
     let path = f.path("DataPlacement");
     spec.data_placement =
         f.opt_string("DataPlacement")?.map(|w| DataPlacement::read(&path, &w)).transpose()?.map(|p| p as i32);
+    spec.schedule = f.opt_object("Schedule")?.map(schedule).transpose()?;
     if let Some(list) = f.opt_objects("DependsOn")? {
         let all = list.into_iter().map(prerequisite).collect::<ApiResult<_>>()?;
         spec.depends_on = Some(Prerequisites { all });
     }
     Ok(())
+}
+
+fn schedule(mut f: Fields) -> ApiResult<Schedule> {
+    let history = f.opt_u64("History")?;
+    let schedule = Schedule {
+        cron: f.string("Cron")?,
+        time_zone: f.string("TimeZone")?,
+        concurrency: ScheduleConcurrency::read(&f.path("Concurrency"), &f.string("Concurrency")?)? as i32,
+        starting_deadline_ns: super::read::duration(&mut f, "StartingDeadline")?,
+        history: history.map(|n| u32::try_from(n).unwrap_or(u32::MAX)),
+        suspend: f.bool("Suspend")?,
+    };
+    f.refuse_rest(&[])?;
+    Ok(schedule)
 }
 
 fn prerequisite(mut f: Fields) -> ApiResult<Prerequisite> {
@@ -40,6 +59,19 @@ pub fn write(s: &ServiceSpec, out: &mut Value) {
     if let Some(placement) = s.data_placement {
         out["DataPlacement"] = DataPlacement::word(placement).into();
     }
+    if let Some(s) = &s.schedule {
+        let mut shown = json!({ "Cron": s.cron, "Concurrency": ScheduleConcurrency::word(s.concurrency), "Suspend": s.suspend });
+        if !s.time_zone.is_empty() {
+            shown["TimeZone"] = s.time_zone.clone().into();
+        }
+        if let Some(deadline) = s.starting_deadline_ns {
+            shown["StartingDeadline"] = deadline.into();
+        }
+        if let Some(history) = s.history {
+            shown["History"] = history.into();
+        }
+        out["Schedule"] = shown;
+    }
     if let Some(d) = s.depends_on.as_ref().filter(|d| !d.all.is_empty()) {
         let one = |p: &Prerequisite| {
             let mut shown =
@@ -51,6 +83,24 @@ pub fn write(s: &ServiceSpec, out: &mut Value) {
         };
         out["DependsOn"] = d.all.iter().map(one).collect();
     }
+}
+
+/// `ScheduleStatus` of a job: its next run, and those before, newest first.
+pub fn schedule_status(s: &ScheduleStatus) -> Value {
+    let shown = |ms: i64| if ms == 0 { Value::Null } else { time::from_ms(ms).into() };
+    let run = |r: &ScheduledRun| {
+        let mut out = json!({ "Due": shown(r.due_ms), "Outcome": RunOutcome::word(r.outcome) });
+        for (name, ms) in [("Began", r.began_ms), ("Ended", r.ended_ms)] {
+            if ms != 0 {
+                out[name] = shown(ms);
+            }
+        }
+        if let Some(iteration) = r.iteration {
+            out["JobIteration"] = number(iteration);
+        }
+        out
+    };
+    json!({ "NextRun": shown(s.next_ms), "Runs": s.runs.iter().rev().map(run).collect::<Vec<_>>() })
 }
 
 /// `DataNodes` of a service: the node that holds the data of each slot.

@@ -55,6 +55,9 @@ pub fn service(s: &Service) -> Value {
             "JobIteration": number(job.iteration), "LastExecution": time::from_ms(job.last_execution_ms),
         });
     }
+    if let Some(status) = &s.schedule_status {
+        out["ScheduleStatus"] = super::extras::schedule_status(status);
+    }
     out
 }
 

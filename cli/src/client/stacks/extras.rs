@@ -2,7 +2,7 @@
 //! passes over. (Not within `deploy`, where it takes nothing unknown.)
 
 use anyhow::Result;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::compose::{Node, Problem, units};
 
@@ -20,5 +20,32 @@ pub fn add(name: &str, service: &Node, spec: &mut Value) -> Result<()> {
         let word = word.ok_or_else(|| wrong(node, "x-data-placement", "stay, prefer or ignore"))?;
         spec["DataPlacement"] = word.into();
     }
+    if let Some(node) = service.get("x-schedule") {
+        spec["Schedule"] = schedule(node).map_err(|(at, want)| wrong(at, "x-schedule", want))?;
+    }
     Ok(())
+}
+
+/// An expression, or a mapping with one.
+fn schedule(node: &Node) -> Result<Value, (&Node, &'static str)> {
+    if let Some(cron) = node.text() {
+        return Ok(json!({ "Cron": cron }));
+    }
+    const WANT: &str = "an expression such as \"0 3 * * *\", or a mapping of cron, time_zone, concurrency, \
+                        starting_deadline, history and suspend";
+    let mut out = json!({});
+    for (key, value) in node.entries() {
+        let text = value.text().ok_or((value, WANT))?;
+        let (field, read): (_, Option<Value>) = match key.text.as_str() {
+            "cron" => ("Cron", Some(text.into())),
+            "time_zone" => ("TimeZone", Some(text.into())),
+            "concurrency" => ("Concurrency", Some(text.into())),
+            "starting_deadline" => ("StartingDeadline", units::duration(text).map(Into::into)),
+            "history" => ("History", text.parse::<u32>().ok().map(Into::into)),
+            "suspend" => ("Suspend", text.parse::<bool>().ok().map(Into::into)),
+            _ => return Err((value, WANT)),
+        };
+        out[field] = read.ok_or((value, WANT))?;
+    }
+    if out["Cron"].is_string() { Ok(out) } else { Err((node, WANT)) }
 }
