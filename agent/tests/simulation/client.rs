@@ -12,6 +12,7 @@ use skep_proto::v1::control_server::Control;
 use skep_proto::v1::service_spec::Mode;
 use tonic::{Code, Status};
 
+use crate::job::JobCommand;
 use crate::trace::Trace;
 
 /// Nobody waits longer for an answer, whatever has failed.
@@ -90,6 +91,11 @@ impl Record {
         self.services.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A service of this state may come to be that is nobody's whose requests are recorded.
+    pub fn stranger(&self, name: &str, want: Want) {
+        self.services().entry(name.to_owned()).or_default().maybe.push(want);
+    }
+
     /// What answers have shown to be wrong.
     pub fn violations(&self) -> Vec<String> {
         self.violations.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -101,7 +107,7 @@ impl Record {
     }
 
     /// Waits for an answer, which must come in time.
-    async fn timely<T>(&self, what: &str, call: impl Future<Output = T>) -> T {
+    pub async fn timely<T>(&self, what: &str, call: impl Future<Output = T>) -> T {
         let began = tokio::time::Instant::now();
         let answer = call.await;
         let took = began.elapsed();
@@ -160,6 +166,8 @@ pub enum Request {
     Node(NodeCommand),
     /// Another root certificate.
     Root(RootCommand),
+    /// A job with a schedule.
+    Job(JobCommand),
 }
 
 impl Request {
@@ -169,6 +177,7 @@ impl Request {
             Self::Service(command) => command.run(control).await,
             Self::Node(command) => command.run(control).await,
             Self::Root(command) => command.run(control).await,
+            Self::Job(command) => command.run(control).await,
         }
     }
 }

@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use skep_manager::store::StoreView;
 use skep_proto::v1::NodeAvailability;
 use tempfile::TempDir;
 use turmoil::Sim;
 
 use crate::check::Checks;
 use crate::client::{Ask, NodeCommand, Record, Request, RootCommand};
+use crate::job::JobCommand;
 use crate::node::{Invitation, Node, NodeOptions};
 use crate::trace::Trace;
 
@@ -296,6 +298,18 @@ impl Cluster {
     pub fn rotate_root(&mut self) {
         let Some(at) = self.some_manager() else { return };
         self.nodes[at].command(Request::Root(RootCommand { record: self.record.clone() }));
+    }
+
+    /// Somebody makes a job with a schedule, at some manager.
+    pub fn make_job(&mut self) {
+        let Some(at) = self.some_manager() else { return };
+        self.nodes[at].command(Request::Job(JobCommand { record: self.record.clone() }));
+    }
+
+    /// The newest state of any manager.
+    pub fn view(&self) -> Arc<StoreView> {
+        let views = self.nodes.iter().filter_map(|n| n.manager()).map(|m| m.store().view());
+        views.max_by_key(|v| v.index).unwrap_or_default()
     }
 
     /// A manager that runs, at random.

@@ -11,6 +11,7 @@ use skep_agent::{Applied, NetworkPlane, Observed, TaskError, TaskExit, TaskRunti
 use skep_overlay::desired::Desired;
 use skep_proto::v1;
 
+use crate::job;
 use crate::trace::Trace;
 
 /// One container.
@@ -147,6 +148,8 @@ impl TaskRuntime for SimRuntime {
         let fails = state.failing && state.rng.random_bool(0.03);
         let dies = state.failing && state.rng.random_bool(0.1);
         let life = Duration::from_millis(state.rng.random_range(500..15_000));
+        let image = task.spec.as_ref().and_then(|s| s.container.as_ref()).map_or("", |c| &c.image);
+        let ends = image == job::IMAGE;
         let container = state.all.get_mut(id_of(task)).ok_or_else(|| gone(task))?;
         if fails {
             return Err(TaskError::Failed("the simulated engine refused to start it".into()));
@@ -154,6 +157,9 @@ impl TaskRuntime for SimRuntime {
         if container.started.is_none() {
             container.started = Some(now);
             container.exit = dies.then_some((now + life, 3));
+            if ends && !dies {
+                container.exit = Some((now + life / 4, 0));
+            }
             let container = container.clone();
             drop(state);
             self.0.note("runs", id_of(task), &container);

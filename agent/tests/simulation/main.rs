@@ -10,6 +10,7 @@ mod client;
 mod cluster;
 mod containers;
 mod entropy;
+mod job;
 mod net;
 mod node;
 mod scenarios;
@@ -116,6 +117,11 @@ fn without_a_quorum_writes_fail_in_time_and_reads_say_so() {
 #[test]
 fn clocks_that_differ_delay_nothing() {
     all_hold("skew", 2);
+}
+
+#[test]
+fn a_job_is_begun_every_minute_whoever_leads() {
+    all_hold("cron", 1);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use skep_proto::v1::NodeAvailability;
 
 use crate::client::{Ask, Want};
 use crate::cluster::Cluster;
+use crate::job;
 
 /// Plays one run to its end; returns its digest.
 pub fn play(scenario: &str, seed: u64) -> u64 {
@@ -18,7 +19,8 @@ pub fn play(scenario: &str, seed: u64) -> u64 {
         "quorum" => quorum_lost(&run, seed),
         "skew" => clocks_apart(&run, seed),
         "root" => root_replaced(&run, seed),
-        other => panic!("there is no scenario {other}: history, leader, worker, quorum, skew or root"),
+        "cron" => job_by_schedule(&run, seed),
+        other => panic!("there is no scenario {other}: history, leader, worker, quorum, skew, root or cron"),
     };
     cluster.pass(Duration::from_millis(100));
     cluster.hash()
@@ -245,5 +247,37 @@ fn root_replaced(run: &str, seed: u64) -> Cluster {
         c.mend();
         c.converge(Duration::from_secs(60));
     }
+    c
+}
+
+/// A job is due every minute while leaders die, also at that very moment, and clocks are apart: every run is begun once,
+/// and comes to its end.
+fn job_by_schedule(run: &str, seed: u64) -> Cluster {
+    let mut c = Cluster::form(run, seed, 3, 1);
+    for i in 0..4 {
+        let off = c.rng.random_range(-20_000..20_000);
+        c.skew(i, off);
+    }
+    c.make_job();
+    let complete = |c: &Cluster| job::complete(&c.view());
+    c.until("begun", Duration::from_secs(130), |c| match complete(c)? {
+        0 => Err("no run yet".into()),
+        _ => Ok(()),
+    });
+    for _ in 0..2 {
+        let wait = c.rng.random_range(20_000..60_000);
+        c.pass(millis(wait));
+        let leader = c.settled_leader();
+        c.crash(leader);
+        let wait = c.rng.random_range(1000..15_000);
+        c.pass(millis(wait));
+        c.start(leader);
+    }
+    let before = complete(&c).unwrap_or_else(|e| c.fail(&e));
+    c.until("begun again", Duration::from_secs(100), |c| match complete(c)? {
+        now if now > before => Ok(()),
+        now => Err(format!("{now} runs are complete, as before")),
+    });
+    c.converge(Duration::from_secs(60));
     c
 }
