@@ -178,7 +178,7 @@ fn every_answer_says_what_the_daemon_is() {
             ("/secrets", 503, "This node is not a swarm manager."),
             ("/configs", 503, "This node is not a swarm manager."),
             ("/containers/nosuch/json", 404, "No such container: nosuch"),
-            ("/images/nosuch/json", 404, "No such image: nosuch"),
+            ("/images/nosuch/json", 404, "No such image: nosuch:latest"),
             ("/networks/nosuch", 404, "network nosuch not found"),
             ("/volumes/nosuch", 404, "get nosuch: no such volume"),
             ("/distribution/127.0.0.1:1/a/b/json", 500, "dial tcp 127.0.0.1:1: connect: "),

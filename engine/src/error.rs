@@ -7,7 +7,7 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No image by that reference or identifier.
-    #[error("No such image: {reference}")]
+    #[error("No such image: {}", with_tag(reference))]
     NoSuchImage {
         /// As asked for.
         reference: String,
@@ -223,6 +223,17 @@ fn unless_of_user(reason: &str, before: impl Fn() -> String) -> String {
     if reason.starts_with(begins) { reason.to_owned() } else { format!("{}{reason}", before()) }
 }
 
+/// A reference as Docker tells of it: with `latest` where neither tag nor digest is given, an ID with its algorithm.
+fn with_tag(reference: &str) -> String {
+    match crate::image::Reference::parse(reference) {
+        Ok(parsed) => parsed.or_latest().to_string(),
+        Err(_) if reference.len() == 64 && !reference.contains([':', '/', '@']) => {
+            format!("sha256:{reference}")
+        }
+        Err(_) => reference.to_owned(),
+    }
+}
+
 impl Error {
     /// For `map_err`: a failed file operation with its subject.
     pub(crate) fn io(
@@ -253,5 +264,28 @@ pub(crate) async fn blocking<T: Send + 'static>(
         Ok(result) => result,
         Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
         Err(_) => Err(Error::ShuttingDown),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_are_missed_by_name_and_tag() {
+        let hex = "0".repeat(64);
+        for (reference, shown) in [
+            ("busybox", "busybox:latest"),
+            ("docker.io/library/busybox", "busybox:latest"),
+            ("busybox:1", "busybox:1"),
+            ("host:5000/busybox", "host:5000/busybox:latest"),
+            (&format!("a@sha256:{hex}"), &format!("a@sha256:{hex}")),
+            (&format!("sha256:{hex}"), &format!("sha256:{hex}")),
+            (&hex, &format!("sha256:{hex}")),
+            ("no:such:thing", "no:such:thing"),
+        ] {
+            let said = Error::NoSuchImage { reference: reference.to_owned() }.to_string();
+            assert_eq!(said, format!("No such image: {shown}"));
+        }
     }
 }

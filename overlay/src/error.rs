@@ -58,6 +58,9 @@ pub enum Error {
     /// The interface of the host that a network is to be on, or how, cannot be.
     #[error("{0}")]
     Parent(String),
+    /// What the kind of a network does not let be.
+    #[error("{0}")]
+    Forbidden(String),
     /// Subnet taken.
     #[error("subnet {subnet} overlaps {other}; choose another")]
     Overlap {

@@ -29,8 +29,8 @@ pub mod wireguard;
 
 pub use error::{Error, Result};
 pub use model::{
-    Applied, AttachRequest, Attached, Bound, BridgeInfo, BridgeSpec, DataPlaneOptions, Endpoint, Endpoint6,
-    Join, LocalDriver, Member, Publish, Range6, Relayed, UserNamespace,
+    Applied, AttachRequest, Attached, Bound, BridgeInfo, BridgeSpec, ConfigNetwork, DataPlaneOptions,
+    Endpoint, Endpoint6, Join, LocalDriver, Member, Publish, Range6, Relayed, UserNamespace,
 };
 pub use plane::{DataPlane, Figures, Report};
 pub use state::DEFAULT_BRIDGE;

@@ -185,7 +185,7 @@ pub struct Applied {
 }
 
 /// What makes a network of this host alone.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LocalDriver {
     /// A bridge that the host routes for.
     #[default]
@@ -208,7 +208,8 @@ impl LocalDriver {
 }
 
 /// A network of this host alone to make.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct BridgeSpec {
     /// Name.
     pub name: String,
@@ -240,6 +241,19 @@ pub struct BridgeSpec {
     pub labels: BTreeMap<String, String>,
     /// Driver options; see `bridge/options.rs` and `direct.rs` for those that are known.
     pub options: BTreeMap<String, String>,
+    /// Name of the configuration network that its settings are of; empty = they are its own.
+    pub config_from: String,
+}
+
+/// A network that is no more than settings for others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigNetwork {
+    /// ID (64 hex characters).
+    pub id: String,
+    /// The settings.
+    pub spec: BridgeSpec,
+    /// Nanoseconds since the Unix epoch.
+    pub created_at_ns: i64,
 }
 
 /// A network of this host alone as it is.
@@ -271,6 +285,8 @@ pub struct BridgeInfo {
     pub labels: BTreeMap<String, String>,
     /// Driver options.
     pub options: BTreeMap<String, String>,
+    /// Name of the configuration network it was made from; empty = none.
+    pub config_from: String,
     /// When it was made, nanoseconds since the epoch.
     pub created_at_ns: i64,
     /// Containers in it, by container ID.

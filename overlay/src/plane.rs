@@ -4,6 +4,7 @@
 mod attach;
 mod busy;
 mod check;
+mod configs;
 mod connect;
 mod figures;
 mod names;

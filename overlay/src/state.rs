@@ -16,7 +16,7 @@ use crate::direct::Direct;
 use crate::error::{Error, Result};
 use crate::link::{Mac, Upper};
 use crate::mesh::Mesh;
-use crate::model::{Bound, Endpoint, Range6, Relayed, UserNamespace};
+use crate::model::{Bound, ConfigNetwork, Endpoint, Range6, Relayed, UserNamespace};
 use crate::names::Names;
 
 /// A container's connection, as wired.
@@ -136,6 +136,9 @@ pub struct Bridge {
     /// Not a bridge at all.
     #[serde(default)]
     pub direct: Option<Direct>,
+    /// Name of the configuration network it was made from; empty = none.
+    #[serde(default)]
+    pub config_from: String,
     pub labels: BTreeMap<String, String>,
     pub options: BTreeMap<String, String>,
     pub created_at_ns: i64,
@@ -179,6 +182,8 @@ pub struct State {
     pub bridges: BTreeMap<String, Bridge>,
     /// Networks that are directly on an interface of the host, by name.
     pub direct: BTreeMap<String, Bridge>,
+    /// Networks that are no more than settings for others, by name.
+    pub configs: BTreeMap<String, ConfigNetwork>,
     pub swarm: Option<Swarm>,
     /// MTU of the tunnel, once there is one.
     pub tunnel_mtu: Option<u16>,
@@ -186,10 +191,6 @@ pub struct State {
     pub has_mesh: bool,
     /// Published swarm ports (protocol, port) that another program of this host holds.
     pub refused_ports: Vec<(String, u16)>,
-    /// The address each bridge network gave last, by network ID.
-    pub last_given: BTreeMap<String, Ipv4Addr>,
-    /// The same of IPv6.
-    pub last_given6: BTreeMap<String, Ipv6Addr>,
     /// Counts changes of `swarm` and `refused_ports`.
     pub swarm_generation: u64,
     /// Counts changes.
@@ -205,17 +206,6 @@ impl State {
     /// This node's part of the ingress mesh.
     pub fn mesh(&self, names: &Names) -> Option<Mesh> {
         self.swarm.as_ref().filter(|_| self.has_mesh).and_then(|s| Mesh::of(&s.desired, names))
-    }
-
-    /// Takes note of the addresses that bridge networks gave.
-    pub fn remember_given<'a>(&mut self, members: impl Iterator<Item = &'a Membership>) {
-        for member in members {
-            let network = &member.endpoint.network_id;
-            self.last_given.insert(network.clone(), member.endpoint.addr);
-            if let Some(v6) = &member.endpoint.v6 {
-                self.last_given6.insert(network.clone(), v6.addr);
-            }
-        }
     }
 }
 
@@ -349,6 +339,7 @@ impl Store {
         let mut state = State {
             bridges: self.read("bridges.json", "bridge networks")?.unwrap_or_default(),
             direct: self.read("direct.json", "networks on interfaces of the host")?.unwrap_or_default(),
+            configs: self.read("configs.json", "configuration networks")?.unwrap_or_default(),
             swarm: self.read("swarm.json", "the swarm's network state")?,
             ..State::default()
         };
@@ -405,6 +396,11 @@ impl Store {
     /// Saves the networks that are directly on an interface of the host.
     pub fn save_direct(&self, direct: &BTreeMap<String, Bridge>) -> Result<()> {
         write_json(&self.root.join("direct.json"), direct, true)
+    }
+
+    /// Saves the networks that are no more than settings for others.
+    pub fn save_configs(&self, configs: &BTreeMap<String, ConfigNetwork>) -> Result<()> {
+        write_json(&self.root.join("configs.json"), configs, true)
     }
 
     /// Saves, or forgets, the swarm's last word.

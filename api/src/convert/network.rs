@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde_json::{Value, json};
 use skep_overlay::desired::{Cidr, Cidr6};
-use skep_overlay::{BridgeInfo, BridgeSpec, LocalDriver};
+use skep_overlay::{BridgeInfo, BridgeSpec, ConfigNetwork, LocalDriver};
 use skep_proto::v1::{Annotations, Network, NetworkSpec};
 
 use super::created;
@@ -23,8 +23,10 @@ pub const FIXED: [&str; 2] = ["host", "none"];
 /// What a `create` asks for.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Create {
-    /// A network of this host alone.
+    /// A network of this host alone; with `config_from`, whose settings are those of another.
     Local(BridgeSpec),
+    /// Settings for others.
+    Config(BridgeSpec),
     /// A network of the swarm.
     Overlay(Box<NetworkSpec>),
 }
@@ -56,11 +58,56 @@ pub fn read(body: &[u8]) -> ApiResult<Create> {
     let ipv6 = f.bool("EnableIPv6")?;
     // Since API 1.44 a name is always checked for duplicates.
     f.drop_all(&["CheckDuplicate"]);
-    f.refuse_rest(&[
-        ("ConfigOnly", "create the network itself"),
-        ("ConfigFrom", "give the settings in the request"),
-    ])?;
+    let config_only = f.bool("ConfigOnly")?;
+    let mut from = f.object("ConfigFrom")?;
+    let config_from = from.string("Network")?;
+    from.refuse_rest(&[])?;
+    f.refuse_rest(&[])?;
+    if config_only {
+        if ingress || internal || attachable || !scope.is_empty() {
+            return Err(forbidden(OPERATOR_FIELDS));
+        }
+        if !config_from.is_empty() {
+            return Err(forbidden("a configuration network cannot depend on another configuration network"));
+        }
+    }
+    if !config_from.is_empty() {
+        if ipv6 || !labels.is_empty() || ipam.v4.is_given() || ipam.v6.is_given() {
+            return Err(forbidden(
+                "user specified configurations are not supported if the network depends on a configuration network",
+            ));
+        }
+        if !options.is_empty() {
+            return Err(forbidden(
+                "network driver options are not supported if the network depends on a configuration network",
+            ));
+        }
+        if driver == "overlay" {
+            return Err(ApiError::bad_request(
+                "ConfigFrom is not supported for an overlay: give the settings in the request",
+            ));
+        }
+    }
     match driver.as_str() {
+        // Whatever the driver: settings have none.
+        _ if config_only => {
+            let Ipam { v4, v6 } = ipam;
+            Ok(Create::Config(BridgeSpec {
+                name,
+                subnet: v4.subnet,
+                gateway: v4.gateway,
+                ip_range: v4.ip_range,
+                aux_addresses: v4.aux_addresses,
+                ipv6,
+                subnet6: v6.subnet,
+                gateway6: v6.gateway,
+                ip_range6: v6.ip_range,
+                aux_addresses6: v6.aux_addresses,
+                labels,
+                options,
+                ..BridgeSpec::default()
+            }))
+        }
         "bridge" | "macvlan" | "ipvlan" => {
             if ingress {
                 return Err(ApiError::bad_request("Ingress is for swarm networks: add --driver overlay"));
@@ -91,6 +138,7 @@ pub fn read(body: &[u8]) -> ApiResult<Create> {
                 attachable,
                 labels,
                 options,
+                config_from,
             }))
         }
         "overlay" => {
@@ -139,6 +187,18 @@ pub fn read(body: &[u8]) -> ApiResult<Create> {
             "could not find plugin {other} in v1 plugin registry: use driver bridge, ipvlan, macvlan or overlay"
         ))),
     }
+}
+
+const OPERATOR_FIELDS: &str = "configuration network can only contain network specific fields. Network operator fields like [ ingress | internal | attachable | scope ] are not supported.";
+
+fn forbidden(why: &str) -> ApiError {
+    ApiError::new(axum::http::StatusCode::FORBIDDEN, why)
+}
+
+/// A network to make with the settings of a configuration network.
+pub fn with_settings(spec: BridgeSpec, settings: &BridgeSpec) -> BridgeSpec {
+    let BridgeSpec { name, driver, internal, attachable, config_from, .. } = spec;
+    BridgeSpec { name, driver, internal, attachable, config_from, ..settings.clone() }
 }
 
 /// `IPAM.Config`, of which a network has one of each family.
@@ -190,9 +250,16 @@ impl<C: FromStr<Err = String>, A: FromStr> Range<C, A> {
 }
 
 fn read_ipam(mut f: Fields) -> ApiResult<Ipam> {
-    f.only("Driver", &[json!("default")], "addresses are managed by Skep; leave it out")?;
+    match f.string("Driver")?.as_str() {
+        "" | "default" => {}
+        other => {
+            return Err(ApiError::not_found(format!(
+                "could not find plugin {other} in v1 plugin registry: plugin \"{other}\" not found"
+            )));
+        }
+    }
     let configs = f.objects("Config")?;
-    f.refuse_rest(&[])?;
+    f.refuse_rest(&[("Options", "the driver default has none")])?;
     let mut ipam = Ipam::default();
     for (i, mut config) in configs.into_iter().enumerate() {
         let at = format!("IPAM.Config[{i}]");
@@ -218,7 +285,7 @@ fn read_ipam(mut f: Fields) -> ApiResult<Ipam> {
 
 /// One of `IPAM.Config` as it is shown.
 fn shown_range<A: ToString>(
-    subnet: &impl ToString,
+    subnet: impl ToString,
     gateway: Option<A>,
     ip_range: Option<impl ToString>,
     aux_addresses: &BTreeMap<String, A>,
@@ -258,6 +325,8 @@ pub const PRUNE_FILTERS: &[&str] = &["label", "label!", "until"];
 pub fn prunable(filters: &Filters, until_ns: Option<i64>, created_ns: i64, shown: &Value) -> bool {
     let name = shown["Name"].as_str().unwrap_or_default();
     let builtin = FIXED.contains(&name) || name == "bridge" || shown["Ingress"] == true;
+    // Settings are not in use by anybody but networks.
+    let builtin = builtin || shown["ConfigOnly"] == true;
     let label = |k: &str| shown["Labels"][k].as_str();
     !builtin && until_ns.is_none_or(|until| created_ns < until) && filters.prunes(label)
 }
@@ -340,14 +409,30 @@ pub fn joined(n: &skep_overlay::desired::Network) -> Value {
 pub fn local(b: &BridgeInfo) -> Value {
     let facts = Facts { id: &b.id, name: &b.name, driver: b.driver.as_str(), scope: "local" };
     let mut out = shown(&facts, super::time::from_ns(b.created_at_ns));
-    let v4 = shown_range(&b.subnet, b.gateway, b.ip_range, &b.aux_addresses);
-    let v6 = b.v6.as_ref().map(|r| shown_range(&r.subnet, r.gateway(), r.ip_range, &r.aux_addresses));
+    let v4 = shown_range(b.subnet, b.gateway, b.ip_range, &b.aux_addresses);
+    let v6 = b.v6.as_ref().map(|r| shown_range(r.subnet, r.gateway(), r.ip_range, &r.aux_addresses));
     out["EnableIPv6"] = v6.is_some().into();
     out["IPAM"]["Config"] = std::iter::once(v4).chain(v6).collect();
     out["Internal"] = b.internal.into();
     out["Attachable"] = b.attachable.into();
     out["Options"] = if b.name == "bridge" { default_options(b) } else { json!(b.options) };
     out["Labels"] = json!(b.labels);
+    out["ConfigFrom"]["Network"] = b.config_from.as_str().into();
+    out
+}
+
+/// Settings for others.
+pub fn config(c: &ConfigNetwork) -> Value {
+    let s = &c.spec;
+    let facts = Facts { id: &c.id, name: &s.name, driver: "null", scope: "local" };
+    let mut out = shown(&facts, super::time::from_ns(c.created_at_ns));
+    let v4 = s.subnet.map(|subnet| shown_range(subnet, s.gateway, s.ip_range, &s.aux_addresses));
+    let v6 = s.subnet6.map(|subnet| shown_range(subnet, s.gateway6, s.ip_range6, &s.aux_addresses6));
+    out["EnableIPv6"] = s.ipv6.into();
+    out["IPAM"]["Config"] = v4.into_iter().chain(v6).collect();
+    out["ConfigOnly"] = true.into();
+    out["Options"] = json!(s.options);
+    out["Labels"] = json!(s.labels);
     out
 }
 
@@ -410,7 +495,16 @@ mod tests {
             (r#"{"Name":"a","Driver":"overlay","IPAM":{"Config":[{"IPRange":"10.9.0.0/28"}]}}"#, "IPRange"),
             (r#"{"Name":"a","IPAM":{"Config":[{"AuxiliaryAddresses":{"r":"x"}}]}}"#, "AuxiliaryAddresses"),
             (r#"{"Name":"a","Driver":"overlay","Options":{"x":"y"}}"#, "Options"),
-            (r#"{"Name":"a","ConfigFrom":{"Network":"b"}}"#, "ConfigFrom"),
+            (r#"{"Name":"a","Driver":"overlay","ConfigFrom":{"Network":"b"}}"#, "ConfigFrom"),
+            (r#"{"Name":"a","ConfigOnly":true,"ConfigFrom":{"Network":"b"}}"#, "cannot depend on another"),
+            (r#"{"Name":"a","ConfigOnly":true,"Internal":true}"#, "Network operator fields"),
+            (
+                r#"{"Name":"a","Labels":{"a":"b"},"ConfigFrom":{"Network":"b"}}"#,
+                "user specified configurations",
+            ),
+            (r#"{"Name":"a","Options":{"a":"b"},"ConfigFrom":{"Network":"b"}}"#, "network driver options"),
+            (r#"{"Name":"a","IPAM":{"Driver":"weave"}}"#, "plugin weave"),
+            (r#"{"Name":"a","IPAM":{"Options":{"a":"b"}}}"#, "Options"),
         ] {
             let e = read(body.as_bytes()).expect_err(body);
             assert!(e.message.contains(text), "{}", e.message);

@@ -128,6 +128,7 @@ impl From<skep_overlay::Error> for ApiError {
             Error::NoSuchNetwork(_) => StatusCode::NOT_FOUND,
             Error::NetworkExists(_) => StatusCode::CONFLICT,
             Error::NetworkInUse { .. }
+            | Error::Forbidden(_)
             | Error::Overlap { .. }
             | Error::AddressInUse { .. }
             | Error::AlreadyConnected { .. }

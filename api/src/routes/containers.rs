@@ -129,20 +129,11 @@ async fn create(State(s): State<ApiState>, Query(q): Query<Create>, request: Req
     }
     let name = q.name.map(|n| n.trim_start_matches('/').to_owned()).filter(|n| !n.is_empty());
     let id = s.engine().create(name, create.config).await.map_err(|e| match e {
-        // The client looks for these words, with the tag, before it thinks of a pull.
-        Error::NoSuchImage { reference } => {
-            ApiError::not_found(format!("No such image: {}", with_tag(&reference)))
-        }
         // Not 404, which the client takes for a missing image.
         e @ Error::NoSuchPlugin { .. } => ApiError::bad_request(e.to_string()),
         e => e.into(),
     })?;
     Ok(body::json(StatusCode::CREATED, &json!({ "Id": id, "Warnings": create.warnings })))
-}
-
-fn with_tag(reference: &str) -> String {
-    let last = reference.rsplit('/').next().unwrap_or_default();
-    if last.contains([':', '@']) { reference.to_owned() } else { format!("{reference}:latest") }
 }
 
 #[derive(Deserialize)]
@@ -334,21 +325,4 @@ async fn remove(State(s): State<ApiState>, Path(id): Path<String>, Query(q): Que
     let (force, volumes) = (body::flag(q.force.as_deref()), body::flag(q.v.as_deref()));
     s.engine().remove_with(&id, force, volumes).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn references_are_shown_with_their_tag() {
-        for (reference, expected) in [
-            ("busybox", "busybox:latest"),
-            ("busybox:1", "busybox:1"),
-            ("host:5000/busybox", "host:5000/busybox:latest"),
-            ("a@sha256:0", "a@sha256:0"),
-        ] {
-            assert_eq!(with_tag(reference), expected);
-        }
-    }
 }

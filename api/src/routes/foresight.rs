@@ -123,7 +123,7 @@ async fn read(s: &ApiState, mut f: Fields) -> ApiResult<PlannedWrite> {
             network::Create::Overlay(spec) => {
                 Write::CreateNetwork(CreateNetworkRequest { spec: Some(*spec) })
             }
-            network::Create::Local(_) => return Err(unknown()),
+            network::Create::Local(_) | network::Create::Config(_) => return Err(unknown()),
         },
         ("POST", [kind @ ("secrets" | "configs"), "create"]) => {
             let kind = if *kind == "secrets" { DependencyKind::Secret } else { DependencyKind::Config };

@@ -38,6 +38,7 @@ struct List {
 async fn all(s: &ApiState) -> ApiResult<(Vec<Value>, bool)> {
     let bridges = s.dataplane().list_bridges();
     let mut shown: Vec<Value> = bridges.iter().map(network::local).collect();
+    shown.extend(s.dataplane().list_configs().iter().map(network::config));
     shown.extend(network::FIXED.map(network::fixed));
     let mut stale = false;
     if let Some(control) = s.swarm().control() {
@@ -114,7 +115,24 @@ async fn create(State(s): State<ApiState>, request: Request) -> ApiResult {
             let response = s.control()?.create_network(request).await?.into_inner();
             response.network.map(|n| n.id).unwrap_or_default()
         }
-        Create::Local(spec) => {
+        Create::Config(spec) => {
+            let made = s.dataplane().create_config(spec).await?;
+            tell_local(&s, "create", (&made.id, &made.spec.name, "null"));
+            made.id
+        }
+        Create::Local(mut spec) => {
+            if !spec.config_from.is_empty() {
+                let all = s.dataplane().list_configs();
+                let found = all.iter().find(|c| c.spec.name == spec.config_from || c.id == spec.config_from);
+                let from = found.ok_or_else(|| {
+                    ApiError::not_found(format!(
+                        "configuration network {:?} does not exist",
+                        spec.config_from
+                    ))
+                })?;
+                spec.config_from.clone_from(&from.spec.name);
+                spec = network::with_settings(spec, &from.spec);
+            }
             let made = s.dataplane().create_bridge(spec).await?;
             tell_local(&s, "create", (&made.id, &made.name, made.driver.as_str()));
             made.id
@@ -232,7 +250,10 @@ async fn remove(State(s): State<ApiState>, Path(name): Path<String>) -> ApiResul
             format!("{name} is a pre-defined network and cannot be removed"),
         ));
     }
-    if text("Scope") == "swarm" {
+    if shown["ConfigOnly"] == true {
+        s.dataplane().remove_config(&id).await?;
+        tell_local(&s, "destroy", (&id, &name, "null"));
+    } else if text("Scope") == "swarm" {
         s.control()?.remove_network(tonic::Request::new(RemoveRequest { id })).await?;
     } else {
         s.dataplane().remove_bridge(&id).await?;

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::create_flags::CreateFlags;
 use super::service_spec::duration;
-use super::{devices, mount, ports};
+use super::{create_values as values, devices, mount, ports};
 
 /// Streams to attach to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -264,6 +264,10 @@ impl CreateFlags {
         }
         if out.keys().any(|n| own_network(n)) && !out.keys().all(|n| own_network(n)) {
             bail!("conflicting options: cannot attach both user-defined and non-user-defined network-modes");
+        }
+        if let Some(mac) = self.mac_address.as_deref().filter(|m| !m.is_empty() && !values::is_mac(m.trim()))
+        {
+            bail!("{mac} is not a valid mac address");
         }
         let first = self.network.first().map_or("default", |text| network_name(text));
         if !self.network_alias.is_empty() && !own_network(first) {

@@ -218,7 +218,7 @@ pub struct CreateFlags {
     #[arg(short = 'P', long)]
     pub publish_all: bool,
     /// Pull image before creating ("always", "missing", "never")
-    #[arg(long, value_name = "string", default_value = "missing", value_parser = ["always", "missing", "never"])]
+    #[arg(long, value_name = "string", default_value = "missing")]
     pub pull: String,
     /// Suppress the pull output
     #[arg(short, long)]

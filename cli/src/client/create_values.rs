@@ -76,6 +76,14 @@ pub fn address(text: &str) -> Result<String, String> {
     }
 }
 
+/// A MAC address, as Go's `net.ParseMAC` reads them: 6, 8 or 20 bytes, in pairs after `:` or `-`, or in fours after `.`.
+pub fn is_mac(text: &str) -> bool {
+    let hex = |part: &str, n: usize| part.len() == n && part.bytes().all(|b| b.is_ascii_hexdigit());
+    [(':', 2, [6, 8, 20]), ('-', 2, [6, 8, 20]), ('.', 4, [3, 4, 10])].iter().any(|(sign, n, lengths)| {
+        lengths.contains(&text.split(*sign).count()) && text.split(*sign).all(|part| hex(part, *n))
+    })
+}
+
 /// `NAME` or `NAME=value`.
 pub fn variable(text: &str) -> Result<String, String> {
     let named = text.split('=').next().is_some_and(|name| !name.is_empty());
@@ -145,6 +153,16 @@ pub fn ulimit(text: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn mac_addresses_are_gos() {
+        for good in ["02:42:0a:5b:00:09", "02-42-0A-5B-00-09", "0242.0a5b.0009", "02:00:5e:10:00:00:00:01"] {
+            assert!(is_mac(good), "{good}");
+        }
+        for bad in ["", "foo", "02:42:0a:5b:00", "02:42:0a:5b:00:9", "0242:0a5b:0009", "02:42-0a:5b:00:09"] {
+            assert!(!is_mac(bad), "{bad}");
+        }
+    }
 
     #[test]
     fn values_are_checked_as_docker_checks_them() {

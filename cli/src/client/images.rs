@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::api::{Api, Body, Query, encode, full, reader};
 use super::messages::{self, Show};
 use super::output::{Column, Listing, say, text};
-use super::{each, human};
+use super::{each, human, reference};
 
 /// Commands that stand by themselves and under `image`.
 #[derive(Subcommand)]
@@ -130,6 +130,8 @@ pub async fn run(api: &Api, command: ImageCommand) -> Result<()> {
             send(api, "/images/create", &query, body).await
         }
         ImageCommand::Tag { source, target } => {
+            reference::check_named(&source)?;
+            reference::check_named(&target)?;
             let path = format!("/images/{}/tag", encode(&source));
             let (repo, tag) = split(&target);
             api.post(&path, &Query::new().with("repo", repo).with("tag", tag), None).await.map(drop)

@@ -39,6 +39,7 @@ mod ports;
 mod pretty;
 mod progress;
 mod prune;
+mod reference;
 mod registry;
 mod run;
 mod service_create;
@@ -315,6 +316,9 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         Err(e) if e.is::<output::Closed>() => ExitCode::from(141),
         Err(e) => {
             eprintln!("{e:#}");
+            if e.is::<output::BadTemplate>() {
+                return ExitCode::from(output::BadTemplate::CODE);
+            }
             // As with Docker, a `run` that never got a container ends with 125 and more.
             ExitCode::from(e.downcast_ref::<run::NeverRan>().map_or(1, run::NeverRan::code))
         }

@@ -20,6 +20,12 @@ pub struct CreateFlags {
     /// Auxiliary IPv4 or IPv6 addresses used by Network driver
     #[arg(long, value_name = "map")]
     aux_address: Vec<String>,
+    /// The network from which to copy the configuration
+    #[arg(long, value_name = "string")]
+    config_from: Option<String>,
+    /// Create a configuration only network
+    #[arg(long)]
+    config_only: bool,
     /// Driver to manage the Network
     #[arg(short, long, value_name = "string", default_value = "bridge")]
     driver: String,
@@ -225,6 +231,8 @@ async fn create(api: &Api, flags: CreateFlags) -> Result<()> {
     let CreateFlags {
         attachable,
         aux_address,
+        config_from,
+        config_only,
         driver,
         gateway,
         ingress,
@@ -243,6 +251,7 @@ async fn create(api: &Api, flags: CreateFlags) -> Result<()> {
     let config = ipam(&subnet, &ip_range, &gateway, &aux_address)?;
     let mut body = json!({
         "Name": name, "Driver": driver, "Internal": internal, "Attachable": attachable, "Ingress": ingress,
+        "ConfigOnly": config_only, "ConfigFrom": { "Network": config_from },
         "EnableIPv4": (!ipv4).then_some(false), "EnableIPv6": ipv6.then_some(true), "Scope": scope, "Options": pairs(&opt), "Labels": pairs(&label),
         "IPAM": { "Driver": ipam_driver, "Config": config, "Options": pairs(&ipam_opt) },
     });

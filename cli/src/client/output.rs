@@ -34,8 +34,23 @@ pub fn bytes(to: &mut impl Write, bytes: &[u8]) -> Result<()> {
     }
 }
 
-/// What `inspect` and its likes say of a template that is none.
-const BAD_TEMPLATE: &str = "template parsing error";
+/// What `inspect` and its likes say of a template that is none; they end with 64 then.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct BadTemplate(String);
+
+impl BadTemplate {
+    /// Exit code.
+    pub const CODE: u8 = 64;
+
+    /// Reads a template; what is wrong is told behind these words. `name` is what the template is called.
+    pub fn read(source: &str, before: &str, name: &str) -> Result<Template, Self> {
+        Template::parse(source).map_err(|e| {
+            let said = e.to_string().replacen("template: :", &format!("template: {name}:"), 1);
+            Self(format!("{before}: {said}"))
+        })
+    }
+}
 
 /// A field of a list's rows: the name templates know it by, and its heading.
 pub type Column = (&'static str, &'static str);
@@ -133,7 +148,7 @@ where
 {
     let template = match format {
         None | Some("" | "json") => None,
-        Some(source) => Some(Template::parse(source).context(BAD_TEMPLATE)?),
+        Some(source) => Some(BadTemplate::read(source, "template parsing error", "")?),
     };
     let (mut found, mut text, mut errors) = (Vec::new(), String::new(), Vec::new());
     for name in names {
@@ -159,7 +174,10 @@ where
 pub fn one(value: &Value, format: &str) -> Result<()> {
     match format {
         "json" => say!("{value}"),
-        template => say!("{}", Template::parse(template).context(BAD_TEMPLATE)?.execute(value, None)?),
+        template => {
+            let template = BadTemplate::read(template, "template parsing error", "")?;
+            say!("{}", template.execute(value, None)?)
+        }
     }
 }
 

@@ -10,13 +10,10 @@ fn number(port: &str, text: &str) -> Result<u16> {
 }
 
 /// `80` or `80-82`.
-fn range(ports: &str, text: &str) -> Result<std::ops::RangeInclusive<u16>> {
+fn range(ports: &str) -> Option<std::ops::RangeInclusive<u16>> {
     let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
-    let (first, last) = (number(first, text)?, number(last, text)?);
-    if first > last {
-        bail!("invalid port range {ports:?} in {text:?}: it ends before it begins");
-    }
-    Ok(first..=last)
+    let (first, last): (u16, u16) = (first.parse().ok()?, last.parse().ok()?);
+    (first <= last).then_some(first..=last)
 }
 
 /// One port asked for: where on the host, and which of the container.
@@ -29,33 +26,47 @@ struct Asked {
     protocol: String,
 }
 
-/// `[[ip:]published:]target[/protocol]`, each a port or a range.
+/// `[[ip:]published:]target[/protocol]`, each a port or a range. What is wrong is told in Docker's words.
 fn short(text: &str) -> Result<Vec<Asked>> {
-    let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
-    if !["tcp", "udp", "sctp"].contains(&protocol) {
-        bail!("invalid protocol {protocol:?} in {text:?}: want tcp, udp or sctp");
+    let (front, last) = text.rsplit_once(':').unwrap_or(("", text));
+    let mut parts = last.split('/');
+    let (target, protocol) = (parts.next().unwrap_or_default(), parts.next().filter(|p| !p.is_empty()));
+    let protocol = protocol.unwrap_or("tcp");
+    let (ip, given) = front.rsplit_once(':').unwrap_or(("", front));
+    let bare = match ip.strip_prefix('[') {
+        Some(bare) => bare
+            .strip_suffix(']')
+            .with_context(|| format!("invalid IP address {ip}: address {ip}:: missing ']' in address"))?,
+        None => ip,
+    };
+    if !bare.is_empty() && bare.parse::<std::net::IpAddr>().is_err() {
+        bail!("invalid IP address: {bare}");
     }
-    let (front, target) = ports.rsplit_once(':').unwrap_or(("", ports));
-    let (ip, published) = front.rsplit_once(':').unwrap_or(("", front));
-    let ip = ip.trim_start_matches('[').trim_end_matches(']');
-    if !ip.is_empty() && ip.parse::<std::net::IpAddr>().is_err() {
-        bail!("invalid IP address {ip:?} in {text:?}");
-    }
+    let ip = bare;
     if target.is_empty() {
         bail!("no port specified: {text}<empty>");
     }
-    let targets = range(target, text)?;
-    let mut published: Vec<Option<u16>> = match published {
-        "" => vec![None; targets.len()],
-        given => range(given, text)?.map(Some).collect(),
+    let targets = range(target).with_context(|| format!("invalid containerPort: {target}"))?;
+    let host = match given {
+        "" => None,
+        given => Some(range(given).with_context(|| format!("invalid hostPort: {given}"))?),
+    };
+    if host.as_ref().is_some_and(|h| h.len() != targets.len()) && targets.len() > 1 {
+        bail!("invalid ranges specified for container and host Ports: {target} and {given}");
+    }
+    let lower = protocol.to_ascii_lowercase();
+    if !["tcp", "udp", "sctp"].contains(&lower.as_str()) {
+        bail!("invalid proto: {protocol}");
+    }
+    let protocol = lower.as_str();
+    let mut published: Vec<Option<u16>> = match host {
+        None => vec![None; targets.len()],
+        Some(host) => host.map(Some).collect(),
     };
     if targets.len() == 1 && published.len() > 1 {
         let (first, last) = (published[0], published[published.len() - 1]);
         let protocol = protocol.into();
         return Ok(vec![Asked { ip: ip.into(), published: first, last, target: *targets.start(), protocol }]);
-    }
-    if published.len() != targets.len() {
-        bail!("invalid ranges specified for container and host ports: {text:?}");
     }
     let asked = |(target, published)| Asked {
         ip: ip.into(),
@@ -67,11 +78,27 @@ fn short(text: &str) -> Result<Vec<Asked>> {
     Ok(targets.zip(published.drain(..)).map(asked).collect())
 }
 
+/// `published=8080,target=80,protocol=tcp` in the short form.
+fn shortened(text: &str) -> Result<String> {
+    if !text.contains('=') {
+        return Ok(text.to_owned());
+    }
+    let mut given = BTreeMap::from([("protocol", "tcp")]);
+    for part in text.split(',') {
+        match part.split_once('=') {
+            Some((name, value)) if !name.is_empty() => given.insert(name, value),
+            _ => bail!("invalid publish opts format (should be name=value but got '{part}')"),
+        };
+    }
+    let of = |name: &str| given.get(name).copied().unwrap_or_default();
+    Ok(format!("{}:{}/{}", of("published"), of("target"), of("protocol")))
+}
+
 /// `-p` of `run`: the API's `ExposedPorts` and `PortBindings`.
 pub fn bindings(publish: &[String], expose: &[String]) -> Result<(Value, Value)> {
     let (mut exposed, mut bound) = (serde_json::Map::new(), BTreeMap::<String, Vec<Value>>::new());
     for text in publish {
-        for asked in short(text)? {
+        for asked in short(&shortened(text)?)? {
             let port = format!("{}/{}", asked.target, asked.protocol);
             let host = match (asked.published, asked.last) {
                 (Some(first), Some(last)) if first != last => format!("{first}-{last}"),
@@ -85,7 +112,8 @@ pub fn bindings(publish: &[String], expose: &[String]) -> Result<(Value, Value)>
         if text.contains(':') {
             bail!("invalid port format for --expose: {text}");
         }
-        for asked in short(text)? {
+        let wrong = || format!("invalid range format for --expose: {text}");
+        for asked in short(text).with_context(wrong)? {
             exposed.insert(format!("{}/{}", asked.target, asked.protocol), json!({}));
         }
     }

@@ -11,6 +11,7 @@ use super::credentials::key_of;
 use super::images::{familiar, full_name, split};
 use super::messages::{self, Show};
 use super::output::{Column, Listing, say, text};
+use super::reference;
 
 /// Commands that stand by themselves and under `image`.
 #[derive(Subcommand)]
@@ -94,6 +95,7 @@ pub struct SearchArgs {
 pub async fn run(api: &Api, command: RegistryCommand) -> Result<()> {
     match command {
         RegistryCommand::Pull { all_tags, quiet, platform, image } => {
+            reference::check(&image)?;
             let show = if quiet { Show::Nowhere } else { Show::Out };
             if all_tags {
                 let (name, tag) = split(&image);
@@ -121,6 +123,7 @@ pub async fn push_quietly(api: &Api, image: &str, quiet: bool) -> Result<()> {
 }
 
 async fn push(api: &Api, image: &str, all: bool, quiet: bool) -> Result<()> {
+    reference::check(image)?;
     let (name, tag) = split(image);
     if all && familiar(image) == image {
         bail!("tag can't be used with --all-tags/-a");

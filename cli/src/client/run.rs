@@ -9,7 +9,7 @@ use super::attach::{self, Ended, Exit};
 use super::create_body::Streams;
 use super::create_flags::CreateFlags;
 use super::output::say;
-use super::{images, is_not_found, registry};
+use super::{images, is_not_found, reference, registry};
 
 /// The container never ran: what Docker's `run` says of that, and its exit codes.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +38,17 @@ impl NeverRan {
     }
 }
 
+/// What `--pull` may be; nothing is the default.
+fn check_pull(flags: &CreateFlags, command: &'static str) -> Result<(), NeverRan> {
+    match flags.pull.as_str() {
+        "" | "always" | "missing" | "never" => Ok(()),
+        other => {
+            let known = "must be one of \"always\", \"missing\" or \"never\"";
+            Err(NeverRan { command, message: format!("invalid pull option: '{other}': {known}") })
+        }
+    }
+}
+
 /// Flags of `run`.
 #[derive(Args)]
 #[command(disable_help_flag = true)]
@@ -57,6 +68,7 @@ pub struct RunArgs {
 
 /// Creates a container and prints its ID.
 pub async fn create(api: &Api, flags: &CreateFlags) -> Result<u8> {
+    check_pull(flags, "create")?;
     let streams = Streams { stdin: flags.interactive, stdout: true, stderr: true };
     let body = flags.body(streams).map_err(|e| NeverRan { command: "create", message: format!("{e:#}") })?;
     let id = make(api, flags, body).await?;
@@ -67,6 +79,7 @@ pub async fn create(api: &Api, flags: &CreateFlags) -> Result<u8> {
 /// Runs a container; its exit code.
 pub async fn run(api: &Api, args: RunArgs) -> Result<u8> {
     let flags = &args.flags;
+    check_pull(flags, "run")?;
     let streams = flags.streams(args.detach)?;
     if flags.tty && streams.stdin {
         use std::io::IsTerminal;
@@ -100,6 +113,7 @@ async fn make(api: &Api, flags: &CreateFlags, body: Value) -> Result<String> {
         );
     }
     let (image, _) = flags.image();
+    reference::check(image)?;
     if flags.pull == "always" {
         registry::pull(api, image, flags.platform.as_deref(), flags.quiet).await?;
     }
@@ -108,7 +122,11 @@ async fn make(api: &Api, flags: &CreateFlags, body: Value) -> Result<String> {
         query = query.with("platform", platform);
     }
     let created = match api.post("/containers/create", &query, Some(&body)).await {
-        Err(e) if is_not_found(&e) && flags.pull == "missing" && e.to_string().contains("No such image") => {
+        Err(e)
+            if is_not_found(&e)
+                && matches!(flags.pull.as_str(), "" | "missing")
+                && e.to_string().contains("No such image") =>
+        {
             if !flags.quiet {
                 eprintln!("Unable to find image '{}' locally", images::familiar(image));
             }

@@ -1,13 +1,12 @@
 //! Commands on the daemon itself: info, version, events.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use tokio::io::AsyncBufReadExt;
 
 use super::api::{Api, Query};
 use super::output::{self, say, text};
-use super::template::Template;
 use super::{containers, human, info};
 
 /// Commands that stand by themselves and under `system`.
@@ -55,7 +54,7 @@ pub async fn run(api: &Api, command: System) -> Result<()> {
 async fn events(api: &Api, args: &EventArgs) -> Result<()> {
     let template = match args.format.as_deref() {
         None | Some("" | "json") => None,
-        Some(source) => Some(Template::parse(source).context("template parsing error")?),
+        Some(source) => Some(output::BadTemplate::read(source, "Error parsing format", "")?),
     };
     let mut query = Query::new().filters(&args.filter)?;
     for (name, value) in [("since", &args.since), ("until", &args.until)] {
@@ -107,6 +106,9 @@ pub async fn version(api: &Api, format: Option<&str>) -> Result<()> {
     let own = env!("CARGO_PKG_VERSION");
     let (os, arch) = (std::env::consts::OS, if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" });
     let host = json!({ "Version": own, "ApiVersion": "1.50", "DefaultAPIVersion": "1.50", "Os": os, "Arch": arch, "Context": "default" });
+    if let Some(format) = format.filter(|f| !matches!(*f, "" | "json")) {
+        output::BadTemplate::read(format, "template parsing error", "version")?;
+    }
     let server = api.get("/version", &Query::new()).await;
     if let Some(format) = format.filter(|f| !f.is_empty()) {
         let held = server.as_ref().map_or(&Value::Null, |s| s);

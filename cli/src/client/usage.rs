@@ -123,22 +123,17 @@ fn worded(e: &clap::Error, path: &str, command: &Command) -> (String, u8) {
             (format!("{root}: unknown command: {asked}{usage}\n\n{more}"), 1)
         }
         ErrorKind::UnknownArgument if argument.starts_with('-') => unknown(&argument, path, command),
-        ErrorKind::UnknownArgument | ErrorKind::TooManyValues => match command.get_positionals().count() {
-            0 => short(format!("{}: '{path}' accepts no arguments", root(path)), 1),
-            n => short(format!("{}: '{path}' requires {}", root(path), count("", n)), 1),
-        },
+        ErrorKind::UnknownArgument | ErrorKind::TooManyValues => {
+            short(format!("{}: '{path}' {}", root(path), arguments(command)), 1)
+        }
         ErrorKind::MissingRequiredArgument | ErrorKind::TooFewValues => {
             let flags: Vec<_> = argument.split(", ").filter(|a| a.starts_with("--")).collect();
             if !flags.is_empty() {
                 return short(format!("required flag(s) {} not set", flags.join(", ")), 1);
             }
-            let required = command.get_positionals().filter(|p| p.is_required_set()).collect::<Vec<_>>();
-            let wanted: usize =
-                required.iter().map(|p| p.get_num_args().map_or(1, |n| n.min_values().max(1))).sum();
-            let open = command.get_positionals().any(|p| matches!(p.get_action(), ArgAction::Append));
-            let how = count(if open { "at least " } else { "" }, wanted);
-            let more = if open { more.replacen("Run", "See", 1) } else { more };
-            (format!("{}: '{path}' requires {how}\n\nUsage:  {usage}\n\n{more}", root(path)), 1)
+            let more = if is_open(command) { more.replacen("Run", "See", 1) } else { more };
+            let text = format!("{}: '{path}' {}", root(path), arguments(command));
+            (format!("{text}\n\nUsage:  {usage}\n\n{more}"), 1)
         }
         ErrorKind::InvalidValue
         | ErrorKind::ValueValidation
@@ -214,6 +209,22 @@ fn root(path: &str) -> &str {
     path.split(' ').next().unwrap_or(path)
 }
 
-fn count(how: &str, n: usize) -> String {
-    format!("{how}{n} argument{}", if n == 1 { "" } else { "s" })
+/// It takes any number of arguments.
+fn is_open(command: &Command) -> bool {
+    command.get_positionals().any(|p| matches!(p.get_action(), ArgAction::Append))
+}
+
+/// How many arguments a command takes.
+fn arguments(command: &Command) -> String {
+    let required = command.get_positionals().filter(|p| p.is_required_set());
+    let least: usize = required.map(|p| p.get_num_args().map_or(1, |n| n.min_values().max(1))).sum();
+    let most = command.get_positionals().count();
+    let count = |n: usize| format!("{n} argument{}", if n == 1 { "" } else { "s" });
+    match (least, most) {
+        (_, 0) => "accepts no arguments".into(),
+        (least, _) if is_open(command) => format!("requires at least {}", count(least)),
+        (least, most) if least == most => format!("requires {}", count(most)),
+        (0, most) => format!("requires at most {}", count(most)),
+        (least, most) => format!("requires at least {least} and at most {}", count(most)),
+    }
 }

@@ -15,6 +15,7 @@ mod lifecycle;
 mod links;
 mod networks;
 mod ports6;
+mod refused;
 mod runtimes;
 mod storage;
 mod swarm;

@@ -20,23 +20,16 @@ pub fn free_subnet6(host: u64, used: &[Cidr6]) -> Option<Cidr6> {
     (0..1 << 16).map(subnet).find(|range| !used.iter().any(|u| u.len > 0 && u.overlaps(range)))
 }
 
-/// The first address of the range (the whole subnet, or a part of it) after `last` that nobody has, starting
-/// over at the end: an address just given back rests as long as there are others.
+/// The lowest address of the range (the whole subnet, or a part of it) that nobody has, as Docker gives them.
 pub fn free_address<A: Address>(
     subnet: Cidr<A>,
     range: Cidr<A>,
     gateway: A,
     used: &BTreeSet<A>,
-    last: Option<A>,
 ) -> Option<A> {
     let first = range.first().number().max(subnet.first().number() + 1);
     let end = (range.last().number() + 1).min(subnet.last().number());
-    if first >= end {
-        return None;
-    }
-    let start = last.map_or(first, |l| l.number().saturating_add(1)).clamp(first, end);
-    let all = (start..end).chain(first..start).map(A::from_number);
-    all.into_iter().find(|addr| *addr != gateway && !used.contains(addr))
+    (first..end).map(A::from_number).find(|addr| *addr != gateway && !used.contains(addr))
 }
 
 #[cfg(test)]
@@ -65,28 +58,27 @@ mod tests {
         assert_eq!(free_subnet6(host, &used), Some(six("fd01:2345:6789:2::/64")));
         let subnet = six("fd01::/64");
         let (gateway, none) = ("fd01::1".parse().expect("address"), BTreeSet::new());
-        let given = free_address(subnet, subnet, gateway, &none, None).map(|a| a.to_string());
+        let given = free_address(subnet, subnet, gateway, &none).map(|a| a.to_string());
         assert_eq!(given.as_deref(), Some("fd01::2"));
     }
 
     #[test]
-    fn addresses_go_round_and_run_out() {
+    fn addresses_are_the_lowest_and_run_out() {
         let subnet = cidr("10.1.0.0/29");
         let gateway = Ipv4Addr::new(10, 1, 0, 1);
         let mut used = BTreeSet::new();
-        let mut last = None;
         for host in 2..=6 {
-            last = free_address(subnet, subnet, gateway, &used, last);
-            assert_eq!(last, Some(Ipv4Addr::new(10, 1, 0, host)));
-            used.extend(last);
+            let given = free_address(subnet, subnet, gateway, &used);
+            assert_eq!(given, Some(Ipv4Addr::new(10, 1, 0, host)));
+            used.extend(given);
         }
-        assert_eq!(free_address(subnet, subnet, gateway, &used, last), None);
-        let part = cidr("10.1.0.4/31");
-        assert_eq!(free_address(subnet, part, gateway, &used, None), None);
+        assert_eq!(free_address(subnet, subnet, gateway, &used), None);
+        used.remove(&Ipv4Addr::new(10, 1, 0, 3));
         used.remove(&Ipv4Addr::new(10, 1, 0, 5));
-        assert_eq!(free_address(subnet, part, gateway, &used, last), Some(Ipv4Addr::new(10, 1, 0, 5)));
+        assert_eq!(free_address(subnet, subnet, gateway, &used), Some(Ipv4Addr::new(10, 1, 0, 3)));
+        let part = cidr("10.1.0.4/31");
+        assert_eq!(free_address(subnet, part, gateway, &used), Some(Ipv4Addr::new(10, 1, 0, 5)));
         used.insert(Ipv4Addr::new(10, 1, 0, 5));
-        used.remove(&Ipv4Addr::new(10, 1, 0, 4));
-        assert_eq!(free_address(subnet, subnet, gateway, &used, last), Some(Ipv4Addr::new(10, 1, 0, 4)));
+        assert_eq!(free_address(subnet, part, gateway, &used), None);
     }
 }

@@ -35,10 +35,7 @@ pub struct Surroundings {
 
 /// Checks the request against what there is and makes the network's record.
 pub fn plan(state: &State, spec: &BridgeSpec, names: &Names, around: &Surroundings) -> Result<Bridge> {
-    check_name(&spec.name)?;
-    if state.local().any(|n| n.name == spec.name) {
-        return Err(Error::NetworkExists(spec.name.clone()));
-    }
+    check_free(state, &spec.name)?;
     let subnet = match spec.subnet {
         Some(subnet) => check_subnet(state, subnet)?,
         None => {
@@ -116,12 +113,22 @@ pub fn plan(state: &State, spec: &BridgeSpec, names: &Names, around: &Surroundin
         direct,
         labels: spec.labels.clone(),
         options: spec.options.clone(),
+        config_from: spec.config_from.clone(),
         created_at_ns: now_ns(),
     })
 }
 
 fn next(addr: Ipv4Addr) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(addr).saturating_add(1))
+}
+
+/// That a network of this host alone can be called so, and none is.
+pub fn check_free(state: &State, name: &str) -> Result<()> {
+    check_name(name)?;
+    match state.local().any(|n| n.name == name) || state.configs.contains_key(name) {
+        true => Err(Error::NetworkExists(name.to_owned())),
+        false => Ok(()),
+    }
 }
 
 fn check_name(name: &str) -> Result<()> {
@@ -196,6 +203,7 @@ pub fn info(state: &State, bridge: &Bridge) -> BridgeInfo {
         attachable: bridge.attachable,
         labels: bridge.labels.clone(),
         options: bridge.options.clone(),
+        config_from: bridge.config_from.clone(),
         created_at_ns: bridge.created_at_ns,
         containers: state.containers.iter().filter_map(member).collect(),
     }
@@ -212,7 +220,8 @@ pub fn random_id() -> String {
     rand::random::<[u8; 32]>().map(|b| format!("{b:02x}")).concat()
 }
 
-fn now_ns() -> i64 {
+/// Nanoseconds since the Unix epoch.
+pub fn now_ns() -> i64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     now.map_or(0, |d| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX))
 }

@@ -102,7 +102,6 @@ impl Inner {
                     reason: "the container is in no network with a way out".into(),
                 });
             }
-            state.remember_given(record.local());
             state.containers.insert(id.clone(), record.clone());
             Ok((record, false))
         });

@@ -105,7 +105,6 @@ impl Inner {
                 .ok_or_else(|| Error::NotConnected { container: id.to_owned(), network: "any".to_owned() })?;
             let mut new = decide(self, state, &old)?;
             new.relayed |= new.is_to_be_relayed();
-            state.remember_given(new.local().filter(|m| !old.order.contains(&m.endpoint.network_id)));
             let kept = |host: &String| new.interfaces.iter().any(|i| i.host == *host);
             let leaving: Vec<String> =
                 old.interfaces.iter().map(|i| i.host.clone()).filter(|host| !kept(host)).collect();

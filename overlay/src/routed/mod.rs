@@ -52,6 +52,9 @@ fn find<'a>(state: &'a State, key: &str) -> Result<Found<'a>> {
         let first = begins.next().map(|(at, _)| at);
         first.filter(|_| begins.next().is_none())
     });
+    if at.is_none() && state.configs.values().any(|c| c.spec.name == key || c.id == key) {
+        return Err(Error::Forbidden("cannot create endpoint on configuration-only network".into()));
+    }
     let mut all = all;
     at.map(|at| all.swap_remove(at).2).ok_or_else(|| Error::NoSuchNetwork(key.into()))
 }
@@ -179,13 +182,12 @@ struct Range<'a, A> {
     gateway: A,
     chosen: bool,
     used: BTreeSet<A>,
-    last: Option<A>,
 }
 
 impl<A: Address> Range<'_, A> {
     /// The address asked for, or any free one.
     fn give(&self, asked: Option<A>) -> Result<A> {
-        let Self { bridge, subnet, part, gateway, used, last, .. } = self;
+        let Self { bridge, subnet, part, gateway, used, .. } = self;
         match asked {
             Some(_) if !self.chosen => Err(Error::UnchosenSubnet),
             Some(addr) => {
@@ -202,7 +204,7 @@ impl<A: Address> Range<'_, A> {
                 }
                 Ok(addr)
             }
-            None => free_address(*subnet, part.unwrap_or(*subnet), *gateway, used, *last)
+            None => free_address(*subnet, part.unwrap_or(*subnet), *gateway, used)
                 .ok_or_else(|| Error::Exhausted { network: bridge.name.clone(), subnet: subnet.to_string() }),
         }
     }
@@ -217,7 +219,6 @@ fn give(state: &State, bridge: &Bridge, asked: Option<Ipv4Addr>) -> Result<Ipv4A
         gateway: bridge.gateway,
         chosen: bridge.chosen,
         used: given.chain(bridge.aux_addresses.values().copied()).collect(),
-        last: state.last_given.get(&bridge.id).copied(),
     };
     range.give(asked)
 }
@@ -233,7 +234,6 @@ fn give6(state: &State, bridge: &Bridge, range: &Range6, asked: Option<Ipv6Addr>
         gateway: range.gateway,
         chosen: range.chosen,
         used: given.chain(range.aux_addresses.values().copied()).collect(),
-        last: state.last_given6.get(&bridge.id).copied(),
     };
     Ok(Endpoint6 { addr: from.give(asked)?, prefix_len: range.subnet.len, gateway: bridge.way6() })
 }

@@ -2,6 +2,12 @@
 
 use serde_json::Value;
 
+use super::functions;
+
+/// Words of the language.
+const KEYWORDS: &[&str] =
+    &["if", "else", "end", "range", "with", "define", "template", "block", "break", "continue"];
+
 /// A problem and where it is.
 pub type Problem = (usize, String);
 
@@ -85,7 +91,10 @@ fn action(source: &str, mut at: usize) -> Result<(Vec<Token>, usize, bool), Prob
     let mut glued = false;
     loop {
         let rest = &source[at..];
-        let Some(c) = rest.chars().next() else { return Err((at, "unclosed action".into())) };
+        let Some(c) = rest.chars().next() else {
+            // Go's parser reads along, and stumbles over the first word that it does not know.
+            return Err(unknown(&tokens).unwrap_or((at, "unclosed action".into())));
+        };
         if rest.starts_with("}}") {
             return Ok((tokens, at + 2, false));
         }
@@ -103,6 +112,16 @@ fn action(source: &str, mut at: usize) -> Result<(Vec<Token>, usize, bool), Prob
         at += length;
         glued = true;
     }
+}
+
+/// The first word that is neither a function nor one of the language.
+fn unknown(tokens: &[Token]) -> Option<Problem> {
+    tokens.iter().find_map(|t| match &t.kind {
+        Kind::Word(name) if !functions::is_known(name) && !KEYWORDS.contains(&name.as_str()) => {
+            Some((t.offset, format!("function {name:?} not defined")))
+        }
+        _ => None,
+    })
 }
 
 fn token(rest: &str, c: char) -> Result<(Kind, usize), String> {
