@@ -16,6 +16,7 @@ mod logs;
 mod plane;
 mod reach;
 mod remotes;
+mod run_options;
 mod runtime;
 mod session;
 mod status;

@@ -2,6 +2,7 @@
 //! acknowledges what the kernel holds so that a drain elsewhere can go on.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use skep_overlay::desired::{self, Cidr, Desired};
@@ -175,6 +176,11 @@ fn port(p: &v1::PublishedPort) -> Option<desired::PublishedPort> {
         protocol: protocol(p.protocol()).to_owned(),
         published: u16::try_from(p.published_port).ok()?,
         target: u16::try_from(p.target_port).ok()?,
+        // One that cannot be read must not open the port everywhere.
+        host: match p.host_ip.as_str() {
+            "" => Ipv4Addr::UNSPECIFIED,
+            text => text.parse().ok()?,
+        },
         leaving: p.leaving.iter().filter_map(|a| a.parse().ok()).collect(),
         backends: p.backends.iter().filter_map(backend).collect(),
     })

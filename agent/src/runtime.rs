@@ -10,12 +10,14 @@ use skep_engine::{
     LogConfig, MemoryFile, MountConfig, MountKind, NetworkJoin, NetworkMode, PortBinding, Propagation,
     PullRequest, Reference, ResourceLimits, UlimitConfig, VolumeOptions, WaitCondition,
 };
+use skep_proto::privileges::Privilege;
 use skep_proto::{defaults, v1};
 use skep_registry::Credentials;
 
 use crate::dependencies::{described, files};
 use crate::exchange::{Exchange, FetchError};
 use crate::generic;
+use crate::run_options;
 use crate::task::{Observed, TaskError, TaskExit, TaskRuntime};
 use crate::template::{Payload, Values};
 
@@ -27,15 +29,18 @@ pub struct EngineRuntime {
     engine: Engine,
     /// Images of other nodes.
     exchange: Option<Exchange>,
+    /// What services may have here beyond Docker's.
+    allowed: Vec<Privilege>,
     /// What templates of a service's settings are told of this host.
     host: HostInfo,
 }
 
 impl EngineRuntime {
-    /// Runs tasks on `engine`, with images that other nodes have, too, where there is an exchange of them.
-    pub fn new(engine: Engine, exchange: Option<Exchange>) -> Self {
+    /// Runs tasks on `engine`, with no more than what is `allowed` here, and with images that other nodes have, too,
+    /// where there is an exchange of them.
+    pub fn new(engine: Engine, exchange: Option<Exchange>, allowed: Vec<Privilege>) -> Self {
         let host = engine.info();
-        Self { engine, exchange, host }
+        Self { engine, exchange, allowed, host }
     }
 }
 
@@ -122,6 +127,9 @@ impl TaskRuntime for EngineRuntime {
         let name = task_name(a);
         if self.engine.inspect(&name).is_ok() {
             return Ok(());
+        }
+        if let Some(c) = a.spec.as_ref().and_then(|s| s.container.as_ref()) {
+            run_options::check(c, &self.allowed).map_err(TaskError::Rejected)?;
         }
         let config = container_config(a, &self.host).map_err(TaskError::Rejected)?;
         let created = self.engine.create(Some(name), config).await;
@@ -270,7 +278,7 @@ fn container_config(a: &v1::TaskAssignment, host: &HostInfo) -> Result<Container
     let limits = spec.limits.unwrap_or_default();
     let positive = |n: i64| u64::try_from(n).ok().filter(|n| *n > 0);
     let parse_ip = |s: &String| s.parse().map_err(|_| format!("DNS server {s:?} is not an IP address"));
-    Ok(ContainerConfig {
+    let mut config = ContainerConfig {
         image: c.image.clone(),
         entrypoint: (!c.command.is_empty()).then(|| c.command.clone()),
         cmd: (!c.args.is_empty()).then(|| c.args.clone()),
@@ -316,7 +324,11 @@ fn container_config(a: &v1::TaskAssignment, host: &HostInfo) -> Result<Container
         dns_search: c.dns_search.clone(),
         dns_options: c.dns_options.clone(),
         ..Default::default()
-    })
+    };
+    if let Some(run) = &c.run {
+        run_options::apply(run, &task.generic, &mut config)?;
+    }
+    Ok(config)
 }
 
 /// Where a secret or config is in the container.
@@ -405,12 +417,20 @@ fn host_ports(task: &v1::Task) -> Result<Vec<PortBinding>, String> {
         Ok(PortBinding {
             protocol: crate::plane::protocol(p.protocol()).into(),
             container_port: narrow(p.target_port)?,
-            host_ip: None,
+            host_ip: host_ip(&p.host_ip)?,
             host_port: narrow(p.published_port)?,
             host_port_end: 0,
         })
     })
     .collect()
+}
+
+/// The address a port is open on; none: all of them.
+fn host_ip(text: &str) -> Result<Option<std::net::IpAddr>, String> {
+    match text {
+        "" | "0.0.0.0" => Ok(None),
+        text => text.parse().map(Some).map_err(|_| format!("host IP {text:?} of a port is not an address")),
+    }
 }
 
 fn mount(m: &v1::Mount, values: &Values<'_>) -> Result<MountConfig, String> {

@@ -25,6 +25,7 @@ mod logs;
 pub mod lsm;
 mod metadata;
 mod metrics;
+mod modes;
 mod mount;
 pub mod network;
 mod outflow;

@@ -2,6 +2,7 @@
 
 mod attachments;
 mod harness;
+mod run_options;
 mod tunnels;
 
 use std::sync::atomic::Ordering;

@@ -104,11 +104,18 @@ pub struct PublishedPort {
     pub published: u16,
     /// Port of the backends.
     pub target: u16,
+    /// The one address of the host that it is open on; unspecified = all.
+    #[serde(default = "everywhere")]
+    pub host: Ipv4Addr,
     /// Who serves it, addresses in the ingress network.
     pub backends: Vec<Backend>,
     /// Of UDP: addresses of those that get nothing new, but go on with what they have.
     #[serde(default)]
     pub leaving: Vec<Ipv4Addr>,
+}
+
+fn everywhere() -> Ipv4Addr {
+    Ipv4Addr::UNSPECIFIED
 }
 
 /// The whole desired state of the swarm's part of the data plane.

@@ -130,6 +130,7 @@ impl Swarm {
                     protocol: protocol.into(),
                     published,
                     target,
+                    host: Ipv4Addr::UNSPECIFIED,
                     backends: backends.iter().map(backend(0)).collect(),
                     leaving: vec![],
                 })

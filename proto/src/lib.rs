@@ -5,6 +5,7 @@
 
 pub mod defaults;
 pub mod ids;
+pub mod privileges;
 
 /// Generated messages and services; the fields are documented in the .proto files.
 #[allow(missing_docs, clippy::all)]

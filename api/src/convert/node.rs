@@ -53,6 +53,10 @@ pub fn node(n: &Node) -> Value {
     if !d.generic.is_empty() {
         out["Description"]["Resources"]["GenericResources"] = generic::write(&d.generic);
     }
+    // Skep's own: Docker's clients pass over it.
+    if !d.allows.is_empty() {
+        out["Description"]["Allows"] = json!(d.allows);
+    }
     if !annotations.name.is_empty() {
         out["Spec"]["Name"] = annotations.name.into();
     }

@@ -104,7 +104,7 @@ impl CreateFlags {
     }
 
     /// What Docker's client finds wrong before it asks.
-    fn check(&self) -> Result<()> {
+    pub fn check(&self) -> Result<()> {
         let other = |mode: &str| mode.strip_prefix("container:").is_some_and(|name| !name.is_empty());
         let modes: [(&Option<String>, &[&str], &str); 4] = [
             (&self.pid, &["", "host"], "--pid: invalid PID mode"),
@@ -144,7 +144,8 @@ impl CreateFlags {
         Ok(())
     }
 
-    fn resources(&self, host: &mut Value) -> Result<()> {
+    /// Sets the limits and namespaces that are given.
+    pub fn resources(&self, host: &mut Value) -> Result<()> {
         for (name, value) in [
             ("Memory", &self.memory),
             ("MemoryReservation", &self.memory_reservation),
@@ -418,14 +419,15 @@ pub fn restart(text: &str) -> Result<(&str, u32)> {
 }
 
 /// What `--security-opt` asks for.
-struct Security {
-    options: Vec<String>,
+pub struct Security {
+    /// As the daemon takes them.
+    pub options: Vec<String>,
     /// Nothing in /proc and /sys is masked.
-    unconfined_paths: bool,
+    pub unconfined_paths: bool,
 }
 
 /// Puts a seccomp profile in the place of its file's name, as the daemon may be elsewhere.
-fn security(given: &[String]) -> Result<Security> {
+pub fn security(given: &[String]) -> Result<Security> {
     let mut found = Security { options: Vec::new(), unconfined_paths: false };
     for text in given {
         let (name, value) = text.split_once('=').or_else(|| text.split_once(':')).unwrap_or((text, ""));

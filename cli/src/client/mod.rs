@@ -46,6 +46,7 @@ mod service_create;
 mod service_extras;
 mod service_image;
 mod service_logs;
+mod service_run;
 mod service_spec;
 mod service_update;
 mod services;

@@ -124,14 +124,15 @@ pub fn bindings(publish: &[String], expose: &[String]) -> Result<(Value, Value)>
 pub fn service(text: &str) -> Result<Vec<Value>> {
     if !text.contains('=') {
         let one = |a: Asked| {
-            if !a.ip.is_empty() {
-                bail!("hostip is not supported in {text:?}: a service's port is open on every address");
-            }
             if a.last != a.published {
                 bail!("invalid ranges specified for container and host ports: {text:?}");
             }
-            Ok(json!({ "Protocol": a.protocol, "PublishMode": "ingress",
-                       "PublishedPort": a.published.unwrap_or(0), "TargetPort": a.target }))
+            let mut port = json!({ "Protocol": a.protocol, "PublishMode": "ingress",
+                                   "PublishedPort": a.published.unwrap_or(0), "TargetPort": a.target });
+            if !a.ip.is_empty() {
+                port["HostIP"] = a.ip.into();
+            }
+            Ok(port)
         };
         return short(text)?.into_iter().map(one).collect();
     }
@@ -140,10 +141,19 @@ pub fn service(text: &str) -> Result<Vec<Value>> {
         match part.split_once('=') {
             Some(("published", n)) => port["PublishedPort"] = number(n, text)?.into(),
             Some(("target", n)) => port["TargetPort"] = number(n, text)?.into(),
+            Some(("host_ip", ip)) => {
+                let plain = ip.trim_start_matches('[').trim_end_matches(']');
+                if plain.parse::<std::net::IpAddr>().is_err() {
+                    bail!("invalid IP address {ip:?} in {text:?}");
+                }
+                port["HostIP"] = plain.into();
+            }
             Some(("protocol", p @ ("tcp" | "udp" | "sctp"))) => port["Protocol"] = p.into(),
             Some(("mode", m @ ("ingress" | "host"))) => port["PublishMode"] = m.into(),
             Some((name @ ("protocol" | "mode"), value)) => bail!("invalid {name} value '{value}' provided"),
-            Some((name, _)) => bail!("invalid field key '{name}': want published, target, protocol or mode"),
+            Some((name, _)) => {
+                bail!("invalid field key '{name}': want published, target, protocol, mode or host_ip")
+            }
             None => bail!("invalid field: {part:?}: want name=value"),
         }
     }
@@ -247,7 +257,8 @@ pub fn of_service(ports: &Value, mode: &str) -> String {
         .flatten()
         .filter(|p| p["PublishMode"].as_str().unwrap_or("ingress") == mode);
     let one = |p: &Value| {
-        let host = Some(("*".to_owned(), p["PublishedPort"].as_u64().unwrap_or(0)));
+        let host = p["HostIP"].as_str().filter(|ip| *ip != "0.0.0.0").unwrap_or("*");
+        let host = Some((host.to_owned(), p["PublishedPort"].as_u64().unwrap_or(0)));
         (super::output::text(p, "Protocol"), host, p["TargetPort"].as_u64().unwrap_or(0))
     };
     show(wanted.map(one).collect())
@@ -262,6 +273,8 @@ mod tests {
         assert_eq!(service("8080:80").expect("a port")[0]["PublishedPort"], 8080);
         assert_eq!(service("53:53/udp").expect("a port")[0]["Protocol"], "udp");
         assert_eq!(service("published=1,target=2,mode=host").expect("a port")[0]["PublishMode"], "host");
+        assert_eq!(service("1.2.3.4:80:80").expect("a port")[0]["HostIP"], "1.2.3.4");
+        assert_eq!(service("target=2,host_ip=1.2.3.4").expect("a port")[0]["HostIP"], "1.2.3.4");
         assert_eq!(service("8080-8082:80-82").expect("ports").len(), 3);
         for bad in [
             "x",
@@ -270,7 +283,8 @@ mod tests {
             "99999",
             "80-82:80",
             "82-80:82-80",
-            "1.2.3.4:80:80",
+            "1.2.3:80:80",
+            "target=2,host_ip=eth0",
             "80/icmp",
             "",
         ] {

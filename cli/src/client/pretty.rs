@@ -200,6 +200,9 @@ pub fn service(s: &Value) -> Result<()> {
             port["TargetPort"],
             text(port, "PublishMode")
         )?;
+        if let Some(ip) = port["HostIP"].as_str() {
+            say!("  HostIP = {ip}")?;
+        }
     }
     say!()
 }

@@ -149,6 +149,7 @@ impl CreateFlags {
             bail!("update and rollback configuration is not supported for jobs");
         }
         spec["Mode"] = mode;
+        self.spec.run.apply(&mut spec)?;
         Ok(spec)
     }
 }

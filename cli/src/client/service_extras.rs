@@ -100,4 +100,13 @@ pub fn forget_unnamed(spec: &mut Value, held: &Value) {
             spec[field] = value;
         }
     }
+    // A port that was open on one address.
+    let held = held["EndpointSpec"]["Ports"].as_array().into_iter().flatten();
+    for port in spec["EndpointSpec"]["Ports"].as_array_mut().into_iter().flatten() {
+        let same =
+            |p: &Value| p["TargetPort"] == port["TargetPort"] && p["PublishedPort"] == port["PublishedPort"];
+        if port["HostIP"].is_null() && held.clone().any(|p| same(p) && !p["HostIP"].is_null()) {
+            port["HostIP"] = "0.0.0.0".into();
+        }
+    }
 }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::create_body::{pairs, set};
 use super::service_extras::ExtraFlags;
+use super::service_run::RunFlags;
 use crate::compose::units;
 
 /// Flags that create and update share.
@@ -154,6 +155,8 @@ pub struct SpecFlags {
     workdir: Option<String>,
     #[command(flatten)]
     pub extras: ExtraFlags,
+    #[command(flatten)]
+    pub run: RunFlags,
     /// Exit immediately instead of waiting for the service to converge
     #[arg(short, long)]
     pub detach: bool,

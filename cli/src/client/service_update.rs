@@ -205,12 +205,18 @@ impl UpdateFlags {
             }
         }
         let mode = spec["Mode"].take();
+        // What is empty there says something.
+        let run = spec["TaskTemplate"]["ContainerSpec"]["RunOptions"].take();
         without_empty(spec);
         // An empty list, which is not the same as none.
         if let Some(list) = self.spec.extras.depends_on()? {
             spec["DependsOn"] = list;
         }
         spec["Mode"] = mode;
+        if !run.is_null() {
+            spec["TaskTemplate"]["ContainerSpec"]["RunOptions"] = run;
+        }
+        self.spec.run.apply(spec)?;
         Ok(())
     }
 

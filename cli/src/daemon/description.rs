@@ -2,19 +2,22 @@
 
 use std::collections::BTreeMap;
 
-use skep_engine::Engine;
-use skep_overlay::DataPlane;
 use skep_proto::v1;
 
+use super::node::NodeOptions;
+
+/// The kind under which GPUs of CDI are told of, unless the operator has resources of that kind.
+const GPU: &str = "gpu";
+
 /// The description of this host.
-pub fn describe(
-    engine: &Engine,
-    plane: &DataPlane,
-    labels: &[String],
-    generic: &[v1::GenericResource],
-    exchange_port: u16,
-) -> v1::NodeDescription {
+pub fn describe(options: &NodeOptions, labels: &[String], exchange_port: u16) -> v1::NodeDescription {
+    let NodeOptions { engine, plane, generic, allowed, .. } = options;
     let host = engine.info();
+    let mut generic = generic.clone();
+    if !generic.iter().any(|g| g.kind == GPU) {
+        let unit = |name| v1::GenericResource { kind: GPU.into(), name, amount: 0 };
+        generic.extend(engine.gpus().into_iter().map(unit));
+    }
     v1::NodeDescription {
         hostname: hostname(),
         platform: Some(v1::Platform { os: "linux".into(), architecture: host.arch.clone() }),
@@ -29,7 +32,8 @@ pub fn describe(
             .filter_map(|l| l.split_once('='))
             .map(|(k, v)| (k.to_owned(), v.to_owned()))
             .collect::<BTreeMap<_, _>>(),
-        generic: generic.to_vec(),
+        generic,
+        allows: allowed.iter().map(|p| p.word().to_owned()).collect(),
         wireguard_public_key: plane.public_key(),
         keeps_client_address: plane.keeps_client_address(),
         takes_tunnels: true,

@@ -218,6 +218,7 @@ impl Daemon {
             labels: described,
             generic: config.generic.clone(),
             exchange: (!config.solo).then(|| Exchange::new(engine.images().clone(), config.image_share_rate)),
+            allowed: config.allowed.clone(),
         })
         .await?;
         std::fs::write(&config.pidfile, std::process::id().to_string())

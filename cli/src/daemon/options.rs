@@ -10,6 +10,7 @@ use serde::Deserialize;
 use skep_api::TlsFiles;
 use skep_engine::{CDI_SPEC_DIRS, IdMaps, LogConfig, Runtimes};
 use skep_overlay::desired::Cidr6;
+use skep_proto::privileges::Privilege;
 use skep_proto::v1::GenericResource;
 
 use super::{runtimes, userns};
@@ -90,6 +91,9 @@ pub struct DaemonArgs {
     /// Bytes a second, such as 50m, that this node sends of its images to other nodes of the swarm [default: no limit]
     #[arg(long, value_name = "BYTES")]
     pub image_share_rate: Option<String>,
+    /// What containers of services may have here beyond Docker's: privileged, devices, host-namespaces, unconfined, capabilities, or all
+    #[arg(long = "allow-in-services", value_name = "PRIVILEGE")]
+    pub allow_in_services: Vec<String>,
     /// Runtime of containers that ask for none [default: skep, which is built in]
     #[arg(long, value_name = "NAME")]
     pub default_runtime: Option<String>,
@@ -126,6 +130,7 @@ struct File {
     cdi_spec_dirs: Vec<PathBuf>,
     node_generic_resources: Vec<String>,
     image_share_rate: Option<String>,
+    allow_in_services: Vec<String>,
     ipv6: bool,
     fixed_cidr_v6: Option<String>,
     /// Docker's name for one.
@@ -172,6 +177,8 @@ pub struct Config {
     pub generic: Vec<GenericResource>,
     /// Bytes a second that are sent of images to other nodes; none = no limit.
     pub image_share_rate: Option<u64>,
+    /// What services may have here.
+    pub allowed: Vec<Privilege>,
     /// The default bridge network has IPv6.
     pub ipv6: bool,
     /// In this range.
@@ -288,6 +295,7 @@ impl Config {
                 .or(file.image_share_rate)
                 .map(|text| image_share_rate(&text))
                 .transpose()?,
+            allowed: allowed(&[file.allow_in_services, args.allow_in_services].concat())?,
             ipv6,
             fixed_cidr_v6,
             host_gateway: host_gateway(if args.host_gateway_ips.is_empty() {
@@ -304,6 +312,22 @@ impl Config {
 fn image_share_rate(text: &str) -> Result<u64> {
     let rate = skep_engine::parse_size(text).filter(|rate| *rate >= 64 << 10);
     rate.with_context(|| format!("--image-share-rate {text:?}: want bytes a second like 50m, at least 64k"))
+}
+
+/// Privileges by their names.
+fn allowed(words: &[String]) -> Result<Vec<Privilege>> {
+    let mut allowed = std::collections::BTreeSet::new();
+    for word in words {
+        match (word.as_str(), Privilege::of(word)) {
+            ("all", _) => allowed.extend(Privilege::ALL),
+            (_, Some(p)) => drop(allowed.insert(p)),
+            (_, None) => bail!(
+                "--allow-in-services {word:?}: want {} or all",
+                Privilege::ALL.map(Privilege::word).join(", ")
+            ),
+        }
+    }
+    Ok(allowed.into_iter().collect())
 }
 
 /// The default log driver, checked. Options of flags win over the file's.

@@ -42,6 +42,14 @@ impl Engine {
         Registry::read(self.cdi_spec_dirs())
     }
 
+    /// Qualified names of the GPUs that the host's specifications have, each once. None where they are of several
+    /// vendors that a request without a name could not choose among.
+    pub fn gpus(&self) -> Vec<String> {
+        let registry = self.cdi_devices();
+        let kind = any_vendor(&registry).ok().flatten();
+        kind.map(|kind| units(&kind, &registry)).unwrap_or_default()
+    }
+
     /// What the container gets of the devices it asked for. Reads the specifications.
     pub(super) fn resolve_devices(&self, requests: &[DeviceRequest]) -> Result<Resolved, Error> {
         if requests.is_empty() {
@@ -88,7 +96,7 @@ fn gpus(request: &DeviceRequest, registry: &Registry) -> Result<Vec<String>, Err
         driver => VENDORS.iter().find(|(d, _)| *d == driver).map(|(_, vendor)| format!("{vendor}/gpu")),
     };
     let kind = kind.ok_or_else(none)?;
-    let mut there = registry.of_kind(&kind);
+    let there = registry.of_kind(&kind);
     if there.is_empty() {
         return Err(none());
     }
@@ -103,21 +111,29 @@ fn gpus(request: &DeviceRequest, registry: &Registry) -> Result<Vec<String>, Err
     if request.count < 0 && there.contains(&"all") {
         return Ok(vec![full("all")]);
     }
-    // "all" stands for the others, and so does a UUID for a number.
+    let mut units = units(&kind, registry);
+    let wanted = usize::try_from(request.count).unwrap_or(units.len());
+    if wanted > units.len() {
+        return Err(Error::Devices(format!(
+            "could not select {wanted} devices of {kind}: the CDI specifications have {}",
+            units.len()
+        )));
+    }
+    units.truncate(wanted);
+    Ok(units)
+}
+
+/// Qualified names of the devices of a kind, each device once: "all" stands for the others, and so does a UUID for a
+/// number.
+fn units(kind: &str, registry: &Registry) -> Vec<String> {
     let number = |name: &str| name.parse::<u64>().ok();
+    let mut there = registry.of_kind(kind);
     if there.iter().any(|n| number(n).is_some()) {
         there.retain(|n| number(n).is_some());
     }
     there.retain(|n| *n != "all");
     there.sort_by_key(|n| number(n));
-    let wanted = usize::try_from(request.count).unwrap_or(there.len());
-    if wanted > there.len() {
-        return Err(Error::Devices(format!(
-            "could not select {wanted} devices of {kind}: the CDI specifications have {}",
-            there.len()
-        )));
-    }
-    Ok(there[..wanted].iter().map(|n| full(n)).collect())
+    there.iter().map(|n| format!("{kind}={n}")).collect()
 }
 
 fn any_vendor(registry: &Registry) -> Result<Option<String>, Error> {

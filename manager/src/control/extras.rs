@@ -22,6 +22,13 @@ pub(super) fn keep(spec: &mut v1::ServiceSpec, before: Option<&v1::ServiceSpec>)
     spec.data_placement = spec.data_placement.or(before.data_placement);
     spec.schedule = spec.schedule.take().or_else(|| before.schedule.clone());
     spec.depends_on = spec.depends_on.take().or_else(|| before.depends_on.clone());
+    let held = before.endpoint.iter().flat_map(|e| &e.ports);
+    for port in spec.endpoint.iter_mut().flat_map(|e| &mut e.ports).filter(|p| p.host_ip.is_empty()) {
+        let place = |p: &v1::PortConfig| (p.protocol, p.target_port, p.published_port, p.mode);
+        if let Some(same) = held.clone().find(|p| place(p) == place(port)) {
+            port.host_ip.clone_from(&same.host_ip);
+        }
+    }
 }
 
 /// A schedule without an expression is none.

@@ -9,6 +9,7 @@ mod networks;
 mod nodes;
 mod read;
 pub(crate) mod roles;
+mod run_options;
 mod services;
 mod validate;
 

@@ -4,7 +4,7 @@
 use skep_proto::v1;
 use tonic::Status;
 
-use super::{check_version, dependencies, extras, read, validate};
+use super::{check_version, dependencies, extras, read, run_options, validate};
 use crate::context::Context;
 use crate::store::StoreView;
 use crate::store::change::put;
@@ -15,7 +15,7 @@ pub(super) async fn create(
 ) -> Result<v1::ServiceResponse, Status> {
     let id = ctx.new_id();
     let view = ctx.write(|view| creation(view, &request, &id, ctx.now_ms())).await?;
-    response(&view, &id)
+    response(&view, &id, None)
 }
 
 /// What creating a service changes.
@@ -31,6 +31,7 @@ pub(super) fn creation(
     let job = validate::is_job(&spec);
     let mut spec = resolve(view, spec, id)?;
     extras::settle(&mut spec);
+    run_options::keep(&mut spec, None);
     dependencies::resolve(view, &spec)?;
     extras::no_cycle(view, id, &spec)?;
     let revision = revision(id, 1, &spec);
@@ -58,7 +59,8 @@ pub(super) async fn update(
     request: v1::UpdateServiceRequest,
 ) -> Result<v1::ServiceResponse, Status> {
     let view = ctx.write(|view| changes(view, &request, ctx.now_ms())).await?;
-    response(&view, &read::find_service(&view, &request.id)?.id)
+    let sent = request.spec.as_ref().filter(|_| !request.rollback);
+    response(&view, &read::find_service(&view, &request.id)?.id, sent)
 }
 
 /// What an update of a service changes.
@@ -89,6 +91,7 @@ pub(super) fn changes(
             extras::keep(&mut spec, service.spec.as_ref());
             extras::settle(&mut spec);
             extras::check(&spec)?;
+            run_options::keep(&mut spec, service.spec.as_ref());
             spec
         }
         _ => service.previous_spec.clone().ok_or_else(|| {
@@ -166,9 +169,15 @@ pub(super) fn removal(view: &StoreView, request: &v1::RemoveRequest) -> Result<V
     Ok(vec![put(service)])
 }
 
-fn response(view: &StoreView, id: &str) -> Result<v1::ServiceResponse, Status> {
+/// The service as it is now; `sent` is what a client updated it with.
+fn response(
+    view: &StoreView,
+    id: &str,
+    sent: Option<&v1::ServiceSpec>,
+) -> Result<v1::ServiceResponse, Status> {
     let service = view.service(id).map(|s| v1::Service::clone(s));
-    Ok(v1::ServiceResponse { service, warnings: Vec::new() })
+    let warnings = run_options::warnings(view, service.as_ref(), sent);
+    Ok(v1::ServiceResponse { service, warnings })
 }
 
 /// Checks what depends on other objects, and replaces network names by identifiers.

@@ -147,6 +147,7 @@ pub(super) fn published(view: &StoreView, ingress_id: &str, tasks: &Tasks) -> Ve
                 protocol: port.protocol,
                 published_port: port.published_port,
                 target_port: port.target_port,
+                host_ip: port.host_ip.clone(),
                 service_id: service.id.clone(),
                 backends: backends.get(service.id.as_str()).cloned().unwrap_or_default(),
                 // Of connections each says itself when it is over.

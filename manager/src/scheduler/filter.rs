@@ -1,6 +1,9 @@
 //! The filter pipeline: each filter says whether a node may take a task of the group and, if not, why in
 //! words a person can act on. The cheapest rejections come first.
 
+use std::collections::BTreeMap;
+
+use skep_proto::privileges::{Privilege, needed};
 use skep_proto::v1;
 
 use super::constraint::{Constraint, architecture};
@@ -16,6 +19,8 @@ pub(super) struct Demand {
     pub platforms: Vec<v1::Platform>,
     pub max_replicas: u64,
     pub ports: Vec<v1::PortConfig>,
+    /// What only some nodes allow, each with what to call it.
+    pub privileges: BTreeMap<Privilege, String>,
 }
 
 impl Demand {
@@ -37,6 +42,7 @@ impl Demand {
             platforms: placement.platforms,
             max_replicas: placement.max_replicas,
             ports: host_ports(ports).cloned().collect(),
+            privileges: spec.container.as_ref().map(needed).unwrap_or_default(),
         }
     }
 }
@@ -63,7 +69,7 @@ type Static = fn(&NodeLoad, &Demand) -> Option<Refusal>;
 type Dynamic = fn(&NodeLoad, &Demand, u32) -> Option<Refusal>;
 
 /// Filters that placing tasks of the group does not change.
-const STATIC: [Static; 3] = [ready, constraints, platform];
+const STATIC: [Static; 4] = [ready, constraints, platform, privileges];
 /// Filters that every task placed may change.
 const DYNAMIC: [Dynamic; 3] = [resources, ports, max_replicas];
 
@@ -117,6 +123,14 @@ fn platform(load: &NodeLoad, demand: &Demand) -> Option<Refusal> {
     let names: Vec<_> = demand.platforms.iter().map(|p| format!("{}/{}", p.os, p.architecture)).collect();
     let names = names.join(" or ");
     Refusal::new(format!("is not {names}"), format!("are not {names}"))
+}
+
+fn privileges(load: &NodeLoad, demand: &Demand) -> Option<Refusal> {
+    let allowed = |p: &Privilege| {
+        load.node.description.as_ref().is_some_and(|d| d.allows.iter().any(|word| word == p.word()))
+    };
+    let (_, what) = demand.privileges.iter().find(|(p, _)| !allowed(p))?;
+    Refusal::new(format!("does not allow {what}"), format!("do not allow {what}"))
 }
 
 fn runs(node: &v1::Node, wanted: &v1::Platform) -> bool {

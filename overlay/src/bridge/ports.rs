@@ -90,17 +90,23 @@ impl Ports {
         self.held.clear();
     }
 
-    /// Makes an owner's ports on all addresses exactly these (protocol, port); returns the ones that
-    /// another program has.
-    pub fn set(&mut self, owner: &str, wanted: &[(String, u16)]) -> Vec<(String, u16)> {
+    /// Makes an owner's ports exactly these (protocol, address, port); returns the ones that another program has. An
+    /// address that this host has not is no matter: nobody asks for it here.
+    pub fn set(&mut self, owner: &str, wanted: &[(String, Ipv4Addr, u16)]) -> Vec<(String, u16)> {
         let held = self.held.entry(owner.into()).or_default();
-        held.retain(|h| wanted.contains(&(h.bound.protocol.clone(), h.bound.host_port)));
-        let have: Vec<_> = held.iter().map(|h| (h.bound.protocol.clone(), h.bound.host_port)).collect();
+        let is = |h: &Held, (protocol, host, port): &(String, Ipv4Addr, u16)| {
+            h.bound.protocol == *protocol && h.bound.host_ip == *host && h.bound.host_port == *port
+        };
+        held.retain(|h| wanted.iter().any(|w| is(h, w)));
+        let new: Vec<_> = wanted.iter().filter(|w| !held.iter().any(|h| is(h, w))).collect();
         let mut refused = Vec::new();
-        for (protocol, port) in wanted.iter().filter(|w| !have.contains(w)) {
-            let publish = Wanted::new(protocol, *port, Ipv4Addr::UNSPECIFIED.into(), *port);
-            if self.take(owner, &[publish]).is_err() {
-                refused.push((protocol.clone(), *port));
+        for (protocol, host, port) in new {
+            let publish = Wanted::new(protocol, *port, (*host).into(), *port);
+            match self.take(owner, &[publish]) {
+                Err(Error::Io { source, .. })
+                    if source.raw_os_error() == Some(Errno::EADDRNOTAVAIL as i32) => {}
+                Err(_) => refused.push((protocol.clone(), *port)),
+                Ok(_) => {}
             }
         }
         refused

@@ -270,10 +270,16 @@ fn antispoof(links: &Links) -> Chain {
     base("filter", PREROUTING, RAW, rules)
 }
 
-fn published() -> [Rule; 4] {
+fn published() -> [Rule; 6] {
     [
         Rule::to("port of one address").for_this_host().dnat_addr_port("ports_one"),
         Rule::to("port of all addresses").for_this_host().dnat_port("ports_any"),
+        Rule::to("swarm port of one address")
+            .for_this_host()
+            .dnat_addr_port_by_slot("ingress_one_few", vip::FEW),
+        Rule::to("swarm port of one address, many tasks")
+            .for_this_host()
+            .dnat_addr_port_by_slot("ingress_one_many", vip::MANY),
         Rule::to("swarm port").for_this_host().dnat_port_by_slot("ingress_few", vip::FEW),
         Rule::to("swarm port, many tasks").for_this_host().dnat_port_by_slot("ingress_many", vip::MANY),
     ]

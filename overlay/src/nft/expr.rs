@@ -309,6 +309,17 @@ impl Builder {
             .dnat(true)
     }
 
+    /// `dnat to meta l4proto . ip daddr . th dport . numgen random mod slots map @map`, address and port.
+    pub fn dnat_addr_port_by_slot(self, map: &str, slots: u32) -> Rule {
+        let port = self.after(R0 + 1);
+        self.meta(META_L4PROTO, R0)
+            .destination(R0 + 1)
+            .payload(2, 2, 2, port)
+            .random(slots, port + 1)
+            .lookup(map, Some(R0), false)
+            .dnat(true)
+    }
+
     /// `dnat to meta l4proto . th dport map @map`, address and port.
     pub fn dnat_port(self, map: &str) -> Rule {
         self.meta(META_L4PROTO, R0).payload(2, 2, 2, R0 + 1).lookup(map, Some(R0), false).dnat(true)

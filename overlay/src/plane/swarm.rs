@@ -84,7 +84,8 @@ impl DataPlane {
         let Some(swarm) = swarm else { return Ok(Applied::default()) };
         let desired = &swarm.desired;
         let tunnel = self.raise_tunnel(&swarm).await;
-        let wanted: Vec<_> = desired.ports.iter().map(|p| (p.protocol.clone(), p.published)).collect();
+        let wanted: Vec<_> =
+            desired.ports.iter().map(|p| (p.protocol.clone(), p.host, p.published)).collect();
         let refused = self.inner.ports().set(INGRESS, &wanted);
         for (protocol, port) in &refused {
             tracing::warn!(protocol, port, "another program has this port: the swarm does not serve it here");

@@ -22,7 +22,7 @@ pub struct SwarmMaps {
     /// Change of the swarm's state they were made for.
     pub generation: u64,
     /// Name and map.
-    pub maps: [(&'static str, Arc<Set>); 7],
+    pub maps: [(&'static str, Arc<Set>); 9],
     /// What the last three of them are of.
     pub mesh: Option<Mesh>,
 }
@@ -32,12 +32,15 @@ impl SwarmMaps {
     pub fn new(generation: u64, desired: &Desired, refused: &[(String, u16)], mesh: Option<Mesh>) -> Self {
         let [mesh_nodes, mesh_home, mesh_tasks] = mesh_sets(mesh.as_ref());
         let (vip_few, vip_many) = service_maps(desired);
-        let (ingress_few, ingress_many) = ingress_maps(desired, refused);
+        let (ingress_few, ingress_many) = ingress_maps(desired, refused, false);
+        let (ingress_one_few, ingress_one_many) = ingress_maps(desired, refused, true);
         let maps = [
             ("vip_few", vip_few.into()),
             ("vip_many", vip_many.into()),
             ("ingress_few", ingress_few.into()),
             ("ingress_many", ingress_many.into()),
+            ("ingress_one_few", ingress_one_few.into()),
+            ("ingress_one_many", ingress_one_many.into()),
             ("mesh_nodes", mesh_nodes.into()),
             ("mesh_home", mesh_home.into()),
             ("mesh_tasks", mesh_tasks.into()),
@@ -81,22 +84,29 @@ fn service_maps(desired: &Desired) -> (Set, Set) {
     (few, many)
 }
 
-/// Port maps of the swarm's published ports, without those in `refused`.
-fn ingress_maps(desired: &Desired, refused: &[(String, u16)]) -> (Set, Set) {
-    let empty = || {
-        let fields = [Field::Protocol, Field::Port, Field::Slot];
-        Set::map(&fields, &[Field::Addr, Field::Port])
+/// Port maps of the swarm's published ports, without those in `refused`: of those open on one address (`one`), with
+/// the address in the key, or of the others.
+fn ingress_maps(desired: &Desired, refused: &[(String, u16)], one: bool) -> (Set, Set) {
+    let empty = || match one {
+        true => {
+            Set::map(&[Field::Protocol, Field::Addr, Field::Port, Field::Slot], &[Field::Addr, Field::Port])
+        }
+        false => Set::map(&[Field::Protocol, Field::Port, Field::Slot], &[Field::Addr, Field::Port]),
     };
     let (mut few, mut many) = (empty(), empty());
     let refused = |port: &PublishedPort| {
         refused.iter().any(|(protocol, number)| port.protocol == *protocol && port.published == *number)
     };
-    for port in desired.ports.iter().filter(|p| !refused(p)) {
+    for port in desired.ports.iter().filter(|p| p.host.is_unspecified() != one && !refused(p)) {
         let Some(protocol) = protocol_number(&port.protocol) else { continue };
         let backends = choose(&desired.node_id, &port.backends);
         let (map, slots) = size(&mut few, &mut many, &backends);
         for (slot, addr) in spread(&backends, slots) {
-            let from = key(&[&[protocol], &port.published.to_be_bytes(), &slot.to_ne_bytes()]);
+            let (number, slot) = (port.published.to_be_bytes(), slot.to_ne_bytes());
+            let from = match one {
+                true => key(&[&[protocol], &port.host.octets(), &number, &slot]),
+                false => key(&[&[protocol], &number, &slot]),
+            };
             map.set(from, key(&[&addr.octets(), &port.target.to_be_bytes()]));
         }
     }

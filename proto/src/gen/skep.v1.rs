@@ -203,6 +203,10 @@ pub struct NodeDescription {
     /// It takes tunnels to the containers of its tasks (tunnels.proto).
     #[prost(bool, tag = "20")]
     pub takes_tunnels: bool,
+    /// What it lets containers of services have beyond Docker's: privileged, devices, host-namespaces, unconfined,
+    /// capabilities.
+    #[prost(string, repeated, tag = "21")]
+    pub allows: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ManagerStatus {
@@ -325,6 +329,113 @@ pub struct Ulimit {
     #[prost(int64, tag = "3")]
     pub hard: i64,
 }
+/// Under the names, and with the meaning, of HostConfig in the Engine API.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RunOptions {
+    #[prost(bool, tag = "1")]
+    pub privileged: bool,
+    #[prost(message, repeated, tag = "2")]
+    pub devices: ::prost::alloc::vec::Vec<DeviceMapping>,
+    #[prost(message, repeated, tag = "3")]
+    pub device_requests: ::prost::alloc::vec::Vec<DeviceRequest>,
+    #[prost(string, repeated, tag = "4")]
+    pub device_cgroup_rules: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "5")]
+    pub security_opt: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(int64, tag = "6")]
+    pub shm_size: i64,
+    #[prost(string, tag = "7")]
+    pub pid_mode: ::prost::alloc::string::String,
+    #[prost(string, tag = "8")]
+    pub ipc_mode: ::prost::alloc::string::String,
+    #[prost(string, tag = "9")]
+    pub uts_mode: ::prost::alloc::string::String,
+    #[prost(string, tag = "10")]
+    pub cgroupns_mode: ::prost::alloc::string::String,
+    #[prost(string, tag = "11")]
+    pub userns_mode: ::prost::alloc::string::String,
+    /// absent: the default ones
+    #[prost(message, optional, tag = "12")]
+    pub masked_paths: ::core::option::Option<Paths>,
+    #[prost(message, optional, tag = "13")]
+    pub readonly_paths: ::core::option::Option<Paths>,
+    #[prost(uint32, tag = "14")]
+    pub blkio_weight: u32,
+    #[prost(message, repeated, tag = "15")]
+    pub blkio_weight_device: ::prost::alloc::vec::Vec<ThrottleDevice>,
+    #[prost(message, repeated, tag = "16")]
+    pub blkio_device_read_bps: ::prost::alloc::vec::Vec<ThrottleDevice>,
+    #[prost(message, repeated, tag = "17")]
+    pub blkio_device_write_bps: ::prost::alloc::vec::Vec<ThrottleDevice>,
+    #[prost(message, repeated, tag = "18")]
+    pub blkio_device_read_iops: ::prost::alloc::vec::Vec<ThrottleDevice>,
+    #[prost(message, repeated, tag = "19")]
+    pub blkio_device_write_iops: ::prost::alloc::vec::Vec<ThrottleDevice>,
+    #[prost(uint64, tag = "20")]
+    pub cpu_shares: u64,
+    #[prost(int64, tag = "21")]
+    pub cpu_quota: i64,
+    #[prost(uint64, tag = "22")]
+    pub cpu_period: u64,
+    #[prost(string, tag = "23")]
+    pub cpuset_cpus: ::prost::alloc::string::String,
+    #[prost(string, tag = "24")]
+    pub cpuset_mems: ::prost::alloc::string::String,
+    #[prost(int64, tag = "25")]
+    pub memory_swap: i64,
+    #[prost(uint64, tag = "26")]
+    pub memory_reservation: u64,
+    #[prost(int64, optional, tag = "27")]
+    pub memory_swappiness: ::core::option::Option<i64>,
+    #[prost(bool, tag = "28")]
+    pub oom_kill_disable: bool,
+    #[prost(string, tag = "29")]
+    pub cgroup_parent: ::prost::alloc::string::String,
+    #[prost(string, tag = "30")]
+    pub runtime: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeviceMapping {
+    #[prost(string, tag = "1")]
+    pub path_on_host: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub path_in_container: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub cgroup_permissions: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DeviceRequest {
+    #[prost(string, tag = "1")]
+    pub driver: ::prost::alloc::string::String,
+    #[prost(int64, tag = "2")]
+    pub count: i64,
+    #[prost(string, repeated, tag = "3")]
+    pub device_ids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, repeated, tag = "4")]
+    pub capabilities: ::prost::alloc::vec::Vec<Words>,
+    #[prost(btree_map = "string, string", tag = "5")]
+    pub options: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ThrottleDevice {
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub value: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Words {
+    #[prost(string, repeated, tag = "1")]
+    pub words: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Paths {
+    #[prost(string, repeated, tag = "1")]
+    pub paths: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ContainerSpec {
     #[prost(string, tag = "1")]
@@ -393,6 +504,9 @@ pub struct ContainerSpec {
     /// Secrets and configs that are files of the container.
     #[prost(message, repeated, tag = "27")]
     pub files: ::prost::alloc::vec::Vec<FileReference>,
+    /// What `run` has and Docker's services have not. In an update: absent = as before.
+    #[prost(message, optional, tag = "40")]
+    pub run: ::core::option::Option<RunOptions>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RestartPolicy {
@@ -497,6 +611,9 @@ pub struct PortConfig {
     pub published_port: u32,
     #[prost(enumeration = "PublishMode", tag = "5")]
     pub mode: i32,
+    /// IPv4 address of the hosts that it is open on; 0.0.0.0 = every one. In an update: empty = as before.
+    #[prost(string, tag = "20")]
+    pub host_ip: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct EndpointSpec {
@@ -4687,6 +4804,9 @@ pub struct PublishedPort {
     /// addresses in the ingress network
     #[prost(message, repeated, tag = "5")]
     pub backends: ::prost::alloc::vec::Vec<Backend>,
+    /// open on this address of the host only; empty = every one
+    #[prost(string, tag = "20")]
+    pub host_ip: ::prost::alloc::string::String,
     /// UDP: of tasks that get nothing new, but may go on with what they have
     #[prost(string, repeated, tag = "6")]
     pub leaving: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,

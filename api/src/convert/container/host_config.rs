@@ -1,9 +1,7 @@
 //! Reads `HostConfig`: each field honoured, or refused by its path.
 
 use serde_json::json;
-use skep_engine::{
-    ContainerConfig, DeviceConfig, DeviceRequest, IpcMode, LogConfig, PidMode, RestartPolicy, Seccomp,
-};
+use skep_engine::{ContainerConfig, DeviceConfig, DeviceRequest, IpcMode, LogConfig, PidMode, RestartPolicy};
 
 use super::networking::{read_links, read_ports};
 use super::resources::{read_resources, read_ulimits};
@@ -14,7 +12,7 @@ use crate::fields::Fields;
 const REMEDIES: &[(&str, &str)] = &[("StorageOpt", "leave it out; the root file system has no quota")];
 
 /// Fills the configuration; answers the network mode and the driver of volumes nobody named one for.
-pub(super) fn read_host_config(mut f: Fields, config: &mut ContainerConfig) -> ApiResult<(String, String)> {
+pub fn read_host_config(mut f: Fields, config: &mut ContainerConfig) -> ApiResult<(String, String)> {
     let mode = f.string("NetworkMode")?;
     let volume_driver = f.string("VolumeDriver")?;
     config.volumes_from = f.strings("VolumesFrom")?;
@@ -65,7 +63,7 @@ pub(super) fn read_host_config(mut f: Fields, config: &mut ContainerConfig) -> A
     config.privileged = f.bool("Privileged")?;
     config.read_only = f.bool("ReadonlyRootfs")?;
     for option in f.strings("SecurityOpt")? {
-        read_security(&option, config)?;
+        config.secure(&option).map_err(ApiError::bad_request)?;
     }
     config.shm_size = match f.i64("ShmSize")? {
         0 => None,
@@ -99,23 +97,9 @@ pub(super) fn read_host_config(mut f: Fields, config: &mut ContainerConfig) -> A
 
 fn read_namespaces(f: &mut Fields, config: &mut ContainerConfig) -> ApiResult<()> {
     let wrong = |key: &str, value: &str| ApiError::bad_request(format!("invalid {key} mode: {value}"));
-    let other = |value: &str| value.strip_prefix("container:").filter(|n| !n.is_empty()).map(str::to_owned);
-    let pid = f.string("PidMode")?;
-    config.pid_mode = match (pid.as_str(), other(&pid)) {
-        ("", _) => PidMode::Private,
-        ("host", _) => PidMode::Host,
-        (_, Some(name)) => PidMode::Container(name),
-        _ => return Err(wrong("PID", &pid)),
-    };
-    let ipc = f.string("IpcMode")?;
-    config.ipc_mode = match (ipc.as_str(), other(&ipc)) {
-        ("" | "private", _) => IpcMode::Private,
-        ("none", _) => IpcMode::None,
-        ("shareable", _) => IpcMode::Shareable,
-        ("host", _) => IpcMode::Host,
-        (_, Some(name)) => IpcMode::Container(name),
-        _ => return Err(wrong("IPC", &ipc)),
-    };
+    let (pid, ipc) = (f.string("PidMode")?, f.string("IpcMode")?);
+    config.pid_mode = PidMode::parse(&pid).ok_or_else(|| wrong("PID", &pid))?;
+    config.ipc_mode = IpcMode::parse(&ipc).ok_or_else(|| wrong("IPC", &ipc))?;
     let host = |f: &mut Fields, key: &str, word: &str, private: &[&str]| match f.string(key)?.as_str() {
         "host" => Ok(true),
         mode if private.contains(&mode) => Ok(false),
@@ -177,28 +161,6 @@ pub(super) fn read_restart(mut f: Fields) -> ApiResult<RestartPolicy> {
         ));
     }
     Ok(policy)
-}
-
-fn read_security(option: &str, config: &mut ContainerConfig) -> ApiResult<()> {
-    let (name, value) = option.split_once(['=', ':']).unwrap_or((option, ""));
-    match (name, value) {
-        ("no-new-privileges", "" | "true") => config.no_new_privileges = true,
-        ("no-new-privileges", "false") => config.no_new_privileges = false,
-        ("seccomp", "unconfined") => config.seccomp = Seccomp::Unconfined,
-        ("seccomp", "builtin") => config.seccomp = Seccomp::Default,
-        ("seccomp", profile) if profile.starts_with('{') => {
-            config.seccomp = Seccomp::Profile(profile.to_owned());
-        }
-        ("apparmor", profile) if !profile.is_empty() => config.security.apparmor = Some(profile.to_owned()),
-        // Without SELinux they are taken and do nothing, as with Docker.
-        ("label", part) if config.security.selinux.take(part) => {}
-        _ => {
-            return Err(ApiError::bad_request(format!(
-                "invalid --security-opt {option:?}: use no-new-privileges, seccomp=unconfined, seccomp=FILE, apparmor=PROFILE, label=disable or label=user:, role:, type:, level: or filetype:"
-            )));
-        }
-    }
-    Ok(())
 }
 
 /// Reads a log driver and its options.

@@ -183,6 +183,14 @@ fn host_config(c: &Container) -> Value {
     if let (Some(out), Value::Object(computed)) = (out.as_object_mut(), computed) {
         out.extend(computed);
     }
+    if g.api_request.is_none() {
+        // A task's: there is no request to show.
+        let device = |d: &skep_engine::DeviceConfig| json!({ "PathOnHost": d.host, "PathInContainer": d.inside, "CgroupPermissions": d.access });
+        out["Devices"] = g.devices.iter().map(device).collect();
+        out["DeviceCgroupRules"] = some(&g.device_rules);
+        out["UTSMode"] = json!(if g.host_uts { "host" } else { "" });
+        out["UsernsMode"] = json!(if g.host_userns { "host" } else { "" });
+    }
     out
 }
 

@@ -13,7 +13,7 @@ mod summary;
 mod tests;
 
 pub use health::{config as health_json, read_health};
-pub use host_config::log_config;
+pub use host_config::{log_config, read_host_config};
 pub use inspect::inspect;
 pub use networking::{check_join, check_port_key, read_join, read_network};
 pub use read::{Create, read};

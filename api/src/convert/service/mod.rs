@@ -4,6 +4,7 @@ mod defaults;
 mod extras;
 mod read;
 mod read_container;
+mod run;
 mod write;
 
 pub use defaults::insert as insert_defaults;

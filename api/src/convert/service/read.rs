@@ -215,6 +215,7 @@ fn read_endpoint(mut f: Fields) -> ApiResult<EndpointSpec> {
             target_port: port.port("TargetPort")?.into(),
             published_port: port.port("PublishedPort")?.into(),
             mode: PublishMode::read(&port.path("PublishMode"), &publish)? as i32,
+            host_ip: port.string("HostIP")?,
         });
         if ports.last().is_some_and(|p| p.target_port == 0) {
             let path = port.path("TargetPort");

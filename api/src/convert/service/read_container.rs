@@ -45,6 +45,7 @@ pub(super) fn read_container(mut f: Fields) -> ApiResult<ContainerSpec> {
         dns_search: dns.strings("Search")?,
         dns_options: dns.strings("Options")?,
         oom_score_adj: f.i64("OomScoreAdj")?,
+        run: f.opt_object("RunOptions")?.map(super::run::read).transpose()?,
         registry_auth: String::new(),
         files: [(DependencyKind::Secret, "Secrets"), (DependencyKind::Config, "Configs")]
             .into_iter()

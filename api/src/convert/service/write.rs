@@ -12,7 +12,7 @@ use crate::convert::names::Named;
 use crate::convert::{created, dependency, generic, number, time, updated, version};
 
 /// Inserts unless the value asks for nothing.
-fn put(map: &mut Map<String, Value>, key: &str, value: Value) {
+pub(super) fn put(map: &mut Map<String, Value>, key: &str, value: Value) {
     if !crate::fields::is_zero(&value) {
         map.insert(key.into(), value);
     }
@@ -211,6 +211,10 @@ fn container_spec(c: &ContainerSpec) -> Value {
     put(&mut map, "Secrets", dependency::files(DependencyKind::Secret, &c.files));
     put(&mut map, "Configs", dependency::files(DependencyKind::Config, &c.files));
     put(&mut map, "OomScoreAdj", json!(c.oom_score_adj));
+    // Skep's own, as well.
+    if let Some(run) = &c.run {
+        map.insert("RunOptions".into(), super::run::write(run).into());
+    }
     map.insert("Isolation".into(), "default".into());
     map.into()
 }
@@ -277,5 +281,7 @@ fn port(p: &PortConfig) -> Value {
     map.insert("TargetPort".into(), json!(p.target_port));
     put(&mut map, "PublishedPort", json!(p.published_port));
     map.insert("PublishMode".into(), PublishMode::word(p.mode).into());
+    // Skep's own.
+    put(&mut map, "HostIP", json!(p.host_ip));
     map.into()
 }

@@ -8,6 +8,7 @@ mod mounts;
 mod objects;
 mod prerequisites;
 mod remove;
+mod run;
 mod service;
 mod supported;
 

@@ -4,7 +4,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::objects::{self, Files};
-use super::{IMAGE, extras, mounts, prerequisites, scope, stack_labels};
+use super::{IMAGE, extras, mounts, prerequisites, run, scope, stack_labels};
 use crate::client::compose_parts::{
     capabilities, environment, healthcheck, hosts, nanoseconds, number, pairs, strings, ulimits,
 };
@@ -85,6 +85,7 @@ pub fn spec(stack: &str, root: &Node, name: &str, service: &Node, files: &Files)
     }
     extras::add(name, service, &mut spec)?;
     prerequisites::add(stack, service, &mut spec);
+    container["RunOptions"] = run::options(name, service)?;
     task["ContainerSpec"] = container;
     spec["TaskTemplate"] = task;
     spec["Mode"] = mode(name, deploy)?;
@@ -185,11 +186,6 @@ fn ports(name: &str, service: &Node) -> Result<Vec<Value>> {
     let mut out = Vec::new();
     for port in service.get("ports").map(Node::items).unwrap_or_default() {
         let bad = |at: &Node, what: &str| Problem::new(&at.at, format!("services.{name}.ports: {what}"));
-        if let Some(ip) = port.get("host_ip") {
-            return Err(
-                bad(ip, "an address is not supported: a service's port is open on every address").into()
-            );
-        }
         let read = |key: &str, least: u16| -> Result<u16> {
             let Some(node) = port.get(key) else { return Ok(0) };
             let number = node.text().and_then(|t| t.parse::<u16>().ok()).filter(|n| *n >= least);
@@ -199,10 +195,18 @@ fn ports(name: &str, service: &Node) -> Result<Vec<Value>> {
         if target == 0 {
             return Err(bad(port, "target is missing").into());
         }
-        out.push(json!({
+        let mut one = json!({
             "Protocol": port.text_of("protocol").unwrap_or("tcp"), "TargetPort": target, "PublishedPort": published,
             "PublishMode": port.text_of("mode").unwrap_or("ingress"),
-        }));
+        });
+        if let Some(ip) = port.get("host_ip") {
+            let text = ip.text().unwrap_or_default();
+            if text.parse::<std::net::Ipv4Addr>().is_err() {
+                return Err(bad(ip, "host_ip: want an IPv4 address that the nodes have").into());
+            }
+            one["HostIP"] = text.into();
+        }
+        out.push(one);
     }
     out.sort_by_key(|p| p["PublishedPort"].as_u64());
     Ok(out)

@@ -9,53 +9,31 @@ use crate::compose::{Key, Node, Problem};
 const IGNORED: &[&str] = &[
     "annotations",
     "attach",
-    "blkio_config",
     "build",
-    "cgroup",
-    "cgroup_parent",
     "cgroupns_mode",
     "cpu_count",
     "cpu_percent",
-    "cpu_period",
-    "cpu_quota",
     "cpu_rt_period",
     "cpu_rt_runtime",
-    "cpu_shares",
     "cpus",
-    "cpuset",
     "develop",
-    "device_cgroup_rules",
-    "devices",
     "domainname",
     "external_links",
-    "gpus",
-    "ipc",
     "links",
     "mac_address",
     "mem_limit",
-    "mem_reservation",
-    "mem_swappiness",
-    "memswap_limit",
     "models",
     "network_mode",
-    "oom_kill_disable",
-    "pid",
     "pids_limit",
     "platform",
     "post_start",
     "pre_stop",
-    "privileged",
     "provider",
     "pull_policy",
     "restart",
-    "runtime",
     "scale",
-    "security_opt",
-    "shm_size",
     "storage_opt",
     "use_api_socket",
-    "userns_mode",
-    "uts",
     "volumes_from",
 ];
 
@@ -67,9 +45,6 @@ const DEPRECATED: &[(&str, &str)] = &[
         "Exposing ports is unnecessary - services on the same network can access each other's containers on any port.",
     ),
 ];
-
-/// Keys of parts of a service, by their paths, that are ignored like the above.
-const IGNORED_PARTS: &[&[&str]] = &[&["deploy", "resources", "reservations", "devices"]];
 
 /// Keys of a service's networks that are ignored like the above.
 const IGNORED_OF_NETWORKS: &[&str] = &[
@@ -91,8 +66,6 @@ pub fn warn(root: &Node) {
     let mut ignored = Vec::new();
     for (_, service) in services(root) {
         ignored.extend(IGNORED.iter().filter(|k| service.get(k).is_some()).map(|k| (*k).to_owned()));
-        let parts = IGNORED_PARTS.iter().filter(|path| service.path(path).is_some());
-        ignored.extend(parts.map(|path| path.join(".")));
         let restart = |(_, d): &(Key, Node)| d.get("restart").is_some();
         if service.get("depends_on").map(Node::entries).unwrap_or_default().iter().any(restart) {
             ignored.push("depends_on.restart".to_owned());

@@ -24,6 +24,7 @@ use skep_engine::Engine;
 use skep_identity::{Identity, Network, Role, UnlockKey};
 use skep_manager::{Manager, ManagerOptions, Start};
 use skep_overlay::DataPlane;
+use skep_proto::privileges::Privilege;
 use skep_proto::v1;
 use tokio::sync::{mpsc, watch};
 
@@ -50,6 +51,8 @@ pub struct NodeOptions {
     pub generic: Vec<v1::GenericResource>,
     /// Images between nodes; none where there is never another node.
     pub exchange: Option<Exchange>,
+    /// What they may have here beyond Docker's.
+    pub allowed: Vec<Privilege>,
 }
 
 /// The swarm side of the daemon; a cheap handle.
@@ -211,7 +214,11 @@ impl Node {
             managers,
             description,
             addresses: reached,
-            runtime: Arc::new(EngineRuntime::new(options.engine.clone(), options.exchange.clone())),
+            runtime: Arc::new(EngineRuntime::new(
+                options.engine.clone(),
+                options.exchange.clone(),
+                options.allowed.clone(),
+            )),
             plane: Arc::new(options.plane.clone()),
             engine: Some(options.engine.clone()),
             tunnels: Some(options.tunnels.clone()),
@@ -251,9 +258,7 @@ impl Node {
     fn description(&self, exchange_port: u16) -> watch::Receiver<v1::NodeDescription> {
         let options = self.inner.options.clone();
         let mut labels = options.labels.clone();
-        let of = move |labels: &[String]| {
-            describe(&options.engine, &options.plane, labels, &options.generic, exchange_port)
-        };
+        let of = move |labels: &[String]| describe(&options, labels, exchange_port);
         let (told, description) = watch::channel(of(&labels.borrow_and_update()));
         tokio::spawn(async move {
             loop {

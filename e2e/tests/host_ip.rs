@@ -1,0 +1,118 @@
+//! Services' ports on one address of the hosts, through the mesh and of the hosts themselves, by flags and Compose files.
+
+use anyhow::{Result, bail, ensure};
+use skep_e2e::swarm::{LONG, begun, join, nodes_are, path, token, wait_running};
+use skep_e2e::{Host, eventually};
+
+/// A second address of each host.
+fn second(host: &Host) -> String {
+    format!("10.98.0.{}", host.number)
+}
+
+fn opens(host: &Host, at: &str, port: u16) -> bool {
+    let url = format!("http://{at}:{port}/");
+    host.exec(&["curl", "-sS", "--max-time", "3", &url]).is_ok_and(|body| body.contains("Hostname: "))
+}
+
+/// Open on exactly these addresses of exactly these hosts, asked from the first host.
+fn open_at(from: &Host, hosts: &[Host], port: u16, wanted: &[String]) -> Result<()> {
+    eventually(&format!("port {port} is open where it should be"), LONG, || {
+        for host in hosts {
+            for at in [host.addr.clone(), second(host)] {
+                let open = opens(from, &at, port);
+                ensure!(
+                    open == wanted.contains(&at),
+                    "{at}:{port} is {}",
+                    if open { "open" } else { "closed" }
+                );
+            }
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn ports_are_open_on_the_one_address_that_is_named() -> Result<()> {
+    let lab = begun("hostip", 3)?;
+    let [one, two, three] = lab.hosts() else { bail!("three hosts") };
+    let worker = token(one, "worker")?;
+    for host in [two, three] {
+        join(host, &worker, "10.99.0.1:2377")?;
+    }
+    nodes_are(one, "three nodes are ready", &["Ready Leader", "Ready", "Ready"])?;
+    for host in lab.hosts() {
+        let dev =
+            host.exec(&["sh", "-c", &format!("ip -o -4 addr show to {} | awk '{{print $2}}'", host.addr)])?;
+        host.exec(&["ip", "addr", "add", &format!("{}/24", second(host)), "dev", dev.trim()])?;
+    }
+    let hosts = lab.hosts();
+    let run = ["whoami:1", "/skep", "whoami"];
+    let create = ["service", "create", "-d", "--no-resolve-image", "--stop-grace-period", "0s", "--name"];
+
+    // Through the mesh: on the node that has the address, whichever runs the task; 17 tasks have another map.
+    let flag = format!("published=8080,target=80,host_ip={}", second(two));
+    let at_three = format!("node.hostname=={}", three.name);
+    one.skep(&[&create[..], &["mesh", "--constraint", &at_three, "--publish", &flag], &run].concat())?;
+    wait_running(one, "mesh", 1)?;
+    open_at(one, hosts, 8080, &[second(two)])?;
+    ensure!(opens(two, &second(two), 8080) && !opens(two, "127.0.0.1", 8080));
+    let shown = one.skep(&["service", "inspect", "mesh"])?;
+    ensure!(shown.contains(&format!("\"HostIP\": \"{}\"", second(two))), "{shown}");
+    let listed = one.skep(&["service", "ls", "--format", "{{.Ports}}"])?;
+    ensure!(listed.trim() == format!("{}:8080->80/tcp", second(two)), "{listed}");
+
+    // Docker's client, which knows nothing of it, leaves it as it is.
+    one.docker(&["service", "update", "-d", "--no-resolve-image", "--label-add", "a=b", "mesh"])?;
+    open_at(one, hosts, 8080, &[second(two)])?;
+    one.docker(&["service", "scale", "-d", "mesh=17"])?;
+    wait_running(one, "mesh", 17)?;
+    open_at(one, hosts, 8080, &[second(two)])?;
+    // The other addresses of that port are free for programs of the hosts.
+    let held = two.exec(&["sh", "-c", &format!("busybox nc -l -p 8080 -s {} -w 1; echo $?", two.addr)]);
+    ensure!(!held.unwrap_or_default().contains("in use"), "the port is held on every address");
+    // Every address again.
+    one.skep(&[
+        "service",
+        "update",
+        "-d",
+        "--no-resolve-image",
+        "--publish-add",
+        "published=8080,target=80,host_ip=0.0.0.0",
+        "mesh",
+    ])?;
+    let all: Vec<String> = hosts.iter().flat_map(|h| [h.addr.clone(), second(h)]).collect();
+    open_at(one, hosts, 8080, &all)?;
+    one.docker(&["service", "rm", "mesh"])?;
+
+    // Of the host itself.
+    let flag = format!("published=8081,target=80,mode=host,host_ip={}", second(three));
+    one.skep(&[&create[..], &["own", "--constraint", &at_three, "--publish", &flag], &run].concat())?;
+    wait_running(one, "own", 1)?;
+    open_at(one, hosts, 8081, &[second(three)])?;
+
+    // In a Compose file; a file that says nothing of it any more opens it.
+    let file = one.dir.join("c.yml");
+    let text = |port: &str| {
+        format!(
+            "services:\n  web:\n    image: whoami:1\n    entrypoint: [/skep, whoami]\n    stop_grace_period: 0s\n    ports: [{port}]\n    \
+             deploy: {{placement: {{constraints: [\"{at_three}\"]}}}}\n"
+        )
+    };
+    let deploy = ["stack", "deploy", "--resolve-image", "never", "--detach=true", "-c", path(&file), "s"];
+    std::fs::write(&file, text(&format!("\"{}:8082:80\"", second(two))))?;
+    one.skep(&deploy)?;
+    wait_running(one, "s_web", 1)?;
+    open_at(one, hosts, 8082, &[second(two)])?;
+    std::fs::write(&file, text("\"8082:80\""))?;
+    one.skep(&deploy)?;
+    open_at(one, hosts, 8082, &all)?;
+
+    // What is no address of a host.
+    let bad = one.request(
+        "POST",
+        "/v1.50/services/create",
+        r#"{"TaskTemplate":{"ContainerSpec":{"Image":"x"}},"EndpointSpec":{"Ports":[{"TargetPort":80,"HostIP":"::1"}]}}"#,
+    )?;
+    ensure!(bad.status == 400 && bad.body.contains("not an IPv4 address"), "{bad:?}");
+    lab.down()
+}

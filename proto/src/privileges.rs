@@ -1,0 +1,142 @@
+//! What containers of services may only have on nodes that allow it: with any of it, who may make services may be root
+//! on the nodes that run them.
+
+use std::collections::BTreeMap;
+
+use crate::v1::ContainerSpec;
+
+/// Capabilities by which a container is as good as the host's root.
+const DANGEROUS: [&str; 9] = [
+    "ALL",
+    "BPF",
+    "DAC_READ_SEARCH",
+    "MAC_ADMIN",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_MODULE",
+    "SYS_PTRACE",
+    "SYS_RAWIO",
+];
+
+/// A thing that a node allows or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Privilege {
+    /// All capabilities and devices, nothing masked.
+    Privileged,
+    /// Devices of the host by their paths, by rules, or by their names in CDI; not the GPUs that a task was given.
+    Devices,
+    /// A namespace of the host's.
+    HostNamespaces,
+    /// Another confinement than the default one.
+    Unconfined,
+    /// Capabilities that amount to the host's.
+    Capabilities,
+}
+
+impl Privilege {
+    /// All there are.
+    pub const ALL: [Self; 5] =
+        [Self::Privileged, Self::Devices, Self::HostNamespaces, Self::Unconfined, Self::Capabilities];
+
+    /// Its name in settings and in a node's description.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Privileged => "privileged",
+            Self::Devices => "devices",
+            Self::HostNamespaces => "host-namespaces",
+            Self::Unconfined => "unconfined",
+            Self::Capabilities => "capabilities",
+        }
+    }
+
+    /// By its name.
+    pub fn of(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|p| p.word() == word)
+    }
+}
+
+/// What a container asks for that needs leave, each with what to call it.
+pub fn needed(c: &ContainerSpec) -> BTreeMap<Privilege, String> {
+    let mut needed = BTreeMap::new();
+    let named = |c: &&String| {
+        let upper = c.to_ascii_uppercase();
+        DANGEROUS.contains(&upper.strip_prefix("CAP_").unwrap_or(&upper))
+    };
+    let capabilities: Vec<&str> = c.cap_add.iter().filter(named).map(String::as_str).collect();
+    if !capabilities.is_empty() {
+        needed.insert(Privilege::Capabilities, format!("the capability {}", capabilities.join(" or ")));
+    }
+    let Some(run) = &c.run else { return needed };
+    if run.privileged {
+        needed.insert(Privilege::Privileged, "privileged containers".into());
+    }
+    let by_name = run.device_requests.iter().any(|r| r.driver == "cdi" || !r.device_ids.is_empty());
+    if !run.devices.is_empty() || !run.device_cgroup_rules.is_empty() || by_name {
+        needed.insert(Privilege::Devices, "devices of the host".into());
+    }
+    let host = [
+        ("PID", &run.pid_mode),
+        ("IPC", &run.ipc_mode),
+        ("UTS", &run.uts_mode),
+        ("cgroup", &run.cgroupns_mode),
+        ("user", &run.userns_mode),
+    ];
+    let host: Vec<&str> =
+        host.into_iter().filter(|(_, mode)| *mode == "host").map(|(name, _)| name).collect();
+    if !host.is_empty() {
+        needed.insert(Privilege::HostNamespaces, format!("the host's {} namespace", host.join(" or ")));
+    }
+    // Taking away more than the default does is always allowed.
+    let stricter = |o: &&String| {
+        !o.starts_with("no-new-privileges") && !matches!(o.as_str(), "seccomp=builtin" | "seccomp:builtin")
+    };
+    let paths = run.masked_paths.is_some() || run.readonly_paths.is_some();
+    let option = run.security_opt.iter().find(stricter).map(|o| match o.split_once(['=', ':']) {
+        Some((name, value)) if value.starts_with('{') => format!("{name} profiles of a service's own"),
+        _ => format!("the security option {o}"),
+    });
+    if let Some(what) = option.or_else(|| paths.then(|| "paths of /proc and /sys unmasked".into())) {
+        needed.insert(Privilege::Unconfined, what);
+    }
+    needed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::v1::RunOptions;
+
+    #[test]
+    fn what_is_dangerous_needs_leave_and_the_rest_does_not() {
+        let of = |c: ContainerSpec| needed(&c).into_iter().collect::<Vec<_>>();
+        let run = |run: RunOptions| of(ContainerSpec { run: Some(run), ..Default::default() });
+        let caps = |list: &[&str]| {
+            of(ContainerSpec { cap_add: list.iter().map(|c| (*c).into()).collect(), ..Default::default() })
+        };
+        assert_eq!(caps(&["NET_ADMIN", "CAP_CHOWN"]), []);
+        assert_eq!(
+            caps(&["cap_sys_admin"]),
+            [(Privilege::Capabilities, "the capability cap_sys_admin".into())]
+        );
+        assert_eq!(
+            run(RunOptions { shm_size: 1 << 20, ipc_mode: "private".into(), ..Default::default() }),
+            []
+        );
+        let options = |o: &str| run(RunOptions { security_opt: vec![o.into()], ..Default::default() });
+        assert_eq!(options("no-new-privileges"), []);
+        assert_eq!(
+            options("seccomp=unconfined"),
+            [(Privilege::Unconfined, "the security option seccomp=unconfined".into())]
+        );
+        assert_eq!(
+            run(RunOptions { privileged: true, pid_mode: "host".into(), ..Default::default() }),
+            [
+                (Privilege::Privileged, "privileged containers".into()),
+                (Privilege::HostNamespaces, "the host's PID namespace".into())
+            ]
+        );
+        for p in Privilege::ALL {
+            assert_eq!(Privilege::of(p.word()), Some(p));
+        }
+    }
+}
