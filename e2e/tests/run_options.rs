@@ -96,7 +96,7 @@ fn services_have_what_run_has_where_nodes_allow_it() -> Result<()> {
             "seccomp=unconfined",
         ],
     )?;
-    ensure!(wait_running(one, "much", 1)? == [two.name.clone()]);
+    ensure!(wait_running(one, "much", 1)? == [two.name.as_str()]);
     let says =
         |service: &str, script: &str| one.docker(&["exec", &format!("{service}.1"), "sh", "-c", script]);
     let has = |what: &str, script: &str, words: &str| -> Result<()> {
@@ -158,7 +158,7 @@ fn services_have_what_run_has_where_nodes_allow_it() -> Result<()> {
         "dev",
         &["--device", "/dev/null:/dev/hole", "--constraint", &format!("node.hostname!={}", two.name)],
     )?;
-    ensure!(wait_running(one, "dev", 1)? == [three.name.clone()]);
+    ensure!(wait_running(one, "dev", 1)? == [three.name.as_str()]);
     says("dev", "ls /dev/hole")?;
     // What is harmless is allowed everywhere.
     made(
@@ -222,10 +222,10 @@ fn composed(one: &Host, two: &Host) -> Result<()> {
     let deploy = ["stack", "deploy", "--resolve-image", "never", "--detach=true", "-c", path(&file), "s"];
     let err = told(one.skep_command(), &deploy)?;
     ensure!(!err.contains("Ignoring"), "{err}");
-    ensure!(wait_running(one, "s_one", 1)? == [two.name.clone()]);
+    ensure!(wait_running(one, "s_one", 1)? == [two.name.as_str()]);
     let before = options(one, "s_one")?;
     ensure!(before["ShmSize"] == 3 << 20 && before["PidMode"] == "host", "{before}");
-    ensure!(wait_running(one, "s_two", 1)? == [two.name.clone()]);
+    ensure!(wait_running(one, "s_two", 1)? == [two.name.as_str()]);
     ensure!(options(one, "s_two")? == json!({ "Privileged": true }));
     let seen = one.docker(&["exec", "s_one.1", "sh", "-c", "ls /dev/hole; env; df -k /dev/shm"])?;
     ensure!(
