@@ -123,7 +123,6 @@ pub fn cycle(view: &StoreView, id: &str, spec: &v1::ServiceSpec) -> Option<Strin
                 while let Some(before) = way.last().and_then(|w| came_from.get(w)) {
                     way.push(before.clone());
                 }
-                way.dedup();
                 way.reverse();
                 return Some(way.join(", "));
             }

@@ -64,7 +64,7 @@ impl Asked {
         let ps_args = if ps_args.trim().is_empty() { "-ef" } else { ps_args };
         // `-aux` is meant as BSD's `aux`, where there is no user called x.
         let parsed = Parsed::read(ps_args).or_else(|e| match ps_args.trim().strip_prefix('-') {
-            Some(rest) if !rest.starts_with('-') => Parsed::read(rest).map_err(|_| e),
+            Some(rest) if rest.starts_with("aux") => Parsed::read(rest).map_err(|_| e),
             _ => Err(e),
         })?;
         parsed.finish()
