@@ -409,12 +409,14 @@ fn services_run_images_that_only_a_guarded_registry_has() -> Result<()> {
     }
     one.docker(&["service", "rm", "app"])?;
 
-    // Without credentials the other node cannot pull, and says why.
+    // Where no node has it any more, and without credentials, the other node cannot pull, and says why.
     let create = ["service", "create", "-d", "--name", "poor", "--constraint"];
     let on_two = format!("node.hostname=={}", two.name);
-    eventually("the image is gone from the other node", Duration::from_secs(60), || {
-        two.docker(&["rmi", "-f", two.docker(&["images", "-q"])?.trim()]).map(drop)
-    })?;
+    for host in [one, two] {
+        eventually("the image is gone from the node", Duration::from_secs(60), || {
+            host.docker(&["rmi", "-f", host.docker(&["images", "-q"])?.trim()]).map(drop)
+        })?;
+    }
     let out = one.docker_command().args(create).arg(on_two).arg(image).args(sleeping).output()?;
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
     ensure!(said.contains("could not be accessed on a registry to record"), "{said}");
