@@ -228,9 +228,14 @@ impl Fields {
     }
 
     /// Refuses by name whatever is left with a value; `remedies` tells what to do instead.
+    ///
+    /// All that the API itself calls a body's own fields begins with a capital. What does not is a library's note to
+    /// itself (dockerode sends along all options it was called with, `name` and `hijack` among them), and passes as it
+    /// does with Docker.
     pub fn refuse_rest(self, remedies: &[(&str, &str)]) -> ApiResult<()> {
         for (key, value) in &self.map {
-            if is_zero(value) {
+            let foreign = self.at.is_empty() && key.starts_with(|c: char| c.is_ascii_lowercase());
+            if foreign || is_zero(value) {
                 continue;
             }
             let remedy = remedies
@@ -282,6 +287,9 @@ mod tests {
         let e = host.refuse_rest(&[("Links", "use a network")]).expect_err("refused");
         assert_eq!(e.message, "HostConfig.Links is not supported by this version of Skep: use a network");
         assert!(body.refuse_rest(&[]).is_ok());
+        let rest = |body: &[u8]| Fields::parse(body).and_then(|f| f.refuse_rest(&[])).map_err(|e| e.message);
+        assert_eq!(rest(br#"{"name":"web","hijack":true}"#), Ok(()), "a library's own");
+        assert!(rest(br#"{"Name":"web"}"#).is_err());
     }
 
     #[test]

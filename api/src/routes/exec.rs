@@ -47,8 +47,8 @@ fn read(body: &[u8]) -> ApiResult<ExecConfig> {
         detach_keys: f.string("DetachKeys")?,
     };
     DetachKeys::parse(&config.detach_keys)?;
-    // What detaches is `start`.
-    f.drop_all(&["Detach"]);
+    // What detaches is `start`; the container is the path's (docker-py says it twice).
+    f.drop_all(&["Detach", "Container"]);
     f.refuse_rest(&[])?;
     Ok(config)
 }
