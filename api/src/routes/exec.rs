@@ -5,9 +5,12 @@ use axum::extract::{Extension, Path, Query, Request, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
+use bytes::Bytes;
+use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
 use serde_json::{Value, json};
-use skep_engine::{Attached, Error, ExecConfig, ExecInfo};
+use skep_engine::{Attached, Engine, ExecConfig, ExecInfo};
+use tokio::io::{AsyncWriteExt, DuplexStream};
 
 use super::container_streams::{content_type, failure, piece};
 use super::{Spoken, body, containers::Resize};
@@ -16,6 +19,9 @@ use crate::fields::Fields;
 use crate::hijack::{self, DetachKeys};
 use crate::state::ApiState;
 use crate::stdcopy::{self, STDOUT};
+
+/// Bytes of a client's input kept while nothing takes them.
+const INPUT_BUFFER: usize = 64 << 10;
 
 pub(super) fn routes() -> Router<ApiState> {
     Router::new()
@@ -87,28 +93,56 @@ async fn start(
         s.engine().exec_start(&id, size, false).await?;
         return Ok(StatusCode::OK.into_response());
     }
-    let (output, input) = match s.engine().exec_start(&id, size, true).await {
-        Ok(Attached { output, input }) => {
-            let pieces = output.map(move |frame| match frame {
-                Ok(f) => piece(&f, b"", tty),
-                Err(e) => failure(&e.to_string(), tty),
-            });
-            (pieces.boxed(), input)
-        }
-        // Told where Docker tells it: its clients take the connection for granted, then ask for the exit code.
-        Err(e @ Error::ExecFailed { .. }) => {
-            let text = format!("{e}\r\n");
-            let text = if tty { text.into() } else { stdcopy::frame(STDOUT, b"", text.as_bytes()) };
-            (stream::iter([text]).boxed(), None)
-        }
-        Err(e) => return Err(e.into()),
-    };
+    let (output, input) = started(s.engine().clone(), id.clone(), size, tty, exec.config.stdin);
     let keys = DetachKeys::parse(&exec.config.detach_keys)?;
     // The keys are a terminal's.
     let keys = exec.config.tty.then_some(keys);
     let engine = s.engine().clone();
     let left = move || engine.exec_detached(&id);
     Ok(hijack::response(upgrades, content_type(spoken.0, tty), output, input, keys, left))
+}
+
+/// Starts it when its output is first asked for, which is after the answer's header is out, as with Docker: docker-py
+/// loses what comes in one piece with the header. What goes wrong from then on is told where the output would be.
+fn started(
+    engine: Engine,
+    id: String,
+    size: Option<(u16, u16)>,
+    tty: bool,
+    stdin: bool,
+) -> (BoxStream<'static, Bytes>, Option<hijack::Input>) {
+    let (ours, theirs) = tokio::io::duplex(INPUT_BUFFER);
+    let output = stream::once(async move {
+        match engine.exec_start(&id, size, true).await {
+            Ok(Attached { output, input }) => {
+                if let Some(input) = input {
+                    tokio::spawn(feed(theirs, input));
+                }
+                let pieces = output.map(move |frame| match frame {
+                    Ok(f) => piece(&f, b"", tty),
+                    Err(e) => failure(&e.to_string(), tty),
+                });
+                pieces.boxed()
+            }
+            Err(e) => {
+                let text = format!("{}\r\n", ApiError::from(e).message);
+                let text = if tty { text.into() } else { stdcopy::frame(STDOUT, b"", text.as_bytes()) };
+                stream::iter([text]).boxed()
+            }
+        }
+    });
+    let input: Option<hijack::Input> = if stdin { Some(Box::pin(ours)) } else { None };
+    (output.flatten().boxed(), input)
+}
+
+/// Passes a client's input on until either side ends.
+async fn feed(mut from: DuplexStream, mut to: hijack::Input) {
+    if let Err(e) = tokio::io::copy(&mut from, &mut to).await {
+        tracing::debug!(error = %e, "the input of an exec ended");
+    }
+    if let Err(e) = to.shutdown().await {
+        tracing::debug!(error = %e, "the input of an exec could not be closed");
+    }
 }
 
 async fn resize(State(s): State<ApiState>, Path(id): Path<String>, Query(q): Query<Resize>) -> ApiResult {
