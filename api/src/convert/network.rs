@@ -91,22 +91,7 @@ pub fn read(body: &[u8]) -> ApiResult<Create> {
     match driver.as_str() {
         // Whatever the driver: settings have none.
         _ if config_only => {
-            let Ipam { v4, v6 } = ipam;
-            Ok(Create::Config(BridgeSpec {
-                name,
-                subnet: v4.subnet,
-                gateway: v4.gateway,
-                ip_range: v4.ip_range,
-                aux_addresses: v4.aux_addresses,
-                ipv6,
-                subnet6: v6.subnet,
-                gateway6: v6.gateway,
-                ip_range6: v6.ip_range,
-                aux_addresses6: v6.aux_addresses,
-                labels,
-                options,
-                ..BridgeSpec::default()
-            }))
+            Ok(Create::Config(BridgeSpec { name, ipv6, labels, options, ..ipam.into_spec() }))
         }
         "bridge" | "macvlan" | "ipvlan" => {
             if ingress {
@@ -117,7 +102,6 @@ pub fn read(body: &[u8]) -> ApiResult<Create> {
                     "Scope = {scope:?} is not supported for driver {driver}: leave it out, or use --driver overlay"
                 )));
             }
-            let Ipam { v4, v6 } = ipam;
             Ok(Create::Local(BridgeSpec {
                 name,
                 driver: match driver.as_str() {
@@ -125,20 +109,13 @@ pub fn read(body: &[u8]) -> ApiResult<Create> {
                     "ipvlan" => LocalDriver::Ipvlan,
                     _ => LocalDriver::Bridge,
                 },
-                subnet: v4.subnet,
-                gateway: v4.gateway,
-                ip_range: v4.ip_range,
-                aux_addresses: v4.aux_addresses,
                 ipv6,
-                subnet6: v6.subnet,
-                gateway6: v6.gateway,
-                ip_range6: v6.ip_range,
-                aux_addresses6: v6.aux_addresses,
                 internal,
                 attachable,
                 labels,
                 options,
                 config_from,
+                ..ipam.into_spec()
             }))
         }
         "overlay" => {
@@ -206,6 +183,24 @@ pub fn with_settings(spec: BridgeSpec, settings: &BridgeSpec) -> BridgeSpec {
 struct Ipam {
     v4: Range<Cidr, Ipv4Addr>,
     v6: Range<Cidr6, Ipv6Addr>,
+}
+
+impl Ipam {
+    /// What of a local network it makes.
+    fn into_spec(self) -> BridgeSpec {
+        let Self { v4, v6 } = self;
+        BridgeSpec {
+            subnet: v4.subnet,
+            gateway: v4.gateway,
+            ip_range: v4.ip_range,
+            aux_addresses: v4.aux_addresses,
+            subnet6: v6.subnet,
+            gateway6: v6.gateway,
+            ip_range6: v6.ip_range,
+            aux_addresses6: v6.aux_addresses,
+            ..BridgeSpec::default()
+        }
+    }
 }
 
 /// The addresses of one family.
