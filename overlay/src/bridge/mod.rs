@@ -36,6 +36,9 @@ pub struct Surroundings {
 /// Checks the request against what there is and makes the network's record.
 pub fn plan(state: &State, spec: &BridgeSpec, names: &Names, around: &Surroundings) -> Result<Bridge> {
     check_free(state, &spec.name)?;
+    if !spec.config_from.is_empty() && !state.configs.contains_key(&spec.config_from) {
+        return Err(Error::NoSuchNetwork(spec.config_from.clone()));
+    }
     let subnet = match spec.subnet {
         Some(subnet) => check_subnet(state, subnet)?,
         None => {
