@@ -116,15 +116,15 @@ impl Inner {
         let pin = self.pins.join(id);
         let wired = reconcile::rewire(&old, &new, &pin).and_then(|()| self.store.save_container(&new));
         self.reaper.remove(&leaving);
-        if new.relayed && !old.relayed {
-            self.ports().hand_over(id);
-        }
         if let Err(error) = wired {
             self.change(|state| state.containers.insert(id.to_owned(), old.clone()));
             return Err(match reconcile::rewire(&new, &old, &pin) {
                 Ok(()) => error,
                 Err(more) => Error::Several(vec![error, more]),
             });
+        }
+        if new.relayed && !old.relayed {
+            self.ports().hand_over(id);
         }
         Ok((old, new, generation))
     }
