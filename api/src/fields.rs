@@ -231,17 +231,15 @@ impl Fields {
     ///
     /// All that the API itself calls a body's own fields begins with a capital. What does not is a library's note to
     /// itself (dockerode sends along all options it was called with, `name` and `hijack` among them), and passes as it
-    /// does with Docker.
+    /// does with Docker; but what has a remedy is the API's, in whatever case.
     pub fn refuse_rest(self, remedies: &[(&str, &str)]) -> ApiResult<()> {
         for (key, value) in &self.map {
             let foreign = self.at.is_empty() && key.starts_with(|c: char| c.is_ascii_lowercase());
-            if foreign || is_zero(value) {
+            let known = remedies.iter().find(|(name, _)| name.eq_ignore_ascii_case(key));
+            if is_zero(value) || (foreign && known.is_none()) {
                 continue;
             }
-            let remedy = remedies
-                .iter()
-                .find(|(name, _)| name.eq_ignore_ascii_case(key))
-                .map_or("leave it out", |(_, remedy)| remedy);
+            let remedy = known.map_or("leave it out", |(_, remedy)| remedy);
             return Err(ApiError::bad_request(format!(
                 "{} is not supported by this version of Skep: {remedy}",
                 self.path(key)
@@ -289,6 +287,8 @@ mod tests {
         assert!(body.refuse_rest(&[]).is_ok());
         let rest = |body: &[u8]| Fields::parse(body).and_then(|f| f.refuse_rest(&[])).map_err(|e| e.message);
         assert_eq!(rest(br#"{"name":"web","hijack":true}"#), Ok(()), "a library's own");
+        let known = Fields::parse(br#"{"links":["a"]}"#).and_then(|f| f.refuse_rest(&[("Links", "no")]));
+        assert!(known.is_err(), "the API's, as Go reads it");
         assert!(rest(br#"{"Name":"web"}"#).is_err());
     }
 
