@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::process::{Child, Command};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -52,17 +52,19 @@ impl Terminal {
         let set = unsafe { libc::ioctl(self.master.as_raw_fd(), libc::TIOCSWINSZ, &raw const new) };
         ensure!(set == 0, "cannot resize the test's terminal");
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id())?);
-        let seen = AtomicBool::new(false);
+        let (seen, ended) = channel::<()>();
         std::thread::scope(|scope| {
             // The client may not listen to the signal yet, and nothing tells when it does.
-            scope.spawn(|| {
-                while !seen.load(Ordering::Relaxed) {
+            scope.spawn(move || {
+                loop {
                     let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGWINCH);
-                    std::thread::sleep(Duration::from_millis(100));
+                    if ended.recv_timeout(Duration::from_millis(100)) != Err(RecvTimeoutError::Timeout) {
+                        return;
+                    }
                 }
             });
             let found = self.until(words);
-            seen.store(true, Ordering::Relaxed);
+            drop(seen);
             found
         })
     }
