@@ -67,13 +67,7 @@ impl Host {
 
     /// A listener on a TCP port of the host, for a server in this process.
     pub fn listen(&self, port: u16) -> Result<TcpListener> {
-        let init = self.init.with_context(|| format!("host {} is dead", self.number))?;
-        // In a thread of its own, which is on the host; the listener stays there.
-        let bound = std::thread::spawn(move || -> Result<TcpListener> {
-            crate::registry::enter(init)?;
-            Ok(TcpListener::bind(("0.0.0.0", port))?)
-        });
-        bound.join().map_err(|_| anyhow::anyhow!("cannot listen on port {port} of host {}", self.number))?
+        self.at(None, move || TcpListener::bind(("0.0.0.0", port)))
     }
 
     /// Does something in the host's network, or in that of a container of it, named by its ID; sockets stay there.
@@ -88,8 +82,7 @@ impl Host {
             Some(id) => format!("/proc/{init}/root{}/exec/network/netns/{id}", self.dir.display()),
         };
         let done = std::thread::spawn(move || -> Result<T> {
-            let file = std::fs::File::open(&netns).with_context(|| format!("open {netns}"))?;
-            nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET)?;
+            crate::registry::enter(&netns)?;
             Ok(act()?)
         });
         done.join().map_err(|_| anyhow::anyhow!("a thread on host {} panicked", self.number))?

@@ -135,7 +135,7 @@ impl CutProxy {
         let (cuts, ranges) = (proxy.cuts.clone(), proxy.ranges.clone());
         let (ready, started) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
-            let bound = enter(init).and_then(|()| Ok(TcpListener::bind(&listen)?));
+            let bound = enter(&format!("/proc/{init}/ns/net")).and_then(|()| Ok(TcpListener::bind(&listen)?));
             let listener = match bound {
                 Ok(listener) => {
                     let _ = ready.send(Ok(()));
@@ -168,9 +168,9 @@ impl CutProxy {
     }
 }
 
-/// Takes this thread to a host's network.
-pub(crate) fn enter(init: i32) -> Result<()> {
-    let file = std::fs::File::open(format!("/proc/{init}/ns/net"))?;
+/// Takes this thread to another network.
+pub(crate) fn enter(netns: &str) -> Result<()> {
+    let file = std::fs::File::open(netns).with_context(|| format!("open {netns}"))?;
     Ok(nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET)?)
 }
 
