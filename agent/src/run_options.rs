@@ -5,11 +5,9 @@ use std::path::PathBuf;
 use skep_engine::{
     ContainerConfig, DeviceConfig, DeviceRate, DeviceRequest, DeviceWeight, IoRate, IpcMode, PidMode,
 };
+use skep_proto::gpus::{GPU, are_counted};
 use skep_proto::privileges::{Privilege, needed};
 use skep_proto::v1::{self, GenericResource};
-
-/// The generic resource by which GPUs are counted.
-const GPU: &str = "gpu";
 
 /// Refuses what this node does not allow. Managers place no such task here; one of an older version may.
 pub(crate) fn check(c: &v1::ContainerSpec, allowed: &[Privilege]) -> Result<(), String> {
@@ -62,8 +60,7 @@ fn device(d: &v1::DeviceMapping) -> DeviceConfig {
 /// GPUs by their number are those that the task was given.
 fn request(r: &v1::DeviceRequest, held: &[GenericResource]) -> Result<DeviceRequest, String> {
     let capabilities: Vec<Vec<String>> = r.capabilities.iter().map(|w| w.words.clone()).collect();
-    let is_gpu = capabilities.iter().flatten().any(|w| w == GPU);
-    if r.driver == "cdi" || !r.device_ids.is_empty() || !is_gpu {
+    if !are_counted(r) {
         return Ok(DeviceRequest {
             driver: r.driver.clone(),
             count: r.count,

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod defaults;
+pub mod gpus;
 pub mod ids;
 pub mod privileges;
 

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::gpus::are_counted;
 use crate::v1::ContainerSpec;
 
 /// Capabilities by which a container is as good as the host's root.
@@ -70,8 +71,8 @@ pub fn needed(c: &ContainerSpec) -> BTreeMap<Privilege, String> {
     if run.privileged {
         needed.insert(Privilege::Privileged, "privileged containers".into());
     }
-    let by_name = run.device_requests.iter().any(|r| r.driver == "cdi" || !r.device_ids.is_empty());
-    if !run.devices.is_empty() || !run.device_cgroup_rules.is_empty() || by_name {
+    let uncounted = run.device_requests.iter().any(|r| !are_counted(r));
+    if !run.devices.is_empty() || !run.device_cgroup_rules.is_empty() || uncounted {
         needed.insert(Privilege::Devices, "devices of the host".into());
     }
     let host = [

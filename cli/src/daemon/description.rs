@@ -2,18 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use skep_proto::gpus::GPU;
 use skep_proto::v1;
 
 use super::node::NodeOptions;
-
-/// The kind under which GPUs of CDI are told of, unless the operator has resources of that kind.
-const GPU: &str = "gpu";
 
 /// The description of this host.
 pub fn describe(options: &NodeOptions, labels: &[String], exchange_port: u16) -> v1::NodeDescription {
     let NodeOptions { engine, plane, generic, allowed, .. } = options;
     let host = engine.info();
     let mut generic = generic.clone();
+    // GPUs of CDI are told of unless the operator has resources of that kind.
     if !generic.iter().any(|g| g.kind == GPU) {
         let unit = |name| v1::GenericResource { kind: GPU.into(), name, amount: 0 };
         generic.extend(engine.gpus().into_iter().map(unit));

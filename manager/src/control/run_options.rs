@@ -1,13 +1,11 @@
 //! What services ask for as `run` does: kept over updates by clients that know nothing of it, and told of where it
 //! was, or where no node allows it.
 
+use skep_proto::gpus::{GPU, are_counted};
 use skep_proto::privileges::needed;
 use skep_proto::v1;
 
 use crate::store::StoreView;
-
-/// The generic resource by which GPUs are counted.
-const GPU: &str = "gpu";
 
 fn of(spec: Option<&v1::ServiceSpec>) -> Option<&v1::ContainerSpec> {
     spec?.task.as_ref()?.container.as_ref()
@@ -27,13 +25,10 @@ pub(super) fn keep(spec: &mut v1::ServiceSpec, before: Option<&v1::ServiceSpec>)
     }
 }
 
-/// How many GPUs are asked for by their number: a task gets those that no other task on its node has.
+/// How many GPUs are asked for by their number.
 fn gpus(run: &v1::RunOptions) -> i64 {
-    let counted = |r: &&v1::DeviceRequest| {
-        let words = r.capabilities.iter().flat_map(|c| &c.words);
-        r.driver != "cdi" && r.device_ids.is_empty() && words.into_iter().any(|w| w == GPU)
-    };
-    run.device_requests.iter().filter(counted).map(|r| r.count.max(0)).fold(0, i64::saturating_add)
+    let counted = run.device_requests.iter().filter(|r| are_counted(r));
+    counted.map(|r| r.count.max(0)).fold(0, i64::saturating_add)
 }
 
 /// What the client is told of a service that it made or, with what it `sent`, updated.

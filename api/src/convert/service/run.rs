@@ -3,15 +3,13 @@
 
 use serde_json::{Map, Value, json};
 use skep_engine::ContainerConfig;
+use skep_proto::gpus::are_counted;
 use skep_proto::v1::{DeviceMapping, DeviceRequest, Paths, RunOptions, ThrottleDevice, Words};
 
 use super::write::put;
 use crate::convert::container::read_host_config;
 use crate::error::{ApiError, ApiResult};
 use crate::fields::Fields;
-
-/// The capability of GPUs.
-const GPU: &str = "gpu";
 
 /// Reads it. What a value may be is judged by what judges `run`.
 pub(super) fn read(mut f: Fields) -> ApiResult<RunOptions> {
@@ -29,7 +27,7 @@ pub(super) fn read(mut f: Fields) -> ApiResult<RunOptions> {
             )));
         }
     }
-    for request in run.device_requests.iter().filter(|r| is_gpu(r)) {
+    for request in run.device_requests.iter().filter(|r| are_counted(r)) {
         if request.count < 0 {
             return Err(ApiError::bad_request(
                 "all GPUs of a node cannot be asked for by a service, whose tasks may share one: give a number",
@@ -171,12 +169,6 @@ pub(super) fn write(run: &RunOptions) -> Map<String, Value> {
     map
 }
 
-fn is_gpu(r: &DeviceRequest) -> bool {
-    r.driver != "cdi"
-        && r.device_ids.is_empty()
-        && r.capabilities.iter().any(|c| c.words.iter().any(|w| w == GPU))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -206,6 +198,7 @@ mod tests {
             (json!({ "BlkioWeight": 5 }), "from 10 to 1000"),
             (json!({ "SecurityOpt": ["colour=red"] }), "colour=red"),
             (json!({ "DeviceRequests": [{ "Count": -1, "Capabilities": [["gpu"]] }] }), "give a number"),
+            (json!({ "DeviceRequests": [{ "Count": -1, "Capabilities": [["nvidia"]] }] }), "give a number"),
         ] {
             let e = of(bad.clone()).expect_err("refused");
             assert!(e.message.contains(said), "{bad}: {e}");
