@@ -58,7 +58,7 @@ pub(super) fn read_container(mut f: Fields) -> ApiResult<ContainerSpec> {
         let path = f.path("Image");
         return Err(ApiError::bad_request(format!("{path} is missing: name an image")));
     }
-    let labels = "the default profiles and labels are used";
+    let labels = "ask for it by RunOptions.SecurityOpt (skep service create --security-opt)";
     f.object("Privileges")?.refuse_rest(&[
         ("CredentialSpec", "credential specs are a Windows setting; leave it out"),
         ("SELinuxContext", labels),
