@@ -53,6 +53,13 @@ pub fn call(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// The digest of a file, as images have it.
+pub fn digest(path: &Path) -> Result<String> {
+    let printed = call(Command::new("sha256sum").arg(path))?;
+    let hex = printed.split_whitespace().next().context("sha256sum prints no digest")?;
+    Ok(format!("sha256:{hex}"))
+}
+
 /// The image of the container benches: busybox, and links to what is run of it.
 pub fn busybox() -> Result<Vec<u8>> {
     let mut tar = tar::Builder::new(Vec::new());

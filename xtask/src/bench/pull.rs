@@ -10,7 +10,7 @@ use serde_json::json;
 use skep_e2e::registry::{Registry, RegistryOptions};
 
 use super::docker::DockerLab;
-use super::peers::{call, podman};
+use super::peers::{call, digest, podman};
 use super::table::{Row, Target, timed};
 use super::{Setup, go_on, hosts};
 use crate::packages;
@@ -95,7 +95,7 @@ fn archive(dir: &Path) -> Result<PathBuf> {
             out.append_path_with_name(&file, file.strip_prefix("/")?)?;
         }
         out.into_inner()?.sync_all()?;
-        diff_ids.push(format!("sha256:{}", digest(&path)?));
+        diff_ids.push(digest(&path)?);
         layers.push(name);
     }
     let config = json!({
@@ -128,9 +128,4 @@ fn collect(folder: &Path, into: &mut Vec<PathBuf>) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn digest(path: &Path) -> Result<String> {
-    let printed = call(Command::new("sha256sum").arg(path))?;
-    Ok(printed.split_whitespace().next().context("sha256sum prints no digest")?.to_owned())
 }

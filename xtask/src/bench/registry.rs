@@ -3,14 +3,14 @@
 
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use skep_e2e::registry::{Registry, RegistryOptions};
 use skep_e2e::{Host, eventually};
 
-use super::peers::call;
+use super::peers::digest;
 use super::table::{Row, Target, timed};
 use super::{Setup, go_on, hosts};
 use crate::packages;
@@ -101,10 +101,4 @@ fn push(host: &Host, registry: &str, blob: &Path, digest: &str) -> Result<()> {
 fn pull(host: &Host, registry: &str, digest: &str) -> Result<()> {
     let url = format!("http://{registry}/v2/bench/big/blobs/{digest}");
     host.exec(&["curl", "-sS", "--fail", "-o", "/dev/null", &url]).map(drop)
-}
-
-fn digest(path: &Path) -> Result<String> {
-    let printed = call(Command::new("sha256sum").arg(path))?;
-    let hex = printed.split_whitespace().next().context("sha256sum prints no digest")?;
-    Ok(format!("sha256:{hex}"))
 }
