@@ -6,10 +6,10 @@
 //! A slot is over when its task is complete, or has failed and is not restarted. Nothing runs in it again before the
 //! next iteration. A task of a global job that was stopped with its node's drain is tried again when the node is back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rand::Rng;
-use skep_proto::v1;
+use skep_proto::v1::{self, service_spec::Mode};
 use v1::TaskState;
 
 use super::slot::{Slot, SlotKey};
@@ -89,7 +89,6 @@ pub(super) fn global(
         }
     }
     slots.retain(|key, _| there(key));
-    let began_ms = service.job_status.map_or(0, |job| job.last_execution_ms);
     let spec = view.present_spec(service);
     let placement = spec.and_then(|s| s.placement.clone()).unwrap_or_default();
     let restart = spec.and_then(|s| s.restart).unwrap_or_default();
@@ -112,7 +111,7 @@ pub(super) fn global(
             // Stopped by us, or given up on: it has not had its turn.
             Some(t) if again && matches!(task::state(t), TaskState::Shutdown | TaskState::Orphaned) => {}
             Some(_) => continue,
-            None if node.meta.is_some_and(|m| m.created_at_ms > began_ms) => continue,
+            None if joined_later(service, node) => continue,
             None => {}
         }
         let free = scheduler::open(node) && !slot.is_some_and(|s| at_work(view, service, s));
@@ -126,6 +125,23 @@ pub(super) fn global(
         let place = Place { slot: 0, node: &node.id, incarnation: slot.map_or(1, Slot::next_incarnation) };
         plan.task(task::new(service, service.revision, place, now_ms, rng));
     }
+}
+
+/// Whether a node came into the swarm after the present iteration began, which is none of its concern.
+fn joined_later(service: &v1::Service, node: &v1::Node) -> bool {
+    let began_ms = service.job_status.map_or(0, |job| job.last_execution_ms);
+    node.meta.is_some_and(|m| m.created_at_ms > began_ms)
+}
+
+/// Whether a global job has yet to give a node its task of the present iteration; `opened` are the slots that had one.
+pub(super) fn unopened(view: &StoreView, service: &v1::Service, opened: &BTreeSet<SlotKey>) -> bool {
+    if !matches!(service.spec.as_ref().and_then(|s| s.mode.as_ref()), Some(Mode::GlobalJob(_))) {
+        return false;
+    }
+    let placement = view.present_spec(service).and_then(|s| s.placement.clone()).unwrap_or_default();
+    let takes = |n: &v1::Node| scheduler::open(n) && scheduler::may_hold(n, &placement);
+    let due = |n: &v1::Node| takes(n) && !joined_later(service, n);
+    view.nodes().any(|n| due(n) && !opened.contains(&SlotKey::Node(n.id.clone())))
 }
 
 /// Whether a task of the slot may be running, or will without anybody's doing: one that failed is restarted, or given

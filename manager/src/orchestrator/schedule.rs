@@ -7,7 +7,8 @@ use std::collections::BTreeSet;
 use skep_proto::v1::{self, RunOutcome, ScheduleConcurrency, ScheduledRun, service_spec::Mode};
 use v1::TaskState;
 
-use super::{Plan, task};
+use super::slot::SlotKey;
+use super::{Plan, jobs, task};
 use crate::cron::Cron;
 use crate::store::{StoreView, change::put};
 
@@ -156,7 +157,7 @@ fn outcome(view: &StoreView, service: &v1::Service, run: &ScheduledRun) -> RunOu
     let present = service.job_status.map(|job| job.iteration) == run.iteration;
     let (mut slots, mut complete, mut open) = (BTreeSet::new(), BTreeSet::new(), false);
     for t in view.tasks_of_service(&service.id).filter(|t| t.job_iteration == run.iteration) {
-        let slot = super::slot::SlotKey::of(t);
+        let slot = SlotKey::of(t);
         if task::state(t) == TaskState::Complete {
             complete.insert(slot.clone());
         } else {
@@ -171,9 +172,8 @@ fn outcome(view: &StoreView, service: &v1::Service, run: &ScheduledRun) -> RunOu
         Some(Mode::ReplicatedJob(job)) => job.total_completions as usize,
         _ => slots.len(),
     };
-    // Those of this very pass are not there yet.
-    let unopened =
-        present && (slots.len() < total || (slots.is_empty() && total == 0 && run.began_ms == view.at_ms));
+    // Those of this very pass are not there yet, nor those that wait for the ones before them to stop.
+    let unopened = present && (slots.len() < total || jobs::unopened(view, service, &slots));
     if complete.len() >= total && !unopened {
         RunOutcome::Complete
     } else if open || unopened {
