@@ -183,12 +183,14 @@ impl Control for ControlHandle {
         request: Request<v1::ExplainRequest>,
     ) -> Result<Response<v1::ExplainResponse>, Status> {
         let (view, stale) = self.ctx.read().await;
-        let tasks = foresight::explanations(&view, &request.into_inner(), self.ctx.now_ms())?;
+        let (request, now_ms) = (request.into_inner(), self.ctx.now_ms());
+        let tasks = aside(move || foresight::explanations(&view, &request, now_ms)).await?;
         Ok(Response::new(v1::ExplainResponse { tasks, stale }))
     }
     async fn plan(&self, request: Request<v1::PlanRequest>) -> Result<Response<v1::PlanResponse>, Status> {
         let (view, stale) = self.ctx.read().await;
-        let planned = foresight::plan(&self.ctx, &view, request.into_inner())?;
+        let (ctx, request) = (self.ctx.clone(), request.into_inner());
+        let planned = aside(move || foresight::plan(&ctx, &view, request)).await?;
         Ok(Response::new(v1::PlanResponse { stale, ..planned }))
     }
     async fn find_image(
@@ -198,6 +200,15 @@ impl Control for ControlHandle {
         let holders = images::find(&self.ctx, &request.into_inner().image).await;
         Ok(Response::new(v1::FindImageResponse { holders }))
     }
+}
+
+/// Computes what may take long on another thread than those that heartbeats wait for.
+async fn aside<T: Send + 'static>(
+    compute: impl FnOnce() -> Result<T, Status> + Send + 'static,
+) -> Result<T, Status> {
+    tokio::task::spawn_blocking(compute)
+        .await
+        .unwrap_or_else(|e| Err(Status::internal(format!("the computation broke off: {e}"))))
 }
 
 fn lookup(error: LookupError) -> Status {
