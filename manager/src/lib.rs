@@ -20,6 +20,7 @@ mod genesis;
 pub mod homes;
 mod images;
 pub mod leader;
+mod listeners;
 pub mod logs;
 mod manager;
 mod metrics;

@@ -19,6 +19,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::authority;
 use crate::context::{Context, forward, is_forwarded};
+use crate::listeners::Listeners;
 use crate::store::StoreView;
 use subscription::Active;
 
@@ -36,13 +37,7 @@ pub struct LogsHandle {
 struct State {
     active: HashMap<String, Active>,
     /// Agents that listen here.
-    listeners: HashMap<String, Listener>,
-    next_listener: u64,
-}
-
-struct Listener {
-    number: u64,
-    tx: mpsc::Sender<Result<v1::Subscription, Status>>,
+    listeners: Listeners<v1::Subscription>,
 }
 
 impl LogsHandle {
@@ -66,11 +61,8 @@ impl LogsHandle {
         let mut state = self.lock();
         let Some(active) = state.active.remove(id) else { return };
         for node in active.served {
-            if let Some(listener) = state.listeners.get(&node) {
-                let close = v1::Subscription { id: id.to_owned(), close: true, ..Default::default() };
-                // A full queue means the agent hangs; its connection will end, and the subscription with it.
-                let _ = listener.tx.try_send(Ok(close));
-            }
+            let close = v1::Subscription { id: id.to_owned(), close: true, ..Default::default() };
+            state.listeners.tell(&node, close);
         }
     }
 
@@ -85,8 +77,7 @@ impl LogsHandle {
 
     fn listener_gone(&self, node: &str, number: u64) {
         let mut state = self.lock();
-        if state.listeners.get(node).is_some_and(|l| l.number == number) {
-            state.listeners.remove(node);
+        if state.listeners.leave(node, number) {
             state.active.retain(|_, active| !active.node_done(node));
         }
     }
@@ -188,11 +179,9 @@ impl Logs for LogsHandle {
         let mut active = Active::new(id.clone(), selector, options, tx.clone());
         {
             let mut state = self.lock();
-            for (node, listener) in &state.listeners {
-                if (options.follow || nodes.contains(node))
-                    && listener.tx.try_send(Ok(active.open_for(node, self.ctx.host()))).is_ok()
-                {
-                    active.served.insert(node.clone());
+            for node in state.listeners.nodes().filter(|n| options.follow || nodes.contains(*n)) {
+                if state.listeners.tell(node, active.open_for(node, self.ctx.host())) {
+                    active.served.insert(node.to_owned());
                 }
             }
             if options.follow || !active.served.is_empty() {
@@ -210,15 +199,12 @@ impl Logs for LogsHandle {
         let (tx, rx) = mpsc::channel(1024);
         let number = {
             let mut state = self.lock();
-            state.next_listener += 1;
-            let number = state.next_listener;
             for active in state.active.values_mut().filter(|a| a.options.follow) {
                 if tx.try_send(Ok(active.open_for(&node, self.ctx.host()))).is_ok() {
                     active.served.insert(node.clone());
                 }
             }
-            state.listeners.insert(node.clone(), Listener { number, tx: tx.clone() });
-            number
+            state.listeners.enter(&node, tx.clone())
         };
         let handle = self.clone();
         tokio::spawn(async move {

@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::authority;
 use crate::context::Context;
+use crate::listeners::Listeners;
 
 /// How long a node may take to take a tunnel.
 const TAKEN: Duration = Duration::from_secs(5);
@@ -35,16 +36,10 @@ pub struct TunnelsHandle {
 
 #[derive(Default)]
 struct State {
-    /// Agents that listen here, by node.
-    listeners: HashMap<String, Listener>,
-    next_listener: u64,
+    /// Agents that listen here.
+    listeners: Listeners<v1::TunnelOffer>,
     /// Offered and not taken yet.
     offers: HashMap<String, Offer>,
-}
-
-struct Listener {
-    number: u64,
-    tx: mpsc::Sender<Result<v1::TunnelOffer, Status>>,
 }
 
 struct Offer {
@@ -86,9 +81,7 @@ impl TunnelsHandle {
         let _offered = {
             let mut state = self.lock();
             let offer = v1::TunnelOffer { id: id.clone(), task_id: open.task_id.clone() };
-            let told = state.listeners.get(&open.node_id).map(|l| l.tx.try_send(Ok(offer)));
-            // A full queue means that the agent hangs; its connection will end.
-            if !matches!(told, Some(Ok(()))) {
+            if !state.listeners.tell(&open.node_id, offer) {
                 return Err(Status::not_found(format!("node {} does not listen here", open.node_id)));
             }
             state.offers.insert(id.clone(), Offer { node: open.node_id.clone(), taken });
@@ -97,13 +90,6 @@ impl TunnelsHandle {
         match tokio::time::timeout(TAKEN, arrives).await {
             Ok(Ok(taken)) => Ok(taken),
             _ => Err(Status::unavailable(format!("node {} did not answer within {TAKEN:?}", open.node_id))),
-        }
-    }
-
-    fn listener_gone(&self, node: &str, number: u64) {
-        let mut state = self.lock();
-        if state.listeners.get(node).is_some_and(|l| l.number == number) {
-            state.listeners.remove(node);
         }
     }
 }
@@ -159,20 +145,14 @@ impl Tunnels for TunnelsHandle {
     async fn listen(&self, request: Request<v1::Empty>) -> Result<Response<Self::ListenStream>, Status> {
         let node = String::from(authority::node(self.ctx.store(), request.extensions())?.node_id);
         let (tx, rx) = mpsc::channel(256);
-        let number = {
-            let mut state = self.lock();
-            state.next_listener += 1;
-            let number = state.next_listener;
-            state.listeners.insert(node.clone(), Listener { number, tx: tx.clone() });
-            number
-        };
+        let number = self.lock().listeners.enter(&node, tx.clone());
         let handle = self.clone();
         tokio::spawn(async move {
             tokio::select! {
                 () = tx.closed() => {}
                 () = handle.stop.cancelled() => {}
             }
-            handle.listener_gone(&node, number);
+            handle.lock().listeners.leave(&node, number);
         });
         Ok(Response::new(ReceiverStream::new(rx)))
     }
