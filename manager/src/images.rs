@@ -11,10 +11,11 @@ use futures::stream::FuturesUnordered;
 use rand::seq::SliceRandom;
 use skep_identity::Role;
 use skep_proto::v1::exchange_client::ExchangeClient;
-use skep_proto::v1::{self, ImageHolder, TaskState};
+use skep_proto::v1::{self, ImageHolder};
 use tokio::time::{Instant, timeout};
 
 use crate::context::Context;
+use crate::orchestrator::task;
 use crate::store::StoreView;
 
 /// How long an answer serves those who ask next.
@@ -52,11 +53,7 @@ impl Found {
 
 /// Whether a node has a task, not yet ended, of this image.
 pub(crate) fn is_needed_by(view: &StoreView, node_id: &str, image: &str) -> bool {
-    view.tasks_of_node(node_id).any(|t| is_live(t) && image_of(view.task_spec(t)) == Some(image))
-}
-
-fn is_live(task: &v1::Task) -> bool {
-    task.status.as_ref().is_none_or(|s| s.state() <= TaskState::Running)
+    view.tasks_of_node(node_id).any(|t| !task::finished(t) && image_of(view.task_spec(t)) == Some(image))
 }
 
 fn image_of(spec: Option<&v1::TaskSpec>) -> Option<&str> {
@@ -105,7 +102,7 @@ fn candidates(
         let revisions: Vec<u64> = of_image.map(|r| r.number).collect();
         if !revisions.is_empty() {
             let tasks = view.tasks_of_service(&service.id);
-            let live = tasks.filter(|t| revisions.contains(&t.revision) && is_live(t));
+            let live = tasks.filter(|t| revisions.contains(&t.revision) && !task::finished(t));
             running.extend(live.map(|t| t.node_id.clone()));
         }
     }
