@@ -13,8 +13,11 @@ use crate::orchestrator::task;
 use crate::store::{StoreView, service_name};
 
 fn of(service: &v1::Service) -> &[v1::Prerequisite] {
-    let list = service.spec.as_ref().and_then(|s| s.depends_on.as_ref());
-    list.map_or(&[], |l| &l.all)
+    service.spec.as_ref().map_or(&[], listed)
+}
+
+fn listed(spec: &v1::ServiceSpec) -> &[v1::Prerequisite] {
+    spec.depends_on.as_ref().map_or(&[], |l| &l.all)
 }
 
 /// Why tasks of this revision of a service have to wait, if they have to.
@@ -109,26 +112,26 @@ pub fn all(view: &StoreView) -> impl Iterator<Item = &str> {
 /// The way round, if a service with this specification would wait for itself: "a, b, a".
 pub fn cycle(view: &StoreView, id: &str, spec: &v1::ServiceSpec) -> Option<String> {
     let name = spec.annotations.as_ref().map_or("", |a| &a.name);
-    let list = |s: &v1::Service| of(s).iter().map(|p| p.service.clone()).collect::<Vec<_>>();
-    let others = view.services().filter(|s| !s.removing && s.id != id);
-    let mut graph: BTreeMap<&str, Vec<String>> = others.map(|s| (service_name(s), list(s))).collect();
-    graph.insert(name, spec.depends_on.iter().flat_map(|d| &d.all).map(|p| p.service.clone()).collect());
+    let needed = |at: &str| {
+        let other = || view.service_by_name(at).filter(|s| !s.removing && s.id != id);
+        if at == name { listed(spec) } else { other().map(|s| of(s)).unwrap_or_default() }
+    };
     // Breadth first: the shortest way, and no chain is too long.
-    let mut came_from: BTreeMap<String, String> = BTreeMap::new();
-    let mut next = VecDeque::from([name.to_owned()]);
+    let mut came_from: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut next = VecDeque::from([name]);
     while let Some(at) = next.pop_front() {
-        for to in graph.get(at.as_str()).into_iter().flatten() {
+        for to in needed(at).iter().map(|p| p.service.as_str()) {
             if to == name {
-                let mut way = vec![to.clone(), at.clone()];
-                while let Some(before) = way.last().and_then(|w| came_from.get(w)) {
-                    way.push(before.clone());
+                let mut way = vec![to, at];
+                while let Some(before) = way.last().and_then(|w| came_from.get(w)).copied() {
+                    way.push(before);
                 }
                 way.reverse();
                 return Some(way.join(", "));
             }
             if !came_from.contains_key(to) {
-                came_from.insert(to.clone(), at.clone());
-                next.push_back(to.clone());
+                came_from.insert(to, at);
+                next.push_back(to);
             }
         }
     }
