@@ -169,4 +169,16 @@ mod tests {
         assert_eq!(way("own", &["own"]).as_deref(), Some("own, own"));
         assert_eq!(way("gone", &["b", "a"]).as_deref(), Some("gone, a, x, gone"));
     }
+
+    #[test]
+    fn a_service_that_goes_hides_none_that_has_its_name_by_now() {
+        let mut view = StoreView::default();
+        let service = |id: &str, removing| {
+            let spec = Some(spec("db", &["web"]));
+            put(v1::Service { id: id.to_owned(), spec, removing, ..Default::default() })
+        };
+        view.foresee(vec![service("id-1", true), service("id-2", false)], 1);
+        assert_eq!(view.service_by_name("db").map(|s| s.id.as_str()), Some("id-2"));
+        assert_eq!(cycle(&view, "id-3", &spec("web", &["db"])).as_deref(), Some("web, db, web"));
+    }
 }

@@ -23,7 +23,7 @@ pub(super) fn network_name(network: &v1::Network) -> &str {
 
 /// The service a user means. One that is being removed is gone for users, so its name is free.
 pub(super) fn find_service<'a>(view: &'a StoreView, reference: &str) -> Result<&'a Arc<v1::Service>, Status> {
-    let named = || view.services().find(|s| !s.removing && service_name(s) == reference);
+    let named = || view.service_by_name(reference).filter(|s| !s.removing);
     let found = view.service(reference).or_else(named);
     let found = found.map_or_else(|| view.find_service(reference).map_err(lookup), Ok)?;
     if found.removing {

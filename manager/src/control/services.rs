@@ -183,8 +183,7 @@ fn response(
 /// Checks what depends on other objects, and replaces network names by identifiers.
 fn resolve(view: &StoreView, mut spec: v1::ServiceSpec, id: &str) -> Result<v1::ServiceSpec, Status> {
     let name = spec.annotations.as_ref().map_or("", |a| &a.name);
-    if let Some(other) = view.services().find(|s| !s.removing && s.id != id && read::service_name(s) == name)
-    {
+    if let Some(other) = view.service_by_name(name).filter(|s| !s.removing && s.id != id) {
         return Err(Status::already_exists(format!(
             "name conflicts with an existing object: service {name} already exists ({})",
             other.id

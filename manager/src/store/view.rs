@@ -73,9 +73,10 @@ impl StoreView {
     pub fn service(&self, id: &str) -> Option<&Arc<v1::Service>> {
         self.services.get(id.as_bytes())
     }
-    /// The service with this name.
+    /// The service with this name. While one is being removed, another may have its name already, and is meant.
     pub fn service_by_name(&self, name: &str) -> Option<&Arc<v1::Service>> {
-        first(&self.names.services, name).and_then(|k| self.services.get(k))
+        let ids = self.names.services.get(name)?.iter();
+        ids.filter_map(|id| self.services.get(id)).min_by_key(|s| s.removing)
     }
     /// All services by identifier.
     pub fn services(&self) -> impl ExactSizeIterator<Item = &Arc<v1::Service>> {
