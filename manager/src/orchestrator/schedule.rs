@@ -24,18 +24,20 @@ pub fn of(service: &v1::Service) -> Option<&v1::Schedule> {
 
 /// Whether tasks of the job's present iteration may be begun: without a schedule always, else during a run of it.
 pub(super) fn open(service: &v1::Service) -> bool {
-    let iteration = service.job_status.map(|job| job.iteration);
-    let runs = service.schedule_status.iter().flat_map(|s| &s.runs);
-    let now = |r: &ScheduledRun| r.outcome() == RunOutcome::Running && r.iteration == iteration;
-    of(service).is_none() || runs.into_iter().any(now)
+    of(service).is_none() || under_way(service, service.job_status.map(|job| job.iteration))
+}
+
+/// Whether a run of this iteration has not ended.
+pub fn under_way(service: &v1::Service, iteration: Option<u64>) -> bool {
+    let mut runs = service.schedule_status.iter().flat_map(|s| &s.runs);
+    runs.any(|r| r.outcome() == RunOutcome::Running && r.iteration == iteration)
 }
 
 /// Whether a task of an earlier iteration goes on beside those of the present one.
 pub(super) fn goes_on(view: &StoreView, service: &v1::Service, t: &v1::Task) -> bool {
     let allowed = of(service).is_some_and(|s| s.concurrency() == ScheduleConcurrency::Allow);
-    let runs = service.schedule_status.iter().flat_map(|s| &s.runs);
-    let under_way = |r: &ScheduledRun| r.outcome() == RunOutcome::Running && r.iteration == t.job_iteration;
-    allowed && runs.into_iter().any(under_way) && task::live(t) && !task::node_drained(view, &t.node_id)
+    let goes_on = allowed && under_way(service, t.job_iteration);
+    goes_on && task::live(t) && !task::node_drained(view, &t.node_id)
 }
 
 /// Notes what became of runs, and begins the next one if it is due. True if the service changed: the pass is over.

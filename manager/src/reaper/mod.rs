@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use skep_proto::{defaults, v1};
 use v1::TaskState;
 
-use crate::orchestrator::{Plan, slot, task};
+use crate::orchestrator::{Plan, schedule, slot, task};
 use crate::store::{StoreView, change};
 
 /// How long a node may be down before its tasks count as gone and their addresses are free again.
@@ -63,9 +63,10 @@ pub fn reap(view: &StoreView, service_id: &str, now_ms: i64) -> Plan {
     plan
 }
 
-/// Whether a job's slot is complete by the task.
+/// Whether a job's slot is complete by the task, in its present iteration or in a run that goes on beside that one.
 fn completion(service: &v1::Service, t: &v1::Task) -> bool {
-    t.job_iteration.is_some() && task::state(t) == TaskState::Complete && task::current(service, t)
+    let counts = || task::current(service, t) || schedule::under_way(service, t.job_iteration);
+    t.job_iteration.is_some() && task::state(t) == TaskState::Complete && counts()
 }
 
 /// Takes back the places of containers that nobody can give back any more: their node was removed, or has been
