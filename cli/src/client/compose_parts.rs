@@ -1,8 +1,9 @@
-//! Parts of a Compose file's service that containers and a swarm's services have in the same form.
+//! Parts of a Compose file that one host and a swarm have in the same form.
 
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 
+use super::create_body::without_empty;
 use crate::compose::{Node, Problem, units};
 
 /// Strings of a list.
@@ -14,6 +15,34 @@ pub fn strings(node: Option<&Node>) -> Vec<&str> {
 pub fn pairs(node: Option<&Node>) -> Map<String, Value> {
     let entries = node.map(Node::entries).unwrap_or_default();
     entries.iter().map(|(k, v)| (k.text.clone(), v.text().unwrap_or_default().into())).collect()
+}
+
+/// A network of a file as the body that makes it, without labels.
+pub fn network(name: &str, driver: Option<&str>, node: &Node) -> Value {
+    let mut body = json!({
+        "Name": name, "Driver": driver, "Options": pairs(node.get("driver_opts")),
+        "Internal": node.is_set("internal"), "Attachable": node.is_set("attachable"),
+    });
+    for (field, key) in [("EnableIPv4", "enable_ipv4"), ("EnableIPv6", "enable_ipv6")] {
+        if node.get(key).is_some() {
+            body[field] = node.is_set(key).into();
+        }
+    }
+    if let Some(ipam) = node.get("ipam") {
+        let config = ipam.get("config").map(Node::items).unwrap_or_default().iter().map(|c| {
+            json!({
+                "Subnet": c.text_of("subnet"), "Gateway": c.text_of("gateway"), "IPRange": c.text_of("ip_range"),
+                "AuxiliaryAddresses": pairs(c.get("aux_addresses")),
+            })
+        });
+        let mut config: Vec<Value> = config.collect();
+        config.iter_mut().for_each(without_empty);
+        body["IPAM"] = json!({
+            "Driver": ipam.text_of("driver"), "Config": config, "Options": pairs(ipam.get("options")),
+        });
+    }
+    without_empty(&mut body);
+    body
 }
 
 /// A whole number under a name.

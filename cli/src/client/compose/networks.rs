@@ -5,8 +5,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::super::api::{Query, encode};
-use super::super::compose_parts::pairs;
-use super::super::create_body::without_empty;
+use super::super::compose_parts::{network, pairs};
 use super::super::is_not_found;
 use super::super::output::text;
 use super::found::{self, HASH, PROJECT, VERSION};
@@ -86,29 +85,7 @@ async fn replace(s: &Session<'_>, project: &Project, held: &Value) -> Result<()>
 }
 
 fn body(project: &Project, key: &str, name: &str, node: &Node) -> Value {
-    let mut body = json!({
-        "Name": name, "Driver": node.text_of("driver"), "Options": pairs(node.get("driver_opts")),
-        "Internal": node.is_set("internal"), "Attachable": node.is_set("attachable"),
-    });
-    for (field, key) in [("EnableIPv4", "enable_ipv4"), ("EnableIPv6", "enable_ipv6")] {
-        if node.get(key).is_some() {
-            body[field] = node.is_set(key).into();
-        }
-    }
-    if let Some(ipam) = node.get("ipam") {
-        let config = ipam.get("config").map(Node::items).unwrap_or_default().iter().map(|c| {
-            json!({
-                "Subnet": c.text_of("subnet"), "Gateway": c.text_of("gateway"), "IPRange": c.text_of("ip_range"),
-                "AuxiliaryAddresses": pairs(c.get("aux_addresses")),
-            })
-        });
-        let mut config: Vec<Value> = config.collect();
-        config.iter_mut().for_each(without_empty);
-        body["IPAM"] = json!({
-            "Driver": ipam.text_of("driver"), "Config": config, "Options": pairs(ipam.get("options")),
-        });
-    }
-    without_empty(&mut body);
+    let mut body = network(name, node.text_of("driver"), node);
     let mut labels = pairs(node.get("labels"));
     let hash = Sha256::digest(format!("{body}{}", Value::Object(labels.clone())));
     for (label, value) in [

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::{scope, stack_labels};
-use crate::client::compose_parts::pairs;
+use crate::client::compose_parts::{self, pairs};
 use crate::client::create_body::without_empty;
 use crate::compose::{Node, Problem};
 
@@ -36,32 +36,9 @@ pub fn network_name(stack: &str, root: &Node, key: &str) -> String {
 pub fn network(stack: &str, root: &Node, key: &str) -> Value {
     let empty = Node::map(&root.at);
     let network = root.path(&["networks", key]).unwrap_or(&empty);
-    let mut body = json!({
-        "Name": network_name(stack, root, key),
-        "Driver": network.text_of("driver").unwrap_or("overlay"),
-        "Labels": stack_labels(stack, network.get("labels")),
-        "Options": pairs(network.get("driver_opts")),
-        "Internal": network.is_set("internal"), "Attachable": network.is_set("attachable"),
-    });
-    for (field, name) in [("EnableIPv4", "enable_ipv4"), ("EnableIPv6", "enable_ipv6")] {
-        if network.get(name).is_some() {
-            body[field] = network.is_set(name).into();
-        }
-    }
-    if let Some(ipam) = network.get("ipam") {
-        let config = ipam.get("config").map(Node::items).unwrap_or_default().iter().map(|c| {
-            json!({
-                "Subnet": c.text_of("subnet"), "Gateway": c.text_of("gateway"), "IPRange": c.text_of("ip_range"),
-                "AuxiliaryAddresses": pairs(c.get("aux_addresses")),
-            })
-        });
-        let mut config: Vec<Value> = config.collect();
-        config.iter_mut().for_each(without_empty);
-        body["IPAM"] = json!({
-            "Driver": ipam.text_of("driver"), "Config": config, "Options": pairs(ipam.get("options")),
-        });
-    }
-    without_empty(&mut body);
+    let driver = network.text_of("driver").unwrap_or("overlay");
+    let mut body = compose_parts::network(&network_name(stack, root, key), Some(driver), network);
+    body["Labels"] = stack_labels(stack, network.get("labels")).into();
     body
 }
 
