@@ -282,11 +282,7 @@ async fn stop(s: &Session<'_>, project: &Project, asked: &Attach) -> Result<()> 
 
 async fn kill(s: &Session<'_>, project: &Project, asked: &Attach) -> Result<()> {
     let all = found::of(s.api, &project.name, &asked.services).await?;
-    let killed = all.iter().filter(|c| c.running()).map(|c| async move {
-        s.report.container(&c.name, "Killing");
-        s.api.post(&format!("{}/kill", c.path()), &Query::new(), None).await?;
-        s.report.container(&c.name, "Killed");
-        Ok(())
-    });
+    let running = all.iter().filter(|c| c.running());
+    let killed = running.map(|c| lifecycle::kill_container(s, c, "SIGKILL"));
     super::output::gathered(futures::future::join_all(killed).await)
 }

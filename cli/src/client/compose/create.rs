@@ -118,8 +118,13 @@ pub async fn remove_container(s: &Session<'_>, container: &Found, timeout: Optio
     if container.running() {
         stop_container(s, container, timeout).await?;
     }
+    delete_container(s, container, false).await
+}
+
+/// Removes a container, and if asked its volumes without names; one that has gone meanwhile is fine.
+pub async fn delete_container(s: &Session<'_>, container: &Found, volumes: bool) -> Result<()> {
     s.report.container(&container.name, "Removing");
-    let query = Query::new().flag("force", true);
+    let query = Query::new().flag("force", true).flag("v", volumes);
     match s.api.delete(&container.path(), &query).await {
         Err(e) if !is_not_found(&e) => return Err(e),
         _ => s.report.container(&container.name, "Removed"),

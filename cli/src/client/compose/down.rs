@@ -42,13 +42,8 @@ pub async fn run(s: &Session<'_>, flags: &DownFlags) -> Result<()> {
         named => named.contains(&c.service),
     };
     let todo: Vec<Found> = all.into_iter().filter(wanted).collect();
-    let edges = match project {
-        Some(project) => graph::of_files(project.services()),
-        None => graph::of_containers(&todo),
-    };
-    let mut services: Vec<String> = todo.iter().map(|c| c.service.clone()).collect();
-    services.sort();
-    services.dedup();
+    let edges = lifecycle::edges(&subject, &todo);
+    let services = lifecycle::services_of(&todo);
     let mut errors = Vec::new();
     let removed = graph::walk(&services, &graph::reversed(&edges), true, async |service| {
         let node = project.and_then(|p| p.service(&service).ok());
@@ -57,15 +52,7 @@ pub async fn run(s: &Session<'_>, flags: &DownFlags) -> Result<()> {
                 lifecycle::before_stop(s, node, c).await;
                 create::stop_container(s, c, flags.timeout).await?;
             }
-            s.report.container(&c.name, "Removing");
-            let query = Query::new().flag("force", true).flag("v", flags.volumes);
-            match s.api.delete(&c.path(), &query).await {
-                Err(e) if !is_not_found(&e) => Err(e),
-                _ => {
-                    s.report.container(&c.name, "Removed");
-                    Ok(())
-                }
-            }
+            create::delete_container(s, c, flags.volumes).await
         });
         super::output::gathered(futures::future::join_all(own).await)
     })

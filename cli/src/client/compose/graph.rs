@@ -72,10 +72,7 @@ where
     if !on {
         return futures::future::try_join_all(work).await.map(drop);
     }
-    let outcomes = futures::future::join_all(work).await;
-    let errors: Vec<String> =
-        outcomes.into_iter().filter_map(Result::err).map(|e| format!("{e:#}")).collect();
-    if errors.is_empty() { Ok(()) } else { bail!(errors.join("\n")) }
+    super::output::gathered(futures::future::join_all(work).await)
 }
 
 #[cfg(test)]

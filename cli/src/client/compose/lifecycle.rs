@@ -7,7 +7,6 @@ use clap::Args;
 
 use super::super::api::Query;
 use super::super::attach::Exit;
-use super::super::is_not_found;
 use super::super::output::say;
 use super::found::{self, Found};
 use super::output::gathered;
@@ -100,14 +99,16 @@ pub fn known(subject: &Subject, services: &[String], found: &[Found]) -> Result<
     Ok(())
 }
 
-fn edges(subject: &Subject, containers: &[Found]) -> graph::Edges {
+/// What waits for what: by the files, or without them by what the containers were made with.
+pub fn edges(subject: &Subject, containers: &[Found]) -> graph::Edges {
     match &subject.project {
         Some(project) => graph::of_files(project.services()),
         None => graph::of_containers(containers),
     }
 }
 
-fn services_of(containers: &[Found]) -> Vec<String> {
+/// The services of containers, each once.
+pub fn services_of(containers: &[Found]) -> Vec<String> {
     let mut out: Vec<String> = containers.iter().map(|c| c.service.clone()).collect();
     out.sort();
     out.dedup();
@@ -222,13 +223,17 @@ pub async fn kill(s: &Session<'_>, flags: &KillFlags) -> Result<()> {
             create::remove_container(s, container, None).await?;
         }
     }
-    let killed = own.into_iter().map(|c| async move {
-        s.report.container(&c.name, "Killing");
-        s.api.post(&format!("{}/kill", c.path()), &Query::new().with("signal", &flags.signal), None).await?;
-        s.report.container(&c.name, "Killed");
-        Ok(())
-    });
+    let killed = own.into_iter().map(|c| kill_container(s, c, &flags.signal));
     gathered(futures::future::join_all(killed).await)
+}
+
+/// Sends a container a signal.
+pub async fn kill_container(s: &Session<'_>, container: &Found, signal: &str) -> Result<()> {
+    s.report.container(&container.name, "Killing");
+    let query = Query::new().with("signal", signal);
+    s.api.post(&format!("{}/kill", container.path()), &query, None).await?;
+    s.report.container(&container.name, "Killed");
+    Ok(())
 }
 
 pub async fn pause(s: &Session<'_>, services: &[String], on: bool) -> Result<()> {
@@ -268,17 +273,7 @@ pub async fn remove(s: &Session<'_>, flags: &RemoveFlags) -> Result<()> {
             return say!();
         }
     }
-    let removed = stopped.into_iter().map(|c| async move {
-        s.report.container(&c.name, "Removing");
-        let query = Query::new().flag("force", true).flag("v", flags.volumes);
-        match s.api.delete(&c.path(), &query).await {
-            Err(e) if !is_not_found(&e) => Err(e),
-            _ => {
-                s.report.container(&c.name, "Removed");
-                Ok(())
-            }
-        }
-    });
+    let removed = stopped.into_iter().map(|c| create::delete_container(s, c, flags.volumes));
     gathered(futures::future::join_all(removed).await)
 }
 
