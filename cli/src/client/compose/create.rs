@@ -259,33 +259,37 @@ impl Work<'_> {
         let made = Made { number: old.number, named: named.clone(), inherited, replaces, ..made.clone() };
         let meanwhile = format!("{}_{named}", old.id.get(..12).unwrap_or(&old.id));
         let id = self.make(name, service, &meanwhile, &made).await?;
-        let query = self.options.timeout.map_or_else(Query::new, |t| Query::new().with("t", t.to_string()));
-        if old.running() {
-            self.s.api.post(&format!("{}/stop", old.path()), &query, None).await?;
+        let path = format!("/containers/{}", encode(&id));
+        if let Err(e) = self.retire(old).await {
+            // The old one stays in its place, and nothing beside it.
+            let _ = self.s.api.delete(&path, &Query::new().flag("force", true)).await;
+            return Err(e.context(format!("replace {}", old.name)));
         }
-        self.s.api.delete(&old.path(), &Query::new().flag("force", true)).await?;
-        let path = format!("/containers/{id}/rename");
-        self.s.api.post(&path, &Query::new().with("name", &named), None).await?;
+        self.s.api.post(&format!("{path}/rename"), &Query::new().with("name", &named), None).await?;
         self.s.report.container(&named, "Recreated");
         Ok(id)
     }
 
-    async fn make(&self, name: &str, service: &Node, named: &str, made: &Made) -> Result<String> {
-        one(self.s, self.project, name, service, named, made).await
+    /// Stops and removes a container in whose place another comes; one that has gone meanwhile is fine.
+    async fn retire(&self, old: &Found) -> Result<()> {
+        let query = self.options.timeout.map_or_else(Query::new, |t| Query::new().with("t", t.to_string()));
+        if old.running()
+            && let Err(e) = self.s.api.post(&format!("{}/stop", old.path()), &query, None).await
+            && !is_not_found(&e)
+        {
+            return Err(e);
+        }
+        match self.s.api.delete(&old.path(), &Query::new().flag("force", true)).await {
+            Err(e) if !is_not_found(&e) => Err(e),
+            _ => Ok(()),
+        }
     }
-}
 
-/// Creates one container; its ID.
-pub async fn one(
-    s: &Session<'_>,
-    project: &Project,
-    name: &str,
-    service: &Node,
-    named: &str,
-    made: &Made,
-) -> Result<String> {
-    let body = container::body(project, name, service, made)?;
-    from(s, project, service, named, &body).await
+    /// Creates one container; its ID.
+    async fn make(&self, name: &str, service: &Node, named: &str, made: &Made) -> Result<String> {
+        let body = container::body(self.project, name, service, made)?;
+        from(self.s, self.project, service, named, &body).await
+    }
 }
 
 /// Creates a container of a body; its ID.
