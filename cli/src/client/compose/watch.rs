@@ -1,6 +1,7 @@
 //! `compose watch`: files that change are copied into containers, or have services built or started anew, as `develop`
 //! says.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -275,14 +276,18 @@ async fn sync(s: &Session<'_>, container: &Found, rule: &Rule, paths: &[&PathBuf
     for path in paths.iter().copied().chain(&everything) {
         let inside = rule.inside(path);
         match std::fs::symlink_metadata(path) {
-            Ok(_) if inside.is_empty() => {}
+            // The root of the container is neither made nor removed.
+            _ if inside.is_empty() => {}
             Ok(_) => {
                 archive
                     .append_path_with_name(path, &inside)
                     .with_context(|| format!("read {}", path.display()))?;
                 any = true;
             }
-            Err(_) => gone.push(format!("/{inside}")),
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                gone.push(format!("/{inside}"));
+            }
+            Err(e) => return Err(e).with_context(|| format!("read {}", path.display())),
         }
     }
     if any {
