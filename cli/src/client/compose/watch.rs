@@ -124,6 +124,22 @@ impl Rule {
         self.include.as_ref().is_none_or(included)
     }
 
+    /// Has its directory watched, or the one that its file is in.
+    fn watch(
+        &self,
+        changes: &mut Changes,
+        wanted: &dyn Fn(&Path) -> bool,
+        seen: &mut dyn FnMut(PathBuf),
+    ) -> Result<()> {
+        match self.path.is_dir() {
+            true => changes.add(&self.path, wanted, seen),
+            false => {
+                let beside = self.path.parent().unwrap_or(Path::new("/"));
+                changes.add(beside, &|p| p == self.path, seen)
+            }
+        }
+    }
+
     /// Where in the container a path of the host is, without the first slash.
     fn inside(&self, path: &Path) -> String {
         let rest = path.strip_prefix(&self.path).unwrap_or(Path::new(""));
@@ -155,19 +171,12 @@ pub async fn run(s: &Session<'_>, flags: &WatchFlags) -> Result<()> {
         if !rule.path.exists() {
             bail!("services.{}.develop.watch: {} is not there", rule.service, rule.path.display());
         }
-        let (top, is_file) = match rule.path.is_dir() {
-            true => (rule.path.as_path(), false),
-            false => (rule.path.parent().unwrap_or(Path::new("/")), true),
-        };
         let mut seen = |path: PathBuf| {
             if rule.initial {
                 initial.paths.insert(path);
             }
         };
-        match is_file {
-            true => changes.add(top, &|p| p == rule.path, &mut seen)?,
-            false => changes.add(top, &wanted, &mut seen)?,
-        }
+        rule.watch(&mut changes, &wanted, &mut seen)?;
     }
     if !flags.no_up {
         let services = project.selected(&flags.services, true)?;
@@ -182,11 +191,21 @@ pub async fn run(s: &Session<'_>, flags: &WatchFlags) -> Result<()> {
     }
     eprintln!("Watch enabled");
     let all: Vec<&Rule> = rules.iter().collect();
+    let mut todo = Batch::default();
     loop {
         let batch = changes.next(&wanted).await?;
+        if batch.lost {
+            // Directories that came meanwhile are not watched yet.
+            for rule in &rules {
+                rule.watch(&mut changes, &wanted, &mut |_| {})?;
+            }
+        }
+        todo.paths.extend(batch.paths);
+        todo.lost |= batch.lost;
         // What could not be done this time is done with the next change.
-        if let Err(e) = act(s, &project, &all, &batch, flags.quiet).await {
-            eprintln!("{e:#}");
+        match act(s, &project, &all, &todo, flags.quiet).await {
+            Ok(()) => todo = Batch::default(),
+            Err(e) => eprintln!("{e:#}"),
         }
     }
 }
