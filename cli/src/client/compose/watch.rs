@@ -221,52 +221,66 @@ fn options() -> Options {
     }
 }
 
-/// Does what rules say of changes.
+/// Does what rules say of changes; a service that fails keeps the others from nothing.
 async fn act(s: &Session<'_>, project: &Project, rules: &[&Rule], batch: &Batch, quiet: bool) -> Result<()> {
-    let mut services: Vec<&String> = rules.iter().map(|r| &r.service).collect();
-    services.sort();
+    let mut services: Vec<&str> = rules.iter().map(|r| r.service.as_str()).collect();
+    services.sort_unstable();
     services.dedup();
+    let mut outcomes = Vec::new();
     for name in services {
-        let own = rules.iter().filter(|r| r.service == *name);
-        let hit: Vec<(&Rule, Vec<&PathBuf>)> = own
-            .map(|r| (*r, batch.paths.iter().filter(|p| r.wants(p)).collect::<Vec<_>>()))
-            .filter(|(_, paths)| !paths.is_empty() || batch.lost)
-            .collect();
-        if hit.is_empty() {
-            continue;
+        outcomes.push(act_on(s, project, name, rules, batch, quiet).await);
+    }
+    super::output::gathered(outcomes)
+}
+
+/// The same for one service.
+async fn act_on(
+    s: &Session<'_>,
+    project: &Project,
+    name: &str,
+    rules: &[&Rule],
+    batch: &Batch,
+    quiet: bool,
+) -> Result<()> {
+    let own = rules.iter().filter(|r| r.service == name);
+    let hit: Vec<(&Rule, Vec<&PathBuf>)> = own
+        .map(|r| (*r, batch.paths.iter().filter(|p| r.wants(p)).collect::<Vec<_>>()))
+        .filter(|(_, paths)| !paths.is_empty() || batch.lost)
+        .collect();
+    if hit.is_empty() {
+        return Ok(());
+    }
+    if hit.iter().any(|(r, _)| r.rebuild) {
+        eprintln!("Rebuilding service {name:?} after changes were detected...");
+        let options = build::Options { quiet, to_stderr: true, ..Default::default() };
+        let one = &[name.to_owned()];
+        build::all(s, project, one, &options).await?;
+        create::all(s, project, one, one, &self::options()).await?;
+        start::all(s, project, one).await?;
+        eprintln!("service {name:?} successfully built");
+        // What is built has all that would be copied.
+        return Ok(());
+    }
+    let containers = found::of(s.api, &project.name, &[name.to_owned()]).await?;
+    let running: Vec<&Found> = containers.iter().filter(|c| c.running()).collect();
+    for (rule, paths) in hit.iter().filter(|(r, _)| r.sync) {
+        eprintln!("Syncing service {name:?} after {} changes were detected", paths.len());
+        for container in &running {
+            sync(s, container, rule, paths, batch.lost)
+                .await
+                .with_context(|| format!("sync {}", container.name))?;
         }
-        if hit.iter().any(|(r, _)| r.rebuild) {
-            eprintln!("Rebuilding service {name:?} after changes were detected...");
-            let options = build::Options { quiet, to_stderr: true, ..Default::default() };
-            let one = std::slice::from_ref(name);
-            build::all(s, project, one, &options).await?;
-            create::all(s, project, one, one, &self::options()).await?;
-            start::all(s, project, one).await?;
-            eprintln!("service {name:?} successfully built");
-            // What is built has all that would be copied.
-            continue;
+    }
+    if hit.iter().any(|(r, _)| r.restart) {
+        for container in &containers {
+            s.report.container(&container.name, "Restarting");
+            s.api.post(&format!("{}/restart", container.path()), &Query::new(), None).await?;
+            s.report.container(&container.name, "Started");
         }
-        let containers = found::of(s.api, &project.name, std::slice::from_ref(name)).await?;
-        let running: Vec<&Found> = containers.iter().filter(|c| c.running()).collect();
-        for (rule, paths) in hit.iter().filter(|(r, _)| r.sync) {
-            eprintln!("Syncing service {name:?} after {} changes were detected", paths.len());
-            for container in &running {
-                sync(s, container, rule, paths, batch.lost)
-                    .await
-                    .with_context(|| format!("sync {}", container.name))?;
-            }
-        }
-        if hit.iter().any(|(r, _)| r.restart) {
-            for container in &containers {
-                s.report.container(&container.name, "Restarting");
-                s.api.post(&format!("{}/restart", container.path()), &Query::new(), None).await?;
-                s.report.container(&container.name, "Started");
-            }
-        }
-        for hook in hit.iter().filter_map(|(r, _)| r.exec.as_ref()) {
-            for container in &running {
-                start::hook(s, container, hook).await?;
-            }
+    }
+    for hook in hit.iter().filter_map(|(r, _)| r.exec.as_ref()) {
+        for container in &running {
+            start::hook(s, container, hook).await?;
         }
     }
     Ok(())
