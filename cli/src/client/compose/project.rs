@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use super::supported;
-use crate::compose::{self, At, Dialect, Node, Variables, dotenv};
+use crate::compose::{self, At, Dialect, Kind, Node, Variables, dotenv};
 
 /// Names looked for where no file is given, in this order.
 const NAMES: &[&str] = &["compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml"];
@@ -225,6 +225,15 @@ impl Project {
     /// An active service.
     pub fn service(&self, name: &str) -> Result<&Node> {
         self.root.path(&["services", name]).with_context(|| format!("no such service: {name}"))
+    }
+
+    /// Forgets what services wait for beside these, as `--no-deps` has it.
+    pub fn only_needs(&mut self, kept: &[String]) {
+        for (_, service) in self.root.get_mut("services").map(Node::entries_mut).unwrap_or_default() {
+            if let Some(Node { kind: Kind::Map(needs), .. }) = service.get_mut("depends_on") {
+                needs.retain(|(needed, _)| kept.contains(&needed.text));
+            }
+        }
     }
 
     /// The named services, or all if none is; with `needed`, also those that they depend on.

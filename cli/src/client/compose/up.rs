@@ -190,7 +190,7 @@ pub async fn run(s: &Session<'_>, flags: UpFlags) -> Result<u8> {
     if flags.always_recreate_deps && flags.making.no_recreate {
         bail!("--always-recreate-deps and --no-recreate are incompatible");
     }
-    let project = s.files.load(&flags.services)?;
+    let mut project = s.files.load(&flags.services)?;
     let mut options = flags.making.options(&project)?;
     (options.timeout, options.renew) = (flags.timeout, flags.renew_anon_volumes);
     if flags.always_recreate_deps {
@@ -200,6 +200,9 @@ pub async fn run(s: &Session<'_>, flags: UpFlags) -> Result<u8> {
     let targets = project.selected(&flags.services, false)?;
     if services.is_empty() {
         bail!("no service selected");
+    }
+    if flags.no_deps {
+        project.only_needs(&services);
     }
     if let Some(name) = &flags.exit_code_from {
         project.service(name)?;
