@@ -64,7 +64,7 @@ fn tasks_wait_for_what_they_depend_on() -> Result<()> {
 
     // What cannot be is told with its line, and nothing is made.
     write(&FILE.replace("    depends_on: [db]\n", "    depends_on: [web]\n"))?;
-    refused(&deploy, &["c.yml:8:7: services wait for each other: migrate -> web -> migrate"])?;
+    refused(&deploy, &["c.yml:8:7: dependency cycle detected: migrate -> web -> migrate"])?;
     write(&FILE.replace("    depends_on: [db]\n", "    depends_on: [nothing]\n"))?;
     refused(&deploy, &["c.yml:14:", "\"nothing\""])?;
     ensure!(host.docker(&["service", "ls", "-q"])?.is_empty(), "something was made");

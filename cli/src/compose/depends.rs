@@ -1,6 +1,8 @@
 //! What a service needs of others before it runs: `depends_on`, and what shares something of another service.
 
-use super::node::{At, Node, Problem};
+use std::collections::BTreeMap;
+
+use super::node::{At, Key, Node, Problem};
 
 /// A need.
 #[derive(Clone, Debug)]
@@ -34,9 +36,9 @@ impl Condition {
     }
 }
 
-/// All needs of a service; each other service once.
-pub fn of(service: &Node) -> Vec<Need> {
-    let mut out: Vec<Need> = Vec::new();
+/// What `depends_on` says.
+pub fn declared(service: &Node) -> Vec<Need> {
+    let mut out = Vec::new();
     for (key, node) in service.get("depends_on").map(Node::entries).unwrap_or_default() {
         let condition = match node.text_of("condition") {
             Some("service_healthy") => Condition::Healthy,
@@ -47,6 +49,12 @@ pub fn of(service: &Node) -> Vec<Need> {
         let (service, restart) = (key.text.clone(), node.is_set("restart"));
         out.push(Need { service, condition, restart, required, at: key.at.clone() });
     }
+    out
+}
+
+/// All needs of a service; each other service once.
+pub fn of(service: &Node) -> Vec<Need> {
+    let mut out = declared(service);
     let mut implied = |service: &str, at: &At, restart: bool| {
         if !out.iter().any(|n| n.service == service) {
             let (service, condition) = (service.to_owned(), Condition::Started);
@@ -71,43 +79,49 @@ pub fn of(service: &Node) -> Vec<Need> {
     out
 }
 
-/// Refuses services that wait for each other in a circle.
-pub fn check(services: &[(super::Key, Node)]) -> Result<(), Problem> {
-    // 1: on the way, 2: fine.
-    let mut seen = std::collections::BTreeMap::<&str, u8>::new();
+/// The services in an order in which each comes after those that it needs. Refuses those that wait for each other in a
+/// circle.
+pub fn in_order(services: &[(Key, Node)], of: fn(&Node) -> Vec<Need>) -> Result<Vec<&(Key, Node)>, Problem> {
+    let mut ordered = Vec::new();
+    // Whether one is done; until then it is on the way.
+    let mut seen = BTreeMap::<&str, bool>::new();
     for (start, _) in services {
         // By hand, not by recursion: a chain may be as long as a file.
-        let mut way: Vec<(&str, Vec<Need>)> = Vec::new();
+        let mut way: Vec<(&(Key, Node), Vec<Need>)> = Vec::new();
         let enter = |name: &str| {
             let found = services.iter().find(|(k, _)| k.text == name);
-            found.map(|(k, s)| (k.text.as_str(), of(s)))
+            found.map(|entry| (entry, of(&entry.1)))
         };
         if seen.contains_key(start.text.as_str()) {
             continue;
         }
         way.extend(enter(&start.text));
-        seen.insert(&start.text, 1);
-        while let Some((name, needs)) = way.last_mut() {
+        seen.insert(&start.text, false);
+        while let Some((entry, needs)) = way.last_mut() {
             let Some(need) = needs.pop() else {
-                seen.insert(name, 2);
+                let done = *entry;
+                seen.insert(&done.0.text, true);
+                ordered.push(done);
                 way.pop();
                 continue;
             };
             let Some((next, needs)) = enter(&need.service) else { continue };
-            match seen.get(next) {
-                Some(1) => {
-                    let from = way.iter().position(|(n, _)| *n == next).unwrap_or(0);
-                    let round: Vec<&str> = way[from..].iter().map(|(n, _)| *n).chain([next]).collect();
+            let name = next.0.text.as_str();
+            match seen.get(name) {
+                Some(false) => {
+                    let names = || way.iter().map(|(entry, _)| entry.0.text.as_str());
+                    let from = names().position(|n| n == name).unwrap_or(0);
+                    let round: Vec<&str> = names().skip(from).chain([name]).collect();
                     let what = format!("dependency cycle detected: {}", round.join(" -> "));
                     return Err(Problem::new(&need.at, what));
                 }
-                Some(_) => {}
+                Some(true) => {}
                 None => {
-                    seen.insert(next, 1);
+                    seen.insert(name, false);
                     way.push((next, needs));
                 }
             }
         }
     }
-    Ok(())
+    Ok(ordered)
 }

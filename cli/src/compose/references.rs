@@ -28,7 +28,7 @@ pub fn check(root: &Node, dialect: Dialect, inactive: &[String]) -> Result<(), E
                 problems.push(Problem::new(&key.at, what));
             }
         }
-        depends::check(services)?;
+        depends::in_order(services, depends::of)?;
     }
     for (key, service) in services {
         let mut want = |section: &str, kind: &str, name: &str, at: &At| {
