@@ -133,6 +133,22 @@ pub fn healthcheck(service: &Node) -> Result<Value> {
     Ok(out)
 }
 
+/// `devices` as `--device` has them.
+pub fn devices(name: &str, service: &Node) -> Result<Vec<String>> {
+    let read = |device: &Node| -> Result<String> {
+        let whole = match device.text() {
+            Some(text) => Some(text.to_owned()),
+            None => device.text_of("source").filter(|s| !s.is_empty()).map(|source| {
+                let target = device.text_of("target").unwrap_or(source);
+                format!("{source}:{target}:{}", device.text_of("permissions").unwrap_or("rwm"))
+            }),
+        };
+        let missing = || Problem::new(&device.at, format!("services.{name}.devices: source is missing"));
+        Ok(whole.filter(|d| !d.is_empty()).ok_or_else(missing)?)
+    };
+    service.get("devices").map(Node::items).unwrap_or_default().iter().map(read).collect()
+}
+
 /// `ulimits`.
 pub fn ulimits(service: &Node) -> Vec<Value> {
     let one = |(name, limit): &(_, Node)| {

@@ -3,7 +3,8 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::super::compose_parts::{capabilities, hosts, number, pairs, strings, ulimits};
+use super::super::compose_parts::{self, capabilities, hosts, number, pairs, strings, ulimits};
+use super::super::devices;
 use super::container::Made;
 use super::project::Project;
 use super::{endpoints, mounts};
@@ -48,6 +49,7 @@ pub fn of(project: &Project, name: &str, service: &Node, made: &Made) -> Result<
         };
         if mode.is_empty() { other } else { format!("{other}:{mode}") }
     });
+    let (mapped, named) = devices::asked(&compose_parts::devices(name, service)?, &[])?;
     let mut host = json!({
         "NetworkMode": endpoints::mode(project, service, made),
         "RestartPolicy": restart(name, service)?,
@@ -70,7 +72,7 @@ pub fn of(project: &Project, name: &str, service: &Node, made: &Made) -> Result<
         "CpusetCpus": service.text_of("cpuset"), "OomScoreAdj": number(service, "oom_score_adj"),
         "PidsLimit": number(service, "pids_limit").or(limits.and_then(|l| number(l, "pids"))),
         "DeviceCgroupRules": strings(service.get("device_cgroup_rules")),
-        "Devices": devices(service)?, "DeviceRequests": requests(service)?,
+        "Devices": mapped, "DeviceRequests": requests(service, named)?,
         "Mounts": mounts::of(project, name, service)?, "Tmpfs": mounts::tmpfs(service),
     });
     if let Some(init) = service.get("init") {
@@ -110,47 +112,8 @@ fn restart(name: &str, service: &Node) -> Result<Value> {
     Ok(json!({ "Name": condition, "MaximumRetryCount": tries }))
 }
 
-fn devices(service: &Node) -> Result<Vec<Value>> {
-    let mut out = Vec::new();
-    for device in service.get("devices").map(Node::items).unwrap_or_default() {
-        let (host, inside, access) = match device.text() {
-            // A CDI device's name: that is asked for, not passed on.
-            Some(text) if !text.starts_with('/') && text.contains('=') => continue,
-            Some(text) => {
-                let mut parts = text.splitn(3, ':');
-                let host = parts.next().unwrap_or_default();
-                match (parts.next(), parts.next()) {
-                    (None, _) => (host, host, "rwm"),
-                    (Some(access), None) if !access.starts_with('/') => (host, host, access),
-                    (Some(inside), access) => (host, inside, access.unwrap_or("rwm")),
-                }
-            }
-            None => {
-                let host = device.text_of("source").unwrap_or_default();
-                (
-                    host,
-                    device.text_of("target").unwrap_or(host),
-                    device.text_of("permissions").unwrap_or("rwm"),
-                )
-            }
-        };
-        if host.is_empty() {
-            return Err(Problem::new(&device.at, "devices: source is missing").into());
-        }
-        out.push(json!({ "PathOnHost": host, "PathInContainer": inside, "CgroupPermissions": access }));
-    }
-    Ok(out)
-}
-
-/// `gpus`, `deploy.resources.reservations.devices` and CDI devices.
-fn requests(service: &Node) -> Result<Vec<Value>> {
-    let named =
-        strings(service.get("devices")).into_iter().filter(|d| !d.starts_with('/') && d.contains('='));
-    let named: Vec<&str> = named.collect();
-    let mut out = Vec::new();
-    if !named.is_empty() {
-        out.push(json!({ "Driver": "cdi", "DeviceIDs": named }));
-    }
+/// `gpus` and `deploy.resources.reservations.devices`, beside the requests that `devices` makes.
+fn requests(service: &Node, mut out: Vec<Value>) -> Result<Vec<Value>> {
     let gpus = service.get("gpus");
     if let Some(text) = gpus.and_then(Node::text) {
         anyhow::ensure!(text == "all", "gpus: want all, or a list of requests, not {text:?}");

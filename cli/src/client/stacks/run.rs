@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 
-use crate::client::compose_parts::{pairs, strings};
+use crate::client::compose_parts::{self, pairs, strings};
 use crate::client::{create_body, devices};
 use crate::compose::{Node, Problem};
 
@@ -81,21 +81,7 @@ pub fn options(name: &str, service: &Node) -> Result<Value> {
 }
 
 fn devices_of(name: &str, service: &Node, run: &mut Map<String, Value>) -> Result<()> {
-    let mut written = Vec::new();
-    for device in service.get("devices").map(Node::items).unwrap_or_default() {
-        let text = match device.text() {
-            Some(text) => text.to_owned(),
-            None => {
-                let Some(source) = device.text_of("source") else {
-                    let what = format!("services.{name}.devices: source is missing");
-                    return Err(Problem::new(&device.at, what).into());
-                };
-                let target = device.text_of("target").unwrap_or(source);
-                format!("{source}:{target}:{}", device.text_of("permissions").unwrap_or("rwm"))
-            }
-        };
-        written.push(text);
-    }
+    let written = compose_parts::devices(name, service)?;
     let mut requests = Vec::new();
     if let Some(gpus) = service.get("gpus") {
         match gpus.text() {
