@@ -186,6 +186,12 @@ const TOLD: &[(&str, &[&str], i32, &str)] = &[
         1,
         "external volume \"v\" not found",
     ),
+    (
+        "services: {a: {image: bb, security_opt: [\"seccomp=gone.json\"]}}",
+        &["config", "--hash", "*"],
+        1,
+        "services.a.security_opt: opening seccomp profile (/",
+    ),
     ("services: {a: {image: bb}}", &["up", "nope"], 1, "no such service: nope"),
     ("services: {a: {image: bb}}", &["-p", "Bad Name", "config"], 1, "invalid project name \"Bad Name\""),
     (

@@ -96,6 +96,8 @@ fn bare(project: &Project, name: &str, service: &Node, made: &Made) -> Result<Va
     });
     body["HostConfig"]["PortBindings"] = bound.into();
     without_empty(&mut body);
+    // No masked paths is something else than nothing said of them.
+    host_config::security(project, name, service, &mut body["HostConfig"])?;
     for (field, key) in [("Cmd", "command"), ("Entrypoint", "entrypoint")] {
         if service.get(key).is_some() {
             body[field] = json!(strings(service.get(key)));

@@ -4,7 +4,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::super::compose_parts::{self, capabilities, hosts, number, pairs, strings, ulimits};
-use super::super::devices;
+use super::super::{create_body, devices};
 use super::container::Made;
 use super::project::Project;
 use super::{endpoints, mounts};
@@ -54,7 +54,7 @@ pub fn of(project: &Project, name: &str, service: &Node, made: &Made) -> Result<
         "NetworkMode": endpoints::mode(project, service, made),
         "RestartPolicy": restart(name, service)?,
         "CapAdd": add, "CapDrop": drop, "Privileged": service.is_set("privileged"),
-        "ReadonlyRootfs": service.is_set("read_only"), "SecurityOpt": strings(service.get("security_opt")),
+        "ReadonlyRootfs": service.is_set("read_only"),
         "Dns": strings(service.get("dns")), "DnsOptions": strings(service.get("dns_opt")),
         "DnsSearch": strings(service.get("dns_search")),
         "ExtraHosts": hosts(service)?.iter().map(|(name, ip)| format!("{name}:{ip}")).collect::<Vec<_>>(),
@@ -86,6 +86,26 @@ pub fn of(project: &Project, name: &str, service: &Node, made: &Made) -> Result<
     }
     block_io(service, &mut host)?;
     Ok(host)
+}
+
+/// Adds `security_opt`, with the profiles that it names read: the daemon may be elsewhere.
+pub fn security(project: &Project, name: &str, service: &Node, host: &mut Value) -> Result<()> {
+    let Some(node) = service.get("security_opt") else { return Ok(()) };
+    let whole = |text: &str| match text.strip_prefix("seccomp=").or_else(|| text.strip_prefix("seccomp:")) {
+        Some(file) if !["unconfined", "builtin"].contains(&file) => {
+            format!("seccomp={}", project.dir.join(file).display())
+        }
+        _ => text.to_owned(),
+    };
+    let options: Vec<String> = strings(Some(node)).into_iter().map(whole).collect();
+    let found = create_body::security(&options)
+        .map_err(|e| Problem::new(&node.at, format!("services.{name}.security_opt: {e:#}")))?;
+    host["SecurityOpt"] = json!(found.options);
+    if found.unconfined_paths {
+        host["MaskedPaths"] = json!([]);
+        host["ReadonlyPaths"] = json!([]);
+    }
+    Ok(())
 }
 
 /// `restart`, else `deploy.restart_policy`.
