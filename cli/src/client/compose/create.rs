@@ -16,15 +16,17 @@ use super::{Session, endpoints, graph, image, injected, mounts, networks, servic
 use crate::compose::{Node, Problem, depends};
 
 /// When a container is made anew.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Recreate {
     /// It is not what the file says, or its image is another.
+    #[default]
     Diverged,
     Always,
     Never,
 }
 
 /// What is asked for beside the files.
+#[derive(Default)]
 pub struct Options {
     /// Of services that were named, or of all.
     pub recreate: Recreate,

@@ -13,7 +13,7 @@ use super::super::create_body::{self, Streams};
 use super::super::output::say;
 use super::super::{mount, ports};
 use super::container::{self, Made};
-use super::create::{self, Options, Recreate};
+use super::create::{self, Options};
 use super::image::{self, Wanted};
 use super::{Session, found, service, start};
 use crate::compose::depends;
@@ -121,14 +121,7 @@ pub async fn run(s: &Session<'_>, flags: RunFlags) -> Result<u8> {
         false => project.selected(&needed, true)?,
     };
     image::ensure(s, &project, &with, wanted).await?;
-    let options = Options {
-        recreate: Recreate::Diverged,
-        recreate_needed: Recreate::Diverged,
-        scale: std::collections::BTreeMap::new(),
-        timeout: None,
-        renew: false,
-        remove_orphans: flags.remove_orphans,
-    };
+    let options = Options { remove_orphans: flags.remove_orphans, ..Options::default() };
     create::all(s, &project, &with, &with, &options).await?;
     start::all(s, &project, &with).await?;
     if !flags.no_deps {

@@ -19,7 +19,7 @@ const OVERRIDES: &[&str] = &[
 ];
 
 /// Flags that say which project is meant.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct FileFlags {
     /// Specify an alternate environment file
     #[arg(long, value_name = "stringArray")]
@@ -115,16 +115,7 @@ impl FileFlags {
 
     /// The project with the services of all profiles.
     pub fn load_all(&self) -> Result<Project> {
-        let profile = vec!["*".to_owned()];
-        let (project_directory, project_name) = (self.project_directory.clone(), self.project_name.clone());
-        let all = Self {
-            env_file: self.env_file.clone(),
-            file: self.file.clone(),
-            profile,
-            project_directory,
-            project_name,
-        };
-        all.load(&[])
+        Self { profile: vec!["*".to_owned()], ..self.clone() }.load(&[])
     }
 
     /// The project, of which the name alone is enough.

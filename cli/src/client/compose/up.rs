@@ -155,7 +155,7 @@ impl Making {
         }
         let remove_orphans = self.remove_orphans
             || project.variables.get("COMPOSE_REMOVE_ORPHANS").is_some_and(|v| v == "1" || v == "true");
-        Ok(Options { recreate, recreate_needed, scale, timeout: None, renew: false, remove_orphans })
+        Ok(Options { recreate, recreate_needed, scale, remove_orphans, ..Options::default() })
     }
 }
 

@@ -13,7 +13,7 @@ use super::super::api::{Query, full};
 use super::super::build::ignored;
 use super::super::compose_parts::strings;
 use super::changes::{Batch, Changes};
-use super::create::{self, Options, Recreate};
+use super::create::{self, Options};
 use super::found::{self, Found};
 use super::image::{self, Wanted};
 use super::project::Project;
@@ -182,7 +182,7 @@ pub async fn run(s: &Session<'_>, flags: &WatchFlags) -> Result<()> {
         let services = project.selected(&flags.services, true)?;
         let wanted = Wanted { build: true, quiet_build: flags.quiet, ..Wanted::default() };
         image::ensure(s, &project, &services, wanted).await?;
-        create::all(s, &project, &services, &services, &options()).await?;
+        create::all(s, &project, &services, &services, &Options::default()).await?;
         start::all(s, &project, &services).await?;
     }
     let firsts: Vec<&Rule> = rules.iter().filter(|r| r.initial && r.sync).collect();
@@ -207,17 +207,6 @@ pub async fn run(s: &Session<'_>, flags: &WatchFlags) -> Result<()> {
             Ok(()) => todo = Batch::default(),
             Err(e) => eprintln!("{e:#}"),
         }
-    }
-}
-
-fn options() -> Options {
-    Options {
-        recreate: Recreate::Diverged,
-        recreate_needed: Recreate::Diverged,
-        scale: std::collections::BTreeMap::new(),
-        timeout: None,
-        renew: false,
-        remove_orphans: false,
     }
 }
 
@@ -255,7 +244,7 @@ async fn act_on(
         let options = build::Options { quiet, to_stderr: true, ..Default::default() };
         let one = &[name.to_owned()];
         build::all(s, project, one, &options).await?;
-        create::all(s, project, one, one, &self::options()).await?;
+        create::all(s, project, one, one, &Options::default()).await?;
         start::all(s, project, one).await?;
         eprintln!("service {name:?} successfully built");
         // What is built has all that would be copied.
