@@ -164,5 +164,11 @@ fn services_wait_for_what_they_need() -> Result<()> {
         }
         skep(host, &dir, &["-p", project, "down", "-t", "1"])?;
     }
+    // What is left out is not waited for.
+    let file = format!("services:\n  a: {{image: bb}}\n{b}{}", needs("service_healthy", ""));
+    write(&dir, &[("compose.yaml", &file)])?;
+    skep(host, &dir, &["-p", "alone", "up", "-d", "--no-deps", "b"])?;
+    ensure!(field(host, "alone-b-1", "{{.State.Status}}")? == "running");
+    skep(host, &dir, &["-p", "alone", "down", "-t", "1"])?;
     lab.down()
 }
