@@ -22,6 +22,11 @@ pub fn duration(seconds: i64) -> String {
     }
 }
 
+/// Bytes as hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
 /// Seconds from an RFC 3339 time until now.
 pub fn since(rfc3339: &str) -> i64 {
     OffsetDateTime::parse(rfc3339, &Rfc3339).map_or(0, |t| (OffsetDateTime::now_utc() - t).whole_seconds())

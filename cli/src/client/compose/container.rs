@@ -6,6 +6,7 @@ use sha2::{Digest, Sha256};
 
 use super::super::compose_parts::{environment, healthcheck, nanoseconds, pairs, strings};
 use super::super::create_body::without_empty;
+use super::super::human::hex;
 use super::found;
 use super::project::Project;
 use super::{endpoints, host_config, injected, mounts, service};
@@ -77,7 +78,7 @@ pub fn hash(project: &Project, name: &str, service: &Node, made: &Made) -> Resul
         hash.update(&file.content);
         hash.update(format!("{} {} {:o}", file.uid, file.gid, file.mode));
     }
-    Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
+    Ok(hex(&hash.finalize()))
 }
 
 /// All but labels.

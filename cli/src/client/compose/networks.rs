@@ -6,6 +6,7 @@ use sha2::{Digest, Sha256};
 
 use super::super::api::{Query, encode};
 use super::super::compose_parts::{network, pairs};
+use super::super::human::hex;
 use super::super::is_not_found;
 use super::super::output::text;
 use super::found::{self, HASH, PROJECT, VERSION};
@@ -92,7 +93,7 @@ fn body(project: &Project, key: &str, name: &str, node: &Node) -> Value {
         (NETWORK, key.to_owned()),
         (PROJECT, project.name.clone()),
         (VERSION, env!("CARGO_PKG_VERSION").to_owned()),
-        (HASH, hash.iter().map(|b| format!("{b:02x}")).collect()),
+        (HASH, hex(&hash)),
     ] {
         labels.insert(label.into(), value.into());
     }

@@ -10,6 +10,7 @@ use super::super::api::{Query, encode};
 use super::super::attach::{self, Ended, Exit};
 use super::super::compose_parts::strings;
 use super::super::create_body::{self, Streams};
+use super::super::human::hex;
 use super::super::output::say;
 use super::super::{mount, ports};
 use super::container::{self, Made};
@@ -131,7 +132,7 @@ pub async fn run(s: &Session<'_>, flags: RunFlags) -> Result<u8> {
     let tty = terminal && !flags.no_tty && !flags.detach;
     let mut slug = [0_u8; 32];
     rand::fill(&mut slug);
-    let slug: String = slug.iter().map(|b| format!("{b:02x}")).collect();
+    let slug = hex(&slug);
     let named = flags.name.clone().unwrap_or_else(|| format!("{}-{name}-run-{}", project.name, &slug[..12]));
     let image = image::id(s.api, &service::image(&project.name, name, service)).await?;
     let image = image.context("no such image")?;

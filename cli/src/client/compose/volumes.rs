@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 use super::super::api::{Query, encode};
 use super::super::compose_parts::pairs;
 use super::super::create_body::without_empty;
+use super::super::human::hex;
 use super::super::is_not_found;
 use super::super::output::text;
 use super::found::{HASH, PROJECT, VERSION};
@@ -41,8 +42,7 @@ async fn one(s: &Session<'_>, project: &Project, key: &str, name: &str, node: &N
     });
     without_empty(&mut body);
     let mut labels = pairs(node.get("labels"));
-    let hash = Sha256::digest(format!("{body}{}", Value::Object(labels.clone())));
-    let hash: String = hash.iter().map(|b| format!("{b:02x}")).collect();
+    let hash = hex(&Sha256::digest(format!("{body}{}", Value::Object(labels.clone()))));
     if let Some(held) = held {
         let (owner, before) = (text(&held["Labels"], PROJECT), text(&held["Labels"], HASH));
         if owner.is_empty() {

@@ -199,7 +199,7 @@ impl Contexts {
 }
 
 fn id(name: &str) -> String {
-    Sha256::digest(name).iter().map(|b| format!("{b:02x}")).collect()
+    crate::client::human::hex(&Sha256::digest(name))
 }
 
 /// Refuses what cannot be a stored context's name.

@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use super::{scope, stack_labels};
 use crate::client::compose_parts::{self, pairs};
 use crate::client::create_body::without_empty;
+use crate::client::human::hex;
 use crate::compose::{Node, Problem};
 
 /// The label of secrets and configs that are called after their content: what the file calls them.
@@ -85,10 +86,6 @@ fn file(stack: &str, section: &str, key: &str, node: &Node) -> Result<File> {
     });
     without_empty(&mut body);
     Ok(File { key: key.into(), name, body: Some(body) })
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// What is in it; none if a driver has it.
