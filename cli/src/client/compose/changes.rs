@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
@@ -13,6 +13,9 @@ use tokio::io::unix::AsyncFd;
 
 /// After a change, how long there must be none before it is acted on: an editor or a checkout makes many at once.
 const QUIET: Duration = Duration::from_millis(100);
+
+/// When it is acted on though the changes do not end: something may write all the time.
+const LONGEST: Duration = Duration::from_secs(2);
 
 /// Directories that are watched.
 pub struct Changes {
@@ -86,9 +89,12 @@ impl Changes {
 
     /// Waits for changes of what is wanted.
     pub async fn next(&mut self, wanted: &dyn Fn(&Path) -> bool) -> Result<Batch> {
-        let mut batch = Batch::default();
+        let (mut batch, mut began) = (Batch::default(), None::<Instant>);
         loop {
             let nothing_yet = batch.paths.is_empty() && !batch.lost;
+            if !nothing_yet && began.get_or_insert_with(Instant::now).elapsed() > LONGEST {
+                return Ok(batch);
+            }
             let mut ready = match nothing_yet {
                 true => self.ready.readable().await?,
                 false => match tokio::time::timeout(QUIET, self.ready.readable()).await {
