@@ -170,5 +170,15 @@ fn services_wait_for_what_they_need() -> Result<()> {
     skep(host, &dir, &["-p", "alone", "up", "-d", "--no-deps", "b"])?;
     ensure!(field(host, "alone-b-1", "{{.State.Status}}")? == "running");
     skep(host, &dir, &["-p", "alone", "down", "-t", "1"])?;
+    // What a service that is started needs is started with it.
+    let a = "command: sleep 1000, healthcheck: {test: [\"CMD\", \"true\"], interval: 200ms}";
+    let file = format!("services:\n  a: {{image: bb, init: true, {a}}}\n{b}{}", needs("service_healthy", ""));
+    write(&dir, &[("compose.yaml", &file)])?;
+    skep(host, &dir, &["-p", "two", "create"])?;
+    skep(host, &dir, &["-p", "two", "start", "b"])?;
+    for name in ["two-a-1", "two-b-1"] {
+        ensure!(field(host, name, "{{.State.Status}}")? == "running", "{name}");
+    }
+    skep(host, &dir, &["-p", "two", "down", "-t", "1"])?;
     lab.down()
 }

@@ -133,6 +133,10 @@ pub async fn start(s: &Session<'_>, services: &[String]) -> Result<()> {
         Some(project) => {
             let mut wanted = services_of(&found);
             wanted.retain(|n| project.service(n).is_ok());
+            if !wanted.is_empty() {
+                // With what they need, which would else be waited for and not come.
+                wanted = project.selected(&wanted, true)?;
+            }
             starting::all(s, project, &wanted).await
         }
         None => {
