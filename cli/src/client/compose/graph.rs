@@ -1,10 +1,11 @@
 //! Work on services in the order of their needs, side by side where they do not wait for each other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, bail};
 use tokio::sync::watch;
 
+use super::found::Found;
 use crate::compose::Node;
 use crate::compose::depends;
 
@@ -20,9 +21,33 @@ pub fn of_files<'a>(services: impl Iterator<Item = (&'a str, &'a Node)>) -> Edge
         .collect()
 }
 
-/// The same of containers, by what they were made with.
-pub fn of_containers(containers: &[super::found::Found]) -> Edges {
-    containers.iter().map(|c| (c.service.clone(), c.needs())).collect()
+/// The same of containers, by what they were made with. Labels may say anything: what would close a circle, in which
+/// each waits for the other without end, is left out.
+pub fn of_containers(containers: &[Found]) -> Edges {
+    let mut out = Edges::new();
+    for container in containers {
+        out.entry(container.service.clone()).or_default();
+        for need in container.needs() {
+            if !reaches(&out, &need, &container.service) {
+                out.entry(container.service.clone()).or_default().push(need);
+            }
+        }
+    }
+    out
+}
+
+/// Whether one waits for another, perhaps by way of others.
+fn reaches(edges: &Edges, from: &str, to: &str) -> bool {
+    let (mut todo, mut seen) = (vec![from], BTreeSet::new());
+    while let Some(name) = todo.pop() {
+        if name == to {
+            return true;
+        }
+        if seen.insert(name) {
+            todo.extend(edges.get(name).into_iter().flatten().map(String::as_str));
+        }
+    }
+    false
 }
 
 /// What waits for what, turned round.
@@ -77,7 +102,26 @@ where
 
 #[cfg(test)]
 mod tests {
+    use super::super::found::NEEDS;
     use super::*;
+
+    #[test]
+    fn labels_that_go_round_make_no_circle() {
+        let found = |service: &str, needs: &str| Found {
+            id: String::new(),
+            name: String::new(),
+            service: service.to_owned(),
+            number: 1,
+            one_off: false,
+            state: String::new(),
+            raw: serde_json::json!({ "Labels": { (NEEDS): needs } }),
+        };
+        let all =
+            [found("a", "b:service_started:false"), found("b", "c:service_started:false"), found("c", "a,c")];
+        let edges = of_containers(&all);
+        assert_eq!((&edges["a"][..], &edges["b"][..]), (&["b".to_owned()][..], &["c".to_owned()][..]));
+        assert!(edges["c"].is_empty(), "{edges:?}");
+    }
 
     #[tokio::test]
     async fn services_come_after_what_they_need_and_before_it_when_turned_round() {
