@@ -5,7 +5,7 @@
 //! who hold it, notes the time, marks without any lock, and then removes, holding the lock alone, only what was not used
 //! since that time, and not in the time of grace before it, in which a push may still come to its manifest.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -68,21 +68,20 @@ pub fn collect(root: &Path, options: &GcOptions) -> Result<Garbage, Error> {
     let is_old = |path: &Path| Store::last_used(path).is_some_and(|t| t < before);
     let mut garbage = Garbage::default();
     let mut kept = HashSet::new();
-    let mut work = Vec::new();
+    let (mut manifests, mut links) = (Vec::new(), Vec::new());
     for name in store.folders()? {
-        let marked = mark(&store, &name, options.untagged, unused)?;
+        let marked = mark(&store, &name, options.untagged, unused, before)?;
         for hex in store.links(&name, "_manifests")? {
-            let digest = format!("sha256:{hex}");
-            if !marked.manifests.contains(&hex) && is_old(&store.manifest_link(&name, &digest)) {
-                work.push((name.clone(), digest, true));
-            } else {
+            if marked.manifests.contains(&hex) {
                 kept.insert(hex);
+            } else {
+                manifests.push((name.clone(), format!("sha256:{hex}")));
             }
         }
         for hex in store.links(&name, "_blobs")? {
             let digest = format!("sha256:{hex}");
             if !marked.blobs.contains(&hex) && is_old(&store.blob_link(&name, &digest)) {
-                work.push((name.clone(), digest, false));
+                links.push((name.clone(), digest));
             } else {
                 kept.insert(hex);
             }
@@ -90,29 +89,45 @@ pub fn collect(root: &Path, options: &GcOptions) -> Result<Garbage, Error> {
         // Named without a link of the repository's: a mirror has not fetched it, or somebody deleted the link.
         kept.extend(marked.blobs);
     }
-    for batch in work.chunks(BATCH) {
+    let mut used: HashMap<&str, Vec<String>> = HashMap::new();
+    for batch in manifests.chunks(BATCH) {
         let _alone = store.collecting()?;
-        for (name, digest, is_manifest) in batch {
-            let link =
-                if *is_manifest { store.manifest_link(name, digest) } else { store.blob_link(name, digest) };
-            // Used since.
-            if !is_old(&link) {
-                kept.insert(hex_of(digest).to_owned());
+        for (name, digest) in batch {
+            if !is_old(&store.manifest_link(name, digest)) {
+                used.entry(name).or_default().push(hex_of(digest).to_owned());
                 continue;
             }
-            let shown = format!("{name}@{digest}");
-            if *is_manifest { &mut garbage.manifests } else { &mut garbage.links }.push(shown);
-            if options.dry_run {
-                continue;
-            }
-            if *is_manifest {
+            garbage.manifests.push(format!("{name}@{digest}"));
+            if !options.dry_run {
                 store.untag(name, digest)?;
                 store.forget_manifest(name, digest)?;
-            } else {
+                store.remove_if_empty(name);
+            }
+        }
+    }
+    // Used since they were looked at: an index that names them may have come, so what they name stays too.
+    let mut spared = HashMap::new();
+    for (name, open) in used {
+        let marked = reached(&store, name, open)?;
+        kept.extend(marked.manifests);
+        kept.extend(marked.blobs.iter().cloned());
+        spared.insert(name, marked.blobs);
+    }
+    for batch in links.chunks(BATCH) {
+        let _alone = store.collecting()?;
+        for (name, digest) in batch {
+            let (link, hex) = (store.blob_link(name, digest), hex_of(digest));
+            let is_spared = spared.get(name.as_str()).is_some_and(|blobs| blobs.contains(hex));
+            if is_spared || !is_old(&link) {
+                kept.insert(hex.to_owned());
+                continue;
+            }
+            garbage.links.push(format!("{name}@{digest}"));
+            if !options.dry_run {
                 remove(&link)?;
                 link.parent().map_or(Ok(()), sync_dir)?;
+                store.remove_if_empty(name);
             }
-            store.remove_if_empty(name);
         }
     }
     let old: Vec<String> = store
@@ -151,11 +166,19 @@ fn begin(store: &Store) -> Result<i128, Error> {
     now.ok_or_else(|| Error::Invalid(format!("{} has no time", path.display())))
 }
 
-/// What of a repository stays: its manifests (those with tags, or used since then, and what hangs on them, if others are
-/// garbage), and the blobs they name.
-fn mark(store: &Store, name: &str, untagged: bool, unused: Option<i128>) -> Result<Marked, Error> {
+/// What of a repository stays: its manifests (those with tags, or used since `unused`, and what hangs on them, if others
+/// are garbage; those used since `before` whatever they are), and the blobs they name.
+fn mark(
+    store: &Store,
+    name: &str,
+    untagged: bool,
+    unused: Option<i128>,
+    before: i128,
+) -> Result<Marked, Error> {
     let all = store.links(name, "_manifests")?;
-    let mut marked = Marked::default();
+    let used_since = |hex: &String, since: i128| {
+        Store::last_used(&store.manifest_link(name, &format!("sha256:{hex}"))).is_some_and(|t| t >= since)
+    };
     let mut open: Vec<String> = if untagged {
         let tags = store.tags(name)?.unwrap_or_default();
         let tagged = tags.iter().map(|tag| store.tagged(name, tag)).collect::<Result<Vec<_>, _>>()?;
@@ -164,11 +187,15 @@ fn mark(store: &Store, name: &str, untagged: bool, unused: Option<i128>) -> Resu
         all.clone()
     };
     if let Some(since) = unused {
-        let used = |hex: &String| {
-            Store::last_used(&store.manifest_link(name, &format!("sha256:{hex}"))).is_some_and(|t| t >= since)
-        };
-        open.retain(used);
+        open.retain(|hex| used_since(hex, since));
     }
+    open.extend(all.into_iter().filter(|hex| used_since(hex, before)));
+    reached(store, name, open)
+}
+
+/// These manifests of a repository, what hangs on them, and the blobs they name.
+fn reached(store: &Store, name: &str, mut open: Vec<String>) -> Result<Marked, Error> {
+    let mut marked = Marked::default();
     while let Some(hex) = open.pop() {
         if !marked.manifests.insert(hex.clone()) {
             continue;
@@ -197,6 +224,20 @@ mod tests {
     use skep_registry::{digest_of, media};
 
     use super::*;
+
+    /// As if all of a directory had been used so much earlier.
+    fn age(dir: &Path, by: Duration) {
+        for entry in std::fs::read_dir(dir).expect("lists").flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                age(&path, by);
+                continue;
+            }
+            let file = std::fs::File::open(&path).expect("opens");
+            let then = file.metadata().and_then(|m| m.modified()).expect("has a time") - by;
+            file.set_modified(then).expect("sets the time");
+        }
+    }
 
     #[test]
     fn only_what_nothing_names_goes() {
@@ -242,29 +283,53 @@ mod tests {
             manifests: Vec::new(),
         };
         for dry_run in [true, false] {
-            std::thread::sleep(Duration::from_millis(20));
+            age(dir.path(), Duration::from_secs(1));
             let mut found = collect(dir.path(), &options(dry_run, false, Duration::ZERO)).expect("collects");
             found.links.sort();
             assert_eq!(found, wanted);
             assert_eq!(store.blob_path(&lone).exists(), dry_run);
         }
-        std::thread::sleep(Duration::from_millis(20));
+        age(dir.path(), Duration::from_secs(1));
         let found = collect(dir.path(), &options(false, true, Duration::ZERO)).expect("collects");
         assert_eq!(found.manifests, [format!("b/c@{bare}")]);
         assert!(!store.repository("b").exists());
         for digest in [&kept, &tagged, &about] {
             assert!(store.blob_path(digest).exists());
         }
-        // Not asked for lately: it goes with its tags, and what was said about it with it.
+        // Not asked for lately: it goes with its tags.
         let lately = |unused| GcOptions { unused: Some(unused), ..options(false, false, Duration::ZERO) };
         assert_eq!(collect(dir.path(), &lately(hour)).expect("collects"), Garbage::default());
-        std::thread::sleep(Duration::from_millis(20));
+        age(dir.path(), hour * 2);
         let asked = Reference::Digest(about.clone());
         assert!(store.use_manifest("a", &asked).expect("asks").is_some());
-        std::thread::sleep(Duration::from_millis(20));
-        let found = collect(dir.path(), &lately(Duration::from_millis(20))).expect("collects");
-        assert!(found.manifests.contains(&format!("a@{tagged}")), "{found:?}");
+        let found = collect(dir.path(), &lately(hour)).expect("collects");
+        assert_eq!(found.manifests, [format!("a@{tagged}")]);
         assert_eq!(store.tags("a").expect("lists").unwrap_or_default(), Vec::<String>::new());
         assert!(collect(&dir.path().join("none"), &options(true, false, hour)).is_err());
+    }
+
+    /// Nothing keeps the manifest but that somebody asked for it: an index that names it may be on its way.
+    #[test]
+    fn what_is_used_keeps_what_it_names() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(dir.path()).expect("opens");
+        let (file, config) = (store.temporary(), digest_of(b"config"));
+        std::fs::write(&file, "config").expect("writes");
+        store.take_in(&file, "a", &config).expect("takes it in");
+        let text = serde_json::json!({
+            "schemaVersion": 2, "config": {"mediaType": "x", "digest": config, "size": 6},
+        });
+        let text = text.to_string();
+        let read = Manifest::read(text.as_bytes(), media::OCI_MANIFEST).expect("reads");
+        let digest = store.put_manifest("a", None, &read, text.as_bytes(), true).expect("puts it");
+        let hour = Duration::from_secs(3600);
+        age(dir.path(), hour * 2);
+        assert!(store.use_manifest("a", &Reference::Digest(digest)).expect("asks").is_some());
+        let options = GcOptions { dry_run: false, untagged: true, unused: Some(hour / 2), grace: hour };
+        assert_eq!(collect(dir.path(), &options).expect("collects"), Garbage::default());
+        assert!(store.blob_path(&config).exists());
+        age(dir.path(), hour * 2);
+        let found = collect(dir.path(), &options).expect("collects");
+        assert_eq!((found.manifests.len(), found.links.len(), found.blobs.len()), (1, 1, 2));
     }
 }
