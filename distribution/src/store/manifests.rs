@@ -142,7 +142,8 @@ impl Store {
 
     /// Takes a manifest away with its tags; whether there was one.
     pub(crate) fn delete_manifest(&self, name: &str, digest: &str) -> Result<bool, Error> {
-        let _using = self.using()?;
+        // A tag that somebody gives to another manifest just now must not go with it.
+        let _alone = self.collecting()?;
         let link = self.manifest_link(name, digest);
         if !link.exists() {
             return Ok(false);
