@@ -28,6 +28,21 @@ impl Store {
     /// A manifest by tag or digest.
     pub(crate) fn manifest(&self, name: &str, reference: &Reference) -> Result<Option<Stored>, Error> {
         let _using = self.using()?;
+        self.find_manifest(name, reference)
+    }
+
+    /// The same for a client, who may build on it: it counts as used.
+    pub(crate) fn use_manifest(&self, name: &str, reference: &Reference) -> Result<Option<Stored>, Error> {
+        let _using = self.using()?;
+        let found = self.find_manifest(name, reference)?;
+        if let Some(stored) = &found {
+            touch(&self.manifest_link(name, &stored.digest))?;
+            touch(&self.blob_path(&stored.digest))?;
+        }
+        Ok(found)
+    }
+
+    fn find_manifest(&self, name: &str, reference: &Reference) -> Result<Option<Stored>, Error> {
         let digest = match reference {
             Reference::Digest(digest) if is_digest(digest) => digest.clone(),
             Reference::Tag(tag) => match self.tagged(name, tag)? {
@@ -37,19 +52,6 @@ impl Store {
             _ => return Ok(None),
         };
         self.read_manifest(name, &digest)
-    }
-
-    /// The same for a client, who may build on it: it counts as used.
-    pub(crate) fn use_manifest(&self, name: &str, reference: &Reference) -> Result<Option<Stored>, Error> {
-        let found = self.manifest(name, reference)?;
-        if let Some(stored) = &found {
-            let _using = self.using()?;
-            if !touch(&self.manifest_link(name, &stored.digest))? || !touch(&self.blob_path(&stored.digest))?
-            {
-                return Ok(None);
-            }
-        }
-        Ok(found)
     }
 
     fn read_manifest(&self, name: &str, digest: &str) -> Result<Option<Stored>, Error> {
