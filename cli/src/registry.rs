@@ -142,7 +142,8 @@ fn serve(args: ServeArgs) -> Result<()> {
     let options = options(args)?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("skep-registry").build();
-    runtime.context("start the registry's runtime")?.block_on(async {
+    let runtime = runtime.context("start the registry's runtime")?;
+    let served = runtime.block_on(async {
         // In a container it is PID 1, which no signal ends by itself.
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -156,7 +157,10 @@ fn serve(args: ServeArgs) -> Result<()> {
             })
             .await;
         Ok(())
-    })
+    });
+    // A collection under way may be cut off anywhere, and must not keep the process.
+    runtime.shutdown_background();
+    served
 }
 
 fn options(args: ServeArgs) -> Result<Options> {
