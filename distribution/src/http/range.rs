@@ -18,28 +18,22 @@ impl Wanted {
         let Some(spec) = header.and_then(|h| h.trim().strip_prefix("bytes=")) else { return Self::All };
         let Some((first, last)) = spec.trim().split_once('-') else { return Self::All };
         let number = |text: &str| {
-            let text = text.trim();
             if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
                 return None;
             }
             // More digits than fit are more than there is.
             Some(text.parse().unwrap_or(u64::MAX))
         };
+        let (first, last) = (first.trim(), last.trim());
         match (number(first), number(last)) {
-            (Some(first), Some(last)) if last < first => Self::All,
-            (Some(first), _) if !last.trim().is_empty() && number(last).is_none() || first >= size => {
-                if number(last).is_none() && !last.trim().is_empty() {
-                    Self::All
-                } else {
-                    Self::Beyond
-                }
-            }
-            (Some(first), last) => Self::Part(first, last.unwrap_or(u64::MAX).min(size - 1)),
-            (None, Some(0)) => Self::Beyond,
-            (None, Some(_)) if !first.trim().is_empty() => Self::All,
-            (None, Some(_)) if size == 0 => Self::Beyond,
-            (None, Some(count)) => Self::Part(size.saturating_sub(count), size - 1),
+            (None, _) if !first.is_empty() => Self::All,
+            (_, None) if !last.is_empty() => Self::All,
             (None, None) => Self::All,
+            (Some(first), Some(last)) if last < first => Self::All,
+            (Some(first), _) if first >= size => Self::Beyond,
+            (Some(first), last) => Self::Part(first, last.unwrap_or(u64::MAX).min(size - 1)),
+            (None, Some(count)) if count == 0 || size == 0 => Self::Beyond,
+            (None, Some(count)) => Self::Part(size.saturating_sub(count), size - 1),
         }
     }
 }
