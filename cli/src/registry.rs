@@ -156,7 +156,7 @@ fn serve(args: ServeArgs) -> Result<()> {
                 }
             })
             .await;
-        Ok(())
+        anyhow::Ok(())
     });
     // A collection under way may be cut off anywhere, and must not keep the process.
     runtime.shutdown_background();
