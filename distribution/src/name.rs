@@ -1,29 +1,11 @@
 //! What names may look like (OCI distribution, "Pulling manifests"). All that becomes part of a path goes through here.
 
+use skep_registry::is_name_component;
+pub(crate) use skep_registry::is_tag;
+
 /// A repository's name: components of lower-case letters and digits with separators between them.
 pub(crate) fn is_name(text: &str) -> bool {
-    text.len() <= 255 && text.split('/').all(is_component)
-}
-
-/// `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`
-fn is_component(text: &str) -> bool {
-    let word = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    let bytes = text.as_bytes();
-    let (Some(first), Some(last)) = (bytes.first(), bytes.last()) else { return false };
-    if !word(*first) || !word(*last) {
-        return false;
-    }
-    bytes
-        .split(|b| word(*b))
-        .all(|between| matches!(between, b"" | b"." | b"_" | b"__") || between.iter().all(|b| *b == b'-'))
-}
-
-/// A tag: `[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}`.
-pub(crate) fn is_tag(text: &str) -> bool {
-    let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
-    text.len() <= 128
-        && text.bytes().next().is_some_and(word)
-        && text.bytes().all(|b| word(b) || b == b'.' || b == b'-')
+    text.len() <= 255 && text.split('/').all(is_name_component)
 }
 
 /// An upload's ID as this registry makes them.

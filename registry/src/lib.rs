@@ -14,6 +14,7 @@ mod fuzz_tests;
 mod http;
 mod login;
 mod manifest;
+mod name;
 mod proxy;
 mod resolve;
 mod search;
@@ -31,6 +32,7 @@ pub use manifest::{
     ACCEPTED, Descriptor, Document, Fetched, INDEX_TYPES, MANIFEST_TYPES, Platform, digest_of, is_digest,
     media,
 };
+pub use name::{is_name_component, is_tag};
 pub use resolve::resolve;
 pub use search::Found;
 pub use session::{Access, Repository, Session};

@@ -2,12 +2,11 @@
 
 use std::fmt;
 
-use skep_registry::{DOCKER_HUB, Repository};
+use skep_registry::{DOCKER_HUB, Repository, is_name_component, is_tag};
 
 use crate::error::Error;
 
 const MAX_NAME: usize = 255;
-const MAX_TAG: usize = 128;
 
 /// A parsed reference; `Display` gives the familiar form that `docker images` shows.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,7 +50,7 @@ impl Reference {
         if path.chars().any(|c| c.is_ascii_uppercase()) {
             return Err(bad("repository name must be lowercase"));
         }
-        if !path.split('/').all(is_component) {
+        if !path.split('/').all(is_name_component) {
             return Err(bad(
                 "a name is lower-case letters and digits, separated by '.', '_', '__', '-' or '/'",
             ));
@@ -116,24 +115,6 @@ pub(super) fn is_hex(s: &str) -> bool {
 /// `sha256:` and 64 hex characters.
 pub(super) fn is_digest(s: &str) -> bool {
     s.strip_prefix("sha256:").is_some_and(|h| h.len() == 64 && is_hex(h))
-}
-
-fn is_tag(t: &str) -> bool {
-    let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
-    t.len() <= MAX_TAG
-        && t.bytes().next().is_some_and(word)
-        && t.bytes().all(|b| word(b) || b == b'.' || b == b'-')
-}
-
-/// Runs of letters and digits, separated by one '.', one or two '_', or any number of '-'.
-fn is_component(c: &str) -> bool {
-    let alnum = |ch: char| ch.is_ascii_lowercase() || ch.is_ascii_digit();
-    if !(c.starts_with(alnum) && c.ends_with(alnum)) {
-        return false;
-    }
-    c.split(alnum)
-        .filter(|s| !s.is_empty())
-        .all(|s| matches!(s, "." | "_" | "__") || s.bytes().all(|b| b == b'-'))
 }
 
 fn is_domain(d: &str) -> bool {
