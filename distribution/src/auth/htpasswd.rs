@@ -43,6 +43,14 @@ struct Read {
     known: HashSet<[u8; 32]>,
 }
 
+/// What is known of a user and a password.
+struct Found {
+    hash: Option<String>,
+    seal: [u8; 32],
+    /// The password was checked before.
+    is_known: bool,
+}
+
 impl Htpasswd {
     pub(super) fn new(path: PathBuf, realm: String) -> Result<Self, Error> {
         let file = Users { path, salt: rand::random(), read: Mutex::default() };
@@ -56,6 +64,12 @@ impl Htpasswd {
         let pair = pair.and_then(|p| String::from_utf8(p).ok()).ok_or_else(refused)?;
         let (user, password) = pair.split_once(':').ok_or_else(refused)?;
         let (user, password) = (user.to_owned(), password.to_owned());
+        let (file, name, told) = (self.file.clone(), user.clone(), password.clone());
+        let known = tokio::task::spawn_blocking(move || file.look_up(&name, &told).is_known).await;
+        if known.unwrap_or(false) {
+            return Ok(user);
+        }
+        // Whoever tries passwords holds up others who come for the first time, and nobody else.
         let _turn = self.checks.acquire().await;
         let (file, name) = (self.file.clone(), user.clone());
         let good = tokio::task::spawn_blocking(move || file.check(&name, &password)).await;
@@ -68,29 +82,30 @@ impl Htpasswd {
 }
 
 impl Users {
-    fn check(&self, user: &str, password: &str) -> bool {
+    /// Without a look at the password itself, which takes long.
+    fn look_up(&self, user: &str, password: &str) -> Found {
         if let Err(e) = self.refresh() {
             tracing::warn!(error = %e, "users stay as they were");
         }
-        let (hash, seal) = {
-            let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
-            let hash = read.hashes.get(user).cloned();
-            let mut seal = Sha256::new();
-            for part in [
-                &self.salt[..],
-                user.as_bytes(),
-                password.as_bytes(),
-                hash.as_deref().unwrap_or("").as_bytes(),
-            ] {
-                seal.update((part.len() as u64).to_le_bytes());
-                seal.update(part);
-            }
-            let seal: [u8; 32] = seal.finalize().into();
-            if hash.is_some() && read.known.contains(&seal) {
-                return true;
-            }
-            (hash, seal)
-        };
+        let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let hash = read.hashes.get(user).cloned();
+        let mut seal = Sha256::new();
+        for part in
+            [&self.salt[..], user.as_bytes(), password.as_bytes(), hash.as_deref().unwrap_or("").as_bytes()]
+        {
+            seal.update((part.len() as u64).to_le_bytes());
+            seal.update(part);
+        }
+        let seal: [u8; 32] = seal.finalize().into();
+        let is_known = hash.is_some() && read.known.contains(&seal);
+        Found { hash, seal, is_known }
+    }
+
+    fn check(&self, user: &str, password: &str) -> bool {
+        let Found { hash, seal, is_known } = self.look_up(user, password);
+        if is_known {
+            return true;
+        }
         let matches = bcrypt::verify(password, hash.as_deref().unwrap_or(NOBODY)).unwrap_or(false);
         if !matches || hash.is_none() {
             return false;
