@@ -11,6 +11,7 @@ use hyper::StatusCode;
 use hyper::body::{Frame, Incoming};
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
+use tokio::task::JoinError;
 use tokio_util::io::ReaderStream;
 
 use super::Body;
@@ -36,19 +37,10 @@ pub(super) enum Took {
 }
 
 /// Adds a body to an upload. What came before an end that is none is kept.
-pub(super) async fn add(mut writing: Writing, mut body: Incoming) -> Result<(Writing, Took), Refusal> {
-    let (pass, mut pieces) = mpsc::channel::<Bytes>(AHEAD);
+pub(super) async fn add(writing: Writing, mut body: Incoming) -> Result<(Writing, Took), Refusal> {
+    let (pass, pieces) = mpsc::channel::<Bytes>(AHEAD);
     let stop = writing.stop.clone();
-    let writer = tokio::task::spawn_blocking(move || {
-        let mut failed = None;
-        while let Some(piece) = pieces.blocking_recv() {
-            if let Err(e) = writing.take(&piece) {
-                failed = Some(e);
-                break;
-            }
-        }
-        (writing, failed)
-    });
+    let writer = tokio::spawn(write(writing, pieces));
     let mut pass_failed = false;
     let ended = loop {
         let frame = tokio::select! {
@@ -75,9 +67,34 @@ pub(super) async fn add(mut writing: Writing, mut body: Incoming) -> Result<(Wri
         let rest = async { while let Some(Ok(_)) = body.frame().await {} };
         let _ = tokio::time::timeout(LINGER, rest).await;
     }
-    let (writing, failed) =
-        writer.await.map_err(|e| Error::Invalid(format!("a task of the registry ended early: {e}")))?;
+    let early = |e: JoinError| Error::Invalid(format!("a task of the registry ended early: {e}"));
+    let (writing, failed) = writer.await.map_err(early)?.map_err(early)?;
     Ok((writing, failed.map_or(ended, Took::Failed)))
+}
+
+/// Writes what comes, to its end or to the first failure. A thread is held while there is something to write, and not
+/// while a client thinks.
+async fn write(
+    mut writing: Writing,
+    mut pieces: mpsc::Receiver<Bytes>,
+) -> Result<(Writing, Option<Error>), JoinError> {
+    while let Some(first) = pieces.recv().await {
+        let work = tokio::task::spawn_blocking(move || {
+            let mut written = writing.take(&first);
+            while written.is_ok()
+                && let Ok(piece) = pieces.try_recv()
+            {
+                written = writing.take(&piece);
+            }
+            (writing, pieces, written)
+        });
+        let (back, rest, written) = work.await?;
+        (writing, pieces) = (back, rest);
+        if let Err(e) = written {
+            return Ok((writing, Some(e)));
+        }
+    }
+    Ok((writing, None))
 }
 
 /// A whole body of at most so many bytes.
