@@ -125,20 +125,8 @@ async fn receive(
     size: u64,
     tell: &watch::Sender<Progress>,
 ) -> Result<(), String> {
-    let (pass, mut pieces) = mpsc::channel::<Bytes>(AHEAD);
-    let tell = tell.clone();
-    let writer = tokio::task::spawn_blocking(move || -> io::Result<String> {
-        let (mut hasher, mut at) = (Sha256::new(), 0);
-        while let Some(piece) = pieces.blocking_recv() {
-            file.write_all_at(&piece, at)?;
-            hasher.update(&piece);
-            at += piece.len() as u64;
-            // The last byte waits for the digest: nobody gets all of a blob that is not what it should be.
-            tell.send_replace(Progress::At(at.min(size - 1)));
-        }
-        file.sync_all()?;
-        Ok(format!("sha256:{}", hex::encode(hasher.finalize())))
-    });
+    let (pass, pieces) = mpsc::channel::<Bytes>(AHEAD);
+    let writer = tokio::spawn(write(file, pieces, size, tell.clone()));
     let mut outcome = Ok(());
     loop {
         match download.chunk(|_| {}).await {
@@ -161,4 +149,30 @@ async fn receive(
         return Err(format!("its content has {got}: the registry that is mirrored sent something else"));
     }
     Ok(())
+}
+
+/// Writes what comes, and returns the digest of it. A thread is held while there is something to write, and not while it
+/// is waited for.
+async fn write(
+    file: Arc<File>,
+    mut pieces: mpsc::Receiver<Bytes>,
+    size: u64,
+    tell: watch::Sender<Progress>,
+) -> io::Result<String> {
+    let (mut hasher, mut at) = (Sha256::new(), 0);
+    while let Some(piece) = pieces.recv().await {
+        let (file, length) = (file.clone(), piece.len() as u64);
+        let work = tokio::task::spawn_blocking(move || {
+            file.write_all_at(&piece, at)?;
+            hasher.update(&piece);
+            io::Result::Ok(hasher)
+        });
+        hasher = work.await.map_err(io::Error::other)??;
+        at += length;
+        // The last byte waits for the digest: nobody gets all of a blob that is not what it should be.
+        tell.send_replace(Progress::At(at.min(size - 1)));
+    }
+    let synced = tokio::task::spawn_blocking(move || file.sync_all()).await;
+    synced.map_err(io::Error::other)??;
+    Ok(format!("sha256:{}", hex::encode(hasher.finalize())))
 }
