@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use nix::sys::stat::{UtimensatFlags, utimensat};
@@ -9,9 +10,14 @@ use nix::sys::time::TimeSpec;
 
 use crate::error::Error;
 
+/// For the registry alone: whoever else reads is to ask it.
+fn create_dir(path: &Path) -> std::io::Result<()> {
+    fs::DirBuilder::new().mode(0o700).create(path)
+}
+
 /// Makes a directory, and its parents, for good.
 pub(super) fn make_dir(path: &Path) -> Result<(), Error> {
-    match fs::create_dir(path) {
+    match create_dir(path) {
         Ok(()) => {}
         Err(e) if e.kind() == ErrorKind::AlreadyExists && path.is_dir() => return Ok(()),
         Err(e) if e.kind() == ErrorKind::NotFound => {
@@ -19,7 +25,7 @@ pub(super) fn make_dir(path: &Path) -> Result<(), Error> {
                 return Err(Error::io("make directory", path)(e));
             };
             make_dir(parent)?;
-            match fs::create_dir(path) {
+            match create_dir(path) {
                 Err(e) if e.kind() != ErrorKind::AlreadyExists => {
                     return Err(Error::io("make directory", path)(e));
                 }
