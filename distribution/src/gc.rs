@@ -214,7 +214,7 @@ fn reached(store: &Store, name: &str, mut open: Vec<String>) -> Result<Marked, E
             }
         }
         // What is said about it (signatures, attestations) lives as long as it does.
-        open.extend(store.referrers(name, &digest)?.into_iter().map(|(s, _)| hex_of(&s.digest).to_owned()));
+        open.extend(store.referrer_links(name, &digest)?);
     }
     Ok(marked)
 }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::blobs::checked;
 use super::{Answer, App, Asked, json as answer, set};
 use crate::error::Refusal;
+use crate::name::hex_of;
 use crate::route::{Route, decoded, parameter};
 
 /// Repositories in one page, unless the client says how many, and most of them.
@@ -50,7 +51,9 @@ impl App {
         checked(digest)?;
         let filter = parameter(asked.query.as_deref(), "artifactType").filter(|f| !f.is_empty());
         let (at, subject) = (name.clone(), digest.clone());
-        let all = self.store.run(move |store| store.referrers(&at, &subject)).await?;
+        let last = parameter(asked.query.as_deref(), "last");
+        let found = self.store.run(move |store| store.referrers(&at, &subject, last.as_deref()));
+        let (all, more) = found.await?;
         let shown: Vec<Value> = all
             .iter()
             .filter(|(_, read)| filter.as_ref().is_none_or(|f| read.artifact_type == *f))
@@ -73,6 +76,16 @@ impl App {
         set(&mut response, "content-type", kind);
         if filter.is_some() {
             set(&mut response, "oci-filters-applied", "artifactType");
+        }
+        if more && let Some((last, _)) = all.last() {
+            let mut link = format!("</v2/{name}/referrers/{digest}?last={}", hex_of(&last.digest));
+            let told = asked.query.as_deref().unwrap_or_default().split('&');
+            for pair in told.filter(|pair| pair.starts_with("artifactType=")) {
+                link.push('&');
+                link.push_str(pair);
+            }
+            link.push_str(">; rel=\"next\"");
+            set(&mut response, "link", &link);
         }
         Ok(response)
     }

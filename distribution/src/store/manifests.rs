@@ -8,7 +8,7 @@ use skep_registry::{digest_of, is_digest};
 use super::files::{self, mark, remove, sync_dir, text, touch};
 use super::{Store, blobs};
 use crate::error::{Error, Refusal};
-use crate::manifest::{Manifest, PartKind};
+use crate::manifest::{LONGEST, Manifest, PartKind};
 use crate::route::Reference;
 
 /// A manifest as it lies there.
@@ -184,16 +184,34 @@ impl Store {
         Ok(())
     }
 
-    /// Manifests of a repository whose subject is this one.
-    pub(crate) fn referrers(&self, name: &str, subject: &str) -> Result<Vec<(Stored, Manifest)>, Error> {
+    /// Hex digests of the manifests of a repository whose subject is this one, sorted; not all need be there.
+    pub(crate) fn referrer_links(&self, name: &str, subject: &str) -> Result<Vec<String>, Error> {
+        files::entries(&self.referrers_dir(name, subject))
+    }
+
+    /// Manifests of a repository whose subject is this one, from what follows a hex digest on, as many as one answer
+    /// holds; and whether there are more.
+    pub(crate) fn referrers(
+        &self,
+        name: &str,
+        subject: &str,
+        last: Option<&str>,
+    ) -> Result<(Vec<(Stored, Manifest)>, bool), Error> {
         let _using = self.using()?;
-        let mut all = Vec::new();
-        for hex in files::entries(&self.referrers_dir(name, subject))? {
+        let (mut all, mut bytes) = (Vec::new(), 0);
+        for hex in self.referrer_links(name, subject)? {
+            if last.is_some_and(|last| hex.as_str() <= last) {
+                continue;
+            }
+            if bytes >= LONGEST {
+                return Ok((all, true));
+            }
             let Some(stored) = self.read_manifest(name, &format!("sha256:{hex}"))? else { continue };
             if let Ok(read) = Manifest::read(&stored.bytes, &stored.media_type) {
+                bytes += stored.bytes.len();
                 all.push((stored, read));
             }
         }
-        Ok(all)
+        Ok((all, false))
     }
 }
