@@ -29,7 +29,11 @@ pub async fn tunnel<T>(
         let up = async {
             let mut buffer = vec![0; PIECE];
             loop {
-                let n = read.read(&mut buffer).await.unwrap_or(0);
+                let n = tokio::select! {
+                    n = read.read(&mut buffer) => n.unwrap_or(0),
+                    // Where nothing more is said here, nothing else would tell.
+                    () = to.closed() => return false,
+                };
                 let kind = if n == 0 { Kind::End(true) } else { Kind::Data(buffer[..n].to_vec()) };
                 if to.send(frame(TunnelFrame { kind: Some(kind) })).await.is_err() {
                     return false;
