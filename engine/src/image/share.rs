@@ -324,7 +324,10 @@ impl Images {
             let blob_only = self.state().layers.contains_key(&chain);
             let (images, scratch) = (self.clone(), scratch.clone());
             let dir = scratch.0.join(format!("layer-{at}"));
+            let turn = self.transfers().receiving.clone().acquire_owned();
             async move {
+                // Never closed. Pieces come meanwhile, too.
+                let _turn = turn.await;
                 let damaged = Error::Damaged { digest: digest.clone() };
                 let hash = blocking({
                     let digest = digest.clone();

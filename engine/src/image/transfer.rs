@@ -22,6 +22,9 @@ use crate::error::{Error, blocking};
 
 /// Layers downloaded at once, as with Docker.
 const AT_ONCE: usize = 3;
+/// Layers from other nodes that are hashed and unpacked at once. For each two threads wait for what comes, which is
+/// written by a thread, too: the runtime has 512 of them.
+const RECEIVED_AT_ONCE: usize = 64;
 /// How long a transfer that nobody follows is kept.
 const KEPT: Duration = Duration::from_secs(600);
 /// Shortest time between two messages of how far a layer has got.
@@ -82,12 +85,18 @@ type Key = (Repository, String, String);
 #[derive(Debug)]
 pub(super) struct Transfers {
     turns: Arc<Semaphore>,
+    /// Of layers that come from other nodes.
+    pub(super) receiving: Arc<Semaphore>,
     running: Mutex<HashMap<Key, Weak<Transfer>>>,
 }
 
 impl Default for Transfers {
     fn default() -> Self {
-        Self { turns: Arc::new(Semaphore::new(AT_ONCE)), running: Mutex::default() }
+        Self {
+            turns: Arc::new(Semaphore::new(AT_ONCE)),
+            receiving: Arc::new(Semaphore::new(RECEIVED_AT_ONCE)),
+            running: Mutex::default(),
+        }
     }
 }
 
