@@ -212,6 +212,10 @@ async fn tell(share: &Arc<Share>, tx: &mpsc::Sender<Result<v1::OpenImageMessage,
     loop {
         growth.iter_mut().for_each(|g| drop(g.borrow_and_update()));
         let mut partial = Vec::new();
+        if makeup.is_some() {
+            let none = |blob: usize| v1::BlobPieces { blob: blob as u32, pieces: Vec::new() };
+            partial.extend(share.withheld().map(none));
+        }
         for ((blob, now), told) in share.partials().zip(&mut told) {
             let pieces = now.pieces();
             if makeup.is_some() || *told != pieces {

@@ -105,6 +105,16 @@ impl Share {
         })
     }
 
+    /// Places in the makeup of blobs that nobody gets here, although their layers are here: the store has the same
+    /// content in other clothes.
+    pub fn withheld(&self) -> impl Iterator<Item = usize> {
+        let blobs = self.blobs.iter().zip(&self.makeup.blobs).enumerate();
+        blobs.filter_map(|(at, (blob, (named, _)))| match blob {
+            Blob::Whole { digest } if digest != named => Some(at),
+            Blob::Whole { .. } | Blob::Partial(_) => None,
+        })
+    }
+
     /// Reads at most a piece of a blob; none = that is not here. Blocks.
     ///
     /// # Errors
