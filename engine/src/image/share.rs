@@ -68,12 +68,16 @@ pub struct Share {
     blobs: Vec<Blob>,
     images: Images,
     /// Where blobs that are on their way lie.
-    _scratch: Option<Scratch>,
+    scratch: Option<Scratch>,
     pin: Option<Pin>,
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
+        // Gigabytes may lie there, and the last who holds it may be on the async runtime.
+        if let (Some(scratch), Ok(runtime)) = (self.scratch.take(), tokio::runtime::Handle::try_current()) {
+            runtime.spawn_blocking(move || drop(scratch));
+        }
         drop(self.pin.take());
         if !self.images.has(&self.id) {
             self.images.collect_later();
@@ -249,7 +253,7 @@ impl Images {
             makeup: Makeup { config, blobs, documents },
             blobs: stored.blobs.iter().map(|d| Blob::Whole { digest: d.clone() }).collect(),
             images: self.clone(),
-            _scratch: None,
+            scratch: None,
             pin: Some(pin),
         }))
     }
@@ -308,7 +312,7 @@ impl Images {
             config,
             blobs,
             images: self.clone(),
-            _scratch: Some(scratch),
+            scratch: Some(scratch),
             pin: Some(pin),
         };
         if !share.proves(reference) {
@@ -386,7 +390,7 @@ impl Images {
             let (digest, path) = match blob {
                 Blob::Whole { digest } => (digest.clone(), self.blob_path(digest)),
                 Blob::Partial(_) => {
-                    let kept = share._scratch.as_ref().map(|s| s.0.join(format!("blob-{at}")));
+                    let kept = share.scratch.as_ref().map(|s| s.0.join(format!("blob-{at}")));
                     (named.clone(), kept.unwrap_or_default())
                 }
             };
