@@ -99,7 +99,8 @@ impl Exchange {
                         error = why,
                         "what other nodes sent of an image is refused"
                     );
-                    self.state().incoming.remove(&id);
+                    let refused = self.state().incoming.remove(&id);
+                    drop(refused);
                     if let [only] = by.as_slice() {
                         damaged.insert(only.clone(), why);
                     } else if alone || by.is_empty() {
@@ -155,7 +156,8 @@ impl Exchange {
             Ok(()) => {
                 let nodes = filling.used.len();
                 tracing::info!(image, id, nodes, "an image came from other nodes of the swarm");
-                self.state().incoming.remove(id);
+                let come = self.state().incoming.remove(id);
+                drop(come);
                 Ok(())
             }
             Err(e @ skep_engine::Error::Damaged { .. }) => {
@@ -242,8 +244,10 @@ struct Kept<'a> {
 
 impl Drop for Kept<'_> {
     fn drop(&mut self) {
-        if let Some(incoming) = self.exchange.state().incoming.get_mut(self.id) {
-            incoming.used = Instant::now();
+        match self.exchange.state().incoming.get_mut(self.id) {
+            Some(incoming) => incoming.used = Instant::now(),
+            // It has become an image, or was never begun.
+            None => return,
         }
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         let (exchange, id) = (Arc::downgrade(&self.exchange.0), self.id.to_owned());
