@@ -88,6 +88,10 @@ impl Exchange {
                 // What a node is still fetching itself is nobody's word.
                 seeds.retain(|h| h.image.as_ref().is_some_and(|i| i.complete));
                 seeds.truncate(1);
+                if seeds.is_empty() {
+                    let why = "what came was damaged, and no node in reach has all of it".to_owned();
+                    return Err(FetchError::Failed(why));
+                }
             }
             match self.bring(&link, image, &id, &name, seeds, alone).await {
                 Ok(()) => return Ok(()),
