@@ -72,6 +72,8 @@ impl Opened {
         if makeup_from_proto(makeup).blobs != share.makeup().blobs {
             return Ended::Lost("its layers are in other clothes".into());
         }
+        let blobs = share.makeup().blobs.len();
+        partial.retain(|blob, _| *blob < blobs);
         let fetches = !partial.is_empty();
         // However it ends.
         let _gone = Gone { node: &node, picker: &picker };
@@ -80,7 +82,8 @@ impl Opened {
             loop {
                 match messages.message().await {
                     Ok(Some(message)) => {
-                        partial.extend(message.partial.into_iter().map(|b| (b.blob as usize, b.pieces)));
+                        let told = message.partial.into_iter().map(|b| (b.blob as usize, b.pieces));
+                        partial.extend(told.filter(|(blob, _)| *blob < blobs));
                         picker.update(&node, &partial, fetches);
                     }
                     Ok(None) => return Ended::Lost("it ended the transfer".into()),
