@@ -5,15 +5,14 @@ use axum::extract::Request;
 use axum::http::Uri;
 
 use super::{Asked, asked};
+use crate::convert::container::TASK_LABEL;
 use crate::error::{ApiError, ApiResult};
 use crate::state::ApiState;
 
-/// The label by which a container is a task's.
-const TASK: &str = "com.docker.swarm.task.id";
-
 /// The container of a task.
 pub(super) fn container(s: &ApiState, task: &str) -> ApiResult<String> {
-    let found = s.engine().list().into_iter().find(|c| c.config.labels.get(TASK).is_some_and(|t| t == task));
+    let mut containers = s.engine().list().into_iter();
+    let found = containers.find(|c| c.config.labels.get(TASK_LABEL).is_some_and(|t| t == task));
     found.map(|c| c.id.to_string()).ok_or_else(|| {
         ApiError::not_found(format!(
             "No such container: the one of task {task} is not on its node: it has been removed, or could not be made (docker service ps)"

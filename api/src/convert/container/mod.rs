@@ -18,6 +18,7 @@ pub use inspect::inspect;
 pub use networking::{check_join, check_port_key, read_join, read_network};
 pub use read::{Create, read};
 pub use resources::{read_ulimits, read_update};
+pub(crate) use select::TASK_LABEL;
 pub use select::{FILTERS, Select};
 pub use stats::stats;
 pub use summary::{human_duration, summary};

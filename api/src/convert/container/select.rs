@@ -25,7 +25,7 @@ pub const FILTERS: &[&str] = &[
 ];
 
 /// Label the agent puts on the containers of tasks.
-const TASK_LABEL: &str = "com.docker.swarm.task.id";
+pub(crate) const TASK_LABEL: &str = "com.docker.swarm.task.id";
 
 /// Which containers a listing shows.
 #[derive(Debug)]
