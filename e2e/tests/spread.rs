@@ -241,8 +241,12 @@ fn transfers_survive_what_happens_to_their_sources() -> Result<()> {
     wait_under_way(lab.host(4))?;
     lab.cut(3)?;
     lab.kill(2)?;
-    // Longer than connections are kept that bring nothing.
-    std::thread::sleep(std::time::Duration::from_secs(6));
+    let three = lab.host(3).addr.clone();
+    eventually("the connections that bring nothing are given up", LONG, || {
+        let held = lab.host(4).exec(&["ss", "-Htn", "state", "established", "dst", &three])?;
+        ensure!(held.is_empty(), "{held}");
+        Ok(())
+    })?;
     let before = sent(lab.host(3))?;
     lab.heal(3)?;
     wait_on(lab.host(1), "cut", lab.host(4), &id)?;
