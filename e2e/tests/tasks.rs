@@ -189,6 +189,8 @@ fn bad_requests(one: &Host, two: &Host, three: &Host, full: &str) -> Result<()> 
     for args in [&["kill", "web.1"][..], &["stop", "web.1"], &["rename", "web.1", "x"]] {
         refused(one, args, &[NONE, "it is a task on node", "its service web"])?;
     }
+    refused(one, &["exec", "--privileged", "web.1", "true"], &["tasks of privileged services"])?;
+    three.docker(&["exec", "--privileged", full, "hostname"])?;
     refused(one, &["exec", "web.7", "true"], &[NONE])?;
     refused(one, &["exec", "nothing", "true"], &[NONE])?;
     one.docker(&[

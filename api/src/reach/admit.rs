@@ -20,9 +20,14 @@ pub(super) fn container(s: &ApiState, task: &str) -> ApiResult<String> {
     })
 }
 
+/// Marks a request that came through a tunnel.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tunnelled;
+
 /// The request with the container's own ID in place of the task's.
 pub(crate) fn admit(s: &ApiState, task: &str, mut request: Request) -> ApiResult<Request> {
     *request.uri_mut() = target(s, task, &request)?;
+    request.extensions_mut().insert(Tunnelled);
     Ok(request)
 }
 

@@ -12,7 +12,7 @@ mod resolve;
 
 use axum::http::Method;
 
-pub(crate) use admit::admit;
+pub(crate) use admit::{Tunnelled, admit};
 pub(crate) use lead::lead;
 
 /// Between the two parts of an exec's ID.

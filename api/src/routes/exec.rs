@@ -17,6 +17,7 @@ use super::{Spoken, body, containers::Resize};
 use crate::error::{ApiError, ApiResult};
 use crate::fields::Fields;
 use crate::hijack::{self, DetachKeys};
+use crate::reach::Tunnelled;
 use crate::state::ApiState;
 use crate::stdcopy::{self, STDOUT};
 
@@ -32,7 +33,15 @@ pub(super) fn routes() -> Router<ApiState> {
 }
 
 async fn create(State(s): State<ApiState>, Path(id): Path<String>, request: Request) -> ApiResult {
+    let tunnelled = request.extensions().get::<Tunnelled>().is_some();
     let config = read(&body::read(request).await?)?;
+    // A service has no more of this node than the node allows services, and gets it by no exec.
+    if tunnelled && config.privileged && !s.engine().inspect(&id)?.config.privileged {
+        return Err(ApiError::new(
+            StatusCode::FORBIDDEN,
+            "privileged execs by managers are for tasks of privileged services: ask the task's own node",
+        ));
+    }
     let id = s.engine().exec_create(&id, config)?;
     Ok(body::json(StatusCode::CREATED, &json!({ "Id": id })))
 }
