@@ -63,7 +63,14 @@ pub async fn tunnel<T>(
         };
         tokio::pin!(up, down);
         tokio::select! {
-            ended = &mut up => ended && down.await,
+            ended = &mut up => match ended {
+                true => down.await,
+                false => {
+                    // What has come by then is passed on all the same.
+                    let _ = tokio::time::timeout(LINGER, down).await;
+                    false
+                }
+            },
             ended = &mut down => ended && up.await,
         }
     };
