@@ -21,6 +21,7 @@ use skep_identity::{Identity, Network};
 use skep_proto::{defaults, v1};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 pub use fetch::FetchError;
@@ -50,6 +51,8 @@ struct Inner {
 struct State {
     /// While this node is part of a swarm, and which listening it is that of.
     link: Option<(u64, Link)>,
+    /// Cancelled once this node is no part of that swarm any more.
+    left: CancellationToken,
     /// Images by ID that others may open, and until when.
     offered: HashMap<String, Instant>,
     /// Images by ID that others have open.

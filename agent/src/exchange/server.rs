@@ -46,6 +46,7 @@ impl Listening {
     ) -> io::Result<Self> {
         let port = listener.local_addr()?.port();
         let stop = CancellationToken::new();
+        exchange.state().left = stop.clone();
         let router = skep_identity::server().add_service(ExchangeServer::new(exchange.clone()));
         let incoming = skep_identity::incoming(identity, listener);
         let ended = stop.clone().cancelled_owned();
@@ -137,7 +138,9 @@ impl ExchangeService for Exchange {
         let share = self.share(&id).await?;
         tracing::debug!(image = id, node = %peer.node_id, "another node takes an image from this one");
         let (tx, rx) = mpsc::channel(4);
-        tokio::spawn(async move { tell(&share, &tx).await });
+        // Who listens for ever would otherwise hold the image, and the connection, beyond this node's membership.
+        let left = self.state().left.clone();
+        tokio::spawn(async move { left.run_until_cancelled(tell(&share, &tx)).await });
         Ok(Response::new(ReceiverStream::new(rx)))
     }
 
