@@ -6,6 +6,9 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use super::slot::Slot;
 use crate::error::Error;
 
+/// Names of links that may lead to each other. After renames one may lead to itself, and would without end.
+const LONGEST_CHAIN: usize = 8;
+
 #[derive(Default)]
 pub(crate) struct Table(RwLock<Inner>);
 
@@ -27,11 +30,17 @@ impl Table {
 
     /// By full ID, name, name of a link (`container/alias`), or unique prefix of an ID.
     pub(crate) fn find(&self, asked: &str) -> Result<Arc<Slot>, Error> {
+        self.find_by(asked, LONGEST_CHAIN)
+    }
+
+    /// By at most so many names of links, one after the other.
+    fn find_by(&self, asked: &str, links: usize) -> Result<Arc<Slot>, Error> {
         let missing = || Error::NoSuchContainer { name: asked.to_owned() };
         let name = asked.strip_prefix('/').unwrap_or(asked);
         if let Some((parent, alias)) = name.split_once('/') {
             let target = self.find(parent).ok().and_then(|p| p.container().link(alias).map(str::to_owned));
-            return target.and_then(|t| self.find(&t).ok()).ok_or_else(missing);
+            let links = links.checked_sub(1).ok_or_else(missing)?;
+            return target.and_then(|t| self.find_by(&t, links).ok()).ok_or_else(missing);
         }
         let inner = self.read();
         let exact = inner.by_id.get(asked).or_else(|| inner.by_id.get(inner.names.get(name)?));
