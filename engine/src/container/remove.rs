@@ -22,18 +22,24 @@ impl Engine {
     pub async fn remove_with(&self, id: &str, force: bool, volumes: bool) -> Result<(), Error> {
         let began = Instant::now();
         let slot = self.table().find(id)?;
-        if slot.is_active() {
-            if !force {
-                let c = slot.container();
-                return Err(Error::Conflict(format!(
-                    "cannot remove container \"/{}\": container is {}: stop the container before removing or force remove",
-                    c.name,
-                    c.state.word()
-                )));
+        let _op = loop {
+            if slot.is_active() {
+                if !force {
+                    let c = slot.container();
+                    return Err(Error::Conflict(format!(
+                        "cannot remove container \"/{}\": container is {}: stop the container before removing or force remove",
+                        c.name,
+                        c.state.word()
+                    )));
+                }
+                self.kill_for_removal(&slot).await?;
             }
-            self.kill_for_removal(&slot).await?;
-        }
-        let _op = slot.op.lock().await;
+            let op = slot.op.lock().await;
+            // A start that was under way is done by now.
+            if !force || !slot.is_active() {
+                break op;
+            }
+        };
         if slot.life.borrow().removed {
             return Err(Error::NoSuchContainer { name: id.to_owned() });
         }

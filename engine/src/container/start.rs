@@ -37,11 +37,16 @@ impl Engine {
     /// Starts a container; [`Error::AlreadyStarted`] when it runs or, as with Docker, waits for its restart.
     pub async fn start(&self, id_or_name: &str) -> Result<(), Error> {
         let slot = self.table().find(id_or_name)?;
-        let _op = slot.op.lock().await;
-        if slot.container().state == ContainerState::Restarting {
-            return Err(Error::AlreadyStarted { id: slot.id.clone() });
-        }
-        self.start_locked(&slot, Duration::ZERO, 0).await
+        let engine = self.clone();
+        // A task of its own: a client that leaves half-way must not leave a container that nobody watches.
+        let started = tokio::spawn(async move {
+            let _op = slot.op.lock().await;
+            if slot.container().state == ContainerState::Restarting {
+                return Err(Error::AlreadyStarted { id: slot.id.clone() });
+            }
+            engine.start_locked(&slot, Duration::ZERO, 0).await
+        });
+        started.await.map_err(|_| Error::ShuttingDown)?
     }
 
     /// The caller holds `op`. `last_delay` and `restarts` are those of the restart policy.
