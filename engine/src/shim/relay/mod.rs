@@ -31,6 +31,8 @@ const TURNS: usize = 64;
 const MOST_CONNECTIONS: usize = 4096;
 /// UDP clients at a time; the one that has been silent for longest gives way.
 const MOST_CLIENTS: usize = 1024;
+/// How long none is accepted after one could not be.
+const BREATH: Duration = Duration::from_millis(100);
 /// Descriptors left to all else that the shim does.
 const RESERVED: usize = 64;
 /// A connection has two sockets, and up to two pipes while its receivers lag behind.
@@ -52,6 +54,8 @@ pub struct Relays {
     next: u64,
     most: usize,
     accepting: bool,
+    /// When it is accepted again, where no connection's end may tell.
+    again: Option<Instant>,
 }
 
 impl Relays {
@@ -74,6 +78,7 @@ impl Relays {
             next: 0,
             most: (free / 2 / PER_CONNECTION).clamp(1, MOST_CONNECTIONS),
             accepting: true,
+            again: None,
         });
         relays.set(wanted)?;
         Ok(Some(relays))
@@ -95,7 +100,7 @@ impl Relays {
         for relay in wanted {
             let subject = format!("{}/{}", relay.from, relay.protocol);
             let done = match of(self, relay) {
-                Some(id) => self.lead(id, relay),
+                Some(id) => self.lead(id, relay).inspect_err(|_| drop(self.listeners.remove(&id))),
                 None => self.add(relay),
             };
             if let Err(e) = done {
@@ -114,7 +119,8 @@ impl Relays {
         let held = Relay { to: None, ..relay.clone() };
         let id = self.number();
         self.listeners.insert(id, Listener { socket: Socket::bind(relay)?, relay: held });
-        self.lead(id, relay)
+        // What is not served after all is tried anew the next time.
+        self.lead(id, relay).inspect_err(|_| drop(self.listeners.remove(&id)))
     }
 
     /// Has a port lead where `relay` says.
@@ -150,6 +156,7 @@ impl Relays {
     fn cut(&mut self, listener: u64) {
         self.connections.retain(|_, c| c.listener != listener);
         self.clients.cut(listener);
+        self.resume();
     }
 
     fn number(&mut self) -> u64 {
@@ -164,25 +171,33 @@ impl Relays {
 
     /// How long there is nothing to do but for what [`Relays::fd`] tells of; none = no end of it.
     pub fn patience(&self) -> Option<Duration> {
-        match self.ready.is_empty() {
-            true => self.clients.patience(),
-            false => Some(Duration::ZERO),
+        if !self.ready.is_empty() {
+            return Some(Duration::ZERO);
         }
+        let again = self.again.map(|t| t.saturating_duration_since(Instant::now()));
+        again.into_iter().chain(self.clients.patience()).min()
     }
 
     /// Does what there is to do, within bounds.
     pub fn turn(&mut self) {
+        let now = Instant::now();
+        if self.again.is_some_and(|t| t <= now) {
+            self.resume();
+        }
         for _ in 0..ROUNDS {
             if !self.round() {
                 break;
             }
         }
-        self.clients.forget_silent(Instant::now());
+        self.clients.forget_silent(now);
     }
 
     /// The container has ended: what it still said is passed on, then everything is cut.
     pub fn finish(mut self: Box<Self>) {
-        self.listeners.clear();
+        // Nothing further comes in. Answers by datagram still go out by the sockets that were asked.
+        for listener in self.listeners.values() {
+            let _ = self.epoll.delete(listener.socket.as_fd());
+        }
         for _ in 0..ROUNDS * EVENTS {
             if !self.round() {
                 break;
@@ -217,9 +232,7 @@ impl Relays {
             Progress::Goes => drop(self.ready.insert(id)),
             Progress::Over => {
                 self.connections.remove(&id);
-                if !std::mem::replace(&mut self.accepting, true) {
-                    self.heed();
-                }
+                self.resume();
             }
         }
     }
@@ -232,8 +245,7 @@ impl Relays {
             match &listener.socket {
                 Socket::Tcp(socket) => {
                     if self.connections.len() >= self.most {
-                        self.accepting = false;
-                        return self.heed();
+                        return self.pause(None);
                     }
                     let client = match socket.accept() {
                         Ok((client, _)) => client,
@@ -246,10 +258,9 @@ impl Relays {
                             continue;
                         }
                         Err(e) => {
-                            // Out of descriptors: until a connection has ended, or there would be no end of this event.
-                            if e.kind() != io::ErrorKind::WouldBlock && !self.connections.is_empty() {
-                                self.accepting = false;
-                                self.heed();
+                            // Out of descriptors or memory, by whomever: there would be no end of this event.
+                            if e.kind() != io::ErrorKind::WouldBlock {
+                                self.pause(Some(Instant::now() + BREATH));
                             }
                             return;
                         }
@@ -284,6 +295,21 @@ impl Relays {
             .all(|socket| self.epoll.add(socket, EpollEvent::new(flags, id << 2 | CONNECTION)).is_ok());
         if added {
             self.connections.insert(id, session);
+        }
+    }
+
+    /// Accepts nothing until a connection has ended, or until then.
+    fn pause(&mut self, until: Option<Instant>) {
+        self.accepting = false;
+        self.again = until;
+        self.heed();
+    }
+
+    /// Accepts again.
+    fn resume(&mut self) {
+        self.again = None;
+        if !std::mem::replace(&mut self.accepting, true) {
+            self.heed();
         }
     }
 
