@@ -377,19 +377,21 @@ async fn a_start_is_not_undone_by_a_power_cut() -> Outcome {
     f.engine.stop("unless", Some(Duration::ZERO)).await?;
     for (name, _) in &policies {
         f.engine.start(name).await?;
-        let after = tempfile::tempdir()?;
-        let copied = std::process::Command::new("cp")
-            .arg("-a")
-            .arg(f.dir().join("data"))
-            .arg(after.path())
-            .status()?;
+        let after = f.dir().join(format!("after-{name}"));
+        std::fs::create_dir(&after)?;
+        let copied =
+            std::process::Command::new("cp").arg("-a").arg(f.dir().join("data")).arg(&after).status()?;
         assert!(copied.success());
-        let e = support::engine(after.path()).await?;
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while e.inspect(name)?.state != ContainerState::Running {
-            assert!(Instant::now() < deadline, "{name} is {:?}", e.inspect(name)?.state);
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        let e = support::engine(&after).await?;
+        let mut events = e.events();
+        let running = async {
+            while e.inspect(name)?.state != ContainerState::Running {
+                events.recv().await?;
+            }
+            Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+        };
+        let waited = tokio::time::timeout(Duration::from_secs(60), running).await;
+        waited.map_err(|_| format!("{name} is not started again"))??;
         for c in e.list() {
             e.remove(c.id.as_str(), true).await?;
         }

@@ -164,20 +164,6 @@ struct Tidy(PathBuf);
 
 impl Drop for Tidy {
     fn drop(&mut self) {
-        for bundle in names(&self.0.join("exec/containers")) {
-            let pids = std::fs::read_to_string(self.0.join("exec/containers").join(bundle).join("pids"));
-            let pids: Vec<i32> =
-                pids.unwrap_or_default().split_whitespace().filter_map(|p| p.parse().ok()).collect();
-            let [shim, init] = pids[..] else { continue };
-            // SAFETY: plain integers: a container of this test.
-            unsafe { libc::kill(init, libc::SIGKILL) };
-            while Path::new(&format!("/proc/{shim}")).exists() {
-                std::thread::yield_now();
-            }
-        }
-        let parent = format!("skep-{}", support::options(&self.0).instance);
-        for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-            let _ = std::fs::remove_dir(hierarchy.path().join(&parent));
-        }
+        support::end_containers(&self.0);
     }
 }

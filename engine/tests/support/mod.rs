@@ -235,19 +235,51 @@ impl Fixture {
 }
 
 impl Drop for Fixture {
-    /// Kills what a test left running, and takes the cgroups away.
     fn drop(&mut self) {
-        let parent = format!("skep-{}", options(self.dir.path()).instance);
-        for c in self.engine.list() {
-            if let Some(pid) = c.pid.and_then(|p| i32::try_from(p).ok()) {
-                let _ = nix::sys::signal::kill(
-                    nix::unistd::Pid::from_raw(pid),
-                    nix::sys::signal::Signal::SIGKILL,
-                );
+        // Nothing is started again by its policy.
+        let _ = futures::FutureExt::now_or_never(self.engine.shutdown());
+        end_containers(self.dir.path());
+    }
+}
+
+/// Ends all containers whose shims were started below `dir`, known to an engine or not, waits for the shims, and takes
+/// the cgroup away.
+pub fn end_containers(dir: &Path) {
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+    // A shim, or what sends its log on, which may wait for its receiver for long; and the bundle.
+    let of_ours = |process: std::fs::DirEntry| {
+        let line = std::fs::read(process.path().join("cmdline")).ok()?;
+        let bundle = line.strip_prefix(b"skep\0shim\0")?.split(|b| *b == 0).next()?;
+        let bundle = std::path::PathBuf::from(String::from_utf8_lossy(bundle).into_owned());
+        let sends = std::fs::read_to_string(process.path().join("comm")).ok()? == "skep-log\n";
+        let pid = process.file_name().to_str()?.parse::<i32>().ok()?;
+        bundle.starts_with(dir).then_some((pid, sends, bundle))
+    };
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    let mut killed = std::collections::BTreeSet::new();
+    loop {
+        let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let found: Vec<_> = processes.filter_map(of_ours).collect();
+        if found.is_empty() || std::time::Instant::now() > deadline {
+            break;
+        }
+        for (pid, sends, bundle) in found {
+            let pids = std::fs::read_to_string(bundle.join("pids")).unwrap_or_default();
+            let end = match sends {
+                true => Some(pid),
+                false if bundle.join("exit.json").exists() => None,
+                // Without that it is being made still, for nobody any more.
+                false => pids.split_whitespace().nth(1).and_then(|init| init.parse().ok()),
+            };
+            if let Some(end) = end.filter(|end| killed.insert((bundle, *end))) {
+                let _ = kill(Pid::from_raw(end), Signal::SIGKILL);
             }
         }
-        for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-            let _ = std::fs::remove_dir(hierarchy.path().join(&parent));
-        }
+        std::thread::yield_now();
+    }
+    let parent = format!("skep-{}", options(dir).instance);
+    for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+        let _ = std::fs::remove_dir(hierarchy.path().join(&parent));
     }
 }
