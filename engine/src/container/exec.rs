@@ -158,6 +158,13 @@ impl Engine {
         size: Option<(u16, u16)>,
         attach: bool,
     ) -> Result<Attached, Error> {
+        let (engine, id) = (self.clone(), id.to_owned());
+        // A task of its own: when a client leaves half-way, the command's end is seen all the same.
+        let begun = tokio::spawn(async move { engine.exec_begin(&id, size, attach).await });
+        begun.await.map_err(|_| Error::ShuttingDown)?
+    }
+
+    async fn exec_begin(&self, id: &str, size: Option<(u16, u16)>, attach: bool) -> Result<Attached, Error> {
         let exec = self.execs().find(id)?;
         runs(&exec.slot)?;
         let shim = exec.slot.shim().ok_or_else(|| Error::NotRunning { id: exec.slot.id.clone() })?;
