@@ -93,14 +93,13 @@ impl Relays {
         let kept: Vec<u64> = wanted.iter().filter_map(|w| of(self, w)).collect();
         let gone: Vec<u64> = self.listeners.keys().filter(|id| !kept.contains(id)).copied().collect();
         for id in gone {
-            self.cut(id);
-            self.listeners.remove(&id);
+            self.end(id);
         }
         let mut fault = None;
         for relay in wanted {
             let subject = format!("{}/{}", relay.from, relay.protocol);
             let done = match of(self, relay) {
-                Some(id) => self.lead(id, relay).inspect_err(|_| drop(self.listeners.remove(&id))),
+                Some(id) => self.lead(id, relay).inspect_err(|_| self.end(id)),
                 None => self.add(relay),
             };
             if let Err(e) = done {
@@ -120,7 +119,7 @@ impl Relays {
         let id = self.number();
         self.listeners.insert(id, Listener { socket: Socket::bind(relay)?, relay: held });
         // What is not served after all is tried anew the next time.
-        self.lead(id, relay).inspect_err(|_| drop(self.listeners.remove(&id)))
+        self.lead(id, relay).inspect_err(|_| self.end(id))
     }
 
     /// Has a port lead where `relay` says.
@@ -150,6 +149,12 @@ impl Relays {
         }
         self.cut(id);
         Ok(())
+    }
+
+    /// Gives a port up, and what came in by it.
+    fn end(&mut self, listener: u64) {
+        self.cut(listener);
+        self.listeners.remove(&listener);
     }
 
     /// Ends what came in by this port.
