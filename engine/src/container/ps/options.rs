@@ -76,23 +76,29 @@ impl Asked {
             all.retain(|p| self.selected.iter().any(|s| s.has(p, host)) != self.negated);
         }
         if !self.sorted.is_empty() {
-            all.sort_by(|a, b| {
-                let orders = self.sorted.iter().map(|(column, down)| {
-                    let order = compared(&(column.cell)(a, host), &(column.cell)(b, host));
+            // Looked up once: what /proc says changes meanwhile.
+            let cells = |p: &Process| self.sorted.iter().map(|(c, _)| (c.cell)(p, host)).collect::<Vec<_>>();
+            let mut keyed: Vec<_> = all.into_iter().map(|p| (cells(&p), p)).collect();
+            keyed.sort_by(|(a, _), (b, _)| {
+                let orders = self.sorted.iter().zip(a.iter().zip(b)).map(|((_, down), (a, b))| {
+                    let order = compared(a, b);
                     if *down { order.reverse() } else { order }
                 });
                 orders.fold(std::cmp::Ordering::Equal, std::cmp::Ordering::then)
             });
+            all = keyed.into_iter().map(|(_, p)| p).collect();
         }
         all
     }
 }
 
-/// Numbers by their size, all else as text.
+/// Numbers by their size and before all else, which is sorted as text.
 fn compared(a: &str, b: &str) -> std::cmp::Ordering {
     match (a.parse::<f64>(), b.parse::<f64>()) {
         (Ok(a), Ok(b)) => a.total_cmp(&b),
-        _ => a.cmp(b),
+        (Ok(_), Err(_)) => std::cmp::Ordering::Less,
+        (Err(_), Ok(_)) => std::cmp::Ordering::Greater,
+        (Err(_), Err(_)) => a.cmp(b),
     }
 }
 
