@@ -11,6 +11,9 @@ use crate::engine::Engine;
 use crate::error::{Error, blocking};
 use crate::metadata::{Change, Kind};
 
+/// Starts of a container that a forced removal ends, before it leaves the container to whoever starts it.
+const MOST_KILLS: u32 = 3;
+
 impl Engine {
     /// Removes a container; a running one only with `force`, which kills it. Its anonymous volumes stay
     /// unless it was to remove itself.
@@ -22,6 +25,7 @@ impl Engine {
     pub async fn remove_with(&self, id: &str, force: bool, volumes: bool) -> Result<(), Error> {
         let began = Instant::now();
         let slot = self.table().find(id)?;
+        let mut kills = 0;
         let _op = loop {
             if slot.is_active() {
                 if !force {
@@ -33,10 +37,11 @@ impl Engine {
                     )));
                 }
                 self.kill_for_removal(&slot).await?;
+                kills += 1;
             }
             let op = slot.op.lock().await;
             // A start that was under way is done by now.
-            if !force || !slot.is_active() {
+            if !force || !slot.is_active() || kills == MOST_KILLS {
                 break op;
             }
         };
