@@ -140,6 +140,9 @@ impl Context {
                 Err(WriteError::Propose(e @ (ProposeError::NotLeader { .. } | ProposeError::Stopping))) => {
                     return Err(not_leader(&e.to_string()));
                 }
+                Err(WriteError::Propose(e @ ProposeError::TooLarge { .. })) => {
+                    return Err(Status::invalid_argument(e.to_string()));
+                }
                 Err(WriteError::Propose(e @ ProposeError::Unknown(_))) => {
                     return Err(Status::unavailable(e.to_string()));
                 }

@@ -20,8 +20,29 @@ fn listed(spec: &v1::ServiceSpec) -> &[v1::Prerequisite] {
     spec.depends_on.as_ref().map_or(&[], |l| &l.all)
 }
 
+/// What is waited for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unmet {
+    /// In words that stay the same while it comes closer: what waits is not written anew for that.
+    pub what: String,
+    /// How far it has come, for whoever asks; may be empty.
+    pub so_far: String,
+}
+
+impl Unmet {
+    fn new(what: String) -> Self {
+        Self { what, so_far: String::new() }
+    }
+
+    /// Both.
+    pub fn whole(&self) -> String {
+        let colon = if self.so_far.is_empty() { "" } else { ": " };
+        format!("{}{colon}{}", self.what, self.so_far)
+    }
+}
+
 /// Why tasks of this revision of a service have to wait, if they have to.
-pub fn unmet(view: &StoreView, service: &v1::Service, revision: u64) -> Option<String> {
+pub fn unmet(view: &StoreView, service: &v1::Service, revision: u64) -> Option<Unmet> {
     let wanted = of(service);
     if wanted.is_empty() {
         return None;
@@ -35,10 +56,11 @@ pub fn unmet(view: &StoreView, service: &v1::Service, revision: u64) -> Option<S
     wanted.iter().find_map(|p| lacks(view, p))
 }
 
-fn lacks(view: &StoreView, wanted: &v1::Prerequisite) -> Option<String> {
+fn lacks(view: &StoreView, wanted: &v1::Prerequisite) -> Option<Unmet> {
     let name = &wanted.service;
     let Some(service) = view.service_by_name(name).filter(|s| !s.removing) else {
-        return (!wanted.optional).then(|| format!("waits for service {name}, which is not there yet"));
+        let why = || Unmet::new(format!("waits for service {name}, which is not there yet"));
+        return (!wanted.optional).then(why);
     };
     let mut slots: Vec<Slot> = slot::slots(view, service).into_values().collect();
     for slot in &mut slots {
@@ -59,12 +81,14 @@ fn lacks(view: &StoreView, wanted: &v1::Prerequisite) -> Option<String> {
             let started =
                 |t: &v1::Task| complete(t) || (task::live(t) && task::state(t) >= TaskState::Starting);
             let any = all == 0 || now(&started) > 0;
-            (!any).then(|| format!("waits for service {name} to be started"))
+            (!any).then(|| Unmet::new(format!("waits for service {name} to be started")))
         }
         PrerequisiteCondition::Healthy => {
             let count = now(&|t| running(t) || (job && complete(t)));
-            (count < all)
-                .then(|| format!("waits for service {name} to be healthy: {count} of {all} tasks run"))
+            (count < all).then(|| Unmet {
+                what: format!("waits for service {name} to be healthy"),
+                so_far: format!("{count} of {all} tasks run"),
+            })
         }
         PrerequisiteCondition::Completed => {
             // Of a job, one completion is for good; of others, only the last word counts.
@@ -78,9 +102,9 @@ fn lacks(view: &StoreView, wanted: &v1::Prerequisite) -> Option<String> {
             });
             let failed =
                 failed.and_then(|t| t.status.as_ref()).map(|s| format!(" (it has failed: {})", s.err));
-            (count < all).then(|| {
-                let failed = failed.unwrap_or_default();
-                format!("waits for service {name} to complete: {count} of {all} tasks have{failed}")
+            (count < all).then(|| Unmet {
+                what: format!("waits for service {name} to complete{}", failed.unwrap_or_default()),
+                so_far: format!("{count} of {all} tasks have"),
             })
         }
     }

@@ -169,6 +169,7 @@ impl Propose for Replica {
                 // Nothing was written: whoever asked looks for a leader as long as it wants one.
                 raft::ProposeError::QuorumLost { .. } => ProposeError::NotLeader { leader: None },
                 raft::ProposeError::Rejected(_) => ProposeError::Stale { based_on, actual: 0 },
+                raft::ProposeError::TooLarge { bytes, limit } => ProposeError::TooLarge { bytes, limit },
                 raft::ProposeError::Stopped(_) => ProposeError::Stopping,
                 other => ProposeError::Unknown(other.to_string()),
             })

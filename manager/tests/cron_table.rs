@@ -157,3 +157,12 @@ fn what_cannot_be_is_refused() {
     assert!(wrong("@daily", "Mars/Olympus").contains("is not a time zone"));
     assert!(wrong("nonsense", "").contains("want five fields"));
 }
+
+#[test]
+fn whatever_comes_often_is_found_at_once() {
+    // By what clocks show, each minute of the day: a search that looked at every minute took seconds for a year.
+    let cron = Cron::parse("* 0-23 * * *", "Europe/Berlin").expect("a schedule");
+    let at = "2026-03-29T00:58:30Z".parse::<Timestamp>().expect("a time").as_millisecond();
+    let found: Vec<i64> = std::iter::successors(Some(at), |at| cron.next_ms(*at)).skip(1).take(3).collect();
+    assert_eq!(found, [30, 90, 150].map(|s| at + s * 1000));
+}

@@ -34,6 +34,9 @@ async fn measure(group: &Group, label: &str) {
 async fn one_node_commits_and_keeps_what_it_acknowledged() {
     let mut group = Group::form(1, false, 0.0, 1).await;
     measure(&group, "one node").await;
+    // What no entry can hold is refused, and the leader goes on.
+    let big = group.leader().unwrap().propose(0, put(&"x".repeat(17 << 20))).await;
+    assert!(matches!(big, Err(ProposeError::TooLarge { .. })), "{big:?}");
     group.nodes[0].raft.take().unwrap().stop().await;
     group.start("n1", Start::Restart);
     let raft = group.nodes[0].raft.clone().unwrap();

@@ -87,8 +87,12 @@ fn check_schedule(spec: &v1::ServiceSpec) -> Result<(), Status> {
 
 /// Brings the state of a job's schedule, and its iterations, to a specification that is written. `before` is the one
 /// there was.
-pub(super) fn reschedule(service: &mut v1::Service, before: Option<&v1::ServiceSpec>, now_ms: i64) {
-    let Some(job) = service.job_status.as_mut() else { return };
+pub(super) fn reschedule(
+    service: &mut v1::Service,
+    before: Option<&v1::ServiceSpec>,
+    now_ms: i64,
+) -> Result<(), Status> {
+    let Some(job) = service.job_status.as_mut() else { return Ok(()) };
     let old = before.and_then(|s| s.schedule.as_ref());
     let new = service.spec.as_ref().and_then(|s| s.schedule.clone());
     let Some(new) = new else {
@@ -97,7 +101,7 @@ pub(super) fn reschedule(service: &mut v1::Service, before: Option<&v1::ServiceS
             job.iteration += 1;
         }
         job.last_execution_ms = now_ms;
-        return;
+        return Ok(());
     };
     let times = |s: &v1::Schedule| (s.cron.clone(), s.time_zone.clone(), s.suspend);
     if old.map(times) != Some(times(&new)) {
@@ -106,8 +110,12 @@ pub(super) fn reschedule(service: &mut v1::Service, before: Option<&v1::ServiceS
     }
     let forced = |s: Option<&v1::ServiceSpec>| s.and_then(|s| s.task.as_ref()).map_or(0, |t| t.force_update);
     if before.is_some() && forced(service.spec.as_ref()) != forced(before) {
+        if let Some(why) = schedule::too_many(service) {
+            return Err(Status::failed_precondition(format!("no run is begun: {why}")));
+        }
         schedule::begin_now(service, now_ms);
     }
+    Ok(())
 }
 
 /// Refuses a service that would wait for itself.

@@ -40,7 +40,7 @@ pub(super) fn creation(
         v1::Service { id: id.to_owned(), spec: Some(spec), revision: 1, endpoint, ..Default::default() };
     if job {
         service.job_status = Some(v1::JobStatus { iteration: 0, last_execution_ms: now_ms });
-        extras::reschedule(&mut service, None, now_ms);
+        extras::reschedule(&mut service, None, now_ms)?;
     }
     Ok(vec![put(service), put(revision)])
 }
@@ -109,7 +109,7 @@ pub(super) fn changes(
     // What the previous one named may be gone since.
     dependencies::resolve(view, &wanted)?;
     extras::no_cycle(view, &service.id, &wanted)?;
-    Ok(replace_spec(&mut service, wanted, request.rollback, now_ms))
+    replace_spec(&mut service, wanted, request.rollback, now_ms)
 }
 
 fn replace_spec(
@@ -117,13 +117,13 @@ fn replace_spec(
     wanted: v1::ServiceSpec,
     rollback: bool,
     now_ms: i64,
-) -> Vec<v1::Change> {
+) -> Result<Vec<v1::Change>, Status> {
     let mut changes = Vec::new();
     let before = service.spec.as_ref();
     let new_task = before.map(|s| &s.task) != Some(&wanted.task) || needs_new_tasks(before, &wanted);
     service.previous_spec = service.spec.replace(wanted.clone());
     let before = service.previous_spec.clone();
-    extras::reschedule(service, before.as_ref(), now_ms);
+    extras::reschedule(service, before.as_ref(), now_ms)?;
     service.update_status = rollback.then(|| v1::UpdateStatus {
         state: v1::UpdateState::RollbackStarted.into(),
         started_at_ms: now_ms,
@@ -138,7 +138,7 @@ fn replace_spec(
         changes.push(put(revision(&service.id, service.revision, &wanted)));
     }
     changes.push(put(service.clone()));
-    changes
+    Ok(changes)
 }
 
 /// Whether the ports ask for something that a task is given at its start only: a place in the ingress network,

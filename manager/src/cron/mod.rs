@@ -91,9 +91,12 @@ impl Cron {
     /// By what clocks show on the day.
     fn of_clock(&self, date: Date, after: Timestamp) -> Option<Timestamp> {
         let times = (0..24_i8).flat_map(|h| (0..60_i8).map(move |m| (h, m)));
-        let due = times.filter(|(h, m)| self.expression.has_time(*h as u32, *m as u32));
-        let due = due.filter_map(|(h, m)| self.instant(date, Time::constant(h, m, 0, 0)));
-        due.filter(|at| *at > after).min()
+        let times = times.filter(|(h, m)| self.expression.has_time(*h as u32, *m as u32));
+        let times: Vec<(i8, i8)> = times.collect();
+        // Later on the clock is never earlier in time, as each is due the first time that it is shown.
+        let instant = |(h, m): &(i8, i8)| self.instant(date, Time::constant(*h, *m, 0, 0));
+        let passed = times.partition_point(|t| instant(t).is_none_or(|at| at <= after));
+        times.get(passed).and_then(instant)
     }
 
     fn instant(&self, date: Date, time: Time) -> Option<Timestamp> {

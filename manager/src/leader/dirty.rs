@@ -41,6 +41,18 @@ impl Dirty {
         std::mem::replace(self, Self { wakes, ..Self::default() })
     }
 
+    /// Takes the least of the work there is now that can be done by itself.
+    pub fn piece(&mut self) -> Self {
+        let mut piece = Self { allocate: std::mem::take(&mut self.allocate), ..Self::default() };
+        if !piece.allocate {
+            piece.services.extend(self.services.pop_first());
+        }
+        if !piece.allocate && piece.services.is_empty() {
+            piece.schedule = std::mem::take(&mut self.schedule);
+        }
+        piece
+    }
+
     /// Adds other work to this.
     pub fn merge(&mut self, other: Self) {
         self.allocate |= other.allocate;

@@ -14,8 +14,8 @@ use crate::store::{StoreView, change::put};
 
 /// Runs that are remembered where nothing is said.
 pub const HISTORY: u32 = 10;
-/// Schedules that come more often than so are not counted through after a long time without a leader.
-const COUNTED_MS: i64 = 24 * 60 * 60 * 1000;
+/// Runs that may be under way beside each other: each is in every write of the service, and has tasks.
+pub const MOST_BESIDE: usize = 100;
 
 /// The schedule of a job.
 pub fn of(service: &v1::Service) -> Option<&v1::Schedule> {
@@ -83,6 +83,19 @@ pub(super) fn tick(view: &StoreView, service: &v1::Service, now_ms: i64, plan: &
     true
 }
 
+/// Why no further run may begin beside those under way, if so.
+pub fn too_many(service: &v1::Service) -> Option<String> {
+    let beside = of_concurrency(service.spec.as_ref()) == ScheduleConcurrency::Allow;
+    let runs = service.schedule_status.as_ref().map_or(&[][..], |s| &s.runs);
+    beside.then(|| full(runs)).flatten()
+}
+
+fn full(runs: &[ScheduledRun]) -> Option<String> {
+    let under_way = runs.iter().filter(|r| r.outcome() == RunOutcome::Running).count();
+    (under_way >= MOST_BESIDE)
+        .then(|| format!("{under_way} runs are under way, and at most {MOST_BESIDE} may be beside each other"))
+}
+
 /// Makes the next iteration the present one.
 fn begin(job: &mut v1::JobStatus, now_ms: i64) {
     job.iteration += 1;
@@ -112,15 +125,19 @@ fn replace_running(runs: &mut [ScheduledRun], now_ms: i64) {
     }
 }
 
-/// The last time that has come since.
+/// The last time that has come since. What comes often is not counted through after a long time without a leader: the
+/// time is halved until there is none after the one that was found.
 fn last_due(cron: &Cron, considered_ms: i64, now_ms: i64) -> Option<i64> {
     let due = |after| cron.next_ms(after).filter(|at| *at <= now_ms);
     let mut last = due(considered_ms)?;
-    if let Some(recent) = due(last.max(now_ms - COUNTED_MS)) {
-        last = recent;
-    }
-    while let Some(next) = due(last) {
-        last = next;
+    let mut none_after = now_ms;
+    while last < none_after {
+        // At `last` itself at the end: then that is the answer.
+        let middle = last + (none_after - last) / 2;
+        match due(middle) {
+            Some(later) => last = later,
+            None => none_after = middle,
+        }
     }
     Some(last)
 }
@@ -132,8 +149,15 @@ fn judge(schedule: &v1::Schedule, status: &mut v1::ScheduleStatus, due_ms: i64, 
     let busy = status.runs.iter().any(|r| r.outcome() == RunOutcome::Running);
     if deadline.is_some_and(|ms| now_ms - due_ms > ms) {
         run.set_outcome(RunOutcome::Missed);
+        run.reason = "its deadline had passed before it could begin".to_owned();
     } else if busy && schedule.concurrency() == ScheduleConcurrency::Forbid {
         run.set_outcome(RunOutcome::Skipped);
+        run.reason = "another run is under way".to_owned();
+    } else if schedule.concurrency() == ScheduleConcurrency::Allow
+        && let Some(why) = full(&status.runs)
+    {
+        run.set_outcome(RunOutcome::Skipped);
+        run.reason = why;
     } else if schedule.concurrency() == ScheduleConcurrency::Replace {
         replace_running(&mut status.runs, now_ms);
     }

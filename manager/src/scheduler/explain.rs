@@ -33,7 +33,7 @@ pub fn explain(view: &StoreView, t: &v1::Task, now_ms: i64) -> Explanation {
     let (mut load, mut pools) = (Load::of(&view), Pools::of(&view));
     let group = match Group::waiting(&view, service, t.revision, &refusals, now_ms) {
         Ok(group) => group,
-        Err(held) => return Explanation { why: Some(held.why), ..Explanation::default() },
+        Err(held) => return Explanation { why: Some(held.whole), ..Explanation::default() },
     };
     let nodes = group.verdicts(&load);
     let mut out = Schedule::default();

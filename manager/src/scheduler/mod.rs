@@ -101,8 +101,9 @@ impl<'a> Group<'a> {
         if service.endpoint.is_none() {
             return Err("its service has no addresses yet".into());
         }
-        if let Some(why) = prerequisites::unmet(view, service, revision) {
-            return Err(Held { message: "waiting for other services", why });
+        if let Some(unmet) = prerequisites::unmet(view, service, revision) {
+            let whole = unmet.whole();
+            return Err(Held { message: "waiting for other services", why: unmet.what, whole });
         }
         Ok(Self::new(view, service, spec, revision, now_ms))
     }
@@ -339,11 +340,13 @@ impl<'a> Group<'a> {
 struct Held {
     message: &'static str,
     why: String,
+    /// The same for one who asks: with what changes all the time, too.
+    whole: String,
 }
 
 impl From<&str> for Held {
     fn from(why: &str) -> Self {
-        Self { message: FOR_A_NODE, why: why.to_owned() }
+        Self { message: FOR_A_NODE, why: why.to_owned(), whole: why.to_owned() }
     }
 }
 

@@ -36,6 +36,14 @@ pub enum ProposeError {
         /// The index the store was at.
         actual: u64,
     },
+    /// It is more than one entry of the log may hold; nothing was written.
+    #[error("too much to write at once: {bytes} bytes, where an entry of the log holds {limit}; nothing was written")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// What one entry may hold.
+        limit: usize,
+    },
     /// The manager is stopping; nothing was written.
     #[error("the manager is stopping: ask another one")]
     Stopping,

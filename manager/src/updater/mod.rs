@@ -75,7 +75,7 @@ pub fn update(
     }
     // Those that run go on until what the new ones depend on is there; those that wait lose nothing.
     let held = prerequisites::unmet(view, service, service.revision);
-    let message = held.as_deref().unwrap_or(IN_PROGRESS);
+    let message = held.as_ref().map_or(IN_PROGRESS, |h| &h.what);
     if status.state() == UpdateState::Updating && status.message != message {
         say(service, message, plan);
     }

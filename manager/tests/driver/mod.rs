@@ -67,6 +67,7 @@ impl Driver {
             "explain" => return self.explain(&words),
             "plan" => return self.plan(&words),
             "runs" => return show::runs(&view, words.name()?),
+            "underway" => return show::under_way(&view, words.name()?),
             "sleep" => {
                 // Nobody leads meanwhile.
                 self.now_ms += parse::duration_ms(words.name()?)?;

@@ -173,3 +173,12 @@ pub fn runs(view: &StoreView, name: &str) -> Result<String, String> {
     let _ = writeln!(out, "next {}", status.next_ms / 1000);
     Ok(out)
 }
+
+/// How many runs of a schedule are under way, and why the last of the others was not begun.
+pub fn under_way(view: &StoreView, name: &str) -> Result<String, String> {
+    let service = view.find_service(name).map_err(|e| e.to_string())?;
+    let runs = service.schedule_status.clone().unwrap_or_default().runs;
+    let count = runs.iter().filter(|r| r.outcome() == v1::RunOutcome::Running).count();
+    let last = runs.iter().rev().find(|r| !r.reason.is_empty()).map_or("-", |r| &r.reason);
+    Ok(format!("{count} under way; {last}\n"))
+}

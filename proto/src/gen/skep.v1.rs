@@ -701,7 +701,7 @@ pub struct Schedule {
     #[prost(bool, tag = "6")]
     pub suspend: bool,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ScheduledRun {
     #[prost(int64, tag = "1")]
     pub due_ms: i64,
@@ -716,6 +716,9 @@ pub struct ScheduledRun {
     pub iteration: ::core::option::Option<u64>,
     #[prost(enumeration = "RunOutcome", tag = "5")]
     pub outcome: i32,
+    /// why it was not begun; empty: the outcome says it
+    #[prost(string, tag = "6")]
+    pub reason: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ScheduleStatus {

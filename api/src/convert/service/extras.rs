@@ -95,6 +95,9 @@ pub fn schedule_status(s: &ScheduleStatus) -> Value {
                 out[name] = shown(ms);
             }
         }
+        if !r.reason.is_empty() {
+            out["Reason"] = r.reason.clone().into();
+        }
         if let Some(iteration) = r.iteration {
             out["JobIteration"] = number(iteration);
         }
