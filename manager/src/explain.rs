@@ -37,7 +37,14 @@ pub fn standing(view: &StoreView, slot: &Slot, t: &v1::Task, now_ms: i64) -> Str
         }
     }
     match task::state(t) {
+        TaskState::Running if !t.moved_from.is_empty() => {
+            format!("runs on node {node}, where it was moved to from node {}", host(view, &t.moved_from))
+        }
         TaskState::Running => format!("runs on node {node}"),
+        _ if !t.moved_from.is_empty() && slot.tasks.iter().filter(|o| task::live(o)).count() > 1 => {
+            let from = host(view, &t.moved_from);
+            format!("is being moved to node {node} from node {from}, where it goes on until then: {said}")
+        }
         _ => format!("is being brought up on node {node}: {said}"),
     }
 }

@@ -28,6 +28,7 @@ pub mod orchestrator;
 pub mod prerequisites;
 pub mod raft;
 pub mod reaper;
+pub mod rebalancer;
 mod replica;
 pub mod restart;
 pub mod scheduler;

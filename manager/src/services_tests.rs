@@ -42,6 +42,7 @@ async fn any_manager_takes_writes_and_leadership_may_move() {
         version,
         spec: Some(web(replicas, &[])),
         rollback: false,
+        rebalance: false,
     };
     let version = stored.meta.as_ref().expect("meta").version;
     let control = &swarm.managers[2].control;
@@ -77,7 +78,7 @@ async fn an_update_makes_a_revision_and_rollback_returns() {
     let control = &swarm.managers[1].control;
     let update = |version, spec: Option<v1::ServiceSpec>| {
         let rollback = spec.is_none();
-        Request::new(v1::UpdateServiceRequest { id: "web".into(), version, spec, rollback })
+        Request::new(v1::UpdateServiceRequest { id: "web".into(), version, spec, rollback, rebalance: false })
     };
     let version = |s: &v1::Service| s.meta.as_ref().map_or(0, |m| m.version);
     let stored = swarm.service(1, "web").await;
@@ -141,6 +142,7 @@ async fn agents_at_different_managers_get_tasks_networks_and_a_drain_order() {
         version,
         spec: Some(web(0, &["back"])),
         rollback: false,
+        rebalance: false,
     };
     control.update_service(Request::new(update)).await.expect("scaled");
     let drained = |op: &Op| match op {

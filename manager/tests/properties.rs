@@ -19,6 +19,9 @@ fn command() -> impl Strategy<Value = String> {
         1 => (service.clone(), prop::sample::select(vec!["stay", "prefer", "ignore"]))
             .prop_map(|(s, p)| format!("service {s} data={p}")),
         1 => service.clone().prop_map(|s| format!("remove {s}")),
+        1 => (service.clone(), prop::sample::select(vec!["1/0s", "2/0s", "off"]))
+            .prop_map(|(s, r)| format!("service {s} rebalance={r}")),
+        1 => service.clone().prop_map(|s| format!("rebalance {s}")),
         2 => (1..4u32, 0..6u32).prop_map(|(max, total)| format!("service d job={max}/{total}")),
         1 => (job.clone(), 1..5u32).prop_map(|(s, n)| format!("service {s} image=v{n}")),
         1 => job.clone().prop_map(|s| format!("remove {s}")),
@@ -44,7 +47,7 @@ proptest! {
         let setup = [
             "cluster c history=2", "network small subnet=10.1.0.0/27", "network wide",
             "node n1 mem=1000 generic=gpu:x generic=gpu:y generic=apple:2", "node n2 mem=1500 generic=gpu:x", "node n3 mem=500", "node n4 mem=800",
-            "service a replicas=3 mem=200 network=small network=wide delay=1s",
+            "service a replicas=3 mem=200 network=small network=wide delay=1s rebalance=1/0s",
             "service b replicas=3 volume=data mem=100 generic=gpu:1 network=small delay=1s restart=on-failure attempts=2",
             "service c global mem=50 network=small delay=1s after=a:healthy",
             "service d job=2/4 network=wide delay=1s restart=on-failure",

@@ -75,6 +75,10 @@ fn prerequisites() {
     run("prerequisites");
 }
 #[test]
+fn rebalance() {
+    run("rebalance");
+}
+#[test]
 fn restart() {
     run("restart");
 }

@@ -168,6 +168,8 @@ pub enum Request {
     Root(RootCommand),
     /// A job with a schedule.
     Job(JobCommand),
+    /// A service that is to stay spread evenly.
+    Even(EvenCommand),
 }
 
 impl Request {
@@ -178,6 +180,7 @@ impl Request {
             Self::Node(command) => command.run(control).await,
             Self::Root(command) => command.run(control).await,
             Self::Job(command) => command.run(control).await,
+            Self::Even(command) => command.run(control).await,
         }
     }
 }
@@ -208,6 +211,40 @@ impl NodeCommand {
         let request = v1::UpdateNodeRequest { id: node.id, version, spec: Some(spec) };
         let call = control.update_node(tonic::Request::new(request));
         self.record.timely("an update of a node", call).await.map(drop)
+    }
+}
+
+/// Sets a service to be rebalanced.
+pub struct EvenCommand {
+    pub record: Arc<Record>,
+    pub service: String,
+}
+
+impl EvenCommand {
+    async fn run(self, control: ControlHandle) {
+        let told = match self.try_run(&control).await {
+            Ok(()) => "done".to_owned(),
+            Err(status) => status.message().to_owned(),
+        };
+        self.record.trace.add(format!("{} is to be even: {told}", self.service));
+    }
+
+    async fn try_run(&self, control: &ControlHandle) -> Result<(), Status> {
+        let request = v1::ListServicesRequest { ids_or_names: vec![self.service.clone()] };
+        let list = self.record.timely("a read", control.list_services(tonic::Request::new(request)));
+        let found = list.await?.into_inner().services.pop().and_then(|s| s.service);
+        let service = found.ok_or_else(|| Status::not_found("not listed"))?;
+        let mut spec = service.spec.unwrap_or_default();
+        spec.rebalance =
+            Some(v1::Rebalance { enabled: true, delay_ns: Some(300_000_000), ..Default::default() });
+        let request = v1::UpdateServiceRequest {
+            id: service.id,
+            version: service.meta.map_or(0, |m| m.version),
+            spec: Some(spec),
+            ..Default::default()
+        };
+        let call = control.update_service(tonic::Request::new(request));
+        self.record.timely("an update", call).await.map(drop)
     }
 }
 
@@ -327,6 +364,7 @@ impl Command {
             version: service.meta.map_or(0, |m| m.version),
             spec: Some(spec(&self.service, want)),
             rollback: false,
+            rebalance: false,
         };
         let call = control.update_service(tonic::Request::new(request));
         match self.record.timely("an update", call).await {

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use turmoil::Sim;
 
 use crate::check::Checks;
-use crate::client::{Ask, NodeCommand, Record, Request, RootCommand};
+use crate::client::{Ask, EvenCommand, NodeCommand, Record, Request, RootCommand};
 use crate::job::JobCommand;
 use crate::node::{Invitation, Node, NodeOptions};
 use crate::trace::Trace;
@@ -298,6 +298,13 @@ impl Cluster {
     pub fn rotate_root(&mut self) {
         let Some(at) = self.some_manager() else { return };
         self.nodes[at].command(Request::Root(RootCommand { record: self.record.clone() }));
+    }
+
+    /// A user has a service's tasks moved from now on where that spreads them more evenly.
+    pub fn even_out(&mut self, service: &str) {
+        let Some(at) = self.some_manager() else { return };
+        let (record, service) = (self.record.clone(), service.to_owned());
+        self.nodes[at].command(Request::Even(EvenCommand { record, service }));
     }
 
     /// Somebody makes a job with a schedule, at some manager.

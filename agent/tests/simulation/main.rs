@@ -125,6 +125,11 @@ fn a_job_is_begun_every_minute_whoever_leads() {
 }
 
 #[test]
+fn tasks_are_spread_again_over_a_node_that_is_back() {
+    all_hold("spread", 2);
+}
+
+#[test]
 fn the_root_is_replaced_whatever_happens_meanwhile() {
     all_hold("root", 2);
 }

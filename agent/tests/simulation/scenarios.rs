@@ -20,7 +20,12 @@ pub fn play(scenario: &str, seed: u64) -> u64 {
         "skew" => clocks_apart(&run, seed),
         "root" => root_replaced(&run, seed),
         "cron" => job_by_schedule(&run, seed),
-        other => panic!("there is no scenario {other}: history, leader, worker, quorum, skew, root or cron"),
+        "spread" => spread_evenly(&run, seed),
+        other => {
+            panic!(
+                "there is no scenario {other}: history, leader, worker, quorum, skew, root, cron or spread"
+            )
+        }
     };
     cluster.pass(Duration::from_millis(100));
     cluster.hash()
@@ -279,5 +284,69 @@ fn job_by_schedule(run: &str, seed: u64) -> Cluster {
         now => Err(format!("{now} runs are complete, as before")),
     });
     c.converge(Duration::from_secs(60));
+    c
+}
+
+/// A worker that was gone is back, and the tasks are spread over it again, while leaders die in the middle of the moves: no
+/// replica is missing meanwhile, and it comes to an end.
+fn spread_evenly(run: &str, seed: u64) -> Cluster {
+    const REPLICAS: u64 = 9;
+    let mut c = Cluster::form(run, seed, 3, 1);
+    deploy(&mut c, REPLICAS);
+    c.even_out("web");
+    c.converge(Duration::from_secs(30));
+    let spread = |c: &Cluster| {
+        let running = |n: &std::sync::Arc<crate::node::Node>| {
+            n.containers.all().values().filter(|k| k.runs(c.now()) && !k.stopping).count()
+        };
+        c.nodes.iter().map(running).collect::<Vec<_>>()
+    };
+    let worker = 3;
+    c.isolate(worker);
+    c.until("replaced", Duration::from_secs(20), |c| {
+        let elsewhere: usize = spread(c)[..worker].iter().sum();
+        if elsewhere == REPLICAS as usize { Ok(()) } else { Err(format!("{elsewhere} run elsewhere")) }
+    });
+    c.heal();
+    // Its own old tasks have stopped once it was told.
+    c.until("told", Duration::from_secs(30), |c| {
+        let all: usize = spread(c).iter().sum();
+        if all <= REPLICAS as usize + 1 { Ok(()) } else { Err(format!("{all} run")) }
+    });
+    let whole = |c: &Cluster| match spread(c).iter().sum::<usize>() {
+        n if n >= REPLICAS as usize => {}
+        n => c.fail(&format!("{n} of {REPLICAS} replicas run while tasks are moved")),
+    };
+    for _ in 0..2 {
+        for _ in 0..c.rng.random_range(1..40) {
+            c.pass(millis(50));
+            whole(&c);
+        }
+        let leader = c.settled_leader();
+        c.crash(leader);
+        for _ in 0..60 {
+            c.pass(millis(50));
+            whole(&c);
+        }
+        c.start(leader);
+    }
+    let even = |c: &Cluster| {
+        let spread = spread(c);
+        let (most, least) = (spread.iter().max(), spread.iter().min());
+        let near = most.zip(least).is_some_and(|(most, least)| most - least <= 1);
+        if near { Ok(()) } else { Err(format!("{spread:?} tasks run on the nodes")) }
+    };
+    let end = c.now() + Duration::from_secs(120);
+    while let Err(why) = even(&c) {
+        c.pass(millis(50));
+        whole(&c);
+        if c.now() > end {
+            c.fail(&why);
+        }
+    }
+    c.converge(Duration::from_secs(60));
+    if let Err(why) = even(&c) {
+        c.fail(&format!("it did not stay even: {why}"));
+    }
     c
 }

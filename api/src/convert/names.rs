@@ -2,8 +2,8 @@
 
 use skep_proto::v1::{
     DataPlacement, EndpointMode, NodeAvailability, NodeRole, NodeState, PortProtocol, PrerequisiteCondition,
-    PublishMode, RestartCondition, RunOutcome, ScheduleConcurrency, TaskState, UpdateFailureAction,
-    UpdateOrder, UpdateState,
+    PublishMode, RebalanceState, RestartCondition, RunOutcome, ScheduleConcurrency, TaskState,
+    UpdateFailureAction, UpdateOrder, UpdateState,
 };
 
 use crate::error::{ApiError, ApiResult};
@@ -54,6 +54,7 @@ named!(RunOutcome:
     Running = "running", Complete = "complete", Failed = "failed", Skipped = "skipped", Missed = "missed",
     Replaced = "replaced",
 );
+named!(RebalanceState: None = "none", Moving = "moving", Completed = "completed", Stopped = "stopped");
 named!(EndpointMode: Vip = "vip", Dnsrr = "dnsrr");
 named!(UpdateState:
     None = "", Updating = "updating", Paused = "paused", Completed = "completed",

@@ -103,6 +103,9 @@ pub fn task(t: &TaskWithSpec) -> Value {
     if !task.generic.is_empty() {
         out["GenericResources"] = generic::write(&task.generic);
     }
+    if !task.moved_from.is_empty() {
+        out["MovedFrom"] = task.moved_from.into();
+    }
     if let Some(iteration) = task.job_iteration {
         out["JobIteration"] = number(iteration);
     }

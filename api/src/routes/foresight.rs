@@ -113,6 +113,9 @@ async fn read(s: &ApiState, mut f: Fields) -> ApiResult<PlannedWrite> {
         ("POST", ["services", name, "update"]) => {
             Write::UpdateService(services::update_request(s, name, query, &headers, &content).await?)
         }
+        ("POST", ["services", name, "rebalance"]) => {
+            Write::UpdateService(services::rebalance_request(s, name).await?)
+        }
         ("POST", ["nodes", name, "update"]) => {
             let version = body::version(argument(query, "version"), "node")?;
             let spec = Some(node::read_spec(&content)?);

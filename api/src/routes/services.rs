@@ -30,6 +30,7 @@ pub(super) fn routes() -> Router<ApiState> {
         .route("/services/create", post(create))
         .route("/services/{id}", get(inspect).delete(remove))
         .route("/services/{id}/update", post(update))
+        .route("/services/{id}/rebalance", post(rebalance))
 }
 
 #[derive(Deserialize)]
@@ -179,7 +180,20 @@ pub(super) async fn update_request(
         };
     }
     set_auth(&mut spec, auth);
-    Ok(UpdateServiceRequest { id: held.id, version, spec: Some(spec), rollback })
+    Ok(UpdateServiceRequest { id: held.id, version, spec: Some(spec), rollback, rebalance: false })
+}
+
+/// Skep's own: has the tasks moved until they are spread evenly.
+async fn rebalance(State(s): State<ApiState>, Path(name): Path<String>) -> ApiResult {
+    let request = rebalance_request(&s, &name).await?;
+    let response = s.control()?.update_service(tonic::Request::new(request)).await?.into_inner();
+    Ok(body::ok(&with_warnings(json!({ "Warnings": null }), response.warnings)))
+}
+
+/// The same, to be planned.
+pub(super) async fn rebalance_request(s: &ApiState, name: &str) -> ApiResult<UpdateServiceRequest> {
+    let id = find(s, name).await?.0.service.map(|s| s.id).unwrap_or_default();
+    Ok(UpdateServiceRequest { id, rebalance: true, ..UpdateServiceRequest::default() })
 }
 
 /// The header that agents will pull with.

@@ -68,6 +68,7 @@ fn moves_tasks(method: &str, path: &str) -> bool {
     let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     match (method, parts.as_slice()) {
         ("DELETE", [kind, _]) => *kind == "services",
+        ("POST", ["services", _, "rebalance"]) => true,
         ("POST", [kind, _, "update"]) => ["services", "nodes"].contains(kind),
         _ => true,
     }

@@ -20,6 +20,16 @@ pub struct ExtraFlags {
     /// Show what would come of it, and change nothing (Skep's own)
     #[arg(long)]
     pub dry_run: bool,
+    /// Move running tasks, a few at a time, where that spreads them more evenly, as over a node that is new or back
+    /// (Skep's own)
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "bool")]
+    rebalance: Option<bool>,
+    /// Time from the end of a move to the next (ns|us|ms|s|m|h) (default 5s) (Skep's own)
+    #[arg(long, value_name = "duration")]
+    rebalance_delay: Option<String>,
+    /// Number of tasks that are moved at once (default 1) (Skep's own)
+    #[arg(long, value_name = "uint")]
+    rebalance_parallelism: Option<u64>,
     /// When a job is begun anew by itself: five fields of cron(8), or @hourly and its like; "" for never (Skep's own)
     #[arg(long, value_name = "cron")]
     schedule: Option<String>,
@@ -64,6 +74,19 @@ impl ExtraFlags {
         if !asked {
             spec["Schedule"] = Value::Null;
         }
+        let rebalance = &mut spec["Rebalance"];
+        set(&mut rebalance["Enabled"], self.rebalance);
+        set(&mut rebalance["Delay"], duration(self.rebalance_delay.as_deref())?);
+        set(&mut rebalance["Parallelism"], self.rebalance_parallelism);
+        without_empty(rebalance);
+        let asked = rebalance.as_object().is_some_and(|r| !r.is_empty());
+        ensure!(
+            !asked || rebalance["Enabled"].is_boolean(),
+            "tasks are moved with --rebalance; the other flags beginning with it say more of that"
+        );
+        if !asked {
+            spec["Rebalance"] = Value::Null;
+        }
         if let Some(list) = self.depends_on()? {
             spec["DependsOn"] = list;
         }
@@ -89,11 +112,12 @@ impl ExtraFlags {
 
 /// Sets in `spec` what `held` has and a file says nothing of to what it is by itself: the daemon would keep it.
 pub fn forget_unnamed(spec: &mut Value, held: &Value) {
-    let by_itself: [(&str, Value); 4] = [
+    let by_itself: [(&str, Value); 5] = [
         ("DrainTime", (skep_proto::defaults::DRAIN.as_nanos() as u64).into()),
         ("DataPlacement", "stay".into()),
         ("DependsOn", json!([])),
         ("Schedule", json!({ "Cron": "" })),
+        ("Rebalance", json!({ "Enabled": false })),
     ];
     for (field, value) in by_itself {
         if spec[field].is_null() && !held[field].is_null() {

@@ -61,6 +61,14 @@ pub enum Services {
         #[arg(required = true, value_name = "SERVICE")]
         services: Vec<String>,
     },
+    /// Move tasks of replicated services until they are spread evenly over the nodes (Skep's own)
+    Rebalance {
+        /// Show what would be moved, and move nothing
+        #[arg(long)]
+        dry_run: bool,
+        #[arg(required = true, value_name = "SERVICE")]
+        services: Vec<String>,
+    },
     /// Remove one or more services
     #[command(visible_alias = "remove")]
     Rm {
@@ -121,6 +129,12 @@ pub async fn run(api: &Api, command: Services) -> Result<()> {
             say!("{service}")?;
             if detach { Ok(()) } else { progress::converge(api, &text(&found, "ID"), quiet).await }
         }
+        Services::Rebalance { dry_run: true, services } => {
+            let (api, plan) = api.planning();
+            rebalance(&api, &services, false).await?;
+            plan.show(&api).await
+        }
+        Services::Rebalance { services, .. } => rebalance(api, &services, true).await,
         Services::Rm { services } => {
             each(&services, async |name| {
                 api.delete(&format!("/services/{}", encode(&name)), &Query::new()).await?;
@@ -240,6 +254,16 @@ async fn ps(api: &Api, mut show: TaskFlags, services: &[String]) -> Result<()> {
         tasks::list(api, &filters, &show).await?;
     }
     if missing.is_empty() { Ok(()) } else { bail!(missing.join("\n")) }
+}
+
+/// Asks for it, and does not wait for the moves: the services' `RebalanceStatus` tells of them.
+async fn rebalance(api: &Api, services: &[String], tell: bool) -> Result<()> {
+    each(services, async |name| {
+        let path = format!("/services/{}/rebalance", encode(&name));
+        warn(&api.post_as(&path, &Query::new(), &Value::Null, "").await?);
+        if tell { say!("{name}") } else { Ok(()) }
+    })
+    .await
 }
 
 async fn scale(api: &Api, scales: &[String], detach: bool) -> Result<()> {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use skep_proto::v1;
+use skep_proto::v1::{self, service_spec::Mode};
 use tonic::Status;
 
 use super::validate;
@@ -22,6 +22,7 @@ pub(super) fn keep(spec: &mut v1::ServiceSpec, before: Option<&v1::ServiceSpec>)
     spec.data_placement = spec.data_placement.or(before.data_placement);
     spec.schedule = spec.schedule.take().or_else(|| before.schedule.clone());
     spec.depends_on = spec.depends_on.take().or_else(|| before.depends_on.clone());
+    spec.rebalance = spec.rebalance.or(before.rebalance);
     let held = before.endpoint.iter().flat_map(|e| &e.ports);
     for port in spec.endpoint.iter_mut().flat_map(|e| &mut e.ports).filter(|p| p.host_ip.is_empty()) {
         let place = |p: &v1::PortConfig| (p.protocol, p.target_port, p.published_port, p.mode);
@@ -31,8 +32,9 @@ pub(super) fn keep(spec: &mut v1::ServiceSpec, before: Option<&v1::ServiceSpec>)
     }
 }
 
-/// A schedule without an expression is none.
+/// A schedule without an expression is none, nor is what is turned off there.
 pub(super) fn settle(spec: &mut v1::ServiceSpec) {
+    spec.rebalance = spec.rebalance.filter(|r| r.enabled);
     spec.schedule = spec.schedule.take().filter(|s| !s.cron.is_empty());
 }
 
@@ -45,6 +47,16 @@ pub(super) fn check(spec: &v1::ServiceSpec) -> Result<(), Status> {
         return Err(Status::invalid_argument("the data placement is not known: stay, prefer or ignore"));
     }
     check_schedule(spec)?;
+    if let Some(r) = spec.rebalance.filter(|r| r.enabled) {
+        if !matches!(spec.mode, Some(Mode::Replicated(_))) {
+            return Err(Status::invalid_argument(
+                "only replicated services are rebalanced: use mode replicated",
+            ));
+        }
+        if r.delay_ns.is_some_and(|ns| ns < 0) {
+            return Err(Status::invalid_argument("rebalance: its delay must not be negative"));
+        }
+    }
     let mut named = BTreeSet::new();
     for p in spec.depends_on.iter().flat_map(|d| &d.all) {
         validate::name("service", &p.service)?;

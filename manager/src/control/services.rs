@@ -1,11 +1,12 @@
 //! Writes to services. A service's task specification lives in numbered revisions; an update that changes
 //! it makes a new one.
 
-use skep_proto::v1;
+use skep_proto::v1::{self, service_spec::Mode};
 use tonic::Status;
 
 use super::{check_version, dependencies, extras, read, run_options, validate};
 use crate::context::Context;
+use crate::rebalancer;
 use crate::store::StoreView;
 use crate::store::change::put;
 
@@ -59,7 +60,7 @@ pub(super) async fn update(
     request: v1::UpdateServiceRequest,
 ) -> Result<v1::ServiceResponse, Status> {
     let view = ctx.write(|view| changes(view, &request, ctx.now_ms())).await?;
-    let sent = request.spec.as_ref().filter(|_| !request.rollback);
+    let sent = request.spec.as_ref().filter(|_| !request.rollback && !request.rebalance);
     response(&view, &read::find_service(&view, &request.id)?.id, sent)
 }
 
@@ -69,6 +70,9 @@ pub(super) fn changes(
     request: &v1::UpdateServiceRequest,
     now_ms: i64,
 ) -> Result<Vec<v1::Change>, Status> {
+    if request.rebalance {
+        return rebalanced(view, &request.id, now_ms);
+    }
     if !request.rollback {
         let spec = request.spec.as_ref();
         validate::service(
@@ -112,6 +116,19 @@ pub(super) fn changes(
     replace_spec(&mut service, wanted, request.rollback, now_ms)
 }
 
+/// Has the tasks of a service moved until they are spread evenly, once.
+fn rebalanced(view: &StoreView, id: &str, now_ms: i64) -> Result<Vec<v1::Change>, Status> {
+    let mut service = v1::Service::clone(read::find_service(view, id)?);
+    if !matches!(service.spec.as_ref().and_then(|s| s.mode.as_ref()), Some(Mode::Replicated(_))) {
+        let name = read::service_name(&service);
+        return Err(Status::invalid_argument(format!(
+            "service {name} is not replicated: only tasks of replicated services are moved"
+        )));
+    }
+    rebalancer::ask(&mut service, now_ms);
+    Ok(vec![put(service)])
+}
+
 fn replace_spec(
     service: &mut v1::Service,
     wanted: v1::ServiceSpec,
@@ -130,6 +147,9 @@ fn replace_spec(
         message: "manually requested rollback".to_owned(),
         ..Default::default()
     });
+    // One that was stopped is tried again with what is said now.
+    let stopped = |s: &v1::RebalanceStatus| s.state() == v1::RebalanceState::Stopped;
+    service.rebalance_status = service.rebalance_status.take().filter(|s| !stopped(s));
     if new_task {
         service.revision += 1;
         if let Some(status) = &mut service.update_status {

@@ -7,6 +7,7 @@ use skep_proto::v1::{self, service_spec::Mode};
 use crate::orchestrator::task;
 use crate::prerequisites;
 use crate::reaper::ATTACHMENTS;
+use crate::rebalancer;
 use crate::store::{Diff, Event, StoreView};
 
 /// Work for the leader's logic.
@@ -150,6 +151,7 @@ impl Dirty {
             let mode = s.spec.as_ref().and_then(|s| s.mode.as_ref());
             matches!(mode, Some(Mode::Global(_) | Mode::GlobalJob(_)))
         };
-        self.services.extend(view.services().filter(|s| global(s)).map(|s| s.id.clone()));
+        let concerned = |s: &&std::sync::Arc<v1::Service>| global(s) || rebalancer::concerns(s);
+        self.services.extend(view.services().filter(concerned).map(|s| s.id.clone()));
     }
 }

@@ -190,7 +190,8 @@ mod tests {
             stop.cancel();
         };
         let limit = Duration::from_secs(60);
-        let (led, ()) = tokio::time::timeout(limit, futures::future::join(leading, others)).await.expect("done");
+        let (led, ()) =
+            tokio::time::timeout(limit, futures::future::join(leading, others)).await.expect("done");
         assert_eq!(led, Ok(()));
     }
 }

@@ -3,8 +3,8 @@
 //!
 //! Rules of a slot:
 //! - the task created last speaks for it; earlier ones are stopping or finished (or, in a start-first
-//!   update, run until their successor does, and go on where it fails for good);
-//! - a task is never moved, only replaced; a replacement is held at desired Ready until its restart delay is
+//!   update or a move, run until their successor does, and go on where it fails for good);
+//! - a task never changes its node, it is only replaced; a replacement is held at desired Ready until its restart delay is
 //!   over and its predecessor has stopped, so no slot runs two tasks;
 //! - a finished task that the restart policy does not restart stays as the slot's last word.
 //!
@@ -30,7 +30,7 @@ use slot::{Slot, SlotKey};
 use task::Place;
 
 use crate::store::{StoreView, change};
-use crate::{homes, restart, scheduler, updater};
+use crate::{homes, rebalancer, restart, scheduler, updater};
 
 /// Tasks created in one pass; more follow once these are written, so that no batch grows without bound.
 pub const CREATE_LIMIT: usize = 10_000;
@@ -70,6 +70,9 @@ pub fn reconcile(view: &StoreView, service_id: &str, now_ms: i64, rng: &mut impl
     if plan.changes.is_empty() && service.job_status.is_none() {
         updater::update(view, service, &slots, now_ms, rng, &mut plan);
     }
+    if plan.changes.is_empty() && service.job_status.is_none() {
+        rebalancer::rebalance(view, service, slots.values(), now_ms, rng, &mut plan);
+    }
     plan
 }
 
@@ -88,6 +91,17 @@ fn tend(
             plan.task(task::with_desired(old, TaskState::Shutdown, now_ms, "its successor completed"));
         }
         return;
+    }
+    let older: Vec<_> = older.collect();
+    let moves = rebalancer::moves(newest, &older);
+    if !newest.moved_from.is_empty()
+        && (moves || task::waiting(newest))
+        && let Some(why) = rebalancer::stuck(view, newest)
+    {
+        return match moves {
+            true => rebalancer::give_up(view, service, newest, &why, now_ms, plan),
+            false => replace(view, service, slot, newest, Reason::NowhereToMove, now_ms, rng, plan),
+        };
     }
     if task::finished(newest) {
         // One that failed while it was being prepared has not had its turn yet: its successor would fail as fast.
@@ -111,13 +125,13 @@ fn tend(
             plan.wake(newest.start_not_before_ms);
         }
     }
-    let start_first = updater::order(service) == v1::UpdateOrder::StartFirst;
+    let start_first = moves || updater::order(service) == v1::UpdateOrder::StartFirst;
     if !start_first || task::state(newest) == TaskState::Running {
         for old in older {
             plan.task(task::with_desired(old, TaskState::Shutdown, now_ms, "replaced"));
         }
     } else {
-        for old in older.filter(|t| task::node_lost(view, &t.node_id)) {
+        for old in older.into_iter().filter(|t| task::node_lost(view, &t.node_id)) {
             plan.task(task::with_desired(old, TaskState::Shutdown, now_ms, "its node is down"));
         }
     }
@@ -128,6 +142,8 @@ enum Reason {
     Finished,
     NodeLost,
     NodeDrained,
+    /// It was to run on one node, and what it was to take over from is gone.
+    NowhereToMove,
 }
 
 #[allow(clippy::too_many_arguments, reason = "one decision over the whole context of a pass")]
@@ -151,7 +167,7 @@ fn replace(
         Reason::Finished => restart::decide(&policy, old, now_ms),
         // Leaving a node is not the task's failure: no delay, and no attempt is counted.
         Reason::NodeLost | Reason::NodeDrained if policy.condition() == v1::RestartCondition::None => None,
-        Reason::NodeLost | Reason::NodeDrained => {
+        Reason::NodeLost | Reason::NodeDrained | Reason::NowhereToMove => {
             Some(restart::Restart { not_before_ms: 0, restarts_ms: old.restarts_ms.clone() })
         }
     };

@@ -61,7 +61,7 @@ fn close(
     let mut order: BTreeMap<SlotKey, String> = BTreeMap::new();
     let mut idle = Vec::new();
     for (key, slot) in slots.iter() {
-        match slot.newest() {
+        match slot.speaker().map(|(t, _)| t) {
             Some(t) if task::live(t) && task::state(t) == TaskState::Running => {
                 *running.entry(t.node_id.clone()).or_default() += 1;
                 order.insert(key.clone(), t.node_id.clone());

@@ -92,8 +92,9 @@ pub fn too_many(service: &v1::Service) -> Option<String> {
 
 fn full(runs: &[ScheduledRun]) -> Option<String> {
     let under_way = runs.iter().filter(|r| r.outcome() == RunOutcome::Running).count();
-    (under_way >= MOST_BESIDE)
-        .then(|| format!("{under_way} runs are under way, and at most {MOST_BESIDE} may be beside each other"))
+    (under_way >= MOST_BESIDE).then(|| {
+        format!("{under_way} runs are under way, and at most {MOST_BESIDE} may be beside each other")
+    })
 }
 
 /// Makes the next iteration the present one.

@@ -9,6 +9,7 @@ mod filter;
 mod generic;
 mod load;
 mod spread;
+mod uneven;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use v1::TaskState;
 pub use explain::{Explanation, explain};
 pub use filter::{may_hold, open};
 pub use load::Load;
+pub use uneven::{Move, Uneven, uneven};
 
 use crate::allocator::{self, Pools};
 use crate::prerequisites;
@@ -332,6 +334,7 @@ impl<'a> Group<'a> {
             attachment: None,
             job_iteration: t.job_iteration,
             generic,
+            moved_from: t.moved_from.clone(),
         }
     }
 }

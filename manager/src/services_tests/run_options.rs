@@ -19,7 +19,13 @@ fn run(service: &v1::Service) -> Option<&v1::RunOptions> {
 
 async fn update(swarm: &Swarm, id: &str, spec: v1::ServiceSpec) -> v1::ServiceResponse {
     let version = swarm.service(0, id).await.meta.map_or(0, |m| m.version);
-    let request = v1::UpdateServiceRequest { id: id.into(), version, spec: Some(spec), rollback: false };
+    let request = v1::UpdateServiceRequest {
+        id: id.into(),
+        version,
+        spec: Some(spec),
+        rollback: false,
+        rebalance: false,
+    };
     swarm.managers[1].control.update_service(Request::new(request)).await.expect("updated").into_inner()
 }
 

@@ -37,7 +37,9 @@ pub enum ProposeError {
         actual: u64,
     },
     /// It is more than one entry of the log may hold; nothing was written.
-    #[error("too much to write at once: {bytes} bytes, where an entry of the log holds {limit}; nothing was written")]
+    #[error(
+        "too much to write at once: {bytes} bytes, where an entry of the log holds {limit}; nothing was written"
+    )]
     TooLarge {
         /// Its size.
         bytes: usize,

@@ -1,8 +1,9 @@
 //! What must hold after every write of the leader.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use skep_manager::homes;
+use skep_manager::orchestrator::slot::{self, Slot, SlotKey};
 use skep_manager::orchestrator::{schedule, task};
 use skep_manager::store::StoreView;
 use skep_manager::updater;
@@ -16,6 +17,7 @@ pub fn invariants(before: &StoreView, after: &StoreView) {
     resources(after);
     jobs(before, after);
     data(before, after);
+    moves(before, after);
     for t in after.tasks() {
         let Some(old) = before.task(&t.id) else { continue };
         assert!(task::state(t) >= task::state(old), "task {} went back", t.id);
@@ -56,8 +58,53 @@ fn slots(before: &StoreView, after: &StoreView) {
             let starts = |t: &&&v1::Task| let_run(t) && !before.task(&t.id).is_some_and(|b| let_run(b));
             let Some(new) = tasks.iter().find(starts) else { continue };
             let others = tasks.iter().filter(|t| t.id != new.id && (let_run(t) || task::may_run(after, t)));
-            let others: Vec<_> = others.filter(|t| !(start_first && task::wanted(t))).collect();
+            let beside = start_first || !new.moved_from.is_empty();
+            let others: Vec<_> = others.filter(|t| !(beside && task::wanted(t))).collect();
             assert!(others.is_empty(), "{new:?} may run beside {others:?}");
+        }
+    }
+}
+
+/// A move is begun only towards where there are two tasks fewer, as many at once as are allowed, and it ends none that runs
+/// before the other does.
+fn moves(before: &StoreView, after: &StoreView) {
+    for service in after.services() {
+        let of = |view: &StoreView| slot::slots(view, service);
+        let (was, is) = (of(before), of(after));
+        let under_way = |slots: &BTreeMap<SlotKey, Slot>| -> Vec<v1::Task> {
+            let newest = slots.values().filter_map(|s| s.speaker().map(|(t, older)| (t, older.count() > 0)));
+            newest
+                .filter(|(t, two)| *two && !t.moved_from.is_empty())
+                .map(|(t, _)| v1::Task::clone(t))
+                .collect()
+        };
+        let config = service.spec.as_ref().and_then(|s| s.rebalance).unwrap_or_default();
+        let now = under_way(&is);
+        assert!(now.len() as u64 <= config.parallelism.max(1), "{} moves at once: {now:?}", now.len());
+        for new in now.iter().filter(|t| before.task(&t.id).is_none()) {
+            // Tasks that speak for their slots: of two, the one that comes.
+            let speakers = || was.values().filter_map(|s| s.speaker()).filter(|(t, _)| task::live(t));
+            let on = |id: &str| speakers().filter(|(t, _)| t.node_id == id).count();
+            let preferences =
+                after.task_spec(new).and_then(|s| s.placement.as_ref()).map_or(0, |p| p.preferences.len());
+            assert!(
+                preferences > 0 || on(&new.moved_from) >= on(&new.node_id) + 2,
+                "{new:?} moves for nothing"
+            );
+        }
+        for (key, slot) in &is {
+            let Some(new) = slot.newest().filter(|t| !t.moved_from.is_empty() && task::wanted(t)) else {
+                continue;
+            };
+            let ends = |t: &&std::sync::Arc<v1::Task>| {
+                let before = was.get(key).and_then(|s| s.tasks.iter().find(|b| b.id == t.id));
+                !task::wanted(t) && before.is_some_and(|b| task::live(b) && task::may_run(after, b))
+            };
+            let ended = slot.tasks.iter().find(ends);
+            assert!(
+                ended.is_none() || task::state(new) == TaskState::Running,
+                "{ended:?} ends before {new:?} runs"
+            );
         }
     }
 }

@@ -19,6 +19,13 @@ use parse::Words;
 
 pub type Result<T> = std::result::Result<T, String>;
 
+/// The service with a rebalance asked for.
+fn asked(view: &StoreView, words: &Words) -> Result<v1::Service> {
+    let mut service = v1::Service::clone(view.find_service(words.name()?).map_err(|e| e.to_string())?);
+    skep_manager::rebalancer::ask(&mut service, 1);
+    Ok(service)
+}
+
 /// One scenario's cluster.
 pub struct Driver {
     store: Store,
@@ -52,6 +59,7 @@ impl Driver {
                 service.removing = true;
                 self.apply(vec![put(service)]);
             }
+            "rebalance" => self.apply(vec![put(asked(&view, &words)?)]),
             "agent" => return self.agents(&words).map(|()| String::new()),
             "report" => self.report(&words)?,
             "advance" => {
@@ -73,6 +81,7 @@ impl Driver {
                 self.now_ms += parse::duration_ms(words.name()?)?;
                 return Ok(String::new());
             }
+            "balance" => return show::balance(&view, words.name()?),
             "homes" => return Ok(show::homes(&view)),
             "spread" => return Ok(show::spread(&view)),
             other => return Err(format!("no such command: {other}")),
@@ -106,6 +115,7 @@ impl Driver {
         let changes = match words.verb() {
             "node" => vec![put(parse::node(&view, &words)?)],
             "service" => parse::service(&view, &words, self.now_ms)?,
+            "rebalance" => vec![put(asked(&view, &words)?)],
             other => return Err(format!("no plan for {other}")),
         };
         // Not the driver's: its tasks would have the identifiers of those there are.

@@ -203,6 +203,16 @@ pub fn service(view: &StoreView, words: &Words, now_ms: i64) -> Result<Vec<v1::C
     if words.get("after").is_some() {
         spec.depends_on = Some(v1::Prerequisites { all: after });
     }
+    if let Some(text) = words.get("rebalance") {
+        spec.rebalance = match text.split_once('/') {
+            Some((at_once, delay)) => Some(v1::Rebalance {
+                enabled: true,
+                parallelism: at_once.parse().map_err(|_| "rebalance=PARALLELISM/DELAY")?,
+                delay_ns: Some(duration_ms(delay)? * 1_000_000),
+            }),
+            None => None,
+        };
+    }
     if let Some(policy) = words.get("data") {
         let policy = format!("DATA_PLACEMENT_{}", policy.to_uppercase());
         spec.data_placement = Some(v1::DataPlacement::from_str_name(&policy).ok_or("data")?.into());

@@ -182,3 +182,11 @@ pub fn under_way(view: &StoreView, name: &str) -> Result<String, String> {
     let last = runs.iter().rev().find(|r| !r.reason.is_empty()).map_or("-", |r| &r.reason);
     Ok(format!("{count} under way; {last}\n"))
 }
+
+/// Where a rebalance stands.
+pub fn balance(view: &StoreView, name: &str) -> Result<String, String> {
+    let service = view.find_service(name).map_err(|e| e.to_string())?;
+    let Some(status) = &service.rebalance_status else { return Ok("-\n".to_owned()) };
+    let state = status.state().as_str_name().trim_start_matches("REBALANCE_STATE_").to_lowercase();
+    Ok(format!("{state}: {}\n", status.message))
+}

@@ -665,6 +665,9 @@ pub struct ServiceSpec {
     /// When the job is begun anew by itself. Absent in an update: as it is; without an expression: never.
     #[prost(message, optional, tag = "13")]
     pub schedule: ::core::option::Option<Schedule>,
+    /// Whether running tasks are moved to where the scheduler would place them now. Absent in an update: as it is.
+    #[prost(message, optional, tag = "14")]
+    pub rebalance: ::core::option::Option<Rebalance>,
     #[prost(oneof = "service_spec::Mode", tags = "3, 4, 9, 10")]
     pub mode: ::core::option::Option<service_spec::Mode>,
 }
@@ -681,6 +684,37 @@ pub mod service_spec {
         #[prost(message, tag = "10")]
         GlobalJob(super::GlobalJob),
     }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Rebalance {
+    #[prost(bool, tag = "1")]
+    pub enabled: bool,
+    /// Tasks that are moved at once; 0 = 1.
+    #[prost(uint64, tag = "2")]
+    pub parallelism: u64,
+    /// Between the end of a move and the next. Absent: 5 s.
+    #[prost(int64, optional, tag = "3")]
+    pub delay_ns: ::core::option::Option<i64>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RebalanceStatus {
+    #[prost(enumeration = "RebalanceState", tag = "1")]
+    pub state: i32,
+    #[prost(int64, tag = "2")]
+    pub started_at_ms: i64,
+    #[prost(int64, tag = "3")]
+    pub completed_at_ms: i64,
+    #[prost(string, tag = "4")]
+    pub message: ::prost::alloc::string::String,
+    /// tasks of which a move was begun
+    #[prost(uint64, tag = "5")]
+    pub moved: u64,
+    /// it was asked for once: it goes on to its end also where it is not enabled
+    #[prost(bool, tag = "6")]
+    pub asked: bool,
+    /// digest of the nodes that took tasks when it stopped
+    #[prost(uint64, tag = "7")]
+    pub nodes: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Schedule {
@@ -814,6 +848,8 @@ pub struct Service {
     /// Of jobs with a schedule only.
     #[prost(message, optional, tag = "10")]
     pub schedule_status: ::core::option::Option<ScheduleStatus>,
+    #[prost(message, optional, tag = "11")]
+    pub rebalance_status: ::core::option::Option<RebalanceStatus>,
 }
 /// One immutable TaskSpec of a service; tasks name it by number instead of each carrying a copy.
 /// Reaped when the service has moved on and no task names it any more.
@@ -932,6 +968,9 @@ pub struct Task {
     /// What the task holds of its node's.
     #[prost(message, repeated, tag = "16")]
     pub generic: ::prost::alloc::vec::Vec<GenericResource>,
+    /// The node of the task whose place it takes for the sake of the spread alone; that one goes on until this one runs.
+    #[prost(string, tag = "17")]
+    pub moved_from: ::prost::alloc::string::String,
 }
 /// What a secret or config holds. Its Debug tells only how much.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1269,6 +1308,39 @@ impl EndpointMode {
         match value {
             "ENDPOINT_MODE_VIP" => Some(Self::Vip),
             "ENDPOINT_MODE_DNSRR" => Some(Self::Dnsrr),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum RebalanceState {
+    None = 0,
+    Moving = 1,
+    Completed = 2,
+    /// a move failed: no further one before the nodes or the service change
+    Stopped = 3,
+}
+impl RebalanceState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::None => "REBALANCE_STATE_NONE",
+            Self::Moving => "REBALANCE_STATE_MOVING",
+            Self::Completed => "REBALANCE_STATE_COMPLETED",
+            Self::Stopped => "REBALANCE_STATE_STOPPED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "REBALANCE_STATE_NONE" => Some(Self::None),
+            "REBALANCE_STATE_MOVING" => Some(Self::Moving),
+            "REBALANCE_STATE_COMPLETED" => Some(Self::Completed),
+            "REBALANCE_STATE_STOPPED" => Some(Self::Stopped),
             _ => None,
         }
     }
@@ -2643,6 +2715,9 @@ pub struct UpdateServiceRequest {
     pub spec: ::core::option::Option<ServiceSpec>,
     #[prost(bool, tag = "4")]
     pub rollback: bool,
+    /// The specification stays: its tasks are to be moved until they are spread evenly. Then spec and version are not used.
+    #[prost(bool, tag = "5")]
+    pub rebalance: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListServicesRequest {

@@ -3,8 +3,8 @@
 
 use serde_json::{Value, json};
 use skep_proto::v1::{
-    DataPlacement, Homes, Prerequisite, PrerequisiteCondition, Prerequisites, RunOutcome, Schedule,
-    ScheduleConcurrency, ScheduleStatus, ScheduledRun, ServiceSpec,
+    DataPlacement, Homes, Prerequisite, PrerequisiteCondition, Prerequisites, Rebalance, RebalanceState,
+    RebalanceStatus, RunOutcome, Schedule, ScheduleConcurrency, ScheduleStatus, ScheduledRun, ServiceSpec,
 };
 
 use crate::convert::names::Named;
@@ -19,6 +19,7 @@ pub fn read(f: &mut Fields, spec: &mut ServiceSpec) -> ApiResult<()> {
     spec.data_placement =
         f.opt_string("DataPlacement")?.map(|w| DataPlacement::read(&path, &w)).transpose()?.map(|p| p as i32);
     spec.schedule = f.opt_object("Schedule")?.map(schedule).transpose()?;
+    spec.rebalance = f.opt_object("Rebalance")?.map(rebalance).transpose()?;
     if let Some(list) = f.opt_objects("DependsOn")? {
         let all = list.into_iter().map(prerequisite).collect::<ApiResult<_>>()?;
         spec.depends_on = Some(Prerequisites { all });
@@ -38,6 +39,16 @@ fn schedule(mut f: Fields) -> ApiResult<Schedule> {
     };
     f.refuse_rest(&[])?;
     Ok(schedule)
+}
+
+fn rebalance(mut f: Fields) -> ApiResult<Rebalance> {
+    let rebalance = Rebalance {
+        enabled: f.bool("Enabled")?,
+        parallelism: f.opt_u64("Parallelism")?.unwrap_or(0),
+        delay_ns: super::read::duration(&mut f, "Delay")?,
+    };
+    f.refuse_rest(&[])?;
+    Ok(rebalance)
 }
 
 fn prerequisite(mut f: Fields) -> ApiResult<Prerequisite> {
@@ -72,6 +83,16 @@ pub fn write(s: &ServiceSpec, out: &mut Value) {
         }
         out["Schedule"] = shown;
     }
+    if let Some(r) = &s.rebalance {
+        let mut shown = json!({ "Enabled": r.enabled });
+        if r.parallelism > 0 {
+            shown["Parallelism"] = r.parallelism.into();
+        }
+        if let Some(delay) = r.delay_ns {
+            shown["Delay"] = delay.into();
+        }
+        out["Rebalance"] = shown;
+    }
     if let Some(d) = s.depends_on.as_ref().filter(|d| !d.all.is_empty()) {
         let one = |p: &Prerequisite| {
             let mut shown =
@@ -104,6 +125,17 @@ pub fn schedule_status(s: &ScheduleStatus) -> Value {
         out
     };
     json!({ "NextRun": shown(s.next_ms), "Runs": s.runs.iter().rev().map(run).collect::<Vec<_>>() })
+}
+
+/// `RebalanceStatus` of a service whose tasks were moved, or are.
+pub fn rebalance_status(s: &RebalanceStatus) -> Value {
+    let mut out = json!({ "State": RebalanceState::word(s.state), "Message": s.message, "Moved": s.moved });
+    for (name, ms) in [("StartedAt", s.started_at_ms), ("CompletedAt", s.completed_at_ms)] {
+        if ms != 0 {
+            out[name] = time::from_ms(ms).into();
+        }
+    }
+    out
 }
 
 /// `DataNodes` of a service: the node that holds the data of each slot.

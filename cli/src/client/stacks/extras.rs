@@ -23,7 +23,35 @@ pub fn add(name: &str, service: &Node, spec: &mut Value) -> Result<()> {
     if let Some(node) = service.get("x-schedule") {
         spec["Schedule"] = schedule(node).map_err(|(at, want)| wrong(at, "x-schedule", want))?;
     }
+    if let Some(node) = service.get("x-rebalance") {
+        spec["Rebalance"] = rebalance(node).ok_or_else(|| {
+            wrong(
+                node,
+                "x-rebalance",
+                "true or false, or a mapping of parallelism (a number) and delay (like 30s)",
+            )
+        })?;
+    }
     Ok(())
+}
+
+/// Whether, or how.
+fn rebalance(node: &Node) -> Option<Value> {
+    if let Some(word) = node.text() {
+        return Some(json!({ "Enabled": word.parse::<bool>().ok()? }));
+    }
+    if node.entries().is_empty() {
+        return None;
+    }
+    let mut out = json!({ "Enabled": true });
+    for (key, value) in node.entries() {
+        match key.text.as_str() {
+            "parallelism" => out["Parallelism"] = value.text()?.parse::<u64>().ok()?.into(),
+            "delay" => out["Delay"] = value.text().and_then(units::duration)?.into(),
+            _ => return None,
+        }
+    }
+    Some(out)
 }
 
 /// An expression, or a mapping with one.
