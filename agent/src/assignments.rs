@@ -44,6 +44,8 @@ pub struct Assignments {
     pub ingress: v1::IngressView,
     /// This node's own address in the overlay; empty until decided.
     pub overlay_addr: String,
+    /// The same of IPv6, for networks that have it.
+    pub overlay_addr6: String,
     /// UDP port of the data path.
     pub data_path_port: u32,
 }
@@ -88,6 +90,7 @@ impl Assignments {
         }
         if !message.overlay_addr.is_empty() {
             self.overlay_addr = message.overlay_addr;
+            self.overlay_addr6 = message.overlay_addr6;
         }
         if message.data_path_port != 0 {
             self.data_path_port = message.data_path_port;
@@ -133,6 +136,7 @@ impl Assignments {
             results_in: self.version,
             changes,
             overlay_addr: self.overlay_addr.clone(),
+            overlay_addr6: self.overlay_addr6.clone(),
             data_path_port: self.data_path_port,
         }
     }

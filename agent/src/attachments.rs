@@ -73,6 +73,8 @@ pub struct Asked {
     pub aliases: Vec<String>,
     /// Address; empty = any.
     pub addr: String,
+    /// The same of IPv6.
+    pub addr6: String,
 }
 
 /// A place in a network.
@@ -82,6 +84,8 @@ pub struct Place {
     pub network_id: String,
     /// Address.
     pub addr: String,
+    /// The same of IPv6; empty where the network has none.
+    pub addr6: String,
     /// Name of the container and further names.
     pub name: String,
     /// Further DNS names.
@@ -180,6 +184,7 @@ impl Attachments {
         let place = Place {
             network_id: given.network_id,
             addr: given.addr,
+            addr6: given.addr6,
             name: asked.name.clone(),
             aliases: asked.aliases.clone(),
         };
@@ -275,6 +280,7 @@ impl Attachments {
                 name: place.name,
                 aliases: place.aliases,
                 addr: place.addr,
+                addr6: place.addr6,
             };
             if let Err(error) = ask(link, &asked).await {
                 tracing::warn!(container, %error, "a running container has no place in a network of the swarm, or its old name there");
@@ -335,6 +341,7 @@ async fn ask(link: &Link, asked: &Asked) -> Result<v1::Task, AttachError> {
             aliases: asked.aliases.clone(),
         }),
         addr: asked.addr.clone(),
+        addr6: asked.addr6.clone(),
     };
     match answered(client.attach(request)).await {
         Ok(answer) => answer.into_inner().task.ok_or_else(|| unreachable("it gave no place".to_owned())),

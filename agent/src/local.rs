@@ -66,6 +66,7 @@ impl LocalNetworking {
                 name: name.to_owned(),
                 aliases: join.aliases.clone(),
                 addr: addr.map(|a| a.to_string()).unwrap_or_default(),
+                addr6: asked.addr6.map(|a| a.to_string()).unwrap_or_default(),
             })
             .await;
         let place = match (attached, local) {
@@ -76,8 +77,11 @@ impl LocalNetworking {
             }
             (attached, _) => attached?,
         };
-        let bad = |_| format!("the manager sent address {:?} for network {}", place.addr, asked.network);
-        join.addr = Some(place.addr.parse().map_err(bad)?);
+        let bad = |addr: &str| format!("the manager sent address {addr:?} for network {}", asked.network);
+        join.addr = Some(place.addr.parse().map_err(|_| bad(&place.addr))?);
+        let addr6 = Some(&place.addr6).filter(|a| !a.is_empty()).map(|a| a.parse().map_err(|_| bad(a)));
+        // One that was asked for stays, for the data plane to refuse where the manager knows of no IPv6.
+        join.addr6 = addr6.transpose()?.or(join.addr6);
         join.network = place.network_id;
         Ok(join)
     }

@@ -2,10 +2,10 @@
 //! acknowledges what the kernel holds so that a drain elsewhere can go on.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use skep_overlay::desired::{self, Cidr, Desired};
+use skep_overlay::desired::{self, Cidr, Cidr6, Desired};
 use skep_proto::v1;
 use tokio::sync::watch;
 
@@ -97,10 +97,13 @@ pub fn desired(node_id: &str, set: &Assignments, keep: &BTreeMap<String, v1::Net
             None
         }
     });
+    let networks: BTreeMap<_, _> = networks.collect();
+    let six = networks.values().any(|n| n.subnet6.is_some());
     Desired {
         node_id: node_id.to_owned(),
         overlay_addr: set.overlay_addr.parse().ok(),
-        networks: networks.collect(),
+        overlay_addr6: set.overlay_addr6.parse().ok().filter(|_| six),
+        networks,
         ingress_version: set.ingress.version,
         ports: set.ingress.ports.iter().filter_map(port).collect(),
     }
@@ -108,6 +111,10 @@ pub fn desired(node_id: &str, set: &Assignments, keep: &BTreeMap<String, v1::Net
 
 fn network(view: &v1::NetworkView) -> Result<desired::Network, String> {
     let text = |e: std::net::AddrParseError, what: &str| format!("{what}: {e}");
+    let six = |what: &str| match what {
+        "" => Ok(None),
+        addr => addr.parse::<Ipv6Addr>().map(Some).map_err(|e| text(e, addr)),
+    };
     let mut peers = Vec::with_capacity(view.peers.len());
     for p in &view.peers {
         // A node that has not reported its key or address yet is joined by a later view.
@@ -120,11 +127,16 @@ fn network(view: &v1::NetworkView) -> Result<desired::Network, String> {
             public_key: p.wireguard_public_key.clone(),
             keeps_client_address: p.keeps_client_address,
             overlay_addr: p.overlay_addr.parse().map_err(|e| text(e, &p.overlay_addr))?,
+            overlay_addr6: six(&p.overlay_addr6)?,
         });
     }
     let mut blocks = BTreeMap::new();
     for b in &view.blocks {
         blocks.insert(b.cidr.parse::<Cidr>()?, b.node_id.clone());
+    }
+    let mut blocks6 = BTreeMap::new();
+    for b in &view.blocks6 {
+        blocks6.insert(b.cidr.parse::<Cidr6>()?, b.node_id.clone());
     }
     let mut services = Vec::with_capacity(view.services.len());
     for s in &view.services {
@@ -134,6 +146,7 @@ fn network(view: &v1::NetworkView) -> Result<desired::Network, String> {
             name: s.name.clone(),
             aliases: s.aliases.clone(),
             vip,
+            vip6: six(&s.vip6)?,
             backends: s.backends.iter().filter_map(backend).collect(),
         });
     }
@@ -142,10 +155,12 @@ fn network(view: &v1::NetworkView) -> Result<desired::Network, String> {
         name: view.name.clone(),
         version: view.version,
         subnet: view.subnet.parse()?,
+        subnet6: if view.subnet6.is_empty() { None } else { Some(view.subnet6.parse()?) },
         internal: view.internal,
         ingress: view.ingress,
         peers,
         blocks,
+        blocks6,
         services,
         attached: view.attached.iter().filter_map(attached).collect(),
         attachable: view.attachable,
@@ -158,6 +173,7 @@ fn attached(a: &v1::Attached) -> Option<desired::Attached> {
         name: a.name.clone(),
         aliases: a.aliases.clone(),
         addr: a.addr.parse().ok()?,
+        addr6: a.addr6.parse().ok(),
         node_id: a.node_id.clone(),
     })
 }
@@ -167,6 +183,7 @@ fn backend(b: &v1::Backend) -> Option<desired::Backend> {
         task_id: b.task_id.clone(),
         task_name: b.task_name.clone(),
         addr: b.addr.parse().ok()?,
+        addr6: b.addr6.parse().ok(),
         node_id: b.node_id.clone(),
     })
 }

@@ -393,16 +393,16 @@ fn network(a: &v1::TaskAssignment, task: &v1::Task, spec: &v1::TaskSpec) -> Resu
     }
     let mut joins = Vec::with_capacity(task.addresses.len());
     for at in &task.addresses {
-        let addr = at
-            .addr
-            .parse()
-            .map_err(|_| format!("the manager sent address {:?} for network {}", at.addr, at.network_id))?;
+        let bad = |addr: &str| format!("the manager sent address {addr:?} for network {}", at.network_id);
+        let addr = at.addr.parse().map_err(|_| bad(&at.addr))?;
+        let addr6 = Some(&at.addr6).filter(|a| !a.is_empty()).map(|a| a.parse().map_err(|_| bad(a)));
         let aliases = spec.networks.iter().find(|n| n.network == at.network_id);
         let mut aliases = aliases.map(|n| n.aliases.clone()).unwrap_or_default();
         aliases.push(task_name(a));
         joins.push(NetworkJoin {
             network: at.network_id.clone(),
             addr: Some(addr),
+            addr6: addr6.transpose()?,
             aliases,
             ..Default::default()
         });

@@ -2,6 +2,7 @@
 
 mod attachments;
 mod harness;
+mod ipv6;
 mod run_options;
 mod tunnels;
 

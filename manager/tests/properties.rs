@@ -45,7 +45,7 @@ proptest! {
     fn every_history_keeps_the_promises_and_comes_to_rest(commands in prop::collection::vec(command(), 1..60)) {
         let mut driver = Driver::new();
         let setup = [
-            "cluster c history=2", "network small subnet=10.1.0.0/27", "network wide",
+            "cluster c history=2", "network small subnet=10.1.0.0/27 ipv6", "network wide ipv6 subnet6=fd99::/64",
             "node n1 mem=1000 generic=gpu:x generic=gpu:y generic=apple:2", "node n2 mem=1500 generic=gpu:x", "node n3 mem=500", "node n4 mem=800",
             "service a replicas=3 mem=200 network=small network=wide delay=1s rebalance=1/0s",
             "service b replicas=3 volume=data mem=100 generic=gpu:1 network=small delay=1s restart=on-failure attempts=2",

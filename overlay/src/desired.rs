@@ -1,7 +1,7 @@
 //! What the swarm wants of this host's data plane: plain data, computed by the manager, whole.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +18,9 @@ pub struct Peer {
     pub public_key: String,
     /// Its own address in the overlay.
     pub overlay_addr: Ipv4Addr,
+    /// The same of IPv6, in networks that have it.
+    #[serde(default)]
+    pub overlay_addr6: Option<Ipv6Addr>,
     /// It takes published connections with the client's address on them.
     #[serde(default)]
     pub keeps_client_address: bool,
@@ -32,6 +35,9 @@ pub struct Backend {
     pub task_name: String,
     /// Address in the network.
     pub addr: Ipv4Addr,
+    /// The same of IPv6, where the network has it.
+    #[serde(default)]
+    pub addr6: Option<Ipv6Addr>,
     /// Node that runs it.
     pub node_id: String,
 }
@@ -47,6 +53,9 @@ pub struct Service {
     pub aliases: Vec<String>,
     /// Virtual IP.
     pub vip: Option<Ipv4Addr>,
+    /// Virtual IP of IPv6.
+    #[serde(default)]
+    pub vip6: Option<Ipv6Addr>,
     /// Who serves it.
     pub backends: Vec<Backend>,
 }
@@ -62,6 +71,9 @@ pub struct Attached {
     pub aliases: Vec<String>,
     /// Address in the network.
     pub addr: Ipv4Addr,
+    /// The same of IPv6, where the network has it.
+    #[serde(default)]
+    pub addr6: Option<Ipv6Addr>,
     /// Node that runs it.
     pub node_id: String,
 }
@@ -77,6 +89,9 @@ pub struct Network {
     pub version: u64,
     /// Whole address range, VIPs included.
     pub subnet: Cidr,
+    /// The same of IPv6, where the network has it.
+    #[serde(default)]
+    pub subnet6: Option<Cidr6>,
     /// No way out of the network.
     pub internal: bool,
     /// The network published ports are served in.
@@ -85,6 +100,9 @@ pub struct Network {
     pub peers: Vec<Peer>,
     /// Which node holds which addresses (this node's own included): CIDR -> node ID.
     pub blocks: BTreeMap<Cidr, String>,
+    /// The same of IPv6.
+    #[serde(default)]
+    pub blocks6: BTreeMap<Cidr6, String>,
     /// Services.
     pub services: Vec<Service>,
     /// Containers outside services.
@@ -125,6 +143,9 @@ pub struct Desired {
     pub node_id: String,
     /// This node's own address in the overlay.
     pub overlay_addr: Option<Ipv4Addr>,
+    /// The same of IPv6, where any of the networks has it.
+    #[serde(default)]
+    pub overlay_addr6: Option<Ipv6Addr>,
     /// Networks by ID.
     pub networks: BTreeMap<String, Network>,
     /// Version of `ports`.

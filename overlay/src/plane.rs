@@ -30,7 +30,7 @@ use crate::netlink::Socket;
 use crate::nft::{Family, Gate};
 use crate::state::{DEFAULT_BRIDGE, State, Store};
 use crate::vip::SwarmMaps;
-use crate::{isolation, nft, reconcile, wireguard};
+use crate::{isolation, nft, reconcile, sysctl, wireguard};
 
 /// Time between comparisons of the whole with the kernel.
 const PERIOD: Duration = Duration::from_secs(30);
@@ -86,15 +86,16 @@ impl Rules {
             let mesh = state.mesh(names);
             SwarmMaps::new(state.swarm_generation, desired, &state.refused_ports, mesh)
         });
-        let v4 = isolation::table(state, names, self.maps.insert(maps));
-        [Some(v4), has_ipv6().then(|| isolation::table6(state, names))]
+        let maps = self.maps.insert(maps);
+        let v4 = isolation::table(state, names, maps);
+        [Some(v4), sysctl::knows_ipv6().then(|| isolation::table6(state, names, maps))]
     }
 
     /// The tables as the kernel holds them.
     fn held(&mut self, names: &Names) -> Result<Tables, nft::Error> {
         let table = names.table();
         let v4 = nft::read(&mut self.socket, Family::V4, &table)?;
-        let v6 = if has_ipv6() { nft::read(&mut self.socket, Family::V6, &table)? } else { None };
+        let v6 = if sysctl::knows_ipv6() { nft::read(&mut self.socket, Family::V6, &table)? } else { None };
         Ok([v4, v6])
     }
 
@@ -118,12 +119,8 @@ impl Rules {
     }
 }
 
-fn has_ipv6() -> bool {
-    std::path::Path::new("/proc/sys/net/ipv6").exists()
-}
-
 fn families() -> impl Iterator<Item = Family> {
-    Family::ALL.into_iter().filter(|f| *f == Family::V4 || has_ipv6())
+    Family::ALL.into_iter().filter(|f| *f == Family::V4 || sysctl::knows_ipv6())
 }
 
 fn gates() -> impl Iterator<Item = (Family, Gate)> {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::desired::{Cidr, Desired};
+use crate::desired::{Cidr, Cidr6, Desired};
 use crate::direct::Direct;
 use crate::error::{Error, Result};
 use crate::link::{Mac, Upper};
@@ -87,6 +87,9 @@ pub struct Interface {
 pub struct Membership {
     pub endpoint: Endpoint,
     pub subnet: Cidr,
+    /// Range of IPv6, of an overlay that has it.
+    #[serde(default)]
+    pub subnet6: Option<Cidr6>,
     pub internal: bool,
     pub ingress: bool,
     /// Names by which this container alone knows others: name or ID, and alias.
@@ -197,10 +200,30 @@ pub struct State {
     pub generation: u64,
 }
 
+/// What there is to know of an overlay with IPv6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Overlay6 {
+    pub internal: bool,
+    pub ingress: bool,
+}
+
 impl State {
     /// The networks of this host alone.
     pub fn local(&self) -> impl Iterator<Item = &Bridge> {
         self.bridges.values().chain(self.direct.values())
+    }
+
+    /// The ranges of IPv6 of the overlays in force: of the swarm, and of containers that outlive theirs.
+    pub fn overlays6(&self) -> BTreeMap<Cidr6, Overlay6> {
+        let members = self.containers.values().flat_map(Record::members);
+        let outlived = members.filter_map(|m| {
+            Some((m.subnet6?.network(), Overlay6 { internal: m.internal, ingress: m.ingress }))
+        });
+        let networks = self.swarm.iter().flat_map(|s| s.desired.networks.values());
+        let known = networks.filter_map(|n| {
+            Some((n.subnet6?.network(), Overlay6 { internal: n.internal, ingress: n.ingress }))
+        });
+        outlived.chain(known).collect()
     }
 
     /// This node's part of the ingress mesh.

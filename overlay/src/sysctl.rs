@@ -24,6 +24,11 @@ pub fn has_ipv6() -> bool {
     read("ipv6/conf/lo/disable_ipv6").as_deref() == Some("0")
 }
 
+/// Whether the kernel has IPv6 at all.
+pub fn knows_ipv6() -> bool {
+    std::path::Path::new("/proc/sys/net/ipv6").exists()
+}
+
 /// The setting that makes a host pass packets of IPv6 on.
 pub const FORWARD6: &str = "ipv6/conf/all/forwarding";
 

@@ -4,6 +4,7 @@
 
 mod lab;
 mod mesh;
+mod six;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -11,8 +12,9 @@ use std::net::Ipv4Addr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use lab::{Host, ask, assert_same, request, serve, up};
-use skep_overlay::desired::{Backend, Cidr, Desired, Network, Peer, PublishedPort, Service};
-use skep_overlay::{Attached, DataPlane};
+use six::{VIP6, six};
+use skep_overlay::desired::{Backend, Cidr, Cidr6, Desired, Network, Peer, PublishedPort, Service};
+use skep_overlay::{AttachRequest, Attached, DataPlane, Join};
 
 const PORT: u16 = 4789;
 const NODES: [&str; 2] = ["node-a", "node-b"];
@@ -24,7 +26,7 @@ fn main() {
         std::process::exit(skep_overlay::wireguard_main(&args[2..]));
     }
     let filter = args.iter().skip(1).filter_map(|a| a.to_str()).find(|a| !a.starts_with('-'));
-    let tests: [(&str, fn()); 7] = [
+    let tests: [(&str, fn()); 9] = [
         ("virtual_addresses", virtual_addresses),
         ("isolation", isolation),
         ("published_ports", published_ports),
@@ -32,6 +34,8 @@ fn main() {
         ("forged_packets", forged_packets),
         ("restart_and_drift", restart_and_drift),
         ("leaving", leaving),
+        ("ipv6", six::ipv6),
+        ("ipv6_drift", six::ipv6_drift),
     ];
     if args.iter().any(|a| a == "--list") {
         tests.iter().for_each(|(name, _)| println!("{name}: test"));
@@ -84,6 +88,7 @@ impl Swarm {
             endpoint: format!("10.66.0.{}:{PORT}", other + 1).parse().expect("endpoint"),
             public_key: self.planes[other].public_key(),
             overlay_addr: Ipv4Addr::new(10, 255, 0, other as u8 + 1),
+            overlay_addr6: Some(six(255, other as u8 + 1)),
             keeps_client_address: self.planes[other].keeps_client_address(),
         };
         let backend = |net: u8| {
@@ -91,6 +96,7 @@ impl Swarm {
                 task_id: format!("task{host}"),
                 task_name: format!("web.{host}"),
                 addr: Ipv4Addr::new(10, 40, net, *host),
+                addr6: (net != 0).then(|| six(net, *host)),
                 node_id: NODES[*node].into(),
             }
         };
@@ -100,6 +106,7 @@ impl Swarm {
                 name: "web".into(),
                 aliases: vec![],
                 vip: Some(VIP),
+                vip6: Some(VIP6),
                 backends: backends.iter().map(backend(1)).collect(),
             };
             let network = Network {
@@ -107,6 +114,7 @@ impl Swarm {
                 name: format!("network-{net}"),
                 version: 7,
                 subnet: cidr(&format!("10.40.{net}.0/24")),
+                subnet6: (net != 0).then(|| Cidr6 { addr: six(net, 0), len: 64 }),
                 internal: net == 2,
                 ingress: net == 0,
                 peers: vec![peer.clone()],
@@ -114,6 +122,11 @@ impl Swarm {
                     (cidr(&format!("10.40.{net}.64/26")), NODES[0].to_owned()),
                     (cidr(&format!("10.40.{net}.128/26")), NODES[1].to_owned()),
                 ]),
+                blocks6: [(64, 0), (128, 1)]
+                    .map(|(first, node)| (Cidr6 { addr: six(net, first), len: 122 }, NODES[node].to_owned()))
+                    .into_iter()
+                    .filter(|_| net != 0)
+                    .collect(),
                 services: if net == 1 { vec![web] } else { vec![] },
                 attached: vec![],
                 attachable: false,
@@ -123,6 +136,7 @@ impl Swarm {
         Desired {
             node_id: NODES[node].into(),
             overlay_addr: Some(Ipv4Addr::new(10, 255, 0, node as u8 + 1)),
+            overlay_addr6: Some(six(255, node as u8 + 1)),
             networks: [network(0), network(1), network(2)].into(),
             ingress_version: 3,
             ports: [("tcp", 8080, 80), ("tcp", 8082, 82), ("udp", 8083, 83)]
@@ -148,10 +162,19 @@ impl Swarm {
 
     /// A container with the same last number in each of these networks.
     fn container(&self, node: usize, networks: &[u8], host: u8) -> Attached {
-        let joins: Vec<_> = networks.iter().map(|n| format!("net{n}=10.40.{n}.{host}")).collect();
-        let joins: Vec<&str> = joins.iter().map(String::as_str).collect();
-        let name = format!("c{host}");
-        self.hosts[node].run(up(&self.planes[node], request(&name, &joins)))
+        let networks = networks.iter().map(|n| self.join(*n, host)).collect();
+        let request = AttachRequest { networks, ..request(&format!("c{host}"), &[]) };
+        self.hosts[node].run(up(&self.planes[node], request))
+    }
+
+    /// A place in a network; all but the ingress network have IPv6.
+    fn join(&self, net: u8, host: u8) -> Join {
+        Join {
+            network: format!("net{net}"),
+            addr: Some(Ipv4Addr::new(10, 40, net, host)),
+            addr6: (net != 0).then(|| six(net, host)),
+            ..Join::default()
+        }
     }
 
     fn check(&self) {
@@ -484,7 +507,7 @@ fn restart_and_drift() {
 
 fn leaving() {
     let swarm = Swarm::new();
-    let list = "ip -o link | cut -d: -f2 | cut -d@ -f1 | sort; ip route; nft list ruleset";
+    let list = "ip -o link | cut -d: -f2 | cut -d@ -f1 | sort; ip route; ip -6 route; nft list ruleset";
     let before = swarm.hosts[0].sh(list);
     swarm.apply(&BACKENDS);
     swarm.container(0, &[1, 0], 70);

@@ -124,23 +124,8 @@ pub fn read(body: &[u8]) -> ApiResult<Create> {
                     "Scope = {scope:?} is not supported for an overlay: leave it out"
                 )));
             }
-            if ipv6 || ipam.v6.is_given() {
-                return Err(ApiError::bad_request(
-                    "EnableIPv6 and subnets of IPv6 are not supported for an overlay: leave them out, or use --driver bridge",
-                ));
-            }
-            let ipam = ipam.v4;
-            for (field, set) in [
-                ("Gateway", ipam.gateway.is_some()),
-                ("IPRange", ipam.ip_range.is_some()),
-                ("AuxiliaryAddresses", !ipam.aux_addresses.is_empty()),
-            ] {
-                if set {
-                    return Err(ApiError::bad_request(format!(
-                        "IPAM.Config[0].{field} is not supported for an overlay: its containers are routed, and nodes hold parts of its range; leave it out"
-                    )));
-                }
-            }
+            ipam.v4.is_subnet_alone()?;
+            ipam.v6.is_subnet_alone()?;
             for key in options.keys() {
                 // Every overlay is encrypted; saying so is no request for more.
                 if key != "encrypted" {
@@ -152,7 +137,9 @@ pub fn read(body: &[u8]) -> ApiResult<Create> {
             let spec = NetworkSpec {
                 annotations: Some(Annotations { name, labels: labels.into_iter().collect() }),
                 driver,
-                subnet: ipam.subnet.map(|s| s.to_string()).unwrap_or_default(),
+                subnet: ipam.v4.subnet.map(|s| s.to_string()).unwrap_or_default(),
+                ipv6,
+                subnet6: ipam.v6.subnet.map(|s| s.to_string()).unwrap_or_default(),
                 ingress,
                 attachable,
                 internal,
@@ -221,6 +208,19 @@ impl<C: FromStr<Err = String>, A: FromStr> Range<C, A> {
     fn is_given(&self) -> bool {
         let address = self.gateway.is_some() || !self.aux_addresses.is_empty();
         self.subnet.is_some() || self.ip_range.is_some() || address
+    }
+
+    /// Refuses what overlays have not.
+    fn is_subnet_alone(&self) -> ApiResult<()> {
+        let fields = [
+            ("Gateway", self.gateway.is_some()),
+            ("IPRange", self.ip_range.is_some()),
+            ("AuxiliaryAddresses", !self.aux_addresses.is_empty()),
+        ];
+        let Some((field, _)) = fields.into_iter().find(|(_, set)| *set) else { return Ok(()) };
+        Err(ApiError::bad_request(format!(
+            "IPAM.Config[].{field} is not supported for an overlay: its containers are routed, and nodes hold parts of its range; leave it out"
+        )))
     }
 
     /// Reads one of the list; `family` is what its addresses are called.
@@ -378,8 +378,10 @@ pub fn swarm(n: &Network) -> Value {
     let facts = Facts { id: &n.id, name: &annotations.name, driver, scope: "swarm" };
     let mut out = shown(&facts, created(n.meta.as_ref()));
     if !n.subnet.is_empty() {
-        out["IPAM"]["Config"] = json!([{ "Subnet": n.subnet, "Gateway": n.gateway }]);
+        let v4 = json!({ "Subnet": n.subnet, "Gateway": n.gateway });
+        out["IPAM"]["Config"] = std::iter::once(v4).chain(n.subnet6.parse().ok().map(shown6)).collect();
     }
+    out["EnableIPv6"] = spec.ipv6.into();
     out["Internal"] = spec.internal.into();
     out["Attachable"] = spec.attachable.into();
     out["Ingress"] = spec.ingress.into();
@@ -388,12 +390,20 @@ pub fn swarm(n: &Network) -> Value {
     out
 }
 
+/// The IPv6 of a network of the swarm. Nobody has the gateway's address; containers are routed.
+fn shown6(subnet: Cidr6) -> Value {
+    let gateway = Ipv6Addr::from(u128::from(subnet.first()) + 1);
+    shown_range(subnet, Some(gateway), None::<Cidr6>, &BTreeMap::new())
+}
+
 /// A network of the swarm as a worker knows it.
 pub fn joined(n: &skep_overlay::desired::Network) -> Value {
     let facts = Facts { id: &n.id, name: &n.name, driver: "overlay", scope: "swarm" };
     let mut out = shown(&facts, super::time::NEVER.into());
     let gateway = Ipv4Addr::from(u32::from(n.subnet.first()).saturating_add(1));
-    out["IPAM"]["Config"] = json!([{ "Subnet": n.subnet.to_string(), "Gateway": gateway.to_string() }]);
+    let v4 = json!({ "Subnet": n.subnet.to_string(), "Gateway": gateway.to_string() });
+    out["IPAM"]["Config"] = std::iter::once(v4).chain(n.subnet6.map(shown6)).collect();
+    out["EnableIPv6"] = n.subnet6.is_some().into();
     out["Internal"] = n.internal.into();
     out["Attachable"] = n.attachable.into();
     out["Ingress"] = n.ingress.into();
@@ -464,7 +474,10 @@ mod tests {
         let overlay = br#"{"CheckDuplicate":true,"Name":"back","Driver":"overlay","Scope":"","IPAM":{"Driver":"default","Options":{},"Config":[]},
             "Internal":false,"Attachable":true,"Ingress":false,"ConfigOnly":false,"ConfigFrom":{"Network":""},"Options":{},"Labels":{"a":"b"}}"#;
         let Ok(Create::Overlay(spec)) = read(overlay) else { panic!("an overlay") };
-        assert!(spec.attachable && !spec.internal);
+        assert!(spec.attachable && !spec.internal && !spec.ipv6);
+        let both = br#"{"Name":"b","Driver":"overlay","EnableIPv6":true,"IPAM":{"Config":[{"Subnet":"fd09::/64"},{"Subnet":"10.9.0.0/24"}]}}"#;
+        let Ok(Create::Overlay(spec)) = read(both) else { panic!("an overlay") };
+        assert_eq!((spec.ipv6, &*spec.subnet, &*spec.subnet6), (true, "10.9.0.0/24", "fd09::/64"));
         let bridge = br#"{"Name":"b","Driver":"bridge","IPAM":{"Config":[{"Subnet":"10.9.0.0/24"}]},"EnableIPv6":false,"Attachable":true}"#;
         let Ok(Create::Local(b)) = read(bridge) else { panic!("a bridge") };
         assert!(b.attachable);
@@ -479,7 +492,10 @@ mod tests {
             (r#"{"Name":"a","Driver":"weave"}"#, "weave"),
             (r#"{"Name":"a","Driver":"macvlan","Scope":"swarm"}"#, "macvlan"),
             (r#"{"Name":"a","Ingress":true}"#, "Ingress"),
-            (r#"{"Name":"a","Driver":"overlay","EnableIPv6":true}"#, "EnableIPv6"),
+            (
+                r#"{"Name":"a","Driver":"overlay","EnableIPv6":true,"IPAM":{"Config":[{"Subnet":"fd00::/64","Gateway":"fd00::9"}]}}"#,
+                "Gateway",
+            ),
             (r#"{"Name":"a","EnableIPv4":false}"#, "EnableIPv4"),
             (r#"{"Name":"a","IPAM":{"Config":[{"Subnet":"fd00::/64","Gateway":"10.0.0.1"}]}}"#, "Gateway"),
             (

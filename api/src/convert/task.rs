@@ -113,7 +113,10 @@ pub fn task(t: &TaskWithSpec) -> Value {
         out["NodeID"] = task.node_id.into();
     }
     if !task.addresses.is_empty() {
-        let attachment = |a: &skep_proto::v1::TaskAddress| json!({ "Network": { "ID": a.network_id }, "Addresses": [a.addr] });
+        let attachment = |a: &skep_proto::v1::TaskAddress| {
+            let all = [&a.addr, &a.addr6].into_iter().filter(|addr| !addr.is_empty());
+            json!({ "Network": { "ID": a.network_id }, "Addresses": all.collect::<Vec<_>>() })
+        };
         out["NetworksAttachments"] = task.addresses.iter().map(attachment).collect();
     }
     out

@@ -3,10 +3,12 @@
 //! the replicated objects, so nothing can leak.
 
 pub mod cidr;
+pub mod cidr6;
 pub mod layout;
 pub mod pool;
 pub mod ports;
 pub mod subnets;
+pub mod v6;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::Ipv4Addr;
@@ -14,6 +16,7 @@ use std::net::Ipv4Addr;
 use skep_proto::v1;
 
 pub use cidr::Cidr;
+pub use cidr6::Cidr6;
 use layout::Layout;
 pub use pool::{Pools, blocks};
 
@@ -127,7 +130,11 @@ fn endpoint(
         let Some(network) = network.filter(|_| spec.mode() == v1::EndpointMode::Vip) else { continue };
         let vip = match had.virtual_ips.iter().find(|v| v.network_id == id) {
             Some(vip) => vip.clone(),
-            None => v1::VirtualIp { network_id: id.to_owned(), addr: vips.take(view, network)?.to_string() },
+            None => {
+                let addr = vips.take(view, network)?;
+                let addr6 = v6::beside(network, addr);
+                v1::VirtualIp { network_id: id.to_owned(), addr: addr.to_string(), addr6 }
+            }
         };
         virtual_ips.push(vip);
     }

@@ -4,12 +4,13 @@
 //! from other nodes' blocks and routed one by one.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use skep_proto::v1;
 
 use super::cidr::Cidr;
 use super::layout::Layout;
+use super::v6::Both;
 use crate::orchestrator::task;
 use crate::store::{Diff, Key, StoreView};
 
@@ -33,7 +34,11 @@ impl Pools {
     /// Makes sure of a pool for the network once its subnet is decided.
     pub fn network(&mut self, network: &v1::Network) {
         if let Ok(subnet) = network.subnet.parse::<Cidr>() {
-            self.0.entry(network.id.clone()).or_insert_with(|| Pool::new(Layout::of(subnet)));
+            self.0.entry(network.id.clone()).or_insert_with(|| {
+                let mut pool = Pool::new(Layout::of(subnet));
+                pool.both = Both::of(network);
+                pool
+            });
         }
     }
 
@@ -77,6 +82,11 @@ impl Pools {
         self.0.get_mut(network_id)?.take(node).map(Ipv4Addr::from)
     }
 
+    /// The IPv6 address beside one of [`Pools::take`], where the network has IPv6.
+    pub fn beside(&self, network_id: &str, addr: Ipv4Addr) -> Option<Ipv6Addr> {
+        self.0.get(network_id)?.both.map(|both| both.beside(addr.into()))
+    }
+
     /// Gives back what [`Pools::take`] gave.
     pub fn give_back(&mut self, network_id: &str, addr: Ipv4Addr, node: &str) {
         if let Some(pool) = self.0.get_mut(network_id) {
@@ -89,6 +99,8 @@ impl Pools {
 #[derive(Clone, Debug)]
 struct Pool {
     layout: Layout,
+    /// Where the network has IPv6.
+    both: Option<Both>,
     /// Offset -> held, one bit each.
     held: Vec<u64>,
     /// Block -> how many addresses each node holds in it.
@@ -106,6 +118,7 @@ impl Pool {
         let blocks = end.div_ceil(1 << layout.block_bits);
         Self {
             layout,
+            both: None,
             held: vec![0; (end as usize).div_ceil(64)],
             blocks: vec![Vec::new(); blocks as usize],
             by_node: HashMap::new(),
@@ -284,11 +297,20 @@ pub fn take_one(
 
 /// The addresses held in a network, and the node of each.
 fn addresses<'a>(view: &'a StoreView, network_id: &'a str) -> impl Iterator<Item = (u32, &'a str)> {
+    held(view, network_id)
+        .filter_map(|(addr, node)| Some((u32::from(addr.addr.parse::<Ipv4Addr>().ok()?), node)))
+}
+
+/// The same as they are kept, of both families.
+pub(super) fn held<'a>(
+    view: &'a StoreView,
+    network_id: &'a str,
+) -> impl Iterator<Item = (&'a v1::TaskAddress, &'a str)> {
     let of_services = services_in(view, network_id).flat_map(move |s| view.tasks_of_service(&s.id));
     let tasks = of_services.chain(view.attachments()).filter(|t| !task::finished(t));
     tasks.filter_map(move |t| {
         let addr = t.addresses.iter().find(|a| a.network_id == network_id)?;
-        Some((u32::from(addr.addr.parse::<Ipv4Addr>().ok()?), t.node_id.as_str()))
+        Some((addr, t.node_id.as_str()))
     })
 }
 

@@ -7,6 +7,7 @@ use skep_proto::{defaults, v1};
 
 use super::cidr::Cidr;
 use super::layout::Layout;
+use super::v6;
 use crate::store::{StoreView, change::put};
 
 /// Prefix length of what is spared around a node's own address where a network's subnet is chosen for it.
@@ -63,7 +64,15 @@ pub(super) fn networks(
     // What lies around a node's address is likely its neighbours'; with a small pool, only the address is spared.
     let around = |len| hosts(view).map(move |(_, addr)| Cidr::of(u32::from(addr), len)).collect::<Vec<_>>();
     let (neighbours, own) = (around(NEIGHBOURS), around(32));
+    let mut taken6 = Vec::new();
     for network in view.networks().filter(|n| n.subnet.is_empty()) {
+        let six = match range6(view, network.spec.as_ref(), &mut taken6) {
+            Ok(six) => six,
+            Err(why) => {
+                refusals.push((network.id.clone(), why));
+                continue;
+            }
+        };
         let asked = network.spec.as_ref().map_or("", |s| &s.subnet);
         let subnet = if asked.is_empty() {
             let sparing = |spared: &[Cidr]| cut(view, &[&taken[..], spared].concat());
@@ -79,11 +88,28 @@ pub(super) fn networks(
                 let mut network = v1::Network::clone(network);
                 network.subnet = subnet.to_string();
                 network.gateway = Ipv4Addr::from(Layout::of(subnet).gateway()).to_string();
+                network.subnet6 = six;
                 changes.push(put(network));
             }
             Err(why) => refusals.push((network.id.clone(), why)),
         }
     }
+}
+
+/// The range of IPv6 that goes with a network's subnet; empty where it is to have none. `taken` are those given in
+/// this pass.
+fn range6(
+    view: &StoreView,
+    spec: Option<&v1::NetworkSpec>,
+    taken: &mut Vec<super::cidr6::Cidr6>,
+) -> Result<String, String> {
+    let Some(spec) = spec.filter(|s| s.ipv6) else { return Ok(String::new()) };
+    let range = match spec.subnet6.as_str() {
+        "" => v6::cut(view, taken).ok_or("the swarm's own IPv6 prefix has no free range left")?,
+        asked => asked.parse().map_err(|e: super::cidr6::Cidr6Error| e.to_string())?,
+    };
+    taken.push(range);
+    Ok(range.to_string())
 }
 
 fn cut(view: &StoreView, taken: &[Cidr]) -> Option<Cidr> {

@@ -7,7 +7,7 @@ use skep_proto::v1;
 use tonic::Status;
 
 use super::{lookup, read, validate};
-use crate::allocator::Cidr;
+use crate::allocator::{Cidr, v6};
 use crate::context::Context;
 use crate::orchestrator::task::wanted;
 use crate::store::StoreView;
@@ -48,6 +48,7 @@ pub(super) fn creation(
         )));
     }
     free_subnet(view, &spec.subnet)?;
+    v6::check(view, &spec).map_err(Status::invalid_argument)?;
     Ok(vec![put(v1::Network { id: id.to_owned(), spec: Some(spec), ..Default::default() })])
 }
 

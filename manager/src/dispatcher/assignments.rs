@@ -17,6 +17,7 @@ use super::acks::Acks;
 use super::network::NetworkState;
 use super::sessions::Session;
 use super::world::{World, is_backend, is_live};
+use crate::allocator::v6;
 use crate::context::Context;
 use crate::control::service_name;
 use crate::orchestrator::task::wanted;
@@ -140,6 +141,7 @@ impl Told {
         if changes.is_empty() && !first && !moved {
             return Vec::new();
         }
+        let cluster_id = world.view.cluster().map_or("", |c| &c.id);
         let data_path_port = world.view.cluster().map_or(0, |c| c.data_path_port);
         let mut messages = Vec::new();
         let mut changes = changes.into_iter().map(|op| v1::AssignmentChange { op: Some(op) }).peekable();
@@ -159,6 +161,7 @@ impl Told {
                 applies_to,
                 results_in: self.number,
                 changes: batch,
+                overlay_addr6: v6::of_node(cluster_id, &overlay_addr),
                 overlay_addr: overlay_addr.clone(),
                 data_path_port,
             });

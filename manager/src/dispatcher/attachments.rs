@@ -1,12 +1,13 @@
 //! Places of containers outside services in attachable networks. Each is a task pinned to the node that asked,
 //! so its address is held and routed as those of services' tasks are.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
 
 use skep_proto::v1::{self, TaskState};
 use tonic::Status;
 
-use crate::allocator::{self, pool};
+use crate::allocator::{self, v6};
 use crate::context::Context;
 use crate::orchestrator::task;
 use crate::store::change::{put, remove_task};
@@ -17,14 +18,7 @@ pub(super) async fn attach(ctx: &Context, request: v1::AttachRequest) -> Result<
     let attachment = request.attachment.clone().filter(|a| !a.container_id.is_empty());
     let attachment =
         attachment.ok_or_else(|| Status::invalid_argument("an attachment needs the ID of its container"))?;
-    let wanted = match request.addr.as_str() {
-        "" => None,
-        addr => Some(addr.parse::<Ipv4Addr>().map_err(|_| {
-            Status::invalid_argument(format!(
-                "{addr:?} is not an IPv4 address: overlay networks have no other"
-            ))
-        })?),
-    };
+    let wanted = (wanted(&request.addr, "IPv4")?, wanted(&request.addr6, "IPv6")?);
     let place = Place { id: ctx.new_id(), now_ms: ctx.now_ms(), request, attachment, wanted };
     let view = ctx.write(|view| place.take(view)).await?;
     let network = attachable(&view, &place.request.network)?;
@@ -33,6 +27,12 @@ pub(super) async fn attach(ctx: &Context, request: v1::AttachRequest) -> Result<
     let task = there.next().cloned();
     task.map(|task| v1::AttachResponse { task: Some(task) })
         .ok_or_else(|| Status::aborted("the attachment was taken back meanwhile: try again"))
+}
+
+/// The address of a family that is asked for; empty = any.
+fn wanted<A: FromStr>(addr: &str, family: &str) -> Result<Option<A>, Status> {
+    let bad = |_| Status::invalid_argument(format!("{addr:?} is not an {family} address"));
+    (!addr.is_empty()).then(|| addr.parse().map_err(bad)).transpose()
 }
 
 /// Takes places back. On the leader.
@@ -75,7 +75,7 @@ struct Place {
     now_ms: i64,
     request: v1::AttachRequest,
     attachment: v1::Attachment,
-    wanted: Option<Ipv4Addr>,
+    wanted: (Option<Ipv4Addr>, Option<Ipv6Addr>),
 }
 
 impl Place {
@@ -96,13 +96,12 @@ impl Place {
             changes = allocator::allocate(view).changes;
             ahead.foresee(changes.clone(), self.now_ms);
         }
-        let addr =
-            pool::take_one(&ahead, &network.id, node, self.wanted).map_err(Status::resource_exhausted)?;
-        changes.push(put(self.task(&network.id, addr)));
+        let addr = v6::take(&ahead, &network.id, node, self.wanted).map_err(Status::resource_exhausted)?;
+        changes.push(put(self.task(addr)));
         Ok(changes)
     }
 
-    fn task(&self, network_id: &str, addr: Ipv4Addr) -> v1::Task {
+    fn task(&self, address: v1::TaskAddress) -> v1::Task {
         v1::Task {
             id: self.id.clone(),
             node_id: self.request.node_id.clone(),
@@ -113,7 +112,7 @@ impl Place {
                 message: "attached".to_owned(),
                 ..Default::default()
             }),
-            addresses: vec![v1::TaskAddress { network_id: network_id.to_owned(), addr: addr.to_string() }],
+            addresses: vec![address],
             attachment: Some(self.attachment.clone().into()),
             ..Default::default()
         }

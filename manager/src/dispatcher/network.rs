@@ -6,6 +6,7 @@ use std::sync::Arc;
 use skep_proto::v1::{self, NodeState};
 
 use super::world::is_backend;
+use crate::allocator::v6;
 use crate::control::service_name;
 use crate::orchestrator::task::wanted;
 use crate::store::StoreView;
@@ -33,8 +34,19 @@ pub(super) fn compute(
         nodes.extend(view.nodes().map(|n| n.id.clone()));
     }
     let port = view.cluster().map_or(0, |c| c.data_path_port);
-    let peers = nodes.iter().filter_map(|id| view.node(id)).filter_map(|n| peer(n, port)).collect();
-    let blocks = crate::allocator::blocks(view, &network.id).into_iter();
+    let peers = nodes.iter().filter_map(|id| view.node(id)).filter_map(|n| peer(n, port));
+    let cluster_id = view.cluster().map_or("", |c| &c.id);
+    let peers = peers.map(|mut peer| {
+        if !network.subnet6.is_empty() {
+            peer.overlay_addr6 = v6::of_node(cluster_id, &peer.overlay_addr);
+        }
+        peer
+    });
+    let peers = peers.collect();
+    let blocks = crate::allocator::blocks(view, &network.id);
+    let blocks6 = v6::blocks(view, &network.id, &blocks).into_iter();
+    let blocks6 = blocks6.map(|(cidr, node_id)| v1::Block { cidr: cidr.to_string(), node_id }).collect();
+    let blocks = blocks.into_iter();
     let blocks = blocks.map(|(cidr, node_id)| v1::Block { cidr: cidr.to_string(), node_id }).collect();
     let view = v1::NetworkView {
         network_id: network.id.clone(),
@@ -48,6 +60,8 @@ pub(super) fn compute(
         services: if spec.ingress { Vec::new() } else { services(view, &network.id, tasks) },
         attached: tasks.values().filter_map(|t| attached(&network.id, t)).collect(),
         attachable: spec.attachable,
+        subnet6: network.subnet6.clone(),
+        blocks6,
     };
     NetworkState { view, nodes }
 }
@@ -68,21 +82,24 @@ pub(super) fn peer(node: &v1::Node, port: u32) -> Option<v1::OverlayPeer> {
         endpoint: format!("{host}:{port}"),
         wireguard_public_key: key.clone(),
         overlay_addr: node.overlay_addr.clone(),
+        overlay_addr6: String::new(),
         keeps_client_address: description.keeps_client_address,
     })
 }
 
-fn address<'a>(task: &'a v1::Task, network_id: &str) -> Option<&'a str> {
-    task.addresses.iter().find(|a| a.network_id == network_id).map(|a| a.addr.as_str())
+fn address<'a>(task: &'a v1::Task, network_id: &str) -> Option<&'a v1::TaskAddress> {
+    task.addresses.iter().find(|a| a.network_id == network_id)
 }
 
 fn attached(network_id: &str, task: &v1::Task) -> Option<v1::Attached> {
     let container = task.attachment.as_deref()?;
+    let address = address(task, network_id)?;
     Some(v1::Attached {
         container_id: container.container_id.clone(),
         name: container.container_name.clone(),
         aliases: container.aliases.clone(),
-        addr: address(task, network_id)?.to_owned(),
+        addr: address.addr.clone(),
+        addr6: address.addr6.clone(),
         node_id: task.node_id.clone(),
     })
 }
@@ -92,11 +109,13 @@ fn backend(view: &StoreView, network_id: &str, task: &v1::Task) -> Option<v1::Ba
         return None;
     }
     let service = view.service(&task.service_id)?;
+    let address = address(task, network_id)?;
     Some(v1::Backend {
         task_id: task.id.clone(),
         task_name: format!("{}.{}.{}", service_name(service), task.shown_slot(), task.id),
-        addr: address(task, network_id)?.to_owned(),
+        addr: address.addr.clone(),
         node_id: task.node_id.clone(),
+        addr6: address.addr6.clone(),
     })
 }
 
@@ -121,6 +140,7 @@ fn services(view: &StoreView, network_id: &str, tasks: &Tasks) -> Vec<v1::Servic
             aliases: attachment.map(|a| a.aliases.clone()).unwrap_or_default(),
             vip: vip.map(|v| v.addr.clone()).unwrap_or_default(),
             backends: backends.unwrap_or_default(),
+            vip6: vip.map(|v| v.addr6.clone()).unwrap_or_default(),
         });
     }
     entries
@@ -134,7 +154,7 @@ pub(super) fn published(view: &StoreView, ingress_id: &str, tasks: &Tasks) -> Ve
     }
     let mut leaving: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for task in tasks.values().filter(|t| !wanted(t)) {
-        let addr = address(task, ingress_id).map(str::to_owned);
+        let addr = address(task, ingress_id).map(|a| a.addr.clone());
         leaving.entry(&task.service_id).or_default().extend(addr);
     }
     let mut ports = Vec::new();

@@ -290,12 +290,12 @@ impl<'a> Group<'a> {
             };
             taken.push((id, addr));
         }
-        Some(
-            taken
-                .into_iter()
-                .map(|(id, a)| v1::TaskAddress { network_id: id.to_owned(), addr: a.to_string() })
-                .collect(),
-        )
+        let address = |(id, addr): (&str, std::net::Ipv4Addr)| v1::TaskAddress {
+            network_id: id.to_owned(),
+            addr: addr.to_string(),
+            addr6: pools.beside(id, addr).map(|a| a.to_string()).unwrap_or_default(),
+        };
+        Some(taken.into_iter().map(address).collect())
     }
 
     fn exhausted(&self) -> String {

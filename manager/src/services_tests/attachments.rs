@@ -18,7 +18,7 @@ async fn network(swarm: &Swarm, name: &str, attachable: bool) -> String {
     made.into_inner().network.expect("there").id
 }
 
-fn ask(network: &str, container: &str, addr: &str) -> v1::AttachRequest {
+pub(super) fn ask(network: &str, container: &str, addr: &str) -> v1::AttachRequest {
     v1::AttachRequest {
         // A worker speaks for itself only, whatever it says.
         node_id: "manager1".into(),
@@ -29,10 +29,11 @@ fn ask(network: &str, container: &str, addr: &str) -> v1::AttachRequest {
             aliases: vec!["db".into()],
         }),
         addr: addr.into(),
+        ..Default::default()
     }
 }
 
-async fn attach(agent: &Agent, request: v1::AttachRequest) -> Result<v1::Task, tonic::Status> {
+pub(super) async fn attach(agent: &Agent, request: v1::AttachRequest) -> Result<v1::Task, tonic::Status> {
     let answer = agent.client.clone().attach(request).await?;
     Ok(answer.into_inner().task.expect("a place"))
 }

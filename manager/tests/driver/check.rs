@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use skep_manager::allocator::{self, Cidr6};
 use skep_manager::homes;
 use skep_manager::orchestrator::slot::{self, Slot, SlotKey};
 use skep_manager::orchestrator::{schedule, task};
@@ -36,6 +37,33 @@ fn addresses(view: &StoreView) {
     for t in view.tasks().filter(|t| !task::finished(t)) {
         for a in &t.addresses {
             assert!(held.insert((a.network_id.clone(), a.addr.clone())), "address {a:?} given twice");
+            let six = view.network(&a.network_id).is_some_and(|n| !n.subnet6.is_empty());
+            assert_eq!(!a.addr6.is_empty(), six, "address {a:?} has IPv6 as its network has");
+            if six {
+                assert!(held.insert((a.network_id.clone(), a.addr6.clone())), "address {a:?} given twice");
+            }
+        }
+    }
+    networks6(view);
+}
+
+/// Ranges of IPv6 share nothing, and every address of IPv6 that is held is routed to the node that holds it, and to
+/// no other.
+fn networks6(view: &StoreView) {
+    let ranges = |n: &v1::Network| n.subnet6.parse::<Cidr6>().ok();
+    let ranges: Vec<Cidr6> = view.networks().filter_map(|n| ranges(n)).collect();
+    for (i, range) in ranges.iter().enumerate() {
+        assert!(!ranges[..i].iter().any(|r| r.overlaps(*range)), "{range} is given twice");
+    }
+    for network in view.networks().filter(|n| !n.subnet6.is_empty()) {
+        let blocks = allocator::v6::blocks(view, &network.id, &allocator::blocks(view, &network.id));
+        for t in view.tasks().filter(|t| !task::finished(t)) {
+            for a in t.addresses.iter().filter(|a| a.network_id == network.id) {
+                let six = a.addr6.parse().expect("an address");
+                let holder =
+                    blocks.iter().filter(|(b, _)| b.contains(six)).max_by_key(|(b, _)| b.prefix_len());
+                assert_eq!(holder.map(|(_, n)| n), Some(&t.node_id), "{a:?} in {blocks:?}");
+            }
         }
     }
 }

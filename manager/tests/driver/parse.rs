@@ -126,6 +126,8 @@ pub fn network(words: &Words) -> Result<v1::Network> {
             annotations: annotations(name),
             subnet: words.get("subnet").unwrap_or_default().to_owned(),
             ingress: words.has("ingress"),
+            ipv6: words.has("ipv6"),
+            subnet6: words.get("subnet6").unwrap_or_default().to_owned(),
             ..Default::default()
         }),
         ..Default::default()

@@ -26,7 +26,7 @@ pub fn tasks(view: &StoreView) -> String {
             let _ = write!(out, "{}", state(task::state(t)));
             let _ = write!(out, " (wanted {})", state(t.desired_state()));
             for a in &t.addresses {
-                let _ = write!(out, " {}={}", a.network_id, a.addr);
+                let _ = write!(out, " {}={}{}", a.network_id, a.addr, after(&a.addr6));
             }
             for g in &t.generic {
                 let what = if g.name.is_empty() { g.amount.to_string() } else { g.name.clone() };
@@ -92,7 +92,7 @@ pub fn status(view: &StoreView, name: &str) -> Result<String, String> {
         let _ = writeln!(out, "{state}: {message}");
     }
     for vip in service.endpoint.iter().flat_map(|e| &e.virtual_ips) {
-        let _ = writeln!(out, "vip {} {}", vip.network_id, vip.addr);
+        let _ = writeln!(out, "vip {} {}{}", vip.network_id, vip.addr, after(&vip.addr6));
     }
     for p in service.endpoint.iter().flat_map(|e| &e.ports) {
         let _ = writeln!(out, "port {} -> {}", p.published_port, p.target_port);
@@ -106,7 +106,7 @@ pub fn status(view: &StoreView, name: &str) -> Result<String, String> {
 pub fn networks(view: &StoreView) -> String {
     let mut out = String::new();
     for n in view.networks() {
-        let _ = writeln!(out, "network {} {} gateway {}", n.id, n.subnet, n.gateway);
+        let _ = writeln!(out, "network {} {}{} gateway {}", n.id, n.subnet, after(&n.subnet6), n.gateway);
     }
     for n in view.nodes() {
         let _ = writeln!(out, "node {} {}", n.id, n.overlay_addr);
@@ -114,12 +114,23 @@ pub fn networks(view: &StoreView) -> String {
     out
 }
 
+/// What there is of IPv6, behind what there is of IPv4.
+fn after(six: &str) -> String {
+    if six.is_empty() { String::new() } else { format!(",{six}") }
+}
+
 /// Routes of a network.
 pub fn blocks(view: &StoreView, network: &str) -> String {
-    skep_manager::allocator::blocks(view, network).iter().fold(String::new(), |mut out, (cidr, node)| {
+    let blocks = skep_manager::allocator::blocks(view, network);
+    let six = skep_manager::allocator::v6::blocks(view, network, &blocks);
+    let mut out = String::new();
+    for (cidr, node) in &blocks {
         let _ = writeln!(out, "{cidr} {node}");
-        out
-    })
+    }
+    for (cidr, node) in six {
+        let _ = writeln!(out, "{cidr} {node}");
+    }
+    out
 }
 
 /// Where the data of slots lies.

@@ -26,7 +26,7 @@ pub fn plan(
             ))
         });
     }
-    if std::fs::metadata("/proc/sys/net/ipv6").is_err() {
+    if !crate::sysctl::knows_ipv6() {
         return Err(invalid("network", &spec.name, "this host has no IPv6: make the network without it"));
     }
     let subnet = match spec.subnet6 {

@@ -1,18 +1,19 @@
-//! The rules for IPv6, which bridge networks alone have: the same as for IPv4, and what it takes that ports are
-//! reached by `::1`.
+//! The rules for IPv6: the same as for IPv4 but for the swarm's published ports, and what it takes that ports are reached
+//! by `::1`.
 //!
 //! The kernel lets no packet with a loopback address in from another interface, and has no `route_localnet` for
 //! IPv6. So what the host sends from `::1` to a published port gets the address of the host in the container's
 //! network before anybody has looked at it (raw), and the answers get `::1` back last of all (input).
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 
-use super::{DNAT, FILTER, Links, RAW, SNAT, base, interface_key};
+use super::{DNAT, FILTER, Links, MANGLE, RAW, SNAT, base, interface_key};
 use crate::cidr::{Cidr, Cidr6};
 use crate::names::Names;
 use crate::nft::{Builder, Chain, FORWARD, Field, INPUT, OUTPUT, POSTROUTING, PREROUTING, Rule, Set, Table};
-use crate::state::{Bridge, Record, State};
-use crate::vip::{self, key};
+use crate::state::{Bridge, Overlay6, Record, State};
+use crate::vip::{self, SwarmMaps, key};
 
 /// After the last translation of what is for the host.
 const LAST: i32 = SNAT + 100;
@@ -22,15 +23,18 @@ const NOBODY: Cidr6 = Cidr { addr: Ipv6Addr::UNSPECIFIED, len: 128 };
 const LOOPBACK: Cidr6 = Cidr { addr: Ipv6Addr::LOCALHOST, len: 128 };
 
 /// The whole table for this state.
-pub fn table(state: &State, names: &Names) -> Table {
+pub fn table(state: &State, names: &Names, maps: &SwarmMaps) -> Table {
     let published = state.containers.values().filter_map(|r| Some((r.target6()?, r)));
     let (ports_any, ports_one) =
         vip::host_maps6(published.flat_map(|(to, r)| r.ports.iter().map(move |p| (to, p))));
+    let overlays = overlays(state);
     let sets = [
-        ("same_network", same_network(state)),
-        ("egress", egress(state, |_| true)),
-        ("masked", egress(state, |bridge| !bridge.unmasked)),
+        ("same_network", same_network(state, &overlays)),
+        ("egress", egress(state, &overlays, |_| true)),
+        ("masked", egress(state, &overlays, |bridge| !bridge.unmasked)),
+        ("owned", owned(state)),
         ("bridged", bridged(state)),
+        ("nodes", nodes(state)),
         ("hairpin", hairpin(state)),
         ("ports_any", ports_any),
         ("ports_one", ports_one),
@@ -40,21 +44,42 @@ pub fn table(state: &State, names: &Names) -> Table {
     let chains = [
         ("antispoof", antispoof(&links)),
         ("raw", raw()),
-        ("prerouting", base("nat", PREROUTING, DNAT, published_rules())),
-        ("output", base("nat", OUTPUT, DNAT, published_rules())),
+        ("prerouting", base("nat", PREROUTING, DNAT, translated(true))),
+        ("output", base("nat", OUTPUT, DNAT, translated(false))),
+        ("mss", base("filter", FORWARD, MANGLE, mss(&links))),
         ("forward", forward(&links)),
         ("guard", guard(state, &links)),
         ("input", input(&links)),
         ("postrouting", postrouting(state, &links)),
     ];
     Table {
-        sets: sets.into_iter().map(|(n, s)| (n.to_owned(), s.into())).collect(),
+        sets: sets
+            .into_iter()
+            .map(|(n, s)| (n.to_owned(), s.into()))
+            .chain(maps.maps6.iter().map(|(n, s)| ((*n).to_owned(), s.clone())))
+            .collect(),
         chains: chains.into_iter().map(|(n, c)| (n.to_owned(), c)).collect(),
     }
 }
 
 fn networks(state: &State) -> impl Iterator<Item = (&Bridge, Cidr6)> {
     state.bridges.values().filter_map(|b| Some((b, b.v6.as_ref()?.subnet)))
+}
+
+/// The overlays that have it. As of IPv4, of ranges that overlap the first one counts, and bridges' come before.
+fn overlays(state: &State) -> BTreeMap<Cidr6, Overlay6> {
+    let mut kept: Vec<Cidr6> = networks(state).map(|(_, range)| range).collect();
+    let mut all = state.overlays6();
+    all.retain(|range, _| {
+        let free = !kept.iter().any(|k| k.overlaps(range));
+        if free {
+            kept.push(*range);
+        } else {
+            tracing::warn!(subnet = %range, "network overlaps another one on this host and is left out");
+        }
+        free
+    });
+    all
 }
 
 fn add_pair(set: &mut Set, from: Cidr6, to: Cidr6) {
@@ -65,8 +90,11 @@ fn add_pair(set: &mut Set, from: Cidr6, to: Cidr6) {
 
 /// Pairs of addresses of one network, and what it takes to find one another: where the kernel shows bridged packets to
 /// our rules, they judge that as well. Nothing of this kind is ever routed.
-fn same_network(state: &State) -> Set {
+fn same_network(state: &State, overlays: &BTreeMap<Cidr6, Overlay6>) -> Set {
     let mut set = Set::ranges(&[Field::Addr6, Field::Addr6]);
+    for range in overlays.iter().filter(|(_, o)| !o.ingress).map(|(range, _)| *range) {
+        add_pair(&mut set, range, range);
+    }
     for (_, subnet) in networks(state).filter(|(b, _)| !b.isolated) {
         for (from, to) in [
             (subnet, subnet),
@@ -84,8 +112,11 @@ fn same_network(state: &State) -> Set {
 }
 
 /// Who may leave the host.
-fn egress(state: &State, which: impl Fn(&Bridge) -> bool) -> Set {
+fn egress(state: &State, overlays: &BTreeMap<Cidr6, Overlay6>, which: impl Fn(&Bridge) -> bool) -> Set {
     let mut set = Set::ranges(&[Field::Addr6, Field::Addr6]);
+    for range in overlays.iter().filter(|(_, o)| !o.internal).map(|(range, _)| *range) {
+        add_pair(&mut set, range, Cidr6::all());
+    }
     for (_, subnet) in networks(state).filter(|(b, _)| !b.internal && which(b)) {
         add_pair(&mut set, subnet, Cidr6::all());
     }
@@ -105,11 +136,35 @@ fn bridged(state: &State) -> Set {
     set
 }
 
+/// Which routed veth may send from which address: from its own, and not even from a link-local one, as nobody has to be
+/// asked for a neighbour there.
+fn owned(state: &State) -> Set {
+    let mut set = Set::of(&[Field::Interface, Field::Addr6]);
+    for interface in state.containers.values().filter_map(Record::routed) {
+        for addr in crate::routed::addresses6(interface) {
+            set.add(key(&[&interface_key(&interface.host), &addr.addr.octets()]));
+        }
+    }
+    set
+}
+
+/// Overlay addresses of the swarm's hosts.
+fn nodes(state: &State) -> Set {
+    let mut set = Set::of(&[Field::Addr6]);
+    for desired in state.swarm.iter().map(|s| &s.desired) {
+        let peers = desired.networks.values().flat_map(|n| &n.peers).filter_map(|p| p.overlay_addr6);
+        for addr in peers.chain(desired.overlay_addr6) {
+            set.add(addr.octets().to_vec());
+        }
+    }
+    set
+}
+
 /// Pairs of addresses of one container: one that reached itself.
 fn hairpin(state: &State) -> Set {
     let mut set = Set::of(&[Field::Addr6, Field::Addr6]);
     for record in state.containers.values().filter(|r| r.has_rules()) {
-        let own = || record.bridged().filter_map(|m| m.endpoint.v6.as_ref()).map(|e| e.addr.octets());
+        let own = || record.judged().filter_map(|m| m.endpoint.v6.as_ref()).map(|e| e.addr.octets());
         for from in own() {
             for to in own() {
                 set.add(key(&[&from, &to]));
@@ -142,10 +197,8 @@ fn loopback(state: &State) -> Set {
 }
 
 fn antispoof(links: &Links) -> Chain {
-    let mut rules = vec![
-        Rule::to6("overlay networks have no IPv6").iif(&links.routed).drop(),
-        Rule::to6("nor has the tunnel").iif(&links.tunnel).drop(),
-    ];
+    let mut rules =
+        vec![Rule::to6("foreign source on a routed veth").iif(&links.routed).spoofed("owned").drop()];
     for bridge in &links.bridges {
         rules.push(Rule::to6("foreign source on a bridge").iif(bridge).spoofed("bridged").drop());
     }
@@ -157,10 +210,25 @@ fn raw() -> Chain {
     base("filter", OUTPUT, RAW, vec![own.source_by_port("loopback")])
 }
 
-fn published_rules() -> Vec<Rule> {
+/// Whose destination is translated. From containers (`judged`) virtual addresses are reached in their own network only.
+fn translated(judged: bool) -> Vec<Rule> {
+    let vip = |purpose| {
+        let rule = Rule::to6(purpose);
+        if judged { rule.pair_in("same_network") } else { rule }
+    };
     vec![
+        vip("virtual address").dnat_addr_by_slot("vip_few", vip::FEW),
+        vip("virtual address, many tasks").dnat_addr_by_slot("vip_many", vip::MANY),
         Rule::to6("port of one address").for_this_host().dnat_addr_port("ports_one"),
         Rule::to6("port of all addresses").for_this_host().dnat_port("ports_any"),
+    ]
+}
+
+fn mss(links: &Links) -> Vec<Rule> {
+    vec![
+        Rule::to6("segment size into the tunnel").oif(&links.tunnel).clamp_mss(),
+        Rule::to6("segment size out of the tunnel").iif(&links.tunnel).clamp_mss(),
+        Rule::to6("segment size to a routed container").oif(&links.routed).clamp_mss(),
     ]
 }
 
@@ -178,6 +246,7 @@ fn guard(state: &State, links: &Links) -> Chain {
         Rule::to6("known connection").established().accept(),
         Rule::to6("published").translated().accept(),
         Rule::to6("same network").pair_in("same_network").accept(),
+        Rule::to6("from a host of the swarm").iif(&links.tunnel).source_in("nodes").accept(),
     ];
     for (bridge, subnet) in networks(state).filter(|(b, _)| b.open6 && !b.internal) {
         let rule = links.not_in(Rule::to6("open network").oif(&bridge.interface));
@@ -201,6 +270,10 @@ fn input(links: &Links) -> Chain {
 fn postrouting(state: &State, links: &Links) -> Chain {
     let mut rules =
         vec![Rule::to6("container that reached itself").pair_in("hairpin").translated().masquerade()];
+    rules.extend([
+        Rule::to6("overlay keeps its addresses").oif(&links.tunnel).pair_in("same_network").accept(),
+        Rule::to6("others enter the overlay as this host").oif(&links.tunnel).masquerade(),
+    ]);
     for (bridge, subnet) in networks(state) {
         rules.push(
             Rule::to6("published port from the same bridge")

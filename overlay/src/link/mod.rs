@@ -212,6 +212,15 @@ impl Links {
         Ok(all.filter(HeldRoute::is_main).map(|r| (r.index, r.route)).collect())
     }
 
+    /// The routes of the main table that are ours, with their interfaces. Of IPv6 the kernel makes some itself for each
+    /// address.
+    pub fn own_routes<A: Address>(&mut self) -> Result<Vec<(u32, Route<A>)>> {
+        let header = route_header(A::FAMILY, 0, 0);
+        let replies = self.socket.dump(RTM_GETROUTE, header).map_err(Error::io("list", "routes"))?;
+        let all = replies.iter().filter_map(|r| parse_route::<A>(&r.payload));
+        Ok(all.filter(|r| r.is_main() && r.protocol == RTPROT_SKEP).map(|r| (r.index, r.route)).collect())
+    }
+
     /// Makes a veth pair, the host's end up, the far one in the container's namespace.
     pub fn add_veth(&mut self, veth: &Veth<'_>) -> Result<()> {
         self.run(vec![(format!("add veth {}", veth.host), veth_message(veth))], &[])
@@ -262,6 +271,8 @@ struct HeldRoute<A> {
     table: u32,
     /// RTN_*.
     kind: u8,
+    /// RTPROT_*: who made it.
+    protocol: u8,
     /// Index of the interface; 0 = none.
     index: u32,
     route: Route<A>,
@@ -287,6 +298,7 @@ fn parse_route<A: Address>(payload: &[u8]) -> Option<HeldRoute<A>> {
     Some(HeldRoute {
         table: number(RTA_TABLE).unwrap_or(header[4].into()),
         kind: header[7],
+        protocol: header[5],
         index: number(RTA_OIF).unwrap_or(0),
         route: Route { to: Cidr { addr, len: header[1] }, via, src },
     })
@@ -398,9 +410,9 @@ pub mod step {
     }
 
     /// A neighbour that needs no asking.
-    pub fn neighbour(index: u32, addr: Ipv4Addr, mac: Mac) -> (String, Message) {
-        let body = neighbour_header(AF_INET, index, NUD_PERMANENT, 0)
-            .put(NDA_DST, &addr.octets())
+    pub fn neighbour<A: Address>(index: u32, addr: A, mac: Mac) -> (String, Message) {
+        let body = neighbour_header(A::FAMILY, index, NUD_PERMANENT, 0)
+            .put(NDA_DST, &addr.bytes())
             .put(NDA_LLADDR, &mac);
         let flags = NLM_F_CREATE | NLM_F_REPLACE;
         (format!("add neighbour {addr}"), Message::new(RTM_NEWNEIGH, flags, body))

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use super::message::*;
 use super::{Links, Mac, Route, Step, parse_route};
-use crate::cidr::{Cidr, address_of};
+use crate::cidr::{Address, Cidr, address_of};
 use crate::error::{Error, Result};
 use crate::netlink::{
     Attrs, Message, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, attr, u16_at, u32_at,
@@ -82,15 +82,21 @@ pub enum Action {
 
 impl Links {
     /// Permanent neighbours of an interface.
-    pub fn neighbours(&mut self, index: u32) -> Result<BTreeMap<Ipv4Addr, Mac>> {
-        let replies = self.socket.dump(RTM_GETNEIGH, neighbour_header(AF_INET, 0, 0, 0));
+    pub fn neighbours<A: Address>(&mut self, index: u32) -> Result<BTreeMap<A, Mac>> {
+        let all = self.all_neighbours()?.into_iter();
+        Ok(all.filter(|(at, _, _)| *at == index).map(|(_, addr, mac)| (addr, mac)).collect())
+    }
+
+    /// Permanent neighbours of all interfaces: index, address, hardware address.
+    pub fn all_neighbours<A: Address>(&mut self) -> Result<Vec<(u32, A, Mac)>> {
+        let replies = self.socket.dump(RTM_GETNEIGH, neighbour_header(A::FAMILY, 0, 0, 0));
         let replies = replies.map_err(Error::io("list", "neighbours"))?;
         let ours = replies.iter().filter_map(|r| {
             let (at, state) = (u32_at(&r.payload, 4)?, u16_at(&r.payload, 8)?);
             let body = r.payload.get(12..)?;
             let mac = attr(body, NDA_LLADDR)?.try_into().ok()?;
-            let entry = (attr(body, NDA_DST).and_then(address_of)?, mac);
-            (at == index && state & NUD_PERMANENT != 0 && r.payload[0] == AF_INET).then_some(entry)
+            let entry = (at, attr(body, NDA_DST).and_then(address_of)?, mac);
+            (state & NUD_PERMANENT != 0 && r.payload[0] == A::FAMILY).then_some(entry)
         });
         Ok(ours.collect())
     }
@@ -182,8 +188,8 @@ pub fn forward(index: u32, forward: &Forward, on: bool) -> Step {
 }
 
 /// Forgets a neighbour.
-pub fn drop_neighbour(index: u32, addr: Ipv4Addr) -> Step {
-    let body = neighbour_header(AF_INET, index, 0, 0).put(NDA_DST, &addr.octets());
+pub fn drop_neighbour<A: Address>(index: u32, addr: A) -> Step {
+    let body = neighbour_header(A::FAMILY, index, 0, 0).put(NDA_DST, &addr.bytes());
     (format!("delete neighbour {addr}"), Message::new(RTM_DELNEIGH, 0, body))
 }
 

@@ -297,7 +297,8 @@ impl Builder {
 
     /// `dnat to ip daddr . numgen random mod slots map @map`.
     pub fn dnat_addr_by_slot(self, map: &str, slots: u32) -> Rule {
-        self.destination(R0).random(slots, R0 + 1).lookup(map, Some(R0), false).dnat(false)
+        let slot = self.after(R0);
+        self.destination(R0).random(slots, slot).lookup(map, Some(R0), false).dnat(false)
     }
 
     /// `dnat to meta l4proto . th dport . numgen random mod slots map @map`, address and port.

@@ -2,6 +2,7 @@
 //! hosts can be compared with each other.
 
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::{DataPlane, blocking};
 use crate::cidr::Cidr;
@@ -12,8 +13,9 @@ use crate::names::{GATEWAY_MAC, Names};
 use crate::netns::Namespace;
 use crate::nft::{self, digest};
 use crate::reconcile;
-use crate::routed::{self, GATEWAY};
+use crate::routed::{self, GATEWAY, GATEWAY6};
 use crate::state::{Record, State};
+use crate::sysctl;
 
 /// What a check found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -92,7 +94,10 @@ fn tunnel(state: &State, names: &Names) -> Result<Option<String>> {
     let addresses = host.addresses()?;
     let addressed =
         swarm.desired.overlay_addr.is_none_or(|a| addresses.contains(&(link.index, Cidr::host(a))));
-    let fine = link.up && link.mtu == u32::from(mtu) && addressed;
+    let addresses6 = host.addresses()?;
+    let wanted6 = swarm.desired.overlay_addr6.filter(|_| sysctl::knows_ipv6());
+    let addressed6 = wanted6.is_none_or(|a| addresses6.contains(&(link.index, Cidr::host(a))));
+    let fine = link.up && link.mtu == u32::from(mtu) && addressed && addressed6;
     Ok((!fine).then(|| format!("interface {name} is down, or without its address or size")))
 }
 
@@ -103,7 +108,9 @@ fn container(record: &Record, namespace: &mut Namespace) -> Result<Vec<String>> 
     let links = namespace.links.list()?;
     let addresses = namespace.links.addresses()?;
     let routes = namespace.links.routes()?;
-    for (interface, wanted) in record.interfaces.iter().zip(routed::routes(record)) {
+    let (addresses6, held6) = (namespace.links.addresses()?, namespace.links.routes()?);
+    let wanted = routed::routes(record).into_iter().zip(routed::routes6(record));
+    for (interface, (wanted, wanted6)) in record.interfaces.iter().zip(wanted) {
         let Some(link) = links.get(&interface.guest).filter(|l| l.up) else {
             lacks(format!("interface {}, up", interface.guest));
             continue;
@@ -116,8 +123,21 @@ fn container(record: &Record, namespace: &mut Namespace) -> Result<Vec<String>> 
         for route in wanted.into_iter().filter(|r| !routes.contains(&(link.index, r.clone()))) {
             lacks(format!("the route to {}", route.to));
         }
+        let six = routed::addresses6(interface);
+        for addr in six.iter().filter(|a| !addresses6.contains(&(link.index, **a))) {
+            lacks(format!("address {addr}"));
+        }
+        for route in wanted6.into_iter().filter(|r| !held6.contains(&(link.index, r.clone()))) {
+            lacks(format!("the route to {}", route.to));
+        }
         if interface.is_routed()
-            && namespace.links.neighbours(link.index)?.get(&GATEWAY) != Some(&GATEWAY_MAC)
+            && !six.is_empty()
+            && namespace.links.neighbours::<Ipv6Addr>(link.index)?.get(&GATEWAY6) != Some(&GATEWAY_MAC)
+        {
+            lacks(format!("neighbour {GATEWAY6}"));
+        }
+        if interface.is_routed()
+            && namespace.links.neighbours::<Ipv4Addr>(link.index)?.get(&GATEWAY) != Some(&GATEWAY_MAC)
         {
             lacks(format!("neighbour {GATEWAY}"));
         }
@@ -129,17 +149,22 @@ fn network(network: &Network) -> String {
     let mut services: Vec<String> = network
         .services
         .iter()
-        .map(|s| format!("{} {} {:?} {:?} {}", s.id, s.name, s.aliases, s.vip, backends(&s.backends)))
+        .map(|s| {
+            let vips = (s.vip, s.vip6);
+            format!("{} {} {:?} {vips:?} {}", s.id, s.name, s.aliases, backends(&s.backends))
+        })
         .collect();
-    let attached = network.attached.iter().map(|a| format!("{} {} {}", a.container_id, a.addr, a.node_id));
+    let attached = network.attached.iter();
+    let attached = attached.map(|a| format!("{} {} {:?} {}", a.container_id, a.addr, a.addr6, a.node_id));
     services.extend(attached);
     services.sort_unstable();
-    short(&format!("{} {:?} {}", network.subnet, network.blocks, services.join(";")))
+    let ranges = (network.subnet, &network.blocks, network.subnet6, &network.blocks6);
+    short(&format!("{ranges:?} {}", services.join(";")))
 }
 
 fn backends(backends: &[Backend]) -> String {
     let mut all: Vec<_> =
-        backends.iter().map(|b| format!("{} {} {}", b.task_id, b.addr, b.node_id)).collect();
+        backends.iter().map(|b| format!("{} {} {:?} {}", b.task_id, b.addr, b.addr6, b.node_id)).collect();
     all.sort_unstable();
     all.join(",")
 }

@@ -9,6 +9,7 @@ use crate::desired::{Cidr, Desired};
 use crate::error::{Error, Result};
 use crate::model::Applied;
 use crate::state::Swarm;
+use crate::sysctl;
 use crate::wireguard::{Device, DeviceOptions, PeerConfig};
 
 impl DataPlane {
@@ -113,8 +114,9 @@ impl DataPlane {
         if swarm.desired.networks.is_empty() && slot.is_none() {
             return Ok(());
         }
+        let addr6 = swarm.desired.overlay_addr6.filter(|_| sysctl::knows_ipv6());
         if options.solo {
-            return self.raise_anchor(swarm.desired.overlay_addr).await;
+            return self.raise_anchor(swarm.desired.overlay_addr, addr6).await;
         }
         let device = Device::ensure(DeviceOptions {
             name: self.inner.names.wireguard(),
@@ -123,6 +125,7 @@ impl DataPlane {
             helper_exe: options.helper_exe.clone(),
             exec_root: options.exec_root.clone(),
             addr: swarm.desired.overlay_addr,
+            addr6,
             underlay: None,
             mtu: None,
         })
@@ -155,11 +158,10 @@ impl DataPlane {
         let wanted = peers(&swarm.desired);
         let mut differences = Vec::new();
         for peer in &wanted {
-            let mut ranges = peer.allowed_ips.clone();
-            ranges.sort_unstable();
+            let ranges = (&peer.allowed_ips, &peer.allowed_ips6);
             match held.iter().find(|h| h.public_key == peer.public_key) {
                 None => differences.push(format!("peer {} is missing", peer.public_key)),
-                Some(held) if held.allowed_ips != ranges => {
+                Some(held) if (&held.allowed_ips, &held.allowed_ips6) != ranges => {
                     differences.push(format!("peer {} has other ranges", peer.public_key));
                 }
                 Some(held) if held.endpoint.is_none() => {
@@ -189,14 +191,20 @@ fn peers(desired: &Desired) -> Vec<PeerConfig> {
                 public_key: peer.public_key.clone(),
                 endpoint: peer.endpoint,
                 allowed_ips: vec![Cidr::host(peer.overlay_addr)],
+                allowed_ips6: Vec::new(),
             });
             let blocks = network.blocks.iter().filter(|(_, node)| **node == peer.node_id);
             config.allowed_ips.extend(blocks.map(|(block, _)| block.network()));
+            let blocks6 = network.blocks6.iter().filter(|(_, node)| **node == peer.node_id);
+            config.allowed_ips6.extend(blocks6.map(|(block, _)| block.network()));
+            config.allowed_ips6.extend(peer.overlay_addr6.map(Cidr::host));
         }
     }
     for config in all.values_mut() {
         config.allowed_ips.sort_unstable();
         config.allowed_ips.dedup();
+        config.allowed_ips6.sort_unstable();
+        config.allowed_ips6.dedup();
     }
     all.into_values().collect()
 }

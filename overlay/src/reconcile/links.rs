@@ -3,15 +3,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use super::mesh;
-use super::wire::{SETTINGS, SETTINGS6, host_routes, isolates, make_bridge, ours, port_steps, wire};
+use super::six::{Held6, forward6, routed6, tunnel6};
+use super::way::{Way, differences};
+use super::wire::{SETTINGS, SETTINGS6, host_routes, isolates, make_bridge, ours, port_steps, settle6, wire};
 use crate::cidr::Cidr;
 use crate::direct;
 use crate::error::{Error, Result};
-use crate::link::{Links, Route, step};
+use crate::link::{Links, Mac, Route, step};
 use crate::names::Names;
 use crate::netns;
 use crate::state::{Bridge, Interface, Record, State};
@@ -40,10 +43,14 @@ pub enum Repair {
     },
     /// Settings of an interface of ours.
     Settings(String),
+    /// Its settings of IPv6.
+    Settings6(String),
+    /// A neighbour that needs no asking is missing.
+    Neighbour6(String, Ipv6Addr, Mac),
     /// A route is missing.
-    Route(String, Route),
+    Route(String, Way),
     /// A route that nobody wants.
-    DropRoute(String, Route),
+    DropRoute(String, Way),
     /// An interface that nobody wants.
     DropLink(String),
     /// A pinned namespace that nobody wants.
@@ -68,8 +75,10 @@ impl fmt::Display for Repair {
                 write!(f, "interface {link} is not up, or not as it should be in its bridge")
             }
             Self::Settings(link) => write!(f, "settings of interface {link} differ"),
-            Self::Route(link, route) => write!(f, "route {} on {link} is missing", route.to),
-            Self::DropRoute(link, route) => write!(f, "route {} on {link} is not wanted", route.to),
+            Self::Settings6(link) => write!(f, "IPv6 settings of interface {link} differ"),
+            Self::Neighbour6(link, addr, _) => write!(f, "neighbour {addr} on {link} is missing"),
+            Self::Route(link, way) => write!(f, "route {way} on {link} is missing"),
+            Self::DropRoute(link, way) => write!(f, "route {way} on {link} is not wanted"),
             Self::DropLink(link) => write!(f, "interface {link} belongs to nobody"),
             Self::Unpin(path) => write!(f, "namespace {} belongs to nobody", path.display()),
             Self::Mesh(found) => write!(f, "{found}"),
@@ -102,12 +111,11 @@ pub fn plan(state: &State, names: &Names, pins: &Path, leaving: &BTreeSet<String
         .map(|(name, value)| Repair::Sysctl(name, value))
         .collect();
     let mut addresses6 = Vec::new();
+    let held6 = Held6::read(&mut host)?;
     if state.bridges.values().any(|b| b.v6.is_some()) {
         addresses6 = host.addresses()?;
-        if sysctl::read(sysctl::FORWARD6).as_deref() != Some("1") {
-            repairs.push(Repair::Forward6(names.links()));
-        }
     }
+    repairs.extend(forward6(state, names));
 
     let mut wanted: BTreeSet<&str> = BTreeSet::new();
     for bridge in state.bridges.values() {
@@ -158,13 +166,15 @@ pub fn plan(state: &State, names: &Names, pins: &Path, leaving: &BTreeSet<String
             if interface.bridge.is_none() {
                 for route in host_routes(interface) {
                     if !routes.contains(&(link.index, route.clone())) {
-                        repairs.push(Repair::Route(interface.host.clone(), route));
+                        repairs.push(Repair::Route(interface.host.clone(), route.into()));
                     }
                 }
                 let wanted = host_routes(interface);
                 let stray =
                     routes.iter().filter(|(index, route)| *index == link.index && !wanted.contains(route));
-                repairs.extend(stray.map(|(_, r)| Repair::DropRoute(interface.host.clone(), r.clone())));
+                let stray = stray.map(|(_, r)| r.clone().into());
+                repairs.extend(stray.map(|way| Repair::DropRoute(interface.host.clone(), way)));
+                repairs.extend(routed6(interface, link.index, &held6));
                 if !settled(&interface.host) {
                     repairs.push(Repair::Settings(interface.host.clone()));
                 }
@@ -172,6 +182,7 @@ pub fn plan(state: &State, names: &Names, pins: &Path, leaving: &BTreeSet<String
         }
     }
     repairs.extend(tunnel(state, names, &links, &routes));
+    repairs.extend(tunnel6(state, names, &links, &held6));
     repairs.extend(mesh(state, names, &mut host, &links)?);
     if state.swarm.is_none() && links.contains_key(&names.wireguard()) {
         repairs.push(Repair::DropLink(names.wireguard()));
@@ -198,7 +209,10 @@ pub fn plan_tunnel(state: &State, names: &Names) -> Result<Vec<Repair>> {
     let mut host = Links::open()?;
     let links = host.list()?;
     let routes = host.routes()?;
+    let held6 = Held6::read(&mut host)?;
     let mut repairs = tunnel(state, names, &links, &routes);
+    repairs.extend(tunnel6(state, names, &links, &held6));
+    repairs.extend(forward6(state, names));
     repairs.extend(mesh(state, names, &mut host, &links)?);
     Ok(repairs)
 }
@@ -230,7 +244,7 @@ fn settled(link: &str) -> bool {
         .all(|(key, value)| sysctl::read(&format!("ipv4/conf/{link}/{key}")).as_deref() == Some(value))
 }
 
-fn settled6(link: &str) -> bool {
+pub(super) fn settled6(link: &str) -> bool {
     SETTINGS6
         .iter()
         .all(|(key, value)| sysctl::read(&format!("ipv6/conf/{link}/{key}")).as_deref() == Some(value))
@@ -252,23 +266,10 @@ fn tunnel(
     let peers = desired.networks.values().flat_map(|n| &n.peers);
     let peers = peers.map(|p| Cidr::host(p.overlay_addr));
     let wanted: BTreeSet<Route> = ranges.chain(peers).map(|to| Route { to, via: None, src }).collect();
-    // A host that needs the same range for itself would be cut off by ours.
-    let foreign = |r: &Route| held.iter().any(|(index, h)| *index != link.index && h.to == r.to);
-    let (clashing, wanted): (BTreeSet<Route>, BTreeSet<Route>) = wanted.into_iter().partition(foreign);
-    // Said once, not on every pass, until it is over.
     static SAID: Mutex<BTreeSet<Route>> = Mutex::new(BTreeSet::new());
-    let said = std::mem::replace(&mut *SAID.lock().unwrap_or_else(PoisonError::into_inner), clashing.clone());
-    for route in clashing.difference(&said) {
-        tracing::warn!(range = %route.to, "this host has a route of its own to a range of the overlay: containers here cannot reach that network's others; make the network anew with another --subnet");
-    }
-    let held: BTreeSet<&Route> =
-        held.iter().filter(|(index, _)| *index == link.index).map(|(_, route)| route).collect();
-    let gone = held.iter().filter(|r| !wanted.contains(r));
-    let gone = gone.map(|r| Repair::DropRoute(name.clone(), (*r).clone()));
-    let new = wanted.iter().filter(|r| !held.contains(r));
-    let new = new.map(|r| Repair::Route(name.clone(), r.clone()));
+    let routes = differences(&name, link.index, wanted, held, held, &SAID);
     let settings = (!settled(&name)).then(|| Repair::Settings(name.clone()));
-    gone.chain(new).chain(settings).collect()
+    routes.into_iter().chain(settings).collect()
 }
 
 /// Removes one difference.
@@ -293,13 +294,18 @@ pub fn repair(repair: &Repair, pins: &Path) -> Result<()> {
             host.run(steps, &[])
         }
         Repair::Settings(link) => ours(link),
-        Repair::Route(link, route) => {
+        Repair::Settings6(link) => settle6(link),
+        Repair::Neighbour6(link, addr, mac) => {
             let index = host.index(link)?;
-            host.run(vec![step::route(index, route)], &[])
+            host.run(vec![step::neighbour(index, *addr, *mac)], &[])
         }
-        Repair::DropRoute(link, route) => {
+        Repair::Route(link, way) => {
             let index = host.index(link)?;
-            host.run(vec![step::drop_route(index, route)], &[nix::errno::Errno::ESRCH])
+            host.run(vec![way.make(index)], &[])
+        }
+        Repair::DropRoute(link, way) => {
+            let index = host.index(link)?;
+            host.run(vec![way.remove(index)], &[nix::errno::Errno::ESRCH])
         }
         Repair::DropLink(link) => host.delete(link),
         Repair::Unpin(path) => netns::unpin(path),

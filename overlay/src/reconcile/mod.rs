@@ -4,10 +4,12 @@
 mod home;
 mod links;
 mod mesh;
+mod six;
+mod way;
 mod wire;
 mod zones;
 
 pub use links::{Repair, plan, plan_tunnel, repair};
 pub use mesh::probe;
-pub use wire::{make_bridge, rewire, unplace, wire};
+pub use wire::{make_bridge, rewire, settle6, unplace, wire};
 pub use zones::{resolv_conf, zone};

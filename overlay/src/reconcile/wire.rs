@@ -8,10 +8,10 @@ use nix::errno::Errno;
 use super::home;
 use crate::cidr::Cidr;
 use crate::error::{Error, Result};
-use crate::link::{self, Link, Links, Route, Step, Upper, Veth, step};
+use crate::link::{self, Link, Links, Route, Step, Upper, Veth, policy, step};
 use crate::names::GATEWAY_MAC;
 use crate::netns::Namespace;
-use crate::routed::{self, GATEWAY};
+use crate::routed::{self, GATEWAY, GATEWAY6};
 use crate::state::{Bridge, Interface, On, Record};
 use crate::sysctl;
 use crate::{bridge, endpoint, netns};
@@ -25,14 +25,14 @@ pub fn wire(record: &Record, path: &Path) -> Result<()> {
     };
     let mut host = Links::open()?;
     let routes = routed::routes(record);
-    let default6 = routed::default6(record);
-    for (interface, routes) in record.interfaces.iter().zip(routes) {
+    let routes6 = routed::routes6(record);
+    for ((interface, routes), routes6) in record.interfaces.iter().zip(routes).zip(routes6) {
         let guest = &interface.guest;
         if let Some(on) = &interface.on {
             if namespace.links.find(guest)?.is_none() {
                 place(&mut host, &mut namespace, interface, on)?;
                 let index = namespace.links.index(guest)?;
-                settle(&mut namespace, interface, index, &routes, &default6)?;
+                settle(&mut namespace, interface, index, &routes, &routes6)?;
             }
             continue;
         }
@@ -54,11 +54,11 @@ pub fn wire(record: &Record, path: &Path) -> Result<()> {
             bridge,
         })?;
         let index = namespace.links.index(guest)?;
-        settle(&mut namespace, interface, index, &routes, &default6)?;
+        settle(&mut namespace, interface, index, &routes, &routes6)?;
         if bridge.is_none() {
             let index = host.index(&interface.host)?;
             let steps = host_routes(interface).into_iter().map(|r| step::route(index, &r));
-            host.run(steps.collect(), &[])?;
+            host.run(steps.chain(host_steps6(interface, index)?).collect(), &[])?;
             ours(&interface.host)?;
         } else {
             let index = host.index(&interface.host)?;
@@ -112,7 +112,7 @@ fn settle(
     interface: &Interface,
     index: u32,
     routes: &[Route],
-    default6: &Option<(&Interface, Route<Ipv6Addr>)>,
+    routes6: &[Route<Ipv6Addr>],
 ) -> Result<()> {
     let mut steps: Vec<_> = routed::addresses(interface).iter().map(|a| step::address(index, *a)).collect();
     let addresses6 = routed::addresses6(interface);
@@ -131,10 +131,10 @@ fn settle(
     steps.push(step::set(index, None, None));
     if interface.is_routed() {
         steps.push(step::neighbour(index, GATEWAY, GATEWAY_MAC));
+        steps.extend((!addresses6.is_empty()).then(|| step::neighbour(index, GATEWAY6, GATEWAY_MAC)));
     }
     steps.extend(routes.iter().map(|r| step::route(index, r)));
-    let own6 = default6.iter().filter(|(way, _)| way.host == interface.host);
-    steps.extend(own6.map(|(_, r)| step::route(index, r)));
+    steps.extend(routes6.iter().map(|r| step::route(index, r)));
     namespace.links.run(steps, &[])
 }
 
@@ -176,6 +176,7 @@ pub fn rewire(old: &Record, new: &Record, path: &Path) -> Result<()> {
             let fresh = has.iter().filter(|r| !had.contains(r)).map(|r| step::route(index, r));
             let stale = had.iter().filter(|r| !has.contains(r)).map(|r| step::drop_route(index, r));
             host.run(fresh.chain(stale).collect(), &[Errno::ESRCH])?;
+            rewire6(&mut host, &mut namespace, before, interface)?;
         }
     }
     // Routes from an address that is gone went with it; the default route may have another way out now.
@@ -183,16 +184,58 @@ pub fn rewire(old: &Record, new: &Record, path: &Path) -> Result<()> {
         let index = namespace.links.index(&interface.guest)?;
         namespace.links.run(routes.iter().map(|r| step::route(index, r)).collect(), &[])?;
     }
-    if let Some((interface, route)) = routed::default6(new) {
+    let had: Vec<_> = old.interfaces.iter().zip(routed::routes6(old)).collect();
+    for (interface, routes) in new.interfaces.iter().zip(routed::routes6(new)) {
         let index = namespace.links.index(&interface.guest)?;
-        namespace.links.run(vec![step::route(index, &route)], &[])?;
+        // Of IPv6 they stay, without the address.
+        let had = had.iter().filter(|(o, _)| o.host == interface.host).flat_map(|(_, routes)| routes);
+        let stale = had.filter(|h| !routes.iter().any(|r| r.to == h.to));
+        let stale = stale.map(|r| step::drop_route(index, &Route { src: None, ..r.clone() }));
+        namespace.links.run(stale.collect(), &[Errno::ESRCH])?;
+        namespace.links.run(routes.iter().map(|r| step::route(index, r)).collect(), &[])?;
     }
     Ok(())
 }
 
+/// Takes a routed interface to its new addresses of IPv6, at both ends.
+fn rewire6(host: &mut Links, namespace: &mut Namespace, old: &Interface, new: &Interface) -> Result<()> {
+    let (had, has) = (routed::addresses6(old), routed::addresses6(new));
+    if had == has {
+        return Ok(());
+    }
+    let index = namespace.links.index(&new.guest)?;
+    let mut steps = Vec::new();
+    if !has.is_empty() {
+        namespace.within(|| settle6(&new.guest))?;
+        steps.push(step::neighbour(index, GATEWAY6, GATEWAY_MAC));
+    }
+    steps.extend(has.iter().filter(|a| !had.contains(a)).map(|a| step::address(index, *a)));
+    steps.extend(had.iter().filter(|a| !has.contains(a)).map(|a| step::drop_address(index, *a)));
+    namespace.links.run(steps, &[Errno::EADDRNOTAVAIL])?;
+    let index = host.index(&new.host)?;
+    let (routes, neighbours) = (routed::host_routes6(new), routed::host_neighbours6(new));
+    let mut steps: Vec<Step> = host_steps6(new, index)?.collect();
+    let routes = routed::host_routes6(old).into_iter().filter(|r| !routes.contains(r));
+    steps.extend(routes.map(|r| step::drop_route(index, &r)));
+    let neighbours = routed::host_neighbours6(old).into_iter().filter(|n| !neighbours.contains(n));
+    steps.extend(neighbours.map(|(addr, _)| policy::drop_neighbour(index, addr)));
+    host.run(steps, &[Errno::ESRCH, Errno::ENOENT])
+}
+
+/// The host's end of a routed container's IPv6, which is turned on there.
+fn host_steps6(interface: &Interface, index: u32) -> Result<impl Iterator<Item = Step>> {
+    let routes = routed::host_routes6(interface);
+    if !routes.is_empty() {
+        settle6(&interface.host)?;
+    }
+    let neighbours = routed::host_neighbours6(interface).into_iter();
+    let neighbours = neighbours.map(move |(addr, mac)| step::neighbour(index, addr, mac));
+    Ok(neighbours.chain(routes.into_iter().map(move |r| step::route(index, &r))))
+}
+
 /// IPv6 on an interface that has addresses of ours: nobody is asked whether they are taken, and whoever claims to be a
 /// router is not listened to.
-fn settle6(name: &str) -> Result<()> {
+pub fn settle6(name: &str) -> Result<()> {
     for (key, value) in SETTINGS6 {
         sysctl::write(&format!("ipv6/conf/{name}/{key}"), value)?;
     }

@@ -1,6 +1,6 @@
 //! What names a container can resolve, and its /etc/resolv.conf.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::desired::Service;
 use crate::dns::Zone;
@@ -39,7 +39,8 @@ pub fn zone(state: &State, record: &Record) -> Zone {
         }
         for (other, network) in overlay.iter().flat_map(|n| n.attached.iter().map(|a| (a, &n.name))) {
             let names = [&other.container_id, &other.name].into_iter().chain(&other.aliases);
-            add_container(&mut zone, names, &[other.addr.into()], network);
+            let addrs: Vec<IpAddr> = both(other.addr, other.addr6).collect();
+            add_container(&mut zone, names, &addrs, network);
         }
     }
     zone
@@ -47,8 +48,11 @@ pub fn zone(state: &State, record: &Record) -> Zone {
 
 /// The addresses of an endpoint, of both families.
 fn addresses(endpoint: &Endpoint) -> Vec<IpAddr> {
-    let v6 = endpoint.v6.iter().map(|e| IpAddr::V6(e.addr));
-    std::iter::once(IpAddr::V4(endpoint.addr)).chain(v6).collect()
+    both(endpoint.addr, endpoint.v6.as_ref().map(|e| e.addr)).collect()
+}
+
+fn both(addr: Ipv4Addr, addr6: Option<Ipv6Addr>) -> impl Iterator<Item = IpAddr> {
+    std::iter::once(IpAddr::V4(addr)).chain(addr6.map(IpAddr::V6))
 }
 
 /// Its ID, of which the first twelve characters are a name, its name, its aliases.
@@ -70,17 +74,19 @@ fn add_container<'a>(
 }
 
 fn add_service(zone: &mut Zone, service: &Service, network: &str) {
-    let backends = || service.backends.iter().map(|b| b.addr);
+    let backends = || service.backends.iter().flat_map(|b| both(b.addr, b.addr6));
     for name in std::iter::once(&service.name).chain(&service.aliases) {
         match service.vip {
-            Some(vip) => zone.add_vip(name, vip),
+            Some(vip) => both(vip, service.vip6).for_each(|vip| zone.add_vip(name, vip)),
             None => zone.add_addresses(name, backends()),
         }
         zone.add_addresses(&format!("tasks.{name}"), backends());
     }
     for backend in &service.backends {
-        zone.add_addresses(&backend.task_name, [backend.addr]);
-        zone.add_pointer(backend.addr, &format!("{}.{network}", backend.task_name));
+        for addr in both(backend.addr, backend.addr6) {
+            zone.add_addresses(&backend.task_name, [addr]);
+            zone.add_pointer(addr, &format!("{}.{network}", backend.task_name));
+        }
     }
 }
 

@@ -1,11 +1,13 @@
 //! Places in networks: which interfaces, addresses and routes a container gets. Overlay networks are
 //! routed (one veth carries all of them, no bridge); each bridge network has a veth of its own.
 
+mod v6;
+
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::bridge::{free_address, mac_of, random_id};
-use crate::cidr::{Address, Cidr, Cidr6};
+use crate::cidr::{Address, Cidr};
 use crate::desired::Network;
 use crate::endpoint;
 use crate::error::{Error, Result};
@@ -13,6 +15,9 @@ use crate::link::{Route, Upper};
 use crate::model::{AttachRequest, Endpoint, Endpoint6, Join, Range6};
 use crate::names::{Names, mac_text};
 use crate::state::{Bridge, Dns, Interface, Membership, On, Record, State};
+use crate::sysctl;
+
+pub use v6::{GATEWAY6, addresses6, host_neighbours6, host_routes6, routes6};
 
 /// Next hop of every routed container: nobody has this address, a static neighbour answers for it.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
@@ -306,6 +311,7 @@ fn bridged(state: &State, bridge: &Bridge, join: &Join, names: &Names) -> Result
                 aliases: join.aliases.clone(),
             },
             subnet: bridge.subnet,
+            subnet6: None,
             internal: bridge.internal,
             ingress: false,
             links: join.links.clone(),
@@ -315,12 +321,12 @@ fn bridged(state: &State, bridge: &Bridge, join: &Join, names: &Names) -> Result
 
 fn membership(state: &State, network: &Network, join: &Join) -> Result<Membership> {
     let addr = join.addr.ok_or_else(|| Error::NeedsSwarmAddress(network.name.clone()))?;
-    let other = join.addr6.map(IpAddr::V6).or(join.link_local.first().copied());
-    if let Some(other) = other {
+    let v6 = endpoint6(state, network, join)?;
+    if let Some(other) = join.link_local.first() {
         return Err(Error::Invalid {
-            what: "address",
+            what: "link-local address",
             value: other.to_string(),
-            reason: format!("network {} is an overlay, whose containers have one IPv4 address", network.name),
+            reason: format!("network {} is an overlay: its containers have none", network.name),
         });
     }
     if let Some(name) = join.options.keys().next() {
@@ -351,16 +357,42 @@ fn membership(state: &State, network: &Network, join: &Join) -> Result<Membershi
             addr,
             prefix_len: network.subnet.len,
             gateway: (!network.internal).then_some(GATEWAY),
-            v6: None,
+            v6,
             link_local: Vec::new(),
             mac: String::new(),
             aliases: join.aliases.clone(),
         },
         subnet: network.subnet,
+        subnet6: network.subnet6,
         internal: network.internal,
         ingress: network.ingress,
         links: join.links.clone(),
     })
+}
+
+/// The place by IPv6 that a manager has given.
+fn endpoint6(state: &State, network: &Network, join: &Join) -> Result<Option<Endpoint6>> {
+    let Some(addr) = join.addr6 else { return Ok(None) };
+    let refuse = |reason| Err(Error::Invalid { what: "address", value: addr.to_string(), reason });
+    let name = &network.name;
+    let Some(subnet) = network.subnet6 else {
+        return refuse(format!("network {name} has no IPv6: make it with --ipv6"));
+    };
+    if !subnet.contains(addr) {
+        return refuse(format!("not in network {name} ({subnet})"));
+    }
+    if !sysctl::knows_ipv6() {
+        return refuse(format!(
+            "network {name} has IPv6, and the kernel of this host has not: turn it on there"
+        ));
+    }
+    let mut members = state.containers.values().flat_map(Record::members);
+    let held = |m: &Membership| m.endpoint.v6.as_ref().is_some_and(|v6| v6.addr == addr);
+    if members.any(|m| m.endpoint.network_id == network.id && held(m)) {
+        return Err(Error::AddressInUse { addr: addr.into(), network: name.clone() });
+    }
+    let gateway = (!network.internal).then_some(GATEWAY6);
+    Ok(Some(Endpoint6 { addr, prefix_len: subnet.len, gateway }))
 }
 
 /// Addresses of IPv4 inside the container.
@@ -378,31 +410,9 @@ pub fn addresses(interface: &Interface) -> Vec<Cidr> {
     interface.members.iter().map(one).chain(link_local).collect()
 }
 
-/// Addresses of IPv6 inside the container; none = it has no IPv6 there.
-pub fn addresses6(interface: &Interface) -> Vec<Cidr6> {
-    let places = interface.members.iter().filter_map(|m| Some((m.endpoint.v6.as_ref()?, &m.endpoint)));
-    let all = places.flat_map(|(v6, endpoint)| {
-        let link_local = endpoint.link_local.iter().filter_map(|a| match a {
-            IpAddr::V6(addr) => Some(Cidr { addr: *addr, len: 64 }),
-            IpAddr::V4(_) => None,
-        });
-        std::iter::once(Cidr { addr: v6.addr, len: v6.prefix_len }).chain(link_local)
-    });
-    all.collect()
-}
-
 /// The first of the highest priority.
 fn preferred<'a, T>(ways: impl Iterator<Item = (&'a Interface, T)>) -> Option<(&'a Interface, T)> {
     ways.reduce(|best, other| if other.0.priority > best.0.priority { other } else { best })
-}
-
-/// The default route of IPv6 inside the container, with the interface it leaves by.
-pub fn default6(record: &Record) -> Option<(&Interface, Route<Ipv6Addr>)> {
-    preferred(record.interfaces.iter().filter_map(|interface| {
-        let mut places = interface.members.iter().filter_map(|m| Some((m, m.endpoint.v6.as_ref()?)));
-        let via = places.find_map(|(m, e)| way_by(interface, m, e.gateway))?;
-        Some((interface, Route { to: Cidr6::all(), via, src: None }))
-    }))
 }
 
 /// The way out by an interface of a network of this host alone: the next hop, or the interface itself.
@@ -485,6 +495,7 @@ mod tests {
                     aliases: Vec::new(),
                 },
                 subnet: Cidr { addr: Ipv4Addr::new(a, b, c, 0), len: 24 },
+                subnet6: None,
                 internal: *internal,
                 ingress: *ingress,
                 links: Vec::new(),

@@ -4,7 +4,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use crate::desired::{Backend, Desired, PublishedPort};
+use crate::cidr::Address;
+use crate::desired::{Backend, Desired, PublishedPort, Service};
 use crate::mesh::{self, Mesh};
 use crate::model::Bound;
 use crate::nft::{Field, Set, digest};
@@ -23,6 +24,8 @@ pub struct SwarmMaps {
     pub generation: u64,
     /// Name and map.
     pub maps: [(&'static str, Arc<Set>); 9],
+    /// The same of the table of IPv6.
+    pub maps6: [(&'static str, Arc<Set>); 2],
     /// What the last three of them are of.
     pub mesh: Option<Mesh>,
 }
@@ -31,7 +34,8 @@ impl SwarmMaps {
     /// Makes them.
     pub fn new(generation: u64, desired: &Desired, refused: &[(String, u16)], mesh: Option<Mesh>) -> Self {
         let [mesh_nodes, mesh_home, mesh_tasks] = mesh_sets(mesh.as_ref());
-        let (vip_few, vip_many) = service_maps(desired);
+        let (vip_few, vip_many) = service_maps(desired, Field::Addr, |s| s.vip, |b| Some(b.addr));
+        let (vip6_few, vip6_many) = service_maps(desired, Field::Addr6, |s| s.vip6, |b| b.addr6);
         let (ingress_few, ingress_many) = ingress_maps(desired, refused, false);
         let (ingress_one_few, ingress_one_many) = ingress_maps(desired, refused, true);
         let maps = [
@@ -45,7 +49,8 @@ impl SwarmMaps {
             ("mesh_home", mesh_home.into()),
             ("mesh_tasks", mesh_tasks.into()),
         ];
-        Self { generation, maps, mesh }
+        let maps6 = [("vip_few", vip6_few.into()), ("vip_many", vip6_many.into())];
+        Self { generation, maps, maps6, mesh }
     }
 }
 
@@ -69,16 +74,21 @@ fn mesh_sets(mesh: Option<&Mesh>) -> [Set; 3] {
     [nodes, home, tasks]
 }
 
-/// Address maps for services of few and of many backends.
-fn service_maps(desired: &Desired) -> (Set, Set) {
-    let empty = || Set::map(&[Field::Addr, Field::Slot], &[Field::Addr]);
+/// Address maps of a family for services of few and of many backends.
+fn service_maps<A: Address>(
+    desired: &Desired,
+    field: Field,
+    vip: impl Fn(&Service) -> Option<A>,
+    addr: impl Fn(&Backend) -> Option<A>,
+) -> (Set, Set) {
+    let empty = || Set::map(&[field, Field::Slot], &[field]);
     let (mut few, mut many) = (empty(), empty());
     for service in desired.networks.values().flat_map(|n| &n.services) {
-        let Some(vip) = service.vip else { continue };
-        let backends = choose(&desired.node_id, &service.backends);
+        let Some(vip) = vip(service) else { continue };
+        let backends = choose(&desired.node_id, service.backends.iter().filter_map(&addr));
         let (map, slots) = size(&mut few, &mut many, &backends);
         for (slot, addr) in spread(&backends, slots) {
-            map.set(key(&[&vip.octets(), &slot.to_ne_bytes()]), addr.octets().to_vec());
+            map.set(key(&[&vip.bytes(), &slot.to_ne_bytes()]), addr.bytes());
         }
     }
     (few, many)
@@ -99,7 +109,7 @@ fn ingress_maps(desired: &Desired, refused: &[(String, u16)], one: bool) -> (Set
     };
     for port in desired.ports.iter().filter(|p| p.host.is_unspecified() != one && !refused(p)) {
         let Some(protocol) = protocol_number(&port.protocol) else { continue };
-        let backends = choose(&desired.node_id, &port.backends);
+        let backends = choose(&desired.node_id, port.backends.iter().map(|b| b.addr));
         let (map, slots) = size(&mut few, &mut many, &backends);
         for (slot, addr) in spread(&backends, slots) {
             let (number, slot) = (port.published.to_be_bytes(), slot.to_ne_bytes());
@@ -165,13 +175,13 @@ pub fn key(fields: &[&[u8]]) -> Vec<u8> {
     bytes
 }
 
-fn size<'a>(few: &'a mut Set, many: &'a mut Set, backends: &[Ipv4Addr]) -> (&'a mut Set, u32) {
+fn size<'a, A>(few: &'a mut Set, many: &'a mut Set, backends: &[A]) -> (&'a mut Set, u32) {
     if backends.len() <= FEW_BACKENDS { (few, FEW) } else { (many, MANY) }
 }
 
 /// Addresses in a stable order; where there are more than slots, each node takes its own part of them.
-fn choose(node: &str, backends: &[Backend]) -> Vec<Ipv4Addr> {
-    let mut addrs: Vec<_> = backends.iter().map(|b| b.addr).collect();
+fn choose<A: Address>(node: &str, backends: impl Iterator<Item = A>) -> Vec<A> {
+    let mut addrs: Vec<_> = backends.collect();
     addrs.sort_unstable();
     addrs.dedup();
     if addrs.len() > MANY as usize {
@@ -181,7 +191,7 @@ fn choose(node: &str, backends: &[Backend]) -> Vec<Ipv4Addr> {
     addrs
 }
 
-fn spread(backends: &[Ipv4Addr], slots: u32) -> impl Iterator<Item = (u32, Ipv4Addr)> + '_ {
+fn spread<A: Address>(backends: &[A], slots: u32) -> impl Iterator<Item = (u32, A)> + '_ {
     (0..slots).zip(backends.iter().copied().cycle())
 }
 
@@ -191,20 +201,14 @@ mod tests {
 
     use super::*;
 
-    fn backends(count: u16) -> Vec<Backend> {
-        let one = |n: u16| Backend {
-            task_id: n.to_string(),
-            task_name: n.to_string(),
-            addr: Ipv4Addr::from(0x0a28_0000 + u32::from(n)),
-            node_id: "n".into(),
-        };
-        (0..count).map(one).collect()
+    fn backends(count: u16) -> impl Iterator<Item = Ipv4Addr> {
+        (0..count).map(|n| Ipv4Addr::from(0x0a28_0000 + u32::from(n)))
     }
 
     #[test]
     fn every_backend_gets_its_share_of_slots() {
         for (count, slots) in [(1, FEW), (3, FEW), (16, FEW), (17, MANY), (100, MANY), (1024, MANY)] {
-            let chosen = choose("node", &backends(count));
+            let chosen = choose("node", backends(count));
             let (mut few, mut many) = (Set::default(), Set::default());
             assert_eq!(size(&mut few, &mut many, &chosen).1, slots);
             let mut shares = BTreeMap::new();
@@ -217,8 +221,8 @@ mod tests {
 
     #[test]
     fn no_backend_is_no_slot_and_too_many_are_shared_out() {
-        assert_eq!(spread(&choose("node", &[]), FEW).count(), 0);
-        let (a, b) = (choose("a", &backends(3000)), choose("b", &backends(3000)));
+        assert_eq!(spread(&choose("node", backends(0)), FEW).count(), 0);
+        let (a, b) = (choose("a", backends(3000)), choose("b", backends(3000)));
         assert_eq!((a.len(), b.len()), (1024, 1024));
         assert_ne!(a, b);
     }

@@ -2,7 +2,7 @@
 //! compared, removed.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -37,6 +37,8 @@ pub struct DeviceOptions {
     pub exec_root: PathBuf,
     /// This node's address in the overlay, once known.
     pub addr: Option<Ipv4Addr>,
+    /// The same of IPv6, where any network has it.
+    pub addr6: Option<Ipv6Addr>,
     /// This node's address on the underlay, for the path MTU; the default route's link otherwise.
     pub underlay: Option<IpAddr>,
     /// A fixed MTU of the tunnel, instead of the underlay's less the overhead.
@@ -139,7 +141,7 @@ impl Device {
     }
 
     async fn set_link(&self, netlink: &Handle) -> Result<(), Error> {
-        let Options { name, addr } = self.link_options();
+        let Options { name, addr, addr6 } = self.link_options();
         let Some(found) = link::find(netlink, name).await? else {
             return Err(Error::Configure {
                 operation: "finding",
@@ -150,14 +152,25 @@ impl Device {
         let segments = (!self.is_kernel()).then_some(SEGMENTS);
         let port = self.inner.options.listen_port;
         link::bring_up(netlink, name, found.index, self.inner.mtu, segments, port).await?;
-        match addr {
-            Some(addr) => link::set_address(netlink, name, found.index, addr).await,
-            None => Ok(()),
+        if let Some(addr) = addr {
+            link::set_address(netlink, name, found.index, addr.into()).await?;
         }
+        if let Some(addr) = addr6 {
+            let interface = name.to_owned();
+            let on = blocking(move || crate::reconcile::settle6(&interface)).await;
+            on.map_err(|e| Error::Configure {
+                operation: "turning on IPv6 at",
+                name: name.to_owned(),
+                source: std::io::Error::other(e),
+            })?;
+            return link::set_address(netlink, name, found.index, addr.into()).await;
+        }
+        link::keep_address(netlink, name, found.index, true, None).await.map(drop)
     }
 
     fn link_options(&self) -> Options<'_> {
-        Options { name: &self.inner.options.name, addr: self.inner.options.addr }
+        let options = &self.inner.options;
+        Options { name: &options.name, addr: options.addr, addr6: options.addr6 }
     }
 
     /// Makes the peers exactly these. Peers that are as wanted keep their sessions undisturbed; the
@@ -250,6 +263,7 @@ impl Device {
 struct Options<'a> {
     name: &'a str,
     addr: Option<Ipv4Addr>,
+    addr6: Option<Ipv6Addr>,
 }
 
 /// Finds or makes the interface; says who drives it and whether it was there, working.

@@ -106,13 +106,27 @@ pub(super) async fn bring_up(
     }
 }
 
-/// Gives the interface exactly this IPv4 address, as /32: every other one is removed.
-pub(super) async fn set_address(
+/// Gives the interface exactly this address of its family, as the only one of its range: every other one is removed, but
+/// for link-local ones.
+pub(super) async fn set_address(handle: &Handle, name: &str, index: u32, addr: IpAddr) -> Result<(), Error> {
+    let len = if addr.is_ipv4() { 32 } else { 128 };
+    if keep_address(handle, name, index, addr.is_ipv6(), Some((addr, len))).await? {
+        return Ok(());
+    }
+    match handle.address().add(index, addr, len).execute().await {
+        Err(e) if errno(&e) != Some(libc::EEXIST) => Err(Error::netlink("adding the address of", name)(e)),
+        _ => Ok(()),
+    }
+}
+
+/// Removes all addresses of a family but this one, and link-local ones; whether this one is there.
+pub(super) async fn keep_address(
     handle: &Handle,
     name: &str,
     index: u32,
-    addr: Ipv4Addr,
-) -> Result<(), Error> {
+    v6: bool,
+    kept: Option<(IpAddr, u8)>,
+) -> Result<bool, Error> {
     let mut present = false;
     let mut found = handle.address().get().set_link_index_filter(index).execute();
     let mut others = Vec::new();
@@ -120,11 +134,17 @@ pub(super) async fn set_address(
         found.try_next().await.map_err(Error::netlink("reading the addresses of", name))?
     {
         let local = message.attributes.iter().find_map(|a| match a {
-            AddressAttribute::Local(IpAddr::V4(local)) => Some(*local),
+            // Of IPv6 there is the other attribute only.
+            AddressAttribute::Local(local @ IpAddr::V4(_))
+            | AddressAttribute::Address(local @ IpAddr::V6(_)) => Some(*local),
             _ => None,
         });
-        match local {
-            Some(local) if local == addr && message.header.prefix_len == 32 => present = true,
+        let local = local.filter(|local| match local {
+            IpAddr::V4(_) => !v6,
+            IpAddr::V6(local) => v6 && !local.is_unicast_link_local(),
+        });
+        match local.map(|local| (local, message.header.prefix_len)) {
+            Some(local) if Some(local) == kept => present = true,
             Some(_) => others.push(message),
             None => {}
         }
@@ -137,13 +157,7 @@ pub(super) async fn set_address(
             .await
             .map_err(Error::netlink("removing an old address of", name))?;
     }
-    if present {
-        return Ok(());
-    }
-    match handle.address().add(index, IpAddr::V4(addr), 32).execute().await {
-        Err(e) if errno(&e) != Some(libc::EEXIST) => Err(Error::netlink("adding the address of", name)(e)),
-        _ => Ok(()),
-    }
+    Ok(present)
 }
 
 /// The MTU of the underlay: of the interface that carries `local`, else of the one with the default

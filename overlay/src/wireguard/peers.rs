@@ -7,7 +7,8 @@ use std::time::SystemTime;
 use wireguard_control::{DeviceUpdate, Key, PeerConfigBuilder, PeerInfo};
 
 use super::Error;
-use crate::desired::Cidr;
+use crate::cidr::Address;
+use crate::desired::{Cidr, Cidr6};
 
 /// A peer as wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub struct PeerConfig {
     pub endpoint: SocketAddr,
     /// What it may send from, and what is sent to it.
     pub allowed_ips: Vec<Cidr>,
+    /// The same of IPv6.
+    pub allowed_ips6: Vec<Cidr6>,
 }
 
 /// A peer as the device has it.
@@ -29,6 +32,8 @@ pub struct PeerState {
     pub endpoint: Option<SocketAddr>,
     /// Its address ranges, sorted.
     pub allowed_ips: Vec<Cidr>,
+    /// The same of IPv6.
+    pub allowed_ips6: Vec<Cidr6>,
     /// Last completed handshake.
     pub last_handshake: Option<SystemTime>,
     /// Bytes received from it.
@@ -40,10 +45,12 @@ pub struct PeerState {
 impl From<&PeerInfo> for PeerState {
     fn from(info: &PeerInfo) -> Self {
         let allowed: BTreeSet<Cidr> = info.config.allowed_ips.iter().filter_map(v4).collect();
+        let allowed6: BTreeSet<Cidr6> = info.config.allowed_ips.iter().filter_map(v6).collect();
         Self {
             public_key: info.config.public_key.to_base64(),
             endpoint: info.config.endpoint,
             allowed_ips: allowed.into_iter().collect(),
+            allowed_ips6: allowed6.into_iter().collect(),
             last_handshake: info.stats.last_handshake_time,
             rx_bytes: info.stats.rx_bytes,
             tx_bytes: info.stats.tx_bytes,
@@ -58,10 +65,16 @@ fn v4(allowed: &wireguard_control::AllowedIp) -> Option<Cidr> {
     }
 }
 
+fn v6(allowed: &wireguard_control::AllowedIp) -> Option<Cidr6> {
+    match allowed.address {
+        IpAddr::V6(addr) => Some(Cidr6 { addr, len: allowed.cidr }),
+        IpAddr::V4(_) => None,
+    }
+}
+
 /// `10.1.2.3/24` is `10.1.2.0/24`, which is how the device will report it.
-fn masked(cidr: &Cidr) -> Cidr {
-    let mask = if cidr.len == 0 { 0 } else { u32::MAX << (32 - u32::from(cidr.len.min(32))) };
-    Cidr { addr: (u32::from(cidr.addr) & mask).into(), len: cidr.len }
+fn masked<A: Address>(ranges: &[crate::cidr::Cidr<A>]) -> BTreeSet<crate::cidr::Cidr<A>> {
+    ranges.iter().map(crate::cidr::Cidr::network).collect()
 }
 
 /// The change from what the device has to what is wanted; `None` when there is none.
@@ -84,10 +97,12 @@ pub(super) fn difference(
         if !wanted.insert(name.clone()) {
             return Err(Error::DuplicatePeer { key: name });
         }
-        let allowed: BTreeSet<Cidr> = peer.allowed_ips.iter().map(masked).collect();
+        let (allowed, allowed6) = (masked(&peer.allowed_ips), masked(&peer.allowed_ips6));
         let mut change = PeerConfigBuilder::new(&key);
         let found = have.get(name.as_str());
-        let same_addresses = found.is_some_and(|f| f.allowed_ips.iter().eq(allowed.iter()));
+        let same_addresses = found.is_some_and(|f| {
+            f.allowed_ips.iter().eq(allowed.iter()) && f.allowed_ips6.iter().eq(allowed6.iter())
+        });
         let same_endpoint = found.is_some_and(|f| {
             f.endpoint == Some(peer.endpoint)
                 || (f.endpoint.is_some() && given.get(&name) == Some(&peer.endpoint))
@@ -102,6 +117,9 @@ pub(super) fn difference(
             change = change.replace_allowed_ips();
             for cidr in &allowed {
                 change = change.add_allowed_ip(IpAddr::V4(cidr.addr), cidr.len);
+            }
+            for cidr in &allowed6 {
+                change = change.add_allowed_ip(IpAddr::V6(cidr.addr), cidr.len);
             }
         }
         changes.push(change);
@@ -127,14 +145,20 @@ mod tests {
         PeerConfig {
             public_key: key(n),
             endpoint: endpoint.parse().expect("endpoint"),
-            allowed_ips: allowed.iter().map(|s| cidr(s)).collect(),
+            allowed_ips: allowed.iter().filter(|s| !s.contains(':')).map(|s| cidr(s)).collect(),
+            allowed_ips6: six(allowed),
         }
+    }
+    fn six(allowed: &[&str]) -> Vec<Cidr6> {
+        let six = allowed.iter().filter(|s| s.contains(':'));
+        six.map(|s| s.parse().expect("network")).collect()
     }
     fn have(n: u8, endpoint: &str, allowed: &[&str]) -> PeerState {
         PeerState {
             public_key: key(n),
             endpoint: Some(endpoint.parse().expect("endpoint")),
-            allowed_ips: allowed.iter().map(|s| cidr(s)).collect(),
+            allowed_ips: allowed.iter().filter(|s| !s.contains(':')).map(|s| cidr(s)).collect(),
+            allowed_ips6: six(allowed),
             last_handshake: None,
             rx_bytes: 0,
             tx_bytes: 0,
@@ -147,8 +171,8 @@ mod tests {
     #[test]
     fn nothing_changes_when_nothing_differs() {
         let update = difference(
-            &[have(1, "1.1.1.1:1", &["10.0.0.0/24", "10.0.1.0/24"])],
-            &[want(1, "1.1.1.1:1", &["10.0.1.0/24", "10.0.0.7/24"])],
+            &[have(1, "1.1.1.1:1", &["10.0.0.0/24", "10.0.1.0/24", "fd00::/126"])],
+            &[want(1, "1.1.1.1:1", &["10.0.1.0/24", "10.0.0.7/24", "fd00::2/126"])],
             &BTreeMap::new(),
         );
         assert!(update.expect("valid").is_none());
@@ -173,12 +197,15 @@ mod tests {
                 have(2, "2.2.2.2:2", &["10.0.1.0/24"]),
                 have(3, "3.3.3.3:3", &[]),
             ],
-            &[want(1, "1.1.1.1:1", &["10.0.0.0/24"]), want(2, "2.2.2.2:2", &["10.0.1.0/24", "10.0.2.0/24"])],
+            &[
+                want(1, "1.1.1.1:1", &["10.0.0.0/24"]),
+                want(2, "2.2.2.2:2", &["10.0.1.0/24", "10.0.2.0/24", "fd00::8/126"]),
+            ],
             &BTreeMap::new(),
         );
         let text = shown(update.expect("valid"));
         assert!(!text.contains("1.1.1.1") && !text.contains("2.2.2.2:2"), "{text}");
-        assert!(text.contains("10.0.2.0/24"), "{text}");
+        assert!(text.contains("10.0.2.0/24") && text.contains("fd00::8"), "{text}");
         assert_eq!(text.matches("remove_me: true").count(), 1, "{text}");
     }
 

@@ -87,6 +87,7 @@ async fn obey(order: &Value, device: &mut Option<Device>) -> Result<Value, Strin
                 helper_exe: std::env::current_exe().expect("own path"),
                 exec_root: root.clone(),
                 addr: text("addr").map(|a| a.parse().expect("address")),
+                addr6: None,
                 underlay: text("underlay").map(|a| a.parse().expect("address")),
                 mtu: None,
             };
@@ -132,6 +133,7 @@ fn peer(value: &Value) -> PeerConfig {
             .iter()
             .map(|a| a.as_str().expect("text").parse().expect("network"))
             .collect(),
+        allowed_ips6: Vec::new(),
     }
 }
 

@@ -783,12 +783,16 @@ pub struct Prerequisites {
     #[prost(message, repeated, tag = "1")]
     pub all: ::prost::alloc::vec::Vec<Prerequisite>,
 }
+/// Addresses without prefix length.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct VirtualIp {
     #[prost(string, tag = "1")]
     pub network_id: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
     pub addr: ::prost::alloc::string::String,
+    /// where the network has IPv6
+    #[prost(string, tag = "3")]
+    pub addr6: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Endpoint {
@@ -912,6 +916,9 @@ pub struct TaskAddress {
     pub network_id: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
     pub addr: ::prost::alloc::string::String,
+    /// where the network has IPv6
+    #[prost(string, tag = "3")]
+    pub addr6: ::prost::alloc::string::String,
 }
 /// A container outside services in a network of the swarm.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1044,6 +1051,12 @@ pub struct NetworkSpec {
         ::prost::alloc::string::String,
         ::prost::alloc::string::String,
     >,
+    /// beside IPv4
+    #[prost(bool, tag = "8")]
+    pub ipv6: bool,
+    /// CIDR; empty = allocator cuts one from the cluster's own prefix
+    #[prost(string, tag = "9")]
+    pub subnet6: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Network {
@@ -1059,6 +1072,9 @@ pub struct Network {
     /// First address, kept for the gateway field Docker clients show; containers route via 169.254.1.1.
     #[prost(string, tag = "5")]
     pub gateway: ::prost::alloc::string::String,
+    /// Decided with the subnet, where the network has IPv6; empty = it has not.
+    #[prost(string, tag = "6")]
+    pub subnet6: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -4631,6 +4647,9 @@ pub struct AttachRequest {
     /// asked for; empty = any
     #[prost(string, tag = "4")]
     pub addr: ::prost::alloc::string::String,
+    /// the same of IPv6
+    #[prost(string, tag = "5")]
+    pub addr6: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AttachResponse {
@@ -4792,6 +4811,9 @@ pub struct OverlayPeer {
     /// see NodeDescription
     #[prost(bool, tag = "5")]
     pub keeps_client_address: bool,
+    /// beside overlay_addr; none where the network has no IPv6
+    #[prost(string, tag = "6")]
+    pub overlay_addr6: ::prost::alloc::string::String,
 }
 /// A run of addresses that a node's tasks hold in one network.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -4811,6 +4833,8 @@ pub struct Backend {
     pub addr: ::prost::alloc::string::String,
     #[prost(string, tag = "4")]
     pub node_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub addr6: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ServiceEntry {
@@ -4826,6 +4850,9 @@ pub struct ServiceEntry {
     /// tasks that may receive new connections
     #[prost(message, repeated, tag = "5")]
     pub backends: ::prost::alloc::vec::Vec<Backend>,
+    /// beside vip, where the network has IPv6
+    #[prost(string, tag = "6")]
+    pub vip6: ::prost::alloc::string::String,
 }
 /// A container outside services, and the names it goes by.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -4840,6 +4867,8 @@ pub struct Attached {
     pub addr: ::prost::alloc::string::String,
     #[prost(string, tag = "5")]
     pub node_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "6")]
+    pub addr6: ::prost::alloc::string::String,
 }
 /// All a node needs to know of one network it has tasks in. Whole, never a delta.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -4867,6 +4896,11 @@ pub struct NetworkView {
     pub attached: ::prost::alloc::vec::Vec<Attached>,
     #[prost(bool, tag = "11")]
     pub attachable: bool,
+    /// empty: it has no IPv6
+    #[prost(string, tag = "12")]
+    pub subnet6: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "13")]
+    pub blocks6: ::prost::alloc::vec::Vec<Block>,
 }
 /// Ports every node listens on for the swarm.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -4938,6 +4972,8 @@ pub struct AssignmentsMessage {
     pub overlay_addr: ::prost::alloc::string::String,
     #[prost(uint32, tag = "6")]
     pub data_path_port: u32,
+    #[prost(string, tag = "7")]
+    pub overlay_addr6: ::prost::alloc::string::String,
 }
 /// Generated client implementations.
 pub mod dispatcher_client {

@@ -37,8 +37,10 @@ pub fn service(s: &Service) -> Value {
     }
     if !endpoint.virtual_ips.is_empty() {
         let ips = &endpoint.virtual_ips;
+        let all = ips.iter().flat_map(|v| [&v.addr, &v.addr6].map(|addr| (&v.network_id, addr)));
+        let given = all.filter(|(_, addr)| !addr.is_empty());
         out["Endpoint"]["VirtualIPs"] =
-            ips.iter().map(|v| json!({ "NetworkID": v.network_id, "Addr": with_prefix(&v.addr) })).collect();
+            given.map(|(id, addr)| json!({ "NetworkID": id, "Addr": with_prefix(addr) })).collect();
     }
     if let Some(u) = s.update_status.as_ref().filter(|u| u.state != UpdateState::None as i32) {
         let mut status = json!({ "State": UpdateState::word(u.state), "Message": u.message });
@@ -66,7 +68,11 @@ pub fn service(s: &Service) -> Value {
 
 /// Docker writes a virtual IP with a prefix length.
 fn with_prefix(addr: &str) -> String {
-    if addr.contains('/') { addr.to_owned() } else { format!("{addr}/32") }
+    match (addr.contains('/'), addr.contains(':')) {
+        (true, _) => addr.to_owned(),
+        (false, true) => format!("{addr}/128"),
+        (false, false) => format!("{addr}/32"),
+    }
 }
 
 /// `ServiceStatus`, as `service ls` shows it.

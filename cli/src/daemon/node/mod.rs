@@ -137,6 +137,7 @@ impl Node {
                 let place = Place {
                     network_id: e.network_id.clone(),
                     addr: e.addr.to_string(),
+                    addr6: e.v6.as_ref().map(|v6| v6.addr.to_string()).unwrap_or_default(),
                     name: c.name.clone(),
                     aliases: e.aliases.clone(),
                 };
