@@ -25,6 +25,12 @@ pub enum Error {
         /// The directory.
         path: PathBuf,
     },
+    /// A manifest that is not what its digest says.
+    #[error("{} is damaged: push it again", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+    },
     /// A file or a flag that cannot be used.
     #[error("{0}")]
     Invalid(String),

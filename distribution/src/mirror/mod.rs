@@ -92,7 +92,13 @@ impl Mirror {
         reference: &Reference,
     ) -> Result<(Stored, bool), Refusal> {
         let (at, wanted) = (name.to_owned(), reference.clone());
-        let here = store.run(move |store| store.use_manifest(&at, &wanted)).await?;
+        let here = match store.run(move |store| store.use_manifest(&at, &wanted)).await {
+            Err(e @ Error::Damaged { .. }) => {
+                tracing::warn!(repository = name, error = %e, "it is fetched again");
+                None
+            }
+            here => here?,
+        };
         let tag = match reference {
             Reference::Digest(_) => match here {
                 Some(stored) => return Ok((stored, false)),

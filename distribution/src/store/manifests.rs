@@ -65,7 +65,7 @@ impl Store {
             read => read.map_err(Error::io("read", &path))?,
         };
         if digest_of(&bytes) != digest {
-            return Err(Error::Invalid(format!("{} is damaged: push it again", path.display())));
+            return Err(Error::Damaged { path });
         }
         Ok(Some(Stored { digest: digest.to_owned(), media_type, bytes }))
     }

@@ -97,8 +97,14 @@ impl Store {
         self.lock(FlockArg::LockExclusive)
     }
 
+    /// Linux lets whoever shares a lock overtake who waits for it alone, so all pass another one in turn.
     fn lock(&self, how: FlockArg) -> Result<Flock<File>, Error> {
-        let path = self.0.root.join("changing");
+        let _turn = self.lock_file("turn", FlockArg::LockExclusive)?;
+        self.lock_file("changing", how)
+    }
+
+    fn lock_file(&self, name: &str, how: FlockArg) -> Result<Flock<File>, Error> {
+        let path = self.0.root.join(name);
         let mut file = files::lock_file(&path)?;
         loop {
             match Flock::lock(file, how) {
@@ -170,5 +176,35 @@ impl Store {
         use std::os::unix::fs::MetadataExt;
         let found = fs::symlink_metadata(path).ok()?;
         Some(i128::from(found.mtime()) * 1_000_000_000 + i128::from(found.mtime_nsec()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    #[test]
+    fn whoever_collects_gets_a_turn_among_many_that_use() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(dir.path()).expect("opens");
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    // Four that hold it nearly all the time leave no moment without one.
+                    while !done.load(Ordering::Relaxed) {
+                        let _held = store.using().expect("uses");
+                        std::thread::sleep(Duration::from_millis(5));
+                    }
+                });
+            }
+            let began = Instant::now();
+            drop(store.collecting().expect("collects"));
+            done.store(true, Ordering::Relaxed);
+            assert!(began.elapsed() < Duration::from_secs(60), "it waited for {:?}", began.elapsed());
+        });
     }
 }
