@@ -267,7 +267,12 @@ impl Work<'_> {
             let _ = self.s.api.delete(&path, &Query::new().flag("force", true)).await;
             return Err(e.context(format!("replace {}", old.name)));
         }
-        self.s.api.post(&format!("{path}/rename"), &Query::new().with("name", &named), None).await?;
+        let rename = Query::new().with("name", &named);
+        if let Err(e) = self.s.api.post(&format!("{path}/rename"), &rename, None).await {
+            // The old one is gone. What stays is made anew with the next `up`, by a name that is the project's.
+            let _ = self.s.api.delete(&path, &Query::new().flag("force", true)).await;
+            return Err(e.context(format!("name the container that replaces {}", old.name)));
+        }
         self.s.report.container(&named, "Recreated");
         Ok(id)
     }

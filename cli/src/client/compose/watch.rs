@@ -1,15 +1,16 @@
 //! `compose watch`: files that change are copied into containers, or have services built or started anew, as `develop`
 //! says.
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use hyper::Method;
 use skep_engine::dockerfile::Ignore;
+use tokio_util::io::SyncIoBridge;
 
-use super::super::api::{Query, full};
+use super::super::api::{Query, reader};
 use super::super::build::ignored;
 use super::super::compose_parts::strings;
 use super::changes::{Batch, Changes};
@@ -275,11 +276,24 @@ async fn act_on(
     Ok(())
 }
 
+/// Writes files and directories by the names they are to have.
+fn pack(to: impl Write, files: &[(PathBuf, String)]) -> Result<()> {
+    let mut archive = tar::Builder::new(to);
+    archive.follow_symlinks(false);
+    for (path, inside) in files {
+        match archive.append_path_with_name(path, inside) {
+            // Gone again: that is a change of its own.
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
+            other => other.with_context(|| format!("read {}", path.display()))?,
+        }
+    }
+    archive.into_inner()?.flush()?;
+    Ok(())
+}
+
 /// Copies what has changed into a container, and removes from it what is gone.
 async fn sync(s: &Session<'_>, container: &Found, rule: &Rule, paths: &[&PathBuf], all: bool) -> Result<()> {
-    let mut archive = tar::Builder::new(Vec::new());
-    archive.follow_symlinks(false);
-    let (mut gone, mut any) = (Vec::new(), false);
+    let (mut gone, mut there) = (Vec::new(), Vec::new());
     let mut everything = Vec::new();
     if all {
         let mut todo = vec![rule.path.clone()];
@@ -300,23 +314,28 @@ async fn sync(s: &Session<'_>, container: &Found, rule: &Rule, paths: &[&PathBuf
         match std::fs::symlink_metadata(path) {
             // The root of the container is neither made nor removed.
             _ if inside.is_empty() => {}
-            Ok(_) => {
-                archive
-                    .append_path_with_name(path, &inside)
-                    .with_context(|| format!("read {}", path.display()))?;
-                any = true;
-            }
+            Ok(_) => there.push((path.clone(), inside)),
             Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
                 gone.push(format!("/{inside}"));
             }
             Err(e) => return Err(e).with_context(|| format!("read {}", path.display())),
         }
     }
-    if any {
-        let body = full(archive.into_inner()?);
+    if !there.is_empty() {
+        // Read while it is sent: nobody holds all of it.
+        let (near, far) = tokio::io::duplex(256 << 10);
+        let bridge = SyncIoBridge::new(near);
+        let packing = tokio::task::spawn_blocking(move || pack(bridge, &there));
         let headers = [("Content-Type", "application/x-tar")];
         let query = Query::new().with("path", "/");
-        s.api.send(Method::PUT, &format!("{}/archive", container.path()), &query, body, &headers).await?;
+        let path = format!("{}/archive", container.path());
+        let sent = s.api.send(Method::PUT, &path, &query, reader(far), &headers).await;
+        // What could not be read is why the daemon got half of it.
+        packing.await?.or_else(|e| match e.downcast_ref::<std::io::Error>() {
+            Some(io) if io.kind() == ErrorKind::BrokenPipe && sent.is_err() => Ok(()),
+            _ => Err(e),
+        })?;
+        sent?;
     }
     if !gone.is_empty() {
         // As Docker's does it: the API has no way to remove a file.
