@@ -1,11 +1,15 @@
 //! SELinux: the label of a container's processes, and that of its files (selinux(8), and the policy's
 //! `contexts/lxc_contexts`, where distributions say what containers are).
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open, openat};
+use nix::sys::stat::Mode;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
@@ -166,28 +170,63 @@ pub fn relabel(path: &Path, mount_label: &str, shared: bool) -> Result<(), Error
     below(path, &text).map_err(Error::io("relabel", path))
 }
 
-fn below(path: &Path, label: &CString) -> io::Result<()> {
-    let name = CString::new(path.as_os_str().as_bytes())?;
-    let value = label.as_bytes_with_nul();
+/// Deepest directory that is relabeled; nobody has one as deep, and each level is an open descriptor.
+const DEEPEST: usize = 512;
+
+/// By descriptors all the way: what a container puts in the place of a directory meanwhile leads nowhere else.
+fn below(path: &Path, label: &CStr) -> io::Result<()> {
+    let beheld = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let top = open(path, beheld, Mode::empty())?;
+    let mut open_dirs: Vec<(OwnedFd, Vec<CString>)> = Vec::new();
+    open_dirs.extend(relabel_one(top, label)?);
+    while let Some((dir, names)) = open_dirs.last_mut() {
+        let Some(name) = names.pop() else {
+            open_dirs.pop();
+            continue;
+        };
+        let found = match openat(&*dir, name.as_c_str(), beheld, Mode::empty()) {
+            Err(Errno::ENOENT) => continue,
+            found => found?,
+        };
+        let inner = match relabel_one(found, label) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            inner => inner?,
+        };
+        if inner.is_some() && open_dirs.len() == DEEPEST {
+            return Err(io::Error::other(format!("its directories are more than {DEEPEST} deep")));
+        }
+        open_dirs.extend(inner);
+    }
+    Ok(())
+}
+
+/// Gives one thing the label; a directory is given back opened, with the names in it.
+fn relabel_one(thing: OwnedFd, label: &CStr) -> io::Result<Option<(OwnedFd, Vec<CString>)>> {
+    // The kernel sets no attribute of a descriptor that was opened for its place only; it does by this name.
+    let name = CString::new(format!("/proc/self/fd/{}", thing.as_raw_fd()))?;
+    let value = label.to_bytes_with_nul();
     // SAFETY: valid C strings, and a buffer with its length.
     let set =
-        unsafe { libc::lsetxattr(name.as_ptr(), ATTRIBUTE.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
+        unsafe { libc::setxattr(name.as_ptr(), ATTRIBUTE.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
     match io::Error::last_os_error() {
         _ if set == 0 => {}
         // A file system that has no labels of files (nfs) has one for all.
-        e if e.raw_os_error() == Some(libc::ENOTSUP) => return Ok(()),
+        e if e.raw_os_error() == Some(libc::ENOTSUP) => return Ok(None),
         e => return Err(e),
     }
-    if !std::fs::symlink_metadata(path)?.is_dir() {
-        return Ok(());
+    if nix::sys::stat::fstat(&thing)?.st_mode & libc::S_IFMT != libc::S_IFDIR {
+        return Ok(None);
     }
-    for entry in std::fs::read_dir(path)? {
-        match below(&entry?.path(), label) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            other => other?,
+    let read = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let mut dir = Dir::openat(&thing, ".", read, Mode::empty())?;
+    let mut names = Vec::new();
+    for entry in dir.iter() {
+        let name = entry?.file_name().to_owned();
+        if !matches!(name.to_bytes(), b"." | b"..") {
+            names.push(name);
         }
     }
-    Ok(())
+    Ok(Some((thing, names)))
 }
 
 #[cfg(test)]
@@ -231,5 +270,35 @@ mod tests {
         assert_eq!(own_level("ffffffff00"), own_level("ffffffff"));
         assert_eq!(own_level("").split(',').count(), 2);
         assert_eq!(own_level(&format!("{:08x}", 523_775)), "s0:c1022,c1023");
+    }
+
+    #[test]
+    fn all_below_a_directory_is_labeled_and_nothing_that_links_lead_to() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| dir.path().join(name);
+        for name in ["given/a/b", "outside/in"] {
+            std::fs::create_dir_all(at(name)).expect("directories");
+        }
+        std::fs::write(at("given/a/b/file"), "x").expect("a file");
+        std::os::unix::fs::symlink(at("outside"), at("given/link")).expect("a link");
+        let label = "system_u:object_r:container_file_t:s0:c1,c2";
+        relabel(&at("given"), label, true).expect("without SELinux it is an attribute as any other");
+        let of = |name: &str| {
+            let path = CString::new(at(name).as_os_str().as_encoded_bytes()).expect("a path");
+            let mut value = [0u8; 128];
+            // SAFETY: valid C strings, and a buffer with its length.
+            let n = unsafe {
+                libc::lgetxattr(path.as_ptr(), ATTRIBUTE.as_ptr(), value.as_mut_ptr().cast(), value.len())
+            };
+            usize::try_from(n).ok().map(|n| String::from_utf8_lossy(&value[..n]).into_owned())
+        };
+        for name in ["given", "given/a", "given/a/b", "given/a/b/file", "given/link"] {
+            assert_eq!(of(name).as_deref(), Some("system_u:object_r:container_file_t:s0\0"), "{name}");
+        }
+        assert_eq!((of("outside"), of("outside/in")), (None, None));
+        let deep = "d/".repeat(DEEPEST + 2);
+        std::fs::create_dir_all(at("deep").join(deep)).expect("a deep one");
+        let refused = relabel(&at("deep"), label, false).expect_err("too deep").to_string();
+        assert!(refused.contains("deep"), "{refused}");
     }
 }
