@@ -3,6 +3,7 @@
 //! processes is left, not even as a zombie.
 
 use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -51,4 +52,38 @@ pub fn wait_for(pid: Pid) -> Option<i32> {
         }
     }
     None
+}
+
+/// What a wait with a limit came to.
+pub enum Waited {
+    /// The child's exit code.
+    Ended(i32),
+    /// It is no child any more.
+    Gone,
+    /// It runs still.
+    Running,
+}
+
+/// The same for so long at most; SIGCHLD is blocked.
+pub fn wait_for_within(pid: Pid, limit: Duration) -> Waited {
+    let deadline = Instant::now() + limit;
+    loop {
+        loop {
+            match take(Whose::Any, libc::WNOHANG) {
+                Ok(Some(ended)) if ended.pid == pid => return Waited::Ended(ended.code),
+                Ok(Some(_)) => {}
+                Ok(None) => break,
+                Err(_) => return Waited::Gone,
+            }
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Waited::Running;
+        }
+        let mut signals = SigSet::empty();
+        signals.add(Signal::SIGCHLD);
+        let left = nix::sys::time::TimeSpec::from_duration(left);
+        // SAFETY: a set and a span of time that live for the call; what the signal says is not asked for.
+        unsafe { libc::sigtimedwait(signals.as_ref(), std::ptr::null_mut(), left.as_ref()) };
+    }
 }

@@ -5,18 +5,21 @@ use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+use std::time::Duration;
 
 use nix::unistd::Pid;
 
 use super::super::command::DEFAULT_PATH;
 use super::super::error::{Context, Error};
 use super::super::process;
-use super::orphans;
+use super::orphans::{self, Waited};
 use crate::runtimes::ExternalRuntime;
 
 /// Where the runtime keeps its state of this container, in the bundle: it goes with it.
 const STATE: &str = "state";
 const LOG: &str = "runtime.log";
+/// Longest time a runtime may take to forget a container that has ended: the container's exit is told only then.
+const LONGEST_DELETE: Duration = Duration::from_secs(60);
 
 /// A runtime with the container it is to do something to.
 #[derive(Clone)]
@@ -85,9 +88,20 @@ impl Program {
         command.arg("--force").arg(&self.id);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().on("run", self.path.display())?;
-        match orphans::wait_for(Pid::from_raw(child.id() as i32)) {
-            Some(0) => Ok(()),
-            code => Err(self.failure("delete", &log, ExitStatus::from_raw(code.unwrap_or(255) << 8))),
+        let pid = Pid::from_raw(child.id() as i32);
+        match orphans::wait_for_within(pid, LONGEST_DELETE) {
+            Waited::Ended(0) => Ok(()),
+            Waited::Ended(code) => Err(self.failure("delete", &log, ExitStatus::from_raw(code << 8))),
+            Waited::Gone => Err(self.failure("delete", &log, ExitStatus::from_raw(255 << 8))),
+            Waited::Running => {
+                // SAFETY: plain integers; it is our child, whose exit status is not taken yet.
+                unsafe { libc::kill(pid.as_raw(), libc::SIGKILL) };
+                let _ = orphans::wait_for(pid);
+                Err(Error::Refused(format!(
+                    "{} delete did not end within {LONGEST_DELETE:?}, and was killed",
+                    self.name()
+                )))
+            }
         }
     }
 
