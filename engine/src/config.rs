@@ -151,6 +151,10 @@ pub struct ResourceLimits {
     pub cpu_quota: Option<i64>,
     /// Microseconds.
     pub cpu_period: Option<u64>,
+    /// Microseconds of each period that its real-time processes may run (cgroups v1).
+    pub cpu_rt_runtime: Option<i64>,
+    /// That period, in microseconds.
+    pub cpu_rt_period: Option<i64>,
     /// CPUs it may run on (`0-2,5`).
     pub cpuset_cpus: Option<String>,
     /// Memory nodes it may use.
@@ -168,6 +172,11 @@ impl ResourceLimits {
     pub fn memory_and_swap(&self) -> Option<i64> {
         let twice = |m: u64| i64::try_from(m.saturating_mul(2)).unwrap_or(i64::MAX);
         self.memory_swap.filter(|t| *t != 0).or_else(|| self.memory.filter(|m| *m > 0).map(twice))
+    }
+
+    /// Whether anything of it is about real-time processes.
+    pub fn is_real_time(&self) -> bool {
+        self.cpu_rt_period.is_some() || self.cpu_rt_runtime.is_some()
     }
 
     /// Whether anything of it is about block I/O.
@@ -316,6 +325,8 @@ pub struct MemoryFile {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ContainerConfig {
+    /// Bytes that its changes to the root file system may take of the disk.
+    pub storage_size: Option<u64>,
     /// Image reference or ID as the user gave it.
     pub image: String,
     /// Replaces the image's ENTRYPOINT; `Some(vec![])` clears it.

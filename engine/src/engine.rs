@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::build::BuildCache;
-use crate::config::{Container, ContainerState};
+use crate::config::{Container, ContainerState, UlimitConfig};
 use crate::container::{Execs, Record, Table};
 use crate::data_root::{DataRoot, make_dir};
 use crate::error::{Error, blocking};
@@ -48,6 +48,11 @@ pub struct EngineOptions {
     pub runtimes: Runtimes,
     /// User namespaces of containers: the IDs they have; none = they are in the host's.
     pub userns: Option<IdMaps>,
+    /// Limits of containers' processes that ask for no other: by their names.
+    pub default_ulimits: Vec<UlimitConfig>,
+    /// Microseconds of each period that real-time processes of all containers may run, and that period (cgroups v1); 0 =
+    /// not set.
+    pub real_time: (i64, i64),
     /// Where specifications of the Container Device Interface lie: what a later one says counts.
     pub cdi_spec_dirs: Vec<PathBuf>,
     /// Who makes networks.
@@ -271,6 +276,18 @@ impl Engine {
     /// The IDs of containers with a user namespace of their own, which those have that do not ask for the host's.
     pub fn userns(&self) -> Option<&IdMaps> {
         self.0.options.userns.as_ref()
+    }
+
+    /// The limits that a container is given, with those of all that it says nothing of.
+    pub(crate) fn ulimits(&self, asked: &[UlimitConfig]) -> Vec<UlimitConfig> {
+        let others = self.0.options.default_ulimits.iter();
+        let others = others.filter(|o| asked.iter().all(|a| a.name != o.name)).cloned();
+        asked.iter().cloned().chain(others).collect()
+    }
+
+    /// Microseconds that real-time processes of all containers may run, and of which period; 0 = not set.
+    pub(crate) fn real_time(&self) -> (i64, i64) {
+        self.0.options.real_time
     }
 
     /// Where specifications of devices lie.

@@ -238,6 +238,34 @@ async fn imports_saves_and_loads_again() -> Outcome {
     Ok(())
 }
 
+/// What another node says of an image is not believed before room is made for it.
+#[tokio::test]
+async fn sizes_that_another_node_says_are_held_against_the_manifest() -> Outcome {
+    let (here, there) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let (giver, taker) = (engine(there.path()).await?, engine(here.path()).await?);
+    giver.images().load(docker_archive("x:1", &[&busybox()], json!({})).as_slice()).await?;
+    let id = giver.images().resolve("x:1")?.id;
+    let honest = giver.images().share(&id)?.makeup().clone();
+    let (layer, size) = honest.blobs[0].clone();
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": id, "size": honest.config.len()},
+        "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": layer, "size": size}],
+    });
+    let documents = vec![serde_json::to_vec(&manifest)?];
+    let said = |size| skep_engine::Makeup {
+        blobs: vec![(layer.clone(), size)],
+        documents: documents.clone(),
+        ..honest.clone()
+    };
+    drop(taker.images().expect("x:1", &id, said(size)).await?);
+    for (size, words) in [(size + 1, "by its manifest"), (u64::MAX, "its layers have more than")] {
+        let refused = taker.images().expect("x:1", &id, said(size)).await.expect_err(words).to_string();
+        assert!(refused.contains(words), "{refused}");
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_start_sweeps_what_a_crash_left_and_a_second_daemon_is_refused() -> Outcome {
     let dir = tempfile::tempdir()?;

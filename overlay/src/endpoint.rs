@@ -10,6 +10,8 @@ const IFNAME: &str = "com.docker.network.endpoint.ifname";
 const SYSCTLS: &str = "com.docker.network.endpoint.sysctls";
 /// What stands for the interface's name in a setting.
 const PLACE: &str = "IFNAME";
+/// Families that have settings of interfaces.
+const FAMILIES: [&str; 3] = ["ipv4", "ipv6", "mpls"];
 
 /// What the options come to.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -55,8 +57,11 @@ fn sysctl(text: &str) -> Result<(String, String)> {
     let parts: Vec<&str> = key.split('.').collect();
     let word = |p: &&str| !p.is_empty() && p.chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c));
     match parts.as_slice() {
-        ["net", rest @ ..] if rest.len() == 4 && rest[2] == PLACE && rest.iter().all(word) => {
-            Ok((rest.join("/"), value.to_owned()))
+        // Docker's client makes small letters of them.
+        ["net", family, kind, place, name]
+            if FAMILIES.contains(family) && place.eq_ignore_ascii_case(PLACE) && word(kind) && word(name) =>
+        {
+            Ok((format!("{family}/{kind}/{PLACE}/{name}"), value.to_owned()))
         }
         _ => Err(bad(form)),
     }
@@ -102,8 +107,11 @@ mod tests {
         let all = read(&[(IFNAME, "web0"), (SYSCTLS, sysctls)]).expect("valid");
         assert_eq!(all.ifname.as_deref(), Some("web0"));
         assert_eq!(path(&all.sysctls[1].0, "web0"), "ipv4/neigh/web0/gc_stale_time");
+        let small = read(&[(SYSCTLS, "net.ipv6.conf.ifname.forwarding=1")]).expect("as the client sends it");
+        assert_eq!(path(&small.sysctls[0].0, "eth0"), "ipv6/conf/eth0/forwarding");
         for bad in [
             ("mtu", "9"),
+            (SYSCTLS, "net.core.conf.IFNAME.x=1"),
             (IFNAME, "a/b"),
             (IFNAME, "eth%d"),
             (IFNAME, ""),

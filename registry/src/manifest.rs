@@ -23,6 +23,8 @@ pub mod media {
     pub const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
     /// Layer in gzip, Docker's.
     pub const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
+    /// Layer as it is, OCI's.
+    pub const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
     /// Layer in gzip, OCI's.
     pub const OCI_LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
     /// Layer in zstd, OCI's.

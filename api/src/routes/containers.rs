@@ -144,7 +144,8 @@ struct Inspect {
 async fn inspect(State(s): State<ApiState>, Path(id): Path<String>, Query(q): Query<Inspect>) -> ApiResult {
     let container = s.engine().inspect(&id)?;
     let execs = s.engine().exec_ids(container.id.as_str());
-    let mut shown = container::inspect(&container, mountpoints(&s), &execs, &s.engine().links_of(&container));
+    let (links, files) = (s.engine().links_of(&container), s.engine().host_files(&container));
+    let mut shown = container::inspect(&container, mountpoints(&s), &execs, &links, &files);
     if body::flag(q.size.as_deref()) {
         shown["SizeRw"] = json!(0);
         add_size(&s, &container, &mut shown).await;

@@ -97,7 +97,9 @@ async fn info(State(s): State<ApiState>) -> Response {
     warnings.extend(trouble.map(|t| format!("WARNING: containers run unconfined by AppArmor: {t}")));
     security.extend(s.engine().userns().map(|_| "name=userns"));
     security.push("name=cgroupns");
-    let devices = s.engine().cdi_devices();
+    // Both read files, and the one above may run a program.
+    let engine = s.engine().clone();
+    let devices = tokio::task::spawn_blocking(move || engine.cdi_devices()).await.unwrap_or_default();
     warnings.extend(devices.errors.iter().map(|e| format!("CDI: {e}")));
     let now = time::from_ns(time::now_ns());
     let mut out = json!({

@@ -61,11 +61,11 @@ pub struct UpdateArgs {
     /// CPU CFS quota in microseconds
     #[arg(long, value_name = "int", allow_hyphen_values = true)]
     cpu_quota: Option<i64>,
-    /// Real-time period of CPUs: not supported
-    #[arg(long, value_name = "int")]
+    /// CPU real-time period in microseconds
+    #[arg(long, value_name = "int", allow_hyphen_values = true)]
     cpu_rt_period: Option<i64>,
-    /// Real-time runtime of CPUs: not supported
-    #[arg(long, value_name = "int")]
+    /// CPU real-time runtime in microseconds
+    #[arg(long, value_name = "int", allow_hyphen_values = true)]
     cpu_rt_runtime: Option<i64>,
     /// CPU shares (relative weight)
     #[arg(short, long, value_name = "int")]
@@ -236,9 +236,6 @@ pub async fn top(api: &Api, args: &TopArgs) -> Result<()> {
 
 /// Changes limits and restart policy.
 pub async fn update(api: &Api, args: &UpdateArgs) -> Result<()> {
-    if args.cpu_rt_period.is_some() || args.cpu_rt_runtime.is_some() {
-        bail!("--cpu-rt-period and --cpu-rt-runtime are not supported: leave them out");
-    }
     let mut body = json!({});
     for (name, value) in [("Memory", &args.memory), ("MemoryReservation", &args.memory_reservation)] {
         set(&mut body[name], value.as_deref().map(|v| bytes(name, v)).transpose()?);
@@ -252,6 +249,8 @@ pub async fn update(api: &Api, args: &UpdateArgs) -> Result<()> {
         ("BlkioWeight", args.blkio_weight.map(i64::from)),
         ("CpuPeriod", args.cpu_period),
         ("CpuQuota", args.cpu_quota),
+        ("CpuRealtimePeriod", args.cpu_rt_period),
+        ("CpuRealtimeRuntime", args.cpu_rt_runtime),
         ("CpuShares", args.cpu_shares),
         ("NanoCpus", args.cpus.map(|c| (c * 1e9) as i64)),
         ("PidsLimit", args.pids_limit),

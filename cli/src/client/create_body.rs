@@ -161,6 +161,8 @@ impl CreateFlags {
         for (name, value) in [
             ("CpuPeriod", self.cpu_period),
             ("CpuQuota", self.cpu_quota),
+            ("CpuRealtimePeriod", self.cpu_rt_period),
+            ("CpuRealtimeRuntime", self.cpu_rt_runtime),
             ("CpuShares", self.cpu_shares),
             ("MemorySwappiness", self.memory_swappiness),
             ("OomScoreAdj", self.oom_score_adj),
@@ -214,7 +216,8 @@ impl CreateFlags {
             if text.contains('=') {
                 let fields = devices::csv(text)
                     .with_context(|| format!("invalid argument {text:?} for \"--network\" flag"))?;
-                for field in &fields {
+                // In small letters, keys and values, as Docker's client sends them.
+                for field in fields.iter().map(|f| f.to_lowercase()) {
                     match field.split_once('=') {
                         Some(("name", n)) => name = n.to_owned(),
                         Some(("alias", a)) => push(&mut endpoint["Aliases"], a),

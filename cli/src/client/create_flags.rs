@@ -46,6 +46,12 @@ pub struct CreateFlags {
     /// CPU CFS quota in microseconds
     #[arg(long, value_name = "int", allow_hyphen_values = true)]
     pub cpu_quota: Option<i64>,
+    /// CPU real-time period in microseconds
+    #[arg(long, value_name = "int", allow_hyphen_values = true)]
+    pub cpu_rt_period: Option<i64>,
+    /// CPU real-time runtime in microseconds
+    #[arg(long, value_name = "int", allow_hyphen_values = true)]
+    pub cpu_rt_runtime: Option<i64>,
     /// CPU shares (relative weight)
     #[arg(short, long, value_name = "int")]
     pub cpu_shares: Option<i64>,

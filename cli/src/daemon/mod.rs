@@ -154,6 +154,7 @@ struct Daemon {
 impl Daemon {
     async fn start(config: Config) -> Result<Self> {
         let locks = RootLocks::take(&config.data_root, &config.exec_root)?;
+        let descriptors = skep_engine::descriptor_limit::raise();
         // Bound before anything is started, so that a socket that cannot be had leaves nothing behind.
         let tls = config.tls.as_ref().map(skep_api::TlsFiles::acceptor).transpose()?;
         let mut listeners = Vec::with_capacity(config.hosts.len());
@@ -186,6 +187,10 @@ impl Daemon {
         .await
         .context("start the data plane")?;
         let attachments = Attachments::default();
+        let mut default_ulimits = config.default_ulimits.clone();
+        if default_ulimits.iter().all(|u| u.name != "nofile") {
+            default_ulimits.extend(descriptors);
+        }
         let options = EngineOptions {
             data_root: config.data_root.clone(),
             exec_root: config.exec_root.clone(),
@@ -196,6 +201,8 @@ impl Daemon {
             runtimes: config.runtimes.clone(),
             userns: config.userns.clone(),
             cdi_spec_dirs: config.cdi_spec_dirs.clone(),
+            default_ulimits,
+            real_time: config.real_time,
             networking: Arc::new(LocalNetworking::new(
                 plane.clone(),
                 attachments.clone(),

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde::Deserialize;
 use skep_api::TlsFiles;
-use skep_engine::{CDI_SPEC_DIRS, IdMaps, LogConfig, Runtimes};
+use skep_engine::{CDI_SPEC_DIRS, IdMaps, LogConfig, Runtimes, UlimitConfig};
 use skep_overlay::desired::Cidr6;
 use skep_proto::privileges::Privilege;
 use skep_proto::v1::GenericResource;
@@ -82,6 +82,15 @@ pub struct DaemonArgs {
     /// Give containers a user namespace with the subordinate IDs of this user: default, USER[:GROUP] or UID[:GID]
     #[arg(long, value_name = "USER")]
     pub userns_remap: Option<String>,
+    /// Limit of containers' processes that ask for no other, NAME=SOFT[:HARD]
+    #[arg(long = "default-ulimit", value_name = "ULIMIT")]
+    pub default_ulimits: Vec<String>,
+    /// Microseconds of each period that real-time processes of all containers may run (cgroups v1) [default: 0]
+    #[arg(long, value_name = "MICROSECONDS")]
+    pub cpu_rt_runtime: Option<i64>,
+    /// That period, in microseconds [default: the kernel's]
+    #[arg(long, value_name = "MICROSECONDS")]
+    pub cpu_rt_period: Option<i64>,
     /// Directory of CDI specifications [default: /etc/cdi and /var/run/cdi]
     #[arg(long = "cdi-spec-dir", value_name = "DIR")]
     pub cdi_spec_dirs: Vec<PathBuf>,
@@ -127,6 +136,9 @@ struct File {
     default_runtime: Option<String>,
     metrics_addr: Option<String>,
     userns_remap: Option<String>,
+    default_ulimits: Vec<String>,
+    cpu_rt_runtime: Option<i64>,
+    cpu_rt_period: Option<i64>,
     cdi_spec_dirs: Vec<PathBuf>,
     node_generic_resources: Vec<String>,
     image_share_rate: Option<String>,
@@ -171,6 +183,10 @@ pub struct Config {
     pub metrics_addr: Option<String>,
     /// The IDs of containers with a user namespace.
     pub userns: Option<IdMaps>,
+    /// Limits of containers' processes that ask for no other.
+    pub default_ulimits: Vec<UlimitConfig>,
+    /// Runtime and period of real-time processes, in microseconds; 0 = not set.
+    pub real_time: (i64, i64),
     /// Where CDI specifications lie.
     pub cdi_spec_dirs: Vec<PathBuf>,
     /// What services can reserve here beside CPUs and memory.
@@ -285,6 +301,11 @@ impl Config {
             )?,
             metrics_addr: args.metrics_addr.or(file.metrics_addr).filter(|a| !a.is_empty()),
             userns: userns::decide(args.userns_remap.or(file.userns_remap))?,
+            default_ulimits: default_ulimits([file.default_ulimits, args.default_ulimits].concat())?,
+            real_time: real_time(
+                args.cpu_rt_runtime.or(file.cpu_rt_runtime),
+                args.cpu_rt_period.or(file.cpu_rt_period),
+            )?,
             cdi_spec_dirs,
             generic: generic_resource::parse(
                 &[file.node_generic_resources, args.node_generic_resources].concat(),
@@ -307,6 +328,29 @@ impl Config {
             solo: false,
         })
     }
+}
+
+/// The last of one name counts.
+fn default_ulimits(texts: Vec<String>) -> Result<Vec<UlimitConfig>> {
+    let mut all: Vec<UlimitConfig> = Vec::new();
+    for text in texts {
+        let bad = || format!("--default-ulimit {text:?}: want NAME=SOFT[:HARD]");
+        let (name, limits) = text.split_once('=').with_context(bad)?;
+        let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
+        let (soft, hard) = (soft.parse().with_context(bad)?, hard.parse().with_context(bad)?);
+        all.retain(|u| u.name != name);
+        all.push(UlimitConfig { name: name.to_owned(), soft, hard });
+    }
+    skep_engine::runtime::check_ulimits(&all).context("--default-ulimit")?;
+    Ok(all)
+}
+
+fn real_time(runtime: Option<i64>, period: Option<i64>) -> Result<(i64, i64)> {
+    let both = (runtime.unwrap_or(0), period.unwrap_or(0));
+    if both != (0, 0) && !skep_engine::has_real_time_groups() {
+        bail!("--cpu-rt-runtime and --cpu-rt-period need cgroups v1 and a kernel with CONFIG_RT_GROUP_SCHED");
+    }
+    Ok(both)
 }
 
 fn image_share_rate(text: &str) -> Result<u64> {
@@ -477,6 +521,21 @@ mod tests {
         a.log_driver = Some("splunk".into());
         let error = format!("{:#}", Config::decide(a).expect_err("unknown driver"));
         assert!(error.contains("no log driver named 'splunk' is registered"), "{error}");
+    }
+
+    #[test]
+    fn default_ulimits_have_names_and_values_that_go_together() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let with = |texts: &[&str]| {
+            let mut a = args(dir.path());
+            a.default_ulimits = texts.iter().map(|t| (*t).to_owned()).collect();
+            Config::decide(a).map(|c| c.default_ulimits).map_err(|e| format!("{e:#}"))
+        };
+        let all = with(&["nofile=1:2", "core=0", "nofile=3:-1"]).expect("valid");
+        assert_eq!((all.len(), all[1].soft, all[1].hard), (2, 3, -1));
+        for bad in ["nofile", "nofile=x", "nofile=2:1", "nope=1"] {
+            assert!(with(&[bad]).expect_err(bad).contains("--default-ulimit"), "{bad}");
+        }
     }
 
     #[test]

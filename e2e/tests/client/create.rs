@@ -38,6 +38,8 @@ fn what_cannot_be_is_refused_before_it_is_made() -> Result<()> {
             "--cpus 1000",
             &format!("range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available"),
         ),
+        ("--storage-opt nope=1", "Unknown option nope"),
+        ("--cpu-rt-runtime 2000 --cpu-rt-period 1000", "cpu real-time "),
         ("--cpuset-cpus 999", "Requested CPUs are not available - requested 999, available: "),
         ("--cpuset-mems 999", "Requested memory nodes are not available - requested 999, available: "),
         ("--cpuset-cpus x", "Invalid value x for cpuset cpus"),

@@ -385,7 +385,8 @@ fn containers_sit_on_the_hosts_interface() -> Result<()> {
     let mut compare = Compare::new(host);
     // The way out and the names of interfaces are as asked.
     for line in [
-        "run -d --name x-@ --network name=blue,gw-priority=2,driver-opt=com.docker.network.endpoint.ifname=web0 whoami:1 /skep whoami",
+        "run -d --name x-@ --network name=blue,gw-priority=2,driver-opt=com.docker.network.endpoint.ifname=web0,driver-opt=com.docker.network.endpoint.sysctls=net.ipv4.conf.IFNAME.log_martians=1 whoami:1 /skep whoami",
+        "run --rm --network name=blue,driver-opt=com.docker.network.endpoint.sysctls=net.ipv4.conf.eth0.log_martians=1 whoami:1",
         "network connect --gw-priority -1 --driver-opt com.docker.network.endpoint.ifname=lan7 lan x-@",
         "inspect -f '{{range .NetworkSettings.Networks}}{{.GwPriority}} {{.DriverOpts}} {{end}}' x-@",
         "network connect --driver-opt nope=1 bridge x-@",
@@ -396,6 +397,8 @@ fn containers_sit_on_the_hosts_interface() -> Result<()> {
         let routes = within(host, name, &["ip", "route"])?;
         ensure!(routes.contains("dev web0") && routes.contains("dev lan7"), "{routes}");
         ensure!(!routes.contains("default via 10.99.0.254"), "{routes}");
+        let setting = within(host, name, &["cat", "/proc/sys/net/ipv4/conf/web0/log_martians"])?;
+        ensure!(setting.trim() == "1", "{setting}");
         host.docker(&["rm", "-f", name])?;
     }
     compare.same("network ls --filter driver=macvlan")?;

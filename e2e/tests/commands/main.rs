@@ -33,7 +33,10 @@ fn every_command_and_flag_does_what_it_is_for() -> Result<()> {
     let lab = Lab::bare(LabOptions { name, hosts: 1, skep, init })?;
     let host = lab.host(1);
     let specifications = flags::cdi(host).display().to_string();
-    let config = format!("cdi-spec-dirs = [{specifications:?}]\n{}", effects::spy(host)?);
+    let real_time = std::path::Path::new("/sys/fs/cgroup/cpu/cpu.rt_runtime_us").exists();
+    let real_time = if real_time { "cpu-rt-runtime = 50000\n" } else { "" };
+    let real_time = format!("default-ulimits = [\"core=7:9\"]\n{real_time}");
+    let config = format!("cdi-spec-dirs = [{specifications:?}]\n{real_time}{}", effects::spy(host)?);
     std::fs::write(host.dir.join("daemon.toml"), config)?;
     host.start_daemon()?;
     let archive = host.dir.join("busybox.tar");

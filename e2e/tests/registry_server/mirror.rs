@@ -66,6 +66,15 @@ fn a_mirror_keeps_what_debians_registry_has() -> Result<()> {
     let second = pushed(&one.docker(&["push", there])?)?;
     ensure!(second != first && pull(here)?.contains(&second), "the old one came");
 
+    // A manifest of its own that is damaged is fetched again, by tag and by digest.
+    let kept = data.join("blobs/sha256").join(second.trim_start_matches("sha256:"));
+    let whole = std::fs::read(&kept)?;
+    for name in [here.to_owned(), format!("127.0.0.1:5001/team/app@{second}")] {
+        std::fs::write(&kept, &whole[..whole.len() / 2])?;
+        let said = pull(&name)?;
+        ensure!(said.contains(&second) && std::fs::read(&kept)? == whole, "{name}: {said}");
+    }
+
     // What was put in place of a blob there does not come through whole, nor stay.
     let lies = "127.0.0.1:5000/team/lies:1";
     context(&dir, 500_000)?;

@@ -6,6 +6,7 @@ mod devices;
 mod groups;
 mod limits;
 mod nfs;
+mod quotas;
 mod runtimes;
 mod swarm;
 

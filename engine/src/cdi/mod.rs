@@ -27,6 +27,7 @@ struct Entry {
 }
 
 /// All that the directories offered when they were read.
+#[derive(Default)]
 pub struct Registry {
     devices: BTreeMap<String, Entry>,
     /// Files that were left out, and devices that two files of one directory have: each with the reason.

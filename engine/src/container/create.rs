@@ -85,6 +85,9 @@ impl Engine {
             super::id_maps::check(&config, self.runtimes().find(&runtime)?.is_some())?;
         }
         config.runtime = Some(runtime);
+        if config.storage_size.is_some() {
+            crate::quota::check(&self.root().containers())?;
+        }
         for (k, v) in &image.config.labels {
             config.labels.entry(k.clone()).or_insert_with(|| v.clone());
         }
@@ -133,7 +136,8 @@ impl Engine {
         let slot = Arc::new(Slot::new(record));
         // The directory and the record are made side by side; a start finds and sweeps one without the other.
         let temporary = self.root().temporary();
-        let made = blocking(move || layout.make(&temporary));
+        let size = slot.container().config.storage_size;
+        let made = blocking(move || layout.make(&temporary, size));
         let (made, stored) = tokio::join!(made, self.metadata().commit(vec![change]));
         if let Err(e) = made.and(stored) {
             self.metadata().later(Change::delete(Kind::Container, id));
@@ -167,8 +171,7 @@ impl Engine {
     pub async fn rename(&self, id: &str, name: &str) -> Result<(), Error> {
         let slot = self.table().find(id)?;
         let name = names::checked(name)?;
-        let _op = slot.op.lock().await;
-        let old = slot.container().name.clone();
+        let (old, _ops) = self.lock_with_linked(&slot).await;
         if old == name {
             return Err(Error::Conflict(
                 "Renaming a container with the same name as its current name".into(),

@@ -9,6 +9,7 @@ use crate::data_root::{make_dir, remove_tree};
 use crate::error::Error;
 use crate::log_config::{LogConfig, LogFormat};
 use crate::network::{Attachment, Endpoint};
+use crate::quota;
 use crate::shim::spec::HostFiles;
 use crate::userns::IdMaps;
 
@@ -37,14 +38,18 @@ impl Layout {
         }
     }
 
-    /// Makes the directories, in a place that a start empties, and puts them where they belong: a crash leaves all or none.
-    pub(super) fn make(&self, temporary: &Path) -> Result<(), Error> {
+    /// Makes the directories, in a place that a start empties, and puts them where they belong: a crash leaves all or
+    /// none. What is changed in them may take `size` bytes.
+    pub(super) fn make(&self, temporary: &Path, size: Option<u64>) -> Result<(), Error> {
         let half = Self { dir: temporary.join(self.dir.file_name().unwrap_or_default()) };
         make_dir(&half.dir, 0o710)?;
         for dir in [half.upper(), half.work()] {
             make_dir(&dir, 0o755)?;
         }
-        let placed = fs::rename(&half.dir, &self.dir).map_err(Error::io("rename", &half.dir));
+        // Together: the kernel moves what it copies up from the one to the other.
+        let limited = size.map_or(Ok(()), |size| quota::limit(&[&half.upper(), &half.work()], size));
+        let placed =
+            limited.and_then(|()| fs::rename(&half.dir, &self.dir).map_err(Error::io("rename", &half.dir)));
         placed.inspect_err(|_| drop(remove_tree(&half.dir)))
     }
 
@@ -59,12 +64,7 @@ impl Layout {
     ) -> Result<HostFiles, Error> {
         if let Some(peer) = peer {
             // In another's network namespace, its names are ours.
-            let of = |n: &str| Some(peer.join(n)).filter(|p| p.exists());
-            return Ok(HostFiles {
-                hosts: of("hosts"),
-                resolv_conf: of("resolv.conf"),
-                hostname: of("hostname"),
-            });
+            return Ok(HostFiles::there(peer));
         }
         let write = |name: &str, text: String| {
             let path = self.dir.join(name);
@@ -82,6 +82,14 @@ impl Layout {
             resolv_conf: write("resolv.conf", resolv_conf)?,
             hostname: write("hostname", format!("{}\n", hostname(c)))?,
         })
+    }
+}
+
+impl HostFiles {
+    /// Those that are in `dir`.
+    pub(super) fn there(dir: &Path) -> Self {
+        let of = |n: &str| Some(dir.join(n)).filter(|p| p.exists());
+        Self { hosts: of("hosts"), resolv_conf: of("resolv.conf"), hostname: of("hostname") }
     }
 }
 

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use crate::config::ResourceLimits;
 use crate::error::Error;
-use crate::runtime::cgroup::cpuset_available;
+use crate::runtime::cgroup::{cpuset_available, real_time};
 
 /// Docker's least, so that there is room for a start.
 const LEAST_MEMORY: u64 = 6 << 20;
@@ -13,6 +13,7 @@ const LEAST_MEMORY: u64 = 6 << 20;
 pub(super) fn check(l: &ResourceLimits, update: bool) -> Result<(), Error> {
     memory(l, update)?;
     cpus(l, || std::thread::available_parallelism().map_or(1, usize::from))?;
+    real_time_share(l, real_time::available)?;
     if l.cpuset_cpus.is_none() && l.cpuset_mems.is_none() {
         return Ok(());
     }
@@ -71,6 +72,18 @@ fn cpus(l: &ResourceLimits, here: impl Fn() -> usize) -> Result<(), Error> {
         return refused("CPU cfs quota can not be less than 1ms (i.e. 1000)");
     }
     Ok(())
+}
+
+fn real_time_share(l: &ResourceLimits, here: impl Fn() -> bool) -> Result<(), Error> {
+    if l.is_real_time() && !here() {
+        return refused("kernel does not support CPU real-time scheduler");
+    }
+    match (l.cpu_rt_runtime, l.cpu_rt_period) {
+        (Some(runtime), Some(period)) if runtime > period => {
+            refused("cpu real-time runtime cannot be higher than cpu real-time period")
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Checks a list like `0-2,5` against the one that the host has; an empty one of the host's says nothing.
@@ -153,6 +166,17 @@ mod tests {
                 .to_string(),
             "range of CPUs is from 0.01 to 2.00, as there are only 2 CPUs available"
         );
+        let both = ResourceLimits {
+            cpu_rt_runtime: Some(10_000),
+            cpu_rt_period: Some(5000),
+            ..ResourceLimits::default()
+        };
+        for (here, said) in
+            [(false, "kernel does not support CPU real-time"), (true, "cannot be higher than")]
+        {
+            let e = real_time_share(&both, || here).expect_err(said).to_string();
+            assert!(e.contains(said), "{e}");
+        }
         let of = |asked| available("cpuset cpus", "CPUs", Some(asked), "0-2,5");
         for good in ["0", "1-2", "5,0", " 2 , 5"] {
             of(good).expect(good);

@@ -4,8 +4,12 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
+
+use tokio::sync::OwnedMutexGuard;
 
 use super::files::Layout;
+use super::slot::Slot;
 use crate::config::{Container, ContainerState};
 use crate::engine::Engine;
 use crate::error::{Error, blocking};
@@ -100,7 +104,32 @@ impl Engine {
         Ok(())
     }
 
-    /// The changes to containers that are linked to one by a name it does not have any more.
+    /// Takes the operation locks of a container and of all that are linked to it by the name it has, so that nothing else
+    /// is written down of them meanwhile. In one order, whoever takes several.
+    pub(super) async fn lock_with_linked(&self, slot: &Arc<Slot>) -> (String, Vec<OwnedMutexGuard<()>>) {
+        let linked = |name: &str| -> Vec<Arc<Slot>> {
+            let to = |s: &Arc<Slot>| s.container().config.links.iter().any(|(to, _)| to == name);
+            let mut all: Vec<_> =
+                self.table().all().into_iter().filter(|s| s.id == slot.id || to(s)).collect();
+            all.sort_by(|a, b| a.id.cmp(&b.id));
+            all
+        };
+        let ids = |slots: &[Arc<Slot>]| slots.iter().map(|s| s.id.clone()).collect::<Vec<_>>();
+        loop {
+            let name = slot.container().name.clone();
+            let wanted = linked(&name);
+            let mut locks = Vec::with_capacity(wanted.len());
+            for s in &wanted {
+                locks.push(s.op.clone().lock_owned().await);
+            }
+            // Others may have come, or the name have changed, while it waited.
+            if slot.container().name == name && ids(&linked(&name)) == ids(&wanted) {
+                return (name, locks);
+            }
+        }
+    }
+
+    /// The changes to containers that are linked to one by a name it does not have any more. Their locks are held.
     pub(super) fn follow_name(&self, old: &str, new: &str) -> Result<Vec<Change>, Error> {
         let mut changes = Vec::new();
         for slot in self.table().all() {

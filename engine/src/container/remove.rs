@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::files::Layout;
 use super::slot::Slot;
 use crate::config::ContainerState;
 use crate::data_root::{DataRoot, remove_tree};
@@ -63,7 +64,13 @@ impl Engine {
         let (root, id, bundle) = (self.root().clone(), slot.id.clone(), self.bundle(&slot.id));
         let (away, failed) = blocking(move || Ok(move_away(&root, &id, &bundle))).await?;
         reasons.extend(failed);
-        self.cleaning().spawn_blocking(move || delete(&away));
+        let sized = slot.container().config.storage_size.is_some();
+        self.cleaning().spawn_blocking(move || {
+            if sized {
+                forget_size(&away);
+            }
+            delete(&away);
+        });
         if !reasons.is_empty() {
             slot.update(|c| c.state = ContainerState::Dead);
             self.store_later(&slot);
@@ -109,6 +116,14 @@ fn move_away(root: &DataRoot, id: &str, bundle: &Path) -> (Vec<PathBuf>, Vec<Str
         }
     }
     (away, reasons)
+}
+
+fn forget_size(paths: &[PathBuf]) {
+    for upper in paths.iter().map(|dir| Layout { dir: dir.clone() }.upper()).filter(|upper| upper.exists()) {
+        if let Err(e) = crate::quota::forget(&upper) {
+            tracing::warn!(error = %e, path = %upper.display(), "a limit of size is left to nobody");
+        }
+    }
 }
 
 fn delete(paths: &[PathBuf]) {

@@ -18,6 +18,7 @@ use crate::log_config::LogSubject;
 use crate::lsm::Confined;
 use crate::mount::MountConfig;
 use crate::network::{Attachment, Userns};
+use crate::runtime::cgroup::real_time;
 use crate::shim::Shim;
 use crate::shim::spec::{HostFiles, LogTold, Namespace, NetworkNamespace, Rootfs, ShimSpec, Shm};
 
@@ -153,14 +154,20 @@ impl Engine {
         let confined = self.confine(slot, &mounts).await?;
         let (pid, (ipc, shm)) = (self.pid_namespace(&c)?, self.ipc_namespace(&c)?);
         let wired = Wired { pid, ipc, shm, ..self.wire(slot, &c).await? };
+        // With the names that came with the network.
+        let c = slot.container();
         let bundle = self.bundle(&slot.id);
         let contents = slot.volatile().contents.take();
+        let real_time = self.real_time();
         let (spec, files) = {
             let (engine, slot, bundle) = (self.clone(), slot.clone(), bundle.clone());
             blocking(move || {
                 // What the last run left: its exit is recorded by now.
                 remove_tree(&bundle)?;
                 make_dir(&bundle, 0o700)?;
+                if real_time != (0, 0) && c.config.resources.is_real_time() {
+                    share_real_time(&engine.cgroup_path(&c), real_time)?;
+                }
                 let files = Placed::new(
                     &bundle,
                     &c.config.files,
@@ -219,9 +226,14 @@ impl Engine {
                         of.state.word()
                     ))
                 })?;
+                // Its names are this one's from now on, also for `inspect`, as with Docker.
+                slot.update(|c| {
+                    c.config.hostname = Some(hostname(&of));
+                    c.config.domainname.clone_from(&of.config.domainname);
+                });
                 Ok(Wired {
                     namespace: NetworkNamespace::Path(format!("/proc/{pid}/ns/net").into()),
-                    peer: Some(self.root().container(&peer.id)),
+                    peer: Some(self.named_in(&of)),
                     ..Wired::default()
                 })
             }
@@ -268,9 +280,26 @@ impl Engine {
         } else {
             Rootfs::Overlay { lowers, upper: layout.upper(), work: layout.work() }
         };
-        let file = |name: &str| Some(layout.dir.join(name)).filter(|p| p.exists());
-        let (hosts, resolv_conf) = (file("hosts"), file("resolv.conf"));
-        (rootfs, HostFiles { hosts, resolv_conf, hostname: file("hostname") })
+        (rootfs, self.host_files(&slot.container()))
+    }
+
+    /// The files of the host that a container has over its own, as a start wrote them; none before the first.
+    pub fn host_files(&self, c: &Container) -> HostFiles {
+        HostFiles::there(&self.named_in(c))
+    }
+
+    /// The directory that holds a container's host files: that of the one whose network namespace it is in.
+    fn named_in(&self, c: &Container) -> PathBuf {
+        let mut id = c.id.0.clone();
+        let mut network = c.config.network.clone();
+        // Two that name each other never started; nobody has chains as long.
+        for _ in 0..64 {
+            let NetworkMode::Container(other) = &network else { break };
+            let Ok(other) = self.table().find(other) else { break };
+            id.clone_from(&other.id);
+            network = other.container().config.network.clone();
+        }
+        self.root().container(&id)
     }
 
     fn spec(
@@ -335,7 +364,7 @@ impl Engine {
             masked_paths: g.masked_paths.clone(),
             readonly_paths: g.readonly_paths.clone(),
             resources: g.resources.clone(),
-            ulimits: g.ulimits.clone(),
+            ulimits: self.ulimits(&g.ulimits),
             sysctls: g.sysctls.clone(),
             oom_score_adj: g.oom_score_adj,
             init_exe: external.as_ref().map(|_| self.helper_exe().to_owned()),
@@ -353,6 +382,12 @@ impl Engine {
         devices.apply(&mut spec);
         Ok(spec)
     }
+}
+
+/// Has the groups above a container's own have what it is to be given some of.
+fn share_real_time(path: &str, (runtime, period): (i64, i64)) -> Result<(), Error> {
+    let above = path.rsplit_once('/').map_or("", |(above, _)| above);
+    real_time::share(above, period, runtime).map_err(|e| Error::Missing(e.to_string()))
 }
 
 /// What log messages say of a container: its name and labels as they are now.

@@ -81,6 +81,8 @@ fn merge(old: &ResourceLimits, new: ResourceLimits) -> Result<ResourceLimits, St
         oom_kill_disable: new.oom_kill_disable || old.oom_kill_disable,
         cpu_quota: new.cpu_quota.or(old.cpu_quota),
         cpu_period: new.cpu_period.or(old.cpu_period),
+        cpu_rt_runtime: new.cpu_rt_runtime.or(old.cpu_rt_runtime),
+        cpu_rt_period: new.cpu_rt_period.or(old.cpu_rt_period),
         cpuset_cpus: new.cpuset_cpus.or_else(|| old.cpuset_cpus.clone()),
         cpuset_mems: new.cpuset_mems.or_else(|| old.cpuset_mems.clone()),
         blkio_weight: new.blkio_weight.or(old.blkio_weight),

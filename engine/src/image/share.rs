@@ -185,6 +185,15 @@ fn proven(makeup: &Makeup, id: &str) -> Option<String> {
     digests.into_iter().next().filter(|_| fits)
 }
 
+/// The bytes of each layer as the manifest has them, where there is one.
+fn sizes(makeup: &Makeup) -> HashMap<String, u64> {
+    let Some(manifest) = makeup.documents.last() else { return HashMap::new() };
+    match Fetched::read(manifest.clone(), "", digest_of(manifest)).map(|f| f.document) {
+        Ok(Document::Manifest { layers, .. }) => layers.into_iter().map(|l| (l.digest, l.size)).collect(),
+        _ => HashMap::new(),
+    }
+}
+
 impl Images {
     /// The image that a name, as a task has it, stands for here, if others can be given it by that name.
     pub fn locate(&self, image: &str) -> Option<LocatedImage> {
@@ -284,8 +293,20 @@ impl Images {
             return Err(bad(format!("its configuration lists {listed} layers, it names {named}")));
         }
         let most = self.limits().bytes;
-        if let Some((digest, _)) = makeup.blobs.iter().find(|(d, size)| !is_digest(d) || *size > most) {
-            return Err(bad(format!("layer {digest:?} has no digest, or more than {most} bytes")));
+        if let Some((digest, _)) = makeup.blobs.iter().find(|(d, _)| !is_digest(d)) {
+            return Err(bad(format!("layer {digest:?} has no digest")));
+        }
+        // Before room is made for them.
+        if makeup.blobs.iter().fold(0u64, |all, (_, size)| all.saturating_add(*size)) > most {
+            return Err(bad(format!("its layers have more than {most} bytes")));
+        }
+        let listed = sizes(&makeup);
+        let other = |(digest, size): &&(String, u64)| listed.get(digest).is_some_and(|listed| listed != size);
+        if let Some((digest, size)) = makeup.blobs.iter().find(other) {
+            let listed = listed.get(digest).copied().unwrap_or_default();
+            return Err(bad(format!(
+                "layer {digest} has {listed} bytes by its manifest, and {size} by that node"
+            )));
         }
         let chains = chain_ids(&config.rootfs.diff_ids);
         let mut held: Vec<String> = makeup.blobs.iter().map(|(digest, _)| digest.clone()).collect();

@@ -63,6 +63,7 @@ use self::external::External;
 use self::gate::{Gate, Message};
 pub use self::process::Pipes;
 use self::process::Plan;
+pub use self::rlimits::check as check_ulimits;
 use self::seccomp::Filter;
 pub use self::terminal::resize;
 pub(crate) use self::user::{UNKNOWN as UNKNOWN_USER, User};

@@ -18,6 +18,11 @@ pub fn parse(ulimits: &[UlimitConfig]) -> Result<Vec<Rlimit>, Error> {
     ulimits.iter().map(one).collect()
 }
 
+/// Whether limits have known names, and values that go together.
+pub fn check(ulimits: &[UlimitConfig]) -> Result<(), Error> {
+    parse(ulimits).map(drop)
+}
+
 fn one(u: &UlimitConfig) -> Result<Rlimit, Error> {
     let resource = match u.name.as_str() {
         "as" => Resource::RLIMIT_AS,

@@ -28,6 +28,8 @@ pub fn options(dir: &Path) -> EngineOptions {
         default_log: Default::default(),
         runtimes: Default::default(),
         cdi_spec_dirs: Vec::new(),
+        default_ulimits: Vec::new(),
+        real_time: (0, 0),
         userns: None,
         networking: Arc::new(NoNetworks),
     }
@@ -278,8 +280,13 @@ pub fn end_containers(dir: &Path) {
         }
         std::thread::yield_now();
     }
-    let parent = format!("skep-{}", options(dir).instance);
-    for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-        let _ = std::fs::remove_dir(hierarchy.path().join(&parent));
+    // Those of engines on roots further down, too.
+    let below = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path());
+    for dir in below.chain([dir.to_owned()]) {
+        let parent = format!("skep-{}", options(&dir).instance);
+        let hierarchies = std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
+        for place in hierarchies.map(|h| h.path()).chain(["/sys/fs/cgroup".into()]) {
+            let _ = std::fs::remove_dir(place.join(&parent));
+        }
     }
 }

@@ -15,6 +15,8 @@ const MODULES: &[&str] = &[
     "kernel/fs/overlayfs/",
     "kernel/fs/nfs/",
     "kernel/fs/nfsd/",
+    "kernel/fs/ext4/",
+    "kernel/fs/quota/",
     "kernel/net/netfilter/",
     "kernel/net/ipv4/netfilter/",
     "kernel/net/ipv6/netfilter/",

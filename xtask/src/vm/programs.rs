@@ -38,6 +38,7 @@ const COMMANDS: &[&str] = &[
     "runc",
     "crun",
     "apparmor_parser",
+    "mkfs.ext4",
 ];
 
 /// A test program.

@@ -1,15 +1,15 @@
 //! Reads `HostConfig`: each field honoured, or refused by its path.
 
 use serde_json::json;
-use skep_engine::{ContainerConfig, DeviceConfig, DeviceRequest, IpcMode, LogConfig, PidMode, RestartPolicy};
+use skep_engine::{
+    ContainerConfig, DeviceConfig, DeviceRequest, IpcMode, LogConfig, PidMode, RestartPolicy, parse_size,
+};
 
 use super::networking::{read_links, read_ports};
 use super::resources::{read_resources, read_ulimits};
 use crate::convert::mounts::{read_bind, read_mount, read_tmpfs};
 use crate::error::{ApiError, ApiResult};
 use crate::fields::Fields;
-
-const REMEDIES: &[(&str, &str)] = &[("StorageOpt", "leave it out; the root file system has no quota")];
 
 /// Fills the configuration; answers the network mode and the driver of volumes nobody named one for.
 pub fn read_host_config(mut f: Fields, config: &mut ContainerConfig) -> ApiResult<(String, String)> {
@@ -91,8 +91,23 @@ pub fn read_host_config(mut f: Fields, config: &mut ContainerConfig) -> ApiResul
     config.annotations = f.string_map("Annotations")?;
     // The client's own file, and the size a terminal gets by `resize` once it runs.
     f.drop_all(&["ContainerIDFile", "ConsoleSize"]);
-    f.refuse_rest(REMEDIES)?;
+    config.storage_size = read_storage(f.string_map("StorageOpt")?)?;
+    f.refuse_rest(&[])?;
     Ok((mode, volume_driver))
+}
+
+/// The one option there is, in Docker's words where there is another.
+fn read_storage(options: Vec<(String, String)>) -> ApiResult<Option<u64>> {
+    let mut size = None;
+    for (name, value) in options {
+        if !name.eq_ignore_ascii_case("size") {
+            return Err(ApiError::internal(format!("Unknown option {}", name.to_lowercase())));
+        }
+        let bytes =
+            parse_size(&value).ok_or_else(|| ApiError::internal(format!("invalid size: '{value}'")))?;
+        size = Some(bytes).filter(|n| *n != 0);
+    }
+    Ok(size)
 }
 
 fn read_namespaces(f: &mut Fields, config: &mut ContainerConfig) -> ApiResult<()> {

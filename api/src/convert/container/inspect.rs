@@ -4,20 +4,22 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
 use skep_engine::{
-    BoundPort, Container, ContainerState, Endpoint, Endpoint6, IpcMode, NetworkJoin, NetworkMode, PidMode,
-    RestartPolicy,
+    BoundPort, Container, ContainerState, Endpoint, Endpoint6, HostFiles, IpcMode, NetworkJoin, NetworkMode,
+    PidMode, RestartPolicy,
 };
 
 use crate::convert::{mounts, time};
 
 /// The whole of it. `mountpoint` tells where a volume lies on the host, `execs` are the commands in it that have not
-/// ended, `links` its links as Docker writes them.
+/// ended, `links` its links as Docker writes them, `files` those of the host over its own.
 pub fn inspect(
     c: &Container,
     mountpoint: impl Fn(&str) -> PathBuf,
     execs: &[String],
     links: &[String],
+    files: &HostFiles,
 ) -> Value {
+    let shown = |path: &Option<PathBuf>| path.as_ref().map(|p| p.display().to_string()).unwrap_or_default();
     let state = c.state;
     let mut argv = c.argv.iter();
     let path = argv.next().cloned().unwrap_or_default();
@@ -40,9 +42,9 @@ pub fn inspect(
             "FinishedAt": time::from_ns(c.finished_at_ns),
         },
         "Image": c.image_id,
-        "ResolvConfPath": "",
-        "HostnamePath": "",
-        "HostsPath": "",
+        "ResolvConfPath": shown(&files.resolv_conf),
+        "HostnamePath": shown(&files.hostname),
+        "HostsPath": shown(&files.hosts),
         "LogPath": if c.config.log.driver == "json-file" { c.log_path.display().to_string() } else { String::new() },
         "Name": format!("/{}", c.name),
         "RestartCount": c.restart_count,
@@ -174,6 +176,8 @@ fn host_config(c: &Container) -> Value {
         "MemoryReservation": r.memory_reservation.unwrap_or(0),
         "CpuQuota": r.cpu_quota.unwrap_or(0),
         "CpuPeriod": r.cpu_period.unwrap_or(0),
+        "CpuRealtimePeriod": r.cpu_rt_period.unwrap_or(0),
+        "CpuRealtimeRuntime": r.cpu_rt_runtime.unwrap_or(0),
         "CpusetCpus": r.cpuset_cpus.as_deref().unwrap_or(""),
         "CpusetMems": r.cpuset_mems.as_deref().unwrap_or(""),
         "BlkioWeight": r.blkio_weight.unwrap_or(0),

@@ -124,18 +124,25 @@ fn check_named(join: &NetworkJoin) -> ApiResult<()> {
         .map_err(|e| ApiError::bad_request(format!("invalid config for network {}: {e}", join.network)))
 }
 
-/// What only networks of the user's own can give, in Docker's words.
+/// What only networks of the user's own can give, and settings that are not of an interface, in Docker's words.
 pub fn check_join(join: &NetworkJoin) -> ApiResult<()> {
     let name = join.network.as_str();
-    if !matches!(name, DEFAULT | "none" | "host") && !name.starts_with("container:") {
-        return Ok(());
+    let users = !matches!(name, DEFAULT | "none" | "host") && !name.starts_with("container:");
+    let mut wrong: Vec<String> = Vec::new();
+    if !users && (join.addr.is_some() || join.addr6.is_some()) {
+        wrong.push("user specified IP address is supported on user defined networks only".into());
     }
-    let mut wrong = Vec::new();
-    if join.addr.is_some() || join.addr6.is_some() {
-        wrong.push("user specified IP address is supported on user defined networks only");
+    if !users && !join.aliases.is_empty() {
+        wrong.push("network-scoped alias is supported only for containers in user defined networks".into());
     }
-    if !join.aliases.is_empty() {
-        wrong.push("network-scoped alias is supported only for containers in user defined networks");
+    let sysctls = join.driver_opts.get("com.docker.network.endpoint.sysctls");
+    for setting in sysctls.iter().flat_map(|all| all.split(',')) {
+        let parts: Vec<&str> = setting.splitn(5, '.').collect();
+        if !matches!(parts[..], [_, "ipv4" | "ipv6" | "mpls", _, "IFNAME" | "ifname", _]) {
+            wrong.push(format!(
+                "unrecognised network interface sysctl '{setting}'; represent 'net.X.Y.ethN.Z=V' as 'net.X.Y.IFNAME.Z=V', 'X' must be 'ipv4', 'ipv6' or 'mpls'"
+            ));
+        }
     }
     match wrong.is_empty() {
         true => Ok(()),

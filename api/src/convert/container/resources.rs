@@ -8,8 +8,6 @@ use crate::error::{ApiError, ApiResult};
 use crate::fields::Fields;
 
 const REMEDIES: &[(&str, &str)] = &[
-    ("CpuRealtimePeriod", "real-time scheduling is not given to containers; leave it out"),
-    ("CpuRealtimeRuntime", "real-time scheduling is not given to containers; leave it out"),
     ("KernelMemory", "kernels have no such limit any more; limit with --memory"),
     ("KernelMemoryTCP", "kernels have no such limit any more; limit with --memory"),
 ];
@@ -60,6 +58,8 @@ pub(super) fn read_resources(f: &mut Fields) -> ApiResult<ResourceLimits> {
         oom_kill_disable: f.bool("OomKillDisable")?,
         cpu_quota: quota,
         cpu_period: period,
+        cpu_rt_runtime: f.opt_i64("CpuRealtimeRuntime")?.filter(|n| *n != 0),
+        cpu_rt_period: f.opt_i64("CpuRealtimePeriod")?.filter(|n| *n != 0),
         cpuset_cpus: f.opt_string("CpusetCpus")?,
         cpuset_mems: f.opt_string("CpusetMems")?,
         blkio_weight: weight(f.u64("BlkioWeight")?)?,

@@ -75,6 +75,8 @@ pub fn of(project: &Project, name: &str, service: &Node, made: &Made) -> Result<
         "Devices": mapped, "DeviceRequests": requests(service, named)?,
         "Mounts": mounts::of(project, name, service)?, "Tmpfs": mounts::tmpfs(service),
     });
+    host["CpuRealtimePeriod"] = json!(micros("cpu_rt_period")?);
+    host["CpuRealtimeRuntime"] = json!(micros("cpu_rt_runtime")?);
     if let Some(init) = service.get("init") {
         host["Init"] = (init.text() == Some("true")).into();
     }

@@ -13,8 +13,6 @@ const REFUSED: &[(&[&str], &str)] = &[
     (&["credential_spec"], "it is of Windows"),
     (&["cpu_count"], "it is of Windows: use cpus"),
     (&["cpu_percent"], "it is of Windows: use cpus"),
-    (&["cpu_rt_period"], "real-time scheduling of containers is not there"),
-    (&["cpu_rt_runtime"], "real-time scheduling of containers is not there"),
     (&["build", "additional_contexts"], "builds have one context: use several stages"),
     (&["build", "ssh"], "builds have no agent for SSH"),
     (&["build", "entitlements"], "builds have no entitlements"),

@@ -6,6 +6,7 @@ mod device_program;
 mod freezer;
 mod io;
 pub mod oci;
+pub mod real_time;
 mod usage;
 mod v1;
 mod v2;

@@ -59,6 +59,12 @@ fn cpu(limits: &ResourceLimits) -> Map<String, Value> {
     if let Some(shares) = limits.cpu_shares.filter(|s| *s > 0) {
         out.insert("shares".into(), shares.into());
     }
+    for (name, time) in [("realtimePeriod", limits.cpu_rt_period), ("realtimeRuntime", limits.cpu_rt_runtime)]
+    {
+        if let Some(time) = time {
+            out.insert(name.into(), time.into());
+        }
+    }
     for (name, set) in [("cpus", &limits.cpuset_cpus), ("mems", &limits.cpuset_mems)] {
         if let Some(set) = set.as_ref().filter(|s| !s.is_empty()) {
             out.insert(name.into(), set.as_str().into());

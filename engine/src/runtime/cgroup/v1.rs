@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{PERIOD, cpuset, io as block_io, quota, write};
+use super::{PERIOD, cpuset, io as block_io, quota, real_time, write};
 use crate::config::ResourceLimits;
 use crate::runtime::devices::DeviceRule;
 use crate::runtime::error::{Context, Error};
@@ -140,6 +140,9 @@ pub fn limit(directories: &[Directory], limits: &ResourceLimits) -> Result<(), E
     if limits.cpu_period.is_some() || limits.cpu_quota.is_some() {
         let path = find(directories, "cpu", "a CPU quota")?;
         set_quota(path, limits.cpu_quota, limits.cpu_period)?;
+    }
+    if limits.is_real_time() {
+        real_time::set(find(directories, "cpu", "real-time CPU time")?, limits)?;
     }
     if cpuset::is_wanted(limits) {
         cpuset::set(find(directories, "cpuset", "a set of CPUs")?, limits)?;

@@ -115,6 +115,12 @@ pub fn limit(directory: &Path, limits: &ResourceLimits) -> Result<(), Error> {
                 .into(),
         ));
     }
+    if limits.is_real_time() {
+        return Err(Error::Refused(
+            "--cpu-rt-period and --cpu-rt-runtime are of cgroups v1, and this host has v2: leave them out"
+                .into(),
+        ));
+    }
     if let Some(nano) = limits.nano_cpus.filter(|n| *n > 0) {
         write(directory, "cpu.max", format_args!("{} {PERIOD}", quota(nano)))?;
     }
