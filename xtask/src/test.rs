@@ -10,7 +10,7 @@ pub fn packages() -> Result<()> {
     packages::install(packages::TEST)?;
     packages::unpack(packages::UNPACKED)?;
     packages::compose()?;
-    software::image()
+    software::images()
 }
 
 pub fn run() -> Result<()> {

@@ -1,4 +1,4 @@
-//! Reads the corpus: see the top of `corpus.txt` for its form.
+//! Reads the corpus: see the tops of `corpus.txt` and `projects.txt` for its form.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
+use skep_e2e::Host;
 
 use crate::image::Image;
 
@@ -17,6 +18,8 @@ pub struct Case {
     links: Vec<(String, String)>,
     tars: Vec<(String, String)>,
     pub flags: Vec<String>,
+    /// What is read of the image; all of it if empty.
+    pub look: Vec<String>,
     pub expected: Vec<Expected>,
 }
 
@@ -32,6 +35,8 @@ pub enum Expected {
     Fails(String),
     History(usize, String),
     Layers(usize),
+    Tree(String, Vec<String>),
+    Runs(Vec<String>, String),
 }
 
 /// All cases.
@@ -56,6 +61,7 @@ pub fn read(text: &str) -> Result<Vec<Case>> {
                 "tar" => case.tars.push((section[1].clone(), String::new())),
                 "link" => case.links.push((section[1].clone(), section[2].clone())),
                 "build" => case.flags = section[1..].to_vec(),
+                "look" => case.look = section[1..].to_vec(),
                 "expect" => {}
                 other => bail!("{}: no such section: {other}", case.name),
             }
@@ -109,6 +115,13 @@ fn expected(line: &str) -> Result<Expected> {
         "fails" => Expected::Fails(rest.into()),
         "history" => Expected::History(first.parse()?, second.into()),
         "layers" => Expected::Layers(first.parse()?),
+        "tree" => Expected::Tree(first.into(), serde_json::from_str(second)?),
+        "runs" => {
+            let mut values = serde_json::Deserializer::from_str(rest).into_iter::<Value>();
+            let mut next =
+                || values.next().context("a command and what it says")?.map_err(anyhow::Error::from);
+            Expected::Runs(serde_json::from_value(next()?)?, serde_json::from_value(next()?)?)
+        }
         other => bail!("nothing is called {other}"),
     })
 }
@@ -145,7 +158,7 @@ impl Case {
 
 impl Expected {
     /// Whether it is so.
-    pub fn check(&self, image: Option<&Image>, said: &str, base: usize) -> Result<()> {
+    pub fn check(&self, host: &Host, image: Option<&Image>, said: &str, base: usize) -> Result<()> {
         match self {
             Self::Says(words) => ensure!(said.contains(words), "it did not say so"),
             Self::Fails(words) => {
@@ -182,6 +195,15 @@ impl Expected {
                     Self::History(n, words) => {
                         let found = image.history.get(*n).context("there is no such step")?;
                         ensure!(found.starts_with(words.as_str()), "it is {found:?}");
+                    }
+                    Self::Tree(dir, names) => {
+                        let found = image.tree(dir);
+                        ensure!(found == *names, "there is {found:?}");
+                    }
+                    Self::Runs(words, text) => {
+                        let mut command = host.docker_command();
+                        let output = command.args(["run", "--rm", &image.name]).args(words).output()?;
+                        ensure!(String::from_utf8_lossy(&output.stdout) == *text, "{output:?}");
                     }
                     Self::Layers(n) => {
                         let more = image.layers.saturating_sub(base);

@@ -3,6 +3,7 @@
 
 mod cases;
 mod image;
+mod projects;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -57,6 +58,13 @@ fn dockerfiles_make_what_they_say() -> Result<()> {
     ensure!(cases.len() >= 60, "the corpus has {} cases", cases.len());
     let base =
         host.docker(&["image", "inspect", "-f", "{{len .RootFS.Layers}}", "bb"])?.trim().parse::<usize>()?;
+    all(host, &cases, |n, case| check(host, &format!("case:{n}"), case, base))?;
+    ensure!(host.docker(&["ps", "-aq"])?.trim().is_empty(), "no build leaves a container");
+    lab.down()
+}
+
+/// Has all cases checked, two at a time; says which failed.
+fn all(host: &Host, cases: &[Case], check: impl Fn(usize, &Case) -> Result<()> + Sync) -> Result<()> {
     let (failures, queue) = (Mutex::new(Vec::new()), Mutex::new(cases.iter().enumerate()));
     std::thread::scope(|s| {
         for _ in 0..2 {
@@ -64,7 +72,7 @@ fn dockerfiles_make_what_they_say() -> Result<()> {
                 loop {
                     let next = queue.lock().expect("not poisoned").next();
                     let Some((n, case)) = next else { break };
-                    if let Err(e) = check(host, n, case, base) {
+                    if let Err(e) = check(n, case) {
                         failures.lock().expect("not poisoned").push(format!("{}: {e:#}", case.name));
                     }
                 }
@@ -72,25 +80,24 @@ fn dockerfiles_make_what_they_say() -> Result<()> {
         }
     });
     let failures = failures.into_inner().expect("not poisoned");
-    eprintln!("{}/{} Dockerfiles", cases.len() - failures.len(), cases.len());
+    eprintln!("{}/{} Dockerfiles on {}", cases.len() - failures.len(), cases.len(), host.name);
     ensure!(failures.is_empty(), "{}", failures.join("\n\n"));
-    ensure!(host.docker(&["ps", "-aq"])?.trim().is_empty(), "no build leaves a container");
-    lab.down()
+    Ok(())
 }
 
-fn check(host: &Host, n: usize, case: &Case, base: usize) -> Result<()> {
-    let context = host.dir.join(format!("case-{n}"));
+/// Builds a case with `docker`, and looks at what comes of it.
+fn check(host: &Host, tag: &str, case: &Case, base: usize) -> Result<()> {
+    let context = host.dir.join(tag.replace([':', '/'], "-"));
     case.write(&context)?;
-    let tag = format!("case:{n}");
-    let mut flags: Vec<&str> = vec!["--force-rm", "-t", &tag];
+    let mut flags: Vec<&str> = vec!["--force-rm", "-t", tag];
     flags.extend(case.flags.iter().map(String::as_str));
     let (ok, said) = run(docker_build(host, &flags, &context))?;
     let fails = case.expected.iter().any(|e| matches!(e, Expected::Fails(_)));
     ensure!(ok != fails, "it {}:\n{said}", if ok { "succeeded" } else { "failed" });
-    let image = if ok { Some(Image::read(host, &tag)?) } else { None };
+    let image = if ok { Some(Image::read(host, tag, &case.look)?) } else { None };
     for expected in &case.expected {
         expected
-            .check(image.as_ref(), &said, base)
+            .check(host, image.as_ref(), &said, base)
             .with_context(|| format!("{expected:?}; it said:\n{said}"))?;
     }
     Ok(())
@@ -257,7 +264,7 @@ fn what_add_fetches_is_checked_and_kept_by_its_content() -> Result<()> {
     };
     let (ok, said) = build("ADD http://127.0.0.1:8000/f.txt /to/")?;
     ensure!(ok, "{said}");
-    let image = Image::read(host, "fetched")?;
+    let image = Image::read(host, "fetched", &[])?;
     let file = image.file("/to/f.txt")?;
     ensure!((file.content.as_slice(), file.mode) == (&b"fetched"[..], 0o600), "{file:?}");
     let (_, again) = build("ADD http://127.0.0.1:8000/f.txt /to/")?;
@@ -294,6 +301,15 @@ fn docker_and_skep_build_alike() -> Result<()> {
     ensure!(fs::read_to_string(&ids)? == theirs, "the same image");
     let quiet = [&["build", "-q", "-f", "sub/Other", "--build-arg", "A=1"][..], &[path(&context)]].concat();
     ensure!(host.skep(&quiet)?.trim() == theirs.trim(), "quiet is the ID");
+    // A Dockerfile from elsewhere is in no image, by whatever name it was sent.
+    let elsewhere = host.dir.join("elsewhere");
+    fs::write(&elsewhere, "FROM bb\nCOPY . /c\n")?;
+    let build = ["build", "-f", path(&elsewhere), "-t", "elsewhere", path(&context)];
+    for client in [Host::docker, Host::skep] {
+        client(host, &build)?;
+        let found = Image::read(host, "elsewhere", &["/c".to_owned()])?.tree("/c");
+        ensure!(found == ["sub/Other"], "{found:?}");
+    }
     // The exit code is the command's.
     fs::write(context.join("Dockerfile"), "FROM bb\nRUN exit 7\n")?;
     for mut command in [host.docker_command(), host.skep_command()] {

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::OFlag;
 use tokio::io::AsyncRead;
 
+use super::left_out;
 use crate::data_root::{make_dir, remove_tree};
+use crate::dockerfile::Ignore;
 use crate::error::{Error, blocking};
 use crate::image::extract::{self, CopyRules};
 use crate::image::{feed, unused_name};
@@ -19,6 +21,7 @@ const LONGEST: u64 = 16 << 20;
 /// Where a build has its files.
 pub(super) struct Context {
     dir: PathBuf,
+    ignore: Ignore,
 }
 
 impl Context {
@@ -29,7 +32,8 @@ impl Context {
     ) -> Result<Self, Error> {
         // The thread's, until it is done: nothing is removed while it still writes.
         feed::run(archive, move |input| {
-            let context = Self { dir: temporary.join(format!("build-{}", unused_name())) };
+            let dir = temporary.join(format!("build-{}", unused_name()));
+            let context = Self { dir, ignore: Ignore::default() };
             let files = context.files();
             make_dir(&context.dir, 0o700)?;
             make_dir(&files, 0o755)?;
@@ -44,6 +48,18 @@ impl Context {
     /// The directory of its files.
     pub(super) fn files(&self) -> PathBuf {
         self.dir.join("context")
+    }
+
+    /// Takes away what `.dockerignore` leaves out of what was sent all the same. The Dockerfile has been read.
+    pub(super) async fn take_away(&mut self, dockerfile: &str) -> Result<(), Error> {
+        let (files, dockerfile) = (self.files(), dockerfile.to_owned());
+        self.ignore = blocking(move || left_out::take_away(&files, &dockerfile)).await?;
+        Ok(())
+    }
+
+    /// What the context's `.dockerignore` says.
+    pub(super) fn ignore(&self) -> &Ignore {
+        &self.ignore
     }
 
     /// A new directory for a step.

@@ -13,6 +13,7 @@ use nix::sys::stat::SFlag;
 use sha2::{Digest, Sha256};
 
 use super::layer::make_directories;
+use super::left_out::blame;
 use crate::container::evaluate;
 use crate::container::pack::{Pack, Told, names};
 use crate::dockerfile::{Glob, Ignore};
@@ -37,6 +38,8 @@ pub(super) enum Item {
 /// How it is copied.
 #[derive(Clone, Debug)]
 pub(super) struct Rules {
+    /// What the context was sent without; nothing where the source is no context.
+    pub(super) left_out: Ignore,
     /// `COPY` or `ADD`.
     pub(super) keyword: &'static str,
     /// Owner as it was written.
@@ -57,6 +60,7 @@ impl Rules {
     /// Those of `RUN --mount=type=bind`: all as it is.
     pub(super) fn of_bind() -> Self {
         Self {
+            left_out: Ignore::default(),
             keyword: "--mount=type=bind",
             chown: None,
             mode: None,
@@ -108,8 +112,9 @@ pub(super) fn find(root: &Root, sources: &[String], rules: &Rules) -> Result<Vec
         }
         if items.len() == before {
             return Err(Error::Invalid(format!(
-                "{} failed: file not found in build context or excluded by .dockerignore: stat {source}: file does not exist",
-                rules.keyword
+                "{} failed: file not found in build context or excluded by .dockerignore: stat {source}: file does not exist{}",
+                rules.keyword,
+                blame(&rules.left_out, source)
             )));
         }
     }

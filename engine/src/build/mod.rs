@@ -8,6 +8,7 @@ mod context;
 mod copy;
 mod fetch;
 mod layer;
+mod left_out;
 mod mounts;
 mod output;
 mod plan;
@@ -86,8 +87,9 @@ impl Engine {
         output: tokio::sync::mpsc::Sender<BuildEvent>,
     ) -> Result<String, Error> {
         let output = Output::new(output);
-        let context = context::Context::receive(self.root().temporary(), context).await?;
+        let mut context = context::Context::receive(self.root().temporary(), context).await?;
         let text = context.dockerfile(&request.dockerfile).await?;
+        context.take_away(&request.dockerfile).await?;
         let plan = plan::Plan::new(&text, &request).map_err(|e| e.of(&request.dockerfile))?;
         stage::run(self.clone(), request, Arc::new(context), plan, output).await
     }

@@ -18,6 +18,7 @@ use crate::dockerfile::{Expander, parse_one};
 use crate::engine::Engine;
 use crate::error::{Error, blocking};
 use crate::image::{Finished, History, ImageConfig, PullRequest, Reference};
+use crate::runtime::DEFAULT_PATH;
 
 /// A stage as far as it has come.
 #[derive(Clone, Debug, Default)]
@@ -132,7 +133,12 @@ async fn begin(shared: &Shared, number: usize, done: &Done, out: &Output) -> Res
     let plan = &shared.plan.stages[number];
     let args = Arguments::new(&shared.request);
     let stage = match &plan.base {
-        Base::Scratch => Stage { args, ..Stage::default() },
+        Base::Scratch => {
+            let mut stage = Stage { args, ..Stage::default() };
+            // As Docker has it of images that begin with nothing.
+            stage.config.env.push(format!("PATH={DEFAULT_PATH}"));
+            stage
+        }
         Base::Stage(n) => Stage {
             args,
             cmd_set: false,

@@ -14,7 +14,7 @@ use super::settings::{self, beneath};
 use super::shared::Shared;
 use super::stage::{Done, Stage};
 use super::{fetch, mounts, run};
-use crate::dockerfile::{Copy, Instruction, Kind, Run};
+use crate::dockerfile::{Copy, Ignore, Instruction, Kind, Run};
 use crate::error::{Error, blocking};
 use crate::image::Held;
 use crate::runtime::resolve::Root;
@@ -179,6 +179,7 @@ impl Stage {
         let (urls, paths): (Vec<_>, Vec<_>) =
             std::mem::take(&mut c.sources).into_iter().partition(|s| keyword == "ADD" && fetch::is_url(s));
         let rules = Rules {
+            left_out: if c.from.is_none() { shared.context.ignore().clone() } else { Ignore::default() },
             keyword,
             chown: c.chown.clone(),
             mode: c.chmod.as_deref().map(copy::mode).transpose().map_err(Error::Invalid)?,

@@ -10,7 +10,9 @@ enum Token {
     Many,
     /// `**`: any number of characters, slashes too.
     All,
-    /// `**/`: nothing, or all up to a slash.
+    /// Nothing, or what the next token means.
+    Maybe,
+    /// All up to a slash.
     Directories,
     Class {
         negated: bool,
@@ -34,16 +36,20 @@ impl Glob {
         let mut i = 0;
         while let Some(c) = chars.get(i) {
             i += 1;
-            tokens.push(match c {
+            let token = match c {
                 '*' if chars.get(i) == Some(&'*') => {
-                    while chars.get(i) == Some(&'*') {
-                        i += 1;
-                    }
-                    if chars.get(i) == Some(&'/') {
-                        i += 1;
-                        Token::Directories
-                    } else {
+                    // As moby's patternmatcher: `**` is whole directories whether a slash follows or not, but at the
+                    // end, and before a text without signs at the beginning, where it is anything.
+                    let first = i == 1;
+                    let slash = chars.get(i + 1) == Some(&'/');
+                    i += 1 + usize::from(slash);
+                    let rest = chars.get(i..).unwrap_or_default();
+                    let plain = !rest.iter().any(|c| ['*', '?', '[', ']', '\\'].contains(c));
+                    if rest.is_empty() || (first && !slash && plain) {
                         Token::All
+                    } else {
+                        tokens.push(Token::Maybe);
+                        Token::Directories
                     }
                 }
                 '*' => Token::Many,
@@ -54,7 +60,8 @@ impl Glob {
                 }
                 '[' => class(&chars, &mut i).ok_or_else(bad)?,
                 c => Token::One(*c),
-            });
+            };
+            tokens.push(token);
         }
         Ok(Self { tokens, path: true })
     }
@@ -84,6 +91,12 @@ impl Glob {
         self.walk(text, |_| {})
     }
 
+    /// Whether a whole path fits, or a directory above it; in one walk.
+    pub fn matches_or_above(&self, path: &str) -> bool {
+        let mut above = false;
+        self.walk(path, |end| above |= path.as_bytes().get(end) == Some(&b'/')) || above
+    }
+
     /// Where the parts that fit end, of those that begin where the text does; shortest first.
     pub fn ends(&self, text: &str) -> Vec<usize> {
         let mut ends = Vec::new();
@@ -97,7 +110,7 @@ impl Glob {
         let n = self.tokens.len();
         let mut here = vec![false; n + 1];
         here[0] = true;
-        self.skip(&mut here, None);
+        self.skip(&mut here);
         if here[n] {
             fits(0);
         }
@@ -112,6 +125,7 @@ impl Glob {
                     Token::Any => next[t + 1] |= !(self.path && c == '/'),
                     Token::Many => next[t] |= !(self.path && c == '/'),
                     Token::All => next[t] = true,
+                    Token::Maybe => {}
                     Token::Directories => {
                         next[t] = true;
                         next[t + 1] |= c == '/';
@@ -123,7 +137,7 @@ impl Glob {
                 }
             }
             here = next;
-            self.skip(&mut here, Some(c));
+            self.skip(&mut here);
             if here[n] {
                 fits(at + c.len_utf8());
             }
@@ -131,16 +145,15 @@ impl Glob {
         here[n]
     }
 
-    /// What may be nothing is passed over; directories only where a name begins.
-    fn skip(&self, here: &mut [bool], before: Option<char>) {
-        for (t, token) in self.tokens.iter().enumerate() {
-            let nothing = match token {
-                Token::Many | Token::All => true,
-                Token::Directories => before.is_none_or(|c| c == '/'),
-                _ => false,
-            };
-            if here[t] && nothing {
+    /// What may be nothing is passed over.
+    fn skip(&self, here: &mut [bool]) {
+        for (t, token) in self.tokens.iter().enumerate().filter(|(_, k)| !matches!(k, Token::Directories)) {
+            if here[t] && matches!(token, Token::Many | Token::All | Token::Maybe) {
                 here[t + 1] = true;
+                // What the next token means is nothing, too.
+                if let (Token::Maybe, Some(after)) = (token, here.get_mut(t + 2)) {
+                    *after = true;
+                }
             }
         }
     }

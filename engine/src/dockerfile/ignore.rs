@@ -73,8 +73,7 @@ impl Rule {
 
     /// It fits a path if it fits the path or a directory above it.
     fn fits(&self, path: &str) -> bool {
-        let ends = path.match_indices('/').map(|(i, _)| i).chain([path.len()]);
-        ends.into_iter().any(|end| self.glob.matches(&path[..end]))
+        self.glob.matches_or_above(path)
     }
 }
 

@@ -5,6 +5,8 @@ mod command;
 mod error;
 mod expand;
 mod flags;
+#[cfg(test)]
+mod fuzz;
 mod glob;
 mod healthcheck;
 mod heredoc;

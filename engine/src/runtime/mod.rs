@@ -55,6 +55,7 @@ use nix::unistd::Pid;
 use self::capabilities::Capabilities;
 use self::cgroup::Cgroup;
 use self::clone::{Side, clone3};
+pub(crate) use self::command::DEFAULT_PATH;
 pub use self::devices::parse_rule;
 use self::ended::Whose;
 use self::error::Context;

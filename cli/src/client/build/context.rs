@@ -122,6 +122,9 @@ fn pack(root: &Path, ignore: &Ignore, name: &str, text: Option<&[u8]>, to: impl 
             let is_dir = entry.file_type()?.is_dir();
             // The daemon needs the one, and may want to see the other.
             let needed = shown == name || shown == ".dockerignore";
+            if text.is_some() && shown == ".dockerignore" {
+                continue;
+            }
             if !needed && ignore.excluded_by(&shown).is_some() {
                 if is_dir && (ignore.may_keep_below(&shown) || name.starts_with(&format!("{shown}/"))) {
                     walk.push(path);
@@ -142,6 +145,10 @@ fn pack(root: &Path, ignore: &Ignore, name: &str, text: Option<&[u8]>, to: impl 
         }
     }
     if let Some(text) = text {
+        // The daemon takes away what this leaves out: no image gets the Dockerfile by a name that nobody gave it.
+        let mut ignored = fs::read(root.join(".dockerignore")).unwrap_or_default();
+        ignored.extend_from_slice(format!("\n.dockerignore\n{name}\n").as_bytes());
+        written(&mut out, ".dockerignore", &ignored)?;
         written(&mut out, name, text)?;
     }
     out.into_inner()?.flush()?;
