@@ -14,6 +14,8 @@ mod route;
 mod server;
 mod store;
 mod tls;
+#[cfg(test)]
+mod wire_fuzz_tests;
 
 pub use auth::{AuthOptions, TokenOptions};
 pub use error::Error;
