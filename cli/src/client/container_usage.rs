@@ -18,18 +18,18 @@ use super::{each, human};
 pub struct StatsArgs {
     /// Show all containers (default shows just running)
     #[arg(short, long)]
-    all: bool,
+    pub all: bool,
     /// Format output: table, table TEMPLATE, json or a Go template
     #[arg(long, value_name = "string")]
-    format: Option<String>,
+    pub format: Option<String>,
     /// Disable streaming stats and only pull the first result
     #[arg(long)]
-    no_stream: bool,
+    pub no_stream: bool,
     /// Do not truncate output
     #[arg(long)]
-    no_trunc: bool,
+    pub no_trunc: bool,
     #[arg(value_name = "CONTAINER")]
-    containers: Vec<String>,
+    pub containers: Vec<String>,
 }
 
 /// Arguments of `top`.
@@ -112,6 +112,11 @@ const COLUMNS: &[Column] = &[
 
 const TABLE: &str =
     "{{.ID}}\t{{.Name}}\t{{.CPUPerc}}\t{{.MemUsage}}\t{{.MemPerc}}\t{{.NetIO}}\t{{.BlockIO}}\t{{.PIDs}}";
+
+/// The head of a table without rows.
+pub fn no_stats(format: Option<&str>) -> Result<()> {
+    Listing::new(COLUMNS, TABLE).print(false, format)
+}
 
 /// Shows what containers use, once or again and again.
 pub async fn stats(api: &Api, args: &StatsArgs) -> Result<()> {

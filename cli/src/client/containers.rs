@@ -122,15 +122,15 @@ pub enum Containers {
 pub struct AttachArgs {
     /// Override the key sequence for detaching a container
     #[arg(long, value_name = "string")]
-    detach_keys: Option<String>,
+    pub detach_keys: Option<String>,
     /// Do not attach STDIN
     #[arg(long)]
-    no_stdin: bool,
+    pub no_stdin: bool,
     /// Proxy all received signals to the process
     #[arg(long, value_name = "bool", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = true, action = clap::ArgAction::Set)]
-    sig_proxy: bool,
+    pub sig_proxy: bool,
     #[arg(value_name = "CONTAINER")]
-    container: String,
+    pub container: String,
 }
 
 #[derive(Args)]
@@ -309,7 +309,7 @@ async fn start(api: &Api, args: StartArgs) -> Result<u8> {
     if failed.is_empty() { Ok(0) } else { bail!("Error: failed to start containers: {}", failed.join(", ")) }
 }
 
-async fn attach(api: &Api, args: AttachArgs) -> Result<u8> {
+pub async fn attach(api: &Api, args: AttachArgs) -> Result<u8> {
     let found = api.get(&format!("/containers/{}/json", encode(&args.container)), &Query::new()).await?;
     let state = |name: &str| found["State"][name] == Value::Bool(true);
     if !state("Running") {

@@ -15,20 +15,20 @@ use super::output::{say, text};
 pub struct CommitArgs {
     /// Author (e.g., "John Hannibal Smith <hannibal@a-team.com>")
     #[arg(short, long, value_name = "string")]
-    author: Option<String>,
+    pub author: Option<String>,
     /// Apply Dockerfile instruction to the created image
     #[arg(short, long, value_name = "list")]
-    change: Vec<String>,
+    pub change: Vec<String>,
     /// Commit message
     #[arg(short, long, value_name = "string")]
-    message: Option<String>,
+    pub message: Option<String>,
     /// Pause container during commit
     #[arg(short, long, value_name = "bool", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = true, action = clap::ArgAction::Set)]
-    pause: bool,
+    pub pause: bool,
     #[arg(value_name = "CONTAINER")]
-    container: String,
+    pub container: String,
     #[arg(value_name = "REPOSITORY[:TAG]")]
-    reference: Option<String>,
+    pub reference: Option<String>,
 }
 
 /// Makes an image of a container.

@@ -94,7 +94,8 @@ pub const COLUMNS: &[Column] = &[
     ("Size", "SIZE"),
     ("Status", "STATUS"),
 ];
-const TABLE: &str = "{{.Driver}}\t{{.Name}}";
+/// Columns of the list.
+pub const TABLE: &str = "{{.Driver}}\t{{.Name}}";
 
 pub async fn run(api: &Api, command: VolumeCommand) -> Result<()> {
     match command {

@@ -2,6 +2,7 @@
 //! made, the other sees; only what changed is made anew; `watch`; the same file as a stack.
 
 mod cases;
+mod commands;
 mod parity;
 mod projects;
 mod watching;

@@ -1,10 +1,11 @@
 //! `compose watch`, and one file for everything.
 
+use std::path::Path;
 use std::process::Stdio;
 
 use anyhow::{Result, ensure};
-use skep_e2e::eventually;
 use skep_e2e::swarm::begun;
+use skep_e2e::{Host, eventually};
 
 use super::{Client, LONG, containers, field, lab, prepared, skep, write};
 
@@ -68,7 +69,7 @@ fn files_that_change_are_copied_or_built_or_have_a_service_restarted() -> Result
 }
 
 #[test]
-fn one_file_is_a_project_and_a_stack() -> Result<()> {
+fn one_file_is_a_project_and_a_stack_of_a_swarm_and_of_dev() -> Result<()> {
     let (lab, dir) = prepared(begun("cone", 1)?)?;
     let host = lab.host(1);
     let file = "services:\n  web:\n    image: bb\n    init: true\n    command: sleep 1000000\n    environment: {A: \"1\"}\n    configs: [{source: app, target: /etc/app.conf}]\n    secrets: [key]\n    depends_on: [db]\n    stop_grace_period: 1s\n    deploy: {replicas: 2, update_config: {order: start-first}}\n  db: {image: bb, init: true, command: sleep 1000000, stop_grace_period: 1s}\nconfigs: {app: {content: \"conf\\n\"}}\nsecrets: {key: {file: ./key}}\n";
@@ -94,5 +95,42 @@ fn one_file_is_a_project_and_a_stack() -> Result<()> {
     }
     skep(host, &dir, &["-p", "one", "down"])?;
     host.skep(&["stack", "rm", "two"])?;
+    in_dev(host, &dir)?;
     lab.down()
+}
+
+/// The same file under `skep dev`, beside the host's own daemon.
+fn in_dev(host: &Host, dir: &Path) -> Result<()> {
+    let home = host.dir.join("dev");
+    let mut dev = host.command(&host.skep)?;
+    let mut dev = dev.args(["dev", "--dir"]).arg(&home).stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
+    let said = |args: &[&str]| -> Result<String> {
+        let mut command = std::process::Command::new(&host.skep);
+        command.env("DOCKER_HOST", format!("unix://{}", home.join("run/skep.sock").display()));
+        let out = command.current_dir(dir).args(args).output()?;
+        ensure!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+        Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+    };
+    eventually("the node is ready", LONG, || {
+        let nodes = said(&["node", "ls", "--format", "{{.Status}}"])?;
+        ensure!(nodes.trim() == "Ready", "{nodes}");
+        Ok(())
+    })?;
+    let archive = host.dir.join("busybox.tar").display().to_string();
+    said(&["import", "-c", r#"CMD ["sh"]"#, &archive, "bb"])?;
+    said(&["stack", "deploy", "-c", "compose.yaml", "--detach=false", "three"])?;
+    let tasks = said(&["ps", "-q", "-f", "label=com.docker.swarm.service.name=three_web"])?;
+    ensure!(tasks.lines().count() == 2, "{tasks}");
+    for task in tasks.lines() {
+        let inside = said(&["exec", task, "sh", "-c", "cat /etc/app.conf /run/secrets/key; echo $A"])?;
+        ensure!(inside == "conf\nsecret\n1\n", "{inside}");
+    }
+    // And as a project of the same daemon.
+    said(&["compose", "-p", "four", "up", "-d"])?;
+    ensure!(said(&["compose", "-p", "four", "ps", "-q"])?.lines().count() == 3, "two and one");
+    said(&["compose", "-p", "four", "down", "-t", "1"])?;
+    let pid = std::fs::read_to_string(home.join("run/skep.pid"))?;
+    host.exec(&["kill", "-INT", pid.trim()])?;
+    ensure!(dev.wait()?.success(), "skep dev ended badly");
+    Ok(())
 }

@@ -105,6 +105,16 @@ pub async fn one(api: &Api, project: &str, service: &str, index: Option<u32>) ->
     }
 }
 
+/// One container of a service among those found, running or not; with `index`, the one of that number.
+pub fn any(found: Vec<Found>, service: &str, index: Option<u32>) -> Result<Found> {
+    let mut own = found.into_iter().filter(|c| c.service == service);
+    match (own.find(|c| index.is_none_or(|i| c.number == i)), index) {
+        (Some(found), _) => Ok(found),
+        (None, Some(index)) => bail!("service {service:?} has no container #{index}"),
+        (None, None) => bail!("service {service:?} has no container"),
+    }
+}
+
 /// Starts to tell of what happens to a project's containers; lines of JSON.
 pub async fn events(api: &Api, project: &str) -> Result<impl tokio::io::AsyncBufRead + Unpin + use<>> {
     let filters = [format!("label={PROJECT}={project}"), "type=container".to_owned()];

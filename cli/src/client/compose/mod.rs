@@ -27,18 +27,22 @@ mod logs;
 mod ls;
 mod mounts;
 mod networks;
+mod one_container;
 mod one_off;
 mod output;
 mod port;
 mod project;
 mod ps;
 mod pull;
+mod scale;
 mod service;
 mod start;
+mod stats;
 mod supported;
 mod top;
 mod up;
 mod version;
+mod volume_list;
 mod volumes;
 mod wait;
 mod watch;
@@ -67,8 +71,12 @@ pub struct ComposeArgs {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Attach local standard input, output, and error streams to a service's running container
+    Attach(one_container::AttachFlags),
     /// Build or rebuild services
     Build(build::BuildFlags),
+    /// Create a new image from a service container's changes
+    Commit(one_container::CommitFlags),
     /// Parse, resolve and render compose file in canonical format
     #[command(alias = "convert")]
     Config(config::ConfigFlags),
@@ -82,6 +90,8 @@ enum Command {
     Events(events::EventFlags),
     /// Execute a command in a running container
     Exec(exec::ExecFlags),
+    /// Export a service container's filesystem as a tar archive
+    Export(one_container::ExportFlags),
     /// List images used by the created containers
     Images(images::ImageFlags),
     /// Force stop service containers
@@ -106,8 +116,12 @@ enum Command {
     Rm(lifecycle::RemoveFlags),
     /// Run a one-off command on a service
     Run(Box<one_off::RunFlags>),
+    /// Scale services
+    Scale(scale::ScaleFlags),
     /// Start services
     Start(lifecycle::Named),
+    /// Display a live stream of container(s) resource usage statistics
+    Stats(stats::StatsFlags),
     /// Stop services
     Stop(lifecycle::StopFlags),
     /// Display the running processes
@@ -118,6 +132,8 @@ enum Command {
     Up(Box<up::UpFlags>),
     /// Show the Compose version information
     Version(version::VersionFlags),
+    /// List volumes
+    Volumes(volume_list::VolumesFlags),
     /// Block until containers of all (or specified) services stop
     Wait(lifecycle::WaitFlags),
     /// Watch build context for service and rebuild/refresh containers when files are updated
@@ -143,12 +159,15 @@ pub async fn run(api: &Api, args: ComposeArgs) -> Result<u8> {
         Command::Run(flags) => return one_off::run(s, *flags).await,
         Command::Exec(flags) => return exec::run(s, flags).await,
         Command::Wait(flags) => return lifecycle::wait(s, &flags).await,
+        Command::Attach(flags) => return one_container::attach(s, flags).await,
         Command::Build(flags) => build::run(s, &flags).await,
+        Command::Commit(flags) => one_container::commit(s, flags).await,
         Command::Config(flags) => config::run(s, &flags),
         Command::Cp(flags) => copy::run(s, flags).await,
         Command::Create(flags) => up::create(s, flags).await,
         Command::Down(flags) => down::run(s, &flags).await,
         Command::Events(flags) => events::run(s, &flags).await,
+        Command::Export(flags) => one_container::export(s, flags).await,
         Command::Images(flags) => images::run(s, &flags).await,
         Command::Kill(flags) => lifecycle::kill(s, &flags).await,
         Command::Logs(flags) => logs::run(s, &flags).await,
@@ -161,10 +180,13 @@ pub async fn run(api: &Api, args: ComposeArgs) -> Result<u8> {
         Command::Push(flags) => pull::push(s, &flags).await,
         Command::Restart(flags) => lifecycle::restart(s, &flags).await,
         Command::Rm(flags) => lifecycle::remove(s, &flags).await,
+        Command::Scale(flags) => scale::run(s, &flags).await,
         Command::Start(named) => lifecycle::start(s, &named.services).await,
+        Command::Stats(flags) => stats::run(s, flags).await,
         Command::Stop(flags) => lifecycle::stop(s, &flags.services, flags.timeout).await,
         Command::Top(named) => top::run(s, &named.services).await,
         Command::Version(flags) => version::run(&flags),
+        Command::Volumes(flags) => volume_list::run(s, &flags).await,
         Command::Watch(flags) => watch::run(s, &flags).await,
     }
     .map(|()| 0)
