@@ -22,7 +22,7 @@ pub use capture::Capture;
 pub use exposition::{Exposition, Sample};
 pub use host::Host;
 pub use lab::{Lab, LabOptions};
-pub use load::Load;
+pub use load::{Load, Outcome};
 pub use raw::Answer;
 pub use signing_server::SigningServer;
 pub use terminal::Terminal;

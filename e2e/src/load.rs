@@ -15,6 +15,8 @@ use anyhow::{Context, Result, bail, ensure};
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Between the requests of one thread.
 const PAUSE: Duration = Duration::from_millis(8);
+/// Threads of a load with a pace.
+const PACED_THREADS: u32 = 16;
 /// Failures kept of one thread.
 const KEPT: usize = 5;
 
@@ -22,7 +24,52 @@ const KEPT: usize = 5;
 pub struct Load {
     stop: Arc<AtomicBool>,
     answered: Arc<AtomicU64>,
-    threads: Vec<JoinHandle<Result<Vec<String>>>>,
+    threads: Vec<JoinHandle<Result<Asked>>>,
+}
+
+/// What came of a load.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Requests that were answered.
+    pub answered: u64,
+    /// Connections that failed.
+    pub failed: u64,
+    /// Some of what failed, in words.
+    pub failures: Vec<String>,
+    /// Microseconds of each answered request since it was due.
+    pub micros: Vec<u32>,
+}
+
+/// What came of one thread.
+#[derive(Default)]
+struct Asked {
+    failed: u64,
+    failures: Vec<String>,
+    micros: Vec<u32>,
+}
+
+/// When the requests of one thread are due.
+struct Clock {
+    due: Instant,
+    every: Duration,
+    /// Requests that were held up are made up for.
+    catches_up: bool,
+    micros: Vec<u32>,
+}
+
+impl Clock {
+    /// Waits until the next request is due; since when it is.
+    fn wait(&mut self) -> Instant {
+        let now = Instant::now();
+        match self.due.checked_duration_since(now) {
+            Some(left) => std::thread::sleep(left),
+            None if !self.catches_up => self.due = now,
+            None => {}
+        }
+        let due = self.due;
+        self.due += self.every;
+        due
+    }
 }
 
 /// How it asks.
@@ -38,30 +85,50 @@ impl Load {
     /// Begins to ask these addresses in turn from the network namespace `netns`: two threads with short connections, two
     /// with connections that each stay for `kept`.
     pub fn start(netns: PathBuf, targets: Vec<SocketAddr>, kept: Duration) -> Self {
+        Self::begin(netns, targets, kept, 4, PAUSE, false)
+    }
+
+    /// The same with so many requests a second, whatever becomes of them; half of them with connections that stay.
+    pub fn paced(netns: PathBuf, targets: Vec<SocketAddr>, kept: Duration, per_second: u32) -> Self {
+        let every = Duration::from_secs(1) * PACED_THREADS / per_second;
+        Self::begin(netns, targets, kept, PACED_THREADS, every, true)
+    }
+
+    fn begin(
+        netns: PathBuf,
+        targets: Vec<SocketAddr>,
+        kept: Duration,
+        threads: u32,
+        every: Duration,
+        catches_up: bool,
+    ) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let answered = Arc::new(AtomicU64::new(0));
         let begin = Instant::now();
-        let manners = [Manner::Short, Manner::Kept(kept), Manner::Short, Manner::Kept(kept)];
-        let threads = manners.into_iter().enumerate().map(|(number, manner)| {
+        let threads = (0..threads).map(|number| {
+            let manner = if number % 2 == 0 { Manner::Short } else { Manner::Kept(kept) };
+            let due = begin + every * number / threads;
+            let mut clock = Clock { due, every, catches_up, micros: Vec::new() };
             let (netns, targets, stop, answered) =
                 (netns.clone(), targets.clone(), stop.clone(), answered.clone());
-            std::thread::spawn(move || -> Result<Vec<String>> {
+            std::thread::spawn(move || -> Result<Asked> {
                 let file =
                     std::fs::File::open(&netns).with_context(|| format!("open {}", netns.display()))?;
                 nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET)?;
-                let mut failures = Vec::new();
-                for target in targets.iter().cycle().skip(number) {
+                let (mut failed, mut failures) = (0, Vec::new());
+                for target in targets.iter().cycle().skip(number as usize) {
                     if stop.load(Ordering::Relaxed) {
                         break;
                     }
-                    if let Err(e) = converse(*target, manner, &stop, &answered)
-                        && failures.len() < KEPT
-                    {
-                        let at = begin.elapsed().as_secs_f32();
-                        failures.push(format!("{at:.1} s, {target}, {manner:?}: {e:#}"));
+                    if let Err(e) = converse(*target, manner, &stop, &answered, &mut clock) {
+                        failed += 1;
+                        if failures.len() < KEPT {
+                            let at = begin.elapsed().as_secs_f32();
+                            failures.push(format!("{at:.1} s, {target}, {manner:?}: {e:#}"));
+                        }
                     }
                 }
-                Ok(failures)
+                Ok(Asked { failed, failures, micros: clock.micros })
             })
         });
         let threads = threads.collect();
@@ -80,22 +147,40 @@ impl Load {
 
     /// Ends it: how many requests were answered, or an error with the failures.
     pub fn finish(self) -> Result<u64> {
+        let Outcome { answered, failures, .. } = self.outcome()?;
+        ensure!(failures.is_empty(), "failed requests beside {answered} answered: {failures:#?}");
+        Ok(answered)
+    }
+
+    /// Ends it: what came of it.
+    pub fn outcome(self) -> Result<Outcome> {
         self.stop.store(true, Ordering::Relaxed);
-        let mut failures = Vec::new();
+        let mut outcome = Outcome::default();
         for thread in self.threads {
             match thread.join() {
-                Ok(more) => failures.extend(more?),
+                Ok(more) => {
+                    let more = more?;
+                    outcome.failed += more.failed;
+                    outcome.failures.extend(more.failures);
+                    outcome.micros.extend(more.micros);
+                }
                 Err(_) => bail!("a thread of the load panicked"),
             }
         }
-        let answered = self.answered.load(Ordering::Relaxed);
-        ensure!(failures.is_empty(), "failed requests beside {answered} answered: {failures:#?}");
-        Ok(answered)
+        outcome.answered = self.answered.load(Ordering::Relaxed);
+        Ok(outcome)
     }
 }
 
 /// One connection.
-fn converse(target: SocketAddr, manner: Manner, stop: &AtomicBool, answered: &AtomicU64) -> Result<()> {
+fn converse(
+    target: SocketAddr,
+    manner: Manner,
+    stop: &AtomicBool,
+    answered: &AtomicU64,
+    clock: &mut Clock,
+) -> Result<()> {
+    let mut due = clock.wait();
     let begin = Instant::now();
     let stream = TcpStream::connect_timeout(&target, PATIENCE).context("connect")?;
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -111,10 +196,11 @@ fn converse(target: SocketAddr, manner: Manner, stop: &AtomicBool, answered: &At
         (&stream).write_all(request.as_bytes()).with_context(|| format!("request {number}"))?;
         read_answer(&mut reader).with_context(|| format!("answer {number}"))?;
         answered.fetch_add(1, Ordering::Relaxed);
-        std::thread::sleep(PAUSE);
+        clock.micros.push(u32::try_from(due.elapsed().as_micros()).unwrap_or(u32::MAX));
         if last {
             break;
         }
+        due = clock.wait();
     }
     Ok(())
 }

@@ -94,11 +94,18 @@ pub fn create_service(client: &mut Client, name: &str, replicas: u32) -> Result<
     Ok(answer["ID"].as_str().context("an answer without an ID")?.to_owned())
 }
 
+/// Tasks of a service that shall run.
+pub fn wanted(client: &mut Client, service: &str) -> Result<Vec<Value>> {
+    let filters = json!({ "service": { service: true }, "desired-state": { "running": true } }).to_string();
+    match client.get(&format!("/tasks?filters={}", encode(&filters)))? {
+        Value::Array(tasks) => Ok(tasks),
+        other => bail!("no list of tasks: {other}"),
+    }
+}
+
 /// Tasks of a service that run and shall, but for those on node `without`.
 pub fn running(client: &mut Client, service: &str, without: &str) -> Result<usize> {
-    let filters = json!({ "service": { service: true }, "desired-state": { "running": true } }).to_string();
-    let tasks = client.get(&format!("/tasks?filters={}", encode(&filters)))?;
-    let tasks = tasks.as_array().context("no list of tasks")?;
+    let tasks = wanted(client, service)?;
     Ok(tasks.iter().filter(|t| t["Status"]["State"] == "running" && t["NodeID"] != without).count())
 }
 

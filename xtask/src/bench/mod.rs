@@ -3,6 +3,7 @@
 //! Ours and the peer's take turns, so that a busy machine is unfair to neither: read the ratios. A bench
 //! asserts nothing; it prints the target beside the figure and writes everything into `target/bench/`.
 
+mod build;
 mod cargo;
 mod container;
 mod docker;
@@ -17,6 +18,7 @@ mod registry;
 mod service;
 mod spread;
 mod table;
+mod update;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,7 +26,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 
-use crate::{build, packages};
+use crate::packages;
 use table::Row;
 
 #[derive(Args)]
@@ -53,10 +55,14 @@ enum Bench {
     Engine,
     /// An image of 300 MB from a registry, against Docker and podman.
     Pull,
+    /// Builds of ten steps, of two branches and of a context of 50,000 files, against Docker's own builder.
+    Build,
     /// 300 MB to `skep registry` and back, against Debian's docker-registry.
     Registry,
     /// A service of 100 replicas on one host, against Docker's swarm mode.
     Service,
+    /// 10, 50 and 100 replicas, a rolling update, a killed task, against Docker's swarm mode; an update under load.
+    Update,
     /// An image of 300 MB from one node to four others, against one plain copy.
     Spread,
     /// A killed leader, a dead host.
@@ -111,12 +117,12 @@ pub fn run(args: BenchArgs) -> Result<()> {
         Some(file) => std::path::absolute(file)?,
         None => {
             println!("Building skep (release; the first time takes a few minutes) ...");
-            build::binary("skep", "skep", true)?
+            crate::build::binary("skep", "skep", true)?
         }
     };
     let setup = Setup {
         skep,
-        init: build::binary("skep-lab-init", "skep-e2e", false)?,
+        init: crate::build::binary("skep-lab-init", "skep-e2e", false)?,
         docker: if args.no_docker { None } else { Some(peers::docker()?) },
         rounds: args.rounds.max(1),
         kills: args.kills.max(1),
@@ -130,8 +136,10 @@ pub fn run(args: BenchArgs) -> Result<()> {
             Bench::Container => container::run(&setup),
             Bench::Engine => engine::run(&setup),
             Bench::Pull => pull::run(&setup),
+            Bench::Build => build::run(&setup),
             Bench::Registry => registry::run(&setup),
             Bench::Service => service::run(&setup),
+            Bench::Update => update::run(&setup),
             Bench::Spread => spread::run(&setup),
             Bench::Failover => failover::run(&setup),
             Bench::Idle => idle::run(&setup),
