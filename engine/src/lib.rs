@@ -30,6 +30,7 @@ mod modes;
 mod mount;
 pub mod network;
 mod outflow;
+mod permissions;
 mod quota;
 mod root_lock;
 pub mod runtime;

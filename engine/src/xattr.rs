@@ -38,6 +38,22 @@ pub(crate) fn set(fd: BorrowedFd<'_>, name: &[u8], value: &[u8]) -> io::Result<(
     if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Removes one; those that the kernel keeps for itself stay.
+#[allow(unsafe_code)]
+pub(crate) fn remove(fd: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
+    let name = CString::new(name).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    // SAFETY: the descriptor is open for the call, and the name is a C string.
+    let rc = unsafe { libc::fremovexattr(fd.as_raw_fd(), name.as_ptr()) };
+    if rc == 0 {
+        return Ok(());
+    }
+    let e = io::Error::last_os_error();
+    match e.raw_os_error() {
+        Some(libc::ENODATA | libc::EACCES | libc::EPERM | libc::EOPNOTSUPP) => Ok(()),
+        _ => Err(e),
+    }
+}
+
 /// Calls with growing buffers until what there is fits.
 fn read(mut call: impl FnMut(&mut [u8]) -> isize) -> io::Result<Vec<u8>> {
     let mut buf = vec![0; 256];

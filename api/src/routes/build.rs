@@ -10,9 +10,12 @@ use axum::extract::{Query, Request, State};
 use axum::http::HeaderMap;
 use axum::routing::post;
 use futures::StreamExt;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use skep_engine::{BuildEvent, BuildRequest, Error, PruneBuilds, Reference, ResourceLimits, extra_host};
+use skep_engine::{
+    BuildEvent, BuildRequest, ContainerConfig, Error, PruneBuilds, Reference, ResourceLimits, extra_host,
+};
 use skep_registry::Credentials;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -23,10 +26,14 @@ use crate::convert::{container, time};
 use crate::error::{ApiError, ApiResult};
 use crate::fields::Fields;
 use crate::filters::Filters;
+use crate::hijack;
 use crate::state::ApiState;
 
 /// Events of a build that wait to be written before the build has to wait.
 const PENDING: usize = 64;
+
+/// What bare bytes are of.
+const RAW: &str = "application/vnd.docker.raw-stream";
 
 /// Header with credentials for several registries.
 const CONFIG: &str = "x-registry-config";
@@ -34,7 +41,10 @@ const CONFIG: &str = "x-registry-config";
 const SECRETS: &str = "x-skep-build-secrets";
 
 pub(super) fn routes() -> Router<ApiState> {
-    Router::new().route("/build", post(build)).route("/build/prune", post(prune))
+    Router::new()
+        .route("/build", post(build))
+        .route("/build/prune", post(prune))
+        .route("/build/agent", post(agent))
 }
 
 /// The query of a request; each parameter is taken or refused by its name.
@@ -153,11 +163,6 @@ fn read(q: Vec<(String, String)>, headers: &HeaderMap) -> ApiResult<(BuildReques
         ));
     }
     let remote = a.take("remote");
-    if !remote.is_empty() {
-        return Err(ApiError::bad_request(format!(
-            "a build context from {remote} is not supported by this version of Skep yet: send it as an archive"
-        )));
-    }
     let mut tags = Vec::new();
     for tag in a.all("t") {
         let tag = Reference::parse(&tag)?.or_latest();
@@ -170,10 +175,18 @@ fn read(q: Vec<(String, String)>, headers: &HeaderMap) -> ApiResult<(BuildReques
         name if name.is_empty() => "Dockerfile".to_owned(),
         name => name,
     };
-    // The container of a step that succeeded goes in any case; that of one that failed is left to be looked at.
-    let _ = a.flag("rm");
-    let keep_failed = !a.flag("forcerm");
+    let (rm, forced) = (a.take("rm"), a.flag("forcerm"));
+    // They go unless it is said that they stay; that of one that failed is left to be looked at.
+    let keep_all = !rm.is_empty() && !body::flag(Some(&rm)) && !forced;
+    let keep_failed = !forced;
     let quiet = a.flag("q");
+    // Of `skep build`: nobody else would come to look.
+    let debug = a.take("skep-debug");
+    if quiet && !debug.is_empty() {
+        return Err(ApiError::bad_request(
+            "skep-debug and q do not go together: a quiet build tells of no shell",
+        ));
+    }
     let ulimits = json!({ "ulimits": a.json::<Value>("ulimits")? });
     let ulimits = container::read_ulimits(Fields::of(ulimits, "")?.objects("ulimits")?)?;
     let cpuset = |text: String| Some(text).filter(|t| !t.is_empty());
@@ -192,10 +205,15 @@ fn read(q: Vec<(String, String)>, headers: &HeaderMap) -> ApiResult<(BuildReques
         extra_host(host)?;
         extra_hosts.push(host.to_owned());
     }
+    let security_options: Vec<String> = a.json("securityopt")?;
+    for option in &security_options {
+        ContainerConfig::default().secure(option).map_err(ApiError::bad_request)?;
+    }
     let network = container::read_network(&a.take("networkmode"), Fields::of(Value::Null, "")?)?;
     // What earlier builds made is found by its content: nothing has to be named to be used.
     let _: Vec<String> = a.json("cachefrom")?;
     let built = BuildRequest {
+        remote: Some(remote).filter(|r| !r.is_empty()),
         dockerfile,
         tags,
         target: Some(a.take("target")).filter(|t| !t.is_empty()),
@@ -210,9 +228,15 @@ fn read(q: Vec<(String, String)>, headers: &HeaderMap) -> ApiResult<(BuildReques
         ulimits,
         shm_size: a.number("shmsize")?,
         cgroup_parent: Some(a.take("cgroupparent")).filter(|c| !c.is_empty()),
+        security_options,
         secrets: secrets(headers)?,
         allow_insecure: a.flag("insecure"),
+        keep_all,
         keep_failed,
+        squash: a.flag("squash"),
+        agents: a.take("skep-ssh").split(',').filter(|id| !id.is_empty()).map(str::to_owned).collect(),
+        debug: !matches!(debug.as_str(), "" | "0"),
+        debug_tty: debug == "tty",
         credentials: credentials(headers)?,
     };
     // The default; the platform Docker's Windows containers have.
@@ -220,11 +244,24 @@ fn read(q: Vec<(String, String)>, headers: &HeaderMap) -> ApiResult<(BuildReques
     if !matches!(isolation.as_str(), "" | "default") {
         return Err(ApiError::bad_request(format!("isolation = {isolation:?} is a Windows setting")));
     }
-    if a.flag("squash") {
-        return Err(ApiError::bad_request("squash is not supported by this version of Skep; leave it out"));
-    }
     a.refuse_rest()?;
     Ok((built, quiet))
+}
+
+#[derive(Deserialize)]
+struct AgentQuery {
+    #[serde(default)]
+    connection: String,
+}
+
+/// The connection of the client that forwards an agent, joined with that of a command.
+async fn agent(State(s): State<ApiState>, Query(q): Query<AgentQuery>, request: Request) -> ApiResult {
+    let upgrades = hijack::wants_upgrade(request.headers());
+    let (from, to) = s.engine().agent_connection(&q.connection)?.into_split();
+    let output = tokio_util::io::ReaderStream::new(from);
+    let output =
+        output.take_while(|piece| futures::future::ready(piece.is_ok())).filter_map(|p| async { p.ok() });
+    Ok(hijack::response(upgrades, RAW, output.boxed(), Some(Box::pin(to)), None, || {}))
 }
 
 /// Who base images are pulled as.
@@ -245,22 +282,33 @@ fn secrets(headers: &HeaderMap) -> ApiResult<BTreeMap<String, Vec<u8>>> {
 }
 
 /// What is kept of builds, as `system df` shows it.
-pub(super) fn usage(s: &ApiState) -> Vec<Value> {
+pub(super) async fn usage(s: &ApiState) -> ApiResult<Vec<Value>> {
     let one = |u: skep_engine::CacheUsage| {
         json!({
-            "ID": u.id, "Type": "regular", "Description": u.description, "InUse": false, "Shared": u.shared,
+            "ID": u.id, "Type": u.kind, "Description": u.description, "InUse": u.in_use, "Shared": u.shared,
             "Size": u.size, "CreatedAt": time::from_ns(u.created_at_ns), "LastUsedAt": time::from_ns(u.used_at_ns),
             "UsageCount": u.uses, "Parents": null,
         })
     };
-    s.engine().build_cache_usage().into_iter().map(one).collect()
+    Ok(s.engine().build_cache_usage().await?.into_iter().map(one).collect())
 }
 
 async fn prune(State(s): State<ApiState>, Query(q): Query<Vec<(String, String)>>) -> ApiResult {
     let mut a = Asked(q);
     let filters = Filters::parse(
         Some(&a.take("filters")).filter(|f| !f.is_empty()).map(String::as_str),
-        &["until", "unused-for", "label", "label!"],
+        &[
+            "until",
+            "unused-for",
+            "label",
+            "label!",
+            "id",
+            "type",
+            "description",
+            "shared",
+            "private",
+            "inuse",
+        ],
     )?;
     let until = filters.values("until").chain(filters.values("unused-for")).map(time::until);
     let until = until.collect::<ApiResult<Vec<_>>>()?.into_iter().min();
@@ -272,7 +320,17 @@ async fn prune(State(s): State<ApiState>, Query(q): Query<Vec<(String, String)>>
     if filters.has("label") {
         return Ok(body::ok(&json!({ "CachesDeleted": null, "SpaceReclaimed": 0 })));
     }
-    let which = PruneBuilds { until_ns: until, keep_bytes: keep.into_iter().flatten().max().unwrap_or(0) };
+    let list = |name: &str| filters.values(name).map(str::to_owned).collect::<Vec<_>>();
+    let said = |name: &str| filters.values(name).next().map(|v| body::flag(Some(v)));
+    let which = PruneBuilds {
+        ids: list("id"),
+        kinds: list("type"),
+        descriptions: list("description"),
+        shared: said("shared").or_else(|| said("private").map(|p| !p)),
+        in_use: said("inuse"),
+        until_ns: until,
+        keep_bytes: keep.into_iter().flatten().max().unwrap_or(0),
+    };
     let (gone, bytes) = s.engine().prune_builds(which).await?;
     let gone = if gone.is_empty() { Value::Null } else { json!(gone) };
     Ok(body::ok(&json!({ "CachesDeleted": gone, "SpaceReclaimed": bytes })))

@@ -57,7 +57,7 @@ async fn usage(State(s): State<ApiState>, Query(q): Query<Vec<(String, String)>>
         out["Volumes"] = shown.into();
     }
     if wants("build-cache") {
-        out["BuildCache"] = build::usage(&s).into();
+        out["BuildCache"] = build::usage(&s).await?.into();
     }
     Ok(body::ok(&out))
 }

@@ -2,6 +2,7 @@
 //! terminal each layer has a line of its own, redrawn in place; elsewhere every change is a line.
 
 use std::io::{IsTerminal, Write};
+use std::pin::Pin;
 
 use anyhow::Result;
 use futures::TryStreamExt;
@@ -9,7 +10,7 @@ use http_body_util::BodyDataStream;
 use hyper::Response;
 use hyper::body::Incoming;
 use serde_json::Value;
-use tokio::io::AsyncBufReadExt;
+use tokio::io::{AsyncBufRead, AsyncBufReadExt};
 
 use super::human;
 use super::output;
@@ -27,19 +28,43 @@ pub enum Show {
 
 /// Shows all messages of an answer; an error among them fails. `aux` gets the results meant for programs.
 pub async fn show(response: Response<Incoming>, to: Show, mut aux: impl FnMut(&Value)) -> Result<()> {
-    let bytes = BodyDataStream::new(response.into_body()).map_err(std::io::Error::other);
-    let mut lines = tokio::io::BufReader::new(tokio_util::io::StreamReader::new(bytes)).lines();
-    let mut screen = Screen::new(to);
-    while let Some(line) = lines.next_line().await? {
-        let Ok(message) = serde_json::from_str::<Value>(&line) else { continue };
-        failed(&message)?;
-        if message.get("aux").is_some() {
-            aux(&message["aux"]);
-            continue;
-        }
-        screen.take(&message)?;
+    let mut messages = Messages::of(response, to);
+    while let Some(result) = messages.next().await? {
+        aux(&result);
     }
     Ok(())
+}
+
+/// The messages of an answer, as they come.
+pub struct Messages {
+    lines: tokio::io::Lines<Pin<Box<dyn AsyncBufRead + Send>>>,
+    screen: Screen,
+}
+
+impl Messages {
+    /// Those of an answer.
+    pub fn of(response: Response<Incoming>, to: Show) -> Self {
+        let bytes = BodyDataStream::new(response.into_body()).map_err(std::io::Error::other);
+        let reader = tokio::io::BufReader::new(tokio_util::io::StreamReader::new(bytes));
+        let reader: Pin<Box<dyn AsyncBufRead + Send>> = Box::pin(reader);
+        Self { lines: reader.lines(), screen: Screen::new(to) }
+    }
+
+    /// Shows what comes before the next result that is meant for programs; none = it was the last.
+    ///
+    /// # Errors
+    /// [`Failed`]: a message says so.
+    pub async fn next(&mut self) -> Result<Option<Value>> {
+        while let Some(line) = self.lines.next_line().await? {
+            let Ok(message) = serde_json::from_str::<Value>(&line) else { continue };
+            failed(&message)?;
+            if message.get("aux").is_some() {
+                return Ok(Some(message["aux"].clone()));
+            }
+            self.screen.take(&message)?;
+        }
+        Ok(None)
+    }
 }
 
 /// All that an answer says in streams; an error among it fails.

@@ -1,9 +1,14 @@
 //! Builds with the real `docker` client: a corpus of Dockerfiles, one behaviour each; the cache; secrets; what is kept
 //! and pruned; what `skep build` and `docker build` have in common.
 
+mod agents;
 mod cases;
+mod failed;
 mod image;
+mod layers;
+mod mount_caches;
 mod projects;
+mod sources;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -336,7 +341,12 @@ fn docker_and_skep_build_alike() -> Result<()> {
     ensure!(output.status.success(), "{output:?}");
     let bad = host.request("POST", "/build?dockerfile=x", "this is no archive")?;
     ensure!(bad.status == 400 && bad.body.contains("build context"), "{} {}", bad.status, bad.body);
-    let unknown = host.request("POST", "/build?squash=1", "")?;
-    ensure!(unknown.status == 400 && unknown.body.contains("squash"), "{} {}", unknown.status, unknown.body);
+    let unknown = host.request("POST", "/build?isolation=hyperv", "")?;
+    ensure!(
+        unknown.status == 400 && unknown.body.contains("isolation"),
+        "{} {}",
+        unknown.status,
+        unknown.body
+    );
     lab.down()
 }

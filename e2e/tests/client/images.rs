@@ -67,7 +67,7 @@ fn images_are_imported_and_committed_as_docker_does() -> Result<()> {
     for (method, path, words) in [
         ("PUT", "/containers/nope/archive?path=/", "No such container: nope"),
         ("POST", "/images/load?platform=nonsense", "failed to parse platform"),
-        ("POST", "/build?squash=1", "squash"),
+        ("POST", "/build?outputs=x", "outputs"),
         ("POST", "/nowhere", "page not found"),
     ] {
         let said = written_before_read(host, method, path)?;

@@ -35,6 +35,10 @@ pub(super) struct Entry {
 pub struct CacheUsage {
     /// Its key.
     pub id: String,
+    /// What it is, in BuildKit's words: `regular` or `exec.cachemount`.
+    pub kind: &'static str,
+    /// A build uses it now.
+    pub in_use: bool,
     /// The instruction.
     pub description: String,
     /// Bytes of its layer.
@@ -50,8 +54,19 @@ pub struct CacheUsage {
 }
 
 /// Which of it is to go.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PruneBuilds {
+    /// Only these; none = all.
+    pub ids: Vec<String>,
+    /// Only these kinds.
+    pub kinds: Vec<String>,
+    /// Only those that are described so.
+    pub descriptions: Vec<String>,
+    /// Only what images have too, or what they have not.
+    pub shared: Option<bool>,
+    /// Only what is used, or what is not.
+    pub in_use: Option<bool>,
+
     /// Only what was used last before this; nanoseconds since the Unix epoch.
     pub until_ns: Option<i64>,
     /// What was used last stays, up to so many bytes.
@@ -125,6 +140,21 @@ impl BuildCache {
     }
 }
 
+impl PruneBuilds {
+    fn is_for(&self, u: &CacheUsage) -> bool {
+        let named = |list: &[String], value: &str| list.is_empty() || list.iter().any(|v| v == value);
+        named(&self.ids, &u.id)
+            && named(&self.kinds, u.kind)
+            && named(&self.descriptions, &u.description)
+            && self.shared.is_none_or(|s| s == u.shared)
+            && self.in_use.is_none_or(|s| s == u.in_use)
+            && self.until_ns.is_none_or(|t| u.used_at_ns < t)
+    }
+}
+
+/// The kind of what `RUN --mount=type=cache` keeps.
+const MOUNTED: &str = "exec.cachemount";
+
 impl Engine {
     /// Where `RUN --mount=type=cache` keeps its directories.
     pub(super) fn build_caches(&self) -> std::path::PathBuf {
@@ -132,16 +162,36 @@ impl Engine {
     }
 
     /// What builds have kept, the oldest first.
-    pub fn build_cache_usage(&self) -> Vec<CacheUsage> {
+    pub async fn build_cache_usage(&self) -> Result<Vec<CacheUsage>, Error> {
+        let dir = self.build_caches();
+        let mounted = blocking(move || caches::list(&dir)).await?;
+        let mut all = self.kept_steps();
+        all.extend(mounted.into_iter().map(|found| CacheUsage {
+            id: found.name,
+            kind: MOUNTED,
+            in_use: found.in_use,
+            description: found.described.description,
+            size: found.bytes,
+            created_at_ns: found.described.created_at_ns,
+            used_at_ns: found.used_at_ns,
+            uses: 0,
+            shared: false,
+        }));
+        all.sort_by_key(|u| (u.created_at_ns, u.id.clone()));
+        Ok(all)
+    }
+
+    fn kept_steps(&self) -> Vec<CacheUsage> {
         let shared: BTreeSet<String> = self.images().list().into_iter().flat_map(|i| i.chain_ids).collect();
-        let mut all: Vec<CacheUsage> = self
-            .build_cache()
+        self.build_cache()
             .entries()
             .iter()
             .map(|(key, e)| {
                 let top = e.image.as_deref().and_then(|i| self.images().topmost(i));
                 CacheUsage {
                     id: key.clone(),
+                    kind: "regular",
+                    in_use: false,
                     description: e.description.clone(),
                     size: top.as_ref().map_or(0, |(_, size)| *size),
                     created_at_ns: e.created_at_ns,
@@ -150,25 +200,25 @@ impl Engine {
                     shared: top.is_some_and(|(chain, _)| shared.contains(&chain)),
                 }
             })
-            .collect();
-        all.sort_by_key(|u| (u.created_at_ns, u.id.clone()));
-        all
+            .collect()
     }
 
     /// Forgets what builds have kept. The keys that went, and the bytes that are free again.
     pub async fn prune_builds(&self, which: PruneBuilds) -> Result<(Vec<String>, u64), Error> {
-        let mut usage = self.build_cache_usage();
+        let dir = self.build_caches();
+        let mut mounted = blocking(move || caches::list(&dir)).await?;
+        let mut usage = self.build_cache_usage().await?;
         usage.sort_by_key(|u| std::cmp::Reverse(u.used_at_ns));
         let mut room = which.keep_bytes;
         let mut gone = Vec::new();
         for u in usage {
-            let stays = which.until_ns.is_some_and(|t| u.used_at_ns >= t) || (room > 0 && u.size <= room);
-            if stays {
+            if !which.is_for(&u) || u.in_use || (room > 0 && u.size <= room) {
                 room = room.saturating_sub(u.size);
             } else {
                 gone.push(u.id);
             }
         }
+        mounted.retain(|found| gone.contains(&found.name));
         let cache = self.build_cache();
         let kept: BTreeSet<String> = {
             let mut entries = cache.entries();
@@ -180,11 +230,8 @@ impl Engine {
         let changes = gone.iter().map(|k| Change::delete(Kind::BuildStep, k)).collect();
         cache.metadata.commit(changes).await?;
         let (_, mut bytes) = self.images().remove_intermediates(kept).await?;
-        // When one was used last is not known, so they go only when all may.
-        if which == PruneBuilds::default() {
-            let (caches, trash) = (self.build_caches(), self.root().temporary());
-            bytes += blocking(move || caches::prune(&caches, &trash)).await?;
-        }
+        let (caches, trash) = (self.build_caches(), self.root().temporary());
+        bytes += blocking(move || caches::prune(&caches, &mounted, &trash)).await?;
         self.event_sender().pruned("builder", bytes);
         Ok((gone, bytes))
     }

@@ -3,7 +3,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, BufWriter, Read, Seek, Write};
+use std::io::{self, BufWriter, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -19,6 +19,7 @@ use crate::container::pack::{Pack, Told, names};
 use crate::dockerfile::{Glob, Ignore};
 use crate::error::Error;
 use crate::image::extract::{self, CopyRules};
+use crate::permissions::Permissions;
 use crate::runtime::User;
 use crate::runtime::resolve::Root;
 
@@ -44,7 +45,7 @@ pub(super) struct Rules {
     pub(super) keyword: &'static str,
     /// Owner as it was written.
     pub(super) chown: Option<String>,
-    pub(super) mode: Option<u32>,
+    pub(super) mode: Option<Permissions>,
     /// Owners are those of the source.
     pub(super) keep_owner: bool,
     /// Keep the directories above sources.
@@ -86,14 +87,6 @@ impl Item {
             Self::Written { name, .. } => name,
         }
     }
-}
-
-/// Octal permissions.
-pub(super) fn mode(text: &str) -> Result<u32, String> {
-    u32::from_str_radix(text, 8)
-        .ok()
-        .filter(|m| *m <= 0o7777)
-        .ok_or_else(|| format!("invalid chmod parameter: {text:?}: octal permissions such as 755 are wanted"))
 }
 
 /// Finds what a list of paths and patterns means.
@@ -192,23 +185,17 @@ fn item(root: &Root, path: &Path, skip: usize, rules: &Rules) -> io::Result<Item
 
 /// Whether a file is a tar, compressed or not.
 fn is_archive(file: &mut File) -> io::Result<bool> {
-    let mut head = [0; 6];
-    let n = file.read(&mut head)?;
-    if head[..n].starts_with(b"BZh") || head[..n].starts_with(b"\xfd7zXZ\0") {
-        return Err(io::Error::other(
-            "archives compressed with bzip2 or xz are not unpacked by this version of Skep: \
-             give it compressed with gzip or zstd, or COPY it",
-        ));
-    }
-    file.rewind()?;
     Ok(extract::is_tar(file))
 }
 
 /// A digest of all that is copied: names, kinds, modes, owners, contents, links; not times.
 pub(super) fn digest(root: &Root, items: &[Item], rules: &Rules) -> Result<String, Error> {
     let mut hash = Sha256::new();
-    let told =
-        Told { owner: if rules.keep_owner { None } else { Some((0, 0)) }, mode: rules.mode, latest: Some(0) };
+    let told = Told {
+        owner: if rules.keep_owner { None } else { Some((0, 0)) },
+        mode: rules.mode.clone(),
+        latest: Some(0),
+    };
     for item in items {
         let tag: &[u8] = match item {
             Item::Content { .. } => b"content",
@@ -217,7 +204,7 @@ pub(super) fn digest(root: &Root, items: &[Item], rules: &Rules) -> Result<Strin
             Item::Written { .. } => b"written",
         };
         hash.update(tag);
-        pack(root, item, &mut hash, told, rules)
+        pack(root, item, &mut hash, told.clone(), rules)
             .map_err(Error::io("read what is to be copied", "the context"))?;
     }
     Ok(hex::encode(hash.finalize()))
@@ -318,7 +305,7 @@ fn place(
     }
     let told = Told {
         owner: owner.or(if rules.keep_owner { None } else { Some((0, 0)) }),
-        mode: rules.mode,
+        mode: rules.mode.clone(),
         latest: rules.latest,
     };
     let (reader, writer) = io::pipe().map_err(Error::io("make a pipe for", "copying"))?;

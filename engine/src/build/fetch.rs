@@ -15,12 +15,6 @@ pub(super) fn is_url(source: &str) -> bool {
     ["http://", "https://"].iter().any(|p| source.starts_with(p))
 }
 
-/// Whether a source is a repository.
-pub(super) fn is_repository(source: &str) -> bool {
-    ["git://", "git@", "ssh://"].iter().any(|p| source.starts_with(p))
-        || (is_url(source) && source.split('#').next().is_some_and(|s| s.ends_with(".git")))
-}
-
 /// Fetches into a directory; the file's name there, which is the last part of the URL's path.
 pub(super) async fn fetch(
     engine: &Engine,
@@ -34,32 +28,41 @@ pub(super) async fn fetch(
     if name.is_empty() || name == "." || name == ".." {
         return Err(Error::Invalid(format!("cannot determine filename for source URL {url}")));
     }
-    let failed = |e: String| Error::Invalid(format!("ADD failed: {e}"));
-    let fetching = engine.images().registries().fetch(url).await.map_err(|e| failed(e.to_string()))?;
     let to = dir.join(name);
+    let digest = download(engine, url, &to).await?;
+    if let Some(wanted) = checksum
+        && wanted != digest
+    {
+        return Err(failed(&format!("digest mismatch of {url}: it is {digest}, and {wanted} is wanted")));
+    }
+    Ok(name.to_owned())
+}
+
+fn failed(why: &str) -> Error {
+    Error::Invalid(format!("ADD failed: {why}"))
+}
+
+/// Fetches into a new file, which is root's alone and as old as can be: whoever asks again gets the same. Its digest.
+pub(super) async fn download(engine: &Engine, url: &str, to: &Path) -> Result<String, Error> {
+    let to = to.to_path_buf();
+    let fetching = engine.images().registries().fetch(url).await.map_err(|e| failed(&e.to_string()))?;
     let mut file = tokio::fs::File::create(&to).await.map_err(Error::io("create", &to))?;
     let mut hash = Sha256::new();
     let mut bytes = Box::pin(fetching.into_stream());
     while let Some(chunk) = bytes.next().await {
-        let chunk = chunk.map_err(|e| failed(format!("{url}: {e}")))?;
+        let chunk = chunk.map_err(|e| failed(&format!("{url}: {e}")))?;
         hash.update(&chunk);
         file.write_all(&chunk).await.map_err(Error::io("write", &to))?;
     }
     file.flush().await.map_err(Error::io("write", &to))?;
     let digest = format!("sha256:{}", hex::encode(hash.finalize()));
-    if let Some(wanted) = checksum
-        && wanted != digest
-    {
-        return Err(failed(format!("digest mismatch of {url}: it is {digest}, and {wanted} is wanted")));
-    }
     let file = file.into_std().await;
     blocking(move || {
-        // Whoever asks again gets the same.
         file.set_modified(SystemTime::UNIX_EPOCH).map_err(Error::io("set the time of", &to))?;
         std::os::unix::fs::fchown(&file, Some(0), Some(0)).map_err(Error::io("own", &to))?;
         file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))
             .map_err(Error::io("set the mode of", &to))
     })
     .await?;
-    Ok(name.to_owned())
+    Ok(digest)
 }

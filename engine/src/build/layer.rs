@@ -8,7 +8,7 @@ use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::{Mode, fstatat, mkdirat};
 use nix::unistd::{Gid, Uid, fchownat};
 
-use crate::container::pack::write_layer;
+use crate::container::pack::write_and_tidy;
 use crate::data_root::{make_dir, remove_tree};
 use crate::error::Error;
 use crate::image::{Held, Images};
@@ -52,7 +52,9 @@ impl Workspace {
     ) -> Result<Option<Held>, Error> {
         self.view = None;
         let upper = self.dir.join("upper");
-        images.add_layer_blocking(base, |file| write_layer(&upper, file, &[], latest))
+        images.adopt_layer_blocking(base, &upper, |dir, out, announce| {
+            write_and_tidy(dir, out, announce, &[], latest)
+        })
     }
 }
 

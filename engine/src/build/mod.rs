@@ -6,7 +6,9 @@ mod cache;
 mod caches;
 mod context;
 mod copy;
+mod debug;
 mod fetch;
+mod git;
 mod layer;
 mod left_out;
 mod mounts;
@@ -15,10 +17,12 @@ mod plan;
 mod run;
 mod settings;
 mod shared;
+mod squash;
+mod ssh;
 mod stage;
 mod step;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use skep_registry::{Credentials, Platform};
@@ -40,6 +44,8 @@ pub type CredentialsOf = Arc<dyn Fn(&str) -> Credentials + Send + Sync>;
 /// What is to be built, and how.
 #[derive(Clone)]
 pub struct BuildRequest {
+    /// Where the context is fetched from; none = it is sent.
+    pub remote: Option<String>,
     /// Path of the Dockerfile in the context.
     pub dockerfile: String,
     /// Names of the image.
@@ -68,12 +74,24 @@ pub struct BuildRequest {
     pub shm_size: Option<u64>,
     /// Cgroup that those of `RUN` are made in.
     pub cgroup_parent: Option<String>,
+    /// `--security-opt` of `RUN`.
+    pub security_options: Vec<String>,
     /// Secrets by their IDs, for `RUN --mount=type=secret`.
     pub secrets: BTreeMap<String, Vec<u8>>,
     /// `RUN --security=insecure` is allowed.
     pub allow_insecure: bool,
+    /// Leave the containers of all `RUN`s that succeeded.
+    pub keep_all: bool,
     /// Leave the container of a `RUN` that failed.
     pub keep_failed: bool,
+    /// The image has one layer over what its last stage begins with.
+    pub squash: bool,
+    /// Agents of ssh(1) that the client forwards, by their IDs, for `RUN --mount=type=ssh`.
+    pub agents: BTreeSet<String>,
+    /// A step that fails waits for whoever asked to look at its state, in a shell.
+    pub debug: bool,
+    /// That shell has a terminal.
+    pub debug_tty: bool,
     /// As whom base images are pulled.
     pub credentials: CredentialsOf,
 }
@@ -87,10 +105,19 @@ impl Engine {
         output: tokio::sync::mpsc::Sender<BuildEvent>,
     ) -> Result<String, Error> {
         let output = Output::new(output);
-        let mut context = context::Context::receive(self.root().temporary(), context).await?;
+        let mut context = match &request.remote {
+            None => context::Context::receive(self.root().temporary(), context).await?,
+            Some(url) => context::Context::fetch(self, url, &request.dockerfile).await?,
+        };
         let text = context.dockerfile(&request.dockerfile).await?;
         context.take_away(&request.dockerfile).await?;
         let plan = plan::Plan::new(&text, &request).map_err(|e| e.of(&request.dockerfile))?;
-        stage::run(self.clone(), request, Arc::new(context), plan, output).await
+        let built = stage::run(self.clone(), request, Arc::new(context), plan, output).await;
+        if built.is_err()
+            && let Err(e) = self.images().settle().await
+        {
+            tracing::warn!(error = %e, "what a build has made before it failed is not kept for the next");
+        }
+        built
     }
 }

@@ -1,6 +1,6 @@
 //! `RUN --mount`: what is mounted while a command runs, and what of it is taken away from the layer again.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,7 +10,9 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::caches::{self, InUse};
 use super::copy::{self, Item, Rules};
+use super::output::Output;
 use super::settings::beneath;
+use super::ssh::{self, Forwarded};
 use crate::config::MemoryFile;
 use crate::container::FileContent;
 use crate::data_root::make_dir;
@@ -30,10 +32,18 @@ pub(super) struct Mounted {
     pub(super) stubs: Vec<PathBuf>,
     /// Its caches.
     pub(super) caches: InUse,
+    /// Its sockets to agents.
+    pub(super) agents: Vec<Forwarded>,
 }
 
-/// Files that a bind may be from, by what `from` says: a root to read, which is kept as long as this lives.
-pub(super) type Sources = HashMap<String, Arc<Source>>;
+/// What mounts are of.
+#[derive(Default)]
+pub(super) struct Sources {
+    /// Files that one may be from, by what `from` says: a root to read, which is kept as long as this lives.
+    pub(super) files: HashMap<String, Arc<Source>>,
+    /// What is known of that which caches begin with, by the mount's number.
+    pub(super) seeds: BTreeMap<usize, String>,
+}
 
 /// The files of a context, a stage or an image.
 pub(super) struct Source {
@@ -66,21 +76,30 @@ impl Source {
     }
 }
 
-/// Makes ready what the mounts want. `dir` has the caches, and `scratch` is the step's own.
+/// Makes ready what the mounts want. `dir` has the caches, and `scratch` is the step's own. Of agents, those that are
+/// forwarded, and where the client is told of them.
 pub(super) async fn prepare(
     mounts: &[Mount],
     sources: &Sources,
     secrets: &BTreeMap<String, Vec<u8>>,
+    agents: (&BTreeSet<String>, &Output),
     working_dir: &str,
     dir: &Path,
     scratch: &Path,
 ) -> Result<Mounted, Error> {
-    let mut out = Mounted { caches: caches::take(mounts, working_dir, dir).await, ..Mounted::default() };
+    let cached = mounts.iter().enumerate().filter(|(_, m)| m.kind == Kind::Cache);
+    let cached = cached.map(|(n, m)| {
+        let target = PathBuf::from(beneath(working_dir, &m.target));
+        (m, caches::directory(m, &target, sources.seeds.get(&n).map(String::as_str), dir))
+    });
+    let mut cached: Vec<_> = cached.collect();
+    let mut out = Mounted { caches: caches::take(&mut cached).await, ..Mounted::default() };
+    let mut cached = cached.into_iter();
     for (n, m) in mounts.iter().enumerate() {
         let target = PathBuf::from(beneath(working_dir, &m.target));
         match m.kind {
             Kind::Bind => {
-                let source = sources.get(&m.from).ok_or_else(|| missing(&m.from))?.clone();
+                let source = sources.files.get(&m.from).ok_or_else(|| missing(&m.from))?.clone();
                 let (m, to) = (m.clone(), scratch.join(format!("bind-{n}")));
                 let found = blocking(move || bind(&m, &source, &to)).await?;
                 out.mounts.push(MountConfig::new(
@@ -90,15 +109,19 @@ pub(super) async fn prepare(
                 ));
             }
             Kind::Cache => {
-                if !m.from.is_empty() {
-                    return Err(Error::Invalid(format!(
-                        "--mount=type=cache,from={} is not supported by this version of Skep: a cache begins empty",
-                        m.from
-                    )));
-                }
-                let cache = caches::directory(m, &target, dir);
-                let (wanted, new, above) = (m.clone(), cache.clone(), dir.to_path_buf());
-                blocking(move || caches::make(&wanted, &new, &above)).await?;
+                let Some((_, cache)) = cached.next() else { continue };
+                let seed = match m.from.is_empty() {
+                    true => None,
+                    false => Some(sources.files.get(&m.from).ok_or_else(|| missing(&m.from))?.clone()),
+                };
+                let (wanted, at, new, above) = (m.clone(), target.clone(), cache.clone(), dir.to_path_buf());
+                blocking(move || {
+                    caches::make(&wanted, &at, &new, &above, |to| match seed {
+                        Some(source) => fill(&wanted, &source, to),
+                        None => Ok(()),
+                    })
+                })
+                .await?;
                 out.mounts.push(MountConfig::new(
                     MountKind::Bind { source: cache, options: Default::default() },
                     target.clone(),
@@ -138,16 +161,51 @@ pub(super) async fn prepare(
                 });
                 out.contents.push(secret.clone().into());
             }
-            Kind::Ssh if m.required => {
-                return Err(Error::Invalid(
-                    "--mount=type=ssh,required is not supported by this version of Skep: no agent is forwarded".into(),
+            Kind::Ssh => {
+                let id = if m.id.is_empty() { "default" } else { &m.id };
+                if !agents.0.contains(id) {
+                    if m.required {
+                        return Err(Error::Invalid(format!(
+                            "no agent {id} of ssh is forwarded, which --mount=type=ssh requires: build with `skep build --ssh {id}` \
+                             (`docker build` of the classic builder cannot forward one)"
+                        )));
+                    }
+                    continue;
+                }
+                let target = match m.target.is_empty() {
+                    true => PathBuf::from(format!("/run/buildkit/ssh_agent.{}", out.agents.len())),
+                    false => target,
+                };
+                let socket = ssh::forward(Some(m), id, scratch, &format!("agent-{n}"), agents.1)?;
+                out.mounts.push(MountConfig::new(
+                    MountKind::Bind { source: socket.path.clone(), options: Default::default() },
+                    target.clone(),
+                    false,
                 ));
+                if out.agents.is_empty() {
+                    out.env.push(format!("SSH_AUTH_SOCK={}", target.display()));
+                }
+                out.agents.push(socket);
+                out.stubs.push(target);
+                continue;
             }
-            Kind::Ssh => continue,
         }
         out.stubs.push(target);
     }
     Ok(out)
+}
+
+/// Puts what a cache begins with into it.
+fn fill(m: &Mount, source: &Source, to: &Path) -> Result<(), Error> {
+    let item = bound(source, &m.source)?;
+    if !matches!(item, Item::Content { .. }) {
+        return Err(Error::Invalid(format!(
+            "--mount=type=cache,from={}: {:?} is not a directory",
+            m.from, m.source
+        )));
+    }
+    let target = Root::at(to).map_err(Error::io("open", to))?;
+    copy::copy(source.root(), &target, &[item], "/", true, &Rules::of_bind())
 }
 
 fn missing(from: &str) -> Error {

@@ -7,9 +7,9 @@ use super::output::Output;
 use super::settings::argv;
 use super::shared::Shared;
 use super::stage::Stage;
-use super::{layer, mounts};
+use super::{debug, layer, mounts};
 use crate::config::{ContainerConfig, NetworkMode};
-use crate::container::pack::write_layer;
+use crate::container::pack::{write_and_tidy, write_layer};
 use crate::container::{AttachOptions, MADE_BY_US, WaitCondition};
 use crate::dockerfile::{Command, Run, Security};
 use crate::engine::Engine;
@@ -44,7 +44,7 @@ pub(super) fn command(config: &ImageConfig, run: &Run) -> (Vec<String>, Option<S
 }
 
 /// Removes a container that a build leaves behind.
-struct Guard {
+pub(super) struct Guard {
     engine: Engine,
     /// None = there is nothing to remove any more.
     id: Option<String>,
@@ -54,7 +54,7 @@ struct Guard {
 
 impl Guard {
     /// Makes the container, in a task of its own: a build that is left meanwhile must not leave half of one.
-    async fn create(
+    pub(super) async fn create(
         engine: &Engine,
         config: ContainerConfig,
         caches: InUse,
@@ -67,9 +67,13 @@ impl Guard {
         making.await.map_err(|_| Error::ShuttingDown)?
     }
 
-    async fn remove(mut self) -> Result<(), Error> {
+    pub(super) async fn remove(mut self) -> Result<(), Error> {
         if let Some(id) = &self.id {
-            self.engine.remove_with(id, true, true).await?;
+            match self.engine.remove_with(id, true, true).await {
+                // Somebody else was quicker.
+                Ok(()) | Err(Error::NoSuchContainer { .. }) => {}
+                Err(e) => return Err(e),
+            }
         }
         // Not before: a build that is left meanwhile still has it removed.
         self.id = None;
@@ -79,6 +83,7 @@ impl Guard {
     /// Leaves the container where it is, for whoever wants to look at it.
     async fn leave(mut self) -> Result<(), Error> {
         if let Some(id) = &self.id {
+            self.engine.images().settle().await?;
             self.engine.keep_after_build(id).await?;
         }
         self.id = None;
@@ -105,6 +110,7 @@ pub(super) async fn run(
     stage: &Stage,
     run: &Run,
     sources: &mounts::Sources,
+    at: &debug::At<'_>,
     out: &Output,
 ) -> Result<Option<Held>, Error> {
     let Some(image) = stage.image.clone() else {
@@ -117,10 +123,11 @@ pub(super) async fn run(
         return Err(Error::Invalid("RUN --security=insecure is not allowed: allow security.insecure".into()));
     }
     let scratch = shared.context.scratch().await?;
-    let caches = engine.build_caches();
+    let (caches, agents) = (engine.build_caches(), (&request.agents, &shared.aside));
     let working_dir = if stage.config.working_dir.is_empty() { "/" } else { &stage.config.working_dir };
     let mut mounted =
-        mounts::prepare(&run.mounts, sources, &request.secrets, working_dir, &caches, &scratch).await?;
+        mounts::prepare(&run.mounts, sources, &request.secrets, agents, working_dir, &caches, &scratch)
+            .await?;
     let (argv, script) = command(&stage.config, run);
     if let Some(text) = script {
         let path = scratch.join("script");
@@ -142,27 +149,20 @@ pub(super) async fn run(
     };
     let mut env = stage.config.env.clone();
     env.extend(stage.args.seen(&stage.config.env));
+    let own_agent = env.iter().any(|e| e.starts_with("SSH_AUTH_SOCK="));
+    mounted.env.retain(|e| !own_agent || !e.starts_with("SSH_AUTH_SOCK="));
     env.append(&mut mounted.env);
     let config = ContainerConfig {
-        image,
         entrypoint: Some(Vec::new()),
         cmd: Some(argv.clone()),
         env,
-        working_dir: Some(working_dir.to_owned()),
-        user: Some(stage.config.user.clone()).filter(|u| !u.is_empty()),
         network,
         mounts: std::mem::take(&mut mounted.mounts),
         files: std::mem::take(&mut mounted.files),
         privileged: run.security == Security::Insecure,
-        of_build: true,
-        extra_hosts: request.extra_hosts.clone(),
-        resources: request.resources.clone(),
-        ulimits: request.ulimits.clone(),
-        shm_size: request.shm_size,
-        cgroup_parent: request.cgroup_parent.clone(),
-        log: LogConfig { driver: "none".into(), ..LogConfig::default() },
-        ..ContainerConfig::default()
+        ..of_step(shared, stage, image)?
     };
+    let again = request.debug.then(|| (config.clone(), mounted.contents.clone()));
     let (id, guard) = Guard::create(engine, config, std::mem::take(&mut mounted.caches)).await?;
     out.line(format!(" ---> Running in {}", &id[..12])).await;
     let streams = AttachOptions { stdout: true, stderr: true, ..AttachOptions::default() };
@@ -173,18 +173,11 @@ pub(super) async fn run(
         out.text(String::from_utf8_lossy(&frame?.data).into_owned()).await;
     }
     let exit = ended.await?;
-    if exit.code != 0 {
-        if shared.request.keep_failed {
-            guard.leave().await?;
-        } else {
-            guard.remove().await?;
-        }
-        let reason = if exit.error.is_empty() { String::new() } else { format!(": {}", exit.error) };
-        return Err(Error::BuildFailed { command: argv.join(" "), code: exit.code, reason });
-    }
-    let made = engine.changes_as_layer(&id, stage.image.clone(), {
+    let stubs = {
         let ours = MADE_BY_US.iter().map(|p| std::path::Path::new("/").join(p));
-        let stubs: Vec<_> = mounted.stubs.iter().cloned().chain(ours).collect();
+        mounted.stubs.iter().cloned().chain(ours).collect::<Vec<_>>()
+    };
+    let layer = engine.changes_as_layer(&id, stage.image.clone(), request.keep_all, {
         let (lowers, latest) = (shared.lowers(stage)?, shared.latest);
         move |upper| {
             let view = layer::files(lowers, &scratch)?;
@@ -192,10 +185,53 @@ pub(super) async fn run(
             Ok(latest)
         }
     });
-    let made = made.await?;
+    if exit.code != 0 {
+        let reason = if exit.error.is_empty() { String::new() } else { format!(": {}", exit.error) };
+        if let Some((config, contents)) = again {
+            let left = layer.await?;
+            let image = left.as_ref().map_or(config.image.clone(), |held| held.image().to_owned());
+            let failure = format!("exited with {}{reason}", exit.code);
+            let config = ContainerConfig { image, ..config };
+            debug::shell(shared, config, contents, stage, at, &failure, out).await;
+        }
+        if request.keep_failed && !request.debug {
+            guard.leave().await?;
+        } else {
+            guard.remove().await?;
+        }
+        return Err(Error::BuildFailed { command: argv.join(" "), code: exit.code, reason });
+    }
+    let made = layer.await?;
+    if request.keep_all {
+        guard.leave().await?;
+        return Ok(made);
+    }
     guard.remove().await?;
     out.line(format!(" ---> Removed intermediate container {}", &id[..12])).await;
     Ok(made)
+}
+
+/// A container of a step, but for what its instruction says.
+pub(super) fn of_step(shared: &Shared, stage: &Stage, image: String) -> Result<ContainerConfig, Error> {
+    let request = &shared.request;
+    let working_dir = if stage.config.working_dir.is_empty() { "/" } else { &stage.config.working_dir };
+    let mut config = ContainerConfig {
+        image,
+        working_dir: Some(working_dir.to_owned()),
+        user: Some(stage.config.user.clone()).filter(|u| !u.is_empty()),
+        of_build: true,
+        extra_hosts: request.extra_hosts.clone(),
+        resources: request.resources.clone(),
+        ulimits: request.ulimits.clone(),
+        shm_size: request.shm_size,
+        cgroup_parent: request.cgroup_parent.clone(),
+        log: LogConfig { driver: "none".into(), ..LogConfig::default() },
+        ..ContainerConfig::default()
+    };
+    for option in &request.security_options {
+        config.secure(option).map_err(Error::Invalid)?;
+    }
+    Ok(config)
 }
 
 impl Engine {
@@ -212,18 +248,26 @@ impl Engine {
         }
     }
 
-    /// What a container that has ended changed, as one more layer on the image of its own.
+    /// What a container that has ended changed, as one more layer on the image of its own. It is taken away from the
+    /// container, unless that is to `keep` it.
     async fn changes_as_layer(
         &self,
         id: &str,
         base: Option<String>,
+        keep: bool,
         prepare: impl FnOnce(&std::path::Path) -> Result<Option<i64>, Error> + Send + 'static,
     ) -> Result<Option<Held>, Error> {
         let upper = self.upper_of(id)?;
         let images = self.images().clone();
         blocking(move || {
             let latest = prepare(&upper)?;
-            images.add_layer_blocking(base.as_deref(), |file| write_layer(&upper, file, MADE_BY_US, latest))
+            let base = base.as_deref();
+            if keep {
+                return images.add_layer_blocking(base, |file| write_layer(&upper, file, MADE_BY_US, latest));
+            }
+            images.adopt_layer_blocking(base, &upper, |dir, out, announce| {
+                write_and_tidy(dir, out, announce, MADE_BY_US, latest)
+            })
         })
         .await
     }

@@ -7,6 +7,7 @@ use super::context::Context;
 use super::mounts::{Source, SourceRoot};
 use super::output::Output;
 use super::plan::Plan;
+use super::ssh::{self, Forwarded};
 use super::stage::{Done, Stage};
 use super::{BuildRequest, layer};
 use crate::dockerfile::Instruction;
@@ -20,6 +21,8 @@ pub(super) struct Shared {
     pub(super) request: BuildRequest,
     pub(super) context: Arc<Context>,
     pub(super) plan: Plan,
+    /// What no stage waits for its turn with.
+    pub(super) aside: Output,
     /// When the build began, or what SOURCE_DATE_EPOCH says (RFC 3339).
     pub(super) now: String,
     /// What SOURCE_DATE_EPOCH says: no file of a layer is younger.
@@ -33,6 +36,7 @@ impl Shared {
         request: BuildRequest,
         context: Arc<Context>,
         plan: Plan,
+        aside: Output,
     ) -> Result<Self, Error> {
         let epoch = request.args.get("SOURCE_DATE_EPOCH").cloned().flatten();
         let latest = epoch.as_deref().map(|t| {
@@ -45,12 +49,18 @@ impl Shared {
             None => time::OffsetDateTime::now_utc(),
         };
         let now = rfc3339(now)?;
-        Ok(Self { engine, request, context, plan, now, latest, held: Mutex::default() })
+        Ok(Self { engine, request, context, plan, aside, now, latest, held: Mutex::default() })
     }
 
     /// Keeps an image as long as the build.
     pub(super) fn hold(&self, image: Held) {
         self.held.lock().unwrap_or_else(PoisonError::into_inner).push(image);
+    }
+
+    /// The agent that git(1) may use, where the client forwards one.
+    pub(super) fn agent(&self, dir: &std::path::Path) -> Result<Option<Forwarded>, Error> {
+        let forwarded = self.request.agents.contains("default");
+        forwarded.then(|| ssh::forward(None, "default", dir, "agent", &self.aside)).transpose()
     }
 
     /// The layers of a stage, topmost first.

@@ -11,9 +11,11 @@ use tokio::sync::watch;
 use super::BuildRequest;
 use super::arguments::Arguments;
 use super::context::Context;
+use super::debug::{self, At};
 use super::output::{BuildEvent, Output};
 use super::plan::{Base, Plan};
 use super::shared::Shared;
+use super::squash;
 use crate::dockerfile::{Expander, parse_one};
 use crate::engine::Engine;
 use crate::error::{Error, blocking};
@@ -35,6 +37,7 @@ pub(super) struct Stage {
     pub(super) cmd_set: bool,
     /// Arguments that were asked for.
     pub(super) asked: Vec<String>,
+    pub(super) base: squash::Beginning,
 }
 
 /// Stages that are done, by their numbers.
@@ -51,7 +54,7 @@ pub(super) async fn run(
     for note in &plan.notes {
         output.line(format!("[Note] {note}")).await;
     }
-    let shared = Arc::new(Shared::new(engine, request, context, plan)?);
+    let shared = Arc::new(Shared::new(engine, request, context, plan, output.clone())?);
     let stage = run_stages(&shared, &output).await?;
     finish(&shared, &stage, &output).await
 }
@@ -115,14 +118,14 @@ async fn run_one(
         let mut trigger =
             parse_one(&text).map_err(|e| Error::Invalid(format!("ONBUILD {text}: {}", e.message)))?;
         trigger.line = plan.from.line;
-        stage.step(shared, number, &trigger, done, out).await.map_err(|e| shared.at(e, first, &trigger))?;
+        stage.try_step(shared, number, At { step: first, instruction: &trigger }, done, out).await?;
     }
     stage.shown(out).await;
     for (n, step) in plan.steps.iter().enumerate() {
         let step_number = first + 1 + n;
         let first_line = step.text.lines().next().unwrap_or_default();
         out.line(format!("Step {step_number}/{all} : {first_line}")).await;
-        stage.step(shared, number, step, done, out).await.map_err(|e| shared.at(e, step_number, step))?;
+        stage.try_step(shared, number, At { step: step_number, instruction: step }, done, out).await?;
         stage.shown(out).await;
     }
     Ok(stage)
@@ -132,7 +135,7 @@ async fn run_one(
 async fn begin(shared: &Shared, number: usize, done: &Done, out: &Output) -> Result<Stage, Error> {
     let plan = &shared.plan.stages[number];
     let args = Arguments::new(&shared.request);
-    let stage = match &plan.base {
+    let mut stage = match &plan.base {
         Base::Scratch => {
             let mut stage = Stage { args, ..Stage::default() };
             // As Docker has it of images that begin with nothing.
@@ -149,13 +152,32 @@ async fn begin(shared: &Shared, number: usize, done: &Done, out: &Output) -> Res
             let image = shared.base(name, plan.platform.as_deref(), out).await?;
             let mut stage = shared.stage_of_image(&image).await?;
             stage.args = args;
+            stage.base.id = Some(image.id);
             stage
         }
     };
+    stage.base = squash::Beginning::of(&stage);
     Ok(stage)
 }
 
 impl Stage {
+    /// Does a step; one that fails says where it is, and may be looked at before.
+    async fn try_step(
+        &mut self,
+        shared: &Shared,
+        number: usize,
+        at: At<'_>,
+        done: &Done,
+        out: &Output,
+    ) -> Result<(), Error> {
+        let Err(e) = self.step(shared, number, &at, done, out).await else { return Ok(()) };
+        // A command's own state has been looked at.
+        if shared.request.debug && !matches!(e, Error::BuildFailed { .. } | Error::ShuttingDown) {
+            debug::before(shared, self, &at, &e, out).await;
+        }
+        Err(shared.at(e, at.step, at.instruction))
+    }
+
     /// Tells what there is by now.
     async fn shown(&self, out: &Output) {
         let id = match (&self.chain, &self.image) {
@@ -253,7 +275,9 @@ async fn finish(shared: &Shared, stage: &Stage, output: &Output) -> Result<Strin
     let mut config = stage.config.clone();
     config.labels.extend(shared.request.labels.clone());
     let steps: Vec<_> = stage.history.iter().map(|h| (&h.created_by, h.empty_layer, &h.author)).collect();
-    let text = serde_json::to_vec(&("result", &stage.chain, &config, &steps, &stage.author, shared.latest))
+    let squash = shared.request.squash.then_some((&stage.base.image, &stage.base.id));
+    let known = ("result", &stage.chain, &config, &steps, &stage.author, shared.latest, squash);
+    let text = serde_json::to_vec(&known)
         .map_err(|e| Error::Invalid(format!("cannot encode the configuration: {e}")))?;
     let key = hex::encode(Sha256::digest(text));
     let images = shared.engine.images();
@@ -265,6 +289,10 @@ async fn finish(shared: &Shared, stage: &Stage, output: &Output) -> Result<Strin
         }
         None => {
             let created = shared.now.clone();
+            let stage = match shared.request.squash {
+                true => &squash::squashed(shared, stage).await?,
+                false => stage,
+            };
             let done = Finished {
                 config,
                 history: stage.history.clone(),

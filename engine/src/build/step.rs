@@ -7,6 +7,8 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::copy::{self, Item, Rules};
+use super::debug::At;
+use super::git::Repository;
 use super::layer::{Workspace, make_directories};
 use super::mounts::{Source, Sources};
 use super::output::Output;
@@ -14,9 +16,10 @@ use super::settings::{self, beneath};
 use super::shared::Shared;
 use super::stage::{Done, Stage};
 use super::{fetch, mounts, run};
-use crate::dockerfile::{Copy, Ignore, Instruction, Kind, Run};
+use crate::dockerfile::{Copy, Ignore, Instruction, Kind, MountKind, Run};
 use crate::error::{Error, blocking};
 use crate::image::Held;
+use crate::permissions::Permissions;
 use crate::runtime::resolve::Root;
 
 impl Stage {
@@ -25,12 +28,13 @@ impl Stage {
         &mut self,
         shared: &Shared,
         number: usize,
-        i: &Instruction,
+        at: &At<'_>,
         done: &Done,
         out: &Output,
     ) -> Result<(), Error> {
+        let i = at.instruction;
         match &i.kind {
-            Kind::Run(r) => self.run(shared, number, r, done, out).await,
+            Kind::Run(r) => self.run(shared, number, r, at, done, out).await,
             Kind::Copy(c) => self.copy(shared, number, "COPY", c, i, done, out).await,
             Kind::Add(c) => self.copy(shared, number, "ADD", c, i, done, out).await,
             Kind::Workdir(_) => self.workdir(shared, i, out).await,
@@ -107,6 +111,7 @@ impl Stage {
         shared: &Shared,
         number: usize,
         r: &Run,
+        at: &At<'_>,
         done: &Done,
         out: &Output,
     ) -> Result<(), Error> {
@@ -123,18 +128,23 @@ impl Stage {
         .map_err(Error::Invalid)?;
         let (argv, script) = run::command(&self.config, &r);
         let told = self.args.told(&self.config.env);
-        let mut sources = Sources::new();
+        let mut sources = Sources::default();
         let mut mounted = Vec::new();
-        for m in &r.mounts {
-            if m.kind != crate::dockerfile::MountKind::Bind {
+        for (n, m) in r.mounts.iter().enumerate() {
+            let seeded = m.kind == MountKind::Cache && !m.from.is_empty();
+            if m.kind != MountKind::Bind && !seeded {
                 continue;
             }
-            if !sources.contains_key(&m.from) {
+            if !sources.files.contains_key(&m.from) {
                 let source = shared.source(number, Some(&m.from), done, out).await?;
-                sources.insert(m.from.clone(), source);
+                sources.files.insert(m.from.clone(), source);
             }
-            let (source, path) = (sources[&m.from].clone(), m.source.clone());
-            mounted.push(blocking(move || digest_of_bind(&source, &path)).await?);
+            let (source, path) = (sources.files[&m.from].clone(), m.source.clone());
+            let digest = blocking(move || digest_of_bind(&source, &path)).await?;
+            if seeded {
+                sources.seeds.insert(n, digest.clone());
+            }
+            mounted.push(digest);
         }
         let what = json!({
             "run": argv, "script": script, "args": told, "env": self.config.env, "user": self.config.user,
@@ -145,7 +155,7 @@ impl Stage {
             if told.is_empty() { String::new() } else { format!("|{} {} ", told.len(), told.join(" ")) };
         let created_by = format!("RUN {counted}{}", argv.join(" "));
         let stage = self.clone();
-        self.layer(shared, what, created_by, out, run::run(shared, &stage, &r, &sources, out)).await
+        self.layer(shared, what, created_by, out, run::run(shared, &stage, &r, &sources, at, out)).await
     }
 
     #[allow(clippy::too_many_arguments, reason = "one step over the whole context of a build")]
@@ -175,14 +185,22 @@ impl Stage {
             Ok(())
         })
         .map_err(Error::Invalid)?;
-        refuse_what_is_not_there(keyword, &c)?;
-        let (urls, paths): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut c.sources).into_iter().partition(|s| keyword == "ADD" && fetch::is_url(s));
+        let (mut repositories, mut urls, mut paths) = (Vec::new(), Vec::new(), Vec::new());
+        for source in std::mem::take(&mut c.sources) {
+            // What may be a directory of the context is one.
+            let fetched = keyword == "ADD" && !source.starts_with("github.com/");
+            match Repository::named(&source).filter(|_| fetched) {
+                Some(repository) => repositories.push(repository),
+                None if fetched && fetch::is_url(&source) => urls.push(source),
+                None => paths.push(source),
+            }
+        }
+        refuse_flags(&c, (repositories.len(), urls.len(), paths.len()))?;
         let rules = Rules {
             left_out: if c.from.is_none() { shared.context.ignore().clone() } else { Ignore::default() },
             keyword,
             chown: c.chown.clone(),
-            mode: c.chmod.as_deref().map(copy::mode).transpose().map_err(Error::Invalid)?,
+            mode: c.chmod.as_deref().map(Permissions::parse).transpose().map_err(Error::Invalid)?,
             keep_owner: c.from.is_some(),
             parents: c.parents,
             unpack: keyword == "ADD" && c.unpack.unwrap_or(true),
@@ -191,11 +209,19 @@ impl Stage {
         };
         let directory = c.destination.ends_with('/') || c.destination == "." || c.destination.ends_with("/.");
         let destination = beneath(&self.config.working_dir, &c.destination);
-        if urls.len() + paths.len() + c.heredocs.len() > 1 && !directory {
+        if repositories.len() + urls.len() + paths.len() + c.heredocs.len() > 1 && !directory {
             return Err(not_a_directory(keyword));
         }
         let files = shared.source(number, c.from.as_deref(), done, out).await?;
         let mut groups = vec![(files, paths, c.heredocs.clone(), rules.clone())];
+        for repository in &repositories {
+            let dir = shared.context.scratch().await?;
+            let agent = shared.agent(&dir)?;
+            let (work, checksum) = (dir.join("work"), c.checksum.as_deref());
+            let files = repository.fetch(&work, c.keep_git_dir, checksum, agent.as_ref()).await?;
+            let files = Source::directory(files).await?;
+            groups.push((files, vec!["/".to_owned()], Vec::new(), Rules { unpack: false, ..rules.clone() }));
+        }
         if !urls.is_empty() {
             // What is fetched lies in a directory of its own; archives are unpacked only where that is asked for.
             let dir = shared.context.scratch().await?;
@@ -226,7 +252,7 @@ impl Stage {
         })
         .await?;
         let what = json!({
-            "copy": digest, "to": destination, "directory": directory, "chown": rules.chown, "mode": rules.mode,
+            "copy": digest, "to": destination, "directory": directory, "chown": rules.chown, "mode": c.chmod,
             "parents": rules.parents, "link": c.link, "owners": rules.keep_owner, "unpack": rules.unpack,
         });
         // What is linked does not depend on what is below.
@@ -271,20 +297,12 @@ fn is_directory(root: &Root, path: &Path) -> bool {
     root.open(path, OFlag::O_PATH | OFlag::O_DIRECTORY, 0).is_ok()
 }
 
-/// What of `ADD` and `COPY` this version cannot do yet, by name.
-fn refuse_what_is_not_there(keyword: &str, c: &Copy) -> Result<(), Error> {
-    if keyword == "ADD"
-        && let Some(source) = c.sources.iter().find(|s| fetch::is_repository(s))
-    {
-        return Err(Error::Invalid(format!(
-            "ADD of {source}: repositories are not fetched by this version of Skep yet: do it in a RUN"
-        )));
+/// Flags that do not fit the sources: repositories, URLs, and paths.
+fn refuse_flags(c: &Copy, sources: (usize, usize, usize)) -> Result<(), Error> {
+    if c.checksum.is_some() && !matches!(sources, (1, 0, 0) | (0, 1, 0)) {
+        return Err(Error::Invalid("--checksum is for one URL or one repository".into()));
     }
-    let urls = c.sources.iter().filter(|s| fetch::is_url(s)).count();
-    if c.checksum.is_some() && (keyword != "ADD" || urls != 1 || c.sources.len() != 1) {
-        return Err(Error::Invalid("--checksum is for one URL".into()));
-    }
-    if c.keep_git_dir {
+    if c.keep_git_dir && sources.0 == 0 {
         return Err(Error::Invalid("--keep-git-dir is for repositories".into()));
     }
     Ok(())

@@ -37,6 +37,13 @@ impl Engine {
         let name = self.take_name(name, &id)?;
         // Both are let go of again when anything fails.
         let result = match self.images().hold(&config.image, &id) {
+            // Only a build's own containers may be lost with their image.
+            Ok(image) if !config.of_build && self.images().is_unsynced(&image.id) => {
+                match self.images().settle().await {
+                    Ok(()) => self.make(&id, &name, config, image).await,
+                    Err(e) => Err(e),
+                }
+            }
             Ok(image) => self.make(&id, &name, config, image).await,
             Err(e) => Err(e),
         };

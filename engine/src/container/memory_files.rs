@@ -48,6 +48,12 @@ impl Engine {
         slot.volatile().contents = None;
         started
     }
+
+    /// Has a container that somebody else starts hold `contents`, as long as it is there.
+    pub(crate) fn give_files(&self, id: &str, contents: Vec<FileContent>) -> Result<(), Error> {
+        self.table().find(id)?.volatile().contents = Some(contents);
+        Ok(())
+    }
 }
 
 /// The tmpfs while it is on the host. Dropping it takes it off.

@@ -11,14 +11,20 @@ use std::path::Path;
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
-use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
+use nix::sys::stat::{FileStat, Mode, SFlag, UtimensatFlags, fstat, fstatat, utimensat};
+use nix::sys::time::TimeSpec;
+use nix::unistd::{Gid, Uid, UnlinkatFlags, unlinkat};
 use tar::{Builder, EntryType, Header};
 
+use crate::image::extract::empty_away;
+use crate::permissions::Permissions;
 use crate::userns::IdMaps;
 use crate::xattr;
 
 /// Values a ustar header has room for.
 const MOST_ID: u64 = 0o7_777_777;
+/// The attribute by which overlayfs hides what is below a directory.
+const OPAQUE: &[u8] = b"trusted.overlay.opaque";
 const NEVER_FOLLOW: OFlag = OFlag::O_NOFOLLOW.union(OFlag::O_CLOEXEC);
 
 /// A tar archive being written.
@@ -36,17 +42,21 @@ pub(crate) struct Pack<'a, W: Write> {
     told: Told,
     /// Paths that are left out as well.
     leave_out: Option<&'a dyn Fn(&[u8], bool) -> bool>,
+    /// The directory is to be the layer itself: what the archive has no place for goes from it too.
+    tidy: bool,
+    /// Is told the path and bytes of each file before it is written.
+    announce: Option<&'a dyn Fn(&[u8], u64)>,
     /// How deep the walk is.
     depth: usize,
 }
 
 /// What entries say of themselves, whatever their files say.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Told {
     /// User and group.
     pub(crate) owner: Option<(u32, u32)>,
     /// Permissions of what is no link.
-    pub(crate) mode: Option<u32>,
+    pub(crate) mode: Option<Permissions>,
     /// No file is younger, in seconds since the Unix epoch.
     pub(crate) latest: Option<i64>,
 }
@@ -65,6 +75,8 @@ impl<'a, W: Write> Pack<'a, W> {
             skip: &[],
             told: Told::default(),
             leave_out: None,
+            tidy: false,
+            announce: None,
             depth: 0,
         }
     }
@@ -84,6 +96,11 @@ impl<'a, W: Write> Pack<'a, W> {
         Self { leave_out: Some(leave_out), ..self }
     }
 
+    /// Makes the directory what the archive unpacks to, and tells `announce` of each file before it is written.
+    pub(crate) fn tidying(self, announce: &'a dyn Fn(&[u8], u64)) -> Self {
+        Self { tidy: true, announce: Some(announce), ..self }
+    }
+
     /// Adds what is in the directory, each entry below the name `prefix`. Without one, names are relative; with
     /// the prefix of the root, which is none but a slash, they begin with one.
     pub(crate) fn children(&mut self, dir: &OwnedFd, prefix: Option<&[u8]>) -> io::Result<()> {
@@ -98,6 +115,8 @@ impl<'a, W: Write> Pack<'a, W> {
             };
             if !self.skip.iter().any(|s| s.as_bytes() == path) {
                 self.entry(dir, &name, &path)?;
+            } else if self.tidy {
+                remove(dir, &name)?;
             }
         }
         self.depth -= 1;
@@ -123,10 +142,16 @@ impl<'a, W: Write> Pack<'a, W> {
                 other => other?,
             };
             self.directory(&below, path)?;
-            return if is_kernels(&below)? { Ok(()) } else { self.children(&below, Some(path)) };
+            if !is_kernels(&below)? {
+                self.children(&below, Some(path))?;
+            }
+            return self.limit_time(dir, name, &meta);
         }
         if self.layer && kind == SFlag::S_IFCHR && meta.st_rdev == 0 {
             return self.whiteout(path, &meta);
+        }
+        if kind != SFlag::S_IFSOCK {
+            self.limit_time(dir, name, &meta)?;
         }
         if meta.st_nlink > 1 && kind != SFlag::S_IFSOCK {
             if let Some(first) = self.links.get(&(meta.st_dev, meta.st_ino)) {
@@ -157,6 +182,18 @@ impl<'a, W: Write> Pack<'a, W> {
             SFlag::S_IFBLK => self.put(EntryType::Block, &meta, path, b"", None, io::empty()),
             SFlag::S_IFIFO => self.put(EntryType::Fifo, &meta, path, b"", None, io::empty()),
             // Sockets have no place in a tar.
+            _ if self.tidy => remove(dir, name.as_os_str()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives an entry of a directory that is tidied the time that the archive says.
+    fn limit_time(&self, dir: &OwnedFd, name: &Path, meta: &FileStat) -> io::Result<()> {
+        match self.told.latest {
+            Some(latest) if self.tidy && meta.st_mtime > latest => {
+                let at = TimeSpec::new(latest, 0);
+                Ok(utimensat(dir, name, &at, &at, UtimensatFlags::NoFollowSymlink)?)
+            }
             _ => Ok(()),
         }
     }
@@ -166,9 +203,24 @@ impl<'a, W: Write> Pack<'a, W> {
         let meta = fstat(dir)?;
         let name = [path, b"/"].concat();
         self.put(EntryType::Directory, &meta, &name, b"", Some(dir), io::empty())?;
-        let opaque =
-            self.layer && xattr::all(dir.as_fd())?.iter().any(|(k, _)| k == b"trusted.overlay.opaque");
+        let opaque = self.layer && xattr::all(dir.as_fd())?.iter().any(|(k, _)| k == OPAQUE);
         if opaque { self.empty(&[path, b"/.wh..wh..opq"].concat(), &meta) } else { Ok(()) }
+    }
+
+    /// Hides something of the layers below.
+    pub(crate) fn hide(&mut self, what: &Hidden) -> io::Result<()> {
+        let path = what.path().as_os_str().as_bytes();
+        let name = match what {
+            Hidden::Content(_) => [path, b"/.wh..wh..opq"].concat(),
+            Hidden::Entry(_) => {
+                let cut = path.iter().rposition(|b| *b == b'/').map_or(0, |i| i + 1);
+                [&path[..cut], b".wh.", &path[cut..]].concat()
+            }
+        };
+        let mut header = Header::new_gnu();
+        header.set_entry_type(EntryType::Regular);
+        header.set_mode(0o600);
+        self.out.append_data(&mut header, Path::new(OsStr::from_bytes(&name)), io::empty())
     }
 
     fn whiteout(&mut self, path: &[u8], meta: &FileStat) -> io::Result<()> {
@@ -195,7 +247,10 @@ impl<'a, W: Write> Pack<'a, W> {
     ) -> io::Result<()> {
         let mut header = Header::new_gnu();
         header.set_entry_type(kind);
-        let mode = self.told.mode.filter(|_| kind != EntryType::Symlink).unwrap_or(meta.st_mode);
+        let mode = match self.told.mode.as_ref().filter(|_| kind != EntryType::Symlink) {
+            Some(told) => told.apply(meta.st_mode, kind == EntryType::Directory),
+            None => meta.st_mode,
+        };
         header.set_mode(mode & 0o7777);
         let mtime = self.told.latest.map_or(meta.st_mtime, |latest| meta.st_mtime.min(latest));
         header.set_mtime(u64::try_from(mtime).unwrap_or(0));
@@ -231,12 +286,18 @@ impl<'a, W: Write> Pack<'a, W> {
             let kept = [&b"security.capability"[..], b"user."];
             if kept.iter().any(|k| name.starts_with(k)) && !name.starts_with(b"user.overlay.") {
                 records.push((format!("SCHILY.xattr.{}", String::from_utf8_lossy(&name)), value));
+            } else if let Some(file) = file.filter(|_| self.tidy && name != OPAQUE) {
+                // Labels of security modules stay: the kernel gives each file one.
+                xattr::remove(file.as_fd(), &name)?;
             }
         }
         if !records.is_empty() {
             self.out.append_pax_extensions(records.iter().map(|(k, v)| (k.as_str(), v.as_slice())))?;
         }
         header.set_cksum();
+        if let Some(announce) = self.announce.filter(|_| kind == EntryType::Regular && file.is_some()) {
+            announce(path, meta.st_size as u64);
+        }
         self.out.append(&header, data)
     }
 
@@ -244,7 +305,7 @@ impl<'a, W: Write> Pack<'a, W> {
     pub(crate) fn written(&mut self, path: &[u8], content: &[u8]) -> io::Result<()> {
         let mut header = Header::new_gnu();
         header.set_entry_type(EntryType::Regular);
-        header.set_mode(self.told.mode.unwrap_or(0o644) & 0o7777);
+        header.set_mode(self.told.mode.as_ref().map_or(0o644, |told| told.apply(0o644, false)));
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let now = now.map_or(0, |t| i64::try_from(t.as_secs()).unwrap_or(0));
         let mtime = self.told.latest.map_or(now, |latest| now.min(latest));
@@ -282,6 +343,91 @@ pub(crate) fn write_layer(
     pack.finish()?;
     // Dropped, it would keep quiet about what it cannot write.
     out.flush()
+}
+
+/// The same of a directory that becomes the layer itself: it is what the archive unpacks to afterwards. Blocks.
+pub(crate) fn write_and_tidy(
+    upper: &Path,
+    out: &mut dyn Write,
+    announce: &dyn Fn(&[u8], u64),
+    skip: &'static [&'static str],
+    latest: Option<i64>,
+) -> io::Result<()> {
+    let top = OwnedFd::from(File::open(upper)?);
+    let pack = Pack::layer(out, skip).told(Told { latest, ..Told::default() });
+    let mut pack = pack.tidying(announce);
+    pack.children(&top, None)?;
+    pack.finish()?;
+    // Of the topmost directory no layer tells anything.
+    nix::unistd::fchown(&top, Some(Uid::from_raw(0)), Some(Gid::from_raw(0)))?;
+    nix::sys::stat::fchmod(&top, Mode::from_bits_truncate(0o755))?;
+    for (name, _) in xattr::all(top.as_fd())? {
+        xattr::remove(top.as_fd(), &name)?;
+    }
+    Ok(())
+}
+
+/// Something of the layers below that a layer hides.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Hidden {
+    /// This path.
+    Entry(std::path::PathBuf),
+    /// All that is in the directory.
+    Content(std::path::PathBuf),
+}
+
+impl Hidden {
+    /// Which path, relative to the root.
+    pub(crate) fn path(&self) -> &Path {
+        match self {
+            Self::Entry(path) | Self::Content(path) => path,
+        }
+    }
+
+    /// What is in it alone.
+    pub(crate) fn as_content(&self) -> Self {
+        Self::Content(self.path().to_path_buf())
+    }
+}
+
+/// What the directory of a layer hides of those below.
+pub(crate) fn hidden(dir: &OwnedFd, found: &mut std::collections::BTreeSet<Hidden>) -> io::Result<()> {
+    fn walk(
+        dir: &OwnedFd,
+        at: &Path,
+        depth: usize,
+        found: &mut std::collections::BTreeSet<Hidden>,
+    ) -> io::Result<()> {
+        if depth > DEEPEST {
+            return Err(io::Error::other("its directories are nested too deep"));
+        }
+        for name in names(dir)? {
+            let path = at.join(&name);
+            let meta = fstatat(dir, name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+            match SFlag::from_bits_truncate(meta.st_mode) & SFlag::S_IFMT {
+                SFlag::S_IFCHR if meta.st_rdev == 0 => drop(found.insert(Hidden::Entry(path))),
+                SFlag::S_IFDIR => {
+                    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | NEVER_FOLLOW;
+                    let below = openat(dir, name.as_os_str(), flags, Mode::empty())?;
+                    if xattr::all(below.as_fd())?.iter().any(|(k, _)| k == OPAQUE) {
+                        found.insert(Hidden::Content(path.clone()));
+                    }
+                    walk(&below, &path, depth + 1, found)?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+    walk(dir, Path::new(""), 0, found)
+}
+
+/// Removes an entry of a directory with all below it, and never what a link leads to.
+fn remove(dir: &OwnedFd, name: &OsStr) -> io::Result<()> {
+    match unlinkat(dir, name, UnlinkatFlags::NoRemoveDir) {
+        Err(Errno::EISDIR) => Ok(empty_away(dir, name.as_bytes())?),
+        other => Ok(other?),
+    }
 }
 
 /// Whether a directory is of a file system in which the kernel shows itself: what is in it is no file of the

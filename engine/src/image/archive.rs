@@ -41,6 +41,8 @@ impl Drop for Scratch {
 pub(super) struct Member {
     pub(super) staged: Staged,
     pub(super) path: PathBuf,
+    /// It is a directory with a recipe, and at no path.
+    pub(super) recipe: bool,
 }
 
 /// One image of an archive, checked against what the archive holds.
@@ -125,7 +127,7 @@ fn set_aside(
                 if archive.left() > 0 {
                     return Err(archive.cut(archive.left()));
                 }
-                members.files.insert(name, Member { staged, path });
+                members.files.insert(name, Member { staged, path, recipe: false });
             }
             Kind::Symlink | Kind::HardLink => {
                 let base = match entry.kind {

@@ -1,16 +1,19 @@
 //! Images as a build makes them: one layer upon another, kept for the next build, and in the end the image that was
 //! asked for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 
 use super::archive::{Found, Member, Scratch};
 use super::config::{ConfigBlob, History, ImageConfig, RootfsBlob};
-use super::layer::{Staged, stage};
+use super::layer::{Staged, chain_ids, stage};
 use super::pin::Held;
+use super::recipe::{Announced, Recorder};
 use super::reference::Reference;
 use super::store::Images;
+use crate::data_root::make_dir;
 use crate::error::{Error, blocking};
 use crate::metadata::{Change, Kind};
 
@@ -43,7 +46,50 @@ impl Images {
         let mut blob = bare(below);
         blob.rootfs.diff_ids.push(layer.staged.digest.clone());
         layers.push(layer);
-        self.intermediate(blob, layers, &scratch).map(Some)
+        self.intermediate(blob, layers, &scratch, HashMap::new()).map(Some)
+    }
+
+    /// The same of a directory that becomes the layer's, on the same file system. `write` writes it as a tar to be hashed,
+    /// and makes it what that unpacks to; it tells of each file beforehand.
+    pub(crate) fn adopt_layer_blocking(
+        &self,
+        base: Option<&str>,
+        upper: &Path,
+        write: impl FnOnce(&Path, &mut dyn Write, &dyn Fn(&[u8], u64)) -> io::Result<()>,
+    ) -> Result<Option<Held>, Error> {
+        let scratch = Scratch::new(&self.temporary(), "layer")?;
+        let dir = scratch.0.join("new");
+        // As all layers' directories are: the way into them is shut further up.
+        make_dir(&dir, 0o755)?;
+        let (files, recipe) = (dir.join("diff"), dir.join("recipe"));
+        std::fs::rename(upper, &files).map_err(Error::io("take over", upper))?;
+        let announced = Announced::default();
+        let mut recorder = Recorder::new(&recipe, &announced)?;
+        let announce = |path: &[u8], bytes: u64| *announced.borrow_mut() = Some((path.to_vec(), bytes));
+        write(&files, &mut recorder, &announce).map_err(Error::io("read the files of", upper))?;
+        let made = recorder.finish().map_err(Error::io("write", &recipe))?;
+        if made.staged.size <= NOTHING {
+            return Ok(None);
+        }
+        let _changing = self.changing().blocking_lock();
+        let (below, mut layers) = self.below(base)?;
+        let mut blob = bare(below);
+        blob.rootfs.diff_ids.push(made.staged.digest.clone());
+        let chain = chain_ids(&blob.rootfs.diff_ids).pop().unwrap_or_default();
+        let path = self.blob_path(&made.staged.digest);
+        if self.state().layers.contains_key(&chain) && !path.exists() {
+            // The same files are there, as another archive or after a crash that cut the recipe off.
+            let there = self.recipe_path(&chain);
+            std::fs::rename(&recipe, &there).map_err(Error::io("move into the store", &there))?;
+            let mut state = self.state();
+            if let Some(layer) = state.layers.get_mut(&chain) {
+                layer.archive = Some(made.staged.size);
+            }
+            state.unsynced.layer(&chain);
+        }
+        layers.push(Member { staged: made.staged, path, recipe: true });
+        let ready = HashMap::from([(chain, (dir, made.unpacked))]);
+        self.intermediate(blob, layers, &scratch, ready).map(Some)
     }
 
     /// An image of an image's layers and nothing else, which is in no list.
@@ -51,12 +97,18 @@ impl Images {
         let scratch = Scratch::new(&self.temporary(), "layers")?;
         let _changing = self.changing().blocking_lock();
         let (below, layers) = self.below(Some(of))?;
-        self.intermediate(bare(below), layers, &scratch)
+        self.intermediate(bare(below), layers, &scratch, HashMap::new())
     }
 
     /// Stores an image that is in no list. The caller holds `changing`, so it is held before anybody could prune it.
-    fn intermediate(&self, blob: ConfigBlob, layers: Vec<Member>, scratch: &Scratch) -> Result<Held, Error> {
-        let mut prepared = self.prepare(found(blob, layers, Vec::new())?, scratch)?;
+    fn intermediate(
+        &self,
+        blob: ConfigBlob,
+        layers: Vec<Member>,
+        scratch: &Scratch,
+        ready: HashMap<String, (PathBuf, u64)>,
+    ) -> Result<Held, Error> {
+        let mut prepared = self.prepare_with(found(blob, layers, Vec::new())?, scratch, ready)?;
         prepared.stored.intermediate = true;
         self.publish(std::slice::from_ref(&prepared))?;
         self.keep(prepared.id())
@@ -96,10 +148,9 @@ impl Images {
         let path = self.blob_path(id);
         let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
         let mut layers = Vec::new();
-        for digest in &image.blobs {
-            let path = self.blob_path(digest);
-            let size = std::fs::metadata(&path).map_err(Error::io("read the size of", &path))?.len();
-            layers.push(Member { staged: Staged { digest: digest.clone(), size }, path });
+        for (digest, chain) in image.blobs.iter().zip(&image.image.chain_ids) {
+            let (path, size) = (self.blob_path(digest), self.blob_size(digest, chain)?);
+            layers.push(Member { staged: Staged { digest: digest.clone(), size }, path, recipe: false });
         }
         Ok((ConfigBlob::parse(&bytes, id)?, layers))
     }
@@ -181,7 +232,7 @@ pub(super) fn written(
     write(&mut file).map_err(Error::io("write the layer to", &path))?;
     let mut written = File::open(&path).map_err(Error::io("open", &path))?;
     let staged = stage(&mut written, None)?;
-    Ok((staged.size > NOTHING).then_some(Member { staged, path }))
+    Ok((staged.size > NOTHING).then_some(Member { staged, path, recipe: false }))
 }
 
 pub(super) fn found(

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::config::Image;
 use super::reference::{Reference, is_hex};
+use super::unsynced::Unsynced;
 use crate::error::Error;
 
 /// An image and the blobs it is made of.
@@ -30,6 +31,9 @@ pub(super) struct StoredImage {
 pub(super) struct StoredLayer {
     pub(super) diff_id: String,
     pub(super) size: u64,
+    /// Bytes of its archive, where that is put together again when it is asked for (`recipe`).
+    #[serde(default)]
+    pub(super) archive: Option<u64>,
 }
 
 /// What a container keeps from being removed.
@@ -66,6 +70,8 @@ pub(super) struct State {
     /// By container ID.
     pub(super) holders: HashMap<String, Holder>,
     pub(super) pins: HashMap<u64, Pinned>,
+    /// What is in no metadata yet.
+    pub(super) unsynced: Unsynced,
 }
 
 impl State {

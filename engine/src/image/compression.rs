@@ -1,4 +1,4 @@
-//! Plain, gzip or zstd, told by the first bytes.
+//! Plain, gzip, zstd, bzip2 or xz, told by the first bytes.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -15,6 +15,8 @@ pub(super) enum Compression {
     Plain,
     Gzip,
     Zstd,
+    Bzip2,
+    Xz,
 }
 
 impl Compression {
@@ -22,6 +24,8 @@ impl Compression {
         match head {
             [0x1f, 0x8b, ..] => Self::Gzip,
             [0x28, 0xb5, 0x2f, 0xfd, ..] => Self::Zstd,
+            [b'B', b'Z', b'h', b'1'..=b'9', b'1', b'A', ..] => Self::Bzip2,
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Self::Xz,
             _ => Self::Plain,
         }
     }
@@ -32,26 +36,28 @@ pub(super) fn decoder<'a, R: Read + Send + 'a>(
     inner: R,
 ) -> io::Result<(Compression, Box<dyn Read + Send + 'a>)> {
     let mut buffered = Peeked::new(BufReader::with_capacity(128 << 10, inner));
-    let compression = Compression::of(buffered.peek(4)?);
+    let compression = Compression::of(buffered.peek(6)?);
     let reader: Box<dyn Read + Send + 'a> = match compression {
         Compression::Plain => Box::new(buffered),
         Compression::Gzip => {
             Box::new(flate2::bufread::MultiGzDecoder::new(BufReader::with_capacity(128 << 10, buffered)))
         }
         Compression::Zstd => Box::new(ZstdFrames { source: Some(buffered), frame: None }),
+        Compression::Bzip2 => Box::new(bzip2::read::MultiBzDecoder::new(buffered)),
+        Compression::Xz => Box::new(lzma_rust2::XzReader::new(buffered, true)),
     };
     Ok((compression, reader))
 }
 
 /// How a file is compressed; its position is left where it was.
 pub(super) fn kind_of(file: &File) -> io::Result<Compression> {
-    let mut head = [0; 4];
+    let mut head = [0; 6];
     let n = file.read_at(&mut head, 0)?;
     Ok(Compression::of(&head[..n]))
 }
 
 /// Compresses into a new file, the same bytes to the same bytes each time. Its digest and size.
-pub(super) fn to_gzip(mut from: File, to: &Path) -> Result<(String, u64), Error> {
+pub(super) fn to_gzip(mut from: impl Read, to: &Path) -> Result<(String, u64), Error> {
     let out = Counted {
         file: File::create_new(to).map_err(Error::io("create", to))?,
         hash: Sha256::new(),

@@ -49,7 +49,7 @@ pub(crate) struct CopyRules {
     pub(crate) ids: Option<IdMaps>,
 }
 
-/// Unpacks an archive, plain or compressed with gzip or zstd, into the directory `to`. Names that begin like
+/// Unpacks an archive, plain or compressed with gzip, zstd, bzip2 or xz, into the directory `to`. Names that begin like
 /// whiteouts are names.
 pub(crate) fn copy_in(from: impl Read + Send, to: OwnedFd, rules: CopyRules) -> Result<(), Error> {
     let (_, reader) = decoder(from).map_err(|e| Error::Archive(format!("it cannot be read: {e}")))?;
@@ -380,7 +380,7 @@ impl Extraction {
 }
 
 /// Removes a directory and all below it, never through a symlink.
-fn empty_away(dir: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
+pub(crate) fn empty_away(dir: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
     let below = open_in(dir, name, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
     let mut open = nix::dir::Dir::from_fd(below.try_clone().map_err(|e| errno(&e))?)?;
     let entries: Vec<_> = open.iter().collect::<Result<_, _>>()?;

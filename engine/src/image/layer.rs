@@ -58,13 +58,13 @@ pub(super) fn chain_ids(diff_ids: &[String]) -> Vec<String> {
 }
 
 /// Hashes in a thread of its own what is passed on to it.
-struct Hasher {
+pub(super) struct Hasher {
     chunks: mpsc::SyncSender<Vec<u8>>,
     thread: std::thread::JoinHandle<String>,
 }
 
 impl Hasher {
-    fn start() -> io::Result<Self> {
+    pub(super) fn start() -> io::Result<Self> {
         let (chunks, inbox) = mpsc::sync_channel::<Vec<u8>>(16);
         let thread = std::thread::Builder::new().name("skep-hash".into()).spawn(move || {
             let mut hash = Sha256::new();
@@ -76,11 +76,11 @@ impl Hasher {
         Ok(Self { chunks, thread })
     }
 
-    fn add(&self, bytes: &[u8]) -> io::Result<()> {
+    pub(super) fn add(&self, bytes: &[u8]) -> io::Result<()> {
         self.chunks.send(bytes.to_vec()).map_err(|_| io::Error::other("the hashing thread has stopped"))
     }
 
-    fn finish(self) -> io::Result<String> {
+    pub(super) fn finish(self) -> io::Result<String> {
         drop(self.chunks);
         self.thread.join().map_err(|_| io::Error::other("the hashing thread has stopped"))
     }

@@ -19,6 +19,7 @@ mod progress;
 mod pull;
 mod push;
 mod receive;
+mod recipe;
 mod reference;
 mod remove;
 mod save;
@@ -26,8 +27,10 @@ mod share;
 mod store;
 pub(crate) mod tar;
 mod transfer;
+mod unsynced;
 mod upload;
 mod usage;
+mod whole;
 
 pub use config::{History, Image, ImageConfig};
 pub use partial::{PIECE, Partial};

@@ -249,11 +249,11 @@ impl Images {
                         ready.insert(chain.clone(), unpacked.clone());
                     }
                     let staged = Staged { digest: layer.digest.clone(), size: layer.size };
-                    Member { staged, path: arrived.blob.clone() }
+                    Member { staged, path: arrived.blob.clone(), recipe: false }
                 }
                 Err(there) => {
                     let path = self.blob_path(there);
-                    Member { staged: Staged { digest: there.clone(), size: 0 }, path }
+                    Member { staged: Staged { digest: there.clone(), size: 0 }, path, recipe: false }
                 }
             });
         }

@@ -12,7 +12,7 @@ use skep_registry::{Access, Credentials, Descriptor, Mounted, Session, media};
 
 use super::archive::Scratch;
 use super::catalogue::StoredImage;
-use super::compression::{Compression, kind_of};
+use super::compression::{Compression, decoder, kind_of};
 use super::layer::digest_of;
 use super::progress::Progress;
 use super::pull::Tell;
@@ -160,14 +160,17 @@ impl Images {
         scratch: &Scratch,
     ) -> Result<Outgoing, Error> {
         let diff_id = stored.image.layers.get(at).cloned().unwrap_or_default();
+        self.complete(stored)?;
         let mut path = self.blob_path(blob);
         let file = File::open(&path).map_err(Error::io("open", &path))?;
         let descriptor = match kind_of(&file).map_err(Error::io("read", &path))? {
             Compression::Gzip => self.descriptor_of(blob, media::DOCKER_LAYER)?,
             Compression::Zstd => self.descriptor_of(blob, media::OCI_LAYER_ZSTD)?,
-            Compression::Plain => {
+            // No manifest has a name for the others.
+            Compression::Plain | Compression::Bzip2 | Compression::Xz => {
+                let plain = decoder(file).map_err(Error::io("read", &path))?.1;
                 path = scratch.0.join(format!("layer-{at}"));
-                let (digest, size) = super::compression::to_gzip(file, &path)?;
+                let (digest, size) = super::compression::to_gzip(plain, &path)?;
                 let media_type = media::DOCKER_LAYER.into();
                 Descriptor { media_type, digest, size, ..Descriptor::default() }
             }

@@ -140,7 +140,8 @@ impl Images {
             ..ConfigBlob::default()
         };
         let _changing = self.changing().blocking_lock();
-        let found = found(blob, vec![archive::Member { staged, path }], reference.into_iter().collect())?;
+        let member = archive::Member { staged, path, recipe: false };
+        let found = found(blob, vec![member], reference.into_iter().collect())?;
         // Of the only layer, the diff ID is the chain ID too.
         let ready = HashMap::from([(unpacked.diff_id, (trial, unpacked.size))]);
         let prepared = self.prepare_with(found, &scratch, ready)?;
@@ -191,7 +192,8 @@ impl Images {
                             (dir, unpacked.size)
                         }
                     };
-                    let layer = StoredLayer { diff_id: diff_id.clone(), size: unpacked_size };
+                    let archive = member.recipe.then_some(member.staged.size);
+                    let layer = StoredLayer { diff_id: diff_id.clone(), size: unpacked_size, archive };
                     layers.push((chain.clone(), layer.clone(), dir));
                     layer
                 }
@@ -226,12 +228,15 @@ impl Images {
         };
         blobs.push((id, config_path));
         let references = found.references.iter().map(Reference::to_string).collect();
-        Ok(Prepared { stored, layers, blobs, references })
+        let new = !self.state().images.contains_key(&stored.image.id);
+        Ok(Prepared { new, stored, layers, blobs, references })
     }
 
     /// Files into place, everything to disk, then the metadata in one commit: a crash before it leaves
-    /// files that the next start sweeps, one after it leaves a whole image.
+    /// files that the next start sweeps, one after it leaves a whole image. What builds keep for the next goes to disk with
+    /// the next image that somebody asked for ([`Unsynced`](super::unsynced::Unsynced)).
     pub(super) fn publish(&self, prepared: &[Prepared]) -> Result<(), Error> {
+        let lazy = !prepared.is_empty() && prepared.iter().all(|p| p.stored.intermediate);
         let mut moved = false;
         let mut changes = Vec::new();
         for p in prepared {
@@ -243,7 +248,9 @@ impl Images {
                 continue;
             }
             for (digest, from) in &p.blobs {
-                moved |= move_in(from, &self.blob_path(digest))?;
+                let to = self.blob_path(digest);
+                // What is in the store by its recipe is at no path.
+                moved |= *from != to && move_in(from, &to)?;
             }
             for (chain, layer, from) in &p.layers {
                 moved |= move_in(from, &self.layer_dir(chain))?;
@@ -251,19 +258,19 @@ impl Images {
             }
             changes.push(Change::put(Kind::Image, &p.stored.image.id, &p.stored)?);
         }
-        if moved {
-            let root = self.root().path();
-            let dir = fs::File::open(root).map_err(Error::io("open", root))?;
-            nix::unistd::syncfs(dir.as_fd()).map_err(|e| Error::Io {
-                operation: "sync",
-                path: root.into(),
-                source: e.into(),
-            })?;
-            sync_dir(&self.root().blobs())?;
-            sync_dir(&self.root().layers())?;
+        if !lazy {
+            let (unsynced, before) = self.take_unsynced()?;
+            changes.extend(before);
+            let written = if moved || !unsynced.is_empty() { self.sync_files() } else { Ok(()) };
+            if let Err(e) = written.and_then(|()| self.metadata().commit_blocking(changes)) {
+                self.give_up(unsynced);
+                return Err(e);
+            }
         }
-        self.metadata().commit_blocking(changes)?;
         let mut state = self.state();
+        if lazy {
+            state.unsynced.add(prepared);
+        }
         for p in prepared {
             if !state.images.contains_key(&p.stored.image.id) {
                 state.layers.extend(p.layers.iter().map(|(c, l, _)| (c.clone(), l.clone())));
@@ -276,8 +283,25 @@ impl Images {
     }
 }
 
+impl Images {
+    /// All files to disk.
+    pub(super) fn sync_files(&self) -> Result<(), Error> {
+        let root = self.root().path();
+        let dir = fs::File::open(root).map_err(Error::io("open", root))?;
+        nix::unistd::syncfs(dir.as_fd()).map_err(|e| Error::Io {
+            operation: "sync",
+            path: root.into(),
+            source: e.into(),
+        })?;
+        sync_dir(&self.root().blobs())?;
+        sync_dir(&self.root().layers())
+    }
+}
+
 /// An image that only waits to be published.
 pub(super) struct Prepared {
+    /// The store has no such image yet.
+    pub(super) new: bool,
     pub(super) stored: StoredImage,
     pub(super) layers: Vec<(String, StoredLayer, PathBuf)>,
     pub(super) blobs: Vec<(String, PathBuf)>,

@@ -1,12 +1,11 @@
 //! Removal of references and images, and of the layers and blobs that nothing needs any more.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 
 use super::catalogue::State;
 use super::config::Image;
 use super::reference::Reference;
-use super::store::{Images, Removed};
+use super::store::{Images, Removed, hex_of};
 use crate::data_root::remove_tree;
 use crate::error::{Error, blocking};
 use crate::metadata::{Change, Kind};
@@ -116,29 +115,29 @@ impl Images {
 
     /// Removes the layers and blobs that no image or container needs. The caller holds `changing`.
     pub(super) async fn collect(&self) -> Result<Vec<String>, Error> {
-        let (layers, blobs) = {
+        let (layers, chains, blobs) = {
             let mut state = self.state();
             let known: Vec<String> = state.layers.keys().cloned().collect();
             let (chains, blobs) = state.needed();
             let gone: Vec<String> = known.into_iter().filter(|c| !chains.contains(c.as_str())).collect();
             let blobs: BTreeSet<String> =
                 blobs.iter().map(|d| d.trim_start_matches("sha256:").to_owned()).collect();
+            let chains: BTreeSet<String> = chains.iter().map(|c| hex_of(c).to_owned()).collect();
             for c in &gone {
                 state.layers.remove(c);
             }
-            (gone, blobs)
+            (gone, chains, blobs)
         };
         self.metadata().commit(layers.iter().map(|c| Change::delete(Kind::Layer, c)).collect()).await?;
-        let dirs: Vec<PathBuf> = layers.iter().map(|c| self.layer_dir(c)).collect();
-        let blob_dir = self.blob_path("");
+        let (layer_dir, blob_dir) = (self.layer_dir(""), self.blob_path(""));
         blocking(move || {
             let mut reasons = Vec::new();
-            for dir in dirs {
-                reasons.extend(remove_tree(&dir).err().map(|e| e.to_string()));
-            }
-            for entry in std::fs::read_dir(&blob_dir).map_err(Error::io("list", &blob_dir))?.flatten() {
-                if !entry.file_name().to_str().is_some_and(|n| blobs.contains(n)) {
-                    reasons.extend(remove_tree(&entry.path()).err().map(|e| e.to_string()));
+            // Those of which a crash has lost the record, too.
+            for (dir, kept) in [(layer_dir, chains), (blob_dir, blobs)] {
+                for entry in std::fs::read_dir(&dir).map_err(Error::io("list", &dir))?.flatten() {
+                    if !entry.file_name().to_str().is_some_and(|n| kept.contains(n)) {
+                        reasons.extend(remove_tree(&entry.path()).err().map(|e| e.to_string()));
+                    }
                 }
             }
             if reasons.is_empty() {

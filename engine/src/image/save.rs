@@ -72,6 +72,7 @@ impl Images {
             let Some(stored) = stored else {
                 return Err(io::Error::other(format!("image {id} was removed while it was being saved")));
             };
+            self.complete(stored).map_err(io::Error::other)?;
             for digest in stored.blobs.iter().chain([*id]) {
                 if written.insert(digest.clone()) {
                     let mut file = File::open(self.blob_path(digest))?;
@@ -131,6 +132,9 @@ impl Images {
             Compression::Plain => media::OCI_LAYER,
             Compression::Gzip => media::OCI_LAYER_GZIP,
             Compression::Zstd => media::OCI_LAYER_ZSTD,
+            // No specification has a name for these.
+            Compression::Bzip2 => "application/vnd.oci.image.layer.v1.tar+bzip2",
+            Compression::Xz => "application/vnd.oci.image.layer.v1.tar+xz",
         };
         Ok(json!({ "mediaType": media_type, "size": file.metadata()?.len(), "digest": digest }))
     }

@@ -138,7 +138,7 @@ impl Share {
             // The same content in other clothes.
             Blob::Whole { digest } if digest != named => Ok(None),
             Blob::Whole { digest } => {
-                let path = self.images.blob_path(digest);
+                let path = self.images.whole_blob_of(digest)?;
                 let mut bytes = vec![0; length];
                 let file = File::open(&path).map_err(Error::io("open", &path))?;
                 file.read_exact_at(&mut bytes, offset).map_err(Error::io("read", &path))?;
@@ -251,10 +251,8 @@ impl Images {
             None => Vec::new(),
         };
         let mut blobs = Vec::with_capacity(stored.blobs.len());
-        for digest in &stored.blobs {
-            let path = self.blob_path(digest);
-            let size = std::fs::metadata(&path).map_err(Error::io("read the size of", &path))?.len();
-            blobs.push((digest.clone(), size));
+        for (digest, chain) in stored.blobs.iter().zip(&stored.image.chain_ids) {
+            blobs.push((digest.clone(), self.blob_size(digest, chain)?));
         }
         Ok(Arc::new(Share {
             id: id.to_owned(),
@@ -416,7 +414,7 @@ impl Images {
                 }
             };
             as_named &= digest == *named;
-            layers.push(Member { staged: Staged { digest, size: *size }, path });
+            layers.push(Member { staged: Staged { digest, size: *size }, path, recipe: false });
         }
         let found = Found {
             config: share.config.clone(),

@@ -40,6 +40,8 @@ struct Inner {
     limits: Limits,
     /// Serialises whatever adds or removes layers and blobs.
     changing: tokio::sync::Mutex<()>,
+    /// Held by who puts an archive together again.
+    completing: Mutex<()>,
     state: Mutex<State>,
     registries: ArcSwap<Registries>,
     transfers: Transfers,
@@ -105,6 +107,7 @@ impl Images {
             metrics,
             limits: Limits::default(),
             changing: tokio::sync::Mutex::new(()),
+            completing: Mutex::default(),
             state: Mutex::new(state),
             registries: ArcSwap::default(),
             transfers: Transfers::default(),
@@ -135,6 +138,10 @@ impl Images {
 
     pub(super) fn metrics(&self) -> &Metrics {
         &self.0.metrics
+    }
+
+    pub(super) fn completing(&self) -> MutexGuard<'_, ()> {
+        self.0.completing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn changing(&self) -> &tokio::sync::Mutex<()> {
@@ -168,6 +175,11 @@ impl Images {
     /// The directory of a layer.
     pub(crate) fn layer_path(&self, chain: &str) -> PathBuf {
         self.0.root.layers().join(hex_of(chain)).join("diff")
+    }
+
+    /// The recipe of a layer's archive, where it has one.
+    pub(super) fn recipe_path(&self, chain: &str) -> PathBuf {
+        self.0.root.layers().join(hex_of(chain)).join("recipe")
     }
 
     pub(super) fn layer_dir(&self, chain: &str) -> PathBuf {
@@ -262,6 +274,9 @@ impl Images {
         }
         let _changing = self.changing().lock().await;
         let id = self.state().find(source)?;
+        if self.is_unsynced(&id) {
+            self.sync_unsynced().await?;
+        }
         let key = target.to_string();
         self.metadata().commit(vec![Change::put(Kind::Reference, &key, &id)?]).await?;
         self.state().references.insert(key.clone(), id.clone());

@@ -12,16 +12,25 @@ use super::super::api::{self, Body};
 /// Name of a Dockerfile that is sent along from elsewhere.
 const SENT: &str = ".dockerfile.sent";
 
+/// Where the daemon is to fetch the context from, if that is what a path is; and the path of the Dockerfile in it.
+pub(super) fn remote(path: &Path, file: Option<&Path>) -> Result<Option<(String, String)>> {
+    let shown = path.display().to_string();
+    let far = ["http://", "https://", "git://", "git@", "ssh://", "github.com/"];
+    if !far.iter().any(|p| shown.starts_with(p)) || path.is_dir() {
+        return Ok(None);
+    }
+    if file == Some(Path::new("-")) {
+        bail!(
+            "a Dockerfile on standard input does not go with a context from {shown}: the daemon fetches that"
+        );
+    }
+    Ok(Some((shown, file.map_or_else(|| "Dockerfile".to_owned(), slashes))))
+}
+
 /// What is sent, and the path of the Dockerfile in it.
 pub(super) fn open(path: &Path, file: Option<&Path>) -> Result<(Body, String)> {
     if path == Path::new("-") {
         return from_stdin(file);
-    }
-    let shown = path.display().to_string();
-    if ["http://", "https://", "git://", "git@", "github.com/"].iter().any(|p| shown.starts_with(p)) {
-        bail!(
-            "a build context from {shown} is not supported by this version of Skep yet: check it out first"
-        );
     }
     let root = root(path)?;
     let (text, name) = dockerfile(&root, file)?;
@@ -180,6 +189,8 @@ fn from_stdin(file: Option<&Path>) -> Result<(Body, String)> {
     head.truncate(n);
     let is_archive = head.starts_with(b"\x1f\x8b")
         || head.starts_with(b"\x28\xb5\x2f\xfd")
+        || head.starts_with(b"BZh")
+        || head.starts_with(b"\xfd7zXZ\0")
         || head.get(257..262).is_some_and(|m| m == b"ustar");
     if is_archive {
         drop(stdin);

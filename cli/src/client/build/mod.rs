@@ -1,6 +1,8 @@
 //! `build`: a directory packed and sent to the daemon, which builds an image of it.
 
+mod agent;
 mod context;
+mod debug;
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
@@ -11,12 +13,11 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 use hyper::Method;
-use serde_json::Value;
 
-use super::api::{Api, Query};
+use super::api::{self, Api, Query};
 use super::create_body;
 use super::create_values as values;
-use super::messages::{self, Failed, Show};
+use super::messages::{self, Failed, Messages, Show};
 use super::output::say;
 
 pub use context::ignore as ignored;
@@ -54,6 +55,9 @@ pub struct BuildArgs {
     /// MEMs in which to allow execution (0-3, 0,1)
     #[arg(long, value_name = "string")]
     cpuset_mems: Option<String>,
+    /// Open a shell in the state that a failed step left
+    #[arg(long, conflicts_with = "quiet")]
+    debug: bool,
     /// Name of the Dockerfile (default is "PATH/Dockerfile")
     #[arg(short, long, value_name = "string")]
     file: Option<PathBuf>,
@@ -63,6 +67,9 @@ pub struct BuildArgs {
     /// Write the image ID to the file
     #[arg(long, value_name = "string")]
     iidfile: Option<PathBuf>,
+    /// Container isolation technology (default: there is no other on Linux)
+    #[arg(long, value_name = "string")]
+    isolation: Option<String>,
     /// Set metadata for an image
     #[arg(long, value_name = "list", value_parser = values::label)]
     label: Vec<String>,
@@ -93,20 +100,29 @@ pub struct BuildArgs {
     /// Secret to expose to the build: id=NAME[,src=FILE|,env=VARIABLE]
     #[arg(long, value_name = "secret")]
     secret: Vec<String>,
+    /// Security options
+    #[arg(long, value_name = "strings")]
+    security_opt: Vec<String>,
     /// Size of "/dev/shm"
     #[arg(long, value_name = "bytes", value_parser = values::size)]
     shm_size: Option<String>,
     /// Name and optionally a tag in the "name:tag" format
     #[arg(short, long, value_name = "list")]
     tag: Vec<String>,
+    /// Squash newly built layers into a single new layer
+    #[arg(long)]
+    squash: bool,
+    /// SSH agent to expose to the build: default|ID[=SOCKET]
+    #[arg(long, value_name = "list")]
+    ssh: Vec<String>,
     /// Set the target build stage to build
     #[arg(long, value_name = "string")]
     target: Option<String>,
     /// Ulimit options
     #[arg(long, value_name = "ulimit", value_parser = values::ulimit)]
     ulimit: Vec<String>,
-    /// Directory that is sent; "-" for an archive or a Dockerfile on standard input
-    #[arg(value_name = "PATH | -")]
+    /// Directory that is sent, or URL or repository that the daemon fetches; "-" for an archive or a Dockerfile on standard input
+    #[arg(value_name = "PATH | URL | -")]
     path: PathBuf,
     /// A Dockerfile given as text, not as a file.
     #[arg(skip)]
@@ -145,11 +161,25 @@ pub async fn run(api: &Api, args: &BuildArgs) -> Result<u8> {
 
 /// Builds; the image's ID.
 pub async fn build(api: &Api, args: &BuildArgs) -> Result<String> {
-    let (context, dockerfile) = match &args.inline {
-        Some(text) => context::with_dockerfile(&args.path, text)?,
-        None => context::open(&args.path, args.file.as_deref())?,
+    if args.debug
+        && (args.path.as_os_str() == "-" || args.file.as_deref().is_some_and(|f| f.as_os_str() == "-"))
+    {
+        bail!(
+            "--debug opens a shell on standard input, which the context or the Dockerfile comes from here: give a file"
+        );
+    }
+    let remote = match &args.inline {
+        Some(_) => None,
+        None => context::remote(&args.path, args.file.as_deref())?,
     };
-    let query = query(args, &dockerfile)?;
+    let (context, dockerfile) = match (&remote, &args.inline) {
+        (Some((_, dockerfile)), _) => (api::full(Vec::new()), dockerfile.clone()),
+        (None, Some(text)) => context::with_dockerfile(&args.path, text)?,
+        (None, None) => context::open(&args.path, args.file.as_deref())?,
+    };
+    let agents = agent::Agents::read(&args.ssh)?;
+    let query = query(args, &dockerfile)?.with("skep-ssh", agents.ids());
+    let query = remote.iter().fold(query, |q, (url, _)| q.with("remote", url));
     let mut headers = vec![("Content-Type", "application/x-tar".to_owned())];
     let known = api.store()?.all()?;
     if !known.is_empty() {
@@ -166,15 +196,12 @@ pub async fn build(api: &Api, args: &BuildArgs) -> Result<String> {
     let headers: Vec<(&str, &str)> = headers.iter().map(|(n, v)| (*n, v.as_str())).collect();
     let response = api.send(Method::POST, "/build", &query, context, &headers).await?;
     let mut id = String::new();
-    let shown = match args.quiet {
+    let shown = match args.quiet && agents.is_empty() {
         true => messages::collect(response).await.map(|said| id = said.trim().to_owned()),
         false => {
-            let aux = |v: &Value| {
-                if let Some(made) = v["ID"].as_str() {
-                    made.clone_into(&mut id);
-                }
-            };
-            messages::show(response, if args.to_stderr { Show::Err } else { Show::Out }, aux).await
+            let show = if args.to_stderr { Show::Err } else { Show::Out };
+            let mut messages = Messages::of(response, if args.quiet { Show::Nowhere } else { show });
+            follow(api, &mut messages, &agents, &mut id).await
         }
     };
     shown?;
@@ -182,6 +209,22 @@ pub async fn build(api: &Api, args: &BuildArgs) -> Result<String> {
         std::fs::write(path, &id).with_context(|| format!("write {}", path.display()))?;
     }
     Ok(id)
+}
+
+/// Shows what a build says, and does what it asks for meanwhile.
+async fn follow(api: &Api, messages: &mut Messages, agents: &agent::Agents, id: &mut String) -> Result<()> {
+    while let Some(result) = messages.next().await? {
+        if let Some(made) = result["ID"].as_str() {
+            made.clone_into(id);
+        }
+        if let Some(wanted) = result.get("Skep.Agent") {
+            agents.connect(api, wanted);
+        }
+        if let Some(failed) = result.get("Skep.Debug") {
+            debug::shell(api, messages, agents, failed).await?;
+        }
+    }
+    Ok(())
 }
 
 fn query(args: &BuildArgs, dockerfile: &str) -> Result<Query> {
@@ -200,6 +243,7 @@ fn query(args: &BuildArgs, dockerfile: &str) -> Result<Query> {
         ("target", text(&args.target)),
         ("platform", text(&args.platform)),
         ("cgroupparent", text(&args.cgroup_parent)),
+        ("isolation", text(&args.isolation)),
         ("cpusetcpus", text(&args.cpuset_cpus)),
         ("cpusetmems", text(&args.cpuset_mems)),
         ("networkmode", args.network.clone()),
@@ -215,7 +259,14 @@ fn query(args: &BuildArgs, dockerfile: &str) -> Result<Query> {
             q = q.with(name, value);
         }
     }
-    q = q.flag("nocache", args.no_cache).flag("pull", args.pull).flag("q", args.quiet);
+    q = q
+        .flag("squash", args.squash)
+        .flag("nocache", args.no_cache)
+        .flag("pull", args.pull)
+        .flag("q", args.quiet && args.ssh.is_empty());
+    if args.debug {
+        q = q.with("skep-debug", if debug::at_terminal() { "tty" } else { "1" });
+    }
     q = q.flag("forcerm", args.force_rm).with("rm", if args.rm { "1" } else { "0" });
     for entitlement in &args.allow {
         match entitlement.as_str() {
@@ -223,6 +274,13 @@ fn query(args: &BuildArgs, dockerfile: &str) -> Result<Query> {
             "network.host" => {}
             other => bail!("invalid entitlement {other:?}: security.insecure or network.host"),
         }
+    }
+    if !args.security_opt.is_empty() {
+        let security = create_body::security(&args.security_opt)?;
+        if security.unconfined_paths {
+            bail!("--security-opt systempaths=unconfined is not for builds: use RUN --security=insecure");
+        }
+        q = q.with("securityopt", serde_json::to_string(&security.options)?);
     }
     if !args.build_arg.is_empty() {
         let mut map = BTreeMap::new();

@@ -1,0 +1,202 @@
+//! Where builds take files from beside what is sent: repositories, URLs, archives; what files become on the way, and what
+//! is said of those that are missing.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use skep_e2e::swarm::path;
+use skep_e2e::{Host, eventually};
+
+use crate::image::Image;
+use crate::{builder, cached, docker_build, run};
+
+/// `f` with "from the archive", as tar -cJf and tar -cjf make it.
+const XZ: &str = "/Td6WFoAAATm1rRGAgAhARwAAAAQz1jM4Cf/AGldADMAM1AYaImDAdzibiD+BBtGgcTng0DwCPGd5h56lfonC+rtmvXWNAu7Wis6BOTJDNY+gFMC0OCSGVUjv0zggL4By2AJuR8hbqb90PiRKZ5BVHmNQEgDHjmBUBDmcykSw+ePljiDI71qAAAAAAAY9LXHTxe6BgABhQGAUAAAjeCtMbHEZ/sCAAAAAARZWg==";
+const BZIP2: &str = "QlpoOTFBWSZTWT37lRoAAHN7hMqAEEBAAFeAAADrYp8AAACACCAAVDKI2kNNBkGTNQSU1GjTRkDQAfd0i1SEFHgJE5wLYueSckgYHDdNDmvKxIzQhu8JRY6aNHGkb06VK42eWD4UhVXBdrq8kgfi7kinChIHv3KjQA==";
+
+/// A server of a host, which ends with its owner.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn git(dir: &Path, args: &[&str]) -> Result<String> {
+    let mut git = Command::new("git");
+    git.args(["-c", "user.name=n", "-c", "user.email=e", "-c", "init.defaultBranch=main"]).args(args);
+    let output = git.current_dir(dir).output().context("run git")?;
+    ensure!(output.status.success(), "git {args:?}: {output:?}");
+    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+}
+
+/// A repository of two commits, the first of which is tagged, and a server of it.
+fn repository(host: &Host) -> Result<(Server, [String; 2])> {
+    let dir = host.dir.join("git/repo");
+    fs::create_dir_all(dir.join("sub"))?;
+    git(&dir, &["init", "-q"])?;
+    let mut commits = [String::new(), String::new()];
+    for (n, text) in ["one", "two"].iter().enumerate() {
+        fs::write(dir.join("a"), text)?;
+        fs::write(dir.join("sub/b"), text)?;
+        fs::write(dir.join("sub/left-out"), text)?;
+        fs::write(dir.join("sub/.dockerignore"), "left-*\n")?;
+        fs::write(dir.join("sub/Dockerfile"), "FROM bb\nCOPY . /got/\n")?;
+        git(&dir, &["add", "."])?;
+        git(&dir, &["commit", "-q", "-m", text])?;
+        if n == 0 {
+            git(&dir, &["tag", "v1"])?;
+        }
+        commits[n] = git(&dir, &["rev-parse", "HEAD"])?;
+    }
+    let mut server = host.command("git")?;
+    server.args(["daemon", "--export-all", "--reuseaddr", "--listen=127.0.0.1"]);
+    server.arg(format!("--base-path={}", host.dir.join("git").display()));
+    let server = Server(server.spawn()?);
+    eventually("the repository is served", Duration::from_secs(30), || {
+        host.exec(&["git", "ls-remote", "git://127.0.0.1/repo"]).map(drop)
+    })?;
+    Ok((server, commits))
+}
+
+#[test]
+fn repositories_are_sources_and_contexts() -> Result<()> {
+    let (lab, context) = builder("bg")?;
+    let host = lab.host(1);
+    let (_server, [first, second]) = repository(host)?;
+    let build = |line: &str| {
+        fs::write(context.join("Dockerfile"), format!("FROM bb\n{line}\n"))?;
+        run(docker_build(host, &["-t", "got"], &context))
+    };
+    let content = |file: &str| -> Result<String> {
+        Ok(String::from_utf8(Image::read(host, "got", &[])?.file(file)?.content.clone())?)
+    };
+    let (ok, said) = build("ADD git://127.0.0.1/repo /r/")?;
+    ensure!(ok, "{said}");
+    let image = Image::read(host, "got", &[])?;
+    ensure!(image.file("/r/a")?.content == b"two" && image.file("/r/.git").is_err(), "{image:?}");
+    let (_, again) = build("ADD git://127.0.0.1/repo /r/")?;
+    ensure!(cached(&again) == 1, "{again}");
+    for (line, file, text) in [
+        ("ADD git://127.0.0.1/repo#v1 /r/".to_owned(), "/r/a", "one"),
+        ("ADD git://127.0.0.1/repo#main:sub /r/".to_owned(), "/r/b", "two"),
+        (format!("ADD --checksum={first} git://127.0.0.1/repo#{first} /r/"), "/r/sub/b", "one"),
+        ("ADD --keep-git-dir=true --chmod=u=rwX,go= git://127.0.0.1/repo#v1 /r/".to_owned(), "/r/a", "one"),
+    ] {
+        let (ok, said) = build(&line)?;
+        ensure!(ok, "{line}: {said}");
+        ensure!(content(file)? == text, "{line}");
+    }
+    let image = Image::read(host, "got", &[])?;
+    image.file("/r/.git/HEAD")?;
+    ensure!(image.file("/r/a")?.mode == 0o600 && image.file("/r/sub")?.mode == 0o700, "{image:?}");
+    for (line, words) in [
+        (format!("ADD --checksum={first} git://127.0.0.1/repo /r/"), format!("its commit is {second}")),
+        ("ADD git://127.0.0.1/repo#none /r/".into(), "cannot fetch the repository".into()),
+        ("ADD git://127.0.0.1/repo#v1:none /r/".into(), "it has no directory none".into()),
+        ("ADD git://127.0.0.1/repo#v1:../../.. /r/".into(), String::new()),
+        ("ADD git://127.0.0.1/repo#--upload-pack=x /r/".into(), "is no reference".into()),
+        ("ADD --keep-git-dir=true Dockerfile /r/".into(), "--keep-git-dir is for repositories".into()),
+    ] {
+        let (ok, said) = build(&line)?;
+        ensure!(ok == words.is_empty() && said.contains(&words), "{line}: {said}");
+    }
+    // As a context, which the daemon fetches.
+    host.skep(&["build", "-t", "got", "git://127.0.0.1/repo#v1:sub"])?;
+    ensure!(content("/got/b")? == "one" && content("/got/left-out").is_err(), "what is ignored is left out");
+    let answer = host.request("POST", "/build?remote=git%3A%2F%2F127.0.0.1%2Frepo%23%3Asub&t=got", "")?;
+    ensure!(answer.status == 200 && content("/got/b")? == "two", "{} {}", answer.status, answer.body);
+    let answer = host.request("POST", "/build?remote=ftp%3A%2F%2Fx", "")?;
+    ensure!(
+        answer.status == 400 && answer.body.contains("neither a repository nor a URL"),
+        "{}",
+        answer.body
+    );
+    lab.down()
+}
+
+#[test]
+fn urls_are_contexts_and_archives_of_all_kinds_are_unpacked() -> Result<()> {
+    let (lab, context) = builder("bu")?;
+    let host = lab.host(1);
+    let served = host.dir.join("served");
+    fs::create_dir_all(&served)?;
+    for dir in [&served, &context] {
+        fs::write(dir.join("a.tar.xz"), STANDARD.decode(XZ)?)?;
+        fs::write(dir.join("a.tar.bz2"), STANDARD.decode(BZIP2)?)?;
+    }
+    let text = "FROM bb\nADD a.tar.xz /x/\nADD a.tar.bz2 /b/\nCOPY a.tar.xz /as-it-is\n";
+    fs::write(context.join("Dockerfile"), text)?;
+    let (ok, said) = run(docker_build(host, &["-t", "unpacked"], &context))?;
+    ensure!(ok, "{said}");
+    let image = Image::read(host, "unpacked", &[])?;
+    for file in ["/x/f", "/b/f"] {
+        ensure!(image.file(file)?.content == b"from the archive", "{file}");
+    }
+    image.file("/as-it-is")?;
+    // A damaged one is named.
+    let mut damaged = STANDARD.decode(XZ)?;
+    damaged[60] ^= 0xff;
+    fs::write(context.join("a.tar.xz"), damaged)?;
+    let (ok, said) = run(docker_build(host, &[], &context))?;
+    ensure!(ok || said.contains("(step 2/4, Dockerfile:2)"), "{said}");
+    // From a server.
+    let mut server = host.command("busybox")?;
+    server.args(["httpd", "-f", "-p", "127.0.0.1:8000", "-h", path(&served)]);
+    let _server = Server(server.spawn()?);
+    fs::write(served.join("one.Dockerfile"), "FROM bb\nRUN echo alone > /alone\n")?;
+    eventually("the server answers", Duration::from_secs(20), || {
+        host.exec(&["busybox", "wget", "-qO", "/dev/null", "http://127.0.0.1:8000/one.Dockerfile"]).map(drop)
+    })?;
+    host.skep(&["build", "-t", "alone", "http://127.0.0.1:8000/one.Dockerfile"])?;
+    Image::read(host, "alone", &[])?.file("/alone")?;
+    let mut tar = tar::Builder::new(Vec::new());
+    for (name, text) in [("Dockerfile", "FROM bb\nCOPY a /got\n"), ("a", "sent")] {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o644);
+        header.set_size(text.len() as u64);
+        tar.append_data(&mut header, name, text.as_bytes())?;
+    }
+    fs::write(served.join("context.tar"), tar.into_inner()?)?;
+    host.skep(&["build", "-t", "sent", "http://127.0.0.1:8000/context.tar"])?;
+    ensure!(Image::read(host, "sent", &[])?.file("/got")?.content == b"sent", "the context is unpacked");
+    let output = host.skep_command().args(["build", "http://127.0.0.1:8000/none"]).output()?;
+    ensure!(String::from_utf8_lossy(&output.stderr).contains("404"), "{output:?}");
+    lab.down()
+}
+
+#[test]
+fn what_is_missing_is_named_with_the_reason() -> Result<()> {
+    let (lab, context) = builder("bm")?;
+    let host = lab.host(1);
+    fs::write(context.join("x.log"), "x")?;
+    fs::write(context.join(".dockerignore"), "# logs\n*.log\n")?;
+    fs::write(host.dir.join("outside"), "x")?;
+    std::os::unix::fs::symlink("../outside", context.join("up"))?;
+    std::os::unix::fs::symlink("/etc/hostname", context.join("away"))?;
+    for (line, words) in [
+        ("COPY x.log /", "the pattern \"*.log\" of .dockerignore leaves it out"),
+        ("COPY none /", "stat none: file does not exist (step 2/2, Dockerfile:2)"),
+        ("COPY ../outside /", "stat ../outside: file does not exist"),
+        ("COPY up /", "up"),
+        ("COPY away /", "away"),
+        ("COPY --chmod=u+q Dockerfile /", "invalid chmod parameter: \"u+q\""),
+    ] {
+        fs::write(context.join("Dockerfile"), format!("FROM bb\n{line}\n"))?;
+        for mut command in [docker_build(host, &[], &context), host.skep_command()] {
+            if command.get_args().next().is_none() {
+                command.arg("build").arg(&context);
+            }
+            let (ok, said) = run(command)?;
+            ensure!(!ok && said.contains(words), "{line}: {said}");
+        }
+    }
+    lab.down()
+}
