@@ -20,6 +20,7 @@ mod server;
 mod state;
 mod stdcopy;
 pub mod swarm;
+mod target;
 mod tls;
 pub mod version;
 mod websocket;

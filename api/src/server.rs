@@ -24,6 +24,7 @@ use tower::ServiceExt;
 
 use crate::hijack::Takeover;
 use crate::state::ApiState;
+use crate::target::{Answers, Reader};
 
 /// Longest that a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -234,11 +235,14 @@ where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (give, mut given) = mpsc::channel(1);
+    let answers = Answers::default();
+    let reader = Reader::new(io, answers.clone());
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-        let (router, give) = (router.clone(), give.clone());
+        let (router, give, answers) = (router.clone(), give.clone(), answers.clone());
         async move {
             let response = router.oneshot(request.map(Body::new)).await?;
             let Some(takeover) = response.extensions().get::<Takeover>().cloned() else {
+                answers.answered();
                 return Ok::<_, std::convert::Infallible>(response);
             };
             let head = head(response.status(), response.headers());
@@ -250,15 +254,17 @@ where
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .title_case_headers(true)
-        .serve_connection(TokioIo::new(io), service);
+        .serve_connection(TokioIo::new(reader), service);
     let mut finishing = false;
     let ended = loop {
         tokio::select! {
             ended = &mut connection => break ended,
             Some((head, takeover)) = given.recv() => {
                 let parts = connection.into_parts();
+                let (io, unread) = parts.io.into_inner().into_parts();
+                let early = [parts.read_buf, unread].concat();
                 // Not among the open connections: how long it lasts is the container's business.
-                tokio::spawn(take_over(parts.io.into_inner(), parts.read_buf, head, takeover));
+                tokio::spawn(take_over(io, early, head, takeover));
                 return;
             }
             () = connections.finish.cancelled(), if !finishing => {
@@ -274,7 +280,7 @@ where
 }
 
 /// Answers, and gives the connection away with what has been read of it beyond the request.
-async fn take_over<I>(mut io: I, early: bytes::Bytes, head: Vec<u8>, takeover: Takeover)
+async fn take_over<I>(mut io: I, early: Vec<u8>, head: Vec<u8>, takeover: Takeover)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

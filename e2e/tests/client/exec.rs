@@ -78,15 +78,15 @@ fn on_a_terminal(mut command: Command) -> Result<()> {
     Ok(())
 }
 
-/// Sends a request and no `Upgrade`; the connection after the head of the answer.
-fn taken(host: &Host, path: &str, body: &str) -> Result<UnixStream> {
+/// Sends a request and no `Upgrade`, and at once what is input already; the connection after the head of the answer.
+fn taken(host: &Host, path: &str, body: &str, early: &str) -> Result<UnixStream> {
     let mut stream = UnixStream::connect(host.socket())?;
     let length = if body.is_empty() {
         String::new()
     } else {
         format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len())
     };
-    write!(stream, "POST {path} HTTP/1.1\r\nHost: skep\r\n{length}\r\n{body}")?;
+    write!(stream, "POST {path} HTTP/1.1\r\nHost: skep\r\n{length}\r\n{body}{early}")?;
     let (mut head, mut byte) = (Vec::new(), [0]);
     while !head.ends_with(b"\r\n\r\n") {
         stream.read_exact(&mut byte)?;
@@ -102,14 +102,18 @@ fn taken(host: &Host, path: &str, body: &str) -> Result<UnixStream> {
 
 /// What is written to a bare connection is input, to its half-close; what comes back are frames.
 fn bare(host: &Host) -> Result<()> {
-    let answers = |mut stream: UnixStream, text: &str| -> Result<()> {
+    let answers = |mut stream: UnixStream, early: &str, text: &str| -> Result<()> {
         write!(stream, "{text}")?;
         stream.shutdown(std::net::Shutdown::Write)?;
         let mut out = Vec::new();
         stream.read_to_end(&mut out)?;
-        let length = u8::try_from(text.len())?;
-        let expected = [&[1, 0, 0, 0, 0, 0, 0, length], text.as_bytes()].concat();
-        ensure!(out == expected, "{out:?}");
+        let (mut said, mut rest) = (Vec::new(), out.as_slice());
+        while let [1, 0, 0, 0, 0, 0, 0, length, after @ ..] = rest {
+            let (frame, after) = after.split_at_checked((*length).into()).context("a whole frame")?;
+            said.extend_from_slice(frame);
+            rest = after;
+        }
+        ensure!(rest.is_empty() && said == format!("{early}{text}").as_bytes(), "{out:?}");
         Ok(())
     };
     let mut curl = Command::new("curl");
@@ -118,10 +122,12 @@ fn bare(host: &Host) -> Result<()> {
     let made = curl.arg("http://skep/v1.50/containers/up/exec").output()?;
     let made: serde_json::Value = serde_json::from_slice(&made.stdout)?;
     let id = made["Id"].as_str().context("an ID")?;
-    answers(taken(host, &format!("/v1.50/exec/{id}/start"), "{}")?, "typed in\n")?;
+    // What looks like a request is none.
+    let early = "GET /\"{} HTTP/1.1\r\n";
+    answers(taken(host, &format!("/v1.50/exec/{id}/start"), "{}", early)?, early, "typed in\n")?;
 
     host.docker(&["create", "-i", "--name", "cat", "busybox", "/bin/busybox", "cat"])?;
-    let stream = taken(host, "/v1.50/containers/cat/attach?stream=1&stdin=1&stdout=1", "")?;
+    let stream = taken(host, "/v1.50/containers/cat/attach?stream=1&stdin=1&stdout=1", "", "")?;
     host.docker(&["start", "cat"])?;
     // StdinOnce is not set: the input ends with the container only.
     let mut stream = stream;
