@@ -1,19 +1,44 @@
 //! Reads a request's JSON object field by field, so that whatever nobody took is refused by name.
 //!
 //! Docker's client sends every field it knows with its zero value; those are no request at all and
-//! pass. Anything else must have been taken.
+//! pass. Anything else must have been taken. Where the answer has warnings, a field that nobody knows is told there
+//! instead: Docker passes it over, and its SDKs send some that it once had.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Map, Value};
 
 use crate::error::{ApiError, ApiResult};
+
+/// The fields of a request that nobody knows, for an answer that tells of them.
+#[derive(Clone, Debug, Default)]
+pub struct Unknown(Arc<Mutex<Vec<String>>>);
+
+impl Unknown {
+    /// Their paths.
+    pub fn paths(&self) -> Vec<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What an answer says of them.
+    pub fn warnings(&self) -> Vec<String> {
+        let say = |path: &String| format!("{path} is not known to this version of Skep, and was discarded.");
+        self.paths().iter().map(say).collect()
+    }
+
+    fn add(&self, path: String) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(path);
+    }
+}
 
 /// An object of a request, with the path it was found at.
 #[derive(Debug)]
 pub struct Fields {
     at: String,
     map: Map<String, Value>,
+    /// Where unknown fields are told, if not refused.
+    unknown: Option<Unknown>,
 }
 
 impl Fields {
@@ -27,15 +52,29 @@ impl Fields {
         Self::of(value, "")
     }
 
+    /// As [`Self::parse`], for an answer that tells of unknown fields.
+    pub fn parse_telling(body: &[u8], unknown: &Unknown) -> ApiResult<Self> {
+        let mut fields = Self::parse(body)?;
+        fields.unknown = Some(unknown.clone());
+        Ok(fields)
+    }
+
     /// The fields of a value; null has none.
     pub fn of(value: Value, at: impl Into<String>) -> ApiResult<Self> {
-        let at = at.into();
+        let (at, unknown) = (at.into(), None);
         match value {
-            Value::Object(map) => Ok(Self { at, map }),
-            Value::Null => Ok(Self { at, map: Map::new() }),
+            Value::Object(map) => Ok(Self { at, map, unknown }),
+            Value::Null => Ok(Self { at, map: Map::new(), unknown }),
             _ if at.is_empty() => Err(ApiError::bad_request("the request body must be an object")),
             _ => Err(ApiError::bad_request(format!("{at} must be an object"))),
         }
+    }
+
+    /// The fields of a value that was taken of this object.
+    pub fn part(&self, value: Value, at: impl Into<String>) -> ApiResult<Self> {
+        let mut part = Self::of(value, at)?;
+        part.unknown.clone_from(&self.unknown);
+        Ok(part)
     }
 
     /// The path of one of its fields, as a user would write it.
@@ -173,14 +212,14 @@ impl Fields {
 
     /// Takes an object; absent has no fields.
     pub fn object(&mut self, key: &str) -> ApiResult<Self> {
-        let path = self.path(key);
-        Self::of(self.take(key).unwrap_or(Value::Null), path)
+        let value = self.take(key).unwrap_or(Value::Null);
+        self.part(value, self.path(key))
     }
 
     /// Takes an object; absent is none.
     pub fn opt_object(&mut self, key: &str) -> ApiResult<Option<Self>> {
-        let path = self.path(key);
-        self.take(key).map(|v| Self::of(v, path)).transpose()
+        let value = self.take(key);
+        value.map(|v| self.part(v, self.path(key))).transpose()
     }
 
     /// Takes a list of objects; absent is empty.
@@ -189,7 +228,7 @@ impl Fields {
         match self.take(key) {
             None => Ok(Vec::new()),
             Some(Value::Array(items)) => {
-                items.into_iter().enumerate().map(|(i, v)| Self::of(v, format!("{path}[{i}]"))).collect()
+                items.into_iter().enumerate().map(|(i, v)| self.part(v, format!("{path}[{i}]"))).collect()
             }
             Some(_) => Err(self.wrong(key, "a list")),
         }
@@ -227,7 +266,8 @@ impl Fields {
         }
     }
 
-    /// Refuses by name whatever is left with a value; `remedies` tells what to do instead.
+    /// Refuses by name whatever is left with a value; `remedies` tells what to do instead. What is not among them is
+    /// unknown, and is told where the answer has a place for it.
     ///
     /// All that the API itself calls a body's own fields begins with a capital. What does not is a library's note to
     /// itself (dockerode sends along all options it was called with, `name` and `hijack` among them), and passes as it
@@ -237,6 +277,10 @@ impl Fields {
             let foreign = self.at.is_empty() && key.starts_with(|c: char| c.is_ascii_lowercase());
             let known = remedies.iter().find(|(name, _)| name.eq_ignore_ascii_case(key));
             if is_zero(value) || (foreign && known.is_none()) {
+                continue;
+            }
+            if let (Some(unknown), None) = (&self.unknown, known) {
+                unknown.add(self.path(key));
                 continue;
             }
             let remedy = known.map_or("leave it out", |(_, remedy)| remedy);
@@ -290,6 +334,24 @@ mod tests {
         let known = Fields::parse(br#"{"links":["a"]}"#).and_then(|f| f.refuse_rest(&[("Links", "no")]));
         assert!(known.is_err(), "the API's, as Go reads it");
         assert!(rest(br#"{"Name":"web"}"#).is_err());
+    }
+
+    #[test]
+    fn what_nobody_knows_is_told_where_there_is_a_place_for_it() {
+        let unknown = Unknown::default();
+        let body =
+            br#"{"host":1,"A":{"KernelMemory":5,"Swap":0,"Links":["a"]},"B":[{"c":1}],"D":{"e":{"F":true}}}"#;
+        let mut body = Fields::parse_telling(body, &unknown).expect("JSON");
+        assert!(body.object("A").expect("object").refuse_rest(&[("Links", "no")]).is_err());
+        for part in body.objects("B").expect("objects") {
+            assert_eq!(part.refuse_rest(&[]), Ok(()));
+        }
+        let entries = body.entries("D").expect("entries");
+        let e = body.part(entries["e"].clone(), "D.e").expect("object");
+        assert_eq!(e.refuse_rest(&[]), Ok(()));
+        assert_eq!(body.refuse_rest(&[]), Ok(()));
+        assert_eq!(unknown.paths(), ["A.KernelMemory", "B[0].c", "D.e.F"]);
+        assert!(unknown.warnings()[0].starts_with("A.KernelMemory is not known"));
     }
 
     #[test]

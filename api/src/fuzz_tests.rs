@@ -220,8 +220,8 @@ fn answered<T>(result: ApiResult<T>) -> Result<(), TestCaseError> {
 
 fn read_all(body: &[u8]) -> Result<(), TestCaseError> {
     answered(container::read(body))?;
-    answered(container::read_update(body))?;
-    answered(network::read(body))?;
+    answered(Fields::parse(body).and_then(container::read_update))?;
+    answered(Fields::parse(body).and_then(network::read))?;
     answered(volume::read(body))?;
     answered(cluster::read_init(body))?;
     answered(cluster::read_join(body))?;

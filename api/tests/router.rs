@@ -5,6 +5,8 @@
 
 #[path = "router/queries.rs"]
 mod queries;
+#[path = "router/targets.rs"]
+mod targets;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -129,9 +131,7 @@ impl Client {
             .header("Host", "skep")
             .body(body.into())
             .expect("a request");
-        let (response, body) = self.send(request).await;
-        let text = String::from_utf8_lossy(&body).into_owned();
-        (response.status().as_u16(), serde_json::from_str(&text).unwrap_or(Value::String(text)))
+        self.asked(request).await
     }
 
     async fn get(&self, path: &str) -> (u16, Value) {
@@ -139,7 +139,19 @@ impl Client {
     }
 
     async fn post(&self, path: &str, body: Value) -> (u16, Value) {
-        self.ask(Method::POST, path, body.to_string()).await
+        self.post_as(Some("application/json"), path, body.to_string()).await
+    }
+
+    async fn post_as(&self, kind: Option<&str>, path: &str, body: impl Into<Body>) -> (u16, Value) {
+        let request = Request::builder().method(Method::POST).uri(path).header("Host", "skep");
+        let request = kind.into_iter().fold(request, |r, kind| r.header("Content-Type", kind));
+        self.asked(request.body(body.into()).expect("a request")).await
+    }
+
+    async fn asked(&self, request: Request<Body>) -> (u16, Value) {
+        let (response, body) = self.send(request).await;
+        let text = String::from_utf8_lossy(&body).into_owned();
+        (response.status().as_u16(), serde_json::from_str(&text).unwrap_or(Value::String(text)))
     }
 }
 
@@ -305,5 +317,50 @@ fn bridges_are_made_and_removed() {
         assert_eq!(client.post("/networks/create", overlay).await.0, 503);
         assert_eq!(client.ask(Method::DELETE, "/networks/back", Body::empty()).await.0, 204);
         assert_eq!(client.ask(Method::DELETE, "/networks/bridge", Body::empty()).await.0, 403);
+    });
+}
+
+#[test]
+fn a_body_must_say_that_it_is_json() {
+    with_daemon("re", |client| async move {
+        let body = json!({ "Image": "none" }).to_string();
+        for (kind, status, said) in [
+            (
+                Some("text/plain"),
+                400,
+                "unsupported Content-Type header (text/plain): must be 'application/json'",
+            ),
+            (None, 400, "malformed Content-Type header (): mime: no media type"),
+            (Some("Application/JSON; charset=utf-8"), 404, "No such image: none:latest"),
+        ] {
+            let (got, error) = client.post_as(kind, "/containers/create", body.clone()).await;
+            assert_eq!((got, &error["message"]), (status, &json!(said)), "{kind:?}");
+        }
+        let (status, error) = client.post_as(None, "/volumes/create", "").await;
+        assert_eq!(status, 400);
+        assert!(error["message"].as_str().is_some_and(|m| m.contains("got EOF")), "{error}");
+    });
+}
+
+#[test]
+fn a_field_that_nobody_knows_is_told_or_refused() {
+    with_daemon("rf", |client| async move {
+        let import = "/images/create?fromSrc=-&repo=hello";
+        assert_eq!(client.ask(Method::POST, import, root_file_system()).await.0, 200);
+        let config = json!({
+            "Image": "hello", "Cmd": ["/bin/true"],
+            "HostConfig": {"NetworkMode": "none", "KernelMemory": 4 << 20, "KernelMemoryTCP": 0},
+        });
+        let (status, created) = client.post("/containers/create?name=one", config).await;
+        let said = "HostConfig.KernelMemory is not known to this version of Skep, and was discarded.";
+        assert_eq!((status, &created["Warnings"]), (201, &json!([said])));
+        let (_, shown) = client.get("/containers/one/json").await;
+        assert_eq!(shown["HostConfig"]["KernelMemory"], Value::Null);
+        let (_, made) = client.post("/networks/create", json!({ "Name": "back", "Nope": {"A": 1} })).await;
+        let said = "Nope is not known to this version of Skep, and was discarded.";
+        assert_eq!(made["Warning"], json!(said));
+        let (status, error) = client.post("/volumes/create", json!({ "Name": "v", "Nope": 1 })).await;
+        assert_eq!(status, 400, "no place to tell of it");
+        assert!(error["message"].as_str().is_some_and(|m| m.starts_with("Nope is not")), "{error}");
     });
 }

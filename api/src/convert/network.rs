@@ -32,8 +32,7 @@ pub enum Create {
 }
 
 /// Body of `POST /networks/create`.
-pub fn read(body: &[u8]) -> ApiResult<Create> {
-    let mut f = Fields::parse(body)?;
+pub fn read(mut f: Fields) -> ApiResult<Create> {
     let name = f.string("Name")?;
     if name.is_empty() {
         return Err(ApiError::bad_request("Name is missing: network name cannot be blank"));
@@ -471,6 +470,7 @@ mod tests {
 
     #[test]
     fn create_as_the_client_sends_it() {
+        let read = |body: &[u8]| Fields::parse(body).and_then(read);
         let overlay = br#"{"CheckDuplicate":true,"Name":"back","Driver":"overlay","Scope":"","IPAM":{"Driver":"default","Options":{},"Config":[]},
             "Internal":false,"Attachable":true,"Ingress":false,"ConfigOnly":false,"ConfigFrom":{"Network":""},"Options":{},"Labels":{"a":"b"}}"#;
         let Ok(Create::Overlay(spec)) = read(overlay) else { panic!("an overlay") };
@@ -517,7 +517,7 @@ mod tests {
             (r#"{"Name":"a","IPAM":{"Driver":"weave"}}"#, "plugin weave"),
             (r#"{"Name":"a","IPAM":{"Options":{"a":"b"}}}"#, "Options"),
         ] {
-            let e = read(body.as_bytes()).expect_err(body);
+            let e = Fields::parse(body.as_bytes()).and_then(read).expect_err(body);
             assert!(e.message.contains(text), "{}", e.message);
         }
     }

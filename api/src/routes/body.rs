@@ -16,8 +16,35 @@ use crate::error::{ApiError, ApiResult};
 /// Longest JSON body: a service with its labels is far below it.
 const LONGEST: usize = 4 << 20;
 
-/// Reads a whole JSON body.
+/// Reads a whole JSON body, which its content type must say it is.
 pub(super) async fn read(request: Request) -> ApiResult<Bytes> {
+    let kind = request.headers().get(header::CONTENT_TYPE).cloned();
+    let body = read_any(request).await?;
+    match kind {
+        None if body.is_empty() => {}
+        kind => check_json(&String::from_utf8_lossy(kind.as_ref().map_or(b"", HeaderValue::as_bytes)))?,
+    }
+    Ok(body)
+}
+
+/// In Docker's words (`httputils.CheckForJSON`, and Go's `mime.ParseMediaType`).
+fn check_json(kind: &str) -> ApiResult<()> {
+    let media = kind.split(';').next().unwrap_or_default().trim();
+    if media.is_empty() {
+        return Err(ApiError::bad_request(format!(
+            "malformed Content-Type header ({kind}): mime: no media type"
+        )));
+    }
+    if media.eq_ignore_ascii_case("application/json") {
+        return Ok(());
+    }
+    Err(ApiError::bad_request(format!(
+        "unsupported Content-Type header ({kind}): must be 'application/json'"
+    )))
+}
+
+/// Reads a whole body, whatever it is.
+pub(super) async fn read_any(request: Request) -> ApiResult<Bytes> {
     axum::body::to_bytes(request.into_body(), LONGEST).await.map_err(|e| {
         ApiError::bad_request(format!("cannot read the request body (at most {LONGEST} bytes): {e}"))
     })
@@ -65,6 +92,14 @@ pub(super) fn swarm(value: &Value, stale: bool) -> Response {
 
 /// What a `Warning` header says of a read that no leader confirmed.
 const STALE: &str = "199 skep \"the swarm has no leader: this answer may be out of date\"";
+
+/// An answer with its warnings, if there are any.
+pub(super) fn with_warnings(mut answer: Value, warnings: Vec<String>) -> Value {
+    if !warnings.is_empty() {
+        answer["Warnings"] = warnings.into();
+    }
+    answer
+}
 
 /// A body that comes in pieces; its headers go out at once.
 pub(super) fn stream<S>(kind: &'static str, pieces: S) -> Response

@@ -17,6 +17,7 @@ use skep_engine::{Engine, Stats};
 use super::body;
 use crate::convert::container;
 use crate::error::{ApiError, ApiResult};
+use crate::fields::{Fields, Unknown};
 use crate::state::ApiState;
 
 /// Between two looks of a stream.
@@ -88,9 +89,11 @@ async fn later(engine: &Engine, id: &str) -> Option<Stats> {
 }
 
 async fn update(State(s): State<ApiState>, Path(id): Path<String>, request: Request) -> ApiResult {
-    let (limits, restart) = container::read_update(&body::read(request).await?)?;
+    let unknown = Unknown::default();
+    let fields = Fields::parse_telling(&body::read(request).await?, &unknown)?;
+    let (limits, restart) = container::read_update(fields)?;
     s.engine().update(&id, limits, restart).await?;
-    Ok(body::ok(&json!({ "Warnings": null })))
+    Ok(body::ok(&body::with_warnings(json!({ "Warnings": null }), unknown.warnings())))
 }
 
 async fn pause(State(s): State<ApiState>, Path(id): Path<String>) -> ApiResult {

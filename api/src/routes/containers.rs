@@ -170,7 +170,7 @@ async fn start(
         ));
     }
     // Docker once took the host configuration here; a client that still sends it must be told.
-    let sent = body::read(request).await?;
+    let sent = body::read_any(request).await?;
     if !matches!(sent.trim_ascii(), b"" | b"{}" | b"null") {
         return Err(ApiError::bad_request(
             "starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24",

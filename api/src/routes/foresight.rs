@@ -107,12 +107,12 @@ async fn read(s: &ApiState, mut f: Fields) -> ApiResult<PlannedWrite> {
             let id = services::find(s, name).await?.0.service.map(|s| s.id).unwrap_or_default();
             Write::RemoveService(RemoveRequest { id })
         }
-        ("POST", ["services", "create"]) => {
-            Write::CreateService(CreateServiceRequest { spec: Some(services::spec(&headers, &content)?) })
-        }
-        ("POST", ["services", name, "update"]) => {
-            Write::UpdateService(services::update_request(s, name, query, &headers, &content).await?)
-        }
+        ("POST", ["services", "create"]) => Write::CreateService(CreateServiceRequest {
+            spec: Some(services::spec(&headers, Fields::parse(&content)?)?),
+        }),
+        ("POST", ["services", name, "update"]) => Write::UpdateService(
+            services::update_request(s, name, query, &headers, Fields::parse(&content)?).await?,
+        ),
         ("POST", ["services", name, "rebalance"]) => {
             Write::UpdateService(services::rebalance_request(s, name).await?)
         }
@@ -122,7 +122,7 @@ async fn read(s: &ApiState, mut f: Fields) -> ApiResult<PlannedWrite> {
             let id = nodes::find(s, name).await?.0.id;
             Write::UpdateNode(UpdateNodeRequest { id, version, spec })
         }
-        ("POST", ["networks", "create"]) => match network::read(&content)? {
+        ("POST", ["networks", "create"]) => match network::read(Fields::parse(&content)?)? {
             network::Create::Overlay(spec) => {
                 Write::CreateNetwork(CreateNetworkRequest { spec: Some(*spec) })
             }

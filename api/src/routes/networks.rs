@@ -14,7 +14,7 @@ use super::body;
 use crate::convert::network::{self, Create};
 use crate::convert::{container, time};
 use crate::error::{ApiError, ApiResult};
-use crate::fields::Fields;
+use crate::fields::{Fields, Unknown};
 use crate::filters::Filters;
 use crate::state::ApiState;
 use crate::swarm::LocalState;
@@ -109,7 +109,9 @@ async fn inspect(State(s): State<ApiState>, Path(name): Path<String>, Query(q): 
 }
 
 async fn create(State(s): State<ApiState>, request: Request) -> ApiResult {
-    let id = match network::read(&body::read(request).await?)? {
+    let unknown = Unknown::default();
+    let fields = Fields::parse_telling(&body::read(request).await?, &unknown)?;
+    let id = match network::read(fields)? {
         Create::Overlay(spec) => {
             let request = tonic::Request::new(CreateNetworkRequest { spec: Some(*spec) });
             let response = s.control()?.create_network(request).await?.into_inner();
@@ -138,7 +140,7 @@ async fn create(State(s): State<ApiState>, request: Request) -> ApiResult {
             made.id
         }
     };
-    Ok(body::json(StatusCode::CREATED, &json!({ "Id": id, "Warning": "" })))
+    Ok(body::json(StatusCode::CREATED, &json!({ "Id": id, "Warning": unknown.warnings().join("\n") })))
 }
 
 /// The swarm tells of its own networks.
@@ -168,7 +170,7 @@ async fn reference(s: &ApiState, wanted: &str) -> ApiResult<NetworkRef> {
 async fn connect(State(s): State<ApiState>, Path(name): Path<String>, request: Request) -> ApiResult {
     let mut f = Fields::parse(&body::read(request).await?)?;
     let container = f.string("Container")?;
-    let settings = f.take("EndpointConfig").unwrap_or_default();
+    let settings = f.object("EndpointConfig")?;
     f.refuse_rest(&[])?;
     let network = reference(&s, &name).await?;
     if network.name == "host" {

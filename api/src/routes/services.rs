@@ -17,7 +17,7 @@ use skep_proto::v1::{
 use super::{body, transfer};
 use crate::convert::service;
 use crate::error::{ApiError, ApiResult};
-use crate::fields::Fields;
+use crate::fields::{Fields, Unknown};
 use crate::filters::Filters;
 use crate::state::ApiState;
 
@@ -111,16 +111,19 @@ async fn inspect(State(s): State<ApiState>, Path(name): Path<String>, Query(q): 
 async fn create(State(s): State<ApiState>, request: Request) -> ApiResult {
     let control = s.control()?;
     let headers = request.headers().clone();
-    let spec = spec(&headers, &body::read(request).await?)?;
+    let unknown = Unknown::default();
+    let fields = Fields::parse_telling(&body::read(request).await?, &unknown)?;
+    let spec = spec(&headers, fields)?;
     let request = tonic::Request::new(CreateServiceRequest { spec: Some(spec) });
     let response = control.create_service(request).await?.into_inner();
     let id = response.service.map(|s| s.id).unwrap_or_default();
-    Ok(body::json(StatusCode::CREATED, &with_warnings(json!({ "ID": id }), response.warnings)))
+    let warnings = [response.warnings, unknown.warnings()].concat();
+    Ok(body::json(StatusCode::CREATED, &body::with_warnings(json!({ "ID": id }), warnings)))
 }
 
 /// The specification of a request, with the credentials of its headers.
-pub(super) fn spec(headers: &HeaderMap, content: &[u8]) -> ApiResult<ServiceSpec> {
-    let mut spec = service::read(Fields::parse(content)?)?;
+pub(super) fn spec(headers: &HeaderMap, fields: Fields) -> ApiResult<ServiceSpec> {
+    let mut spec = service::read(fields)?;
     set_auth(&mut spec, registry_auth(headers));
     Ok(spec)
 }
@@ -136,10 +139,12 @@ struct Update {
 async fn update(State(s): State<ApiState>, Path(name): Path<String>, request: Request) -> ApiResult {
     let control = s.control()?;
     let (headers, query) = (request.headers().clone(), request.uri().query().unwrap_or_default().to_owned());
-    let content = body::read(request).await?;
-    let request = update_request(&s, &name, &query, &headers, &content).await?;
+    let unknown = Unknown::default();
+    let fields = Fields::parse_telling(&body::read(request).await?, &unknown)?;
+    let request = update_request(&s, &name, &query, &headers, fields).await?;
     let response = control.update_service(tonic::Request::new(request)).await?.into_inner();
-    Ok(body::ok(&with_warnings(json!({ "Warnings": null }), response.warnings)))
+    let warnings = [response.warnings, unknown.warnings()].concat();
+    Ok(body::ok(&body::with_warnings(json!({ "Warnings": null }), warnings)))
 }
 
 /// What a request asks to update a service to.
@@ -148,7 +153,7 @@ pub(super) async fn update_request(
     name: &str,
     query: &str,
     headers: &HeaderMap,
-    content: &[u8],
+    fields: Fields,
 ) -> ApiResult<UpdateServiceRequest> {
     let wrong = |e: String| ApiError::bad_request(format!("the query {query:?} cannot be read: {e}"));
     let uri: Uri = format!("/?{query}").parse().map_err(|e: InvalidUri| wrong(e.to_string()))?;
@@ -162,7 +167,7 @@ pub(super) async fn update_request(
         }
     };
     let mut auth = registry_auth(headers);
-    let mut spec = service::read(Fields::parse(content)?)?;
+    let mut spec = service::read(fields)?;
     let held = find(s, name).await?.0.service.unwrap_or_default();
     if auth.is_empty() {
         // What agents have been pulling with is not lost by an update that does not name it.
@@ -211,13 +216,6 @@ fn set_auth(spec: &mut ServiceSpec, auth: String) {
     if let Some(container) = spec.task.as_mut().and_then(|t| t.container.as_mut()) {
         container.registry_auth = auth;
     }
-}
-
-fn with_warnings(mut out: Value, warnings: Vec<String>) -> Value {
-    if !warnings.is_empty() {
-        out["Warnings"] = json!(warnings);
-    }
-    out
 }
 
 async fn remove(State(s): State<ApiState>, Path(name): Path<String>) -> ApiResult {

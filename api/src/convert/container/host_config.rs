@@ -26,7 +26,7 @@ pub fn read_host_config(mut f: Fields, config: &mut ContainerConfig) -> ApiResul
     for (target, options) in tmpfs {
         config.mounts.push(read_tmpfs(&target, &options)?);
     }
-    config.ports = read_ports(&f.path("PortBindings"), f.entries("PortBindings")?)?;
+    config.ports = read_ports(&mut f)?;
     config.publish_all = f.bool("PublishAllPorts")?;
     config.links = read_links(&f.path("Links"), &f.strings("Links")?)?;
     let mut log = f.object("LogConfig")?;

@@ -1,6 +1,5 @@
 //! Reads which networks a container joins and which of its ports are published.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde_json::Value;
@@ -26,10 +25,11 @@ pub fn check_port_key(path: &str, key: &str) -> ApiResult<(u16, String)> {
 }
 
 /// `PortBindings`.
-pub(super) fn read_ports(path: &str, map: BTreeMap<String, Value>) -> ApiResult<Vec<PortBinding>> {
+pub(super) fn read_ports(host: &mut Fields) -> ApiResult<Vec<PortBinding>> {
+    let path = host.path("PortBindings");
     let mut ports = Vec::new();
-    for (key, bindings) in map {
-        let (container_port, protocol) = check_port_key(path, &key)?;
+    for (key, bindings) in host.entries("PortBindings")? {
+        let (container_port, protocol) = check_port_key(&path, &key)?;
         let at = format!("{path}[{key:?}]");
         let bindings = match bindings {
             Value::Null => Vec::new(),
@@ -37,7 +37,7 @@ pub(super) fn read_ports(path: &str, map: BTreeMap<String, Value>) -> ApiResult<
             _ => return Err(ApiError::bad_request(format!("{at} must be a list"))),
         };
         for binding in bindings {
-            let mut f = Fields::of(binding, at.as_str())?;
+            let mut f = host.part(binding, at.as_str())?;
             let (ip, port) = (f.string("HostIp")?, f.string("HostPort")?);
             f.refuse_rest(&[])?;
             let host_ip = match ip.as_str() {
@@ -71,14 +71,18 @@ pub(super) fn read_ports(path: &str, map: BTreeMap<String, Value>) -> ApiResult<
 /// `HostConfig.NetworkMode` and `NetworkingConfig` together.
 pub fn read_network(mode: &str, mut f: Fields) -> ApiResult<NetworkMode> {
     let mut endpoints = f.entries("EndpointsConfig")?;
-    f.refuse_rest(&[])?;
+    let nothing = f.part(Value::Null, "")?;
+    std::mem::replace(&mut f, nothing).refuse_rest(&[])?;
+    let read_one = |network: &str, settings: Value| {
+        read_join(network, f.part(settings, format!("NetworkingConfig.EndpointsConfig.{network}"))?)
+    };
     let mode = if matches!(mode, "" | "default") { DEFAULT } else { mode };
     // The client files the first network's settings under the mode as it was typed.
     if let Some(settings) = endpoints.remove("default") {
         endpoints.entry(DEFAULT.into()).or_insert(settings);
     }
     if matches!(mode, "none" | "host") || mode.starts_with("container:") {
-        let join = read_join(mode, endpoints.remove(mode).unwrap_or(Value::Null))?;
+        let join = read_one(mode, endpoints.remove(mode).unwrap_or(Value::Null))?;
         check_named(&join)?;
         if join.mac.is_some() {
             return Err(ApiError::bad_request(WITH_MAC));
@@ -98,8 +102,8 @@ pub fn read_network(mode: &str, mut f: Fields) -> ApiResult<NetworkMode> {
             None => NetworkMode::None,
         });
     }
-    let first = read_join(mode, endpoints.remove(mode).unwrap_or(Value::Null))?;
-    let rest = endpoints.into_iter().map(|(name, settings)| read_join(&name, settings));
+    let first = read_one(mode, endpoints.remove(mode).unwrap_or(Value::Null))?;
+    let rest = endpoints.into_iter().map(|(name, settings)| read_one(&name, settings));
     let joins: Vec<NetworkJoin> = std::iter::once(Ok(first)).chain(rest).collect::<ApiResult<_>>()?;
     for join in &joins {
         check_named(join)?;
@@ -212,8 +216,7 @@ pub(super) fn check_mode(config: &ContainerConfig, links: bool, mac: bool) -> Ap
 }
 
 /// The settings of one endpoint, also the body of `network connect`.
-pub fn read_join(network: &str, settings: Value) -> ApiResult<NetworkJoin> {
-    let mut f = Fields::of(settings, format!("NetworkingConfig.EndpointsConfig.{network}"))?;
+pub fn read_join(network: &str, mut f: Fields) -> ApiResult<NetworkJoin> {
     let mut ipam = f.object("IPAMConfig")?;
     let bad = |kind: &str, ip: &str| {
         ApiError::bad_request(format!("invalid endpoint settings:\ninvalid {kind} address: {ip}"))

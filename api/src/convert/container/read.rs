@@ -10,7 +10,7 @@ use super::host_config::read_host_config;
 use super::networking::{DEFAULT, check_mode, check_port_key, read_mac, read_network};
 use crate::convert::mounts::read_bind;
 use crate::error::{ApiError, ApiResult};
-use crate::fields::Fields;
+use crate::fields::{Fields, Unknown};
 
 /// What a `create` asks for.
 #[derive(Clone, Debug)]
@@ -23,8 +23,9 @@ pub struct Create {
 
 /// Reads a whole request body.
 pub fn read(body: &[u8]) -> ApiResult<Create> {
-    let verbatim: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
-    let mut f = Fields::parse(body)?;
+    let mut verbatim: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
+    let unknown = Unknown::default();
+    let mut f = Fields::parse_telling(body, &unknown)?;
     let mut config = ContainerConfig {
         image: f.string("Image")?,
         env: f.strings("Env")?,
@@ -94,8 +95,20 @@ pub fn read(body: &[u8]) -> ApiResult<Create> {
     // Which streams the creating client attaches itself to, and what only a build reads.
     f.drop_all(&["AttachStdin", "AttachStdout", "AttachStderr", "ArgsEscaped", "OnBuild", "Shell"]);
     f.refuse_rest(&[])?;
+    unknown.paths().iter().for_each(|path| discard(&mut verbatim, path));
     config.api_request = Some(kept(verbatim));
+    warnings.extend(unknown.warnings());
     Ok(Create { config, warnings })
+}
+
+/// Takes a field out of a request, so that `inspect` does not show it as honoured.
+fn discard(request: &mut Value, path: &str) {
+    let (parent, key) = path.rsplit_once('.').unwrap_or(("", path));
+    let steps = parent.split(['.', '[']).filter(|step| !step.is_empty());
+    let pointer: String = steps.map(|step| format!("/{}", step.trim_end_matches(']'))).collect();
+    if let Some(Value::Object(map)) = request.pointer_mut(&pointer) {
+        map.remove(key);
+    }
 }
 
 /// The parts of the request that `inspect` shows and that the engine's own model does not carry.

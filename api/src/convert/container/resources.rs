@@ -7,14 +7,8 @@ use super::host_config::read_restart;
 use crate::error::{ApiError, ApiResult};
 use crate::fields::Fields;
 
-const REMEDIES: &[(&str, &str)] = &[
-    ("KernelMemory", "kernels have no such limit any more; limit with --memory"),
-    ("KernelMemoryTCP", "kernels have no such limit any more; limit with --memory"),
-];
-
 /// Reads the body of `update`.
-pub fn read_update(body: &[u8]) -> ApiResult<(ResourceLimits, Option<RestartPolicy>)> {
-    let mut f = Fields::parse(body)?;
+pub fn read_update(mut f: Fields) -> ApiResult<(ResourceLimits, Option<RestartPolicy>)> {
     let restart = f.opt_object("RestartPolicy")?;
     // An empty name is no change, and so is what Docker's client sends without --restart.
     let restart = match restart {
@@ -31,7 +25,7 @@ pub fn read_update(body: &[u8]) -> ApiResult<(ResourceLimits, Option<RestartPoli
     let mut limits = read_resources(&mut f)?;
     // Docker's client sends 0 for "not said", and -1 for no limit.
     limits.pids = limits.pids.filter(|p| *p != 0);
-    f.refuse_rest(REMEDIES)?;
+    f.refuse_rest(&[])?;
     Ok((limits, restart))
 }
 

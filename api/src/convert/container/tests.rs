@@ -153,7 +153,6 @@ fn network_modes() {
 fn what_cannot_be_done_is_refused_by_its_path() {
     let table = [
         ("/Image", json!(""), "Image"),
-        ("/Healthcheck", json!({"Nope": 1}), "Healthcheck"),
         ("/HostConfig/Links", json!(["a:"]), "HostConfig.Links"),
         ("/MacAddress", json!("01:00:00:00:00:01"), "MacAddress"),
         (
@@ -166,8 +165,7 @@ fn what_cannot_be_done_is_refused_by_its_path() {
         ("/HostConfig/BlkioWeight", json!(9), "Range of blkio weight is from 10 to 1000"),
         ("/HostConfig/PidMode", json!("shared"), "invalid PID mode: shared"),
         ("/HostConfig/IpcMode", json!("container:"), "invalid IPC mode: container:"),
-        ("/HostConfig/Devices", json!([{"Path": "/dev/x"}]), "HostConfig.Devices[0].Path"),
-        ("/HostConfig/Mounts", json!([{"Target": "/x", "Nope": 1}]), "HostConfig.Mounts[0].Nope"),
+        ("/HostConfig/StorageOpt", json!({"size": "1g"}), "HostConfig.StorageOpt is not supported"),
         ("/HostConfig/PortBindings", json!({"http": []}), "HostConfig.PortBindings"),
         (
             "/HostConfig/PortBindings",
@@ -180,14 +178,51 @@ fn what_cannot_be_done_is_refused_by_its_path() {
             "logger: no log driver named 'splunk' is registered",
         ),
         ("/HostConfig/Dns", json!(["x"]), "HostConfig.Dns[0]"),
-        ("/HostConfig/NoSuch", json!(1), "HostConfig.NoSuch"),
-        ("/NoSuch", json!(1), "NoSuch"),
     ];
     for (at, value, path) in table {
         let e = with(&[(at, value)]).expect_err(at);
         assert_eq!(e.status, 400, "{at}");
         assert!(e.message.starts_with(path), "{at}: {}", e.message);
     }
+}
+
+#[test]
+fn what_docker_passes_over_is_told_and_not_shown() {
+    let table = [
+        ("/Healthcheck", json!({"Nope": 1}), "Healthcheck.Nope"),
+        (
+            "/HostConfig/Devices",
+            json!([{"PathOnHost": "/dev/null", "Path": "/x"}]),
+            "HostConfig.Devices[0].Path",
+        ),
+        (
+            "/HostConfig/Mounts",
+            json!([{"Type": "tmpfs", "Target": "/x", "Nope": 1}]),
+            "HostConfig.Mounts[0].Nope",
+        ),
+        (
+            "/NetworkingConfig",
+            json!({"EndpointsConfig": {"default": {"Nope": 1}}}),
+            "NetworkingConfig.EndpointsConfig.bridge.Nope",
+        ),
+        ("/HostConfig/KernelMemory", json!(4 << 20), "HostConfig.KernelMemory"),
+        ("/HostConfig/KernelMemoryTCP", json!(4 << 20), "HostConfig.KernelMemoryTCP"),
+        ("/HostConfig/CpuPercent", json!(5), "HostConfig.CpuPercent"),
+        ("/NoSuch", json!(1), "NoSuch"),
+    ];
+    for (at, value, path) in table {
+        let create = with(&[(at, value)]).expect(at);
+        let said = format!("{path} is not known to this version of Skep, and was discarded.");
+        assert_eq!(create.warnings, [said], "{at}");
+        let kept = create.config.api_request.expect("kept");
+        for shown in ["/HostConfig/KernelMemory", "/HostConfig/KernelMemoryTCP", "/HostConfig/Mounts/0/Nope"]
+        {
+            let value = kept.pointer(shown).unwrap_or(&Value::Null);
+            assert!(crate::fields::is_zero(value), "{shown}: {value}");
+        }
+    }
+    let nothing = with(&[("/HostConfig/KernelMemory", json!(0)), ("/HostConfig/Nope", json!(null))]);
+    assert_eq!(nothing.expect("valid").warnings, [""; 0]);
 }
 
 #[test]
