@@ -30,6 +30,8 @@ pub(crate) enum Kind {
     Container,
     Image,
     Reference,
+    /// When an image last got a tag.
+    Tagged,
     Layer,
     Volume,
     BuildStep,
@@ -41,6 +43,7 @@ impl Kind {
             Kind::Container => "container/",
             Kind::Image => "image/",
             Kind::Reference => "reference/",
+            Kind::Tagged => "tagged/",
             Kind::Layer => "layer/",
             Kind::Volume => "volume/",
             Kind::BuildStep => "build-step/",

@@ -222,7 +222,9 @@ async fn imports_saves_and_loads_again() -> Outcome {
     assert_eq!((image.id.as_str(), image.config.cmd.len()), (id.as_str(), 1));
     assert!(engine.images().import(&b"junk"[..], import(None, "USER 0")).await.is_err());
     assert!(engine.images().import(layer.as_slice(), import(None, "RUN x")).await.is_err());
+    assert!(image.last_tagged_ns >= image.created_at_ns, "{}", image.last_tagged_ns);
     engine.images().tag("bb", "me/other:2").await?;
+    assert!(engine.images().resolve("bb")?.last_tagged_ns > image.last_tagged_ns);
     let mut saved = Vec::new();
     engine.images().save(&["bb".into(), "me/other:2".into()]).await?.read_to_end(&mut saved).await?;
     let removed = engine.images().remove("bb", false).await?;
@@ -272,6 +274,8 @@ async fn a_start_sweeps_what_a_crash_left_and_a_second_daemon_is_refused() -> Ou
     let data = dir.path().join("data");
     let first = engine(dir.path()).await?;
     first.images().load(docker_archive("x:1", &[&busybox()], json!({})).as_slice()).await?;
+    let tagged = first.images().resolve("x:1")?.last_tagged_ns;
+    assert!(tagged > 0);
     let refused = engine(dir.path()).await.err().ok_or("a second engine was let in")?;
     assert!(refused.to_string().contains(&format!("pid {}", std::process::id())), "{refused}");
     // The crash: the lock goes with the handle, and half-made things are about.
@@ -289,6 +293,7 @@ async fn a_start_sweeps_what_a_crash_left_and_a_second_daemon_is_refused() -> Ou
         }
     };
     assert_eq!(second.images().list().len(), 1);
+    assert_eq!(second.images().resolve("x:1")?.last_tagged_ns, tagged, "the last tag's time is kept");
     assert_eq!(names(&data.join("tmp")), Vec::<String>::new());
     assert_eq!(names(&data.join("containers")), Vec::<String>::new());
     assert_eq!(names(&data.join("layers")).len(), 1);

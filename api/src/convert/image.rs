@@ -52,7 +52,7 @@ pub fn inspect(i: &Image) -> Value {
         "VirtualSize": i.size,
         "GraphDriver": { "Data": null, "Name": "overlayfs" },
         "RootFS": { "Type": "layers", "Layers": i.layers },
-        "Metadata": { "LastTagTime": time::NEVER },
+        "Metadata": { "LastTagTime": time::from_ns(i.last_tagged_ns) },
     })
 }
 

@@ -175,10 +175,17 @@ impl Images {
                 .collect();
             for id in &gone {
                 state.images.remove(id);
+                state.tagged.remove(id);
             }
             (gone, state.layers.values().map(|l| l.size).sum::<u64>())
         };
-        self.metadata().commit(gone.iter().map(|id| Change::delete(Kind::Image, id)).collect()).await?;
+        self.metadata()
+            .commit(
+                gone.iter()
+                    .flat_map(|id| [Kind::Image, Kind::Tagged].map(|kind| Change::delete(kind, id)))
+                    .collect(),
+            )
+            .await?;
         self.collect().await?;
         let after = self.state().layers.values().map(|l| l.size).sum::<u64>();
         Ok((gone, before.saturating_sub(after)))

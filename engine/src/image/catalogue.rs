@@ -65,6 +65,8 @@ pub(super) struct State {
     pub(super) images: BTreeMap<String, Arc<StoredImage>>,
     /// Familiar reference (with tag or digest) to image ID.
     pub(super) references: BTreeMap<String, String>,
+    /// When an image last got a tag: nanoseconds since the Unix epoch.
+    pub(super) tagged: HashMap<String, i64>,
     /// By chain ID.
     pub(super) layers: HashMap<String, StoredLayer>,
     /// By container ID.
@@ -102,6 +104,7 @@ impl State {
     /// The image with the references it has now.
     pub(super) fn shown(&self, stored: &StoredImage) -> Image {
         let mut image = stored.image.clone();
+        image.last_tagged_ns = self.tagged.get(&image.id).copied().unwrap_or(0);
         for (reference, _) in self.references.iter().filter(|(_, id)| **id == image.id) {
             if reference.contains('@') {
                 image.digests.push(reference.clone());

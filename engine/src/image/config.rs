@@ -19,6 +19,9 @@ pub struct Image {
     pub digests: Vec<String>,
     /// Nanoseconds since the Unix epoch; 0 = not said.
     pub created_at_ns: i64,
+    /// When it last got a tag, likewise.
+    #[serde(skip)]
+    pub last_tagged_ns: i64,
     /// Bytes of all layers, unpacked.
     pub size: u64,
     /// How containers of it run.

@@ -13,6 +13,7 @@ pub(crate) mod feed;
 mod fuzz_tests;
 mod growing;
 mod layer;
+mod naming;
 mod partial;
 mod pin;
 mod progress;

@@ -9,12 +9,12 @@ use skep_registry::{Access, Credentials, Descriptor, Document, Fetched, Platform
 use super::archive::{Found, Member, Scratch};
 use super::config::ConfigBlob;
 use super::layer::{Staged, chain_ids};
+use super::naming::Naming;
 use super::progress::Progress;
 use super::reference::Reference;
 use super::store::Images;
 use super::transfer::{Arrived, Followed, Wanted};
 use crate::error::{Error, blocking};
-use crate::metadata::{Change, Kind};
 
 /// What is to be pulled.
 #[derive(Clone, Debug)]
@@ -281,9 +281,9 @@ impl Images {
             references.iter().filter(elsewhere).cloned().collect()
         };
         if !moved.is_empty() {
-            let changes = moved.iter().map(|r| Change::put(Kind::Reference, r, &id.to_owned()));
-            self.metadata().commit(changes.collect::<Result<_, _>>()?).await?;
-            self.state().references.extend(moved.into_iter().map(|r| (r, id.to_owned())));
+            let naming = Naming::new(id, moved);
+            self.metadata().commit(naming.changes()?).await?;
+            naming.apply(&mut self.state());
         }
         Ok(())
     }

@@ -14,13 +14,13 @@ use super::archive::Scratch;
 use super::catalogue::StoredImage;
 use super::compression::{Compression, decoder, kind_of};
 use super::layer::digest_of;
+use super::naming::Naming;
 use super::progress::Progress;
 use super::pull::Tell;
 use super::reference::Reference;
 use super::store::Images;
 use super::upload::send;
 use crate::error::{Error, blocking};
-use crate::metadata::{Change, Kind};
 
 /// Layers uploaded at once, as with Docker.
 const AT_ONCE: usize = 5;
@@ -138,8 +138,9 @@ impl Images {
     async fn remember(&self, reference: &str, id: &str) -> Result<(), Error> {
         let _changing = self.changing().lock().await;
         if self.state().images.contains_key(id) {
-            self.metadata().commit(vec![Change::put(Kind::Reference, reference, &id.to_owned())?]).await?;
-            self.state().references.insert(reference.to_owned(), id.to_owned());
+            let naming = Naming::new(id, [reference.to_owned()]);
+            self.metadata().commit(naming.changes()?).await?;
+            naming.apply(&mut self.state());
         }
         Ok(())
     }

@@ -16,6 +16,7 @@ use super::changes;
 use super::config::{ConfigBlob, History, Image, rfc3339};
 use super::feed::{self, Feed};
 use super::layer::{chain_ids, digest_of, stage, unpack};
+use super::naming::Naming;
 use super::reference::{Reference, is_hex};
 use super::store::Images;
 use crate::data_root::sync_dir;
@@ -238,11 +239,11 @@ impl Images {
     pub(super) fn publish(&self, prepared: &[Prepared]) -> Result<(), Error> {
         let lazy = !prepared.is_empty() && prepared.iter().all(|p| p.stored.intermediate);
         let mut moved = false;
-        let mut changes = Vec::new();
+        let (mut changes, mut names) = (Vec::new(), Vec::new());
         for p in prepared {
-            for r in &p.references {
-                changes.push(Change::put(Kind::Reference, r, &p.stored.image.id)?);
-            }
+            let naming = Naming::new(&p.stored.image.id, p.references.clone());
+            changes.extend(naming.changes()?);
+            names.push(naming);
             // What is there stays as it is: its blobs are what was pulled, and may differ from these.
             if self.state().images.contains_key(&p.stored.image.id) {
                 continue;
@@ -276,8 +277,8 @@ impl Images {
                 state.layers.extend(p.layers.iter().map(|(c, l, _)| (c.clone(), l.clone())));
                 state.images.insert(p.stored.image.id.clone(), Arc::new(p.stored.clone()));
             }
-            state.references.extend(p.references.iter().map(|r| (r.clone(), p.stored.image.id.clone())));
         }
+        names.into_iter().for_each(|naming| naming.apply(&mut state));
         tracing::debug!(images = prepared.len(), at = now_ns(), "images stored");
         Ok(())
     }

@@ -30,6 +30,7 @@ impl Images {
         let mut changes: Vec<Change> = untag.iter().map(|r| Change::delete(Kind::Reference, r)).collect();
         if delete {
             changes.push(Change::delete(Kind::Image, &id));
+            changes.push(Change::delete(Kind::Tagged, &id));
         }
         let removed: Vec<Removed> = untag.iter().cloned().map(Removed::Untagged).collect();
         // Out of sight first, so that no container can be made from what is going.
@@ -39,6 +40,7 @@ impl Images {
                 // Somebody may have come to use it between the plan and now.
                 in_use(&state, &id, force)?;
                 state.images.remove(&id);
+                state.tagged.remove(&id);
             }
             for r in &untag {
                 state.references.remove(r);

@@ -15,12 +15,12 @@ use super::archive::{Found, Member, Scratch};
 use super::catalogue::StoredImage;
 use super::config::ConfigBlob;
 use super::layer::{Staged, chain_ids, digest_of, unpack_from};
+use super::naming::Naming;
 use super::partial::{PIECE, Partial};
 use super::pin::Pin;
 use super::reference::Reference;
 use super::store::Images;
 use crate::error::{Error, blocking};
-use crate::metadata::{Change, Kind};
 
 /// Indexes and manifests that an image may have been pulled by.
 const DOCUMENTS: usize = 4;
@@ -446,8 +446,9 @@ impl Images {
         if self.state().references.get(&key).is_some_and(|held| held == id) {
             return Ok(());
         }
-        self.metadata().commit(vec![Change::put(Kind::Reference, &key, &id.to_owned())?]).await?;
-        self.state().references.insert(key, id.to_owned());
+        let naming = Naming::new(id, [key]);
+        self.metadata().commit(naming.changes()?).await?;
+        naming.apply(&mut self.state());
         Ok(())
     }
 }

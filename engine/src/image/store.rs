@@ -10,6 +10,7 @@ use skep_registry::Registries;
 use super::catalogue::{Holder, State, StoredImage, StoredLayer};
 use super::config::{History, Image};
 use super::layer::Limits;
+use super::naming::Naming;
 use super::reference::Reference;
 use super::transfer::Transfers;
 use crate::data_root::DataRoot;
@@ -80,6 +81,13 @@ impl Images {
                 state.references.insert(reference, id);
             } else {
                 gone.push(Change::delete(Kind::Reference, &reference));
+            }
+        }
+        for (id, at) in stored.all::<i64>(Kind::Tagged) {
+            if state.images.contains_key(&id) {
+                state.tagged.insert(id, at);
+            } else {
+                gone.push(Change::delete(Kind::Tagged, &id));
             }
         }
         {
@@ -278,8 +286,9 @@ impl Images {
             self.sync_unsynced().await?;
         }
         let key = target.to_string();
-        self.metadata().commit(vec![Change::put(Kind::Reference, &key, &id)?]).await?;
-        self.state().references.insert(key.clone(), id.clone());
+        let naming = Naming::new(&id, [key.clone()]);
+        self.metadata().commit(naming.changes()?).await?;
+        naming.apply(&mut self.state());
         self.emit("tag", &id, &key);
         Ok(())
     }
