@@ -3,6 +3,7 @@
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
+use skep_registry::system_words::in_gos_words;
 
 /// An error on its way to a client.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -18,9 +19,9 @@ pub struct ApiError {
 pub type ApiResult<T = Response> = Result<T, ApiError>;
 
 impl ApiError {
-    /// An error with this status.
+    /// An error with this status; what the system said is told in the words that Docker's clients look for.
     pub fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, message: message.into() }
+        Self { status, message: in_gos_words(&message.into()) }
     }
     /// 400
     pub fn bad_request(message: impl Into<String>) -> Self {

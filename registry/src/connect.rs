@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::endpoints::host_of;
+use crate::system_words::of_io;
 use crate::{proxy, tls};
 
 /// Longest wait for one address, and for the TLS handshake.
@@ -124,15 +125,9 @@ async fn dial(name: &str, port: u16) -> io::Result<TcpStream> {
         let to = std::net::SocketAddr::new(addr, port);
         last = match tokio::time::timeout(PATIENCE, TcpStream::connect(to)).await {
             Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(e)) => io::Error::other(format!("dial tcp {to}: connect: {}", plain(&e))),
+            Ok(Err(e)) => io::Error::other(format!("dial tcp {to}: connect: {}", of_io(&e))),
             Err(_) => io::Error::other(format!("dial tcp {to}: i/o timeout")),
         };
     }
     Err(last)
-}
-
-/// A system call's failure as Go writes it: in lower case and without the number.
-fn plain(e: &io::Error) -> String {
-    let text = e.to_string();
-    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
 }

@@ -19,6 +19,7 @@ mod proxy;
 mod resolve;
 mod search;
 mod session;
+pub mod system_words;
 mod tls;
 mod upload;
 

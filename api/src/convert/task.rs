@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use skep_proto::v1::{ListTasksRequest, PortConfig, PortProtocol, PublishMode, TaskState, TaskWithSpec};
+use skep_registry::system_words::in_gos_words;
 
 use super::names::Named;
 use super::service::task_template;
@@ -65,7 +66,7 @@ pub fn task(t: &TaskWithSpec) -> Value {
         "PortStatus": {},
     });
     if !status.err.is_empty() {
-        shown["Err"] = status.err.into();
+        shown["Err"] = in_gos_words(&status.err).into();
     }
     if let Some(c) = status.container.filter(|c| !c.container_id.is_empty()) {
         shown["ContainerStatus"] =

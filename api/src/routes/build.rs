@@ -127,7 +127,7 @@ async fn build(
     let end = futures::stream::once(work).filter_map(|ended| {
         let line = match ended {
             Ok(Ok(_)) => None,
-            Ok(Err(e)) => Some(failure(&e)),
+            Ok(Err(e)) => Some(failure(e)),
             Err(e) => Some(json!({ "errorDetail": { "message": e.to_string() }, "error": e.to_string() })),
         };
         futures::future::ready(line)
@@ -144,14 +144,14 @@ fn line(event: &BuildEvent) -> Value {
     }
 }
 
-fn failure(e: &Error) -> Value {
-    let message = e.to_string();
-    match e {
-        Error::BuildFailed { code, .. } => {
-            json!({ "errorDetail": { "code": code, "message": message }, "error": message })
-        }
-        _ => json!({ "errorDetail": { "message": message }, "error": message }),
+fn failure(e: Error) -> Value {
+    let code = if let Error::BuildFailed { code, .. } = e { Some(code) } else { None };
+    let message = ApiError::from(e).message;
+    let mut line = json!({ "errorDetail": { "message": message }, "error": message });
+    if let Some(code) = code {
+        line["errorDetail"]["code"] = code.into();
     }
+    line
 }
 
 /// What is asked for, and whether it is to be done quietly.

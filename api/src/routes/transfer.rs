@@ -79,10 +79,10 @@ where
     let end = futures::stream::once(work).filter_map(|ended| {
         let why = match ended {
             Ok(Ok(())) => None,
-            Ok(Err(e)) => Some(e.to_string()),
-            Err(e) => Some(e.to_string()),
+            Ok(Err(e)) => Some(ApiError::from(e)),
+            Err(e) => Some(ApiError::internal(e.to_string())),
         };
-        let line = why.map(|why| json!({ "errorDetail": { "message": why }, "error": why }));
+        let line = why.map(|e| json!({ "errorDetail": { "message": e.message }, "error": e.message }));
         futures::future::ready(line)
     });
     let lines = said.chain(end).map(|value| Ok::<_, io::Error>(body::line(&value)));

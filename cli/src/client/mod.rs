@@ -70,6 +70,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use skep_registry::system_words::in_gos_words;
 
 pub use human::size;
 
@@ -316,7 +317,7 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         // As of a program killed by SIGPIPE: there is nobody left to be told more.
         Err(e) if e.is::<output::Closed>() => ExitCode::from(141),
         Err(e) => {
-            eprintln!("{e:#}");
+            eprintln!("{}", in_gos_words(&format!("{e:#}")));
             if e.is::<output::BadTemplate>() {
                 return ExitCode::from(output::BadTemplate::CODE);
             }

@@ -6,6 +6,7 @@ use std::io::Write;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use serde_json::{Map, Value};
+use skep_registry::system_words::of_io;
 
 use super::template::Template;
 
@@ -191,9 +192,7 @@ fn pretty(value: &Value) -> Result<String> {
 
 /// A failed system call in Go's words: `open FILE: no such file or directory`.
 pub fn os(call: &str, path: &str, e: &std::io::Error) -> anyhow::Error {
-    let said = e.to_string();
-    let words = said.split(" (os error").next().unwrap_or(&said).to_lowercase();
-    anyhow::anyhow!("{call} {path}: {words}")
+    anyhow::anyhow!("{call} {path}: {}", of_io(e))
 }
 
 /// `a=1,b=2` of a map of labels.

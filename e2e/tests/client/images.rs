@@ -62,7 +62,7 @@ fn images_are_imported_and_committed_as_docker_does() -> Result<()> {
         )?;
     }
     for command in clients(host) {
-        refused_upload(command, &["import", "-c", "RUN x", "-", "x"], "run is not a valid change command")?;
+        refused_upload(command, &["import", "-c", "RUN x", "-", "x"], "RUN is not a valid change command")?;
     }
     for (method, path, words) in [
         ("PUT", "/containers/nope/archive?path=/", "No such container: nope"),

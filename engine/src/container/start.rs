@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use skep_registry::system_words::in_gos_words;
+
 use super::files::{Layout, hostname};
 use super::memory_files::Placed;
 use super::resolve::host_lines;
@@ -116,7 +118,7 @@ impl Engine {
             Error::StartFailed { code, .. } => *code,
             _ => 128,
         };
-        let message = e.to_string();
+        let message = in_gos_words(&e.to_string());
         if let Err(e) = self.unwire(slot).await {
             tracing::warn!(error = %e, container = slot.id, "the network of a container that did not start is left");
         }

@@ -9,7 +9,10 @@ use crate::error::Error;
 pub(crate) fn apply(config: &mut ImageConfig, changes: &[String]) -> Result<(), Error> {
     let bad = |text: &str, why: &str| Error::Invalid(format!("invalid change {text:?}: {why}"));
     let file = parse_instructions(&changes.join("\n"));
-    let file = file.map_err(|e| bad(changes.get(e.line - 1).map_or("", String::as_str), &e.message))?;
+    let file = file.map_err(|e| {
+        let text = changes.get(e.line - 1).map_or("", String::as_str);
+        if e.message.starts_with("unknown instruction: ") { not_valid(text) } else { bad(text, &e.message) }
+    })?;
     if file.instructions.is_empty() && !changes.is_empty() {
         return Err(Error::Invalid("file with no instructions".into()));
     }
@@ -25,11 +28,16 @@ pub(crate) fn apply(config: &mut ImageConfig, changes: &[String]) -> Result<(), 
             kind => apply_setting(config, kind, &x, &mut cmd_set),
         };
         if !applied.map_err(|why| bad(&i.text, &why))? {
-            let word = i.text.split_whitespace().next().unwrap_or_default().to_ascii_lowercase();
-            return Err(bad(&i.text, &format!("{word} is not a valid change command")));
+            return Err(not_valid(&i.text));
         }
     }
     Ok(())
+}
+
+/// In Docker's words.
+fn not_valid(text: &str) -> Error {
+    let word = text.split_whitespace().next().unwrap_or_default();
+    Error::Invalid(format!("{word} is not a valid change command"))
 }
 
 #[cfg(test)]

@@ -3,9 +3,11 @@
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
+use skep_registry::system_words::of_io;
+
 use super::write;
 use crate::config::{DeviceRate, IoRate, ResourceLimits};
-use crate::runtime::error::{Context, Error};
+use crate::runtime::error::Error;
 
 /// `major:minor` of a block device.
 fn device(path: &Path) -> Result<String, Error> {
@@ -15,7 +17,9 @@ fn device(path: &Path) -> Result<String, Error> {
 
 /// Major and minor number of a block device.
 pub fn device_number(path: &Path) -> Result<(u32, u32), Error> {
-    let meta = std::fs::metadata(path).on("examine device", path.display())?;
+    // In Docker's words, which its client makes exit code 127 of.
+    let meta = std::fs::metadata(path)
+        .map_err(|e| Error::Refused(format!("stat {}: {}", path.display(), of_io(&e))))?;
     if !meta.file_type().is_block_device() {
         return Err(Error::Refused(format!("{} is not a block device", path.display())));
     }
