@@ -8,6 +8,7 @@ use tokio::io::AsyncBufReadExt;
 use super::api::{Api, Query};
 use super::output::{self, say, text};
 use super::{containers, human, info};
+use crate::origin;
 
 /// Commands that stand by themselves and under `system`.
 #[derive(Subcommand)]
@@ -105,7 +106,11 @@ fn event_line(event: &Value) -> String {
 pub async fn version(api: &Api, format: Option<&str>) -> Result<()> {
     let own = env!("CARGO_PKG_VERSION");
     let (os, arch) = (std::env::consts::OS, if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" });
-    let host = json!({ "Version": own, "ApiVersion": "1.50", "DefaultAPIVersion": "1.50", "Os": os, "Arch": arch, "Context": "default" });
+    let (commit, built_at) = (origin::commit(), origin::readable(&origin::built_at()));
+    let host = json!({
+        "Version": own, "ApiVersion": "1.50", "DefaultAPIVersion": "1.50", "GitCommit": commit, "Os": os, "Arch": arch,
+        "BuildTime": built_at, "Context": "default",
+    });
     if let Some(format) = format.filter(|f| !matches!(*f, "" | "json")) {
         output::BadTemplate::read(format, "template parsing error", "version")?;
     }
@@ -117,7 +122,7 @@ pub async fn version(api: &Api, format: Option<&str>) -> Result<()> {
         return server.map(drop);
     }
     say!(
-        "Client:\n Version:           {own}\n API version:       1.50\n OS/Arch:           {os}/{arch}\n Context:           default"
+        "Client:\n Version:           {own}\n API version:       1.50\n Git commit:        {commit}\n Built:             {built_at}\n OS/Arch:           {os}/{arch}\n Context:           default"
     )?;
     let server = server?;
     say!("\nServer: {}", text(&server["Platform"], "Name"))?;
@@ -132,9 +137,13 @@ pub async fn version(api: &Api, format: Option<&str>) -> Result<()> {
             (os, _) if os.is_empty() => os,
             (os, arch) => format!("{os}/{arch}"),
         };
-        for (label, value) in
-            [("API version", api_version), ("OS/Arch", os_arch), ("Kernel", text(details, "KernelVersion"))]
-        {
+        for (label, value) in [
+            ("API version", api_version),
+            ("Git commit", text(details, "GitCommit")),
+            ("Built", origin::readable(&text(details, "BuildTime"))),
+            ("OS/Arch", os_arch),
+            ("Kernel", text(details, "KernelVersion")),
+        ] {
             if !value.is_empty() {
                 say!("  {:<17} {value}", format!("{label}:"))?;
             }

@@ -232,12 +232,13 @@ impl Daemon {
             .with_context(|| format!("write {}", config.pidfile.display()))?;
         let info = DaemonInfo {
             version: env!("CARGO_PKG_VERSION").into(),
+            git_commit: crate::origin::commit().into(),
+            build_time: crate::origin::built_at(),
             id: identifier(&config.data_root)?,
             data_root: config.data_root.clone(),
             labels: config.labels.clone(),
             debug: config.log_level >= tracing::Level::DEBUG,
             generic: config.generic.clone(),
-            ..Default::default()
         };
         let sources = metrics::Sources {
             engine: engine.clone(),

@@ -13,7 +13,7 @@ pub(super) fn read(sources: &Sources) -> Result<Vec<MetricFamily>, prometheus::E
         "The information related to the engine and the OS it is running on",
         &[
             ("version", env!("CARGO_PKG_VERSION")),
-            ("commit", option_env!("SKEP_COMMIT").unwrap_or("unknown")),
+            ("commit", crate::origin::commit()),
             ("architecture", arch),
             ("graphdriver", &host.storage_driver),
             ("kernel", &host.kernel),

@@ -1,16 +1,21 @@
-//! The `skep` binary: the daemon, its helpers (shim, userspace WireGuard) and the command line.
+//! All of the binary `skep`: the daemon, its helpers (shim, userspace WireGuard) and the command line.
 
 mod client;
 mod compose;
 mod daemon;
 mod generic_resource;
+mod origin;
 mod registry;
 mod whoami;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-fn main() -> ExitCode {
+pub use origin::Origin;
+
+/// Runs what the arguments ask for.
+pub fn main(origin: Origin) -> ExitCode {
+    origin::say(origin);
     let args: Vec<OsString> = std::env::args_os().collect();
     // Helpers are started often and live long: they get neither a runtime nor an argument parser.
     let rest = args.get(2..).unwrap_or_default();
