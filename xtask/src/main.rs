@@ -11,6 +11,7 @@ mod deny;
 mod lab;
 mod packages;
 mod proto;
+mod sdks;
 mod software;
 mod test;
 mod vm;

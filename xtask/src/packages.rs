@@ -19,6 +19,8 @@ pub const TEST: &[(&str, &str)] = &[
     ("skopeo", "skopeo"),
     ("podman", "podman"),
     ("pip3", "python3-pip"),
+    ("node", "nodejs"),
+    ("npm", "npm"),
 ];
 
 /// What the virtual machine needs besides; its kernel is only unpacked (`vm::kernel`).

@@ -2,14 +2,15 @@
 
 use anyhow::Result;
 
-use crate::{build, compat, deny, packages, proto, software, vm};
+use crate::{build, compat, deny, packages, proto, sdks, software, vm};
 
-/// Fetches what the tests need from Debian, unless it is there.
+/// Fetches what the tests need, unless it is there.
 pub fn packages() -> Result<()> {
     packages::install(packages::LAB)?;
     packages::install(packages::TEST)?;
     packages::unpack(packages::UNPACKED)?;
     packages::compose()?;
+    sdks::unpack()?;
     software::images()
 }
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::docker::{self, DockerLab};
 use super::http::Client;
 use super::table::{Row, Target, timed};
-use super::{Setup, go_on, hosts, peers};
+use super::{Setup, go_on, hosts, peers, restart};
 
 /// Containers of the start bench, and how many are started at a time.
 const STARTS: usize = 200;
@@ -52,6 +52,7 @@ pub fn run(setup: &Setup) -> Result<Vec<Row>> {
         rows.push(bench(setup, &ours, theirs.as_ref())?);
         go_on()?;
     }
+    rows.push(restart::names(host)?);
     Ok(rows)
 }
 

@@ -15,6 +15,7 @@ mod idle;
 mod peers;
 mod pull;
 mod registry;
+mod restart;
 mod service;
 mod spread;
 mod table;
@@ -51,7 +52,7 @@ pub struct BenchArgs {
 enum Bench {
     /// One container, against raw runc and `docker run --rm`.
     Container,
-    /// 200 containers at once, `exec`, `logs` of 1 GB, `ps` with 1,000 containers, against Docker.
+    /// 200 containers at once, `exec`, `logs` of 1 GB, `ps` with 1,000 containers, against Docker; names after a restart.
     Engine,
     /// An image of 300 MB from a registry, against Docker and podman.
     Pull,
