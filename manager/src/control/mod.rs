@@ -22,7 +22,7 @@ use tonic::{Request, Response, Status};
 
 use crate::context::{Context, forward, is_forwarded};
 use crate::images;
-use crate::store::LookupError;
+use crate::store::{FORESEEN, LookupError};
 
 pub(crate) use cluster::with_defaults;
 pub(crate) use read::service_name;
@@ -224,8 +224,10 @@ fn check_version(what: &str, meta: Option<&v1::Meta>, version: u64) -> Result<()
     if now == version {
         return Ok(());
     }
+    // One that is being written has no version of its own yet.
+    let now = if now > FORESEEN { "being changed".to_owned() } else { format!("at version {now}") };
     Err(Status::aborted(format!(
-        "update out of sequence: {what} is at version {now}, the update was made for {version}; \
+        "update out of sequence: {what} is {now}, the update was made for {version}; \
          inspect it again and repeat the update on what it is now"
     )))
 }

@@ -10,7 +10,7 @@ use super::key::Key;
 use super::view::StoreView;
 
 /// Base of the indexes of changes that are only foreseen.
-const FORESEEN: u64 = u64::MAX / 2;
+pub(crate) const FORESEEN: u64 = u64::MAX / 2;
 
 /// A batch that was computed on a state which is no longer the latest: nothing of it applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -18,6 +18,7 @@ use arc_swap::ArcSwap;
 use skep_proto::v1;
 use tokio::sync::{broadcast, watch as latest};
 
+pub(crate) use apply::FORESEEN;
 pub use apply::Stale;
 pub(crate) use apply::{dependency_name, network_name, service_name};
 pub use event::{Diff, Event};
