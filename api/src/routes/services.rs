@@ -192,7 +192,7 @@ pub(super) async fn update_request(
 async fn rebalance(State(s): State<ApiState>, Path(name): Path<String>) -> ApiResult {
     let request = rebalance_request(&s, &name).await?;
     let response = s.control()?.update_service(tonic::Request::new(request)).await?.into_inner();
-    Ok(body::ok(&with_warnings(json!({ "Warnings": null }), response.warnings)))
+    Ok(body::ok(&body::with_warnings(json!({ "Warnings": null }), response.warnings)))
 }
 
 /// The same, to be planned.
