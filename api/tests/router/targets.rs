@@ -38,7 +38,7 @@ fn bare_quotes_and_braces_are_read_as_docker_reads_them() {
 
         // One after the other on one connection, sent at once; with bodies that look like requests.
         let list = get(r#"/containers/json?all=1&filters={"label":["a=<b>"]}"#);
-        let body = r#"{"Name":"v","Labels":{"l":"GET /\"{} HTTP/1.1"}}"#;
+        let body = r#"{"Name":"vol","Labels":{"l":"GET /\"{} HTTP/1.1"}}"#;
         let head = "POST /v1.41/volumes/create HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n";
         let plain = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
         let chunked =
