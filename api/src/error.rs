@@ -55,26 +55,10 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let body = json!({ "message": as_go_has_it(&self.message) }).to_string();
+        let body = json!({ "message": self.message }).to_string();
         let json = HeaderValue::from_static("application/json");
         (self.status, [(header::CONTENT_TYPE, json)], body).into_response()
     }
-}
-
-/// The system's words as Go has them, in small letters and without a number: `permission denied` for Rust's
-/// `Permission denied (os error 13)`.
-fn as_go_has_it(message: &str) -> String {
-    let mut out = String::with_capacity(message.len());
-    let mut rest = message;
-    while let Some((before, after)) = rest.split_once(" (os error ") {
-        let numbered = after.split_once(')').filter(|(number, _)| number.parse::<u32>().is_ok());
-        let Some((_, after)) = numbered else { break };
-        let words = before.rfind(": ").map_or(before.len(), |at| at + 2);
-        out.push_str(&before[..words]);
-        out.push_str(&before[words..].to_lowercase());
-        rest = after;
-    }
-    out + rest
 }
 
 /// The status Docker gives to what the control service answered.
@@ -96,28 +80,5 @@ impl From<tonic::Status> for ApiError {
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::new(code, message)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_systems_words_are_gos() {
-        for (ours, gos) in [
-            (
-                "cannot open /A: No such file or directory (os error 2)",
-                "cannot open /A: no such file or directory",
-            ),
-            (
-                "x: Permission denied (os error 13); Y: Is a directory (os error 21).",
-                "x: permission denied; Y: is a directory.",
-            ),
-            ("Bad (os error x)", "Bad (os error x)"),
-            ("Plain: Words", "Plain: Words"),
-        ] {
-            assert_eq!(as_go_has_it(ours), gos);
-        }
     }
 }

@@ -57,6 +57,10 @@ mod tests {
             in_gos_words(&format!("open /a: {}; then {}", of(2), of(13))),
             "open /a: no such file or directory; then permission denied"
         );
+        assert_eq!(
+            in_gos_words(&format!("x: {}; Y: {}.", of(13), of(21))),
+            "x: permission denied; Y: is a directory."
+        );
         assert_eq!(of_io(&of(18)), "invalid cross-device link");
         assert_eq!(in_gos_words("mine (os error 2), x (os error y)"), "mine (os error 2), x (os error y)");
         assert_eq!(of_io(&std::io::Error::other("Mine")), "Mine");

@@ -165,7 +165,6 @@ fn what_cannot_be_done_is_refused_by_its_path() {
         ("/HostConfig/BlkioWeight", json!(9), "Range of blkio weight is from 10 to 1000"),
         ("/HostConfig/PidMode", json!("shared"), "invalid PID mode: shared"),
         ("/HostConfig/IpcMode", json!("container:"), "invalid IPC mode: container:"),
-        ("/HostConfig/StorageOpt", json!({"size": "1g"}), "HostConfig.StorageOpt is not supported"),
         ("/HostConfig/PortBindings", json!({"http": []}), "HostConfig.PortBindings"),
         (
             "/HostConfig/PortBindings",
