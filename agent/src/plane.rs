@@ -199,6 +199,7 @@ fn port(p: &v1::PublishedPort) -> Option<desired::PublishedPort> {
             text => text.parse().ok()?,
         },
         leaving: p.leaving.iter().filter_map(|a| a.parse().ok()).collect(),
+        leaving6: p.leaving6.iter().filter_map(|a| a.parse().ok()).collect(),
         backends: p.backends.iter().filter_map(backend).collect(),
     })
 }

@@ -66,7 +66,6 @@ fn services_and_containers_reach_each_other_by_ipv6() -> Result<()> {
         (&["--subnet", "fd66:1:0:0:8::/80", "no"][..], &["overlaps with fd66:1::/64 of network both"][..]),
         (&["--subnet", "fd67::/64", "--gateway", "fd67::1", "no"], &["Gateway", "overlay"]),
         (&["--subnet", "fd67::/120", "no"], &["at most 116"]),
-        (&["--ingress", "no"], &["ingress"]),
     ] {
         refused(one, &[&overlay[..], more].concat(), words)?;
     }
@@ -173,6 +172,68 @@ fn services_and_containers_reach_each_other_by_ipv6() -> Result<()> {
         eventually("nothing of it is left", LONG, || {
             let left = traces(host)?;
             ensure!(left.trim().is_empty(), "{left}");
+            Ok(())
+        })?;
+        in_order(host)?;
+    }
+    lab.down()
+}
+
+#[test]
+fn published_ports_answer_by_ipv6_where_the_ingress_network_has_it() -> Result<()> {
+    let lab = begun("sixp", 2)?;
+    let (one, two) = (lab.host(1), lab.host(2));
+    join(two, &token(one, "worker")?, "10.99.0.1:2377")?;
+    nodes_are(one, "two nodes are ready", &["Ready Leader", "Ready"])?;
+    lab.outside(&["ip", "addr", "add", "2001:db8:99::fe/64", "dev", "br0", "nodad"])?;
+    for host in lab.hosts() {
+        let addr = format!("2001:db8:99::{}/64", host.number);
+        host.exec(&["ip", "addr", "add", &addr, "dev", "eth0", "nodad"])?;
+    }
+    let answer = one.request("DELETE", "/v1.50/networks/ingress", "")?;
+    ensure!(answer.status == 204, "{} {}", answer.status, answer.body);
+    eventually("the ingress network is made anew", LONG, || {
+        one.docker(&["network", "create", "-d", "overlay", "--ingress", "--ipv6", "ingress"]).map(drop)
+    })?;
+    one.docker(&["network", "create", "-d", "overlay", "plain"])?;
+    let more = ["--network", "plain", "--replicas-max-per-node", "1", "-p", "8080:80"];
+    create(one, "web", 2, &[&more[..], &["--hostname", "{{.Node.Hostname}}"]].concat())?;
+    wait_running(one, "web", 2)?;
+
+    // From outside: the task at hand sees the client, the other one the node that was asked.
+    let url = |addr: &str| format!("http://[{addr}]:8080/");
+    let curl = |url: &str| ["curl", "-6", "-gsS", "--max-time", "3", url].map(str::to_owned);
+    let both = |what: &str, ask: &dyn Fn() -> Result<String>| {
+        eventually(&format!("both tasks answer {what}"), LONG, || {
+            let mut seen = BTreeSet::new();
+            for _ in 0..10 {
+                seen.insert(hostname(&ask()?)?);
+            }
+            ensure!(seen.len() == 2, "{seen:?}");
+            Ok(())
+        })
+    };
+    for host in lab.hosts() {
+        let outside = curl(&url(&format!("2001:db8:99::{}", host.number)));
+        let outside: Vec<&str> = outside.iter().map(String::as_str).collect();
+        both("from outside", &|| {
+            let body = lab.outside(&outside)?;
+            let seen = body.contains("RemoteAddr: [2001:db8:99::fe]:");
+            ensure!(seen == (hostname(&body)? == host.name), "{body}");
+            Ok(body)
+        })?;
+        let loopback = curl(&url("::1"));
+        let loopback: Vec<&str> = loopback.iter().map(String::as_str).collect();
+        both("by the loopback", &|| host.exec(&loopback))?;
+        let four = ["curl", "-sS", "--max-time", "3", "http://127.0.0.1:8080/"];
+        both("by IPv4", &|| host.exec(&four))?;
+        in_order(host)?;
+    }
+    one.docker(&["service", "rm", "web"])?;
+    for host in lab.hosts() {
+        eventually("nobody answers any more", LONG, || {
+            let url = url(&format!("2001:db8:99::{}", host.number));
+            ensure!(lab.outside(&["curl", "-6", "-gsS", "--max-time", "3", &url]).is_err());
             Ok(())
         })?;
         in_order(host)?;

@@ -130,6 +130,9 @@ pub struct PublishedPort {
     /// Of UDP: addresses of those that get nothing new, but go on with what they have.
     #[serde(default)]
     pub leaving: Vec<Ipv4Addr>,
+    /// The same of IPv6.
+    #[serde(default)]
+    pub leaving6: Vec<Ipv6Addr>,
 }
 
 fn everywhere() -> Ipv4Addr {
@@ -152,4 +155,12 @@ pub struct Desired {
     pub ingress_version: u64,
     /// Ports published on every node.
     pub ports: Vec<PublishedPort>,
+}
+
+impl Desired {
+    /// Those of the ports that are open on the hosts' IPv6 addresses, too: where the ingress network has IPv6.
+    pub fn ports6(&self) -> impl Iterator<Item = &PublishedPort> {
+        let six = self.networks.values().any(|n| n.ingress && n.subnet6.is_some());
+        self.ports.iter().filter(move |p| six && p.host.is_unspecified())
+    }
 }

@@ -26,7 +26,7 @@ fn main() {
         std::process::exit(skep_overlay::wireguard_main(&args[2..]));
     }
     let filter = args.iter().skip(1).filter_map(|a| a.to_str()).find(|a| !a.starts_with('-'));
-    let tests: [(&str, fn()); 9] = [
+    let tests: [(&str, fn()); 10] = [
         ("virtual_addresses", virtual_addresses),
         ("isolation", isolation),
         ("published_ports", published_ports),
@@ -35,6 +35,7 @@ fn main() {
         ("restart_and_drift", restart_and_drift),
         ("leaving", leaving),
         ("ipv6", six::ipv6),
+        ("ipv6_ports", six::ipv6_ports),
         ("ipv6_drift", six::ipv6_drift),
     ];
     if args.iter().any(|a| a == "--list") {
@@ -96,7 +97,7 @@ impl Swarm {
                 task_id: format!("task{host}"),
                 task_name: format!("web.{host}"),
                 addr: Ipv4Addr::new(10, 40, net, *host),
-                addr6: (net != 0).then(|| six(net, *host)),
+                addr6: Some(six(net, *host)),
                 node_id: NODES[*node].into(),
             }
         };
@@ -114,7 +115,7 @@ impl Swarm {
                 name: format!("network-{net}"),
                 version: 7,
                 subnet: cidr(&format!("10.40.{net}.0/24")),
-                subnet6: (net != 0).then(|| Cidr6 { addr: six(net, 0), len: 64 }),
+                subnet6: Some(Cidr6 { addr: six(net, 0), len: 64 }),
                 internal: net == 2,
                 ingress: net == 0,
                 peers: vec![peer.clone()],
@@ -124,9 +125,7 @@ impl Swarm {
                 ]),
                 blocks6: [(64, 0), (128, 1)]
                     .map(|(first, node)| (Cidr6 { addr: six(net, first), len: 122 }, NODES[node].to_owned()))
-                    .into_iter()
-                    .filter(|_| net != 0)
-                    .collect(),
+                    .into(),
                 services: if net == 1 { vec![web] } else { vec![] },
                 attached: vec![],
                 attachable: false,
@@ -147,6 +146,7 @@ impl Swarm {
                     host: Ipv4Addr::UNSPECIFIED,
                     backends: backends.iter().map(backend(0)).collect(),
                     leaving: vec![],
+                    leaving6: vec![],
                 })
                 .into(),
         }
@@ -167,12 +167,12 @@ impl Swarm {
         self.hosts[node].run(up(&self.planes[node], request))
     }
 
-    /// A place in a network; all but the ingress network have IPv6.
+    /// A place in a network.
     fn join(&self, net: u8, host: u8) -> Join {
         Join {
             network: format!("net{net}"),
             addr: Some(Ipv4Addr::new(10, 40, net, host)),
-            addr6: (net != 0).then(|| six(net, host)),
+            addr6: Some(six(net, host)),
             ..Join::default()
         }
     }

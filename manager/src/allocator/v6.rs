@@ -164,11 +164,6 @@ pub(super) fn cut(view: &StoreView, also: &[Cidr6]) -> Option<Cidr6> {
 
 /// What is wrong with what a new network asks of IPv6, for a person.
 pub fn check(view: &StoreView, spec: &v1::NetworkSpec) -> Result<(), String> {
-    if spec.ipv6 && spec.ingress {
-        return Err(
-            "the ingress network has no IPv6: ports are published by IPv4 only; leave --ipv6 out".to_owned()
-        );
-    }
     if spec.subnet6.is_empty() {
         return Ok(());
     }

@@ -152,10 +152,9 @@ pub(super) fn published(view: &StoreView, ingress_id: &str, tasks: &Tasks) -> Ve
     for task in tasks.values() {
         backends.entry(&task.service_id).or_default().extend(backend(view, ingress_id, task));
     }
-    let mut leaving: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    let mut leaving: BTreeMap<&str, Vec<&v1::TaskAddress>> = BTreeMap::new();
     for task in tasks.values().filter(|t| !wanted(t)) {
-        let addr = address(task, ingress_id).map(|a| a.addr.clone());
-        leaving.entry(&task.service_id).or_default().extend(addr);
+        leaving.entry(&task.service_id).or_default().extend(address(task, ingress_id));
     }
     let mut ports = Vec::new();
     for service in view.services().filter(|s| !s.removing) {
@@ -163,6 +162,9 @@ pub(super) fn published(view: &StoreView, ingress_id: &str, tasks: &Tasks) -> Ve
             if port.mode() != v1::PublishMode::Ingress || port.published_port == 0 {
                 continue;
             }
+            // Of connections each says itself when it is over.
+            let udp = port.protocol() == v1::PortProtocol::Udp;
+            let leaving = || leaving.get(service.id.as_str()).filter(|_| udp).into_iter().flatten();
             ports.push(v1::PublishedPort {
                 protocol: port.protocol,
                 published_port: port.published_port,
@@ -170,11 +172,8 @@ pub(super) fn published(view: &StoreView, ingress_id: &str, tasks: &Tasks) -> Ve
                 host_ip: port.host_ip.clone(),
                 service_id: service.id.clone(),
                 backends: backends.get(service.id.as_str()).cloned().unwrap_or_default(),
-                // Of connections each says itself when it is over.
-                leaving: match port.protocol() {
-                    v1::PortProtocol::Udp => leaving.get(service.id.as_str()).cloned().unwrap_or_default(),
-                    _ => Vec::new(),
-                },
+                leaving: leaving().map(|a| a.addr.clone()).collect(),
+                leaving6: leaving().map(|a| a.addr6.clone()).filter(|a| !a.is_empty()).collect(),
             });
         }
     }

@@ -92,16 +92,16 @@ impl Ports {
 
     /// Makes an owner's ports exactly these (protocol, address, port); returns the ones that another program has. An
     /// address that this host has not is no matter: nobody asks for it here.
-    pub fn set(&mut self, owner: &str, wanted: &[(String, Ipv4Addr, u16)]) -> Vec<(String, u16)> {
+    pub fn set(&mut self, owner: &str, wanted: &[(String, IpAddr, u16)]) -> Vec<(String, u16)> {
         let held = self.held.entry(owner.into()).or_default();
-        let is = |h: &Held, (protocol, host, port): &(String, Ipv4Addr, u16)| {
+        let is = |h: &Held, (protocol, host, port): &(String, IpAddr, u16)| {
             h.bound.protocol == *protocol && h.bound.host_ip == *host && h.bound.host_port == *port
         };
         held.retain(|h| wanted.iter().any(|w| is(h, w)));
         let new: Vec<_> = wanted.iter().filter(|w| !held.iter().any(|h| is(h, w))).collect();
         let mut refused = Vec::new();
         for (protocol, host, port) in new {
-            let publish = Wanted::new(protocol, *port, (*host).into(), *port);
+            let publish = Wanted::new(protocol, *port, *host, *port);
             match self.take(owner, &[publish]) {
                 Err(Error::Io { source, .. })
                     if source.raw_os_error() == Some(Errno::EADDRNOTAVAIL as i32) => {}

@@ -1,5 +1,5 @@
-//! The rules for IPv6: the same as for IPv4 but for the swarm's published ports, and what it takes that ports are reached
-//! by `::1`.
+//! The rules for IPv6: the same as for IPv4, but that the swarm's published ports lead to other nodes without the mesh,
+//! as the asked node's own connections; and what it takes that ports are reached by `::1`.
 //!
 //! The kernel lets no packet with a loopback address in from another interface, and has no `route_localnet` for
 //! IPv6. So what the host sends from `::1` to a published port gets the address of the host in the container's
@@ -35,6 +35,7 @@ pub fn table(state: &State, names: &Names, maps: &SwarmMaps) -> Table {
         ("owned", owned(state)),
         ("bridged", bridged(state)),
         ("nodes", nodes(state)),
+        ("confined", confined(state)),
         ("hairpin", hairpin(state)),
         ("ports_any", ports_any),
         ("ports_one", ports_one),
@@ -160,6 +161,19 @@ fn nodes(state: &State) -> Set {
     set
 }
 
+/// Addresses in the ingress network of containers that are in internal networks otherwise: nothing new leaves by them.
+fn confined(state: &State) -> Set {
+    let mut set = Set::of(&[Field::Addr6]);
+    for members in state.containers.values().filter_map(Record::routed).map(|i| &i.members) {
+        let mut own = members.iter().filter(|m| !m.ingress).peekable();
+        if own.peek().is_some() && own.all(|m| m.internal) {
+            let ingress = members.iter().filter(|m| m.ingress).filter_map(|m| m.endpoint.v6.as_ref());
+            ingress.for_each(|v6| set.add(v6.addr.octets().to_vec()));
+        }
+    }
+    set
+}
+
 /// Pairs of addresses of one container: one that reached itself.
 fn hairpin(state: &State) -> Set {
     let mut set = Set::of(&[Field::Addr6, Field::Addr6]);
@@ -182,6 +196,13 @@ fn loopback(state: &State) -> Set {
         let bridge = state.bridges.values().find(|b| b.id == place.endpoint.network_id)?;
         Some(bridge.v6.as_ref()?.gateway)
     };
+    for desired in state.swarm.iter().map(|s| &s.desired) {
+        let Some(own) = desired.overlay_addr6 else { continue };
+        for port in desired.ports6() {
+            let Some(protocol) = vip::protocol_number(&port.protocol) else { continue };
+            map.set(key(&[&[protocol], &port.published.to_be_bytes()]), own.octets().into());
+        }
+    }
     for record in state.containers.values() {
         let Some(gateway) = gateway(record) else { continue };
         for bound in &record.ports {
@@ -221,6 +242,8 @@ fn translated(judged: bool) -> Vec<Rule> {
         vip("virtual address, many tasks").dnat_addr_by_slot("vip_many", vip::MANY),
         Rule::to6("port of one address").for_this_host().dnat_addr_port("ports_one"),
         Rule::to6("port of all addresses").for_this_host().dnat_port("ports_any"),
+        Rule::to6("swarm port").for_this_host().dnat_port_by_slot("ingress_few", vip::FEW),
+        Rule::to6("swarm port, many tasks").for_this_host().dnat_port_by_slot("ingress_many", vip::MANY),
     ]
 }
 
@@ -252,6 +275,7 @@ fn guard(state: &State, links: &Links) -> Chain {
         let rule = links.not_in(Rule::to6("open network").oif(&bridge.interface));
         rules.push(rule.bound_for(subnet).accept());
     }
+    rules.push(Rule::to6("internal networks only").source_in("confined").drop());
     for link in &links.all {
         let out: Builder = links.not_out(Rule::to6("way out").iif(link)).oif_not(&links.tunnel);
         rules.push(out.pair_in("egress").accept());
@@ -261,10 +285,11 @@ fn guard(state: &State, links: &Links) -> Chain {
 }
 
 fn input(links: &Links) -> Chain {
-    let answer = |bridge: &String| {
-        Rule::to6("answer to loopback").iif(bridge).from(LOOPBACK).set_destination(Ipv6Addr::LOCALHOST)
+    let answer = |link: &String| {
+        Rule::to6("answer to loopback").iif(link).from(LOOPBACK).set_destination(Ipv6Addr::LOCALHOST)
     };
-    base("filter", INPUT, LAST, links.bridges.iter().map(answer).collect())
+    let all = links.bridges.iter().chain([&links.routed, &links.tunnel]);
+    base("filter", INPUT, LAST, all.map(answer).collect())
 }
 
 fn postrouting(state: &State, links: &Links) -> Chain {

@@ -1,7 +1,7 @@
 //! The swarm's part: its whole desired state, put into force; the latest wins.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{DataPlane, INGRESS, blocking};
 use crate::conntrack::forget_datagrams;
@@ -12,6 +12,9 @@ use crate::state::Swarm;
 use crate::sysctl;
 use crate::wireguard::{Device, DeviceOptions, PeerConfig};
 
+/// All addresses of IPv6.
+const ANY6: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+
 impl DataPlane {
     /// Puts the swarm's state into force and says which versions are. `listen_port` is WireGuard's.
     pub async fn apply(&self, desired: Desired, listen_port: u16) -> Result<Applied> {
@@ -20,17 +23,24 @@ impl DataPlane {
         let inner = self.inner.clone();
         let saved = swarm.clone();
         blocking("saving the swarm's network state", move || inner.store.save_swarm(Some(&saved))).await?;
-        let (gone, _) = self.inner.change(|state| {
-            let mut gone = state.swarm.as_ref().map(|s| datagrams(&s.desired)).unwrap_or_default();
-            let now = datagrams(&swarm.desired);
+        let ((gone, gone6), _) = self.inner.change(|state| {
+            let (mut gone, mut gone6) =
+                state.swarm.as_ref().map(|s| datagrams(&s.desired)).unwrap_or_default();
+            let (now, now6) = datagrams(&swarm.desired);
             gone.retain(|addr| !now.contains(addr));
+            gone6.retain(|addr| !now6.contains(addr));
             state.swarm = Some(swarm);
             state.swarm_generation += 1;
-            gone
+            (gone, gone6)
         });
         let applied = self.enforce().await;
-        if !gone.is_empty() {
-            let forgotten = blocking("forgetting flows", move || forget_datagrams(&gone)).await;
+        if !gone.is_empty() || !gone6.is_empty() {
+            let forgotten = blocking("forgetting flows", move || {
+                let four = forget_datagrams(&gone);
+                let six = if gone6.is_empty() { Ok(0) } else { forget_datagrams(&gone6) };
+                Error::gather([four, six].into_iter().filter_map(Result::err).collect())
+            });
+            let forgotten = forgotten.await;
             if let Err(error) = forgotten {
                 tracing::warn!(%error, "UDP clients of tasks that are gone may go on being led to them");
             }
@@ -85,8 +95,10 @@ impl DataPlane {
         let Some(swarm) = swarm else { return Ok(Applied::default()) };
         let desired = &swarm.desired;
         let tunnel = self.raise_tunnel(&swarm).await;
+        let four = desired.ports.iter().map(|p| (p, IpAddr::V4(p.host)));
+        let six = desired.ports6().filter(|_| sysctl::has_ipv6()).map(|p| (p, ANY6));
         let wanted: Vec<_> =
-            desired.ports.iter().map(|p| (p.protocol.clone(), p.host, p.published)).collect();
+            four.chain(six).map(|(p, host)| (p.protocol.clone(), host, p.published)).collect();
         let refused = self.inner.ports().set(INGRESS, &wanted);
         for (protocol, port) in &refused {
             tracing::warn!(protocol, port, "another program has this port: the swarm does not serve it here");
@@ -177,9 +189,12 @@ impl DataPlane {
 }
 
 /// Addresses that datagrams to published ports may be answered from.
-fn datagrams(desired: &Desired) -> BTreeSet<Ipv4Addr> {
-    let ports = desired.ports.iter().filter(|p| p.protocol == "udp");
-    ports.flat_map(|p| p.backends.iter().map(|b| b.addr).chain(p.leaving.iter().copied())).collect()
+fn datagrams(desired: &Desired) -> (BTreeSet<Ipv4Addr>, BTreeSet<Ipv6Addr>) {
+    let ports = || desired.ports.iter().filter(|p| p.protocol == "udp");
+    let four = ports().flat_map(|p| p.backends.iter().map(|b| b.addr).chain(p.leaving.iter().copied()));
+    let six =
+        ports().flat_map(|p| p.backends.iter().filter_map(|b| b.addr6).chain(p.leaving6.iter().copied()));
+    (four.collect(), six.collect())
 }
 
 /// Peers by key: each with its own address and all blocks it holds, in whatever network.

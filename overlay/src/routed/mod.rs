@@ -17,7 +17,7 @@ use crate::names::{Names, mac_text};
 use crate::state::{Bridge, Dns, Interface, Membership, On, Record, State};
 use crate::sysctl;
 
-pub use v6::{GATEWAY6, addresses6, host_neighbours6, host_routes6, routes6};
+pub use v6::{GATEWAY6, addresses6, answers_from6, host_neighbours6, host_routes6, routes6};
 
 /// Next hop of every routed container: nobody has this address, a static neighbour answers for it.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);

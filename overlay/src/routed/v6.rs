@@ -26,8 +26,8 @@ pub fn addresses6(interface: &Interface) -> Vec<Cidr6> {
 }
 
 /// Routes inside the container, per interface in its order: to the overlays, and the default route by the network of the
-/// highest priority that has a way out by IPv6. Unlike with IPv4, what has none gets no default route: programs then
-/// know at once to use IPv4.
+/// highest priority that has a way out by IPv6 (the ingress network for one). Unlike with IPv4, what has none gets no
+/// default route: programs then know at once to use IPv4.
 pub fn routes6(record: &Record) -> Vec<Vec<Route<Ipv6Addr>>> {
     let out = preferred(record.interfaces.iter().filter_map(|i| Some((i, way6(i)?))));
     let own = |interface: &Interface| {
@@ -56,10 +56,23 @@ fn way6(interface: &Interface) -> Option<Route<Ipv6Addr>> {
     let mut places = interface.members.iter().filter_map(|m| Some((m, m.endpoint.v6.as_ref()?)));
     let default = |via, src| Route { to: Cidr6::all(), via, src };
     if interface.is_routed() {
-        let (_, place) = places.find(|(m, _)| !m.internal && !m.ingress)?;
-        return Some(default(Some(GATEWAY6), Some(place.addr)));
+        let open = places.any(|(m, _)| !m.internal);
+        return way_out_from6(interface).filter(|_| open).map(|src| default(Some(GATEWAY6), Some(src)));
     }
     places.find_map(|(m, e)| way_by(interface, m, e.gateway)).map(|via| default(via, None))
+}
+
+/// The address that leaves by the default route of a routed interface, chosen as that of IPv4.
+fn way_out_from6(interface: &Interface) -> Option<Ipv6Addr> {
+    let places = || interface.members.iter().filter_map(|m| Some((m, m.endpoint.v6.as_ref()?.addr)));
+    let own = || places().filter(|(m, _)| !m.ingress);
+    let preferred = own().find(|(m, _)| !m.internal).or_else(|| own().next());
+    preferred.or_else(|| places().next()).map(|(_, addr)| addr)
+}
+
+/// The address that a server on all addresses answers datagrams of strangers from.
+pub fn answers_from6(record: &Record) -> Option<Ipv6Addr> {
+    record.routed().and_then(way_out_from6)
 }
 
 /// The host's routes to a routed container.

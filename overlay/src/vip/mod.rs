@@ -25,7 +25,7 @@ pub struct SwarmMaps {
     /// Name and map.
     pub maps: [(&'static str, Arc<Set>); 9],
     /// The same of the table of IPv6.
-    pub maps6: [(&'static str, Arc<Set>); 2],
+    pub maps6: [(&'static str, Arc<Set>); 4],
     /// What the last three of them are of.
     pub mesh: Option<Mesh>,
 }
@@ -36,8 +36,10 @@ impl SwarmMaps {
         let [mesh_nodes, mesh_home, mesh_tasks] = mesh_sets(mesh.as_ref());
         let (vip_few, vip_many) = service_maps(desired, Field::Addr, |s| s.vip, |b| Some(b.addr));
         let (vip6_few, vip6_many) = service_maps(desired, Field::Addr6, |s| s.vip6, |b| b.addr6);
-        let (ingress_few, ingress_many) = ingress_maps(desired, refused, false);
-        let (ingress_one_few, ingress_one_many) = ingress_maps(desired, refused, true);
+        let four = |b: &Backend| Some(b.addr);
+        let (ingress_few, ingress_many) = ingress_maps(desired, refused, false, Field::Addr, four);
+        let (ingress_one_few, ingress_one_many) = ingress_maps(desired, refused, true, Field::Addr, four);
+        let (ingress6_few, ingress6_many) = ingress_maps(desired, refused, false, Field::Addr6, |b| b.addr6);
         let maps = [
             ("vip_few", vip_few.into()),
             ("vip_many", vip_many.into()),
@@ -49,7 +51,12 @@ impl SwarmMaps {
             ("mesh_home", mesh_home.into()),
             ("mesh_tasks", mesh_tasks.into()),
         ];
-        let maps6 = [("vip_few", vip6_few.into()), ("vip_many", vip6_many.into())];
+        let maps6 = [
+            ("vip_few", vip6_few.into()),
+            ("vip_many", vip6_many.into()),
+            ("ingress_few", ingress6_few.into()),
+            ("ingress_many", ingress6_many.into()),
+        ];
         Self { generation, maps, maps6, mesh }
     }
 }
@@ -95,13 +102,17 @@ fn service_maps<A: Address>(
 }
 
 /// Port maps of the swarm's published ports, without those in `refused`: of those open on one address (`one`), with
-/// the address in the key, or of the others.
-fn ingress_maps(desired: &Desired, refused: &[(String, u16)], one: bool) -> (Set, Set) {
+/// the address (of IPv4) in the key, or of the others. Backends by their addresses of one family.
+fn ingress_maps<A: Address>(
+    desired: &Desired,
+    refused: &[(String, u16)],
+    one: bool,
+    field: Field,
+    addr: impl Fn(&Backend) -> Option<A>,
+) -> (Set, Set) {
     let empty = || match one {
-        true => {
-            Set::map(&[Field::Protocol, Field::Addr, Field::Port, Field::Slot], &[Field::Addr, Field::Port])
-        }
-        false => Set::map(&[Field::Protocol, Field::Port, Field::Slot], &[Field::Addr, Field::Port]),
+        true => Set::map(&[Field::Protocol, Field::Addr, Field::Port, Field::Slot], &[field, Field::Port]),
+        false => Set::map(&[Field::Protocol, Field::Port, Field::Slot], &[field, Field::Port]),
     };
     let (mut few, mut many) = (empty(), empty());
     let refused = |port: &PublishedPort| {
@@ -109,7 +120,7 @@ fn ingress_maps(desired: &Desired, refused: &[(String, u16)], one: bool) -> (Set
     };
     for port in desired.ports.iter().filter(|p| p.host.is_unspecified() != one && !refused(p)) {
         let Some(protocol) = protocol_number(&port.protocol) else { continue };
-        let backends = choose(&desired.node_id, port.backends.iter().map(|b| b.addr));
+        let backends = choose(&desired.node_id, port.backends.iter().filter_map(&addr));
         let (map, slots) = size(&mut few, &mut many, &backends);
         for (slot, addr) in spread(&backends, slots) {
             let (number, slot) = (port.published.to_be_bytes(), slot.to_ne_bytes());
@@ -117,7 +128,7 @@ fn ingress_maps(desired: &Desired, refused: &[(String, u16)], one: bool) -> (Set
                 true => key(&[&[protocol], &port.host.octets(), &number, &slot]),
                 false => key(&[&[protocol], &number, &slot]),
             };
-            map.set(from, key(&[&addr.octets(), &port.target.to_be_bytes()]));
+            map.set(from, key(&[&addr.bytes(), &port.target.to_be_bytes()]));
         }
     }
     (few, many)

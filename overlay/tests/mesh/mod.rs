@@ -17,13 +17,15 @@ pub fn serve_udp(netns: &Path, port: u16, name: &str) -> mpsc::Receiver<IpAddr> 
     let (told, got) = mpsc::channel();
     std::thread::spawn(move || {
         enter(&netns);
-        let socket = UdpSocket::bind(("0.0.0.0", port)).expect("bind");
+        // Both families.
+        let socket = UdpSocket::bind(("::", port)).expect("bind");
         ready.send(()).expect("tell");
         let mut bytes = [0; 2048];
         while let Ok((_, from)) = socket.recv_from(&mut bytes) {
             // A client that has gone is no concern of the server's, nor is a test that does not listen.
-            let _ = socket.send_to(format!("{name} {}", from.ip()).as_bytes(), from);
-            let _ = told.send(from.ip());
+            let client = from.ip().to_canonical();
+            let _ = socket.send_to(format!("{name} {client}").as_bytes(), from);
+            let _ = told.send(client);
         }
     });
     wait.recv_timeout(PATIENCE).expect("server is up");
@@ -31,7 +33,7 @@ pub fn serve_udp(netns: &Path, port: u16, name: &str) -> mpsc::Receiver<IpAddr> 
 }
 
 /// What the server says to a datagram from a port of its own.
-pub fn ask_udp(netns: &Path, addr: Ipv4Addr, port: u16) -> Option<(String, String)> {
+pub fn ask_udp(netns: &Path, addr: impl Into<IpAddr>, port: u16) -> Option<(String, String)> {
     Datagrams::open(netns, addr, port)?.ask()
 }
 
@@ -39,9 +41,11 @@ pub fn ask_udp(netns: &Path, addr: Ipv4Addr, port: u16) -> Option<(String, Strin
 pub struct Datagrams(UdpSocket);
 
 impl Datagrams {
-    pub fn open(netns: &Path, addr: Ipv4Addr, port: u16) -> Option<Self> {
+    pub fn open(netns: &Path, addr: impl Into<IpAddr>, port: u16) -> Option<Self> {
+        let addr = addr.into();
         within(netns, || {
-            let socket = UdpSocket::bind("0.0.0.0:0").expect("bind");
+            let any = if addr.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+            let socket = UdpSocket::bind(any).expect("bind");
             socket.set_read_timeout(Some(Duration::from_secs(5))).expect("timeout");
             // Connected: an answer from another address than the one asked is none.
             socket.connect((addr, port)).ok()?;

@@ -4922,6 +4922,9 @@ pub struct PublishedPort {
     /// UDP: of tasks that get nothing new, but may go on with what they have
     #[prost(string, repeated, tag = "6")]
     pub leaving: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// the same of IPv6
+    #[prost(string, repeated, tag = "7")]
+    pub leaving6: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct IngressView {
