@@ -23,6 +23,7 @@ mod status;
 mod task;
 mod template;
 mod tunnels;
+mod usage;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -40,7 +41,7 @@ pub use exchange::{Exchange, FetchError, Listening};
 pub use local::LocalNetworking;
 pub use plane::{Applied, NetworkPlane};
 pub use runtime::{EngineRuntime, TASK_LABEL};
-pub use task::{Observed, StatusSink, TaskError, TaskExit, TaskRuntime};
+pub use task::{Observed, StatusSink, TaskError, TaskExit, TaskRuntime, TaskUse};
 pub use tunnels::Tunnel;
 
 /// What an agent needs.
@@ -155,6 +156,8 @@ impl Agent {
             channel,
             outbox: outbox.clone(),
             remotes: remotes.clone(),
+            runtime: options.runtime.clone(),
+            usage: Arc::default(),
         };
         let mut running = JoinSet::new();
         running.spawn(plane::follow(options.plane.clone(), wanted_seen, applied));

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use skep_engine::{
     BindOptions, ContainerConfig, ContainerState, Engine, FileContent, HealthConfig, HealthStatus, HostInfo,
-    LogConfig, MemoryFile, MountConfig, MountKind, NetworkJoin, NetworkMode, PortBinding, Propagation,
-    PullRequest, Reference, ResourceLimits, UlimitConfig, VolumeOptions, WaitCondition,
+    LogConfig, MemoryFile, MetricSource, MountConfig, MountKind, NetworkJoin, NetworkMode, PortBinding,
+    Propagation, PullRequest, Reference, ResourceLimits, UlimitConfig, VolumeOptions, WaitCondition,
 };
 use skep_proto::privileges::Privilege;
 use skep_proto::{defaults, v1};
@@ -18,7 +18,7 @@ use crate::dependencies::{described, files};
 use crate::exchange::{Exchange, FetchError};
 use crate::generic;
 use crate::run_options;
-use crate::task::{Observed, TaskError, TaskExit, TaskRuntime};
+use crate::task::{Observed, TaskError, TaskExit, TaskRuntime, TaskUse};
 use crate::template::{Payload, Values};
 
 /// Label that names the task a container belongs to (Docker's own).
@@ -79,6 +79,28 @@ impl TaskRuntime for EngineRuntime {
             }
             _ => Observed::Exited(status, exit_of(&c)),
         }
+    }
+
+    async fn usage(&self, a: &v1::TaskAssignment, metric: Option<&v1::MetricTarget>) -> Option<TaskUse> {
+        let name = task_name(a);
+        let stats = self.engine.stats(&name).await.ok().filter(|s| s.read_ns > 0)?;
+        // Of v1 and v2.
+        let idle = ["total_inactive_file", "inactive_file"];
+        let memory = &stats.usage.memory;
+        let idle = idle.iter().find_map(|n| memory.stat.get(*n)).copied().unwrap_or(0);
+        let metric = match metric {
+            None => None,
+            Some(m) => {
+                let source = MetricSource {
+                    name: m.name.clone(),
+                    port: u16::try_from(m.port).ok()?,
+                    path: m.path.clone(),
+                };
+                self.engine.scrape(&name, source).await.ok().flatten()
+            }
+        };
+        let memory_bytes = memory.usage.saturating_sub(idle);
+        Some(TaskUse { cpu_ns: stats.usage.cpu.total_ns, memory_bytes, metric })
     }
 
     async fn fetch(&self, a: &v1::TaskAssignment) -> Result<(), TaskError> {

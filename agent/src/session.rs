@@ -12,6 +12,8 @@ use crate::Addresses;
 use crate::assignments::Assignments;
 use crate::remotes::Remotes;
 use crate::status::Outbox;
+use crate::task::TaskRuntime;
+use crate::usage::Usage;
 
 /// How long statuses gather before they are sent together.
 const GATHER: Duration = Duration::from_millis(10);
@@ -30,6 +32,8 @@ pub(crate) struct Shared {
     pub channel: watch::Sender<Option<Channel>>,
     pub outbox: Arc<Outbox>,
     pub remotes: Arc<Remotes>,
+    pub runtime: Arc<dyn TaskRuntime>,
+    pub usage: Arc<Usage>,
 }
 
 /// Holds a session over `channel` until it breaks; the error says how. `established` is called once the
@@ -66,7 +70,8 @@ pub(crate) async fn hold(
     };
     tokio::select! {
         r = told => r,
-        r = heartbeats(client.clone(), &session_id) => r,
+        r = heartbeats(client.clone(), &session_id, &shared.usage) => r,
+        r = shared.usage.follow(shared.runtime.clone(), shared.assignments.subscribe()) => r,
         r = assignments(client.clone(), &session_id, shared) => r,
         r = statuses(client.clone(), &session_id, shared) => r,
         r = described(shared) => r,
@@ -102,10 +107,15 @@ async fn take_session(shared: &Shared, message: v1::SessionMessage) {
     }
 }
 
-async fn heartbeats(mut client: DispatcherClient<Channel>, session_id: &str) -> Result<(), tonic::Status> {
+async fn heartbeats(
+    mut client: DispatcherClient<Channel>,
+    session_id: &str,
+    usage: &Usage,
+) -> Result<(), tonic::Status> {
     loop {
-        let request = v1::HeartbeatRequest { session_id: session_id.to_owned() };
+        let request = v1::HeartbeatRequest { session_id: session_id.to_owned(), usage: usage.take() };
         let answer = timely(client.heartbeat(request)).await?.into_inner();
+        usage.ask(answer.usage_wanted);
         tokio::time::sleep(Duration::from_millis(answer.period_ms.max(100))).await;
     }
 }

@@ -45,8 +45,8 @@ pub use cdi::{CDI_SPEC_DIRS, Registry as CdiRegistry};
 pub use config::*;
 pub use container::{
     AttachOptions, AttachSpan, Attached, Change, Commit, CopyIn, CpuUsage, ExecConfig, ExecInfo, Exit,
-    FileContent, InterfaceCounters, IoUsage, MemoryUsage, NetworkRef, PathStat, Stats, Top, Usage,
-    WaitCondition, extra_host, made_up_name,
+    FileContent, InterfaceCounters, IoUsage, MemoryUsage, MetricSource, NetworkRef, PathStat, Stats, Top,
+    Usage, WaitCondition, extra_host, made_up_name,
 };
 pub use duration::parse_duration;
 pub use engine::{Engine, EngineOptions};

@@ -49,6 +49,20 @@ pub fn standing(view: &StoreView, slot: &Slot, t: &v1::Task, now_ms: i64) -> Str
     }
 }
 
+/// What is done about the service as a whole: moves of its tasks, and changes of their number.
+pub fn notes(service: &v1::Service) -> Vec<String> {
+    let mut notes = Vec::new();
+    if let Some(s) = service.rebalance_status.as_ref().filter(|s| !s.message.is_empty()) {
+        notes.push(format!("rebalance: {}", s.message));
+    }
+    if let Some(s) = &service.autoscale_status {
+        let last = s.events.last().map(|e| format!("scaled from {} to {}: {}", e.from, e.to, e.reason));
+        let said = [last, Some(s.message.clone()).filter(|m| !m.is_empty())];
+        notes.push(format!("autoscale: {}", said.into_iter().flatten().collect::<Vec<_>>().join("; ")));
+    }
+    notes
+}
+
 fn ended(view: &StoreView, slot: &Slot, t: &v1::Task, said: String) -> String {
     let speaks = slot.newest().is_some_and(|newest| newest.id == t.id);
     let policy = view.task_spec(t).and_then(|s| s.restart).unwrap_or_default();

@@ -6,6 +6,7 @@
 pub mod allocator;
 mod authority;
 mod autolock;
+pub mod autoscaler;
 mod ca;
 mod clock;
 pub mod consensus;

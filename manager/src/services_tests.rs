@@ -281,13 +281,13 @@ async fn a_silent_node_is_down_and_back_when_it_speaks() {
     swarm.until("down", |v| state(v, v1::NodeState::Down)).await;
     // The session is still open: one heartbeat brings it back.
     let mut client = agent.client.clone();
-    let beat = v1::HeartbeatRequest { session_id: agent.session_id.clone() };
+    let beat = v1::HeartbeatRequest { session_id: agent.session_id.clone(), ..Default::default() };
     client.heartbeat(beat.clone()).await.expect("taken");
     swarm.until("ready again", |v| state(v, v1::NodeState::Ready)).await;
     swarm.until("down again", |v| state(v, v1::NodeState::Down)).await;
     control.remove_node(remove(false)).await.expect("removed");
     let mut wrong = agent.client.clone();
-    let other = v1::HeartbeatRequest { session_id: "other".into() };
+    let other = v1::HeartbeatRequest { session_id: "other".into(), ..Default::default() };
     assert_eq!(wrong.heartbeat(other).await.expect_err("not its session").code(), Code::NotFound);
 }
 

@@ -33,6 +33,17 @@ pub struct TaskExit {
     pub cause: String,
 }
 
+/// What a task uses.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TaskUse {
+    /// Processor time so far, in nanoseconds.
+    pub cpu_ns: u64,
+    /// Memory, in bytes, without what the kernel would give back at once.
+    pub memory_bytes: u64,
+    /// The metric that was asked for, if the task tells it.
+    pub metric: Option<f64>,
+}
+
 /// What the runtime already holds of a task, found after the daemon restarted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Observed {
@@ -76,6 +87,10 @@ pub trait TaskRuntime: Send + Sync + 'static {
     async fn shutdown(&self, task: &v1::TaskAssignment) -> Result<(), TaskError>;
     /// Removes all that `prepare` made.
     async fn remove(&self, task: &v1::TaskAssignment) -> Result<(), TaskError>;
+    /// What it uses, with a metric of its own if one is asked for; none if that is not known.
+    async fn usage(&self, _task: &v1::TaskAssignment, _metric: Option<&v1::MetricTarget>) -> Option<TaskUse> {
+        None
+    }
 }
 
 /// Takes what workers have to say of their tasks; the newest status of a task wins.

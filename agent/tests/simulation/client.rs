@@ -13,6 +13,7 @@ use skep_proto::v1::service_spec::Mode;
 use tonic::{Code, Status};
 
 use crate::job::JobCommand;
+use crate::scaled::ScaledCommand;
 use crate::trace::Trace;
 
 /// Nobody waits longer for an answer, whatever has failed.
@@ -170,6 +171,8 @@ pub enum Request {
     Job(JobCommand),
     /// A service that is to stay spread evenly.
     Even(EvenCommand),
+    /// A service that is scaled by what its tasks use.
+    Scaled(ScaledCommand),
 }
 
 impl Request {
@@ -181,6 +184,7 @@ impl Request {
             Self::Root(command) => command.run(control).await,
             Self::Job(command) => command.run(control).await,
             Self::Even(command) => command.run(control).await,
+            Self::Scaled(command) => command.run(control).await,
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::check::Checks;
 use crate::client::{Ask, EvenCommand, NodeCommand, Record, Request, RootCommand};
 use crate::job::JobCommand;
 use crate::node::{Invitation, Node, NodeOptions};
+use crate::scaled::ScaledCommand;
 use crate::trace::Trace;
 
 /// Time that passes in one step of the simulation; messages arrive between steps.
@@ -305,6 +306,18 @@ impl Cluster {
         let Some(at) = self.some_manager() else { return };
         let (record, service) = (self.record.clone(), service.to_owned());
         self.nodes[at].command(Request::Even(EvenCommand { record, service }));
+    }
+
+    /// Somebody makes a service that is scaled by what its tasks use, at some manager.
+    pub fn make_scaled(&mut self) {
+        let Some(at) = self.some_manager() else { return };
+        self.nodes[at].command(Request::Scaled(ScaledCommand { record: self.record.clone() }));
+    }
+
+    /// Each container of every host uses so many processors from now on.
+    pub fn load(&self, processors: f64) {
+        self.trace.add(format!("-- each container uses {processors} processors"));
+        self.nodes.iter().for_each(|n| n.containers.set_load(processors));
     }
 
     /// Somebody makes a job with a schedule, at some manager.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use skep_agent::{Applied, NetworkPlane, Observed, TaskError, TaskExit, TaskRuntime};
+use skep_agent::{Applied, NetworkPlane, Observed, TaskError, TaskExit, TaskRuntime, TaskUse};
 use skep_overlay::desired::Desired;
 use skep_proto::v1;
 
@@ -46,11 +46,22 @@ struct State {
     rng: StdRng,
     /// Whether things fail by chance.
     failing: bool,
+    /// Processors that each container uses since some moment, and what each had used until then.
+    load: (f64, Duration, u64),
+}
+
+impl State {
+    /// Processor time that each container has used, in nanoseconds.
+    fn used_ns(&self, now: Duration) -> u64 {
+        let (processors, since, before) = self.load;
+        before + ((now - since).as_nanos() as f64 * processors) as u64
+    }
 }
 
 impl Containers {
     pub fn new(host: &str, seed: u64, trace: Arc<Trace>) -> Self {
-        let state = State { all: BTreeMap::new(), rng: StdRng::seed_from_u64(seed), failing: false };
+        let load = (0.0, Duration::ZERO, 0);
+        let state = State { all: BTreeMap::new(), rng: StdRng::seed_from_u64(seed), failing: false, load };
         Self { host: host.into(), trace, state: Mutex::new(state) }
     }
 
@@ -66,6 +77,13 @@ impl Containers {
     /// Whether starts fail and processes die now and then.
     pub fn set_failing(&self, failing: bool) {
         self.lock().failing = failing;
+    }
+
+    /// Each container uses so many processors from now on.
+    pub fn set_load(&self, processors: f64) {
+        let now = self.trace.now();
+        let mut state = self.lock();
+        state.load = (processors, now, state.used_ns(now));
     }
 
     /// The host loses power: every process ends.
@@ -201,6 +219,13 @@ impl TaskRuntime for SimRuntime {
             self.0.note("stopped", id_of(task), &container);
         }
         Ok(())
+    }
+
+    async fn usage(&self, task: &v1::TaskAssignment, _metric: Option<&v1::MetricTarget>) -> Option<TaskUse> {
+        let now = self.0.trace.now();
+        let state = self.0.lock();
+        state.all.get(id_of(task)).filter(|c| c.runs(now))?;
+        Some(TaskUse { cpu_ns: state.used_ns(now), ..TaskUse::default() })
     }
 
     async fn remove(&self, task: &v1::TaskAssignment) -> Result<(), TaskError> {

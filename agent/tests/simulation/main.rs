@@ -13,6 +13,7 @@ mod entropy;
 mod job;
 mod net;
 mod node;
+mod scaled;
 mod scenarios;
 mod trace;
 
@@ -122,6 +123,11 @@ fn clocks_that_differ_delay_nothing() {
 #[test]
 fn a_job_is_begun_every_minute_whoever_leads() {
     all_hold("cron", 1);
+}
+
+#[test]
+fn replicas_follow_what_tasks_use_whoever_leads() {
+    all_hold("load", 1);
 }
 
 #[test]

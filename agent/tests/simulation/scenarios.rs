@@ -8,6 +8,7 @@ use skep_proto::v1::NodeAvailability;
 use crate::client::{Ask, Want};
 use crate::cluster::Cluster;
 use crate::job;
+use crate::scaled;
 
 /// Plays one run to its end; returns its digest.
 pub fn play(scenario: &str, seed: u64) -> u64 {
@@ -21,9 +22,10 @@ pub fn play(scenario: &str, seed: u64) -> u64 {
         "root" => root_replaced(&run, seed),
         "cron" => job_by_schedule(&run, seed),
         "spread" => spread_evenly(&run, seed),
+        "load" => scaled_by_use(&run, seed),
         other => {
             panic!(
-                "there is no scenario {other}: history, leader, worker, quorum, skew, root, cron or spread"
+                "there is no scenario {other}: history, leader, worker, quorum, skew, root, cron, spread or load"
             )
         }
     };
@@ -348,5 +350,34 @@ fn spread_evenly(run: &str, seed: u64) -> Cluster {
     if let Err(why) = even(&c) {
         c.fail(&format!("it did not stay even: {why}"));
     }
+    c
+}
+
+/// Tasks become busy and idle again while leaders die: the replicas follow, within their bounds.
+fn scaled_by_use(run: &str, seed: u64) -> Cluster {
+    let mut c = Cluster::form(run, seed, 3, 1);
+    c.make_scaled();
+    let (least, most) = scaled::BOUNDS;
+    let limit = Duration::from_secs(180);
+    let has = |wanted: u64| {
+        move |c: &Cluster| match scaled::replicas(&c.view())? {
+            now if now < least || now > most => c.fail(&format!("{now} replicas are out of bounds")),
+            now if now == wanted => Ok(()),
+            now => Err(format!("{now} replicas")),
+        }
+    };
+    c.until("made", limit, has(least));
+    for (processors, wanted) in [(1.0, most), (0.5, most), (0.0, least)] {
+        c.load(processors);
+        let wait = c.rng.random_range(0..15_000);
+        c.pass(millis(wait));
+        let leader = c.settled_leader();
+        c.crash(leader);
+        let wait = c.rng.random_range(1000..6000);
+        c.pass(millis(wait));
+        c.start(leader);
+        c.until("scaled", limit, has(wanted));
+    }
+    c.converge(Duration::from_secs(60));
     c
 }

@@ -39,7 +39,7 @@ async fn explain_task(State(s): State<ApiState>, Path(id): Path<String>) -> ApiR
 async fn explain(s: &ApiState, request: ExplainRequest) -> ApiResult {
     let response = s.control()?.explain(tonic::Request::new(request)).await?.into_inner();
     let tasks: Vec<Value> = response.tasks.iter().map(explanation).collect();
-    Ok(body::swarm(&json!({ "Tasks": tasks }), response.stale))
+    Ok(body::swarm(&json!({ "Tasks": tasks, "Notes": response.notes }), response.stale))
 }
 
 fn explanation(e: &TaskExplanation) -> Value {

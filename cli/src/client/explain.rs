@@ -22,6 +22,9 @@ pub async fn run(api: &Api, subject: &str, format: Option<&str>) -> Result<()> {
     if let Some(format) = format {
         return output::one(&found, format);
     }
+    for note in found["Notes"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        say!("{note}")?;
+    }
     let tasks = found["Tasks"].as_array().cloned().unwrap_or_default();
     if tasks.is_empty() {
         return say!("{subject} has no tasks.");

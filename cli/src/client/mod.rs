@@ -2,6 +2,7 @@
 
 mod api;
 mod attach;
+mod autoscale;
 mod build;
 mod compose;
 mod compose_parts;

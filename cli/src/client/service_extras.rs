@@ -5,12 +5,25 @@ use anyhow::{Result, ensure};
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::autoscale;
 use super::create_body::{set, without_empty};
 use super::service_spec::duration;
 
 /// The flags.
 #[derive(Args, Default)]
 pub struct ExtraFlags {
+    /// Scale by what tasks use: min=2,max=10,cpu=70%,... ("" for not) (Skep's own)
+    #[arg(
+        long,
+        value_name = "options",
+        long_help = "Scale by what tasks use (Skep's own): NAME=VALUE with commas between of min and max (replicas), cpu (70%, of \
+                     what is reserved, else of the limit, else of one processor), memory (80%, of what is reserved, \
+                     else of the limit; or 512M), metric, metric-port, metric-path (/metrics) and metric-target (a \
+                     metric of the task's own in Prometheus' text format, and how much of it a task should have), \
+                     cooldown (60s, between two changes) and window (5m, for how long fewer must have been enough). An \
+                     update changes what is named; \"\" turns it off"
+    )]
+    autoscale: Option<String>,
     /// What tasks with local volumes do where their data is not to be had ("stay", "prefer", "ignore") (Skep's own)
     #[arg(long, value_name = "string", value_parser = ["stay", "prefer", "ignore"])]
     data_placement: Option<String>,
@@ -74,6 +87,10 @@ impl ExtraFlags {
         if !asked {
             spec["Schedule"] = Value::Null;
         }
+        if let Some(text) = &self.autoscale {
+            autoscale::flag(&mut spec["Autoscale"], text)?;
+            without_empty(&mut spec["Autoscale"]);
+        }
         let rebalance = &mut spec["Rebalance"];
         set(&mut rebalance["Enabled"], self.rebalance);
         set(&mut rebalance["Delay"], duration(self.rebalance_delay.as_deref())?);
@@ -112,17 +129,23 @@ impl ExtraFlags {
 
 /// Sets in `spec` what `held` has and a file says nothing of to what it is by itself: the daemon would keep it.
 pub fn forget_unnamed(spec: &mut Value, held: &Value) {
-    let by_itself: [(&str, Value); 5] = [
+    let by_itself: [(&str, Value); 6] = [
         ("DrainTime", (skep_proto::defaults::DRAIN.as_nanos() as u64).into()),
         ("DataPlacement", "stay".into()),
         ("DependsOn", json!([])),
         ("Schedule", json!({ "Cron": "" })),
         ("Rebalance", json!({ "Enabled": false })),
+        ("Autoscale", json!({ "Min": 0, "Max": 0 })),
     ];
     for (field, value) in by_itself {
         if spec[field].is_null() && !held[field].is_null() {
             spec[field] = value;
         }
+    }
+    // As many as what they use has made of them.
+    let replicas = &held["Mode"]["Replicated"]["Replicas"];
+    if spec["Autoscale"]["Max"].as_u64() > Some(0) && !held["Autoscale"].is_null() && !replicas.is_null() {
+        spec["Mode"]["Replicated"]["Replicas"] = replicas.clone();
     }
     // A port that was open on one address.
     let held = held["EndpointSpec"]["Ports"].as_array().into_iter().flatten();

@@ -7,6 +7,7 @@ use skep_proto::v1::{self, service_spec::Mode};
 use tonic::Status;
 
 use super::validate;
+use crate::autoscaler;
 use crate::cron::Cron;
 use crate::orchestrator::schedule;
 use crate::prerequisites;
@@ -23,6 +24,7 @@ pub(super) fn keep(spec: &mut v1::ServiceSpec, before: Option<&v1::ServiceSpec>)
     spec.schedule = spec.schedule.take().or_else(|| before.schedule.clone());
     spec.depends_on = spec.depends_on.take().or_else(|| before.depends_on.clone());
     spec.rebalance = spec.rebalance.or(before.rebalance);
+    spec.autoscale = spec.autoscale.take().or_else(|| before.autoscale.clone());
     let held = before.endpoint.iter().flat_map(|e| &e.ports);
     for port in spec.endpoint.iter_mut().flat_map(|e| &mut e.ports).filter(|p| p.host_ip.is_empty()) {
         let place = |p: &v1::PortConfig| (p.protocol, p.target_port, p.published_port, p.mode);
@@ -35,6 +37,7 @@ pub(super) fn keep(spec: &mut v1::ServiceSpec, before: Option<&v1::ServiceSpec>)
 /// A schedule without an expression is none, nor is what is turned off there.
 pub(super) fn settle(spec: &mut v1::ServiceSpec) {
     spec.rebalance = spec.rebalance.filter(|r| r.enabled);
+    spec.autoscale = spec.autoscale.take().filter(|a| a.max > 0 || a.min > 0);
     spec.schedule = spec.schedule.take().filter(|s| !s.cron.is_empty());
 }
 
@@ -55,6 +58,19 @@ pub(super) fn check(spec: &v1::ServiceSpec) -> Result<(), Status> {
         }
         if r.delay_ns.is_some_and(|ns| ns < 0) {
             return Err(Status::invalid_argument("rebalance: its delay must not be negative"));
+        }
+    }
+    if let Some(a) = spec.autoscale.as_ref().filter(|a| a.max > 0 || a.min > 0) {
+        if !matches!(spec.mode, Some(Mode::Replicated(_))) {
+            let why = "only replicated services are scaled by what they use: use mode replicated";
+            return Err(Status::invalid_argument(why));
+        }
+        if a.max > validate::MAX_REPLICAS {
+            let why = format!("autoscale: max={} is too many: at most {}", a.max, validate::MAX_REPLICAS);
+            return Err(Status::invalid_argument(why));
+        }
+        if let Some(why) = autoscaler::nonsense(a, spec.task.as_ref()) {
+            return Err(Status::invalid_argument(format!("autoscale: {why}")));
         }
     }
     let mut named = BTreeSet::new();
@@ -94,6 +110,26 @@ fn check_schedule(spec: &v1::ServiceSpec) -> Result<(), Status> {
         let why = format!("schedule: at most {MAX_HISTORY} runs are remembered");
         return Err(Status::invalid_argument(why));
     }
+    Ok(())
+}
+
+/// Brings the replicas of a service that is scaled by itself within its bounds; refuses others where the bounds were there
+/// already.
+pub(super) fn bound(spec: &mut v1::ServiceSpec, before: Option<&v1::ServiceSpec>) -> Result<(), Status> {
+    let (Some(a), Some(Mode::Replicated(r))) = (&spec.autoscale, &mut spec.mode) else { return Ok(()) };
+    if (a.min..=a.max).contains(&r.replicas) {
+        return Ok(());
+    }
+    let held = before.and_then(|b| b.autoscale.as_ref());
+    let asked = !matches!(before.and_then(|b| b.mode.as_ref()), Some(Mode::Replicated(b)) if b == r);
+    if asked && held.is_some_and(|h| (h.min, h.max) == (a.min, a.max)) {
+        return Err(Status::invalid_argument(format!(
+            "the service is scaled by what its tasks use, to {} to {} replicas: {} are outside of that; set other bounds, \
+             or none (--autoscale \"\")",
+            a.min, a.max, r.replicas
+        )));
+    }
+    r.replicas = r.replicas.clamp(a.min, a.max);
     Ok(())
 }
 

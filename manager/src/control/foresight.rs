@@ -20,7 +20,7 @@ pub(super) fn explanations(
     view: &StoreView,
     request: &v1::ExplainRequest,
     now_ms: i64,
-) -> Result<Vec<v1::TaskExplanation>, Status> {
+) -> Result<v1::ExplainResponse, Status> {
     let (service, only) = if request.task.is_empty() {
         (read::find_service(view, &request.service)?, None)
     } else {
@@ -55,7 +55,7 @@ pub(super) fn explanations(
         one.task = Some(v1::Task::clone(&t));
         explained.push(one);
     }
-    Ok(explained)
+    Ok(v1::ExplainResponse { tasks: explained, notes: explain::notes(service), stale: false })
 }
 
 pub(super) fn plan(

@@ -184,8 +184,8 @@ impl Control for ControlHandle {
     ) -> Result<Response<v1::ExplainResponse>, Status> {
         let (view, stale) = self.ctx.read().await;
         let (request, now_ms) = (request.into_inner(), self.ctx.now_ms());
-        let tasks = aside(move || foresight::explanations(&view, &request, now_ms)).await?;
-        Ok(Response::new(v1::ExplainResponse { tasks, stale }))
+        let explained = aside(move || foresight::explanations(&view, &request, now_ms)).await?;
+        Ok(Response::new(v1::ExplainResponse { stale, ..explained }))
     }
     async fn plan(&self, request: Request<v1::PlanRequest>) -> Result<Response<v1::PlanResponse>, Status> {
         let (view, stale) = self.ctx.read().await;

@@ -32,6 +32,7 @@ pub(super) fn creation(
     let job = validate::is_job(&spec);
     let mut spec = resolve(view, spec, id)?;
     extras::settle(&mut spec);
+    extras::bound(&mut spec, None)?;
     run_options::keep(&mut spec, None);
     dependencies::resolve(view, &spec)?;
     extras::no_cycle(view, id, &spec)?;
@@ -95,6 +96,7 @@ pub(super) fn changes(
             extras::keep(&mut spec, service.spec.as_ref());
             extras::settle(&mut spec);
             extras::check(&spec)?;
+            extras::bound(&mut spec, service.spec.as_ref())?;
             run_options::keep(&mut spec, service.spec.as_ref());
             spec
         }
@@ -147,6 +149,9 @@ fn replace_spec(
         message: "manually requested rollback".to_owned(),
         ..Default::default()
     });
+    if service.spec.as_ref().is_none_or(|s| s.autoscale.is_none()) {
+        service.autoscale_status = None;
+    }
     // One that was stopped is tried again with what is said now.
     let stopped = |s: &v1::RebalanceStatus| s.state() == v1::RebalanceState::Stopped;
     service.rebalance_status = service.rebalance_status.take().filter(|s| !stopped(s));

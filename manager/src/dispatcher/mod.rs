@@ -9,6 +9,7 @@ mod network;
 mod report;
 mod reporter;
 mod sessions;
+mod usage;
 mod world;
 
 use std::sync::Arc;
@@ -30,6 +31,7 @@ use acks::Acks;
 use liveness::Liveness;
 use reporter::Reporter;
 use sessions::Sessions;
+use usage::Usage;
 use world::World;
 
 /// The dispatcher of one manager.
@@ -39,6 +41,7 @@ pub(crate) struct DispatcherService {
     sessions: Arc<Sessions>,
     reporter: Reporter,
     liveness: Arc<Liveness>,
+    usage: Arc<Usage>,
     acks: Arc<Acks>,
     worlds: watch::Receiver<Arc<World>>,
     stop: CancellationToken,
@@ -49,11 +52,18 @@ impl DispatcherService {
     pub fn start(ctx: Arc<Context>, stop: &CancellationToken) -> Self {
         let sessions = Arc::new(Sessions::default());
         let liveness = Arc::new(Liveness::default());
+        let usage = Arc::new(Usage::default());
         let worlds = world::start(ctx.store().clone(), stop.clone());
-        let reporter = Reporter::start(ctx.clone(), liveness.clone(), sessions.clone(), stop.clone());
+        let reporter = Reporter::start(
+            ctx.clone(),
+            report::Heard { liveness: liveness.clone(), usage: usage.clone() },
+            sessions.clone(),
+            stop.clone(),
+        );
         let acks = Acks::start(ctx.clone(), stop.clone());
         tokio::spawn(stop.clone().run_until_cancelled_owned(liveness::watch(ctx.clone(), liveness.clone())));
-        Self { ctx, sessions, reporter, liveness, acks, worlds, stop: stop.clone() }
+        tokio::spawn(stop.clone().run_until_cancelled_owned(usage::watch(ctx.clone(), usage.clone())));
+        Self { ctx, sessions, reporter, liveness, usage, acks, worlds, stop: stop.clone() }
     }
 
     fn period(&self) -> Duration {
@@ -98,7 +108,7 @@ impl Dispatcher for DispatcherService {
             description: Some(message.description.unwrap_or_default()),
             addr,
             data_path_addr: message.data_path_addr,
-            updates: Vec::new(),
+            ..Default::default()
         };
         self.reporter.deliver(report).await?;
         let session = self.sessions.open(&node_id, self.ctx.new_id());
@@ -114,10 +124,12 @@ impl Dispatcher for DispatcherService {
         request: Request<v1::HeartbeatRequest>,
     ) -> Result<Response<v1::HeartbeatResponse>, Status> {
         let node = require_any(request.extensions())?.node_id;
-        self.sessions.check(node.as_str(), &request.into_inner().session_id)?;
-        self.reporter.beat(node.as_str());
+        let message = request.into_inner();
+        self.sessions.check(node.as_str(), &message.session_id)?;
+        self.reporter.beat(node.as_str(), message.usage);
         let period_ms = u64::try_from(self.period().as_millis()).unwrap_or(u64::MAX);
-        Ok(Response::new(v1::HeartbeatResponse { period_ms }))
+        let usage_wanted = usage::wanted(&self.ctx.view(), node.as_str());
+        Ok(Response::new(v1::HeartbeatResponse { period_ms, usage_wanted }))
     }
 
     async fn update_task_status(
@@ -161,10 +173,11 @@ impl Dispatcher for DispatcherService {
         authority::manager(self.ctx.store(), request.extensions())?;
         let forwarded = is_forwarded(request.metadata());
         let message = request.into_inner();
-        let (ctx, liveness) = (self.ctx.clone(), self.liveness.clone());
+        let ctx = self.ctx.clone();
+        let heard = report::Heard { liveness: self.liveness.clone(), usage: self.usage.clone() };
         let local = move || -> BoxFuture<'static, _> {
-            let (ctx, liveness, message) = (ctx.clone(), liveness.clone(), message.clone());
-            Box::pin(async move { report::apply(&ctx, &liveness, &message).await })
+            let (ctx, heard, message) = (ctx.clone(), heard.clone(), message.clone());
+            Box::pin(async move { report::apply(&ctx, &heard, &message).await })
         };
         let remote = |_| -> BoxFuture<'static, _> {
             Box::pin(async { Err(Status::internal("a report goes from the agent's manager to the leader")) })

@@ -1,27 +1,37 @@
 //! What the leader makes of reports: descriptions and states of nodes, statuses of their tasks.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use skep_proto::v1::{self, NodeState};
 use tonic::Status;
 
 use super::liveness::Liveness;
+use super::usage::Usage;
 use crate::context::Context;
 use crate::store::StoreView;
 use crate::store::change::put;
 
+/// What the leader hears and does not replicate.
+#[derive(Clone)]
+pub(super) struct Heard {
+    pub liveness: Arc<Liveness>,
+    pub usage: Arc<Usage>,
+}
+
 /// Takes a batch of reports; returns once what they change is committed.
 pub(super) async fn apply(
     ctx: &Context,
-    liveness: &Liveness,
+    heard: &Heard,
     request: &v1::ReportRequest,
 ) -> Result<v1::ReportResponse, Status> {
-    for node in &request.nodes {
-        liveness.beat(&node.node_id);
-    }
     // Most batches are heartbeats that change nothing: those need no turn at the writer.
     let mut view = ctx.view();
+    for node in &request.nodes {
+        heard.liveness.beat(&node.node_id);
+        heard.usage.take(&view, &node.node_id, &node.usage);
+    }
     let wanted = changes(&view, request);
     if !wanted.is_empty() {
         let started = started(&view, &wanted);

@@ -10,7 +10,6 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tonic::{Response, Status};
 
-use super::liveness::Liveness;
 use super::report;
 use super::sessions::Sessions;
 use crate::context::{Context, forward};
@@ -33,12 +32,12 @@ pub(super) struct Reporter {
 impl Reporter {
     pub fn start(
         ctx: Arc<Context>,
-        liveness: Arc<Liveness>,
+        heard: report::Heard,
         sessions: Arc<Sessions>,
         stop: CancellationToken,
     ) -> Self {
         let (queue, rx) = mpsc::channel(BATCH);
-        tokio::spawn(async move { stop.run_until_cancelled(carry(ctx, liveness, sessions, rx)).await });
+        tokio::spawn(async move { stop.run_until_cancelled(carry(ctx, heard, sessions, rx)).await });
         Self { queue }
     }
 
@@ -50,16 +49,16 @@ impl Reporter {
         rx.await.map_err(|_| stopping())?
     }
 
-    /// Passes a heartbeat on. With the queue full the leader is far behind, and the next one will do.
-    pub fn beat(&self, node_id: &str) {
-        let report = v1::NodeReport { node_id: node_id.to_owned(), ..Default::default() };
+    /// Passes a heartbeat on, with what the node's tasks use. With the queue full the leader is far behind, and the next one will do.
+    pub fn beat(&self, node_id: &str, usage: Vec<v1::TaskUsage>) {
+        let report = v1::NodeReport { node_id: node_id.to_owned(), usage, ..Default::default() };
         let _ = self.queue.try_send(Entry { report, done: None });
     }
 }
 
 async fn carry(
     ctx: Arc<Context>,
-    liveness: Arc<Liveness>,
+    heard: report::Heard,
     sessions: Arc<Sessions>,
     mut queue: mpsc::Receiver<Entry>,
 ) {
@@ -79,10 +78,10 @@ async fn carry(
         let request = v1::ReportRequest { nodes };
         let request = Arc::new(request);
         let (own, again) = (ctx.clone(), request.clone());
-        let liveness = liveness.clone();
+        let heard = heard.clone();
         let local = move || -> BoxFuture<'static, _> {
-            let (ctx, liveness, request) = (own.clone(), liveness.clone(), request.clone());
-            Box::pin(async move { report::apply(&ctx, &liveness, &request).await })
+            let (ctx, heard, request) = (own.clone(), heard.clone(), request.clone());
+            Box::pin(async move { report::apply(&ctx, &heard, &request).await })
         };
         let remote = move |channel| -> BoxFuture<'static, _> {
             let (mut client, request) =

@@ -271,7 +271,7 @@ impl Agent {
         let request = v1::AssignmentsRequest { session_id: session_id.clone() };
         let assignments = client.assignments(request).await.expect("assignments").into_inner();
         let mut heart = client.clone();
-        let beat = v1::HeartbeatRequest { session_id: session_id.clone() };
+        let beat = v1::HeartbeatRequest { session_id: session_id.clone(), ..Default::default() };
         let beating = tokio::spawn(async move {
             while let Ok(answer) = heart.heartbeat(beat.clone()).await {
                 tokio::time::sleep(Duration::from_millis(answer.into_inner().period_ms / 2)).await;

@@ -668,6 +668,9 @@ pub struct ServiceSpec {
     /// Whether running tasks are moved to where the scheduler would place them now. Absent in an update: as it is.
     #[prost(message, optional, tag = "14")]
     pub rebalance: ::core::option::Option<Rebalance>,
+    /// How many replicas there are by what they use. Absent in an update: as it is; without a max: as many as are asked for.
+    #[prost(message, optional, tag = "15")]
+    pub autoscale: ::core::option::Option<Autoscale>,
     #[prost(oneof = "service_spec::Mode", tags = "3, 4, 9, 10")]
     pub mode: ::core::option::Option<service_spec::Mode>,
 }
@@ -684,6 +687,69 @@ pub mod service_spec {
         #[prost(message, tag = "10")]
         GlobalJob(super::GlobalJob),
     }
+}
+/// Targets that are 0 are none. Shares are of what a task has reserved, else of its limit, else (processors) of one.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Autoscale {
+    #[prost(uint64, tag = "1")]
+    pub min: u64,
+    #[prost(uint64, tag = "2")]
+    pub max: u64,
+    #[prost(double, tag = "3")]
+    pub cpu_percent: f64,
+    #[prost(double, tag = "4")]
+    pub memory_percent: f64,
+    #[prost(int64, tag = "5")]
+    pub memory_bytes: i64,
+    #[prost(message, optional, tag = "6")]
+    pub metric: ::core::option::Option<MetricTarget>,
+    /// Between two changes. Absent: 60 s.
+    #[prost(int64, optional, tag = "7")]
+    pub cooldown_ns: ::core::option::Option<i64>,
+    /// How long fewer replicas must have been enough before there are fewer. Absent: 5 min.
+    #[prost(int64, optional, tag = "8")]
+    pub window_ns: ::core::option::Option<i64>,
+}
+/// What a task tells of itself, in Prometheus' text format on a port of its own.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MetricTarget {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub port: u32,
+    /// empty = /metrics
+    #[prost(string, tag = "3")]
+    pub path: ::prost::alloc::string::String,
+    /// for each task
+    #[prost(double, tag = "4")]
+    pub target: f64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ScaleEvent {
+    #[prost(int64, tag = "1")]
+    pub at_ms: i64,
+    #[prost(uint64, tag = "2")]
+    pub from: u64,
+    #[prost(uint64, tag = "3")]
+    pub to: u64,
+    #[prost(string, tag = "4")]
+    pub reason: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AutoscaleStatus {
+    /// 0: not yet
+    #[prost(int64, tag = "1")]
+    pub scaled_at_ms: i64,
+    #[prost(string, tag = "2")]
+    pub message: ::prost::alloc::string::String,
+    /// Since when fewer replicas would have been enough, and how many at most since then; 0: they would not.
+    #[prost(int64, tag = "3")]
+    pub below_since_ms: i64,
+    #[prost(uint64, tag = "4")]
+    pub below_most: u64,
+    /// oldest first
+    #[prost(message, repeated, tag = "5")]
+    pub events: ::prost::alloc::vec::Vec<ScaleEvent>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Rebalance {
@@ -854,6 +920,8 @@ pub struct Service {
     pub schedule_status: ::core::option::Option<ScheduleStatus>,
     #[prost(message, optional, tag = "11")]
     pub rebalance_status: ::core::option::Option<RebalanceStatus>,
+    #[prost(message, optional, tag = "12")]
+    pub autoscale_status: ::core::option::Option<AutoscaleStatus>,
 }
 /// One immutable TaskSpec of a service; tasks name it by number instead of each carrying a copy.
 /// Reaped when the service has moved on and no task names it any more.
@@ -2879,6 +2947,9 @@ pub struct ExplainResponse {
     pub tasks: ::prost::alloc::vec::Vec<TaskExplanation>,
     #[prost(bool, tag = "2")]
     pub stale: bool,
+    /// what is done about the service as a whole, for a person
+    #[prost(string, repeated, tag = "3")]
+    pub notes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct TaskExplanation {
@@ -4680,6 +4751,8 @@ pub struct NodeReport {
     /// with the description: where its WireGuard is reached, if not at addr
     #[prost(string, tag = "5")]
     pub data_path_addr: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "6")]
+    pub usage: ::prost::alloc::vec::Vec<TaskUsage>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ReportRequest {
@@ -4737,15 +4810,40 @@ pub struct SessionMessage {
     #[prost(uint64, tag = "5")]
     pub trust_epoch: u64,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct HeartbeatRequest {
     #[prost(string, tag = "1")]
     pub session_id: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "2")]
+    pub usage: ::prost::alloc::vec::Vec<TaskUsage>,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+/// usage_wanted: tasks whose use is to be told with the next heartbeats, and no others.
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct HeartbeatResponse {
     #[prost(uint64, tag = "1")]
     pub period_ms: u64,
+    #[prost(message, repeated, tag = "2")]
+    pub usage_wanted: ::prost::alloc::vec::Vec<UsageWanted>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct UsageWanted {
+    #[prost(string, tag = "1")]
+    pub task_id: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub metric: ::core::option::Option<MetricTarget>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TaskUsage {
+    #[prost(string, tag = "1")]
+    pub task_id: ::prost::alloc::string::String,
+    /// billionths of a processor, over the last moments
+    #[prost(uint64, tag = "2")]
+    pub nano_cpus: u64,
+    /// without the page cache that nobody has used lately
+    #[prost(uint64, tag = "3")]
+    pub memory_bytes: u64,
+    #[prost(double, optional, tag = "4")]
+    pub metric: ::core::option::Option<f64>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TaskStatusUpdate {

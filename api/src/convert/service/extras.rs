@@ -3,8 +3,9 @@
 
 use serde_json::{Value, json};
 use skep_proto::v1::{
-    DataPlacement, Homes, Prerequisite, PrerequisiteCondition, Prerequisites, Rebalance, RebalanceState,
-    RebalanceStatus, RunOutcome, Schedule, ScheduleConcurrency, ScheduleStatus, ScheduledRun, ServiceSpec,
+    Autoscale, AutoscaleStatus, DataPlacement, Homes, MetricTarget, Prerequisite, PrerequisiteCondition,
+    Prerequisites, Rebalance, RebalanceState, RebalanceStatus, RunOutcome, Schedule, ScheduleConcurrency,
+    ScheduleStatus, ScheduledRun, ServiceSpec,
 };
 
 use crate::convert::names::Named;
@@ -19,6 +20,7 @@ pub fn read(f: &mut Fields, spec: &mut ServiceSpec) -> ApiResult<()> {
     spec.data_placement =
         f.opt_string("DataPlacement")?.map(|w| DataPlacement::read(&path, &w)).transpose()?.map(|p| p as i32);
     spec.schedule = f.opt_object("Schedule")?.map(schedule).transpose()?;
+    spec.autoscale = f.opt_object("Autoscale")?.map(autoscale).transpose()?;
     spec.rebalance = f.opt_object("Rebalance")?.map(rebalance).transpose()?;
     if let Some(list) = f.opt_objects("DependsOn")? {
         let all = list.into_iter().map(prerequisite).collect::<ApiResult<_>>()?;
@@ -39,6 +41,31 @@ fn schedule(mut f: Fields) -> ApiResult<Schedule> {
     };
     f.refuse_rest(&[])?;
     Ok(schedule)
+}
+
+fn autoscale(mut f: Fields) -> ApiResult<Autoscale> {
+    let metric = |mut f: Fields| -> ApiResult<MetricTarget> {
+        let metric = MetricTarget {
+            name: f.string("Name")?,
+            port: f.port("Port")?.into(),
+            path: f.string("Path")?,
+            target: f.f64("Target")?,
+        };
+        f.refuse_rest(&[])?;
+        Ok(metric)
+    };
+    let autoscale = Autoscale {
+        min: f.u64("Min")?,
+        max: f.u64("Max")?,
+        cpu_percent: f.f64("CPUPercent")?,
+        memory_percent: f.f64("MemoryPercent")?,
+        memory_bytes: f.i64("MemoryBytes")?,
+        metric: f.opt_object("Metric")?.map(metric).transpose()?,
+        cooldown_ns: super::read::duration(&mut f, "Cooldown")?,
+        window_ns: super::read::duration(&mut f, "Window")?,
+    };
+    f.refuse_rest(&[])?;
+    Ok(autoscale)
 }
 
 fn rebalance(mut f: Fields) -> ApiResult<Rebalance> {
@@ -82,6 +109,26 @@ pub fn write(s: &ServiceSpec, out: &mut Value) {
             shown["History"] = history.into();
         }
         out["Schedule"] = shown;
+    }
+    if let Some(a) = &s.autoscale {
+        let mut shown = json!({ "Min": a.min, "Max": a.max });
+        for (name, percent) in [("CPUPercent", a.cpu_percent), ("MemoryPercent", a.memory_percent)] {
+            if percent > 0.0 {
+                shown[name] = percent.into();
+            }
+        }
+        if a.memory_bytes > 0 {
+            shown["MemoryBytes"] = a.memory_bytes.into();
+        }
+        if let Some(m) = &a.metric {
+            shown["Metric"] = json!({ "Name": m.name, "Port": m.port, "Path": m.path, "Target": m.target });
+        }
+        for (name, ns) in [("Cooldown", a.cooldown_ns), ("Window", a.window_ns)] {
+            if let Some(ns) = ns {
+                shown[name] = ns.into();
+            }
+        }
+        out["Autoscale"] = shown;
     }
     if let Some(r) = &s.rebalance {
         let mut shown = json!({ "Enabled": r.enabled });
@@ -136,6 +183,16 @@ pub fn rebalance_status(s: &RebalanceStatus) -> Value {
         }
     }
     out
+}
+
+/// `AutoscaleStatus` of a service: what holds, and its last changes, newest first.
+pub fn autoscale_status(s: &AutoscaleStatus) -> Value {
+    let events = s
+        .events
+        .iter()
+        .rev()
+        .map(|e| json!({ "At": time::from_ms(e.at_ms), "From": e.from, "To": e.to, "Reason": e.reason }));
+    json!({ "Message": s.message, "Events": events.collect::<Vec<_>>() })
 }
 
 /// `DataNodes` of a service: the node that holds the data of each slot.

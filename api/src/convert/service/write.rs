@@ -60,6 +60,9 @@ pub fn service(s: &Service) -> Value {
     if let Some(status) = &s.schedule_status {
         out["ScheduleStatus"] = super::extras::schedule_status(status);
     }
+    if let Some(status) = &s.autoscale_status {
+        out["AutoscaleStatus"] = super::extras::autoscale_status(status);
+    }
     if let Some(status) = &s.rebalance_status {
         out["RebalanceStatus"] = super::extras::rebalance_status(status);
     }

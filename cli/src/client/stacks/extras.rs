@@ -4,6 +4,7 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 
+use crate::client::autoscale;
 use crate::compose::{Node, Problem, units};
 
 /// Adds it to the spec of the service called `name`.
@@ -23,6 +24,15 @@ pub fn add(name: &str, service: &Node, spec: &mut Value) -> Result<()> {
     if let Some(node) = service.get("x-schedule") {
         spec["Schedule"] = schedule(node).map_err(|(at, want)| wrong(at, "x-schedule", want))?;
     }
+    if let Some(node) = service.get("x-autoscale") {
+        spec["Autoscale"] = autoscaled(node).ok_or_else(|| {
+            wrong(
+                node,
+                "x-autoscale",
+                "a mapping of min, max, cpu, memory, metric (a mapping of name, port, path and target), cooldown and window",
+            )
+        })?;
+    }
     if let Some(node) = service.get("x-rebalance") {
         spec["Rebalance"] = rebalance(node).ok_or_else(|| {
             wrong(
@@ -33,6 +43,22 @@ pub fn add(name: &str, service: &Node, spec: &mut Value) -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+fn autoscaled(node: &Node) -> Option<Value> {
+    let mut out = json!({});
+    for (key, value) in node.entries() {
+        if key.text == "metric" {
+            for (key, value) in value.entries() {
+                let name =
+                    if key.text == "name" { "metric".to_owned() } else { format!("metric-{}", key.text) };
+                autoscale::set(&mut out, &name, value.text()?)?;
+            }
+        } else {
+            autoscale::set(&mut out, &key.text, value.text()?)?;
+        }
+    }
+    (out["Max"].is_u64()).then_some(out)
 }
 
 /// Whether, or how.
