@@ -22,6 +22,13 @@ pub enum Show {
     Out,
     /// Standard error: the other is the container's.
     Err,
+    /// Standard output, or error, each line after a name: several speak at a time.
+    Named {
+        /// The name.
+        name: String,
+        /// Standard error.
+        err: bool,
+    },
     /// Nowhere; errors still count.
     Nowhere,
 }
@@ -105,6 +112,8 @@ struct Screen {
     terminal: bool,
     /// Lines that are redrawn, top first, by what they begin with.
     lines: Vec<String>,
+    /// A line that has no end yet.
+    rest: Vec<u8>,
 }
 
 impl Screen {
@@ -112,9 +121,9 @@ impl Screen {
         let terminal = match to {
             Show::Out => std::io::stdout().is_terminal(),
             Show::Err => std::io::stderr().is_terminal(),
-            Show::Nowhere => false,
+            Show::Nowhere | Show::Named { .. } => false,
         };
-        Self { to, terminal, lines: Vec::new() }
+        Self { to, terminal, lines: Vec::new(), rest: Vec::new() }
     }
 
     fn take(&mut self, message: &Value) -> Result<()> {
@@ -157,8 +166,20 @@ impl Screen {
         self.write(&out)
     }
 
-    fn write(&self, bytes: &[u8]) -> Result<()> {
-        match self.to {
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        match &self.to {
+            Show::Named { name, err } => {
+                self.rest.extend_from_slice(bytes);
+                while let Some(end) = self.rest.iter().position(|b| *b == b'\n') {
+                    let mut line = format!("{name} | ").into_bytes();
+                    line.extend(self.rest.drain(..=end));
+                    match err {
+                        true => output::bytes(&mut std::io::stderr(), &line)?,
+                        false => output::bytes(&mut std::io::stdout(), &line)?,
+                    }
+                }
+                Ok(())
+            }
             Show::Out => output::bytes(&mut std::io::stdout(), bytes),
             Show::Err => output::bytes(&mut std::io::stderr(), bytes),
             Show::Nowhere => Ok(()),

@@ -206,3 +206,29 @@ fn both_clients_do_the_same_with_a_project_that_runs() -> Result<()> {
     ensure!(differ.is_empty(), "{}", differ.join("\n\n"));
     lab.down()
 }
+
+/// Each waits in its build for what only the build of the other makes.
+const MEETING: &str = r#"
+name: meet
+services:
+  one: {build: {context: ., args: {OWN: one, OTHER: two}}, command: cat /met}
+  two: {build: {context: ., args: {OWN: two, OTHER: one}}, command: cat /met}
+"#;
+const MEETS: &str = "FROM bb\nARG OWN\nARG OTHER\nRUN --mount=type=cache,target=/c touch /c/$OWN; n=0; \
+                     while [ ! -e /c/$OTHER ] && [ $n -lt 600 ]; do sleep 0.1; n=$((n+1)); done; \
+                     ls /c > /met; test -e /c/$OTHER\n";
+
+#[test]
+fn services_are_built_side_by_side() -> Result<()> {
+    let (lab, dir) = lab("cmeet")?;
+    let host = lab.host(1);
+    write(&dir, &[("compose.yaml", MEETING), ("Dockerfile", MEETS)])?;
+    let out = Client::Skep.ok(host, &dir, &["build"])?;
+    for name in ["one", "two"] {
+        let line = format!("{name} | Step 1/4 : FROM bb");
+        ensure!(out.lines().any(|l| l == line), "{line} is not in {out}");
+        let met = host.docker(&["run", "--rm", &format!("meet-{name}"), "cat", "/met"])?;
+        ensure!(met == "one\ntwo\n", "{met:?}: {out}");
+    }
+    lab.down()
+}

@@ -80,6 +80,7 @@ fn by_turns(
             let Some(side) = side else { continue };
             for (how, flag) in [Some("--no-cache"), None].into_iter().enumerate() {
                 let time = build(side, flag, context)?;
+                println!("{}: {time:.0} ms", context.display());
                 if turn > 0 {
                     all[how][which].push(time);
                 }

@@ -130,9 +130,21 @@ pub struct BuildArgs {
     /// Our standard output is for something else.
     #[arg(skip)]
     pub to_stderr: bool,
+    /// What each line of output begins with: others are built at the same time.
+    #[arg(skip)]
+    pub named: Option<String>,
 }
 
 impl BuildArgs {
+    /// Where its output goes.
+    fn show(&self) -> Show {
+        match (&self.named, self.to_stderr) {
+            (Some(name), err) => Show::Named { name: name.clone(), err },
+            (None, true) => Show::Err,
+            (None, false) => Show::Out,
+        }
+    }
+
     /// Reads flags and the path as a command line has them.
     pub fn from_words(words: &[String]) -> Result<Self> {
         let command = Self::augment_args(clap::Command::new("build").no_binary_name(true));
@@ -199,8 +211,7 @@ pub async fn build(api: &Api, args: &BuildArgs) -> Result<String> {
     let shown = match args.quiet && agents.is_empty() {
         true => messages::collect(response).await.map(|said| id = said.trim().to_owned()),
         false => {
-            let show = if args.to_stderr { Show::Err } else { Show::Out };
-            let mut messages = Messages::of(response, if args.quiet { Show::Nowhere } else { show });
+            let mut messages = Messages::of(response, if args.quiet { Show::Nowhere } else { args.show() });
             follow(api, &mut messages, &agents, &mut id).await
         }
     };

@@ -75,20 +75,20 @@ pub async fn run(s: &Session<'_>, flags: &BuildFlags) -> Result<()> {
     Ok(())
 }
 
-/// Builds services, in the order of their needs; what each says is not mixed with that of others.
+/// Builds services, those side by side that do not need each other. Where there are several, each line of output says
+/// whose it is.
 pub async fn all(s: &Session<'_>, project: &Project, names: &[String], options: &Options) -> Result<()> {
     // Each is checked before any is begun.
     for name in names {
         words(project, name, options)?;
     }
-    let turn = tokio::sync::Mutex::new(());
     let edges = graph::of_files(project.services());
     graph::walk(names, &edges, false, async |name| {
-        let _mine = turn.lock().await;
         let (words, inline) = words(project, &name, options)?;
         let mut args = BuildArgs::from_words(&words)?;
         args.inline = inline;
         args.to_stderr = options.to_stderr;
+        args.named = (names.len() > 1).then(|| name.clone());
         s.report.tell("Service", &name, "Building");
         one::build(s.api, &args).await.with_context(|| format!("service {name:?}: build"))?;
         s.report.tell("Service", &name, "Built");
