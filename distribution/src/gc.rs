@@ -160,10 +160,11 @@ pub fn collect(root: &Path, options: &GcOptions) -> Result<Garbage, Error> {
 fn begin(store: &Store) -> Result<i128, Error> {
     let _alone = store.collecting()?;
     let path = store.temporary();
-    std::fs::File::create_new(&path).map_err(Error::io("make", &path))?;
-    let now = Store::last_used(&path);
+    let file = std::fs::File::create_new(&path).map_err(Error::io("make", &path))?;
+    // A server that starts sweeps the file away at any moment.
+    let made = file.metadata().map_err(Error::io("look at", &path))?;
     remove(&path)?;
-    now.ok_or_else(|| Error::Invalid(format!("{} has no time", path.display())))
+    Ok(Store::used_at(&made))
 }
 
 /// What of a repository stays: its manifests (those with tags, or used since `unused`, and what hangs on them, if others

@@ -173,9 +173,13 @@ impl Store {
 
     /// When something was last used, in nanoseconds since 1970; none if it is not there.
     pub(crate) fn last_used(path: &Path) -> Option<i128> {
+        fs::symlink_metadata(path).ok().as_ref().map(Self::used_at)
+    }
+
+    /// The same of a file that is at hand.
+    pub(crate) fn used_at(file: &fs::Metadata) -> i128 {
         use std::os::unix::fs::MetadataExt;
-        let found = fs::symlink_metadata(path).ok()?;
-        Some(i128::from(found.mtime()) * 1_000_000_000 + i128::from(found.mtime_nsec()))
+        i128::from(file.mtime()) * 1_000_000_000 + i128::from(file.mtime_nsec())
     }
 }
 
