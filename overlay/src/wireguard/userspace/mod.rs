@@ -19,6 +19,7 @@ use std::path::Path;
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::stat::{Mode, umask};
+use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, dup2_stderr, dup2_stdout, fork, pipe, setsid};
 
 use self::options::Options;
@@ -54,12 +55,16 @@ fn background(options: Options) -> std::io::Result<i32> {
     let (reader, writer) = pipe()?;
     // SAFETY: no thread has been started, by this function's contract with the binary.
     match unsafe { fork() }? {
-        ForkResult::Parent { .. } => {
+        ForkResult::Parent { child } => {
             drop(writer);
             let mut said = Vec::new();
             std::fs::File::from(reader).read_to_end(&mut said)?;
             if said == READY {
                 return Ok(0);
+            }
+            // With the process its interface goes: whoever hears of the failure can try again at once.
+            if let Err(e) = waitpid(child, None) {
+                eprintln!("waiting for its end: {e}");
             }
             let text = String::from_utf8_lossy(&said);
             eprintln!(
