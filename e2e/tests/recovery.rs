@@ -38,6 +38,12 @@ fn a_lost_quorum_says_so_and_the_last_manager_goes_on_alone() -> Result<()> {
         ensure!(warning.is_some_and(|w| w.contains("out of date")), "{}", answer.headers);
         Ok(())
     })?;
+    // What its leader has taken by then may be done yet, which it says: nothing is asked for before it has resigned.
+    eventually("nobody leads", LONG, || {
+        let nodes = one.docker(&["node", "ls", "--format", "{{.ManagerStatus}}"])?;
+        ensure!(!nodes.contains("Leader"), "{nodes}");
+        Ok(())
+    })?;
     let told = std::process::Command::new(&one.skep)
         .env("DOCKER_HOST", one.docker_host())
         .args(["service", "ls"])

@@ -186,9 +186,14 @@ impl Context {
                 Ok(Err(status)) if retryable(&status) && Instant::now() < deadline => {
                     let _ = tokio::time::timeout(RETRY, leadership.changed()).await;
                 }
-                Ok(Err(status)) if retryable(&status) => return Err(no_quorum()),
+                Ok(Err(status)) if retryable(&status) => return Err(no_quorum("")),
                 Ok(result) => return result,
-                Err(_) => return Err(no_quorum()),
+                Err(_) if leader.is_some() => {
+                    return Err(no_quorum(
+                        "; what was asked for may still be done, so look before asking again",
+                    ));
+                }
+                Err(_) => return Err(no_quorum("")),
             }
         }
     }
@@ -241,12 +246,13 @@ fn not_leader(message: &str) -> Status {
     status
 }
 
-fn no_quorum() -> Status {
-    Status::unavailable(
+/// `unsure` is said of a request that somebody has, and had not answered in time.
+fn no_quorum(unsure: &str) -> Status {
+    Status::unavailable(format!(
         "the swarm has no leader: it's likely that more than half of its managers are unreachable, \
-         so nothing can be changed (running tasks go on); bring managers back, or recover with \
+         so nothing can be changed (running tasks go on){unsure}; bring managers back, or recover with \
          `docker swarm init --force-new-cluster`",
-    )
+    ))
 }
 
 fn retryable(status: &Status) -> bool {
