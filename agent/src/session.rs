@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use skep_identity::{Identity, Trust};
+use skep_identity::{Identity, Role, Trust};
 use skep_proto::v1::{self, dispatcher_client::DispatcherClient};
 use tokio::sync::watch;
 use tonic::transport::Channel;
@@ -46,8 +46,9 @@ pub(crate) async fn hold(
     let mut client = DispatcherClient::new(channel).max_decoding_message_size(64 << 20);
     let addresses = shared.addresses.borrow().clone();
     let renewals = shared.identity.renewals();
-    let tls = shared.identity.current().tls_info().clone();
-    let description = v1::NodeDescription { tls: Some(tls.clone()), ..shared.description.borrow().clone() };
+    let told = certified_as(&shared.identity);
+    let (tls, certified_role) = (Some(told.0.clone()), told.1.into());
+    let description = v1::NodeDescription { tls, certified_role, ..shared.description.borrow().clone() };
     let request = v1::SessionRequest {
         description: Some(description),
         session_id: String::new(),
@@ -62,20 +63,20 @@ pub(crate) async fn hold(
     take_session(shared, first).await;
     established();
 
-    let told = async {
+    let messages = async {
         while let Some(message) = messages.message().await? {
             take_session(shared, message).await;
         }
         Err::<(), _>(tonic::Status::unavailable("the manager ended the session"))
     };
     tokio::select! {
-        r = told => r,
+        r = messages => r,
         r = heartbeats(client.clone(), &session_id, &shared.usage) => r,
         r = shared.usage.follow(shared.runtime.clone(), shared.assignments.subscribe()) => r,
         r = assignments(client.clone(), &session_id, shared) => r,
         r = statuses(client.clone(), &session_id, shared) => r,
         r = described(shared) => r,
-        r = certified(&shared.identity, renewals, &tls) => r,
+        r = certified(&shared.identity, renewals, &told) => r,
     }
 }
 
@@ -183,16 +184,26 @@ async fn described(shared: &Shared) -> Result<(), tonic::Status> {
     Err(tonic::Status::cancelled("this node's description changed, registering anew"))
 }
 
-/// The same for another issuer of its certificate, or other roots.
+/// What the managers are told of this node's certificate.
+fn certified_as(identity: &Identity) -> (v1::TlsInfo, v1::NodeRole) {
+    let current = identity.current();
+    let role = match current.identity().role {
+        Role::Manager => v1::NodeRole::Manager,
+        Role::Worker => v1::NodeRole::Worker,
+    };
+    (current.tls_info().clone(), role)
+}
+
+/// The same for a certificate of another role or issuer, or other roots.
 async fn certified(
     identity: &Identity,
     mut renewals: watch::Receiver<u64>,
-    told: &v1::TlsInfo,
+    told: &(v1::TlsInfo, v1::NodeRole),
 ) -> Result<(), tonic::Status> {
-    while identity.current().tls_info() == told {
+    while certified_as(identity) == *told {
         if renewals.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
     }
-    Err(tonic::Status::cancelled("this node's certificate is of another root, registering anew"))
+    Err(tonic::Status::cancelled("this node's certificate is of another role or root, registering anew"))
 }

@@ -159,5 +159,18 @@ fn managers_become_workers_even_the_leader() -> Result<()> {
     two.docker(&["node", "rm", &three.name])?;
     join(three, &token(two, "manager")?, "10.99.0.2:2377")?;
     nodes_are(two, "host 3 manages again", &["Ready Leader", "Ready Reachable", "Ready"])?;
+
+    // Promoted again at once, and after a crash that cut the demotion off: it does not go on with the log it left.
+    for crash in [false, true] {
+        two.docker(&["node", "demote", &three.name])?;
+        nodes_are(two, "host 3 is a worker again", &["Ready Leader", "Ready", "Ready"])?;
+        if crash {
+            three.stop_daemon("-KILL")?;
+            three.start_daemon()?;
+        }
+        two.docker(&["node", "promote", &three.name])?;
+        nodes_are(two, "host 3 manages once more", &["Ready Leader", "Ready Reachable", "Ready"])?;
+        eventually("host 3 answers as a manager", LONG, || three.docker(&["node", "ls"]).map(drop))?;
+    }
     lab.down()
 }

@@ -39,6 +39,7 @@ pub fn describe(options: &NodeOptions, labels: &[String], exchange_port: u16) ->
         exchange_port: exchange_port.into(),
         // Filled in by the agent, at each session.
         tls: None,
+        certified_role: 0,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Turns promotions and demotions into fact, on the leader. A promoted node gets the manager role at its
 //! next certificate and then joins raft by itself; a demoted one leaves raft first, so that no worker ever
-//! has a vote. Also keeps in each node object what raft knows of its manager.
+//! has a vote, and is a worker by its certificate before it becomes a manager again: what it holds of the log it left goes
+//! with that. Also keeps in each node object what raft knows of its manager.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,6 +63,11 @@ fn wanted(node: &v1::Node) -> NodeRole {
     node.spec.as_ref().map_or(NodeRole::Worker, v1::NodeSpec::role)
 }
 
+/// A node that was demoted has not taken its worker's certificate yet, as far as it has told.
+fn still_a_manager(node: &v1::Node) -> bool {
+    node.description.as_ref().is_some_and(|d| d.certified_role() == NodeRole::Manager)
+}
+
 /// What the node objects should say, given who is a member.
 fn changes(view: &StoreView, members: &[Member]) -> Vec<v1::Change> {
     let mut changes = Vec::new();
@@ -73,7 +79,11 @@ fn changes(view: &StoreView, members: &[Member]) -> Vec<v1::Change> {
             addr: m.peer.addr.clone(),
             ..Default::default()
         });
-        if wanted(&node) == NodeRole::Manager || member.is_none() {
+        let may = match wanted(&node) {
+            NodeRole::Manager => node.role() == NodeRole::Manager || !still_a_manager(&node),
+            NodeRole::Worker => member.is_none(),
+        };
+        if may {
             node.set_role(wanted(&node));
         }
         if **stored != node {

@@ -207,6 +207,9 @@ pub struct NodeDescription {
     /// capabilities.
     #[prost(string, repeated, tag = "21")]
     pub allows: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The role in its present certificate.
+    #[prost(enumeration = "NodeRole", tag = "22")]
+    pub certified_role: i32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ManagerStatus {
