@@ -5,10 +5,13 @@
 //! `SKEP_SEED` chooses another history, `SKEP_ROUNDS` a longer one: 1,200 rounds take about an hour.
 
 mod faults;
+mod members;
 mod model;
 mod operations;
 mod outcome;
 mod remains;
+mod services;
+mod singles;
 
 use anyhow::{Context, Result, ensure};
 use faults::Away;
