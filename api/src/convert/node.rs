@@ -61,7 +61,11 @@ pub fn node(n: &Node) -> Value {
         out["Spec"]["Name"] = annotations.name.into();
     }
     if let Some(m) = &n.manager {
-        let reachability = if m.reachable { "reachable" } else { "unreachable" };
+        let reachability = match (m.learner, m.reachable) {
+            (true, _) => "unknown",
+            (false, true) => "reachable",
+            (false, false) => "unreachable",
+        };
         out["ManagerStatus"] = json!({ "Reachability": reachability, "Addr": m.addr });
         if m.leader {
             out["ManagerStatus"]["Leader"] = true.into();

@@ -38,11 +38,14 @@ pub(super) fn node(ctx: &Context, node: &v1::Node) -> v1::Node {
     if let Some(manager) = &mut node.manager {
         let leader = ctx.leader().is_some_and(|l| l.node_id == node.id);
         manager.leader = leader;
-        manager.reachable = if ctx.is_leader() {
-            ctx.consensus.members().iter().any(|m| m.peer.node_id == node.id && m.reachable)
+        let member = ctx.consensus.members().into_iter().find(|m| m.peer.node_id == node.id);
+        manager.learner = member.as_ref().is_some_and(|m| !m.voter);
+        let heard = if ctx.is_leader() {
+            member.is_some_and(|m| m.reachable)
         } else {
             leader || node.id == ctx.node_id || node.state == i32::from(v1::NodeState::Ready)
         };
+        manager.reachable = heard && !manager.learner;
     }
     node
 }

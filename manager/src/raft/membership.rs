@@ -120,6 +120,10 @@ impl Core {
         if !self.members.is_voter(peer.raft_id) {
             return Ok(peer);
         }
+        // Who has just come will have a vote in a moment: until then it is one that the others would lack.
+        if self.members.conf.learners.iter().any(|id| self.hears(*id)) {
+            return Err(MembershipError::Busy);
+        }
         let left: Vec<u64> =
             self.members.conf.voters.iter().copied().filter(|id| *id != peer.raft_id).collect();
         if left.is_empty() {

@@ -222,6 +222,9 @@ pub struct ManagerStatus {
     pub leader: bool,
     #[prost(bool, tag = "4")]
     pub reachable: bool,
+    /// It has no vote yet: it catches up with the log.
+    #[prost(bool, tag = "5")]
+    pub learner: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Node {
