@@ -40,7 +40,11 @@ pub fn holdings(host: &Host) -> Result<Holdings> {
         add("nft", line.trim().to_owned());
     }
     for line in host.exec(&["cat", "/proc/self/mounts"])?.lines() {
-        add("mount", line.split(' ').nth(1).unwrap_or(line).to_owned());
+        let point = line.split(' ').nth(1).unwrap_or(line);
+        // Others' mounts come and go on the machine.
+        if Path::new(point).starts_with(&host.dir) {
+            add("mount", point.to_owned());
+        }
     }
     for root in std::fs::read_dir("/sys/fs/cgroup")?.flatten() {
         groups(&root.path().join(format!("skep-{instance}")), &mut |path| add("cgroup", path));
