@@ -532,6 +532,9 @@ pub struct Container {
     /// Profile and labels of its last start.
     #[serde(default)]
     pub confined: Confined,
+    /// Its network namespace, while it is in networks; empty = none.
+    #[serde(default)]
+    pub netns: std::path::PathBuf,
 }
 
 impl Container {

@@ -89,6 +89,9 @@ fn what_cannot_be_is_refused_before_it_is_made() -> Result<()> {
     ] {
         compare.same(line)?;
     }
+    compare.same_code("run --rm --device-read-bps /dev/nope:1mb busybox true")?;
+    let code = docker(host, &["run", "--rm", "--device-read-bps", "/dev/nope:1mb", "busybox", "true"])?.code;
+    ensure!(code == Some(127), "{code:?}");
     compare.alike("create --name x-@ --cap-add net_admin --cap-add NET_ADMIN --cap-drop CHOWN --cap-drop cap_net_admin --memory 64m busybox true")?;
     compare.end()?;
     for name in ["x-a", "x-b"] {

@@ -35,6 +35,11 @@ fn a_container_in_anothers_network_has_its_names() -> Result<()> {
             shown(name)?
         );
     }
+    // The namespace itself is where Docker's is told.
+    let key = host.docker(&["inspect", "-f", "{{.NetworkSettings.SandboxKey}}", "xx"])?;
+    let links = host.exec(&["nsenter", &format!("--net={}", key.trim()), "ip", "-o", "addr"])?;
+    let address = host.docker(&["inspect", "-f", "{{.NetworkSettings.IPAddress}}", "xx"])?;
+    ensure!(links.contains(address.trim()), "{key}: {links}");
     // What one of them writes there, all see.
     own("zz", "echo 192.0.2.1 added >> /etc/hosts")?;
     ensure!(own("xx", "/bin/busybox cat /etc/hosts")?.contains("192.0.2.1 added"), "xx does not see it");

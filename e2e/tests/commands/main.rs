@@ -14,6 +14,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use skep_e2e::registry::{Registry, RegistryOptions};
 use skep_e2e::{Lab, LabOptions, busybox_image};
 
@@ -38,12 +39,21 @@ fn every_command_and_flag_does_what_it_is_for() -> Result<()> {
     let real_time = format!("default-ulimits = [\"core=7:9\"]\n{real_time}");
     let config = format!("cdi-spec-dirs = [{specifications:?}]\n{real_time}{}", effects::spy(host)?);
     std::fs::write(host.dir.join("daemon.toml"), config)?;
+    // As most are started: a daemon takes what it may have, and its containers have what it was given.
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, 1024.min(hard), hard)?;
     host.start_daemon()?;
+    let limits = host.exec(&["cat", &format!("/proc/{}/limits", host.daemon_pid()?)])?;
+    let open = limits.lines().find(|l| l.starts_with("Max open files")).context("its limit of open files")?;
+    ensure!(open.split_whitespace().skip(3).take(2).all(|n| n == hard.to_string()), "{open}");
     let archive = host.dir.join("busybox.tar");
     busybox_image(APPLETS, &archive)?;
     host.docker(&["import", archive.to_str().context("a UTF-8 path")?, "bb"])?;
     let registry =
         Registry::start(host, images::REGISTRY, &RegistryOptions { password: true, ..Default::default() })?;
+
+    let inside = host.docker(&["run", "--rm", "bb", "grep", "open.files", "/proc/self/limits"])?;
+    ensure!(inside.split_whitespace().nth(3) == Some(&1024.min(hard).to_string()), "{inside}");
 
     let mut tally = Tally::new(host);
     flags::drive(&mut tally)?;

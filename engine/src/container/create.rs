@@ -136,6 +136,7 @@ impl Engine {
             id_maps: None,
             log_path,
             confined: Default::default(),
+            netns: Default::default(),
             config,
         };
         let record = Record { container, plan, chain_ids: image.chain_ids, stopped_by_user: false };

@@ -249,6 +249,7 @@ impl Engine {
                 slot.update(|c| {
                     c.endpoints.clone_from(&a.endpoints);
                     c.ports.clone_from(&a.ports);
+                    c.netns.clone_from(&a.netns);
                 });
                 Ok(Wired {
                     namespace: NetworkNamespace::Path(a.netns.clone()),
@@ -267,6 +268,7 @@ impl Engine {
         let c = slot.update(|c| {
             c.endpoints.clear();
             c.ports.clear();
+            c.netns = PathBuf::new();
         });
         let _timer = self.metrics().network.release.start_timer();
         self.networking().detach(&c.id).await.map_err(|source| Error::Network { id: slot.id.clone(), source })

@@ -246,7 +246,7 @@ fn network_settings(c: &Container) -> Value {
     json!({
         "Bridge": "",
         "SandboxID": if c.endpoints.is_empty() { "" } else { c.id.as_str() },
-        "SandboxKey": "",
+        "SandboxKey": c.netns.display().to_string(),
         "Ports": ports,
         "HairpinMode": false,
         "LinkLocalIPv6Address": "",
