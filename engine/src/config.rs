@@ -372,6 +372,9 @@ pub struct ContainerConfig {
     pub links: Vec<(String, String)>,
     /// Mounts; once created, with the names of anonymous volumes, those of the image and of `volumes_from`.
     pub mounts: Vec<MountConfig>,
+    /// Paths that the image declared as volumes; filled in when it is created.
+    #[serde(default)]
+    pub image_volumes: Vec<String>,
     /// Files whose content is given at each start.
     pub files: Vec<MemoryFile>,
     /// Containers whose mounts are mounted too: `NAME` or `NAME:MODE`.
@@ -538,6 +541,13 @@ pub struct Container {
 }
 
 impl Container {
+    /// Paths below /proc and /sys that it does not see, and that it cannot write to; none where it is privileged.
+    pub fn protected_paths(&self) -> Option<[Vec<String>; 2]> {
+        let (masked, read_only) =
+            (self.config.masked_paths.as_deref(), self.config.readonly_paths.as_deref());
+        (!self.config.privileged).then(|| crate::runtime::usual_paths(masked, read_only))
+    }
+
     /// What it is linked to by an alias.
     pub(crate) fn link(&self, alias: &str) -> Option<&str> {
         self.config.links.iter().find(|(_, a)| a == alias).map(|(target, _)| target.as_str())

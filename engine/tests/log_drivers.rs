@@ -404,3 +404,24 @@ async fn a_receiver_that_takes_nothing_holds_up_only_those_who_wait_for_it() -> 
     assert_eq!(exit.await?.code, 0);
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_takes_is_given_up_a_while_after_the_containers_end() -> Outcome {
+    let f = Fixture::new().await?;
+    let e = &f.engine;
+    let unused = TcpListener::bind("127.0.0.1:0")?;
+    let address = unused.local_addr()?.to_string();
+    drop(unused);
+    // Each of these waits for longer than it may, at once or by many attempts.
+    for (name, wait) in [("often", "100ms"), ("seldom", "60s")] {
+        let options =
+            [("fluentd-address", address.as_str()), ("fluentd-async", "true"), ("fluentd-retry-wait", wait)];
+        assert_eq!(finish(e, name, sh("fluentd", &options, "echo lost")).await?, 0);
+    }
+    let deadline = std::time::Instant::now() + LONG;
+    while !support::shims(f.dir()).is_empty() {
+        assert!(std::time::Instant::now() < deadline, "{:?} go on", support::shims(f.dir()));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Ok(())
+}

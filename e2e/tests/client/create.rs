@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use skep_e2e::{Host, eventually};
 
 use crate::compare::Compare;
@@ -275,4 +275,65 @@ fn image_mounts(host: &Host) -> Result<()> {
     ok(docker(host, &["rm", "too"])?)?;
     ok(docker(host, &["rmi", "more:1"])?)?;
     Ok(())
+}
+
+#[test]
+fn inspect_shows_what_the_image_gave_and_commit_keeps_it() -> Result<()> {
+    let lab = lab("merged")?;
+    let host = lab.host(1);
+    busybox(host)?;
+    let dockerfile = "FROM busybox\nENTRYPOINT [\"echo\"]\nCMD [\"x\"]\nUSER nobody\nWORKDIR /w\nSTOPSIGNAL INT\nVOLUME /vol\n";
+    let dir = host.dir.join("merged");
+    std::fs::create_dir_all(&dir)?;
+    std::fs::write(dir.join("Dockerfile"), dockerfile)?;
+    let context = dir.display().to_string();
+    let mut build = host.docker_command();
+    build.env("DOCKER_BUILDKIT", "0").args(["build", "-q", "-t", "full", &context]);
+    ensure!(build.output()?.status.success(), "the image is built");
+    let shown = |name: &str| {
+        let format = "{{json .Config.Entrypoint}} {{json .Config.Cmd}} {{.Config.User}} {{.Config.WorkingDir}} {{.Config.StopSignal}} {{json .Config.Volumes}}";
+        host.docker(&["inspect", "-f", format, name]).map(|out| out.trim().to_owned())
+    };
+    for (name, args, entrypoint, cmd) in [
+        ("plain", &["full"][..], r#"["echo"]"#, r#"["x"]"#),
+        ("cmd", &["full", "y"], r#"["echo"]"#, r#"["y"]"#),
+        ("entry", &["--entrypoint", "cat", "full"], r#"["cat"]"#, "null"),
+        ("none", &["--entrypoint", "", "full", "echo", "z"], "null", r#"["echo","z"]"#),
+    ] {
+        host.docker(&[&["create", "--name", name], args].concat())?;
+        let rest = r#"nobody /w INT {"/vol":{}}"#;
+        ensure!(shown(name)? == format!("{entrypoint} {cmd} {rest}"), "{name}: {}", shown(name)?);
+        // What is made of it runs the same.
+        host.docker(&["commit", name, &format!("of-{name}")])?;
+        host.docker(&["create", "--name", &format!("again-{name}"), &format!("of-{name}")])
+            .with_context(|| name.to_owned())?;
+        ensure!(
+            shown(&format!("again-{name}"))? == shown(name)?,
+            "{name}: {}",
+            shown(&format!("again-{name}"))?
+        );
+    }
+    host.docker(&[
+        "create",
+        "--name",
+        "own",
+        "-u",
+        "0",
+        "-w",
+        "/",
+        "--stop-signal",
+        "TERM",
+        "-v",
+        "/more",
+        "full",
+    ])?;
+    ensure!(shown("own")? == r#"["echo"] ["x"] 0 / TERM {"/more":{},"/vol":{}}"#, "{}", shown("own")?);
+    let hidden = "{{json .HostConfig.MaskedPaths}} {{json .HostConfig.ReadonlyPaths}}";
+    ensure!(
+        host.docker(&["inspect", "-f", hidden, "own"])?.contains("/proc/kcore"),
+        "what is hidden is told"
+    );
+    host.docker(&["create", "--name", "priv", "--privileged", "full"])?;
+    ensure!(host.docker(&["inspect", "-f", hidden, "priv"])?.trim() == "null null", "nothing is hidden");
+    lab.down()
 }

@@ -152,7 +152,12 @@ fn of_container(c: &Container, image: &ImageConfig) -> ImageConfig {
         exposed_ports: g.exposed.clone(),
         env: c.env.clone(),
         entrypoint: g.entrypoint.clone().unwrap_or_else(|| image.entrypoint.clone()),
-        cmd: g.cmd.clone().unwrap_or_else(|| image.cmd.clone()),
+        // An entrypoint of its own comes without the image's command.
+        cmd: match (&g.cmd, &g.entrypoint) {
+            (Some(cmd), _) => cmd.clone(),
+            (None, Some(own)) if *own != image.entrypoint => Vec::new(),
+            (None, _) => image.cmd.clone(),
+        },
         volumes: union(&image.volumes, keys("Volumes")),
         working_dir: or(&g.working_dir, &image.working_dir),
         labels: g.labels.clone(),

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::files::Layout;
 use super::names;
-use super::resolve::plan;
+use super::resolve::{merge, plan};
 use super::slot::{Record, Slot};
 use crate::config::{Container, ContainerConfig, ContainerId, ContainerState};
 use crate::data_root::remove_tree;
@@ -95,6 +95,7 @@ impl Engine {
         if config.storage_size.is_some() {
             crate::quota::check(&self.root().containers())?;
         }
+        merge(&mut config, &image.config);
         for (k, v) in &image.config.labels {
             config.labels.entry(k.clone()).or_insert_with(|| v.clone());
         }

@@ -57,8 +57,37 @@ pub(super) fn plan(config: &ContainerConfig, image: &ImageConfig) -> Result<Plan
     })
 }
 
+/// Takes from the image what the request left open, as Docker shows a container's configuration. The image's command
+/// belongs to its entrypoint.
+pub(super) fn merge(config: &mut ContainerConfig, image: &ImageConfig) {
+    let open = |text: &Option<String>| text.as_ref().is_none_or(String::is_empty);
+    let some = |text: &String| Some(text.clone()).filter(|t| !t.is_empty());
+    let list = |list: &Vec<String>| Some(list.clone()).filter(|l| !l.is_empty());
+    if config.cmd.as_ref().is_none_or(Vec::is_empty) && config.entrypoint.as_ref().is_none_or(cleared) {
+        config.cmd = list(&image.cmd);
+    }
+    if config.entrypoint.is_none() {
+        config.entrypoint = list(&image.entrypoint);
+    }
+    for (ours, theirs) in [
+        (&mut config.user, &image.user),
+        (&mut config.working_dir, &image.working_dir),
+        (&mut config.stop_signal, &image.stop_signal),
+    ] {
+        if open(ours) {
+            *ours = some(theirs);
+        }
+    }
+    config.image_volumes.clone_from(&image.volumes);
+}
+
+/// An entrypoint that is to be none.
+#[allow(clippy::ptr_arg, reason = "it is mapped over options of vectors")]
+fn cleared(entrypoint: &Vec<String>) -> bool {
+    entrypoint.is_empty() || (entrypoint.len() == 1 && entrypoint[0].is_empty())
+}
+
 fn argv(config: &ContainerConfig, image: &ImageConfig) -> Vec<String> {
-    let cleared = |e: &Vec<String>| e.is_empty() || (e.len() == 1 && e[0].is_empty());
     let cmd = config.cmd.clone().filter(|c| !c.is_empty());
     let (entrypoint, cmd) = match &config.entrypoint {
         Some(e) if cleared(e) => (Vec::new(), cmd.unwrap_or_else(|| image.cmd.clone())),

@@ -62,6 +62,7 @@ use self::error::Context;
 pub use self::error::Error;
 use self::external::External;
 use self::gate::{Gate, Message};
+pub(crate) use self::paths::usual as usual_paths;
 pub use self::process::Pipes;
 use self::process::Plan;
 pub use self::rlimits::check as check_ulimits;

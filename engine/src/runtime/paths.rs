@@ -78,6 +78,12 @@ pub fn named(masked: Option<&[String]>, read_only: Option<&[String]>) -> [Vec<St
     [[own(chosen(masked, &MASKED)), throttle].concat(), own(chosen(read_only, &READ_ONLY))]
 }
 
+/// What is hidden and what is protected on any host.
+pub(crate) fn usual(masked: Option<&[String]>, read_only: Option<&[String]>) -> [Vec<String>; 2] {
+    let own = |paths: Vec<&str>| paths.into_iter().map(str::to_owned).collect::<Vec<_>>();
+    [own(chosen(masked, &MASKED)), own(chosen(read_only, &READ_ONLY))]
+}
+
 fn chosen<'a>(given: Option<&'a [String]>, default: &'a [&'a str]) -> Vec<&'a str> {
     given.map_or_else(|| default.to_vec(), |paths| paths.iter().map(String::as_str).collect())
 }

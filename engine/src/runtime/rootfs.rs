@@ -107,12 +107,19 @@ fn overlay(
     if let Some((upper, work)) = changes {
         context.set("upperdir", short(upper)?).on("set overlay upper directory", upper.display())?;
         context.set("workdir", short(work)?).on("set overlay work directory", work.display())?;
+        for (key, value) in WHOLE {
+            context.set(key, value).on("set overlay option", key)?;
+        }
     }
     for (key, value) in super::mounts::context(label) {
         context.set(key, value).on("set label of overlay to", value)?;
     }
     context.mount(0).on("mount overlay on", changes.map_or(&*lowers[0], |(upper, _)| upper).display())
 }
+
+/// What is written is whole by itself, since it becomes a layer: some kernels would leave a renamed directory's entries, and
+/// the content of a file whose mode changes, to the layers beneath (Documentation/filesystems/overlayfs.rst).
+const WHOLE: [(&str, &str); 2] = [("redirect_dir", "off"), ("metacopy", "off")];
 
 /// mount(2): options of at most a page, so every directory is named by a descriptor.
 fn classic_overlay(
@@ -128,6 +135,9 @@ fn classic_overlay(
         let fd = open_directory(dir)?;
         options.push_str(&format!(",{key}={}", path(&fd)));
         fds.push(fd);
+    }
+    if changes.is_some() {
+        options.extend(WHOLE.map(|(key, value)| format!(",{key}={value}")));
     }
     if !label.is_empty() {
         // A level has commas, which end an option.

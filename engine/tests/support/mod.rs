@@ -244,12 +244,9 @@ impl Drop for Fixture {
     }
 }
 
-/// Ends all containers whose shims were started below `dir`, known to an engine or not, waits for the shims, and takes
-/// the cgroup away.
-pub fn end_containers(dir: &Path) {
-    use nix::sys::signal::{Signal, kill};
-    use nix::unistd::Pid;
-    // A shim, or what sends its log on, which may wait for its receiver for long; and the bundle.
+/// Shims of containers below `dir`, and what sends their logs on (true), which may wait for its receiver for long; with
+/// the bundle of each.
+pub fn shims(dir: &Path) -> Vec<(i32, bool, std::path::PathBuf)> {
     let of_ours = |process: std::fs::DirEntry| {
         let line = std::fs::read(process.path().join("cmdline")).ok()?;
         let bundle = line.strip_prefix(b"skep\0shim\0")?.split(|b| *b == 0).next()?;
@@ -258,11 +255,18 @@ pub fn end_containers(dir: &Path) {
         let pid = process.file_name().to_str()?.parse::<i32>().ok()?;
         bundle.starts_with(dir).then_some((pid, sends, bundle))
     };
+    std::fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(of_ours).collect()
+}
+
+/// Ends all containers whose shims were started below `dir`, known to an engine or not, waits for the shims, and takes
+/// the cgroup away.
+pub fn end_containers(dir: &Path) {
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     let mut killed = std::collections::BTreeSet::new();
     loop {
-        let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-        let found: Vec<_> = processes.filter_map(of_ours).collect();
+        let found = shims(dir);
         if found.is_empty() || std::time::Instant::now() > deadline {
             break;
         }

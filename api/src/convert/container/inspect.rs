@@ -70,6 +70,13 @@ pub fn inspect(
 fn config(c: &Container) -> Value {
     let g = &c.config;
     let asked = |key: &str| g.api_request.as_ref().and_then(|r| r.get(key)).cloned();
+    let mut volumes = match asked("Volumes") {
+        Some(Value::Object(asked)) => asked,
+        _ => Map::new(),
+    };
+    volumes.extend(g.image_volumes.iter().map(|v| (v.clone(), json!({}))));
+    let volumes = Some(volumes).filter(|v| !v.is_empty());
+    let entrypoint = g.entrypoint.as_ref().filter(|e| !e.is_empty());
     let hostname = g.hostname.clone().unwrap_or_else(|| c.id.as_str().chars().take(12).collect());
     let mut out = json!({
         "Hostname": hostname,
@@ -84,9 +91,9 @@ fn config(c: &Container) -> Value {
         "Env": c.env,
         "Cmd": g.cmd,
         "Image": g.image,
-        "Volumes": asked("Volumes").filter(|v| v.as_object().is_some_and(|v| !v.is_empty())),
+        "Volumes": volumes,
         "WorkingDir": g.working_dir.as_deref().unwrap_or(""),
-        "Entrypoint": g.entrypoint,
+        "Entrypoint": entrypoint,
         "OnBuild": null,
         "Labels": g.labels,
     });
@@ -137,6 +144,7 @@ fn host_config(c: &Container) -> Value {
     }
     let some = |list: &[String]| if list.is_empty() { Value::Null } else { json!(list) };
     let r = &g.resources;
+    let [masked, read_only] = c.protected_paths().map_or([None, None], |[m, r]| [Some(m), Some(r)]);
     let computed = json!({
         "NetworkMode": network_mode(c),
         "PortBindings": bindings,
@@ -181,6 +189,9 @@ fn host_config(c: &Container) -> Value {
         "CpusetCpus": r.cpuset_cpus.as_deref().unwrap_or(""),
         "CpusetMems": r.cpuset_mems.as_deref().unwrap_or(""),
         "BlkioWeight": r.blkio_weight.unwrap_or(0),
+        "MemorySwappiness": r.memory_swappiness,
+        "MaskedPaths": masked,
+        "ReadonlyPaths": read_only,
         "Init": g.init,
         "Runtime": g.runtime.as_deref().unwrap_or(skep_engine::OWN),
     });

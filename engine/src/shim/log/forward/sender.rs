@@ -1,5 +1,6 @@
 //! The process that sends messages on: reads entries from the shim, and tells it in lines how it goes.
 
+use std::cell::Cell;
 use std::io::{self, BufReader, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -58,7 +59,11 @@ impl Errand {
 }
 
 /// The shim, as the sender sees it.
-pub(super) struct Shim<'a>(&'a UnixStream);
+pub(super) struct Shim<'a> {
+    stream: &'a UnixStream,
+    /// The container has ended, and the alarm is set.
+    limited: Cell<bool>,
+}
 
 impl Shim<'_> {
     /// Says something for the daemon's log.
@@ -68,7 +73,7 @@ impl Shim<'_> {
         // SAFETY: a live buffer and its length.
         unsafe {
             libc::send(
-                self.0.as_raw_fd(),
+                self.stream.as_raw_fd(),
                 line.as_ptr().cast(),
                 line.len(),
                 libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
@@ -78,23 +83,15 @@ impl Shim<'_> {
 
     /// Waits before another attempt; from the container's end on, attempts are bounded in time.
     pub(super) fn pause(&self, time: Duration) {
-        let mut fd = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
+        let mut fd = libc::pollfd { fd: self.stream.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
         let ms = i32::try_from(time.as_millis()).unwrap_or(i32::MAX);
         // SAFETY: one live pollfd.
         if unsafe { libc::poll(&raw mut fd, 1, ms) } > 0 {
-            limit();
+            if !self.limited.replace(true) {
+                // SAFETY: without a handler SIGALRM ends the process, which has nothing to put in order.
+                unsafe { libc::alarm(AFTERWARDS) };
+            }
             std::thread::sleep(time.min(Duration::from_millis(200)));
-        }
-    }
-}
-
-/// Ends this process a while from now, unless that is decided already.
-fn limit() {
-    // SAFETY: without a handler SIGALRM ends the process, which has nothing to put in order.
-    unsafe {
-        let left = libc::alarm(AFTERWARDS);
-        if left > 0 {
-            libc::alarm(left);
         }
     }
 }
@@ -105,7 +102,7 @@ pub(super) fn run(errand: &Errand, shim: UnixStream) {
         // SAFETY: installs no handler.
         unsafe { libc::signal(signal, if signal == libc::SIGALRM { libc::SIG_DFL } else { libc::SIG_IGN }) };
     }
-    let tell = Shim(&shim);
+    let tell = Shim { stream: &shim, limited: Cell::new(false) };
     let mut receiver = match errand.receiver() {
         Ok(receiver) => receiver,
         Err(e) => return tell.say(&format!("failed to initialize logging driver: {e}")),
