@@ -19,7 +19,7 @@ use model::Model;
 use operations::Users;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
-use skep_e2e::swarm::{LONG, join, nodes_are, path, plain, rotated, token, wait_empty, wait_running};
+use skep_e2e::swarm::{LONG, join, nodes_are, path, plain, token, wait_empty, wait_running};
 use skep_e2e::{Host, Lab, eventually, whoami_image_with_busybox};
 
 fn setting(name: &str, default: u64) -> Result<u64> {
@@ -107,7 +107,6 @@ fn everything_acknowledged_is_there_and_nothing_is_left_behind() -> Result<()> {
         })?;
     }
     all_ready(&manager)?;
-    rotated(&manager)?;
     eventually("everything that was acknowledged is there", LONG, || outcome::acknowledged(&lab, &model))?;
     eventually("every service has converged", 2 * LONG, || outcome::converged(&lab, &model))?;
     eventually("every host is in order", LONG, || outcome::in_order(&lab))?;

@@ -62,8 +62,6 @@ pub struct Model {
     pub labels: BTreeMap<u32, u64>,
     /// The worker's join token, once it has been replaced.
     pub token: Option<String>,
-    /// The root was replaced, and the tokens with it.
-    pub rooted: bool,
     /// Hosts that are managers.
     pub managers: BTreeSet<u32>,
     pub drained: Option<u32>,

@@ -76,7 +76,7 @@ fn config(c: &Container) -> Value {
     };
     volumes.extend(g.image_volumes.iter().map(|v| (v.clone(), json!({}))));
     let volumes = Some(volumes).filter(|v| !v.is_empty());
-    let entrypoint = g.entrypoint.as_ref().filter(|e| !e.is_empty());
+    let given = |words: &Option<Vec<String>>| words.clone().filter(|w| !w.is_empty());
     let hostname = g.hostname.clone().unwrap_or_else(|| c.id.as_str().chars().take(12).collect());
     let mut out = json!({
         "Hostname": hostname,
@@ -89,11 +89,11 @@ fn config(c: &Container) -> Value {
         "OpenStdin": g.open_stdin,
         "StdinOnce": g.stdin_once,
         "Env": c.env,
-        "Cmd": g.cmd,
+        "Cmd": given(&g.cmd),
         "Image": g.image,
         "Volumes": volumes,
         "WorkingDir": g.working_dir.as_deref().unwrap_or(""),
-        "Entrypoint": entrypoint,
+        "Entrypoint": given(&g.entrypoint),
         "OnBuild": null,
         "Labels": g.labels,
     });
