@@ -3,7 +3,6 @@
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -115,7 +114,6 @@ fn followed(client: Client, host: &Host, dir: &Path) -> Result<()> {
         while !seen.load(std::sync::atomic::Ordering::Relaxed) {
             let _ = kicks.docker(&["rename", "cmd-side-1", "cmd-side-x"]);
             let _ = kicks.docker(&["rename", "cmd-side-x", "cmd-side-1"]);
-            std::thread::sleep(Duration::from_millis(100));
         }
     });
     let mut line = String::new();
