@@ -186,9 +186,10 @@ pub async fn up(plane: &DataPlane, request: AttachRequest) -> Attached {
 }
 
 /// Compares two listings line by line. Whether a bridge has a port with a carrier is not ours to say, and is
-/// told a moment later than everything else: in flags, and as the operational state (RFC 2863, `state DOWN`).
+/// told a moment later than everything else: in flags, and as the operational state (RFC 2863, `state DOWN`). So is
+/// whether an address of a link that went up just now is known to be nobody else's (RFC 4862, `tentative`).
 pub fn assert_same(before: &str, after: &str) {
-    const STATES: [&str; 6] = ["UP", "DOWN", "UNKNOWN", "LOWERLAYERDOWN", "DORMANT", "linkdown"];
+    const STATES: [&str; 7] = ["UP", "DOWN", "UNKNOWN", "LOWERLAYERDOWN", "DORMANT", "linkdown", "tentative"];
     let carrier = |line: &str| {
         let line = line.replace("NO-CARRIER,", "").replace(",LOWER_UP", "");
         line.split_whitespace().filter(|w| !STATES.contains(w)).collect::<Vec<_>>().join(" ")
