@@ -1,6 +1,6 @@
 //! `cargo xtask test`: everything that must hold before a change lands.
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 
 use crate::{build, compat, deny, packages, proto, sdks, software, vm};
 
@@ -15,7 +15,20 @@ pub fn packages() -> Result<()> {
 }
 
 pub fn run() -> Result<()> {
-    self::packages()?;
+    // What is fetched keeps the network busy, what is checked and built the processors.
+    std::thread::scope(|scope| {
+        let packages = scope.spawn(packages);
+        let built = build();
+        let fetched = packages.join().map_err(|_| anyhow!("fetching packages panicked"))?;
+        built.and(fetched)
+    })?;
+    build::cargo(&["test", "--workspace", "--no-fail-fast"])?;
+    compat::run(compat::CompatArgs::default())?;
+    vm::run(vm::VmArgs::default())
+}
+
+/// Checks what can be checked without running it, and builds the tests.
+fn build() -> Result<()> {
     proto::generate(true)?;
     deny::run()?;
     build::cargo(&["fmt", "--all", "--check"])?;
@@ -23,7 +36,5 @@ pub fn run() -> Result<()> {
     build::cargo(&["clippy", "--package", "skep-e2e", "--test", "vm", "--quiet", "--", "-D", "warnings"])?;
     // The end-to-end tests run the product itself: it has to be there before them.
     build::binary("skep", "skep", false)?;
-    build::cargo(&["test", "--workspace", "--no-fail-fast"])?;
-    compat::run(compat::CompatArgs::default())?;
-    vm::run(vm::VmArgs::default())
+    build::cargo(&["test", "--workspace", "--no-run", "--quiet"])
 }
