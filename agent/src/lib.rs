@@ -218,10 +218,15 @@ impl Agent {
         self.managers.borrow().iter().map(|m| (m.node_id.clone(), m.addr.clone())).collect()
     }
 
+    /// Ends the session, and asks for no other: the daemon stops, and tasks go on.
+    pub fn hang_up(&self) {
+        self.reaching.abort();
+    }
+
     /// Stops and removes every task of this node: it is leaving the swarm. The session ends first, so that no
     /// manager gives it new ones.
     pub async fn drain(&self) {
-        self.reaching.abort();
+        self.hang_up();
         let mut ended = self.tasks.ended();
         self.assignments.send_modify(Assignments::clear);
         self.tasks.assign(&BTreeMap::new());

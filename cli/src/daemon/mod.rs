@@ -11,6 +11,7 @@ mod options;
 mod runtimes;
 mod userns;
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -109,7 +110,8 @@ pub fn start_logging(level: tracing::Level) -> impl Fn(tracing::Level) {
             .from_env_lossy()
     };
     let logger = tracing_subscriber::fmt().with_env_filter(filter(level)).with_writer(std::io::stderr);
-    let logger = logger.with_filter_reloading();
+    // Colours are for a person at a terminal: in a file or the journal they stand in the way of searching.
+    let logger = logger.with_ansi(std::io::stderr().is_terminal()).with_filter_reloading();
     let handle = logger.reload_handle();
     logger.init();
     move |level| {

@@ -325,6 +325,8 @@ impl Node {
             if let Some(following) = lock(&member.role_watch).take() {
                 following.abort();
             }
+            // Before the manager that may be the one it has: it would look for another.
+            member.agent.hang_up();
             let manager = lock(&member.manager).take();
             if let Some(manager) = manager {
                 manager.stop().await;
