@@ -147,6 +147,15 @@ fn a_service_is_updated_and_a_node_drained_and_a_daemon_restarted_under_it() -> 
     let before = three.docker(&["ps", "-q", "--no-trunc"])?;
     ensure!(!before.is_empty(), "host 3 runs a replica");
     let address = format!("http://{}:8080/", three.addr);
+    let since = || -> Result<String> {
+        let ids = one.docker(&["service", "ps", "-q", "web"])?;
+        let format = "{{.ID}} {{.Status.State}} {{.Status.Timestamp}}";
+        one.docker(
+            &[&["inspect", "--type", "task", "--format", format][..], &ids.lines().collect::<Vec<_>>()]
+                .concat(),
+        )
+    };
+    let began = since()?;
     three.stop_daemon("-KILL")?;
     ensure!(!answers(&lab, &address, 10)?.is_empty(), "traffic flows without a daemon");
     three.start_daemon()?;
@@ -167,6 +176,7 @@ fn a_service_is_updated_and_a_node_drained_and_a_daemon_restarted_under_it() -> 
         Ok(())
     })?;
     same("after it is back in the swarm")?;
+    ensure!(since()? == began, "tasks run since their node's daemon is back: {}instead of {began}", since()?);
     lab.down()
 }
 

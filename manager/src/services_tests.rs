@@ -4,6 +4,7 @@ mod attachments;
 mod harness;
 mod ipv6;
 mod run_options;
+mod statuses;
 mod tunnels;
 
 use std::sync::atomic::Ordering;

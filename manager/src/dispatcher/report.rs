@@ -96,7 +96,11 @@ fn take_status<'a>(
     let behind = current.status.as_ref().is_some_and(|s| status.state < s.state);
     let finished = current.status.as_ref().is_some_and(|s| s.state > v1::TaskState::Running.into());
     let known = v1::TaskState::try_from(status.state).is_ok();
-    let same = current.status.as_ref() == Some(status);
+    // A daemon that is back says again what its tasks are: they have been so since they became so.
+    let same = current
+        .status
+        .as_ref()
+        .is_some_and(|s| v1::TaskStatus { timestamp_ms: s.timestamp_ms, ..status.clone() } == *s);
     if stored.node_id != node_id
         || behind
         || same
