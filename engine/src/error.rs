@@ -219,8 +219,10 @@ pub enum Error {
 
 /// The reason with what comes before it; Docker looks users and groups up itself, and then says no more than that.
 fn unless_of_user(reason: &str, before: impl Fn() -> String) -> String {
-    let begins = crate::runtime::UNKNOWN_USER;
-    if reason.starts_with(begins) { reason.to_owned() } else { format!("{}{reason}", before()) }
+    match crate::runtime::refuses_user(reason) {
+        true => reason.to_owned(),
+        false => format!("{}{reason}", before()),
+    }
 }
 
 /// A reference as Docker tells of it: with `latest` where neither tag nor digest is given, an ID with its algorithm.

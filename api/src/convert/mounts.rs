@@ -42,7 +42,10 @@ pub fn read_bind(bind: &str, driver: &str) -> ApiResult<MountConfig> {
         [source, to, mode] if !source.is_empty() => (source, to, mode),
         _ => return Err(bad_spec()),
     };
-    let told = |why: String| ApiError::bad_request(format!("{}: {why}", bad_spec().message));
+    let kind = if source.starts_with('/') { "bind" } else { "volume" };
+    let told = |why: String| {
+        ApiError::bad_request(format!("{}: {}", bad_spec().message, invalid(kind, why).message))
+    };
     let (mut read_only, mut no_copy, mut propagation) = (false, false, None);
     for word in mode.split(',').filter(|w| !w.is_empty()) {
         match word {
@@ -329,8 +332,14 @@ mod tests {
             ("/a:ro", "invalid volume specification: '/a:ro'"),
             ("a:b:c:d", "invalid volume specification: 'a:b:c:d'"),
             ("", "invalid volume specification: ''"),
-            ("/a:/", "invalid volume specification: '/a:/': invalid specification: destination can't be '/'"),
-            ("/a:b", "mount path must be absolute"),
+            (
+                "/a:/",
+                "invalid volume specification: '/a:/': invalid mount config for type \"bind\": invalid specification: destination can't be '/'",
+            ),
+            (
+                "a:b",
+                "invalid volume specification: 'a:b': invalid mount config for type \"volume\": invalid mount path: 'b' mount path must be absolute",
+            ),
         ] {
             let e = bind(text).expect_err(text);
             assert!(e.contains(words), "{text}: {e}");

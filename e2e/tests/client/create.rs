@@ -48,7 +48,16 @@ fn what_cannot_be_is_refused_before_it_is_made() -> Result<()> {
         ("--network host --sysctl net.x=1", "sysctl \"net.x\" not allowed in host network namespace"),
         ("-u nope", "daemon: unable to find user nope: no matching entries in passwd file"),
         ("-u 0:nope", "daemon: unable to find group nope: no matching entries in group file"),
+        (
+            "-v /tmp:/bin/busybox",
+            "mount /bin/busybox: not a directory: Are you trying to mount a directory onto a file",
+        ),
+        ("-u 99999999999", "daemon: uids and gids must be in range 0-"),
         // What does not go together.
+        (
+            "-v /bin/busybox:/bin",
+            "not a directory: Are you trying to mount a directory onto a file (or vice-versa)? Check if the specified host path exists and is the expected type",
+        ),
         ("--memory 5m", "Minimum memory limit allowed is 6MB"),
         ("--memory-reservation 5m", "Minimum memory reservation allowed is 6MB"),
         ("--memory-swap 64m", "You should always set the Memory limit when using Memoryswap limit"),

@@ -353,7 +353,7 @@ fn runs(slot: &Slot) -> Result<(), Error> {
 fn not_started(id: &str, e: &ShimError) -> Error {
     let code = match e.exit_code() {
         // Docker looks users up before it runs anything.
-        128 if e.to_string().contains("unable to find") => NOT_STARTED,
+        128 if crate::runtime::refuses_user(&e.to_string()) => NOT_STARTED,
         code => code,
     };
     Error::ExecFailed { id: id.to_owned(), code, reason: e.to_string() }

@@ -29,7 +29,7 @@ pub(super) struct Plan {
 pub(super) fn plan(config: &ContainerConfig, image: &ImageConfig) -> Result<Plan, Error> {
     check(config)?;
     let argv = argv(config, image);
-    if argv.first().is_none_or(String::is_empty) {
+    if argv.is_empty() {
         return Err(Error::Invalid(
             "no command specified: neither the request nor the image names one".into(),
         ));

@@ -26,8 +26,7 @@ pub struct Command {
 impl Command {
     /// Looks the command up, as the user it will run as and in its working directory.
     pub fn find(spec: &ShimSpec, user: &User) -> Result<Self, Error> {
-        let given = spec.argv.first().filter(|a| !a.is_empty());
-        let given = given.ok_or_else(|| Error::Refused("no command specified".into()))?.clone();
+        let given = spec.argv.first().ok_or_else(|| Error::Refused("no command specified".into()))?.clone();
         let env = environment(spec, user);
         let path = if given.contains('/') {
             check(&given, Path::new(&given)).map(|()| PathBuf::from(&given))?
@@ -82,7 +81,7 @@ fn c_string(text: &str) -> Result<CString, Error> {
 fn failure(given: &str, e: io::Error) -> Error {
     let command = given.to_owned();
     match e.raw_os_error() {
-        Some(libc::ENOENT) => Error::NotFound { command, reason: "no such file or directory" },
+        Some(libc::ENOENT) => Error::NotFound { command, reason: "no such file or directory".into() },
         Some(libc::ENOEXEC) => Error::NotExecutable { command, reason: "exec format error".into() },
         Some(libc::EACCES) => Error::NotExecutable { command, reason: "permission denied".into() },
         _ => Error::NotExecutable { command, reason: e.to_string() },
@@ -90,7 +89,13 @@ fn failure(given: &str, e: io::Error) -> Error {
 }
 
 fn check(given: &str, path: &Path) -> Result<(), Error> {
-    let meta = std::fs::metadata(path).map_err(|e| failure(given, e))?;
+    let meta = std::fs::metadata(path).map_err(|e| match failure(given, e) {
+        Error::NotFound { command, reason } => {
+            let reason = format!("stat {}: {reason}", path.display());
+            Error::NotFound { command, reason }
+        }
+        other => other,
+    })?;
     if meta.is_dir() {
         return Err(Error::NotExecutable {
             command: given.to_owned(),
@@ -102,7 +107,7 @@ fn check(given: &str, path: &Path) -> Result<(), Error> {
 
 fn search(given: &str, path: &str) -> Result<PathBuf, Error> {
     let mut refused = None;
-    for directory in path.split(':') {
+    for directory in path.split(':').filter(|_| !given.is_empty()) {
         let candidate = Path::new(if directory.is_empty() { "." } else { directory }).join(given);
         match check(given, &candidate) {
             Ok(()) => return Ok(candidate),
@@ -110,6 +115,6 @@ fn search(given: &str, path: &str) -> Result<PathBuf, Error> {
             Err(_) => {}
         }
     }
-    let reason = "executable file not found in $PATH";
+    let reason = "executable file not found in $PATH".into();
     Err(refused.unwrap_or(Error::NotFound { command: given.to_owned(), reason }))
 }

@@ -25,7 +25,7 @@ pub enum Error {
         /// As given.
         command: String,
         /// Why, in Docker's words.
-        reason: &'static str,
+        reason: String,
     },
     /// The command is there and cannot be run.
     #[error("exec: {command:?}: {reason}")]

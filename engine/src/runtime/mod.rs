@@ -68,7 +68,7 @@ use self::process::Plan;
 pub use self::rlimits::check as check_ulimits;
 use self::seccomp::Filter;
 pub use self::terminal::resize;
-pub(crate) use self::user::{UNKNOWN as UNKNOWN_USER, User};
+pub(crate) use self::user::{User, refuses_user};
 pub(crate) use self::userns::FsRoot;
 pub(crate) use self::view::{Parts, View};
 use crate::cdi::Stage;

@@ -161,12 +161,26 @@ impl FromHost {
                 }
             };
             let place = if is_directory { root.directory(&config.target) } else { root.file(&config.target) };
-            let place = place.on("make mount point", &target)?;
+            let place = match place {
+                Err(e) if e.kind() == io::ErrorKind::NotADirectory => return Err(mismatched(&config.target)),
+                other => other.on("make mount point", &target)?,
+            };
             refuse_in_proc(root, &place, tree, &config.target)?;
+            if is_directory != self::is_directory(&place).on("examine", &target)? {
+                return Err(mismatched(&config.target));
+            }
             mount_api::attach(tree, place).on("mount", &target)?;
         }
         Ok(())
     }
+}
+
+/// In Docker's words, which tell what is likely wrong.
+fn mismatched(target: &Path) -> Error {
+    Error::Refused(format!(
+        "mount {}: not a directory: Are you trying to mount a directory onto a file (or vice-versa)? Check if the specified host path exists and is the expected type",
+        target.display()
+    ))
 }
 
 /// Files of /proc that may be covered: what they tell is only numbers.

@@ -15,7 +15,14 @@ use crate::userns::IdMaps;
 const MAX_DATABASE: u64 = 4 << 20;
 
 /// How the refusal of a user or group that is not there begins.
-pub const UNKNOWN: &str = "unable to find";
+const UNKNOWN: &str = "unable to find";
+/// That of a number that is none of a user or group.
+const OUT_OF_RANGE: &str = "uids and gids must be in range";
+
+/// Whether this is the refusal of a user or group, which Docker looks up itself.
+pub fn refuses_user(reason: &str) -> bool {
+    reason.starts_with(UNKNOWN) || reason.starts_with(OUT_OF_RANGE)
+}
 
 /// A resolved user.
 #[derive(Debug, PartialEq, Eq)]
@@ -63,7 +70,7 @@ impl User {
         });
         let (uid, default_gid, login, home) = match &entry {
             Some(f) => (number("user", f[2])?, number("group", f[3])?, Some(f[0]), f[5]),
-            None => (number("user", name).map_err(|_| unknown("user", name))?, 0, None, "/"),
+            None => (number("user", name).map_err(|_| absent("user", name))?, 0, None, "/"),
         };
         let gid = match group_name.filter(|g| !g.is_empty()) {
             Some(g) => find_group(group, g)?,
@@ -105,6 +112,14 @@ fn unknown(kind: &str, name: &str) -> Error {
     Error::Refused(format!("{UNKNOWN} {kind} {name}: no matching entries in {file} file"))
 }
 
+/// A name that is not there, or a number that is no ID.
+fn absent(kind: &str, name: &str) -> Error {
+    match name.parse::<i64>() {
+        Ok(_) => Error::Refused(format!("{OUT_OF_RANGE} 0-{}", u32::MAX - 1)),
+        Err(_) => unknown(kind, name),
+    }
+}
+
 fn number(kind: &str, text: &str) -> Result<u32, Error> {
     // The kernel takes the highest number as "no change", so it is no ID.
     text.parse()
@@ -116,7 +131,7 @@ fn number(kind: &str, text: &str) -> Result<u32, Error> {
 fn find_group(database: &str, name: &str) -> Result<u32, Error> {
     match database.lines().map(fields).find(|f| f.len() >= 3 && f[0] == name) {
         Some(f) => number("group", f[2]),
-        None => number("group", name).map_err(|_| unknown("group", name)),
+        None => number("group", name).map_err(|_| absent("group", name)),
     }
 }
 
@@ -165,8 +180,15 @@ mod tests {
                 "{spec}"
             );
         }
-        for bad in ["nobody", "web:none", "4294967295", "-1"] {
-            assert!(User::from_databases(bad, &[], PASSWD, GROUP).is_err(), "{bad}");
+        for (bad, why) in [
+            ("nobody", "unable to find user nobody: no matching entries in passwd file"),
+            ("web:none", "unable to find group none: no matching entries in group file"),
+            ("4294967295", "uids and gids must be in range 0-4294967294"),
+            ("web:99999999999", "uids and gids must be in range 0-4294967294"),
+            ("-1", "uids and gids must be in range 0-4294967294"),
+        ] {
+            let error = User::from_databases(bad, &[], PASSWD, GROUP).expect_err(bad);
+            assert_eq!(error.to_string(), why, "{bad}");
         }
     }
 }
