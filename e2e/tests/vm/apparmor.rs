@@ -45,6 +45,7 @@ fn containers_run_in_their_profile() -> Result<()> {
     for options in [
         &[][..],
         &["--init"],
+        &["--init", "--ulimit", "nofile=4"],
         &["-u", "5:6"],
         &["--security-opt", "no-new-privileges"],
         &["--security-opt", "apparmor=docker-default"],

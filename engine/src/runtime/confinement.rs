@@ -37,37 +37,56 @@ impl Confinement {
     /// must be written by who opened it.
     pub fn at_exec(&self) -> Result<(), Error> {
         if !self.to.apparmor.is_empty() {
-            self.apparmor("exec", &format!("exec {}", self.to.apparmor))?;
+            let profile = &self.to.apparmor;
+            let opened = self.open_apparmor("exec");
+            let written = opened.and_then(|mut f| f.write_all(format!("exec {profile}").as_bytes()));
+            written.on("enter AppArmor profile", profile)?;
         }
         if !self.to.process_label.is_empty() {
             let label = &self.to.process_label;
-            self.write("exec", label).on("enter SELinux label", label)?;
+            let written = self.open("exec").and_then(|mut f| f.write_all(label.as_bytes()));
+            written.on("enter SELinux label", label)?;
         }
         Ok(())
     }
 
-    /// Has this very process enter the profile: one that executes nothing. SELinux has no such change but for who its
+    /// A way for this very process, which executes nothing, into the profile. SELinux has no such change but for who its
     /// policy names.
-    pub fn now(&self) -> Result<(), Error> {
-        match self.to.apparmor.is_empty() {
-            true => Ok(()),
-            false => self.apparmor("current", &format!("changeprofile {}", self.to.apparmor)),
+    pub fn entry(&self) -> Result<Option<Entry>, Error> {
+        if self.to.apparmor.is_empty() {
+            return Ok(None);
+        }
+        let file = self.open_apparmor("current").on("enter AppArmor profile", &self.to.apparmor)?;
+        Ok(Some(Entry { file, profile: self.to.apparmor.clone() }))
+    }
+
+    fn open_apparmor(&self, file: &str) -> io::Result<File> {
+        match self.open(&format!("apparmor/{file}")) {
+            // Before Linux 5.8 there is one file for all modules.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => self.open(file),
+            other => other,
         }
     }
 
-    fn apparmor(&self, file: &str, text: &str) -> Result<(), Error> {
-        let written = match self.write(&format!("apparmor/{file}"), text) {
-            // Before Linux 5.8 there is one file for all modules.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => self.write(file, text),
-            other => other,
-        };
-        written.on("enter AppArmor profile", &self.to.apparmor)
-    }
-
-    fn write(&self, file: &str, text: &str) -> io::Result<()> {
+    fn open(&self, file: &str) -> io::Result<File> {
         let path = format!("thread-self/attr/{file}");
         let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
-        File::from(openat(&self.proc, path.as_str(), flags, Mode::empty())?).write_all(text.as_bytes())
+        Ok(File::from(openat(&self.proc, path.as_str(), flags, Mode::empty())?))
+    }
+}
+
+/// Opened while this process may still have descriptors, and used once it has no more than its own privileges: who
+/// opened it must write it, and that is judged by the address space.
+pub struct Entry {
+    file: File,
+    profile: String,
+}
+
+impl Entry {
+    /// Enters the profile.
+    pub fn enter(mut self) -> Result<(), Error> {
+        let text = format!("changeprofile {}", self.profile);
+        self.file.write_all(text.as_bytes()).on("enter AppArmor profile", &self.profile)
     }
 }
 

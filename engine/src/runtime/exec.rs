@@ -235,6 +235,7 @@ fn run(plan: &Plan<'_>, pipes: Option<Pipes>, gate: &Gate) -> Result<Infallible,
     if let Some(to) = &confinement {
         to.at_exec()?;
     }
+    rlimits::lower(&plan.rlimits)?;
     process::confine(spec, plan.filter.as_ref(), &user, plan.capabilities)?;
     command.execute()
 }

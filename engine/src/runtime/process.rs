@@ -10,7 +10,7 @@ use nix::sys::stat::{Mode, umask};
 use super::capabilities::{self, Capabilities};
 use super::cgroup::Cgroup;
 use super::command::Command;
-use super::confinement::Confinement;
+use super::confinement::{Confinement, Entry};
 use super::error::{Context, Error};
 use super::gate::{Gate, Message};
 use super::mounts::FromHost;
@@ -294,15 +294,17 @@ fn execute(
     if let Some(to) = &confinement {
         to.at_exec()?;
     }
+    let reaper =
+        confinement.as_ref().filter(|_| plan.spec.init).map(Confinement::entry).transpose()?.flatten();
+    // Nothing is opened from here on but by hooks, and a filter may have no place for it any more.
+    rlimits::lower(&plan.rlimits)?;
     confine(plan.spec, plan.filter.as_ref(), user, plan.capabilities)?;
     hooks::run(plan.spec, &[Stage::StartContainer], "created", own_pid(), plan.bundle)?;
     if plan.spec.init {
         // SAFETY: this process has never had a second thread.
         match unsafe { reaper::split(plan.spec.tty) }? {
             Role::Reaper(child) => {
-                if let Some(to) = &confinement {
-                    to.now()?;
-                }
+                reaper.map_or(Ok(()), Entry::enter)?;
                 // It stays, and what it holds of the host may not. Without the gate the shim sees the command
                 // being executed.
                 descriptors::close_all_but(&[])?;

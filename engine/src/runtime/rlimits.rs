@@ -1,6 +1,6 @@
 //! Resource limits per process (`--ulimit`).
 
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::error::{Context, Error};
 use crate::config::UlimitConfig;
@@ -61,13 +61,31 @@ impl Rlimit {
         let kind = format!("RLIMIT_{}", self.name.to_ascii_uppercase());
         serde_json::json!({ "type": kind, "soft": self.soft, "hard": self.hard })
     }
+
+    fn set(&self, soft: u64, hard: u64) -> Result<(), Error> {
+        setrlimit(self.resource, soft, hard)
+            .on("set ulimit", format_args!("{}={}:{}", self.name, self.soft, self.hard))
+    }
 }
 
-/// Sets the limits on this process. They were asked for, so a refusal is an error.
+/// Sets the limits on this process while it is the host's root. They were asked for, so a refusal is an error. The one
+/// of open files is raised only, as setting up takes descriptors: the rest is done by [`lower`].
 pub fn apply(limits: &[Rlimit]) -> Result<(), Error> {
     for l in limits {
-        setrlimit(l.resource, l.soft, l.hard)
-            .on("set ulimit", format_args!("{}={}:{}", l.name, l.soft, l.hard))?;
+        if l.resource != Resource::RLIMIT_NOFILE {
+            l.set(l.soft, l.hard)?;
+            continue;
+        }
+        let (_, now) = getrlimit(l.resource).on("read ulimit", &l.name)?;
+        if l.hard > now {
+            l.set(l.hard, l.hard)?;
+        }
     }
     Ok(())
+}
+
+/// Lowers the limit of open files to what was asked for, which takes no privilege (getrlimit(2)): the last descriptor
+/// has been opened.
+pub fn lower(limits: &[Rlimit]) -> Result<(), Error> {
+    limits.iter().filter(|l| l.resource == Resource::RLIMIT_NOFILE).try_for_each(|l| l.set(l.soft, l.hard))
 }

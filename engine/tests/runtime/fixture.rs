@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use skep_engine::shim::{Exit, Rootfs, Shim, ShimError, ShimSpec};
+use futures::StreamExt;
+use skep_engine::shim::{Exec, ExecEvent, Exit, Rootfs, Shim, ShimError, ShimSpec};
+use tokio::io::AsyncWriteExt;
 
 const APPLETS: [&str; 36] = [
     "sh", "true", "false", "cat", "echo", "printf", "sleep", "id", "hostname", "mount", "umount", "unshare",
@@ -113,6 +115,17 @@ impl Bundle {
         let code = self.run().await.code;
         (code, self.log().into_iter().map(|(_, text)| text).collect())
     }
+}
+
+/// Leaves a command without more input; its exit code, which is told over its own connection however soon it ends.
+pub async fn ended(mut command: Exec) -> i32 {
+    command.input.shutdown().await.expect("the end of its input");
+    while let Some(event) = command.output.next().await {
+        if let ExecEvent::Ended(exit) = event.expect("read") {
+            return exit.code;
+        }
+    }
+    panic!("its end was not told")
 }
 
 impl Drop for Bundle {

@@ -1,8 +1,8 @@
 //! Creation, start, exit codes, limits, and life without a daemon.
 
-use skep_engine::shim::Shim;
+use skep_engine::shim::{ExecSpec, Shim, ShimSpec};
 
-use crate::fixture::Bundle;
+use crate::fixture::{Bundle, ended};
 
 #[tokio::test]
 async fn exit_codes_are_reported() {
@@ -18,7 +18,8 @@ async fn exit_codes_are_reported() {
 async fn commands_that_cannot_run_are_named() {
     let cases = [
         ("nonesuch", 127, "exec: \"nonesuch\": executable file not found in $PATH"),
-        ("/bin/nonesuch", 127, "exec: \"/bin/nonesuch\": no such file or directory"),
+        ("", 127, "exec: \"\": executable file not found in $PATH"),
+        ("/bin/nonesuch", 127, "exec: \"/bin/nonesuch\": stat /bin/nonesuch: no such file or directory"),
         ("/bin/data", 126, "exec: \"/bin/data\": permission denied"),
         ("/bin", 126, "exec: \"/bin\": is a directory: permission denied"),
     ];
@@ -91,8 +92,57 @@ async fn limits_hold() {
     assert!(code != 0 && text.contains("fork"), "{code} {text}");
 
     let mut open = Bundle::script("ulimit -n");
-    open.spec.ulimits = vec![skep_engine::UlimitConfig { name: "nofile".into(), soft: 100, hard: 200 }];
+    open.spec.ulimits = vec![nofile(100, 200)];
     assert_eq!(open.output().await, (0, "100\n".into()));
+}
+
+fn nofile(soft: i64, hard: i64) -> skep_engine::UlimitConfig {
+    skep_engine::UlimitConfig { name: "nofile".into(), soft, hard }
+}
+
+/// What sets a container up has descriptors of its own, and takes none of those that its command may have.
+#[tokio::test]
+async fn few_files_may_be_open() {
+    let plain = |_: &mut ShimSpec| {};
+    let ways: [(&str, fn(&mut ShimSpec)); 6] = [
+        ("plain", plain),
+        ("a terminal", |spec| spec.tty = true),
+        ("a reaper", |spec| spec.init = true),
+        ("a user", |spec| spec.user = "web".into()),
+        ("privileged", |spec| spec.privileged = true),
+        ("no privileges", |spec| spec.no_new_privileges = true),
+    ];
+    for (way, change) in ways {
+        for (soft, hard) in [(1, 1), (3, 3), (4, 15), (16, 31), (31, 4096)] {
+            // A word of the shell's own, which opens nothing.
+            let waits = ["sh", "-c", "read word; exit 5"];
+            let mut b = Bundle::new(&waits);
+            b.spec.ulimits = vec![nofile(soft, hard)];
+            b.spec.open_stdin = true;
+            change(&mut b.spec);
+            let shim = b.launch().await.expect("created");
+            let pid = shim.start().await.unwrap_or_else(|e| panic!("{way}, {soft}:{hard}: {e}"));
+            let exec = ExecSpec {
+                id: "e".into(),
+                argv: waits.map(str::to_owned).into(),
+                user: b.spec.user.clone(),
+                open_stdin: true,
+                ..ExecSpec::default()
+            };
+            let command =
+                shim.exec(&exec).await.unwrap_or_else(|e| panic!("exec, {way}, {soft}:{hard}: {e}"));
+            for pid in [pid, command.pid] {
+                let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).expect("runs");
+                let line = limits.lines().find(|l| l.starts_with("Max open files")).expect("a limit");
+                let shown: Vec<&str> = line.split_whitespace().skip(3).take(2).collect();
+                assert_eq!(shown, [soft.to_string(), hard.to_string()], "{way}");
+            }
+            assert_eq!(ended(command).await, 5, "exec, {way}");
+            let mut stdio = shim.attach(true, false, false, false).await.expect("attached");
+            tokio::io::AsyncWriteExt::write_all(&mut stdio.input, b"word\n").await.expect("written");
+            assert_eq!(shim.wait().await.expect("ended").code, 5, "{way}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::path::Path;
 use skep_engine::shim::{ExecSpec, Namespace, NetworkNamespace};
 use skep_engine::{IdMaps, IdRange, MountConfig, MountKind};
 
-use crate::fixture::Bundle;
+use crate::fixture::{Bundle, ended};
 
 /// Where the IDs of the container begin on the host.
 const FIRST: u32 = 231_072;
@@ -97,8 +97,7 @@ async fn commands_enter_it_and_others_share_it() {
     let command = "{ id -u; tr -s ' ' < /proc/self/uid_map; } > /by-exec";
     let argv = ["sh", "-c", command].map(String::from).to_vec();
     let exec = ExecSpec { id: "e1".into(), argv, ..ExecSpec::default() };
-    drop(shim.exec(&exec).await.expect("runs"));
-    assert_eq!(shim.wait_exec("e1").await.expect("ends").code, 0);
+    assert_eq!(ended(shim.exec(&exec).await.expect("runs")).await, 0);
     let said = std::fs::read_to_string(b.path("upper/by-exec")).expect("written");
     assert_eq!(said, "0\n 0 231072 65536\n");
     assert_eq!(owner(&b.path("upper/by-exec")), (0, 0));
