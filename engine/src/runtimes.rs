@@ -36,12 +36,20 @@ impl Default for Runtimes {
 }
 
 impl Runtimes {
-    /// The program of that name; none for our own runtime. The error has Docker's words.
+    /// All names there are.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(OWN).chain(self.external.keys().map(String::as_str))
+    }
+
+    /// The program of that name; none for our own runtime. The error begins with Docker's words.
     pub fn find(&self, name: &str) -> Result<Option<&ExternalRuntime>, Error> {
         match self.external.get(name) {
             Some(found) => Ok(Some(found)),
             None if name == OWN => Ok(None),
-            None => Err(Error::Invalid(format!("unknown or invalid runtime name: {name}"))),
+            None => Err(Error::Invalid(format!(
+                "unknown or invalid runtime name: {name}: the daemon has {} (its --add-runtime NAME=PATH names others)",
+                self.names().collect::<Vec<_>>().join(", ")
+            ))),
         }
     }
 }

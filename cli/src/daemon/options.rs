@@ -76,7 +76,7 @@ pub struct DaemonArgs {
     /// Serve metrics for Prometheus at this address, under /metrics
     #[arg(long, value_name = "HOST:PORT")]
     pub metrics_addr: Option<String>,
-    /// OCI runtime (runc, crun, ...) that containers can ask for by this name
+    /// OCI runtime (crun, ...) that containers can ask for by this name; runc is there where it is on PATH
     #[arg(long = "add-runtime", value_name = "NAME=PATH")]
     pub add_runtimes: Vec<String>,
     /// Give containers a user namespace with the subordinate IDs of this user: default, USER[:GROUP] or UID[:GID]

@@ -17,7 +17,10 @@ pub struct Entry {
     runtime_args: Vec<String>,
 }
 
-/// All of them, found; and which is the default.
+/// Names that Docker always has for `runc`: its own, and that of containerd's shim for it.
+const RUNC: [&str; 2] = ["runc", "io.containerd.runc.v2"];
+
+/// All of them, found; and which is the default. Where `runc` is on `PATH`, it need not be named.
 pub fn decide(
     flags: Vec<String>,
     file: BTreeMap<String, Entry>,
@@ -44,6 +47,12 @@ pub fn decide(
         }
         let path = find(&path).with_context(|| format!("runtime {name:?}"))?;
         out.external.insert(name, ExternalRuntime { path, args });
+    }
+    if let Ok(path) = find("runc") {
+        for name in RUNC {
+            let found = ExternalRuntime { path: path.clone(), args: Vec::new() };
+            out.external.entry(name.to_owned()).or_insert(found);
+        }
     }
     if let Some(default) = default.filter(|d| !d.is_empty()) {
         if out.find(&default).is_err() {
@@ -84,5 +93,21 @@ mod tests {
         let default = |name: &str| decide(vec!["x=/bin/sh".into()], BTreeMap::new(), Some(name.into()));
         assert_eq!(default("x").expect("there").default, "x");
         assert!(default("y").is_err());
+    }
+
+    #[test]
+    fn runc_is_known_where_it_is_on_the_path_and_may_be_another() {
+        let all = |flags: &[&str]| {
+            decide(flags.iter().map(|f| (*f).to_owned()).collect(), BTreeMap::new(), None)
+                .expect("decided")
+                .external
+        };
+        let found = find("runc").ok();
+        let path = |flags: &[&str], name: &str| all(flags).remove(name).map(|r| r.path);
+        for name in RUNC {
+            assert_eq!(path(&[], name), found, "{name}");
+            let sh = Path::new("/bin/sh").canonicalize().ok();
+            assert_eq!(path(&[&format!("{name}=/bin/sh")], name), sh, "{name}");
+        }
     }
 }

@@ -100,7 +100,7 @@ fn other_runtimes_make_containers_as_ours_does() -> Result<()> {
     let host = lab.host(1);
     let shown =
         host.docker(&["info", "-f", "{{.DefaultRuntime}} {{range $n, $r := .Runtimes}}{{$n}} {{end}}"])?;
-    ensure!(shown.trim() == "crun crun runc skep", "{shown}");
+    ensure!(shown.trim() == "crun crun io.containerd.runc.v2 runc skep", "{shown}");
     for client in [docker, skep] {
         let refused = client(host, &["create", "--runtime", "nope", "busybox", "true"])?;
         let said = "unknown or invalid runtime name: nope";
