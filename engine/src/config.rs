@@ -402,7 +402,7 @@ pub struct ContainerConfig {
     pub host_userns: bool,
     /// In the host's UTS namespace.
     pub host_uts: bool,
-    /// In the host's cgroup namespace.
+    /// In the host's cgroup namespace; see [`in_hosts_cgroup_namespace`].
     pub host_cgroupns: bool,
     /// Devices of the host.
     pub devices: Vec<DeviceConfig>,
@@ -551,5 +551,16 @@ impl Container {
     /// What it is linked to by an alias.
     pub(crate) fn link(&self, alias: &str) -> Option<&str> {
         self.config.links.iter().find(|(_, a)| a == alias).map(|(target, _)| target.as_str())
+    }
+}
+
+/// What `--cgroupns` means (`host`, `private`); empty = Docker's default, which is the host's namespace under cgroups v1.
+/// None when it means nothing.
+pub fn in_hosts_cgroup_namespace(mode: &str) -> Option<bool> {
+    match mode {
+        "host" => Some(true),
+        "private" => Some(false),
+        "" => Some(crate::runtime::cgroup::version() == 1),
+        _ => None,
     }
 }

@@ -54,8 +54,10 @@ fn containers_are_watched_paused_and_changed_as_docker_does() -> Result<()> {
         compare.alike(line)?;
     }
     compare.end()?;
+    cgroup_namespaces(host)?;
     for client in [docker, skep] {
         run_options(host, client)?;
+        labels_without_selinux(host, client)?;
         let format = "{{.Name}};{{.CPUPerc}};{{.MemUsage}};{{.MemPerc}};{{.PIDs}}";
         let out = client(host, &["stats", "--no-stream", "--format", format])?;
         let cells: Vec<_> = out.stdout.trim().split(';').collect();
@@ -71,6 +73,38 @@ fn containers_are_watched_paused_and_changed_as_docker_does() -> Result<()> {
     }
     host.docker(&["rm", "-f", "busy", "made"])?;
     lab.down()
+}
+
+/// Docker's default is the host's with cgroups v1, and one of the container's own with v2.
+fn cgroup_namespaces(host: &Host) -> Result<()> {
+    let version = host.docker(&["info", "-f", "{{.CgroupVersion}}"])?;
+    let default = if version.trim() == "1" { "host" } else { "private" };
+    let daemons = host.exec(&["readlink", &format!("/proc/{}/ns/cgroup", host.daemon_pid()?)])?;
+    for (options, wanted) in [
+        (&[][..], default),
+        (&["--cgroupns", "host"], "host"),
+        (&["--cgroupns", "private"], "private"),
+        (&["--privileged"], default),
+    ] {
+        let link = ["busybox", "/bin/busybox", "readlink", "/proc/self/ns/cgroup"];
+        let told = host.docker(&[&["run", "--name", "ns"][..], options, &link].concat())?;
+        ensure!((told == daemons) == (wanted == "host"), "{options:?}: {told}, the daemon's is {daemons}");
+        let shown = host.docker(&["inspect", "-f", "{{.HostConfig.CgroupnsMode}}", "ns"])?;
+        ensure!(shown.trim() == wanted, "{options:?}: {shown}");
+        host.docker(&["rm", "ns"])?;
+    }
+    Ok(())
+}
+
+/// What a label would do is told where nothing can be done with it.
+fn labels_without_selinux(host: &Host, client: fn(&Host, &[&str]) -> Result<Outcome>) -> Result<()> {
+    let there = host.docker(&["info", "-f", "{{.SecurityOptions}}"])?.contains("selinux");
+    for (option, told) in [("label=type:x_t", !there), ("label=disable", false)] {
+        let out = client(host, &["run", "--rm", "--security-opt", option, "busybox", "true"])?;
+        ensure!(out.code == Some(0) || there, "{option}: {out:?}");
+        ensure!(out.stderr.contains("SELinux is not enabled on this host") == told, "{option}: {out:?}");
+    }
+    Ok(())
 }
 
 /// Options of `run`, each by what the container sees of it.
@@ -98,6 +132,8 @@ fn run_options(host: &Host, client: fn(&Host, &[&str]) -> Result<Outcome>) -> Re
             "grep open.files /proc/self/limits | tr -s ' '",
             "Max open files 50 60 files \n",
         ),
+        (&["--ulimit", "nofile=4", "--init"], "ulimit -n", "4\n"),
+        (&["--runtime", "io.containerd.runc.v2"], "echo made by runc", "made by runc\n"),
         (&["--sysctl", "net.ipv4.ip_forward=0"], "cat /proc/sys/net/ipv4/ip_forward", "0\n"),
         (&["--shm-size", "1m"], "df -k /dev/shm | tail -n 1 | tr -s ' ' | cut -d ' ' -f 2", "1024\n"),
         (&["--cpuset-cpus", "0"], "grep Cpus_allowed_list /proc/self/status | cut -f 2", "0\n"),

@@ -37,6 +37,11 @@ pub struct Asked {
 }
 
 impl Asked {
+    /// Whether some label is asked for, which a host without SELinux has not. That there be none is true there.
+    pub fn names_one(&self) -> bool {
+        !self.disable && *self != Self::default()
+    }
+
     /// Takes one `label=` option. False when there is none such.
     pub fn take(&mut self, option: &str) -> bool {
         if option == "disable" {

@@ -2,7 +2,8 @@
 
 use serde_json::json;
 use skep_engine::{
-    ContainerConfig, DeviceConfig, DeviceRequest, IpcMode, LogConfig, PidMode, RestartPolicy, parse_size,
+    ContainerConfig, DeviceConfig, DeviceRequest, IpcMode, LogConfig, PidMode, RestartPolicy,
+    in_hosts_cgroup_namespace, parse_size,
 };
 
 use super::networking::{read_links, read_ports};
@@ -115,13 +116,14 @@ fn read_namespaces(f: &mut Fields, config: &mut ContainerConfig) -> ApiResult<()
     let (pid, ipc) = (f.string("PidMode")?, f.string("IpcMode")?);
     config.pid_mode = PidMode::parse(&pid).ok_or_else(|| wrong("PID", &pid))?;
     config.ipc_mode = IpcMode::parse(&ipc).ok_or_else(|| wrong("IPC", &ipc))?;
-    let host = |f: &mut Fields, key: &str, word: &str, private: &[&str]| match f.string(key)?.as_str() {
-        "host" => Ok(true),
-        mode if private.contains(&mode) => Ok(false),
-        mode => Err(wrong(word, mode)),
+    config.host_uts = match f.string("UTSMode")?.as_str() {
+        "host" => true,
+        "" => false,
+        mode => return Err(wrong("UTS", mode)),
     };
-    config.host_uts = host(f, "UTSMode", "UTS", &[""])?;
-    config.host_cgroupns = host(f, "CgroupnsMode", "cgroup namespace", &["", "private"])?;
+    let mode = f.string("CgroupnsMode")?;
+    config.host_cgroupns =
+        in_hosts_cgroup_namespace(&mode).ok_or_else(|| wrong("cgroup namespace", &mode))?;
     Ok(())
 }
 

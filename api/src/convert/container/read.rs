@@ -87,6 +87,11 @@ pub fn read(body: &[u8]) -> ApiResult<Create> {
     if config.resources.oom_kill_disable && config.resources.memory.is_none() {
         warnings.push("OOM killer is disabled for the container, but no memory limit is set, this can result in the system running out of resources.".into());
     }
+    if config.security.selinux.names_one() && !skep_engine::lsm::selinux::is_enabled() {
+        warnings.push(
+            "SELinux is not enabled on this host: the label options of --security-opt were discarded.".into(),
+        );
+    }
     if !matches!(&config.network, NetworkMode::Networks(joins) if joins.iter().any(|j| j.network == DEFAULT))
     {
         // On a network of the user's own the endpoint has them, as names that resolve.
