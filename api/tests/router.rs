@@ -241,6 +241,14 @@ fn images_are_imported_listed_tagged_and_removed() {
         assert_eq!(image["Id"], json!(id));
         assert_eq!(image["Config"]["Env"].as_array().map(|e| e.contains(&json!("A=1"))), Some(true));
         serde_json::from_value::<bollard_stubs::models::ImageInspect>(image).expect("bollard reads it");
+        assert_eq!(client.get("/images/hello:1/attestations?statement=1").await, (200, json!([])));
+        for (query, status) in [
+            ("nosuch/attestations", 404),
+            ("hello:1/attestations?platform={%22os%22:%22plan9%22,%22architecture%22:%22mips%22}", 404),
+            ("hello:1/attestations?platform={}&platform={}", 400),
+        ] {
+            assert_eq!(client.get(&format!("/images/{query}")).await.0, status, "{query}");
+        }
         let (status, archive) = client.get("/images/hello:1/get").await;
         assert_eq!(status, 200);
         assert!(archive.as_str().is_some_and(|a| a.contains("manifest.json")));

@@ -16,7 +16,7 @@ use skep_engine::{Image, Removed};
 use skep_registry::Platform;
 use tokio_util::io::ReaderStream;
 
-use super::{body, import, later, transfer};
+use super::{body, import, transfer};
 use crate::convert::{image, time};
 use crate::error::{ApiError, ApiResult};
 use crate::filters::Filters;
@@ -184,8 +184,28 @@ async fn get_one(
             provides(&s, &[name.to_owned()], &platforms)?;
             history(&s, name)
         }
-        Some((_, "attestations")) => Err(later::not_yet("image attestations")),
+        Some((name, "attestations")) => {
+            if platforms.len() > 1 {
+                return Err(ApiError::bad_request("only one platform can be asked for"));
+            }
+            provides(&s, &[name.to_owned()], &platforms)?;
+            attestations(&s, name).await
+        }
         _ => Err(ApiError::page_not_found()),
+    }
+}
+
+/// None, where an image has none; those that it has are left with its registry by a pull.
+async fn attestations(s: &ApiState, name: &str) -> ApiResult {
+    let (images, wanted) = (s.engine().images().clone(), name.to_owned());
+    let found = tokio::task::spawn_blocking(move || images.attestations(&wanted))
+        .await
+        .map_err(|e| ApiError::internal(e.to_string()))??;
+    match found.first() {
+        None => Ok(body::ok(&json!([]))),
+        Some(manifest) => Err(ApiError::not_found(format!(
+            "the attestations of {name} were not pulled with it: its registry has them under the manifest {manifest}"
+        ))),
     }
 }
 

@@ -33,6 +33,6 @@ fn absent(kind: &str, id: &str) -> ApiError {
 }
 
 /// The answer to an operation that is not there yet.
-pub(super) fn not_yet(name: &str) -> ApiError {
+fn not_yet(name: &str) -> ApiError {
     ApiError::not_implemented(format!("{name} is not supported by this version of Skep yet"))
 }

@@ -50,6 +50,7 @@ const OPERATIONS: &[(&str, &str)] = &[
     ("GET", "/images/i/get"),
     ("GET", "/images/i/json"),
     ("GET", "/images/i/history"),
+    ("GET", "/images/i/attestations"),
     ("POST", "/images/i/tag"),
     ("DELETE", "/images/gone"),
     ("POST", "/images/load"),
@@ -125,6 +126,7 @@ const NAMES: &[&str] = &[
     "type",
     "digests",
     "manifests",
+    "statement",
 ];
 
 const VALUES: &[&str] = &[

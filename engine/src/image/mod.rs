@@ -1,6 +1,7 @@
 //! Images: archives in and out, the content store, layers unpacked once, references.
 
 mod archive;
+mod attestations;
 mod built;
 mod catalogue;
 pub(crate) mod changes;
