@@ -3,11 +3,24 @@
 use std::collections::HashSet;
 use std::path::{Component, Path, PathBuf};
 
-use crate::dockerfile::{Command, Expander, Kind};
+use crate::dockerfile::{Command, Expander, Instruction, Kind};
 use crate::image::ImageConfig;
 
 /// The shell of commands in shell form.
 pub(super) const SHELL: [&str; 2] = ["/bin/sh", "-c"];
+
+/// What an image's history says of one, once it has been applied: as it was written, but for lists, which Docker shows as
+/// Go does.
+pub(super) fn recorded(i: &Instruction, config: &ImageConfig) -> String {
+    let quoted = |words: &[String]| words.iter().map(|w| format!("{w:?}")).collect::<Vec<_>>().join(" ");
+    match &i.kind {
+        Kind::Cmd(_) => format!("CMD [{}]", quoted(&config.cmd)),
+        Kind::Entrypoint(_) => format!("ENTRYPOINT [{}]", quoted(&config.entrypoint)),
+        Kind::Shell(words) => format!("SHELL [{}]", words.join(" ")),
+        Kind::Volume(paths) => format!("VOLUME [{}]", paths.join(" ")),
+        _ => i.text.clone(),
+    }
+}
 
 /// Applies one; false = it is none of these. `cmd_set` says whether a `CMD` came before: an `ENTRYPOINT` takes away one that
 /// was meant for another.

@@ -63,8 +63,9 @@ impl Stage {
                     // A base image's configuration may have it.
                     return Err(Error::Invalid(format!("{:?} is not allowed as an ONBUILD trigger", i.text)));
                 }
+                let recorded = settings::recorded(i, &config);
                 (self.config, self.cmd_set) = (config, cmd_set);
-                self.tell(&shared.now, i.text.clone(), true);
+                self.tell(&shared.now, recorded, true);
                 Ok(())
             }
         }
