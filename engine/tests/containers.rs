@@ -367,6 +367,7 @@ async fn a_start_is_not_undone_by_a_power_cut() -> Outcome {
         ("always", RestartPolicy::Always),
         ("unless", RestartPolicy::UnlessStopped),
         ("failure", RestartPolicy::OnFailure(0)),
+        ("none", RestartPolicy::No),
     ];
     for (name, restart) in &policies {
         let (name, config) = policy(name, restart.clone());
@@ -375,7 +376,7 @@ async fn a_start_is_not_undone_by_a_power_cut() -> Outcome {
     // One that was stopped, and is started again.
     f.engine.start("unless").await?;
     f.engine.stop("unless", Some(Duration::ZERO)).await?;
-    for (name, _) in &policies {
+    for (name, restart) in &policies {
         f.engine.start(name).await?;
         let after = f.dir().join(format!("after-{name}"));
         std::fs::create_dir(&after)?;
@@ -390,8 +391,13 @@ async fn a_start_is_not_undone_by_a_power_cut() -> Outcome {
             }
             Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
         };
-        let waited = tokio::time::timeout(Duration::from_secs(60), running).await;
-        waited.map_err(|_| format!("{name} is not started again"))??;
+        if *restart == RestartPolicy::No {
+            let c = e.inspect(name)?;
+            assert!(c.state == ContainerState::Exited && c.started_at_ns != 0, "{c:?}");
+        } else {
+            let waited = tokio::time::timeout(Duration::from_secs(60), running).await;
+            waited.map_err(|_| format!("{name} is not started again"))??;
+        }
         for c in e.list() {
             e.remove(c.id.as_str(), true).await?;
         }

@@ -11,7 +11,7 @@ use super::memory_files::Placed;
 use super::resolve::host_lines;
 use super::slot::Slot;
 use super::wait::Exit;
-use crate::config::{Container, ContainerState, NetworkMode, RestartPolicy};
+use crate::config::{Container, ContainerState, NetworkMode};
 use crate::data_root::{make_dir, remove_tree};
 use crate::engine::Engine;
 use crate::error::{Error, blocking};
@@ -71,10 +71,9 @@ impl Engine {
         }
         slot.volatile().stopped_by_user = false;
         let before = slot.container();
-        // What a power cut must not undo: that the policy has something to start. A start by the policy changes nothing
-        // of that, and what has none, as all that is `--rm`, is not kept waiting for the disk.
-        let for_policy =
-            before.config.restart != RestartPolicy::No && before.state != ContainerState::Restarting;
+        // What a power cut must not undo: that the policy has something to start, and that there was a start at all. A
+        // start by the policy changes nothing of that, and what is `--rm` would be gone: neither waits for the disk.
+        let lasts = !before.config.auto_remove && before.state != ContainerState::Restarting;
         let ids = self.next_ids(&slot.container().config);
         let timer = self.metrics().container.start.start_timer();
         match self.launch(slot).await {
@@ -93,7 +92,7 @@ impl Engine {
                 self.reset_health(slot);
                 slot.life.send_modify(|l| l.running = true);
                 self.images().set_running(&slot.id, true);
-                match for_policy {
+                match lasts {
                     true => self.store_now(slot).await,
                     false => self.store_later(slot),
                 }
