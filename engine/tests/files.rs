@@ -113,8 +113,12 @@ async fn files_are_copied_in_and_no_link_leads_out() -> Outcome {
     let e = &f.engine;
     let outside = f.dir().join("outside");
     std::fs::create_dir(&outside)?;
-    let escape = format!("ln -s {} /esc; ln -s /tmp /abs; ", outside.display());
-    let script = format!("{escape} mkdir /dir; echo old > /file; echo ready; while :; do sleep 0.05; done");
+    let escape = format!(
+        "ln -s {} /esc; ln -s /tmp /abs; ln -s /no/where /gone; ln -s loop /loop; mkdir /dir; ln -s . /dir/up; \
+         ln -s ../tmp /dir/rel; ln -s ../../../.. /dir/high; ",
+        outside.display()
+    );
+    let script = format!("{escape} echo old > /file; echo ready; while :; do sleep 0.05; done");
     let mounts = vec![MountConfig::new(MountKind::volume("locked"), "/locked", true)];
     let config = ContainerConfig { mounts, user: Some("1000:1000".into()), ..sh(&script) };
     // As root, since others may not write there.
@@ -130,6 +134,38 @@ async fn files_are_copied_in_and_no_link_leads_out() -> Outcome {
         assert!(matches!(error, Error::NoSuchFile { .. }), "{error}");
         let through = Tar::default().file("esc/x", 0o644, b"new").bytes();
         assert!(copy("/", CopyIn::default(), through).await.is_err());
+        assert_eq!(std::fs::read_dir(&outside)?.count(), 0);
+        for (to, name, lands) in [
+            ("/", "abs/by", "/tmp/by"),
+            ("/", "abs/deep/er/by", "/tmp/deep/er/by"),
+            ("/", "dir/up/by-up", "/dir/by-up"),
+            ("/", "dir/rel/by-rel", "/tmp/by-rel"),
+            ("/dir", "rel/by-dir", "/tmp/by-dir"),
+            ("/dir", "high/tmp/by-high", "/tmp/by-high"),
+        ] {
+            copy(to, CopyIn::default(), one(name)).await.map_err(|e| format!("{to} {name}: {e}"))?;
+            let found = copied(e, "cc", lands).await?;
+            assert!(matches!(&found[..], [(_, text)] if text == "new"), "{to} {name}: {found:?}");
+        }
+        // A hard link, too, is to what the container would find there.
+        let linked =
+            Tar::default().file("abs/first", 0o640, b"linked").hard_link("second", "abs/first").bytes();
+        copy("/", CopyIn::default(), linked).await?;
+        assert_eq!(copied(e, "cc", "/second").await?, pairs(&[("second", "linked")]));
+        for (name, why) in [
+            ("proc/self/cwd/x", "No such file"),
+            ("proc/1/root/tmp/x", "loop of symlinks"),
+            ("loop/x", "loop of symlinks"),
+            ("gone/x", "No such file"),
+            ("dir/../x", "\"..\""),
+            ("file/x", "not a directory"),
+        ] {
+            // Only what runs has a /proc.
+            if running || !name.starts_with("proc") {
+                let error = copy("/", CopyIn::default(), one(name)).await.err().ok_or(name)?.to_string();
+                assert!(error.contains(why), "{name}: {error}");
+            }
+        }
         assert_eq!(std::fs::read_dir(&outside)?.count(), 0);
         let keep = CopyIn { keep_kinds: true, ..Default::default() };
         let error = copy("/", keep, one("dir")).await.err().ok_or("replaced")?.to_string();
@@ -261,6 +297,7 @@ async fn links_that_change_during_a_copy_lead_nowhere() -> Outcome {
     start(e, id.as_str()).await?;
     let new = Tar::default().file("token", 0o644, b"new").bytes();
     let deep = Tar::default().dir("d/", 0o755).file("d/token", 0o644, b"new").bytes();
+    let through = Tar::default().file("d/token", 0o644, b"new").file("way/d/token", 0o644, b"new").bytes();
     let (mut out_of, mut into) = (0, 0);
     for _ in 0..60 {
         for path in ["/d/token", "/d/.", "/way/d/token"] {
@@ -271,6 +308,7 @@ async fn links_that_change_during_a_copy_lead_nowhere() -> Outcome {
         }
         into += usize::from(e.copy_in("cc", "/d", CopyIn::default(), new.as_slice()).await.is_ok());
         into += usize::from(e.copy_in("cc", "/", CopyIn::default(), deep.as_slice()).await.is_ok());
+        into += usize::from(e.copy_in("cc", "/", CopyIn::default(), through.as_slice()).await.is_ok());
         assert_eq!(std::fs::read_to_string(outside.join("token"))?, "host");
         assert_eq!(std::fs::read_dir(&outside)?.count(), 1);
     }

@@ -300,7 +300,7 @@ fn place(
 ) -> Result<(), Error> {
     if let Item::Archive { path } = item {
         let file = from.open(path, OFlag::O_RDONLY, 0).map_err(Error::io("open", path))?;
-        let rules = CopyRules { keep_kinds: false, owner, ids: None };
+        let rules = CopyRules { owner, ..CopyRules::default() };
         return extract::copy_in(File::from(file), dir, rules);
     }
     let told = Told {
@@ -315,7 +315,7 @@ fn place(
             pack(from, item, &mut out, told, rules)?;
             out.flush()
         });
-        let rules = CopyRules { keep_kinds: true, owner: None, ids: None };
+        let rules = CopyRules { keep_kinds: true, ..CopyRules::default() };
         let copied = extract::copy_in(reader, dir, rules);
         let packed =
             packing.join().unwrap_or_else(|_| Err(io::Error::other("the reading thread has stopped")));

@@ -3,7 +3,7 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -15,7 +15,7 @@ use super::pack::Pack;
 use super::slot::Slot;
 use crate::engine::Engine;
 use crate::error::{Error, blocking};
-use crate::image::extract::{self, CopyRules};
+use crate::image::extract::{self, CopyRules, Within};
 use crate::image::{feed, tar};
 use crate::outflow::{self, SavedArchive};
 use crate::runtime::resolve::Root;
@@ -170,7 +170,9 @@ fn destination(
         }
         false => None,
     };
-    Ok((dir, CopyRules { keep_kinds: how.keep_kinds, owner, ids: None }))
+    let root = view.root().as_fd().try_clone_to_owned().map_err(&of)?.into();
+    let within = Some(Within { root, at: resolved });
+    Ok((dir, CopyRules { keep_kinds: how.keep_kinds, owner, ids: None, within }))
 }
 
 /// For `map_err`: a path that cannot be found, in Docker's words.

@@ -1,15 +1,19 @@
 //! Unpacks one layer into a directory that becomes an overlay lower.
 //!
 //! Every path is walked from the layer's root by openat2(RESOLVE_BENEATH): `..`, absolute symlinks and
-//! whatever else would leave the root is refused by name, whoever may be changing the tree meanwhile.
+//! whatever else would leave the root is refused by name, whoever may be changing the tree meanwhile. In a container's
+//! files, which are no layer, a symlink that leaves the place of the copy is followed as the container itself would
+//! (RESOLVE_IN_ROOT).
 //! Whiteouts become what overlayfs expects: 0:0 character devices and `trusted.overlay.opaque`.
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
@@ -22,7 +26,7 @@ use super::layer::Limits;
 use super::tar::{Entry, Kind, TarReader};
 use crate::error::Error;
 use crate::runtime::FsRoot;
-use crate::runtime::resolve::vouched;
+use crate::runtime::resolve::{Root, vouched};
 use crate::userns::IdMaps;
 
 const WHITEOUT: &[u8] = b".wh.";
@@ -39,7 +43,7 @@ pub(super) fn extract<R: Read>(
 }
 
 /// How files that are copied into a container meet what is there.
-#[derive(Clone, Debug, Default)]
+#[derive(Default)]
 pub(crate) struct CopyRules {
     /// Neither does a directory replace something else, nor something else a directory.
     pub(crate) keep_kinds: bool,
@@ -47,6 +51,14 @@ pub(crate) struct CopyRules {
     pub(crate) owner: Option<(u32, u32)>,
     /// Owners stand for the host's IDs of these.
     pub(crate) ids: Option<IdMaps>,
+    /// Where symlinks on their way are followed to; none = no further than the directory they are copied to.
+    pub(crate) within: Option<Within>,
+}
+
+/// A root that is not left, and where in it (without symlinks) the files are copied to.
+pub(crate) struct Within {
+    pub(crate) root: Root,
+    pub(crate) at: PathBuf,
 }
 
 /// Unpacks an archive, plain or compressed with gzip, zstd, bzip2 or xz, into the directory `to`. Names that begin like
@@ -137,7 +149,14 @@ impl Extraction {
         let how = OpenHow::new()
             .flags(flags | OFlag::O_CLOEXEC)
             .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-        vouched(|| openat2(&self.root, path, how))
+        match (vouched(|| openat2(&self.root, path, how)), self.copy.as_ref().and_then(|c| c.within.as_ref()))
+        {
+            (Err(Errno::EXDEV), Some(within)) => {
+                let whole = within.at.join(OsStr::from_bytes(path));
+                within.root.open(&whole, flags, 0).map_err(|e| errno(&e))
+            }
+            (opened, _) => opened,
+        }
     }
 
     /// The directory `path`, made (as root, 0755) where it is missing.

@@ -8,10 +8,11 @@ use proptest::prelude::*;
 
 use super::compression::decoder;
 use super::config::ConfigBlob;
-use super::extract::{CopyRules, copy_in, extract};
+use super::extract::{CopyRules, Within, copy_in, extract};
 use super::layer::Limits;
 use super::reference::Reference;
 use super::tar::TarReader;
+use crate::runtime::resolve::Root;
 
 /// Names that lead astray, collide, and hide.
 const NAMES: [&str; 14] = [
@@ -136,7 +137,8 @@ proptest! {
             let limits = Limits { bytes: 4 << 20, entries: 1000, ..Limits::default() };
             if copied {
                 let to = std::fs::File::open(root).expect("opens");
-                let rules = CopyRules { keep_kinds: true, owner: Some((0, 0)), ids: None };
+                let within = Some(Within { root: Root::at(root).expect("opens"), at: "/".into() });
+                let rules = CopyRules { keep_kinds: true, owner: Some((0, 0)), ids: None, within };
                 // Within bounds of its own size, as it is of plain bytes.
                 let _ = copy_in(bytes.as_slice(), to.into(), rules);
             } else if let Ok(written) = extract(&mut TarReader::new(bytes.as_slice(), true), root, &limits) {
