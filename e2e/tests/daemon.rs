@@ -187,8 +187,13 @@ fn tcp_is_for_clients_with_a_certificate_and_sighup_reads_the_configuration_agai
             "{out:?}"
         );
         // Encrypted, but nobody known.
-        let out = ask(host, client, None, &["--tls", "ps"])?;
-        ensure!(!out.status.success() && out.stdout.is_empty(), "{out:?}");
+        let ca = at("ca.pem");
+        for args in [&["ps"][..], &["version", "-f", "{{.Server.Version}}"]] {
+            let out = ask(host, client, None, &[&["--tls", "--tlscacert", &ca][..], args].concat())?;
+            let said = String::from_utf8_lossy(&out.stderr).to_lowercase();
+            ensure!(!out.status.success() && out.stdout.trim_ascii().is_empty(), "{out:?}");
+            ensure!(said.contains("certificate") && !said.contains("template"), "{out:?}");
+        }
     }
     // A daemon that this CA does not know.
     let other = host.dir.join("other");

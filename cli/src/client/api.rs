@@ -69,7 +69,7 @@ impl Api {
     /// Value of `X-Registry-Auth` for the registry of an image; empty if there are no credentials for it.
     pub fn credentials_for(&self, image: &str) -> Result<String> {
         let registry = registry_of(image);
-        Ok(self.store()?.get(registry)?.map(|c| c.to_header()).unwrap_or_default())
+        Ok(self.store()?.get_if_possible(registry).map(|c| c.to_header()).unwrap_or_default())
     }
 
     /// The address.

@@ -106,8 +106,17 @@ impl Store {
         Ok(Some(found).filter(|c| !c.is_empty()))
     }
 
+    /// The same for what may be had without any: a helper that cannot be asked is told of, and done without, as by
+    /// Docker's client.
+    pub fn get_if_possible(&self, registry: &str) -> Option<Credentials> {
+        self.get(registry).unwrap_or_else(|e| {
+            without(&e);
+            None
+        })
+    }
+
     /// Credentials for every registry that some are kept for, by their keys.
-    pub fn all(&self) -> Result<BTreeMap<String, Credentials>> {
+    pub fn all(&self) -> BTreeMap<String, Credentials> {
         let keys = |name: &str| {
             let map = self.content.get(name).and_then(Value::as_object);
             map.into_iter().flat_map(|m| m.keys().cloned()).collect::<Vec<_>>()
@@ -115,17 +124,21 @@ impl Store {
         let mut wanted = [keys("auths"), keys("credHelpers")].concat();
         if let Some(store) = self.content.get("credsStore").and_then(Value::as_str).filter(|s| !s.is_empty())
         {
-            let listed = ask(store, "list", "")?.unwrap_or_default();
+            let listed = ask(store, "list", "").unwrap_or_else(|e| {
+                without(&e);
+                None
+            });
+            let listed = listed.unwrap_or_default();
             let listed: BTreeMap<String, String> = serde_json::from_str(&listed).unwrap_or_default();
             wanted.extend(listed.into_keys());
         }
         let mut out = BTreeMap::new();
         for key in wanted {
-            if let Some(found) = self.get(&key)? {
+            if let Some(found) = self.get_if_possible(&key) {
                 out.insert(key_of(&key), found);
             }
         }
-        Ok(out)
+        out
     }
 
     /// Keeps a registry's credentials.
@@ -231,6 +244,10 @@ fn host(key: &str) -> &str {
     host.split('/').next().unwrap_or(host)
 }
 
+fn without(e: &anyhow::Error) {
+    eprintln!("WARNING: {e:#}: going on without credentials");
+}
+
 /// Runs a helper; none if it says that it knows nothing of the registry.
 fn ask(name: &str, verb: &str, input: &str) -> Result<Option<String>> {
     let program = format!("docker-credential-{name}");
@@ -282,5 +299,18 @@ mod tests {
         let mut store = store;
         store.remove("r.example:5000").expect("removes");
         assert_eq!(store.get("r.example:5000").expect("reads"), None);
+    }
+
+    #[test]
+    fn a_helper_that_is_not_there_keeps_nobody_from_what_is_public() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let text = r#"{"credsStore":"skep-no-such","credHelpers":{"r.example":"skep-nor-such"}}"#;
+        std::fs::write(dir.path().join("config.json"), text).expect("writes");
+        let mut store = Store::open(Some(dir.path())).expect("opens");
+        for registry in ["docker.io", "r.example"] {
+            assert!(store.get(registry).is_err() && store.get_if_possible(registry).is_none(), "{registry}");
+        }
+        assert!(store.all().is_empty());
+        assert!(store.put(&Credentials::default()).is_err(), "nothing is kept elsewhere instead");
     }
 }

@@ -194,7 +194,7 @@ async fn open(api: &Api, reference: &Reference, insecure: bool, access: Access) 
         user_agent: format!("skep/{}", env!("CARGO_PKG_VERSION")),
         ..Options::default()
     };
-    let credentials = api.store()?.get(&repository.registry)?.unwrap_or_default();
+    let credentials = api.store()?.get_if_possible(&repository.registry).unwrap_or_default();
     Ok(Registries::new(options).open(repository, credentials, access).await)
 }
 

@@ -117,9 +117,10 @@ pub async fn version(api: &Api, format: Option<&str>) -> Result<()> {
     let server = api.get("/version", &Query::new()).await;
     if let Some(format) = format.filter(|f| !f.is_empty()) {
         let held = server.as_ref().map_or(&Value::Null, |s| s);
-        // A template that asks for the client only is answered without a daemon.
-        output::one(&json!({ "Client": host, "Server": held }), format)?;
-        return server.map(drop);
+        // A template that asks for the client only is answered without a daemon. Why there is none comes before what
+        // the template could not be filled for.
+        let shown = output::one(&json!({ "Client": host, "Server": held }), format);
+        return server.map(drop).and(shown);
     }
     say!(
         "Client:\n Version:           {own}\n API version:       1.50\n Git commit:        {commit}\n Built:             {built_at}\n OS/Arch:           {os}/{arch}\n Context:           default"

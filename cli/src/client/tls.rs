@@ -116,7 +116,9 @@ fn connector(trust: &Trust, client: Option<(PathBuf, PathBuf)>) -> Result<TlsCon
         Some((cert, key)) => {
             let secret = PrivateKeyDer::from_pem_file(&key)
                 .map_err(|e| anyhow::anyhow!("open {}: {e}", key.display()))?;
-            builder.with_client_auth_cert(certificates(&cert)?, secret)?
+            builder
+                .with_client_auth_cert(certificates(&cert)?, secret)
+                .with_context(|| format!("use {} with the key {}", cert.display(), key.display()))?
         }
     };
     Ok(TlsConnector::from(Arc::new(config)))

@@ -193,7 +193,7 @@ pub async fn build(api: &Api, args: &BuildArgs) -> Result<String> {
     let query = query(args, &dockerfile)?.with("skep-ssh", agents.ids());
     let query = remote.iter().fold(query, |q, (url, _)| q.with("remote", url));
     let mut headers = vec![("Content-Type", "application/x-tar".to_owned())];
-    let known = api.store()?.all()?;
+    let known = api.store()?.all();
     if !known.is_empty() {
         headers.push(("X-Registry-Config", STANDARD.encode(serde_json::to_vec(&known)?)));
     }
