@@ -20,6 +20,7 @@ use tokio_rustls::TlsConnector;
 use super::context::Endpoint;
 use super::credentials::Store;
 use super::dry_run::Plan;
+use super::tls;
 
 /// Path all requests are made under.
 const VERSION: &str = "/v1.50";
@@ -131,7 +132,11 @@ impl Api {
         let response = match asked {
             // What ssh said is all there is to be told.
             Err(e) if self.host.starts_with("ssh://") => bail!("error during connect: {}", cause(&e)),
-            other => other.context("ask the daemon")?,
+            Err(e) => match tls::refusal(&e) {
+                Some(why) => bail!("error during connect: {}: {why}", self.host),
+                None => return Err(e).context("ask the daemon"),
+            },
+            Ok(response) => response,
         };
         let status = response.status();
         if status.is_client_error() || status.is_server_error() {

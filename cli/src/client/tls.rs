@@ -9,7 +9,7 @@ use clap::Args;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{AlertDescription, ClientConfig, RootCertStore};
 use tokio_rustls::TlsConnector;
 
 /// Flags before the command.
@@ -83,6 +83,30 @@ pub fn check(files: &BTreeMap<String, Vec<u8>>) -> Result<()> {
         .with_client_auth_cert(chain, key)
         .context(failed)?;
     Ok(())
+}
+
+/// What the daemon found wrong with this client's certificate, where that is why nothing came of a request: with TLS
+/// 1.3 it says so after the handshake.
+pub fn refusal(e: &(dyn std::error::Error + 'static)) -> Option<String> {
+    let alert = std::iter::successors(Some(e), |e| e.source()).find_map(|e| {
+        match e.downcast_ref::<std::io::Error>()?.get_ref()?.downcast_ref::<rustls::Error>()? {
+            rustls::Error::AlertReceived(alert) => Some(*alert),
+            _ => None,
+        }
+    });
+    let why = match alert? {
+        AlertDescription::CertificateRequired => "certificate required",
+        AlertDescription::UnknownCA => "unknown certificate authority",
+        AlertDescription::BadCertificate => "bad certificate",
+        AlertDescription::UnsupportedCertificate => "unsupported certificate",
+        AlertDescription::CertificateExpired => "expired certificate",
+        AlertDescription::CertificateRevoked => "revoked certificate",
+        AlertDescription::CertificateUnknown => "unknown certificate",
+        _ => return None,
+    };
+    Some(format!(
+        "remote error: tls: {why}: the daemon wants a client certificate that its CA signed (--tlscert, --tlskey)"
+    ))
 }
 
 /// Whose certificates are believed.

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use skep_e2e::{Host, Terminal};
 
 use crate::compare::Compare;
-use crate::{busybox, lab};
+use crate::{busybox, docker, lab};
 
 const SHELL: &str = "/bin/busybox sh -c";
 
@@ -45,6 +45,9 @@ fn commands_run_in_containers_as_docker_runs_them() -> Result<()> {
         compare.same(line)?;
     }
     compare.end()?;
+    let nameless = docker(host, &["exec", "up", ""])?;
+    let said = "exec: \"\": executable file not found in $PATH";
+    ensure!(nameless.code == Some(127) && nameless.stdout.contains(said), "{nameless:?}");
 
     for mut command in [host.docker_command(), host.skep_command()] {
         command.args(["exec", "-i", "up", "/bin/busybox", "sh", "-c", "/bin/busybox cat; exit 7"]);

@@ -132,7 +132,7 @@ impl Engine {
     pub fn exec_create(&self, container: &str, config: ExecConfig) -> Result<String, Error> {
         let slot = self.table().find(container)?;
         runs(&slot)?;
-        if config.argv.first().is_none_or(String::is_empty) {
+        if config.argv.is_empty() {
             return Err(Error::Invalid("No exec command specified".into()));
         }
         if !config.working_dir.is_empty() && !config.working_dir.starts_with('/') {
