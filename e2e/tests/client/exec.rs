@@ -14,7 +14,7 @@ const SHELL: &str = "/bin/busybox sh -c";
 
 #[test]
 fn commands_run_in_containers_as_docker_runs_them() -> Result<()> {
-    let lab = lab("cx")?;
+    let lab = lab("xe")?;
     let host = lab.host(1);
     busybox(host)?;
     host.docker(&["run", "-d", "--name", "up", "busybox", "/bin/busybox", "sleep", "100000"])?;
