@@ -28,6 +28,7 @@ mod usage;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use skep_engine::Engine;
 use skep_identity::{Host, Identity, Network};
@@ -158,6 +159,7 @@ impl Agent {
             remotes: remotes.clone(),
             runtime: options.runtime.clone(),
             usage: Arc::default(),
+            registration: AtomicU64::default(),
         };
         let mut running = JoinSet::new();
         running.spawn(plane::follow(options.plane.clone(), wanted_seen, applied));

@@ -1,11 +1,13 @@
 //! The agent's session with one manager: registration, heartbeats, assignments in, statuses out.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use skep_identity::{Identity, Role, Trust};
 use skep_proto::v1::{self, dispatcher_client::DispatcherClient};
 use tokio::sync::watch;
+use tonic::Streaming;
 use tonic::transport::Channel;
 
 use crate::Addresses;
@@ -19,6 +21,8 @@ use crate::usage::Usage;
 const GATHER: Duration = Duration::from_millis(10);
 /// Longest wait for a manager's answer to one call.
 const ANSWER: Duration = Duration::from_secs(5);
+/// How often a manager is told at once what this node is, where it knows of registrations that this node does not.
+const ATTEMPTS: u32 = 3;
 
 /// What a session reads and writes.
 pub(crate) struct Shared {
@@ -34,6 +38,8 @@ pub(crate) struct Shared {
     pub remotes: Arc<Remotes>,
     pub runtime: Arc<dyn TaskRuntime>,
     pub usage: Arc<Usage>,
+    /// The node's registrations that this daemon knows of (`SessionRequest.registration`).
+    pub registration: AtomicU64,
 }
 
 /// Holds a session over `channel` until it breaks; the error says how. `established` is called once the
@@ -44,21 +50,7 @@ pub(crate) async fn hold(
     established: impl FnOnce(),
 ) -> Result<(), tonic::Status> {
     let mut client = DispatcherClient::new(channel).max_decoding_message_size(64 << 20);
-    let addresses = shared.addresses.borrow().clone();
-    let renewals = shared.identity.renewals();
-    let told = certified_as(&shared.identity);
-    let (tls, certified_role) = (Some(told.0.clone()), told.1.into());
-    let description = v1::NodeDescription { tls, certified_role, ..shared.description.borrow().clone() };
-    let request = v1::SessionRequest {
-        description: Some(description),
-        session_id: String::new(),
-        advertise_addr: addresses.advertise,
-        data_path_addr: addresses.data_path,
-    };
-    let mut messages = timely(client.session(request)).await?.into_inner();
-    let first = timely(messages.message())
-        .await?
-        .ok_or_else(|| tonic::Status::unavailable("the manager ended the session at once"))?;
+    let (mut messages, first, told) = register(&mut client, shared).await?;
     let session_id = first.session_id.clone();
     take_session(shared, first).await;
     established();
@@ -75,8 +67,37 @@ pub(crate) async fn hold(
         r = shared.usage.follow(shared.runtime.clone(), shared.assignments.subscribe()) => r,
         r = assignments(client.clone(), &session_id, shared) => r,
         r = statuses(client.clone(), &session_id, shared) => r,
-        r = described(shared) => r,
-        r = certified(&shared.identity, renewals, &told) => r,
+        r = told.outdated(&shared.identity) => r,
+    }
+}
+
+/// Says what this node is, with the number of its registrations that it knows of; where that is not so any more (its daemon
+/// was started again, or an answer got lost), once more with what it is by then.
+async fn register(
+    client: &mut DispatcherClient<Channel>,
+    shared: &Shared,
+) -> Result<(Streaming<v1::SessionMessage>, v1::SessionMessage, Told), tonic::Status> {
+    let mut attempts = 1;
+    loop {
+        let known = shared.registration.load(Ordering::Relaxed);
+        let mut told = Told::new(shared);
+        let request = told.request(known);
+        match timely(client.session(request)).await {
+            Ok(answer) => {
+                shared.registration.store(known + 1, Ordering::Relaxed);
+                let mut messages = answer.into_inner();
+                let first = timely(messages.message()).await?;
+                let ended = || tonic::Status::unavailable("the manager ended the session at once");
+                return Ok((messages, first.ok_or_else(ended)?, told));
+            }
+            Err(status) => match skep_identity::registration(&status) {
+                Some(number) if attempts < ATTEMPTS => {
+                    shared.registration.store(number, Ordering::Relaxed);
+                    attempts += 1;
+                }
+                _ => return Err(status),
+            },
+        }
     }
 }
 
@@ -171,17 +192,53 @@ impl Drop for PutBack<'_> {
     }
 }
 
-/// Ends the session when the node's description or addresses change, so that the next one carries the new ones.
-async fn described(shared: &Shared) -> Result<(), tonic::Status> {
-    let (mut description, mut addresses) = (shared.description.clone(), shared.addresses.clone());
-    description.mark_unchanged();
-    addresses.mark_unchanged();
-    tokio::select! {
-        Ok(()) = description.changed() => {}
-        Ok(()) = addresses.changed() => {}
-        else => std::future::pending().await,
+/// What a node has said of itself.
+struct Told {
+    description: watch::Receiver<v1::NodeDescription>,
+    addresses: watch::Receiver<Addresses>,
+    renewals: watch::Receiver<u64>,
+    tls: v1::TlsInfo,
+    role: v1::NodeRole,
+}
+
+impl Told {
+    fn new(shared: &Shared) -> Self {
+        let renewals = shared.identity.renewals();
+        let (tls, role) = certified_as(&shared.identity);
+        let (description, addresses) = (shared.description.clone(), shared.addresses.clone());
+        Self { description, addresses, renewals, tls, role }
     }
-    Err(tonic::Status::cancelled("this node's description changed, registering anew"))
+
+    fn request(&mut self, registration: u64) -> v1::SessionRequest {
+        let description = self.description.borrow_and_update().clone();
+        let addresses = self.addresses.borrow_and_update().clone();
+        let (tls, certified_role) = (Some(self.tls.clone()), self.role.into());
+        v1::SessionRequest {
+            description: Some(v1::NodeDescription { tls, certified_role, ..description }),
+            session_id: String::new(),
+            advertise_addr: addresses.advertise,
+            data_path_addr: addresses.data_path,
+            registration: Some(registration),
+        }
+    }
+
+    /// Ends the session once that is not so any more: a change of the description or the addresses, or a certificate of
+    /// another role or issuer, or with other roots. The next session carries what is.
+    async fn outdated(mut self, identity: &Identity) -> Result<(), tonic::Status> {
+        let certified = async {
+            while certified_as(identity) == (self.tls.clone(), self.role) {
+                if self.renewals.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        let what = tokio::select! {
+            Ok(()) = self.description.changed() => "description",
+            Ok(()) = self.addresses.changed() => "addresses",
+            () = certified => "certificate",
+        };
+        Err(tonic::Status::cancelled(format!("this node's {what} changed, registering anew")))
+    }
 }
 
 /// What the managers are told of this node's certificate.
@@ -192,18 +249,4 @@ fn certified_as(identity: &Identity) -> (v1::TlsInfo, v1::NodeRole) {
         Role::Worker => v1::NodeRole::Worker,
     };
     (current.tls_info().clone(), role)
-}
-
-/// The same for a certificate of another role or issuer, or other roots.
-async fn certified(
-    identity: &Identity,
-    mut renewals: watch::Receiver<u64>,
-    told: &(v1::TlsInfo, v1::NodeRole),
-) -> Result<(), tonic::Status> {
-    while certified_as(identity) == *told {
-        if renewals.changed().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    }
-    Err(tonic::Status::cancelled("this node's certificate is of another role or root, registering anew"))
 }

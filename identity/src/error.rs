@@ -233,6 +233,22 @@ pub fn is_removed(status: &tonic::Status) -> bool {
     status.code() == tonic::Code::PermissionDenied && status.metadata().contains_key(REMOVED)
 }
 
+/// Set on the refusal of a registration that another one of the node came before: how many there were.
+const REGISTRATION: &str = "skep-registration";
+
+/// The answer to a node whose registration came after a later one of its own: it was on its way for too long, or the node
+/// does not know of the last one. `registration` is the number to register with.
+pub fn late(message: impl Into<String>, registration: u64) -> tonic::Status {
+    let mut status = tonic::Status::aborted(message);
+    status.metadata_mut().insert(REGISTRATION, registration.into());
+    status
+}
+
+/// The number to register with, where a registration was refused because another one came before.
+pub fn registration(status: &tonic::Status) -> Option<u64> {
+    status.metadata().get(REGISTRATION)?.to_str().ok()?.parse().ok()
+}
+
 /// Whether a failed call over a [`crate::channel`] never left this host, because there was no connection:
 /// then it can be repeated elsewhere without doing things twice.
 pub fn not_sent(status: &tonic::Status) -> bool {

@@ -35,7 +35,7 @@ pub use bootstrap::{Bootstrap, bootstrap, renew};
 pub use ca::{RootCa, check_root, join_token};
 pub use client::{channel, channel_to_node, connected, dial};
 pub use credentials::Credentials;
-pub use error::{Error, explain, is_removed, not_sent, removed};
+pub use error::{Error, explain, is_removed, late, not_sent, registration, removed};
 pub use host::Host;
 pub use identity::Identity;
 pub use network::{Io, IoStream, Listener, Network, Tcp};

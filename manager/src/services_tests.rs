@@ -3,6 +3,7 @@
 mod attachments;
 mod harness;
 mod ipv6;
+mod registration;
 mod run_options;
 mod statuses;
 mod tunnels;

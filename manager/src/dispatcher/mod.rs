@@ -108,6 +108,7 @@ impl Dispatcher for DispatcherService {
             description: Some(message.description.unwrap_or_default()),
             addr,
             data_path_addr: message.data_path_addr,
+            registration: message.registration,
             ..Default::default()
         };
         self.reporter.deliver(report).await?;

@@ -1,7 +1,7 @@
 //! What the leader makes of reports: descriptions and states of nodes, statuses of their tasks.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use skep_proto::v1::{self, NodeState};
@@ -32,10 +32,20 @@ pub(super) async fn apply(
         heard.liveness.beat(&node.node_id);
         heard.usage.take(&view, &node.node_id, &node.usage);
     }
-    let wanted = changes(&view, request);
-    if !wanted.is_empty() {
-        let started = started(&view, &wanted);
-        view = ctx.write(|view| Ok(changes(view, request))).await?;
+    let mut wanted = outcome(&view, request);
+    // Whether a node has registered since is for the latest state to say.
+    if !wanted.changes.is_empty() || request.nodes.iter().any(|n| n.description.is_some()) {
+        let started = started(&view, &wanted.changes);
+        let late = Mutex::new(Vec::new());
+        let seen = || late.lock().unwrap_or_else(PoisonError::into_inner);
+        view = ctx
+            .write(|view| {
+                let found = outcome(view, request);
+                *seen() = found.late;
+                Ok(found.changes)
+            })
+            .await?;
+        wanted.late = std::mem::take(&mut *seen());
         let now = ctx.now_ms();
         for created in started {
             ctx.metrics.scheduling_delay.observe(Duration::from_millis(now.abs_diff(created)).as_secs_f64());
@@ -51,7 +61,7 @@ pub(super) async fn apply(
         }
     }
     let unknown = request.nodes.iter().filter(|n| view.node(&n.node_id).is_none());
-    Ok(v1::ReportResponse { unknown_nodes: unknown.map(|n| n.node_id.clone()).collect() })
+    Ok(v1::ReportResponse { unknown_nodes: unknown.map(|n| n.node_id.clone()).collect(), late: wanted.late })
 }
 
 /// When the tasks were made that, by these changes, begin to run.
@@ -62,13 +72,27 @@ fn started(view: &StoreView, changes: &[v1::Change]) -> Vec<i64> {
     begun.filter_map(|t| t.meta.as_ref()).map(|m| m.created_at_ms).collect()
 }
 
-fn changes(view: &StoreView, request: &v1::ReportRequest) -> Vec<v1::Change> {
+/// What comes of a batch of reports.
+struct Outcome {
+    changes: Vec<v1::Change>,
+    late: Vec<v1::LateReport>,
+}
+
+fn outcome(view: &StoreView, request: &v1::ReportRequest) -> Outcome {
     let mut nodes = BTreeMap::new();
     let mut tasks = BTreeMap::new();
-    for report in &request.nodes {
+    let mut late = Vec::new();
+    for (index, report) in (0..).zip(&request.nodes) {
         let Some(stored) = view.node(&report.node_id) else { continue };
         let node = nodes.entry(&report.node_id).or_insert_with(|| v1::Node::clone(stored));
         if let Some(description) = &report.description {
+            // The node's earlier managers may have kept it for long, and it may have said something else since.
+            if report.registration.is_some_and(|known| known != node.registration) {
+                late.push(v1::LateReport { index, registration: node.registration });
+                continue;
+            }
+            // Also where nothing else changes: something else may still be on its way.
+            node.registration += 1;
             node.description = Some(description.clone());
             node.addr.clone_from(&report.addr);
             node.data_path_addr.clone_from(&report.data_path_addr);
@@ -81,7 +105,7 @@ fn changes(view: &StoreView, request: &v1::ReportRequest) -> Vec<v1::Change> {
     }
     nodes.retain(|id, node| view.node(id).is_none_or(|stored| **stored != *node));
     let nodes = nodes.into_values().map(put);
-    nodes.chain(tasks.into_values().map(put)).collect()
+    Outcome { changes: nodes.chain(tasks.into_values().map(put)).collect(), late }
 }
 
 /// A task's observed state only moves forward, and only its own node may say so.

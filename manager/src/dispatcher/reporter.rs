@@ -1,5 +1,6 @@
 //! Carries what agents say to the leader, many reports in one call.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -94,10 +95,12 @@ async fn carry(
         }
         let unknown = outcome.as_ref().map_or(&[][..], |o| &o.unknown_nodes);
         unknown.iter().for_each(|node| sessions.close(node));
-        for (node, done) in done {
+        let late = outcome.as_ref().map_or(&[][..], |o| &o.late);
+        let late: BTreeMap<_, _> = late.iter().map(|l| (l.index, l.registration)).collect();
+        for (index, (node, done)) in (0..).zip(done) {
             let result = match &outcome {
                 Ok(_) if unknown.contains(&node) => Err(crate::authority::surely_removed(&node)),
-                Ok(_) => Ok(()),
+                Ok(_) => late.get(&index).map_or(Ok(()), |registration| Err(too_late(&node, *registration))),
                 Err(status) => Err(status.clone()),
             };
             // Nobody waits any more when the agent's call was cut.
@@ -106,4 +109,11 @@ async fn carry(
             }
         }
     }
+}
+
+fn too_late(node: &str, registration: u64) -> Status {
+    let why = format!(
+        "node {node} has registered {registration} times, not as often as it knew when it said what it is: register anew"
+    );
+    skep_identity::late(why, registration)
 }

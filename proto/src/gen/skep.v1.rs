@@ -259,6 +259,10 @@ pub struct Node {
     /// The node is to get another certificate if its own was issued at an earlier Cluster.trust_epoch.
     #[prost(uint64, tag = "12")]
     pub renew_epoch: u64,
+    /// How often the node has said what it is (description, addr, data_path_addr): what it said before it knew of the
+    /// last time is refused (SessionRequest.registration).
+    #[prost(uint64, tag = "13")]
+    pub registration: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Mount {
@@ -4759,16 +4763,30 @@ pub struct NodeReport {
     pub data_path_addr: ::prost::alloc::string::String,
     #[prost(message, repeated, tag = "6")]
     pub usage: ::prost::alloc::vec::Vec<TaskUsage>,
+    /// with the description: see SessionRequest
+    #[prost(uint64, optional, tag = "7")]
+    pub registration: ::core::option::Option<u64>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ReportRequest {
     #[prost(message, repeated, tag = "1")]
     pub nodes: ::prost::alloc::vec::Vec<NodeReport>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+/// late: descriptions that were not taken, because the node has registered since they were told.
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ReportResponse {
     #[prost(string, repeated, tag = "1")]
     pub unknown_nodes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, repeated, tag = "2")]
+    pub late: ::prost::alloc::vec::Vec<LateReport>,
+}
+/// index: of the report in the request. registration: Node.registration.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LateReport {
+    #[prost(uint32, tag = "1")]
+    pub index: u32,
+    #[prost(uint64, tag = "2")]
+    pub registration: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct NodeAcks {
@@ -4793,6 +4811,10 @@ pub struct SessionRequest {
     /// where its WireGuard is reached (no port), if not at the advertised address
     #[prost(string, tag = "4")]
     pub data_path_addr: ::prost::alloc::string::String,
+    /// Node.registration as the agent knows it: what it says is taken only while that is so, else refused with the number that
+    /// is. Absent from agents of older versions, whose word is always taken.
+    #[prost(uint64, optional, tag = "5")]
+    pub registration: ::core::option::Option<u64>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ManagerPeer {
