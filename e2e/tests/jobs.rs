@@ -197,6 +197,53 @@ fn jobs_run_to_completion_wherever_there_is_a_node() -> Result<()> {
     lab.down()
 }
 
+/// What has ended is kept for its logs, and is in no network: a host keeps none for it.
+#[test]
+fn a_network_leaves_a_host_with_the_last_task_that_runs_there() -> Result<()> {
+    let lab = lab("jobsn", 1)?;
+    let one = lab.host(1);
+    let gone = |network: &str| {
+        eventually(&format!("{network} is gone from the host"), LONG, || {
+            let report = one.skep(&["system", "check", "--format", "json"])?;
+            ensure!(
+                report.contains("\"Networks\"") && !report.contains(&format!("\"{network}\"")),
+                "{report}"
+            );
+            Ok(())
+        })
+    };
+    one.docker(&["network", "create", "-d", "overlay", "back"])?;
+    let flags = ["--name", "job", "--mode", "replicated-job", "--network", "back"];
+    create(one, &flags, &["sh", "-c", "echo said"])?;
+    gone("back")?;
+    // With a restart of the daemon it does not come back.
+    one.stop_daemon("-KILL")?;
+    one.start_daemon()?;
+    gone("back")?;
+    let container = one.docker(&["ps", "-aq", "--filter", "label=com.docker.swarm.service.name=job"])?;
+    ensure!(one.docker(&["logs", container.trim()])?.trim() == "said");
+    let state = one.docker(&["inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", container.trim()])?;
+    ensure!(state.trim() == "exited 0", "{state}");
+    ensure!(one.docker(&["service", "logs", "--raw", "job"])?.trim() == "said");
+
+    // One that was scaled down, and one beside it that goes on.
+    let flags = ["-d", "--network", "back", "--stop-grace-period", "1s"];
+    create(one, &[&flags[..], &["--name", "some"]].concat(), &["sleep", "1000000"])?;
+    create(one, &[&flags[..], &["--name", "more"]].concat(), &["sleep", "1000000"])?;
+    shows(one, "some", "replicated 1/1")?;
+    shows(one, "more", "replicated 1/1")?;
+    one.docker(&["service", "scale", "some=0"])?;
+    let report = one.skep(&["system", "check", "--format", "json"])?;
+    ensure!(report.contains("\"back\""), "more is in it: {report}");
+    one.docker(&["service", "scale", "more=0"])?;
+    gone("back")?;
+    // And back with the next task.
+    one.docker(&["service", "scale", "more=1"])?;
+    let report = one.skep(&["system", "check", "--format", "json"])?;
+    ensure!(report.contains("\"back\""), "more is in it again: {report}");
+    lab.down()
+}
+
 const FILE: &str = r#"
 services:
   once:

@@ -1,6 +1,7 @@
 //! The workers of all assigned tasks, kept in step with the assignment set.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use skep_proto::v1;
@@ -13,6 +14,26 @@ struct Entry {
     target: watch::Sender<Target>,
     networks: BTreeSet<String>,
     forgotten: bool,
+    over: Over,
+}
+
+/// Whether a task's container has ended for good.
+#[derive(Clone)]
+pub(super) struct Over {
+    is: Arc<AtomicBool>,
+    ended: watch::Sender<u64>,
+}
+
+impl Over {
+    fn is(&self) -> bool {
+        self.is.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set(&self) {
+        if !self.is.swap(true, Ordering::Relaxed) {
+            self.ended.send_modify(|n| *n += 1);
+        }
+    }
 }
 
 /// One worker a task; forgotten tasks stay listed until their container is gone.
@@ -20,7 +41,7 @@ struct Entry {
 pub struct TaskSet {
     around: Surroundings,
     workers: Arc<Mutex<BTreeMap<String, Entry>>>,
-    // Told each time a worker has ended, so that networks nobody uses any more can go.
+    // Told each time a container or a worker has ended, so that networks nobody uses any more can go.
     ended: watch::Sender<u64>,
 }
 
@@ -64,20 +85,23 @@ impl TaskSet {
         let networks =
             assignment.task.iter().flat_map(|t| t.addresses.iter().map(|a| a.network_id.clone())).collect();
         let (target, receiver) = watch::channel(Target::Follow(assignment.clone()));
-        let worker = Worker::new(self.around.clone(), receiver, assignment);
+        let over = Over { is: Arc::default(), ended: self.ended.clone() };
+        let worker = Worker::new(self.around.clone(), receiver, assignment, over.clone());
         let (workers, ended) = (self.workers.clone(), self.ended.clone());
         tokio::spawn(async move {
             worker.run().await;
             workers.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
             ended.send_modify(|n| *n += 1);
         });
-        Entry { target, networks, forgotten: false }
+        Entry { target, networks, forgotten: false, over }
     }
 
-    /// Networks that some container here still uses, forgotten tasks included.
+    /// Networks that some container here still uses, forgotten tasks included. One that has ended is kept for its logs
+    /// and its history, and is in no network.
     pub fn networks_in_use(&self) -> BTreeSet<String> {
         let workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
-        workers.values().flat_map(|e| e.networks.iter().cloned()).collect()
+        let using = workers.values().filter(|e| !e.over.is());
+        using.flat_map(|e| e.networks.iter().cloned()).collect()
     }
 
     /// Whether no worker is left.
@@ -85,7 +109,7 @@ impl TaskSet {
         self.workers.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
-    /// Changes each time a forgotten task is gone for good.
+    /// Changes each time a task's container has ended, and when a forgotten task is gone for good.
     pub fn ended(&self) -> watch::Receiver<u64> {
         self.ended.subscribe()
     }

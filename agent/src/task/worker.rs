@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::dependencies;
 
+use super::set::Over;
 use super::{Observed, Surroundings, TaskError, TaskExit};
 
 /// First and longest pause between attempts to stop or remove a container that would not go.
@@ -36,6 +37,7 @@ pub(super) struct Worker {
     container: Option<v1::ContainerStatus>,
     /// Since when it is to stop.
     stopping: Option<Instant>,
+    over: Over,
 }
 
 impl Worker {
@@ -43,8 +45,10 @@ impl Worker {
         around: Surroundings,
         target: watch::Receiver<Target>,
         assignment: Arc<v1::TaskAssignment>,
+        over: Over,
     ) -> Self {
-        Self { around, target, assignment, state: TaskState::Assigned, container: None, stopping: None }
+        let state = TaskState::Assigned;
+        Self { around, target, assignment, state, container: None, stopping: None, over }
     }
 
     pub(super) async fn run(mut self) {
@@ -101,6 +105,7 @@ impl Worker {
         {
             self.state = status.state();
             self.container = status.container.clone();
+            self.over.set();
             return;
         }
         match self.around.runtime.observe(&self.assignment).await {
@@ -295,5 +300,8 @@ impl Worker {
                 container: self.container.clone(),
             },
         );
+        if state > TaskState::Running {
+            self.over.set();
+        }
     }
 }
