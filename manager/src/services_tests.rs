@@ -332,6 +332,24 @@ async fn promotion_gives_the_role_and_demotion_takes_raft_membership_first() {
     assert!(refused.message().contains("loss of quorum"), "{refused}");
 }
 
+/// Once, one that was promoted between its leaving raft and its becoming a worker stayed a manager that was no member.
+#[tokio::test]
+async fn who_has_left_raft_is_a_worker_first_however_soon_it_is_promoted_again() {
+    let swarm = swarm().await;
+    let certified = async |role: v1::NodeRole| {
+        let description = v1::NodeDescription { certified_role: role.into(), ..Default::default() };
+        swarm.describe("manager3", description).await;
+    };
+    let role = |v: &crate::store::StoreView| v.node("manager3").map(|n| (n.role(), n.manager.is_some()));
+    certified(v1::NodeRole::Manager).await;
+    swarm.until("a member", |v| role(v) == Some((v1::NodeRole::Manager, true))).await;
+    swarm.log.members.lock().expect("no panic").retain(|m| m.peer.node_id != "manager3");
+    swarm.until("a worker", |v| role(v) == Some((v1::NodeRole::Worker, false))).await;
+    // Its new certificate is what it may become a manager with.
+    certified(v1::NodeRole::Worker).await;
+    swarm.until("a manager again", |v| role(v) == Some((v1::NodeRole::Manager, false))).await;
+}
+
 #[tokio::test]
 async fn logs_come_from_agents_at_every_manager() {
     let swarm = swarm().await;

@@ -1,7 +1,7 @@
 //! Turns promotions and demotions into fact, on the leader. A promoted node gets the manager role at its
 //! next certificate and then joins raft by itself; a demoted one leaves raft first, so that no worker ever
-//! has a vote, and is a worker by its certificate before it becomes a manager again: what it holds of the log it left goes
-//! with that. Also keeps in each node object what raft knows of its manager.
+//! has a vote, and is a worker by its certificate before it becomes a manager again, even if it is promoted the moment it
+//! has left: what it holds of the log it left goes with that. Also keeps in each node object what raft knows of its manager.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,7 +56,8 @@ async fn step(ctx: &Context) -> Result<(), Status> {
     if changes(&view, &members).is_empty() {
         return Ok(());
     }
-    ctx.write(|view| Ok(changes(view, &members))).await.map(drop)
+    // Asked again: who is in the state as a member must not be held for one that has left.
+    ctx.write(|view| Ok(changes(view, &ctx.consensus.members()))).await.map(drop)
 }
 
 fn wanted(node: &v1::Node) -> NodeRole {
@@ -85,6 +86,10 @@ fn changes(view: &StoreView, members: &[Member]) -> Vec<v1::Change> {
         };
         if may {
             node.set_role(wanted(&node));
+        }
+        // Promoted again before it was known as a worker: its manager serves nobody, and only a new one can join.
+        if stored.manager.is_some() && member.is_none() {
+            node.set_role(NodeRole::Worker);
         }
         if **stored != node {
             changes.push(put(node));
