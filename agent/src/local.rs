@@ -122,6 +122,10 @@ impl Networking for LocalNetworking {
         Ok(attachment(attached))
     }
 
+    async fn attached(&self, id: &ContainerId) -> Option<Attachment> {
+        self.plane.attached(id.as_str()).await.map(attachment)
+    }
+
     async fn connect(
         &self,
         id: &ContainerId,

@@ -202,3 +202,40 @@ fn counted_on_disk(host: &Host) -> Result<usize> {
     let script = "cat $1/data/*/containers/*/*json*log* $1/data/containers/*/*json*log* 2>/dev/null | grep -c line; true";
     Ok(host.exec(&["sh", "-c", script, "sh", path(&host.dir)])?.trim().parse()?)
 }
+
+/// A container's record is written a moment after its start. A daemon that is killed before finds the container running,
+/// and how it is connected.
+#[test]
+fn a_daemon_that_is_killed_before_it_writes_a_start_down_finds_how_it_is_connected() -> Result<()> {
+    let lab = hosts("unwritten", 1)?;
+    let host = lab.host(1);
+    host.docker(&["network", "create", "back"])?;
+    host.docker(&[
+        "create",
+        "--name",
+        "web",
+        "--network",
+        "back",
+        "-p",
+        "8090:80",
+        "whoami:1",
+        "/skep",
+        "whoami",
+    ])?;
+    host.stop_daemon("-TERM")?;
+    let (records, before) = (host.dir.join("data/skep.redb"), host.dir.join("before"));
+    std::fs::copy(&records, &before)?;
+    host.start_daemon()?;
+    host.docker(&["start", "web"])?;
+    let format = "{{json .NetworkSettings.Networks.back.IPAddress}} {{json .NetworkSettings.Ports}}";
+    let connected = inspect(host, format, "web")?;
+    host.stop_daemon("-KILL")?;
+    // What such a kill leaves: the record as it was before the start.
+    std::fs::copy(&before, &records)?;
+    host.start_daemon()?;
+    let found = inspect(host, format, "web")?;
+    ensure!(connected.contains("8090") && found == connected, "{connected}, and then {found}");
+    let answer = lab.outside(&["curl", "-sS", "--max-time", "3", &format!("http://{}:8090/", host.addr)])?;
+    ensure!(answer.contains("Hostname: "), "{answer}");
+    lab.down()
+}

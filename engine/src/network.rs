@@ -33,6 +33,8 @@ pub trait Networking: Send + Sync + 'static {
         config: &ContainerConfig,
         userns: Option<&Userns>,
     ) -> Result<Attachment, NetworkError>;
+    /// How a container is connected now; none = it is not.
+    async fn attached(&self, id: &ContainerId) -> Option<Attachment>;
     /// Joins a running container to one more network; tells how it is connected now.
     async fn connect(
         &self,
@@ -65,6 +67,10 @@ impl Networking for NoNetworks {
         _: Option<&Userns>,
     ) -> Result<Attachment, NetworkError> {
         Err("this engine has no networks: use --network none or host".into())
+    }
+
+    async fn attached(&self, _: &ContainerId) -> Option<Attachment> {
+        None
     }
 
     async fn connect(

@@ -141,6 +141,18 @@ impl Engine {
                     v.shim = Some(shim.clone());
                     v.detach_network = networked;
                 }
+                // The daemon may have been killed before it had written down what its start came to.
+                if networked
+                    && c.endpoints.is_empty()
+                    && let Some(a) = self.networking().attached(&c.id).await
+                {
+                    slot.update(|c| {
+                        c.endpoints.clone_from(&a.endpoints);
+                        c.ports.clone_from(&a.ports);
+                        c.netns.clone_from(&a.netns);
+                    });
+                    self.store_later(slot);
+                }
                 slot.life.send_modify(|l| l.running = true);
                 self.images().set_running(&slot.id, true);
                 for name in c.config.mounts.iter().filter_map(crate::mount::MountConfig::volume) {

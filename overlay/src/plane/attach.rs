@@ -44,6 +44,12 @@ impl DataPlane {
         self.inner.attached(&record).await
     }
 
+    /// How a container is connected; none = it is not.
+    pub async fn attached(&self, container_id: &str) -> Option<Attached> {
+        let record = self.inner.state().containers.get(container_id).cloned()?;
+        self.inner.attached(&record).await.ok()
+    }
+
     /// Disconnects a container. Goes on past errors and reports all; no error when it is not connected.
     pub async fn detach(&self, container_id: &str) -> Result<()> {
         let (record, generation) = self.inner.change(|state| {
