@@ -8,6 +8,8 @@ use rand::rngs::StdRng;
 use rand::seq::IteratorRandom as _;
 use skep_e2e::{Host, Lab};
 
+use crate::locks;
+
 /// A host that is out of reach.
 pub enum Away {
     Cut(u32),
@@ -24,13 +26,14 @@ impl Away {
     }
 
     /// Brings it back.
-    pub fn back(self, lab: &mut Lab) -> Result<String> {
+    pub fn back(self, lab: &mut Lab, keys: &[String]) -> Result<String> {
         let number = self.host();
         match self {
             Self::Cut(_) => lab.heal(number)?,
             Self::Dead(_) => lab.restart(number)?,
             Self::Stopped(_) => lab.host(number).start_daemon()?,
         }
+        locks::started(lab.host(number), keys)?;
         Ok(format!("host {number} is back"))
     }
 }
@@ -59,13 +62,14 @@ pub fn away(lab: &mut Lab, rng: &mut StdRng) -> Result<(Away, String)> {
 }
 
 /// Something that passes by itself.
-pub fn passing(lab: &Lab, rng: &mut StdRng) -> Result<String> {
+pub fn passing(lab: &Lab, rng: &mut StdRng, keys: &[String]) -> Result<String> {
     let number = rng.random_range(1..=lab.hosts().len() as u32);
     let host = lab.host(number);
     match rng.random_range(0..4) {
         0 => {
             host.stop_daemon("-KILL")?;
             host.start_daemon()?;
+            locks::started(host, keys)?;
             Ok(format!("the daemon of host {number} was killed and started"))
         }
         1 => {

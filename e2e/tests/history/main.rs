@@ -5,6 +5,7 @@
 //! `SKEP_SEED` chooses another history, `SKEP_ROUNDS` a longer one: 1,200 rounds take about an hour.
 
 mod faults;
+mod locks;
 mod members;
 mod model;
 mod operations;
@@ -12,6 +13,7 @@ mod outcome;
 mod remains;
 mod services;
 mod singles;
+mod stacks;
 
 use anyhow::{Context, Result, ensure};
 use faults::Away;
@@ -19,7 +21,7 @@ use model::Model;
 use operations::Users;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
-use skep_e2e::swarm::{LONG, join, nodes_are, path, plain, token, wait_empty, wait_running};
+use skep_e2e::swarm::{LONG, join, nodes_are, path, plain, rotated, token, wait_empty, wait_running};
 use skep_e2e::{Host, Lab, eventually, whoami_image_with_busybox};
 
 fn setting(name: &str, default: u64) -> Result<u64> {
@@ -96,7 +98,7 @@ fn everything_acknowledged_is_there_and_nothing_is_left_behind() -> Result<()> {
         println!("{round}: {what}");
     }
     if let Some(host) = gone {
-        println!("{}", host.back(&mut lab)?);
+        println!("{}", host.back(&mut lab, &model.keys)?);
     }
 
     let manager = lab.host(*model.managers.first().context("a manager")?).clone();
@@ -107,6 +109,7 @@ fn everything_acknowledged_is_there_and_nothing_is_left_behind() -> Result<()> {
         })?;
     }
     all_ready(&manager)?;
+    rotated(&manager)?;
     eventually("everything that was acknowledged is there", LONG, || outcome::acknowledged(&lab, &model))?;
     eventually("every service has converged", 2 * LONG, || outcome::converged(&lab, &model))?;
     eventually("every host is in order", LONG, || outcome::in_order(&lab))?;
@@ -125,13 +128,13 @@ fn everything_acknowledged_is_there_and_nothing_is_left_behind() -> Result<()> {
 /// One more thing happens.
 fn go_on(lab: &mut Lab, rng: &mut StdRng, model: &mut Model, gone: &mut Option<Away>) -> Result<String> {
     match gone.take() {
-        Some(host) if rng.random_bool(0.25) => host.back(lab),
+        Some(host) if rng.random_bool(0.25) => host.back(lab, &model.keys),
         None if rng.random_bool(0.12) => {
             let (host, what) = faults::away(lab, rng)?;
             *gone = Some(host);
             Ok(what)
         }
-        None if rng.random_bool(0.12) => faults::passing(lab, rng),
+        None if rng.random_bool(0.12) => faults::passing(lab, rng, &model.keys),
         host => {
             let away = host.as_ref().map(Away::host);
             *gone = host;
@@ -142,7 +145,10 @@ fn go_on(lab: &mut Lab, rng: &mut StdRng, model: &mut Model, gone: &mut Option<A
 
 /// What a user has made is removed by the user.
 fn remove_all(lab: &Lab, manager: &Host, model: &Model) -> Result<()> {
-    for name in model.services.keys() {
+    for name in &model.stacks {
+        manager.docker(&["stack", "rm", name])?;
+    }
+    for (name, _) in model.services.iter().filter(|(_, s)| s.stack.is_none()) {
         manager.docker(&["service", "rm", name])?;
     }
     for (name, single) in &model.singles {

@@ -30,6 +30,9 @@ impl Users<'_> {
     }
 
     pub fn token(&mut self) -> Result<Option<String>> {
+        if self.model.rooted {
+            return Ok(None);
+        }
         let token = self.acknowledged(&["swarm", "join-token", "--rotate", "-q", "worker"], "\0")?;
         self.model.token = Some(token);
         Ok(Some("the worker's token was replaced".into()))
@@ -68,5 +71,12 @@ impl Users<'_> {
             Ok(Some(()))
         })?;
         Ok(Some(format!("host {up} became a manager, host {down} a worker")))
+    }
+
+    pub fn root(&mut self) -> Result<Option<String>> {
+        self.acknowledged(&["swarm", "ca", "--rotate", "-d"], "\0")?;
+        self.model.rooted = true;
+        self.model.token = None;
+        Ok(Some("the root is replaced".into()))
     }
 }

@@ -24,6 +24,8 @@ pub struct Spec {
     pub networks: BTreeSet<String>,
     pub secret: Option<String>,
     pub config: Option<String>,
+    /// What the secret and the config of its stack hold.
+    pub files: Option<String>,
     /// Volume of the service's name.
     pub volume: bool,
 }
@@ -33,6 +35,8 @@ pub struct Service {
     pub spec: Spec,
     /// What a rollback leads to; none where that is not known for sure.
     pub previous: Option<Spec>,
+    /// The stack it is of, whose file alone changes it.
+    pub stack: Option<String>,
 }
 
 impl Service {
@@ -62,6 +66,13 @@ pub struct Model {
     pub labels: BTreeMap<u32, u64>,
     /// The worker's join token, once it has been replaced.
     pub token: Option<String>,
+    /// The root was replaced, and the tokens with it.
+    pub rooted: bool,
+    /// Managers that start again have to be unlocked.
+    pub locked: bool,
+    /// Every unlock key there was, the present one last.
+    pub keys: Vec<String>,
+    pub stacks: BTreeSet<String>,
     /// Hosts that are managers.
     pub managers: BTreeSet<u32>,
     pub drained: Option<u32>,

@@ -23,7 +23,7 @@ impl<'a> Users<'a> {
     /// One operation; what it was.
     pub fn operate(&mut self) -> Result<String> {
         loop {
-            let done = match self.rng.random_range(0..31) {
+            let done = match self.rng.random_range(0..38) {
                 0..=4 => self.create()?,
                 5..=7 => self.scale()?,
                 8..=10 => self.update()?,
@@ -41,7 +41,12 @@ impl<'a> Users<'a> {
                 26..=27 => self.start_single()?,
                 28 => self.remove_single()?,
                 29 => self.token()?,
-                _ => self.roles()?,
+                30 => self.roles()?,
+                31 => self.root()?,
+                32 => self.autolock()?,
+                33..=34 => self.deploy()?,
+                35 => self.remove_stack()?,
+                _ => self.fail()?,
             };
             // Not everything can be done at all times.
             if let Some(what) = done {
@@ -68,6 +73,12 @@ impl<'a> Users<'a> {
                 Err(e) => Err(e),
             }
         })
+    }
+
+    /// The same of Skep's client, for what comes to the same however often it is done.
+    pub fn acknowledged_by_skep(&mut self, args: &[&str]) -> Result<()> {
+        let what = format!("{args:?} is acknowledged");
+        eventually_some(&what, LONG, || self.manager().skep(args).map(Some)).map(drop)
     }
 
     fn create_network(&mut self) -> Result<Option<String>> {

@@ -17,14 +17,8 @@ pub fn in_order(lab: &Lab) -> Result<()> {
         host.skep(&["system", "check"])?;
         let report: Value = serde_json::from_str(&host.skep(&["system", "check", "--format", "json"])?)?;
         let networks = report["Networks"].as_object().context("networks")?;
-        let mut all = Vec::new();
-        for (name, digest) in networks {
-            // Of one that only ended tasks were in a host is told nothing more.
-            if !host.docker(&["ps", "-q", "--filter", &format!("network={name}")])?.is_empty() {
-                all.push((name.clone(), digest));
-            }
-        }
-        for (name, digest) in all.into_iter().chain([("ports".to_owned(), &report["Ports"])]) {
+        let networks = networks.iter().map(|(name, digest)| (name.clone(), digest));
+        for (name, digest) in networks.chain([("ports".to_owned(), &report["Ports"])]) {
             let digest = digest.as_str().unwrap_or_default().to_owned();
             let first = known.entry(name.clone()).or_insert_with(|| digest.clone());
             ensure!(*first == digest, "host {} knows another {name} than those before it", host.number);
@@ -43,10 +37,16 @@ pub fn acknowledged(lab: &Lab, model: &Model) -> Result<()> {
     ensure!(services == model.services.keys().cloned().collect(), "services: {services:?}");
     let mut networks = list(&["network", "ls", "--filter", "driver=overlay", "--format", "{{.Name}}"])?;
     networks.remove("ingress");
-    ensure!(networks == model.networks, "networks: {networks:?}");
-    let secrets = list(&["secret", "ls", "--format", "{{.Name}}"])?;
+    let of_stacks = model.stacks.iter().map(|s| format!("{s}_default"));
+    let wanted: BTreeSet<_> = model.networks.iter().cloned().chain(of_stacks).collect();
+    ensure!(networks == wanted, "networks: {networks:?}");
+    // Those of stacks are called after their content, which is looked at in the containers.
+    let in_stacks = |name: &String| model.stacks.iter().any(|s| name.starts_with(&format!("{s}_")));
+    let mut secrets = list(&["secret", "ls", "--format", "{{.Name}}"])?;
+    secrets.retain(|name| !in_stacks(name));
     ensure!(secrets == model.secrets.keys().cloned().collect(), "secrets: {secrets:?}");
-    let configs = list(&["config", "ls", "--format", "{{.Name}}"])?;
+    let mut configs = list(&["config", "ls", "--format", "{{.Name}}"])?;
+    configs.retain(|name| !in_stacks(name));
     ensure!(configs == model.configs.keys().cloned().collect(), "configs: {configs:?}");
     for (number, value) in &model.labels {
         let node = &lab.host(*number).name;
@@ -56,6 +56,13 @@ pub fn acknowledged(lab: &Lab, model: &Model) -> Result<()> {
     if let Some(token) = &model.token {
         let now = manager.docker(&["swarm", "join-token", "-q", "worker"])?;
         ensure!(now.trim() == token, "token {now}, not {token}");
+    }
+    let locked =
+        manager.docker(&["info", "-f", "{{.Swarm.Cluster.Spec.EncryptionConfig.AutoLockManagers}}"])?;
+    ensure!(locked.trim() == model.locked.to_string(), "autolock is {locked}");
+    if let Some(key) = model.keys.last().filter(|_| model.locked) {
+        let now = manager.docker(&["swarm", "unlock-key", "-q"])?;
+        ensure!(now.trim() == key, "unlock key {now}, not {key}");
     }
     for host in lab.hosts() {
         let role = manager.docker(&["node", "inspect", "-f", "{{.Spec.Role}}", &host.name])?;
@@ -145,8 +152,8 @@ fn as_asked(lab: &Lab, model: &Model, spec: &Spec, container: &Value) -> Result<
     let host = lab.host(container["HOST"].as_u64().context("host")? as u32);
     let id = container["Id"].as_str().context("ID")?;
     let files = [
-        ("/run/secrets/secret", spec.secret.as_ref().map(|s| &model.secrets[s])),
-        ("/config", spec.config.as_ref().map(|c| &model.configs[c])),
+        ("/run/secrets/secret", spec.secret.as_ref().map(|s| &model.secrets[s]).or(spec.files.as_ref())),
+        ("/config", spec.config.as_ref().map(|c| &model.configs[c]).or(spec.files.as_ref())),
     ];
     for (file, content) in files {
         if let Some(content) = content {

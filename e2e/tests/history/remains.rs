@@ -10,8 +10,9 @@ use skep_e2e::Host;
 /// Everything of one host.
 pub struct Holdings(BTreeSet<String>);
 
-/// What changes without anything having leaked: the swarm's log and state, locks, and images, which come from other nodes.
-const OWN: [&str; 3] = ["swarm", "lock", "blobs"];
+/// What changes without anything having leaked: the swarm's log and state, locks, and images, which come from other nodes;
+/// what has come of one whose transfer was broken off is kept for ten minutes.
+const OWN: [&str; 4] = ["swarm", "lock", "blobs", "tmp/share-"];
 
 pub fn holdings(host: &Host) -> Result<Holdings> {
     let instance = std::fs::read_to_string(host.dir.join("data/instance"))?;

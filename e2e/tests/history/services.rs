@@ -2,15 +2,17 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rand::Rng as _;
 use rand::seq::IteratorRandom as _;
+use skep_e2e::eventually;
+use skep_e2e::swarm::LONG;
 
 use crate::model::{Mode, Service, Spec};
 use crate::operations::Users;
 
 /// Settings that make a service quick to change. An update goes on where a fault hits its tasks.
-const QUICK: [&str; 10] = [
+const QUICK: [&str; 18] = [
     "--stop-grace-period",
     "1s",
     "--restart-delay",
@@ -21,11 +23,20 @@ const QUICK: [&str; 10] = [
     "continue",
     "--update-parallelism",
     "0",
+    "--rollback-monitor",
+    "0s",
+    "--rollback-failure-action",
+    "continue",
+    "--rollback-parallelism",
+    "0",
+    "--rollback-max-failure-ratio",
+    "1",
 ];
 
 impl Users<'_> {
     fn service(&mut self, like: impl Fn(&Service) -> bool) -> Option<String> {
-        self.model.services.iter().filter(|(_, s)| like(s)).map(|(n, _)| n.clone()).choose(self.rng)
+        let own = self.model.services.iter().filter(|(_, s)| s.stack.is_none());
+        own.filter(|(_, s)| like(s)).map(|(n, _)| n.clone()).choose(self.rng)
     }
 
     fn change(&mut self, name: &str, act: impl FnOnce(&mut Spec)) {
@@ -35,7 +46,7 @@ impl Users<'_> {
     }
 
     pub fn create(&mut self) -> Result<Option<String>> {
-        if self.model.services.len() >= 5 {
+        if self.model.services.values().filter(|s| s.stack.is_none()).count() >= 5 {
             return Ok(None);
         }
         let name = self.model.name("s");
@@ -52,7 +63,7 @@ impl Users<'_> {
             self.model.networks.iter().cloned().choose_multiple(self.rng, count).into_iter().collect();
         let secret = self.model.secrets.keys().cloned().choose(self.rng);
         let config = self.model.configs.keys().cloned().choose(self.rng);
-        let spec = Spec { mode, tag: 1, round: 0, port, networks, secret, config, volume };
+        let spec = Spec { mode, tag: 1, round: 0, port, networks, secret, config, files: None, volume };
 
         let mut args =
             vec!["service".to_owned(), "create".into(), "-d".into(), "--name".into(), name.clone()];
@@ -88,7 +99,7 @@ impl Users<'_> {
             self.model.volumes.insert(name.clone());
         }
         let what = format!("{name} was created: {spec:?}");
-        self.model.services.insert(name, Service { spec, previous: None });
+        self.model.services.insert(name, Service { spec, previous: None, stack: None });
         Ok(Some(what))
     }
 
@@ -169,6 +180,50 @@ impl Users<'_> {
         args.push(&name);
         self.acknowledged(&args, "\0")?;
         Ok(Some(format!("{name} was rolled back, perhaps, and set again")))
+    }
+
+    /// An update to what cannot run: the swarm takes it back by itself, or stops there for the user to take it back.
+    pub fn fail(&mut self) -> Result<Option<String>> {
+        let runs = |s: &Service| match s.spec.mode {
+            Mode::Replicated(n) => n > 0,
+            Mode::Global => true,
+            Mode::Job(_) => false,
+        };
+        let Some(name) = self.service(runs).filter(|_| self.away.is_none()) else { return Ok(None) };
+        let (action, comes_to) = match self.rng.random_bool(0.5) {
+            true => ("rollback", "rollback_completed"),
+            false => ("pause", "paused"),
+        };
+        let bad = ["--args", "/bin/busybox false", "--update-failure-action", action];
+        let good = ["--args", "/skep whoami", "--update-failure-action", "continue"];
+        let update = ["service", "update", "-d"];
+        // What a rollback leads to is the failing one after it, and after a second attempt was before it.
+        self.forget_previous(&name);
+        if self.manager().docker(&[&update[..], &bad, &[name.as_str()]].concat()).is_err() {
+            self.acknowledged(&[&update[..], &good, &[name.as_str()]].concat(), "\0")?;
+            return Ok(Some(format!(
+                "{name} was to fail, but nobody knows whether it did: it was set again"
+            )));
+        }
+        self.comes_to(&name, comes_to)?;
+        if action == "pause" {
+            if self.manager().docker(&["service", "rollback", "-d", &name]).is_err() {
+                self.acknowledged(&[&update[..], &good, &[name.as_str()]].concat(), "\0")?;
+                return Ok(Some(format!("an update of {name} failed and was paused; it was set again")));
+            }
+            self.comes_to(&name, "rollback_completed")?;
+        }
+        Ok(Some(format!("an update of {name} failed ({action}) and was rolled back")))
+    }
+
+    fn comes_to(&mut self, name: &str, wanted: &str) -> Result<()> {
+        eventually(&format!("the update of {name} is {wanted}"), LONG, || {
+            let args =
+                ["service", "inspect", "-f", "{{.UpdateStatus.State}} {{.UpdateStatus.Message}}", name];
+            let state = self.manager().docker(&args)?;
+            ensure!(state.split(' ').next() == Some(wanted), "{state}");
+            Ok(())
+        })
     }
 
     pub fn remove(&mut self) -> Result<Option<String>> {
