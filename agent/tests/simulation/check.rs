@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use skep_manager::Manager;
 use skep_manager::store::StoreView;
 use skep_proto::v1::{self, NodeState};
 
@@ -71,6 +72,9 @@ impl Checks {
         let views = nodes.iter().filter_map(|n| n.manager()).map(|m| m.store().view());
         let Some(view) = views.max_by_key(|v| v.index).filter(|v| v.index > self.seen) else { return };
         self.seen = view.index;
+        if let (Some(node), Some(cluster)) = (nodes.first(), view.cluster()) {
+            node.invitation.note_key(&cluster.unlock_key);
+        }
         self.moved.extend(view.tasks().filter(|t| !t.moved_from.is_empty()).map(|t| t.id.clone()));
         for node in view.nodes() {
             let standing = self.nodes.entry(node.id.clone()).or_default();
@@ -114,7 +118,7 @@ impl Checks {
     /// What must hold once everything is mended and time has passed. Returns the log's end.
     pub fn settled(&self, nodes: &[Arc<Node>], record: &Record, now: Duration) -> Verdict<u64> {
         let mut managers = Vec::new();
-        for node in nodes.iter().filter(|n| n.manages) {
+        for node in nodes.iter().filter(|n| n.manages()) {
             managers.push((node, node.manager().ok_or_else(|| format!("{} has no manager", node.name))?));
         }
         let status: Vec<_> = managers.iter().map(|(_, m)| m.raft_status().borrow().clone()).collect();
@@ -127,10 +131,15 @@ impl Checks {
             return Err(format!("{voters} of {} managers vote", managers.len()));
         }
         let view = managers[0].1.store().view();
+        as_locked(&view, &managers)?;
         for node in nodes {
             let state = view.node(&node.id()).map(|n| n.state());
             if state != Some(NodeState::Ready) {
                 return Err(format!("{} is {state:?}", node.name));
+            }
+            let role = view.node(&node.id()).map(|n| n.role() == v1::NodeRole::Manager);
+            if role != Some(node.manages()) || node.manager().is_some() != node.manages() {
+                return Err(format!("{} has not the role that users were told", node.name));
             }
         }
         acknowledged(&view, record)?;
@@ -144,6 +153,20 @@ impl Checks {
         }
         Ok(status[0].last_index)
     }
+}
+
+/// Each manager's keys are sealed by the swarm's unlock key, or readable where it has none.
+fn as_locked(view: &StoreView, managers: &[(&Arc<Node>, Manager)]) -> Verdict {
+    let cluster = view.cluster().ok_or("there is no cluster")?;
+    for (node, _) in managers {
+        if !node.is_locked_by(&cluster.unlock_key)? {
+            return Err(format!(
+                "the disk of {} is not locked by the key {:?}",
+                node.name, cluster.unlock_key
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// No rotation of the root is under way or lost, and every node trusts the one root and has a certificate of it.
@@ -228,9 +251,13 @@ fn exactly_desired(view: &StoreView, nodes: &[Arc<Node>], now: Duration) -> Verd
                         node.name, home.node_id
                     ));
                 }
-                let newest = view.service(&container.service).map(|s| s.revision);
-                if newest != Some(task.revision) {
-                    return Err(format!("task {id} runs revision {} of {newest:?}", task.revision));
+                // What a rollback leads back to is a revision of its own, and those that never left it stay.
+                let wanted = view.service(&container.service).and_then(|s| view.present_spec(s));
+                if wanted != view.task_spec(task) {
+                    return Err(format!(
+                        "task {id} runs revision {}, which is not what is wanted",
+                        task.revision
+                    ));
                 }
             }
         }

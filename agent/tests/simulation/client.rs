@@ -12,9 +12,14 @@ use skep_proto::v1::control_server::Control;
 use skep_proto::v1::service_spec::Mode;
 use tonic::{Code, Status};
 
+use crate::batch::BatchCommand;
 use crate::job::JobCommand;
+use crate::members::{LockCommand, RoleCommand};
 use crate::scaled::ScaledCommand;
 use crate::trace::Trace;
+
+/// A service of this name goes back by itself from an update that fails.
+pub const RETURNS: &str = "returns";
 
 /// Nobody waits longer for an answer, whatever has failed.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -32,6 +37,8 @@ pub enum Ask {
     Create(Want),
     Image(u64),
     Scale(u64),
+    /// Back to what it was before the last update.
+    Rollback,
     Remove,
 }
 
@@ -173,6 +180,12 @@ pub enum Request {
     Even(EvenCommand),
     /// A service that is scaled by what its tasks use.
     Scaled(ScaledCommand),
+    /// Another role for a node.
+    Role(RoleCommand),
+    /// Autolock.
+    Lock(LockCommand),
+    /// A job.
+    Batch(BatchCommand),
 }
 
 impl Request {
@@ -185,6 +198,9 @@ impl Request {
             Self::Job(command) => command.run(control).await,
             Self::Even(command) => command.run(control).await,
             Self::Scaled(command) => command.run(control).await,
+            Self::Role(command) => command.run(control).await,
+            Self::Lock(command) => command.run(control).await,
+            Self::Batch(command) => command.run(control).await,
         }
     }
 }
@@ -357,17 +373,22 @@ impl Command {
             };
         }
         let mut want = want_of(&service);
+        let rollback = matches!(self.ask, Ask::Rollback);
         match self.ask {
             Ask::Image(image) => want.image = image,
             Ask::Scale(replicas) => want.replicas = replicas,
+            Ask::Rollback => match &service.previous_spec {
+                Some(previous) => want = wanted_by(previous),
+                None => return Outcome::Refused(Status::failed_precondition("there was none before")),
+            },
             Ask::Create(_) | Ask::Remove => {}
         }
         self.wanted = Some(want);
         let request = v1::UpdateServiceRequest {
             id: service.id,
             version: service.meta.map_or(0, |m| m.version),
-            spec: Some(spec(&self.service, want)),
-            rollback: false,
+            spec: (!rollback).then(|| spec(&self.service, want)),
+            rollback,
             rebalance: false,
         };
         let call = control.update_service(tonic::Request::new(request));
@@ -426,7 +447,11 @@ pub fn name_of(service: &v1::Service) -> &str {
 
 /// What a service's specification asks for.
 pub fn want_of(service: &v1::Service) -> Want {
-    let spec = service.spec.clone().unwrap_or_default();
+    service.spec.as_ref().map_or(Want { replicas: 0, image: 0 }, wanted_by)
+}
+
+fn wanted_by(spec: &v1::ServiceSpec) -> Want {
+    let spec = spec.clone();
     let replicas = match spec.mode {
         Some(Mode::Replicated(r)) => r.replicas,
         _ => 0,
@@ -449,17 +474,22 @@ fn spec(name: &str, want: Want) -> v1::ServiceSpec {
     };
     let depends_on = name.ends_with(['2', '3', '4']).then(|| v1::Prerequisites { all: vec![first] });
     let restart = v1::RestartPolicy { delay_ns: Some(1_000_000_000), ..Default::default() };
+    // What a fault hits goes on.
+    let update = v1::UpdateConfig {
+        parallelism: 2,
+        monitor_ns: 500_000_000,
+        failure_action: v1::UpdateFailureAction::Continue.into(),
+        ..Default::default()
+    };
+    let failure_action =
+        if name == RETURNS { v1::UpdateFailureAction::Rollback } else { v1::UpdateFailureAction::Continue };
     v1::ServiceSpec {
         annotations: Some(v1::Annotations { name: name.into(), ..Default::default() }),
         depends_on,
         task: Some(v1::TaskSpec { container: Some(container), restart: Some(restart), ..Default::default() }),
         mode: Some(Mode::Replicated(v1::Replicated { replicas: want.replicas })),
-        update: Some(v1::UpdateConfig {
-            parallelism: 2,
-            monitor_ns: 500_000_000,
-            failure_action: v1::UpdateFailureAction::Continue.into(),
-            ..Default::default()
-        }),
+        update: Some(v1::UpdateConfig { failure_action: failure_action.into(), ..update }),
+        rollback: Some(update),
         endpoint: Some(v1::EndpointSpec {
             ports: vec![v1::PortConfig { target_port: 80, ..Default::default() }],
             ..Default::default()

@@ -7,13 +7,15 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use skep_manager::store::StoreView;
-use skep_proto::v1::NodeAvailability;
+use skep_proto::v1::{NodeAvailability, NodeRole};
 use tempfile::TempDir;
 use turmoil::Sim;
 
+use crate::batch::BatchCommand;
 use crate::check::Checks;
 use crate::client::{Ask, EvenCommand, NodeCommand, Record, Request, RootCommand};
 use crate::job::JobCommand;
+use crate::members::{self, Lock, LockCommand, RoleCommand};
 use crate::node::{Invitation, Node, NodeOptions};
 use crate::scaled::ScaledCommand;
 use crate::trace::Trace;
@@ -22,6 +24,9 @@ use crate::trace::Trace;
 const STEP: Duration = Duration::from_millis(5);
 /// Steps between checks of what must always hold.
 const CHECK_EVERY: u64 = 4;
+
+/// Longest wait for an operator's word, with one host at most away.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A swarm that has written nothing for so long is at rest.
 const REST: Duration = Duration::from_secs(5);
@@ -324,6 +329,34 @@ impl Cluster {
     pub fn make_job(&mut self) {
         let Some(at) = self.some_manager() else { return };
         self.nodes[at].command(Request::Job(JobCommand { record: self.record.clone() }));
+    }
+
+    /// An operator gives a host another role, and asks again until told that it has it.
+    pub fn give_role(&mut self, i: usize, role: NodeRole) {
+        let wanted = role == NodeRole::Manager;
+        let end = self.now() + PATIENCE;
+        while self.nodes[i].manages() != wanted {
+            if let Some(at) = self.some_manager() {
+                let (record, node) = (self.record.clone(), self.nodes[i].clone());
+                self.nodes[at].command(Request::Role(RoleCommand { record, node, role }));
+            }
+            self.pass(members::AGAIN);
+            if self.now() > end {
+                self.fail(&format!("nobody makes {} a {role:?}", self.nodes[i].name));
+            }
+        }
+    }
+
+    /// An operator locks the swarm, unlocks it or changes its key, at some manager.
+    pub fn lock(&mut self, lock: Lock) {
+        let Some(at) = self.some_manager() else { return };
+        self.nodes[at].command(Request::Lock(LockCommand { record: self.record.clone(), lock }));
+    }
+
+    /// Somebody makes a job that comes to an end, at some manager.
+    pub fn make_batch(&mut self) {
+        let Some(at) = self.some_manager() else { return };
+        self.nodes[at].command(Request::Batch(BatchCommand { record: self.record.clone() }));
     }
 
     /// The newest state of any manager.

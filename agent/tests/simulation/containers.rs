@@ -14,6 +14,9 @@ use skep_proto::v1;
 use crate::job;
 use crate::trace::Trace;
 
+/// Containers of this image come to a bad end at once.
+pub const BROKEN: &str = "image:666";
+
 /// One container.
 #[derive(Clone, Debug)]
 pub struct Container {
@@ -168,6 +171,7 @@ impl TaskRuntime for SimRuntime {
         let life = Duration::from_millis(state.rng.random_range(500..15_000));
         let image = task.spec.as_ref().and_then(|s| s.container.as_ref()).map_or("", |c| &c.image);
         let ends = image == job::IMAGE;
+        let broken = image == BROKEN;
         let container = state.all.get_mut(id_of(task)).ok_or_else(|| gone(task))?;
         if fails {
             return Err(TaskError::Failed("the simulated engine refused to start it".into()));
@@ -177,6 +181,9 @@ impl TaskRuntime for SimRuntime {
             container.exit = dies.then_some((now + life, 3));
             if ends && !dies {
                 container.exit = Some((now + life / 4, 0));
+            }
+            if broken {
+                container.exit = Some((now + Duration::from_millis(50), 1));
             }
             let container = container.clone();
             drop(state);

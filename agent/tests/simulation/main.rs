@@ -5,12 +5,14 @@
 //! `SKEP_SEED=7` plays that seed, `SKEP_SEEDS=100` the seeds 0 to 99, instead of the usual few. A run that fails
 //! prints its trace and how to replay it; `SKEP_TRACE=1` prints the trace as it goes, `RUST_LOG` the daemons' logs.
 
+mod batch;
 mod check;
 mod client;
 mod cluster;
 mod containers;
 mod entropy;
 mod job;
+mod members;
 mod net;
 mod node;
 mod scaled;
@@ -138,6 +140,26 @@ fn tasks_are_spread_again_over_a_node_that_is_back() {
 #[test]
 fn the_root_is_replaced_whatever_happens_meanwhile() {
     all_hold("root", 2);
+}
+
+#[test]
+fn roles_change_and_every_node_has_the_one_that_users_were_told() {
+    all_hold("roles", 2);
+}
+
+#[test]
+fn locked_managers_are_opened_by_the_keys_there_were() {
+    all_hold("lock", 2);
+}
+
+#[test]
+fn an_update_that_fails_goes_back_whoever_leads() {
+    all_hold("back", 2);
+}
+
+#[test]
+fn a_job_comes_to_its_end_and_no_slot_is_begun_twice() {
+    all_hold("batch", 2);
 }
 
 #[test]

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use rand::Rng;
-use skep_proto::v1::NodeAvailability;
+use skep_proto::v1::{NodeAvailability, NodeRole, UpdateState};
 
-use crate::client::{Ask, Want};
+use crate::batch;
+use crate::client::{Ask, RETURNS, Want};
 use crate::cluster::Cluster;
 use crate::job;
+use crate::members::Lock;
 use crate::scaled;
 
 /// Plays one run to its end; returns its digest.
@@ -23,9 +25,14 @@ pub fn play(scenario: &str, seed: u64) -> u64 {
         "cron" => job_by_schedule(&run, seed),
         "spread" => spread_evenly(&run, seed),
         "load" => scaled_by_use(&run, seed),
+        "roles" => roles_changed(&run, seed),
+        "lock" => locked_and_unlocked(&run, seed),
+        "back" => updates_that_fail(&run, seed),
+        "batch" => a_job_to_its_end(&run, seed),
         other => {
             panic!(
-                "there is no scenario {other}: history, leader, worker, quorum, skew, root, cron, spread or load"
+                "there is no scenario {other}: history, leader, worker, quorum, skew, root, cron, spread, load, \
+                 roles, lock, back or batch"
             )
         }
     };
@@ -91,7 +98,7 @@ fn history(run: &str, seed: u64) -> Cluster {
 fn ask_something(c: &mut Cluster, services: &mut u64) {
     let Some(at) = c.some_manager() else { return };
     let service = format!("s{}", c.rng.random_range(0..(*services).max(1)));
-    let ask = match c.rng.random_range(0..10) {
+    let ask = match c.rng.random_range(0..11) {
         0..3 if *services < 6 => {
             let want = Want { replicas: c.rng.random_range(0..6), image: 0 };
             let name = format!("s{services}");
@@ -99,7 +106,8 @@ fn ask_something(c: &mut Cluster, services: &mut u64) {
             return c.ask(at, &name, Ask::Create(want));
         }
         0..5 => Ask::Image(c.rng.random_range(1..1000)),
-        5..9 => Ask::Scale(c.rng.random_range(0..8)),
+        5..8 => Ask::Scale(c.rng.random_range(0..8)),
+        8 => Ask::Rollback,
         _ => Ask::Remove,
     };
     if *services > 0 {
@@ -379,5 +387,147 @@ fn scaled_by_use(run: &str, seed: u64) -> Cluster {
         c.until("scaled", limit, has(wanted));
     }
     c.converge(Duration::from_secs(60));
+    c
+}
+
+/// Something happens to a host, and for how long it lasts.
+fn strike(c: &mut Cluster, i: usize) {
+    match c.rng.random_range(0..3) {
+        0 => c.crash(i),
+        1 => c.isolate(i),
+        _ => c.power_cut(i),
+    }
+    let wait = c.rng.random_range(300..6000);
+    c.pass(millis(wait));
+}
+
+/// Workers become managers and managers workers, the leader among them, while hosts are struck and the root is replaced:
+/// the swarm never lacks its quorum for good, and in the end everyone has the role, and a certificate for it, that users
+/// were told.
+fn roles_changed(run: &str, seed: u64) -> Cluster {
+    let mut c = Cluster::form(run, seed, 3, 2);
+    deploy(&mut c, 4);
+    for _ in 0..3 {
+        let pick = |c: &mut Cluster, manages: bool| {
+            let of: Vec<usize> = (0..c.nodes.len()).filter(|i| c.nodes[*i].manages() == manages).collect();
+            of[c.rng.random_range(0..of.len())]
+        };
+        if c.rng.random_bool(0.5) {
+            c.rotate_root();
+        }
+        let up = pick(&mut c, false);
+        c.give_role(up, NodeRole::Manager);
+        let struck = c.rng.random_range(0..c.nodes.len());
+        let wait = c.rng.random_range(0..1500);
+        c.pass(millis(wait));
+        strike(&mut c, struck);
+        c.mend();
+        c.converge(Duration::from_secs(90));
+        if c.rng.random_bool(0.5) {
+            c.rotate_root();
+        }
+        let leader = c.settled_leader();
+        let down = if c.rng.random_bool(0.5) { leader } else { pick(&mut c, true) };
+        c.give_role(down, NodeRole::Worker);
+        let struck = c.rng.random_range(0..c.nodes.len());
+        let wait = c.rng.random_range(0..1500);
+        c.pass(millis(wait));
+        strike(&mut c, struck);
+        c.mend();
+        c.converge(Duration::from_secs(90));
+    }
+    c
+}
+
+/// The swarm is locked and unlocked and its key changes while managers die and come back: each is opened by a key that the
+/// swarm has had, and in the end every disk is sealed as the swarm says.
+fn locked_and_unlocked(run: &str, seed: u64) -> Cluster {
+    let mut c = Cluster::form(run, seed, 3, 1);
+    deploy(&mut c, 4);
+    c.lock(Lock::On);
+    for _ in 0..5 {
+        let wait = c.rng.random_range(0..1000);
+        c.pass(millis(wait));
+        let struck = c.rng.random_range(0..3);
+        strike(&mut c, struck);
+        let lock = match c.rng.random_range(0..4) {
+            0 => Lock::Off,
+            1 => Lock::On,
+            _ => Lock::Rotate,
+        };
+        c.lock(lock);
+        let wait = c.rng.random_range(0..3000);
+        c.pass(millis(wait));
+        c.mend();
+        c.converge(Duration::from_secs(60));
+    }
+    c
+}
+
+/// An update to what comes to a bad end goes back by itself, whoever leads, and the healthy tasks are there again.
+fn updates_that_fail(run: &str, seed: u64) -> Cluster {
+    let mut c = Cluster::form(run, seed, 3, 1);
+    let good = Want { replicas: 6, image: 1 };
+    let leader = c.settled_leader();
+    c.ask(leader, RETURNS, Ask::Create(good));
+    c.converge(Duration::from_secs(30));
+    for _ in 0..2 {
+        let asked = c.record.answers().len();
+        let leader = c.settled_leader();
+        c.ask(leader, RETURNS, Ask::Image(666));
+        c.until("acknowledged", Duration::from_secs(10), |c| match c.record.answers().get(asked) {
+            Some(answer) if answer.written => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        // What was acknowledged fails, and the swarm goes back.
+        c.record.stranger(RETURNS, good);
+        let wait = c.rng.random_range(0..4000);
+        c.pass(millis(wait));
+        let leader = c.settled_leader();
+        strike(&mut c, leader);
+        c.mend();
+        c.until("rolled back", Duration::from_secs(90), |c| {
+            let view = c.view();
+            let service = view.service_by_name(RETURNS).ok_or("it is gone")?;
+            let state = service.update_status.as_ref().map(|u| u.state());
+            let is = crate::client::want_of(service);
+            let back = state == Some(UpdateState::RollbackCompleted) && is == good;
+            if back { Ok(()) } else { Err(format!("{is:?} {state:?}")) }
+        });
+        c.converge(Duration::from_secs(60));
+    }
+    c
+}
+
+/// A job goes on to its end while its containers fail, leaders die and a worker is cut off.
+fn a_job_to_its_end(run: &str, seed: u64) -> Cluster {
+    let mut c = Cluster::form(run, seed, 3, 2);
+    for node in &c.nodes {
+        node.containers.set_failing(true);
+    }
+    c.make_batch();
+    let complete = |c: &Cluster| batch::complete(&c.view());
+    c.until("made", Duration::from_secs(20), |c| complete(c).map(drop));
+    for _ in 0..3 {
+        let wait = c.rng.random_range(500..4000);
+        c.pass(millis(wait));
+        let leader = c.settled_leader();
+        let struck = if c.rng.random_bool(0.5) { leader } else { c.rng.random_range(3..5) };
+        strike(&mut c, struck);
+        c.mend();
+        c.settled_leader();
+        if let Err(why) = complete(&c) {
+            c.fail(&why);
+        }
+    }
+    c.until("complete", Duration::from_secs(180), |c| match complete(c) {
+        Ok(batch::COMPLETIONS) => Ok(()),
+        Ok(so_far) => Err(format!("{so_far} of {} are complete", batch::COMPLETIONS)),
+        Err(why) => c.fail(&why),
+    });
+    c.converge(Duration::from_secs(60));
+    if complete(&c) != Ok(batch::COMPLETIONS) {
+        c.fail("what was complete is not");
+    }
     c
 }
