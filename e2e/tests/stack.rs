@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
 use skep_e2e::swarm::{LONG, begun, path, wait_empty, wait_running};
 use skep_e2e::{Host, Lab, busybox_image, eventually, eventually_some};
 
@@ -267,5 +268,94 @@ fn skep_deploys_by_content_and_rolls_what_a_changed_file_is_in() -> Result<()> {
     ensure!(
         names(host, "secret")?.is_empty() && !names(host, "network")?.iter().any(|n| n.starts_with("shop"))
     );
+    lab.down()
+}
+
+const OWN: &str = r#"
+services:
+  night:
+    image: box:1
+    command: sh -c "exit 0"
+    x-schedule: "30 2 * * *"
+    deploy: {mode: replicated-job}
+  often:
+    image: box:1
+    command: sh -c "exit 0"
+    x-schedule:
+      cron: "0 4 * * *"
+      time_zone: Europe/Berlin
+      concurrency: replace
+      starting_deadline: 5m
+      history: 3
+      suspend: true
+    deploy: {mode: replicated-job}
+  db:
+    image: box:1
+    command: sleep 1000000
+    stop_grace_period: 1s
+    volumes: ["data:/data"]
+    x-data-placement: prefer
+volumes: {data: {}}
+"#;
+
+/// Keys that Docker's client passes over: what they say is in the service, follows the file, and is refused by its place.
+#[test]
+fn a_schedule_and_the_placement_of_data_are_what_the_file_says() -> Result<()> {
+    let (lab, dir) = lab("stackx")?;
+    let host = lab.host(1);
+    let file = dir.join("own.yml");
+    std::fs::write(&file, OWN)?;
+    let deploy = ["stack", "deploy", "--resolve-image", "never", "-c", path(&file), "own"];
+    let shown = |service: &str| -> Result<Value> {
+        let answer = host.request("GET", &format!("/v1.50/services/own_{service}"), "")?;
+        ensure!(answer.status == 200, "{answer:?}");
+        Ok(serde_json::from_str(&answer.body)?)
+    };
+    said(&mut skep(host), &deploy)?;
+    let night = shown("night")?;
+    let wanted = json!({ "Cron": "30 2 * * *", "Concurrency": "forbid", "Suspend": false });
+    ensure!(night["Spec"]["Schedule"] == wanted, "{night}");
+    ensure!(night["ScheduleStatus"]["NextRun"].is_string(), "it waits for its time: {night}");
+    ensure!(containers(host, "own_night")?.is_empty(), "and is not begun before");
+    let often = shown("often")?;
+    let wanted = json!({
+        "Cron": "0 4 * * *", "TimeZone": "Europe/Berlin", "Concurrency": "replace", "Suspend": true,
+        "StartingDeadline": 300_000_000_000_u64, "History": 3,
+    });
+    ensure!(often["Spec"]["Schedule"] == wanted, "{often}");
+    wait_running(host, "own_db", 1)?;
+    let db = shown("db")?;
+    ensure!(db["Spec"]["DataPlacement"] == "prefer", "{db}");
+
+    // What the file has no more, the services have no more.
+    rewrite(&dir, "own.yml", "    x-schedule: \"30 2 * * *\"\n", "")?;
+    rewrite(&dir, "own.yml", "suspend: true", "suspend: false")?;
+    rewrite(&dir, "own.yml", "x-data-placement: prefer", "x-data-placement: stay")?;
+    said(&mut skep(host), &deploy)?;
+    let (night, often, db) = (shown("night")?, shown("often")?, shown("db")?);
+    ensure!(night["Spec"]["Schedule"].is_null() && night["ScheduleStatus"].is_null(), "{night}");
+    ensure!(often["Spec"]["Schedule"]["Suspend"] == false, "{often}");
+    ensure!(db["Spec"]["DataPlacement"] == "stay", "{db}");
+
+    for (from, to, says) in [
+        (
+            "x-data-placement: stay",
+            "x-data-placement: away",
+            "services.db.x-data-placement: want stay, prefer or ignore",
+        ),
+        ("history: 3", "history: many", "services.often.x-schedule: want an expression such as"),
+        ("concurrency: replace", "concurency: replace", "services.often.x-schedule: want an expression"),
+        ("concurrency: replace", "concurrency: maybe", "maybe"),
+        ("cron: \"0 4 * * *\"", "cron: \"0 4 * *\"", "want five fields"),
+    ] {
+        rewrite(&dir, "own.yml", from, to)?;
+        let out = skep(host).args(deploy).output()?;
+        let err = String::from_utf8(out.stderr)?;
+        ensure!(!out.status.success() && err.contains(says), "{to:?} should say {says:?}: {err}");
+        rewrite(&dir, "own.yml", to, from)?;
+    }
+    ensure!(shown("often")?["Spec"] == often["Spec"], "nothing of it changed anything");
+    said(&mut skep(host), &["stack", "rm", "--detach=false", "own"])?;
+    wait_empty(host)?;
     lab.down()
 }
