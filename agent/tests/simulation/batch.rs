@@ -1,6 +1,6 @@
 //! A job as its user sees it: so many completions, so many at once, each slot begun until it is complete and never again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use skep_manager::control::ControlHandle;
@@ -53,16 +53,25 @@ impl BatchCommand {
 }
 
 /// How many slots are complete; fails where one is twice, where too many are wanted at once, or where one that is complete
-/// was begun again.
+/// was begun again. A task that was replaced because its node was given up may yet come to its end there, and counts for
+/// the slot alone.
 pub fn complete(view: &StoreView) -> Result<u64, String> {
     let service = view.service_by_name(NAME).ok_or("the job is not there")?;
+    let mut complete = BTreeSet::new();
     let mut done: BTreeMap<u64, Vec<&str>> = BTreeMap::new();
     let mut wanted: BTreeMap<u64, Vec<&str>> = BTreeMap::new();
     for task in view.tasks_of_service(&service.id) {
         let state = task.status.as_ref().map_or(TaskState::New, |s| s.state());
+        let replaced = task.desired_state() != TaskState::Complete;
+        if state == TaskState::Complete {
+            complete.insert(task.slot);
+        }
+        if replaced {
+            continue;
+        }
         if state == TaskState::Complete {
             done.entry(task.slot).or_default().push(&task.id);
-        } else if task.desired_state() == TaskState::Complete && state < TaskState::Complete {
+        } else if state < TaskState::Complete {
             wanted.entry(task.slot).or_default().push(&task.id);
         }
     }
@@ -77,5 +86,5 @@ pub fn complete(view: &StoreView) -> Result<u64, String> {
     if wanted.len() as u64 > AT_ONCE {
         return Err(format!("{} run at once, not {AT_ONCE}", wanted.len()));
     }
-    Ok(done.len() as u64)
+    Ok(complete.len() as u64)
 }
