@@ -44,7 +44,7 @@ pub const BENCH: &[(&str, &str)] = &[
 ];
 
 /// What the tests need of packages that would start a service where they are installed: only unpacked.
-pub const UNPACKED: &[&str] = &["docker-registry", "runsc"];
+pub const UNPACKED: &[&str] = &["docker-registry", "runsc", "openssh-server", "libwrap0"];
 
 /// What goes into the virtual machine, and would be started here.
 pub const VM_UNPACKED: &[&str] = &["apparmor"];

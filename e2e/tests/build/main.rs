@@ -8,6 +8,7 @@ mod image;
 mod layers;
 mod mount_caches;
 mod projects;
+mod repositories;
 mod sources;
 
 use std::fs;

@@ -71,7 +71,11 @@ impl Repository {
         checksum: Option<&str>,
         agent: Option<&Forwarded>,
     ) -> Result<PathBuf, Error> {
-        let bad = |why: String| Error::Invalid(format!("cannot fetch the repository {}: {why}", self.url));
+        let bad = |why: String| {
+            let shown = without_password(&self.url);
+            let why = why.replace(&self.url, &shown);
+            Error::Invalid(format!("cannot fetch the repository {shown}: {why}"))
+        };
         let wanted = self.reference.as_deref().unwrap_or("HEAD");
         if wanted.starts_with('-') || self.url.starts_with('-') {
             return Err(bad(format!("{wanted:?} is no reference")));
@@ -126,6 +130,17 @@ impl Repository {
     }
 }
 
+/// A URL as it may be shown.
+fn without_password(url: &str) -> String {
+    let hidden = || {
+        let (scheme, rest) = url.split_once("://")?;
+        let (user, host) = rest.split_once('/').map_or(rest, |(authority, _)| authority).rsplit_once('@')?;
+        let (name, _) = user.split_once(':')?;
+        Some(format!("{scheme}://{name}:xxxxx@{host}{}", &rest[user.len() + 1 + host.len()..]))
+    };
+    hidden().unwrap_or_else(|| url.to_owned())
+}
+
 /// Gives all files one time, and takes git's own away.
 fn tidy(dir: &Path, keep_git: bool, time: i64) -> std::io::Result<()> {
     for entry in std::fs::read_dir(dir)? {
@@ -176,8 +191,12 @@ impl Git<'_> {
         command.env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_CONFIG_GLOBAL", "/dev/null");
         command.env("GIT_TERMINAL_PROMPT", "0").env("GIT_ALLOW_PROTOCOL", "git:http:https:ssh");
         command.env("GIT_SSH_COMMAND", "ssh -o BatchMode=yes -o StrictHostKeyChecking=accept-new");
+        // What the daemon trusts, which curl(1) as Debian links it looks for elsewhere.
+        if let Some(file) = std::env::var_os("SSL_CERT_FILE") {
+            command.env("GIT_SSL_CAINFO", file);
+        }
         if let Some(agent) = self.agent {
-            command.env("SSH_AUTH_SOCK", &agent.path);
+            command.env("SSH_AUTH_SOCK", agent.address());
         }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.process_group(0).kill_on_drop(true);
@@ -202,6 +221,19 @@ impl Git<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn passwords_are_not_shown() {
+        for (url, shown) in [
+            ("https://me:se@cret@h:1/p@q.git", "https://me:xxxxx@h:1/p@q.git"),
+            ("https://me@h/p", "https://me@h/p"),
+            ("https://h:1/p:q@r", "https://h:1/p:q@r"),
+            ("git@h:p", "git@h:p"),
+            ("https://me:x@h", "https://me:xxxxx@h"),
+        ] {
+            assert_eq!(without_password(url), shown);
+        }
+    }
 
     #[test]
     fn repositories_are_told_from_other_sources() {

@@ -2,7 +2,8 @@
 //! joins it with its own agent. The client is told of one beside all that the build says, and comes for it by its name.
 
 use std::collections::BTreeMap;
-use std::os::fd::AsFd;
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, PoisonError};
@@ -32,7 +33,18 @@ fn waiting() -> std::sync::MutexGuard<'static, BTreeMap<String, UnixStream>> {
 pub(super) struct Forwarded {
     /// Its path on the host.
     pub(super) path: PathBuf,
+    directory: File,
     _accepting: AbortOnDropHandle<()>,
+}
+
+impl Forwarded {
+    /// The address that other processes of the host reach it by: as short as those of sockets must be (unix(7)), however
+    /// long its path is.
+    pub(super) fn address(&self) -> PathBuf {
+        let name = self.path.file_name().unwrap_or_default();
+        let fd = self.directory.as_raw_fd();
+        PathBuf::from(format!("/proc/{}/fd/{fd}", std::process::id())).join(name)
+    }
 }
 
 /// Those of one socket.
@@ -56,8 +68,8 @@ pub(super) fn forward(
     let path = dir.join(name);
     let failed = |operation| Error::io(operation, &path);
     // The address of a socket is shorter than paths may be.
-    let opened = std::fs::File::open(dir).map_err(Error::io("open", dir))?;
-    let listener = UnixListener::bind(fd_path(opened.as_fd()).join(name)).map_err(failed("listen at"))?;
+    let directory = File::open(dir).map_err(Error::io("open", dir))?;
+    let listener = UnixListener::bind(fd_path(directory.as_fd()).join(name)).map_err(failed("listen at"))?;
     let (uid, gid) = (m.and_then(|m| m.uid).unwrap_or(0), m.and_then(|m| m.gid).unwrap_or(0));
     std::os::unix::fs::chown(&path, Some(uid), Some(gid)).map_err(failed("own"))?;
     let mode = std::fs::Permissions::from_mode(m.and_then(|m| m.mode).unwrap_or(0o600));
@@ -80,7 +92,7 @@ pub(super) fn forward(
             aside.event(BuildEvent::Aux(json!({ "Skep.Agent": { "Id": id, "Connection": name } }))).await;
         }
     });
-    Ok(Forwarded { path, _accepting: AbortOnDropHandle::new(accepting) })
+    Ok(Forwarded { path, directory, _accepting: AbortOnDropHandle::new(accepting) })
 }
 
 impl Engine {
