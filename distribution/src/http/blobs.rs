@@ -5,7 +5,7 @@ use hyper::{Method, Response, StatusCode};
 use skep_registry::is_digest;
 
 use super::range::Wanted;
-use super::{Answer, App, Asked, Body, body, empty, full, is_known, set, text};
+use super::{Answer, App, Asked, Body, empty, full, is_known, set, text, verified};
 use crate::error::Refusal;
 use crate::route::Route;
 
@@ -37,8 +37,10 @@ impl App {
                 Ok(store.open_blob(&name, &digest)?)
             })
         };
-        let Some((file, size)) = found.await? else { return Err(Refusal::blob_unknown(&digest)) };
-        answer(&digest, size, is_head, &asked.headers, |first, count| body::part(file, first, count))
+        let Some(found) = found.await? else { return Err(Refusal::blob_unknown(&digest)) };
+        answer(&digest, found.1, is_head, &asked.headers, |first, count| {
+            verified::part(&self.store, &digest, found, first, count)
+        })
     }
 
     pub(super) async fn delete_blob(&self, asked: Asked) -> Answer {

@@ -6,11 +6,12 @@ mod lists;
 mod manifests;
 mod range;
 mod uploads;
+mod verified;
 
 pub(crate) use blobs::answer as blob_answer;
-pub(crate) use body::part as file_part;
 #[cfg(test)]
 pub(crate) use range::{Wanted, piece};
+pub(crate) use verified::part as blob_part;
 
 use std::net::SocketAddr;
 use std::time::Instant;

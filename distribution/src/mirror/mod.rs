@@ -11,7 +11,7 @@ use hyper::{Response, StatusCode, Uri};
 use skep_registry::{Credentials, Fetched, Registries, Repository, Session};
 
 use crate::error::{Error, Refusal};
-use crate::http::{Body, blob_answer, file_part};
+use crate::http::{Body, blob_answer, blob_part};
 use crate::manifest::Manifest;
 use crate::route::Reference;
 use crate::store::{Store, Stored};
@@ -181,8 +181,10 @@ impl Mirror {
             let (at, wanted) = (name.to_owned(), digest.to_owned());
             store.run(move |store| store.open_blob(&at, &wanted))
         };
-        if let Some((file, size)) = open().await? {
-            return blob_answer(digest, size, is_head, headers, |first, n| file_part(file, first, n));
+        if let Some(here) = open().await? {
+            return blob_answer(digest, here.1, is_head, headers, |first, n| {
+                blob_part(store, digest, here, first, n)
+            });
         }
         let session = self.session(name);
         let size = session.blob_size(digest).await.map_err(|e| self.failed(&e))?;
@@ -191,9 +193,11 @@ impl Mirror {
         let (at, wanted) = (name.to_owned(), digest.to_owned());
         if !is_head
             && store.run(move |store| store.adopt(&at, &wanted)).await?
-            && let Some((file, size)) = open().await?
+            && let Some(here) = open().await?
         {
-            return blob_answer(digest, size, is_head, headers, |first, n| file_part(file, first, n));
+            return blob_answer(digest, here.1, is_head, headers, |first, n| {
+                blob_part(store, digest, here, first, n)
+            });
         }
         if is_head || size == 0 {
             return blob_answer(digest, size, true, headers, |_, _| Err(Refusal::blob_unknown(digest)));

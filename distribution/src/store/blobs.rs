@@ -2,11 +2,15 @@
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+
+use sha2::{Digest, Sha256};
 
 use super::Store;
 use super::files::{self, mark, remove, touch};
 use crate::error::Error;
+use crate::name::hex_of;
 
 impl Store {
     /// A blob of a repository and its size; none if it has no such. Asking counts as using it: whoever is told that it
@@ -68,14 +72,44 @@ impl Store {
     pub(crate) fn take_in(&self, file: &Path, name: &str, digest: &str) -> Result<(), Error> {
         let _using = self.using()?;
         let path = self.blob_path(digest);
-        if touch(&path)? {
-            remove(file)?;
-        } else {
-            fs::rename(file, &path).map_err(Error::io("rename to", &path))?;
-            touch(&path)?;
-            files::sync_dir(&self.blobs())?;
-        }
+        // Also where there is one: what was just verified is not damaged.
+        fs::rename(file, &path).map_err(Error::io("rename to", &path))?;
+        touch(&path)?;
+        files::sync_dir(&self.blobs())?;
         mark(&self.blob_link(name, digest))
+    }
+
+    /// Sets a blob aside whose file, opened as `seen`, is not what its digest says: to whoever asks it is not there, so the
+    /// next push brings it. One that was mended meanwhile stays.
+    pub(crate) fn set_aside(&self, digest: &str, seen: &File) -> Result<(), Error> {
+        let _alone = self.collecting()?;
+        let path = self.blob_path(digest);
+        let of = |meta: &fs::Metadata| (meta.dev(), meta.ino());
+        let seen = of(&seen.metadata().map_err(Error::io("look at", &path))?);
+        if !fs::metadata(&path).is_ok_and(|there| of(&there) == seen) {
+            return Ok(());
+        }
+        let aside = self.root().join("damaged");
+        files::make_dir(&aside)?;
+        let to = aside.join(hex_of(digest));
+        fs::rename(&path, &to).map_err(Error::io("rename to", &to))?;
+        files::sync_dir(&aside)?;
+        files::sync_dir(&self.blobs())?;
+        tracing::error!(digest, file = %to.display(), "a blob is damaged and was set aside: push it again");
+        Ok(())
+    }
+
+    /// Whether a blob's file is what its digest says; one that is not is set aside. Reads all of it.
+    pub(super) fn is_whole(&self, digest: &str) -> Result<bool, Error> {
+        let path = self.blob_path(digest);
+        let mut file = File::open(&path).map_err(Error::io("open", &path))?;
+        let mut hash = Sha256::new();
+        std::io::copy(&mut file, &mut hash).map_err(Error::io("read", &path))?;
+        if hex::encode(hash.finalize()) == hex_of(digest) {
+            return Ok(true);
+        }
+        self.set_aside(digest, &file)?;
+        Ok(false)
     }
 
     /// Takes a blob from a repository; whether it had it. Its bytes go with the next collection.

@@ -8,7 +8,7 @@ use skep_registry::{digest_of, is_digest};
 use super::files::{self, mark, remove, sync_dir, text, touch};
 use super::{Store, blobs};
 use crate::error::{Error, Refusal};
-use crate::manifest::{LONGEST, Manifest, PartKind};
+use crate::manifest::{LONGEST, Manifest, Part, PartKind};
 use crate::route::Reference;
 
 /// A manifest as it lies there.
@@ -80,9 +80,17 @@ impl Store {
         whole: bool,
     ) -> Result<String, Refusal> {
         let digest = digest_of(bytes);
-        let _using = self.using()?;
-        if whole {
-            self.check_parts(name, manifest)?;
+        let using = self.using()?;
+        if whole && let Some((part, size)) = self.check_parts(name, manifest)? {
+            drop(using);
+            // The manifest lies, or the disk does.
+            if !self.is_whole(&part.digest)? {
+                return Err(missing(part));
+            }
+            return Err(Refusal::manifest_invalid(format!(
+                "manifest invalid: it says that {} has {} bytes, and it has {size}",
+                part.digest, part.size
+            )));
         }
         let path = self.blob_path(&digest);
         // One that is damaged is mended by pushing it again.
@@ -99,7 +107,12 @@ impl Store {
         Ok(digest)
     }
 
-    fn check_parts(&self, name: &str, manifest: &Manifest) -> Result<(), Refusal> {
+    /// Refuses what names something that is not there; what is there in another size than it says, and that size.
+    fn check_parts<'a>(
+        &self,
+        name: &str,
+        manifest: &'a Manifest,
+    ) -> Result<Option<(&'a Part, u64)>, Refusal> {
         for part in &manifest.parts {
             let size = match part.kind {
                 PartKind::Foreign => continue,
@@ -112,22 +125,11 @@ impl Store {
             };
             match size {
                 Some(size) if size == part.size => {}
-                Some(size) => {
-                    return Err(Refusal::manifest_invalid(format!(
-                        "manifest invalid: it says that {} has {} bytes, and it has {size}",
-                        part.digest, part.size
-                    )));
-                }
-                None => {
-                    let status = hyper::StatusCode::BAD_REQUEST;
-                    let what = if part.kind == PartKind::Manifest { "manifest" } else { "blob" };
-                    let words = format!("{what} unknown to registry: push it before what names it");
-                    return Err(Refusal::new(status, "MANIFEST_BLOB_UNKNOWN", words)
-                        .detail(json!({ "digest": part.digest })));
-                }
+                Some(size) => return Ok(Some((part, size))),
+                None => return Err(missing(part)),
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Takes a tag away; whether there was one.
@@ -214,4 +216,11 @@ impl Store {
         }
         Ok((all, false))
     }
+}
+
+fn missing(part: &Part) -> Refusal {
+    let what = if part.kind == PartKind::Manifest { "manifest" } else { "blob" };
+    let words = format!("{what} unknown to registry: push it before what names it");
+    Refusal::new(hyper::StatusCode::BAD_REQUEST, "MANIFEST_BLOB_UNKNOWN", words)
+        .detail(json!({ "digest": part.digest }))
 }

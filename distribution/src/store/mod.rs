@@ -7,6 +7,7 @@
 //! repositories/NAME/_tags/TAG                       digest
 //! repositories/NAME/_referrers/SUBJECT/HEX          empty: that manifest's subject is this one
 //! uploads/ID, uploads/ID.repository                 what has come of an upload, and whose it is
+//! damaged/HEX                                       content that is not what its digest says, set aside
 //! tmp/                                              half-written files, swept at start
 //! serving, changing                                 locks: one server, and content that is being used or collected
 //! ```

@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use skep_e2e::eventually;
 use skep_e2e::swarm::path;
 
-use crate::server::{Served, digest, random, read};
+use crate::server::{Served, digest, manifest, random, read};
 
 /// Files of a registry's content and of what is half-made.
 fn files(data: &Path) -> Result<Vec<String>> {
@@ -98,6 +98,51 @@ fn uploads_go_on_after_either_sides_crash() -> Result<()> {
     ensure!(r.ask("GET", &at, &[], b"")?.code() == "BLOB_UPLOAD_UNKNOWN");
     ensure!(r.log()?.contains("swept an upload that nobody went on with"), "{}", r.log()?);
     ensure!(files(&data)?.len() == 1, "{:?}", files(&data)?);
+    Ok(())
+}
+
+#[test]
+fn a_damaged_blob_is_never_passed_on_whole_and_is_mended_by_the_next_push() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let data = dir.path().join("data");
+    let r = Served::start(&data, &[])?;
+    let (config, layer) = (b"{}".as_slice(), random(1_000_000));
+    let image = manifest(config, &layer);
+    let push = || -> Result<()> {
+        for blob in [config, &layer] {
+            // As clients do: what is there is not sent.
+            if r.ask("HEAD", &format!("/v2/a/blobs/{}", digest(blob)), &[], b"")?.status == 404 {
+                r.push_blob("a", blob)?;
+            }
+        }
+        let pushed = r.push_manifest("a", "1", &image)?;
+        ensure!(pushed.status == 201, "{pushed:?}");
+        Ok(())
+    };
+    push()?;
+    let url = format!("/v2/a/blobs/{}", digest(&layer));
+    let file = data.join("blobs/sha256").join(digest(&layer).trim_start_matches("sha256:"));
+    let mut flipped = layer.clone();
+    flipped[999_999] ^= 1;
+    // Another byte, at the end: who asks for all of it gets less than that.
+    std::fs::write(&file, &flipped)?;
+    let mut stream = r.send("GET", &url, &[], 0, b"")?;
+    ensure!(read(&mut stream).map_or(true, |got| got.body.len() < layer.len()), "it was passed on");
+    ensure!(r.ask("HEAD", &url, &[], b"")?.status == 404, "it is not there any more");
+    ensure!(r.log()?.contains("is damaged and was set aside: push it again"), "{}", r.log()?);
+    ensure!(std::fs::read(data.join("damaged").join(file.file_name().context("name")?))? == flipped);
+    push()?;
+    ensure!(r.ask("GET", &url, &[], b"")?.body == layer, "mended");
+    // One that was cut short is found by the manifest that names it, also where nobody read it.
+    std::fs::write(&file, &layer[..10])?;
+    let cut = r.push_manifest("a", "1", &image)?;
+    ensure!(cut.status == 400 && cut.code() == "MANIFEST_BLOB_UNKNOWN", "{cut:?}");
+    push()?;
+    ensure!(r.ask("GET", &url, &[], b"")?.body == layer, "mended");
+    // One that is pushed all the same takes the place of what is damaged.
+    std::fs::write(&file, &flipped)?;
+    r.push_blob("a", &layer)?;
+    ensure!(r.ask("GET", &url, &[], b"")?.body == layer, "mended");
     Ok(())
 }
 

@@ -4,6 +4,7 @@ mod access;
 mod breakage;
 mod clients;
 mod collection;
+mod conformance;
 mod mirror;
 mod protocol;
 mod server;
