@@ -29,6 +29,8 @@ pub struct DaemonInfo {
     pub generic: Vec<skep_proto::v1::GenericResource>,
     /// Whether it logs at level debug.
     pub debug: bool,
+    /// Whether it tells clients that they may use what Docker calls experimental.
+    pub experimental: bool,
 }
 
 /// The handles; cheap to clone.

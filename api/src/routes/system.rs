@@ -47,7 +47,7 @@ async fn ping(State(s): State<ApiState>, method: Method) -> Response {
     for (name, value) in [
         // 1 is the builder without BuildKit.
         ("Builder-Version", "1"),
-        ("Docker-Experimental", "false"),
+        ("Docker-Experimental", if s.info().experimental { "true" } else { "false" }),
         ("Cache-Control", "no-cache, no-store, must-revalidate"),
         ("Pragma", "no-cache"),
         ("Swarm", swarm),
@@ -71,7 +71,7 @@ async fn version(State(s): State<ApiState>) -> Response {
             "Details": {
                 "ApiVersion": api, "MinAPIVersion": minimum, "Arch": arch, "Os": "linux",
                 "KernelVersion": host.kernel, "BuildTime": info.build_time,
-                "GitCommit": info.git_commit, "GoVersion": "none (Rust)", "Experimental": "false",
+                "GitCommit": info.git_commit, "GoVersion": "none (Rust)", "Experimental": info.experimental.to_string(),
             },
         }],
         "Version": info.version,
@@ -147,7 +147,7 @@ async fn info(State(s): State<ApiState>) -> Response {
         "NoProxy": "",
         "Name": host.hostname,
         "Labels": info.labels,
-        "ExperimentalBuild": false,
+        "ExperimentalBuild": info.experimental,
         "ServerVersion": info.version,
         "Runtimes": runtimes(s.engine().runtimes()),
         "DefaultRuntime": s.engine().runtimes().default,

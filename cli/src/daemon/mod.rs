@@ -240,6 +240,7 @@ impl Daemon {
             data_root: config.data_root.clone(),
             labels: config.labels.clone(),
             debug: config.log_level >= tracing::Level::DEBUG,
+            experimental: config.experimental,
             generic: config.generic.clone(),
         };
         let sources = metrics::Sources {

@@ -43,6 +43,9 @@ pub struct DaemonArgs {
     /// Log at level debug
     #[arg(short = 'D', long)]
     pub debug: bool,
+    /// Tell clients that they may use what Docker calls experimental, such as `docker build --squash`
+    #[arg(long)]
+    pub experimental: bool,
     /// Serve tcp:// sockets with TLS; implied by --tlsverify
     #[arg(long)]
     pub tls: bool,
@@ -149,6 +152,7 @@ struct File {
     host_gateway_ip: Option<String>,
     host_gateway_ips: Vec<String>,
     debug: bool,
+    experimental: bool,
     tls: bool,
     tlsverify: bool,
     tlscacert: Option<PathBuf>,
@@ -169,6 +173,8 @@ pub struct Config {
     pub pidfile: PathBuf,
     /// A tracing level.
     pub log_level: tracing::Level,
+    /// Clients may use what Docker calls experimental.
+    pub experimental: bool,
     /// As asked for.
     pub cgroup_parent: Option<String>,
     /// `name=value`.
@@ -288,6 +294,7 @@ impl Config {
             data_root,
             exec_root,
             log_level,
+            experimental: args.experimental || file.experimental,
             cgroup_parent: args.cgroup_parent.or(file.cgroup_parent),
             labels,
             registries: registries(

@@ -133,6 +133,21 @@ fn squashed_layers_are_one_that_has_the_same_files() -> Result<()> {
     squash("scratch")?;
     let scratch = Image::read(host, "scratch", &[])?;
     ensure!(scratch.layers == 1 && scratch.file("/x").is_err(), "{}", scratch.layers);
+    // Docker's client asks for it where the daemon says that it may.
+    let docker = || run(docker_build(host, &["--squash", "-t", "theirs"], &context));
+    let (ok, said) = docker()?;
+    ensure!(
+        !ok && said.contains("only supported on a Docker daemon with experimental features enabled"),
+        "{said}"
+    );
+    fs::write(host.dir.join("daemon.toml"), "experimental = true\n")?;
+    host.stop_daemon("-TERM")?;
+    host.start_daemon()?;
+    let (ok, said) = docker()?;
+    ensure!(ok, "{said}");
+    ensure!(host.docker(&["info", "-f", "{{.ExperimentalBuild}}"])?.trim() == "true");
+    let id = host.docker(&["images", "-q", "--no-trunc", "scratch"])?;
+    ensure!(host.docker(&["images", "-q", "--no-trunc", "theirs"])? == id, "the same image");
     lab.down()
 }
 
