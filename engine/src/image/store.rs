@@ -287,7 +287,12 @@ impl Images {
         }
         let key = target.to_string();
         let naming = Naming::new(&id, [key.clone()]);
-        self.metadata().commit(naming.changes()?).await?;
+        // One that has the name already has it for good: only when it got it last is new.
+        if self.state().references.get(&key) == Some(&id) {
+            naming.changes()?.into_iter().for_each(|change| self.metadata().later(change));
+        } else {
+            self.metadata().commit(naming.changes()?).await?;
+        }
         naming.apply(&mut self.state());
         self.emit("tag", &id, &key);
         Ok(())
