@@ -65,6 +65,8 @@ pub struct BindOptions {
     pub nodev: bool,
     /// No executables.
     pub noexec: bool,
+    /// Owners on the disk are the container's IDs, as they are in layers, and not the host's.
+    pub own_ids: bool,
 }
 
 /// Options of a volume's mount, and of the volume where this mount is what makes it.

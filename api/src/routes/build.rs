@@ -214,6 +214,7 @@ fn read(q: Vec<(String, String)>, headers: &HeaderMap) -> ApiResult<(BuildReques
     let _: Vec<String> = a.json("cachefrom")?;
     let built = BuildRequest {
         remote: Some(remote).filter(|r| !r.is_empty()),
+        contexts: contexts(a.json("skep-contexts")?),
         dockerfile,
         tags,
         target: Some(a.take("target")).filter(|t| !t.is_empty()),
@@ -246,6 +247,11 @@ fn read(q: Vec<(String, String)>, headers: &HeaderMap) -> ApiResult<(BuildReques
     }
     a.refuse_rest()?;
     Ok((built, quiet))
+}
+
+/// Names are told apart without case, as those of stages are.
+fn contexts(given: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    given.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)).collect()
 }
 
 #[derive(Deserialize)]

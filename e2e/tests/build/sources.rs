@@ -29,7 +29,7 @@ impl Drop for Server {
     }
 }
 
-fn git(dir: &Path, args: &[&str]) -> Result<String> {
+pub fn git(dir: &Path, args: &[&str]) -> Result<String> {
     let mut git = Command::new("git");
     git.args(["-c", "user.name=n", "-c", "user.email=e", "-c", "init.defaultBranch=main"]).args(args);
     let output = git.current_dir(dir).output().context("run git")?;
@@ -169,6 +169,72 @@ fn urls_are_contexts_and_archives_of_all_kinds_are_unpacked() -> Result<()> {
     ensure!(Image::read(host, "sent", &[])?.file("/got")?.content == b"sent", "the context is unpacked");
     let output = host.skep_command().args(["build", "http://127.0.0.1:8000/none"]).output()?;
     ensure!(String::from_utf8_lossy(&output.stderr).contains("404"), "{output:?}");
+    lab.down()
+}
+
+#[test]
+fn contexts_beside_the_builds_own_are_known_by_their_names() -> Result<()> {
+    let (lab, context) = builder("bx")?;
+    let host = lab.host(1);
+    let (_server, _) = repository(host)?;
+    let other = host.dir.join("other");
+    fs::create_dir_all(other.join("deep"))?;
+    for (name, text) in
+        [("f", "other"), ("deep/g", "deep"), ("skipped", "no"), (".dockerignore", "skipped\n"), ("h", "same")]
+    {
+        fs::write(other.join(name), text)?;
+    }
+    fs::write(context.join("f"), "own")?;
+    fs::write(context.join("Dockerfile"), "FROM bb\nRUN echo base > /base\n")?;
+    host.skep(&["build", "-t", "made", path(&context)])?;
+    let beside = format!("files={}", path(&other));
+    let build = |more: &[&str], text: &str| {
+        fs::write(context.join("Dockerfile"), text)?;
+        let mut command = host.skep_command();
+        command.args(["build", "-t", "got", "--build-context", &beside]).args(more).arg(&context);
+        run(command)
+    };
+    let text = "FROM other AS files\nRUN echo stage > /f\nFROM base\nCOPY --from=files . /all/\nCOPY . /own/\n\
+                RUN --mount=from=files,target=/m cat /m/deep/g /base > /read\nCOPY --from=repo b /b\n";
+    let flags = [
+        "--build-context",
+        "base=docker-image://made",
+        "--build-context",
+        "repo=git://127.0.0.1/repo#v1:sub",
+    ];
+    let (ok, said) = build(&flags, text)?;
+    ensure!(ok, "{said}");
+    let image = Image::read(host, "got", &[])?;
+    ensure!(image.tree("/all") == [".dockerignore", "deep/g", "f", "h"], "{:?}", image.tree("/all"));
+    ensure!(image.tree("/own") == ["Dockerfile", "f"], "nothing was sent into it: {:?}", image.tree("/own"));
+    for (file, content) in
+        [("/all/f", "other"), ("/own/f", "own"), ("/read", "deepbase\n"), ("/b", "one"), ("/base", "base\n")]
+    {
+        ensure!(image.file(file)?.content == content.as_bytes(), "{file}");
+    }
+    ensure!(image.file("/all/f")?.owner == "0:0", "what is of no image is root's");
+    // Kept by its content, as all else; also where a link makes the archive one that has to be unpacked.
+    let (_, again) = build(&flags, text)?;
+    ensure!(cached(&again) == 4, "{again}");
+    fs::hard_link(other.join("h"), other.join("i"))?;
+    fs::hard_link(context.join("f"), context.join("k"))?;
+    let (ok, said) = build(&flags, text)?;
+    let image = Image::read(host, "got", &[])?;
+    ensure!(ok && image.tree("/own") == ["Dockerfile", "f", "k"] && image.file("/all/i").is_ok(), "{said}");
+    for (flags, text, words) in [
+        (&["--build-context", "x=/none"][..], "FROM bb\n", "failed to get build context x"),
+        (&["--build-context", "x"], "FROM bb\n", "expected key=value"),
+        (
+            &["--build-context", "x=oci-layout:///l"],
+            "FROM bb\n",
+            "want a directory, docker-image://REFERENCE",
+        ),
+        (&[], "FROM files\n", "the context files has files and is no image"),
+        (&[], "FROM bb\nCOPY --from=files skipped /\n", "file not found in build context"),
+    ] {
+        let (ok, said) = build(flags, text)?;
+        ensure!(!ok && said.contains(words), "{flags:?} {text}: {said}");
+    }
     lab.down()
 }
 

@@ -32,6 +32,35 @@ fn prepared() -> Result<Lab> {
     Ok(lab)
 }
 
+/// `RUN` has its caches, binds and here-documents with the owners that the Dockerfile says, and layers have those of
+/// containers.
+fn builds(host: &Host) -> Result<()> {
+    let context = host.dir.join("context");
+    std::fs::create_dir_all(&context)?;
+    std::fs::write(context.join("private"), "mine")?;
+    std::fs::set_permissions(context.join("private"), std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    let b = "/bin/busybox";
+    let text = format!(
+        "FROM busybox\nSHELL [\"{b}\", \"sh\", \"-ec\"]\nCOPY private /copied\n\
+         RUN --mount=type=cache,target=/root-cache --mount=type=cache,target=/own,uid=7,gid=8,mode=0700 \
+         echo x >> /root-cache/f; {b} stat -c %u:%g /root-cache /root-cache/f /own\n\
+         RUN --mount=type=bind,target=/ctx {b} cat /ctx/private; {b} stat -c %u:%g:%a /ctx/private /copied\n\
+         RUN <<E\n{b} id -u\nE\n\
+         RUN --mount=type=bind,target=/rw,rw echo y > /rw/private\n"
+    );
+    std::fs::write(context.join("Dockerfile"), text)?;
+    for _ in 0..2 {
+        let out = skep(host, &["build", "--no-cache", "-t", "remapped", context.to_str().context("UTF-8")?])?;
+        let said = ok(out)?;
+        for line in ["0:0\n0:0\n7:8\n", "mine0:0:600\n0:0:600\n"] {
+            ensure!(said.contains(line), "{line:?}: {said}");
+        }
+    }
+    let out = docker(host, &["run", "--rm", "remapped", b, "stat", "-c", "%u:%g", "/copied"])?;
+    ensure!(ok(out)? == "0:0\n");
+    Ok(())
+}
+
 fn ok(out: Outcome) -> Result<String> {
     ensure!(out.code == Some(0), "{out:?}");
     Ok(out.stdout)
@@ -45,6 +74,7 @@ fn root_of_containers_is_a_subordinate_id_and_everything_works_with_it() -> Resu
     let info = ok(docker(host, &["info", "-f", "{{.SecurityOptions}}"])?)?;
     ensure!(info.contains("name=userns"), "{info}");
     refusals(host)?;
+    builds(host)?;
 
     let script = "b=/bin/busybox; $b id -u; $b stat -c %u:%g / /bin/sh /etc/hosts /etc/resolv.conf; echo '1.2.3.4 x' >> /etc/hosts; $b cat /proc/sys/net/ipv4/ip_forward; $b ping -c 1 -W 5 127.0.0.1 > /dev/null && echo heard";
     let out = run(&["--sysctl", "net.ipv4.ip_forward=0", "busybox", "sh", "-c", script])?;

@@ -1,19 +1,23 @@
-//! The build context: an archive unpacked into a directory that goes when the build ends.
+//! The build context: an archive that is kept as it came, or files that were fetched into a directory. Both go when the
+//! build ends.
 
-use std::io;
-use std::os::fd::OwnedFd;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
-use nix::fcntl::OFlag;
 use tokio::io::AsyncRead;
 
+use super::copy::{self, Item, Rules};
+use super::files::Files;
 use super::git::Repository;
 use super::{fetch, left_out};
+use crate::container::evaluate;
 use crate::data_root::{make_dir, remove_tree};
 use crate::dockerfile::Ignore;
 use crate::engine::Engine;
 use crate::error::{Error, blocking};
 use crate::image::extract::{self, CopyRules};
+use crate::image::tree::{Arrived, Tree};
 use crate::image::{feed, unused_name};
 use crate::runtime::resolve::Root;
 
@@ -22,26 +26,54 @@ const LONGEST: u64 = 16 << 20;
 
 /// Where a build has its files.
 pub(super) struct Context {
-    dir: PathBuf,
+    held: Held,
+    /// A sent one lies unpacked in its place.
+    unpacked: Mutex<bool>,
     ignore: Ignore,
+    place: Place,
+}
+
+/// How it is kept.
+enum Held {
+    /// Unpacked.
+    Directory(Root),
+    /// As it came.
+    Tree(Tree),
+}
+
+/// A directory that goes, with all that is in it, when this is dropped.
+struct Place(PathBuf);
+
+impl Place {
+    /// The directory of the context's files.
+    fn files(&self) -> PathBuf {
+        self.0.join("context")
+    }
 }
 
 impl Context {
-    /// Unpacks the archive.
+    /// Takes an archive in.
     pub(super) async fn receive(
         temporary: PathBuf,
         archive: impl AsyncRead + Send + Unpin,
     ) -> Result<Self, Error> {
         // The thread's, until it is done: nothing is removed while it still writes.
         feed::run(archive, move |input| {
-            let dir = temporary.join(format!("build-{}", unused_name()));
-            let context = Self { dir, ignore: Ignore::default() };
-            let files = context.files();
-            make_dir(&context.dir, 0o700)?;
-            make_dir(&files, 0o755)?;
-            let dir = std::fs::File::open(&files).map_err(Error::io("open", &files))?;
-            extract::copy_in(input, dir.into(), CopyRules::default())?;
-            Ok(context)
+            let place = Place(temporary.join(format!("build-{}", unused_name())));
+            make_dir(&place.0, 0o700)?;
+            let kept = place.0.join("sent");
+            let options = std::fs::File::options().read(true).write(true).create_new(true).open(&kept);
+            let held = match Arrived::read(input, options.map_err(Error::io("create", &kept))?)? {
+                Arrived::Tree(tree) => Held::Tree(tree),
+                Arrived::Odd(odd) => {
+                    let files = place.files();
+                    make_dir(&files, 0o755)?;
+                    let dir = std::fs::File::open(&files).map_err(Error::io("open", &files))?;
+                    odd.unpack(dir.into())?;
+                    Held::Directory(Root::at(&files).map_err(Error::io("open", &files))?)
+                }
+            };
+            Ok(Self::new(held, place))
         })
         .await
         .map_err(|e| Error::Invalid(format!("the build context cannot be read: {e}")))
@@ -50,9 +82,8 @@ impl Context {
     /// Fetches it: a repository, an archive, or a Dockerfile alone, which is then called `dockerfile`. What a
     /// `.dockerignore` in it names is left out.
     pub(super) async fn fetch(engine: &Engine, url: &str, dockerfile: &str) -> Result<Self, Error> {
-        let dir = engine.root().temporary().join(format!("build-{}", unused_name()));
-        let context = Self { dir, ignore: Ignore::default() };
-        let (dir, files) = (context.dir.clone(), context.files());
+        let place = Place(engine.root().temporary().join(format!("build-{}", unused_name())));
+        let (dir, files) = (place.0.clone(), place.files());
         blocking({
             let dir = dir.clone();
             move || make_dir(&dir, 0o700)
@@ -90,23 +121,84 @@ impl Context {
         }
         let dockerfile = dockerfile.to_owned();
         blocking(move || {
-            let Some(ignore) = ignored(&files, &dockerfile) else { return Ok(()) };
-            leave_out(&ignore, &files, "", &dockerfile).map_err(Error::io("leave files out of", &files))
+            let root = Root::at(&files).map_err(Error::io("open", &files))?;
+            if let Some(ignore) = ignored(Files::Root(&root), &dockerfile) {
+                leave_out(&ignore, &files, "", &dockerfile)
+                    .map_err(Error::io("leave files out of", &files))?;
+            }
+            Ok(Self::new(Held::Directory(root), place))
         })
-        .await?;
-        Ok(context)
+        .await
     }
 
-    /// The directory of its files.
-    pub(super) fn files(&self) -> PathBuf {
-        self.dir.join("context")
+    fn new(held: Held, place: Place) -> Self {
+        Self { held, unpacked: Mutex::new(false), ignore: Ignore::default(), place }
     }
 
-    /// Takes away what `.dockerignore` leaves out of what was sent all the same. The Dockerfile has been read.
-    pub(super) async fn take_away(&mut self, dockerfile: &str) -> Result<(), Error> {
-        let (files, dockerfile) = (self.files(), dockerfile.to_owned());
-        self.ignore = blocking(move || left_out::take_away(&files, &dockerfile)).await?;
-        Ok(())
+    /// Its files.
+    pub(super) fn files(&self) -> Files<'_> {
+        match &self.held {
+            Held::Directory(root) => Files::Root(root),
+            Held::Tree(tree) => Files::Tree(tree),
+        }
+    }
+
+    /// The directory of its files, for those who need one. Blocks.
+    pub(super) fn unpacked(&self) -> Result<PathBuf, Error> {
+        let dir = self.place.files();
+        let mut unpacked = self.unpacked.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(self.held, Held::Tree(_)) && !*unpacked {
+            // What an earlier attempt left is no part of it.
+            remove_tree(&dir)?;
+            make_dir(&dir, 0o755)?;
+            let root = Root::at(&dir).map_err(Error::io("open", &dir))?;
+            let all = Item::Content { path: PathBuf::from("/") };
+            copy::copy(self.files(), &root, &[all], "/", true, &Rules::of_bind())?;
+            *unpacked = true;
+        }
+        Ok(dir)
+    }
+
+    /// Takes away what `.dockerignore` leaves out of what was sent all the same, as Docker does: no step sees it, and the
+    /// random name that clients give a Dockerfile from elsewhere is in no image. The Dockerfile has been read.
+    pub(super) async fn take_away(mut self, dockerfile: &str) -> Result<Self, Error> {
+        let dockerfile = dockerfile.to_owned();
+        blocking(move || {
+            self.ignore = left_out::patterns(self.files());
+            for name in [".dockerignore", &dockerfile] {
+                let name = name.trim_start_matches('/');
+                if self.ignore.excluded_by(name).is_none() {
+                    continue;
+                }
+                let path = Path::new("/").join(name);
+                match &mut self.held {
+                    Held::Directory(root) => left_out::remove(root, &path)
+                        .map_err(|e| Error::io("leave a file out of", self.place.files())(e))?,
+                    Held::Tree(tree) => tree.remove(&path),
+                }
+            }
+            Ok(self)
+        })
+        .await
+    }
+
+    /// Takes a directory out of it, as a context of its own.
+    pub(super) async fn detach(&mut self, path: &Path) -> Result<Self, Error> {
+        let beside = self.place.0.parent().unwrap_or(Path::new("/"));
+        let place = Place(beside.join(format!("build-{}", unused_name())));
+        let missing = |e: io::Error| Error::Invalid(format!("a context was not sent along: {e}"));
+        make_dir(&place.0, 0o700)?;
+        let held = match &mut self.held {
+            Held::Tree(tree) => Held::Tree(tree.detach(path).map_err(missing)?),
+            Held::Directory(root) => {
+                let real = evaluate(root, path).map_err(missing)?;
+                let from = self.place.files().join(real.strip_prefix("/").unwrap_or(&real));
+                let to = place.files();
+                std::fs::rename(from, &to).map_err(missing)?;
+                Held::Directory(Root::at(&to).map_err(missing)?)
+            }
+        };
+        Ok(Self::new(held, place))
     }
 
     /// What the context's `.dockerignore` says.
@@ -116,7 +208,7 @@ impl Context {
 
     /// A new directory for a step.
     pub(super) async fn scratch(&self) -> Result<PathBuf, Error> {
-        let dir = self.dir.join(unused_name());
+        let dir = self.place.0.join(unused_name());
         blocking(move || {
             make_dir(&dir, 0o700)?;
             Ok(dir)
@@ -124,9 +216,9 @@ impl Context {
         .await
     }
 
-    /// The text of a Dockerfile of it.
-    pub(super) async fn dockerfile(&self, name: &str) -> Result<String, Error> {
-        let (files, name) = (self.files(), name.to_owned());
+    /// The text of a Dockerfile of it; and itself.
+    pub(super) async fn dockerfile(self, name: &str) -> Result<(Self, String), Error> {
+        let name = name.to_owned();
         blocking(move || {
             let missing = |e: io::Error| match e.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Error::Invalid(format!(
@@ -134,25 +226,26 @@ impl Context {
                 )),
                 _ => Error::io("open in the build context", &name)(e),
             };
-            let file = open(&files, &name).map_err(missing)?;
+            let file = self.files().open(&Path::new("/").join(&name)).map_err(missing)?;
             let mut text = Vec::new();
-            let mut limited = io::Read::take(std::fs::File::from(file), LONGEST + 1);
-            io::Read::read_to_end(&mut limited, &mut text).map_err(missing)?;
+            file.take(LONGEST + 1).read_to_end(&mut text).map_err(missing)?;
             if text.len() as u64 > LONGEST {
                 return Err(Error::Invalid(format!("the Dockerfile {name} is longer than {LONGEST} bytes")));
             }
-            String::from_utf8(text).map_err(|_| Error::Invalid(format!("the Dockerfile {name} is not UTF-8")))
+            let text = String::from_utf8(text)
+                .map_err(|_| Error::Invalid(format!("the Dockerfile {name} is not UTF-8")))?;
+            Ok((self, text))
         })
         .await
     }
 }
 
 /// What is left out of files that were fetched: `NAME.dockerignore` beside the Dockerfile, else `.dockerignore`.
-fn ignored(files: &Path, dockerfile: &str) -> Option<Ignore> {
+fn ignored(files: Files<'_>, dockerfile: &str) -> Option<Ignore> {
     [format!("{dockerfile}.dockerignore"), ".dockerignore".to_owned()].into_iter().find_map(|name| {
         let mut text = String::new();
-        let mut limited = io::Read::take(std::fs::File::from(open(files, &name).ok()?), LONGEST);
-        io::Read::read_to_string(&mut limited, &mut text).ok()?;
+        let file = files.open(&Path::new("/").join(&name)).ok()?;
+        file.take(LONGEST).read_to_string(&mut text).ok()?;
         Ignore::parse(&text).ok()
     })
 }
@@ -180,14 +273,9 @@ fn leave_out(ignore: &Ignore, dir: &Path, at: &str, dockerfile: &str) -> io::Res
     Ok(())
 }
 
-/// Links in the context stay in it.
-fn open(files: &Path, name: &str) -> io::Result<OwnedFd> {
-    Root::at(files)?.open(&Path::new("/").join(name), OFlag::O_RDONLY | OFlag::O_NONBLOCK, 0)
-}
-
-impl Drop for Context {
+impl Drop for Place {
     fn drop(&mut self) {
-        let dir = std::mem::take(&mut self.dir);
+        let dir = std::mem::take(&mut self.0);
         // Off the runtime: a context may have many files.
         let remove = move || {
             if let Err(e) = remove_tree(&dir) {

@@ -1,21 +1,17 @@
 //! `COPY` and `ADD`: what is copied, found in a context, a stage or an image; what it is known by; and the copying.
 //! All of it blocks.
 
-use std::ffi::OsStr;
-use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
-use nix::sys::stat::SFlag;
 use sha2::{Digest, Sha256};
 
+use super::files::{Files, Kind};
 use super::layer::make_directories;
 use super::left_out::blame;
-use crate::container::evaluate;
-use crate::container::pack::{Pack, Told, names};
+use crate::container::pack::{Pack, Told};
 use crate::dockerfile::{Glob, Ignore};
 use crate::error::Error;
 use crate::image::extract::{self, CopyRules};
@@ -76,8 +72,8 @@ impl Rules {
 
 impl Item {
     /// What a path is that is no pattern.
-    pub(super) fn exactly(root: &Root, path: &Path, rules: &Rules) -> io::Result<Self> {
-        item(root, path, 0, rules)
+    pub(super) fn exactly(files: Files<'_>, path: &Path, rules: &Rules) -> io::Result<Self> {
+        item(files, path, 0, rules)
     }
 
     /// Where it is; what is nowhere yet has its name.
@@ -90,7 +86,7 @@ impl Item {
 }
 
 /// Finds what a list of paths and patterns means.
-pub(super) fn find(root: &Root, sources: &[String], rules: &Rules) -> Result<Vec<Item>, Error> {
+pub(super) fn find(files: Files<'_>, sources: &[String], rules: &Rules) -> Result<Vec<Item>, Error> {
     let mut items = Vec::new();
     for source in sources {
         let before = items.len();
@@ -99,9 +95,9 @@ pub(super) fn find(root: &Root, sources: &[String], rules: &Rules) -> Result<Vec
         let pattern: Vec<String> = clean(source);
         let skip = clean(pivot).len();
         let mut found = Vec::new();
-        expand(root, PathBuf::from("/"), &pattern, &mut found).map_err(|e| unreadable(source, &e))?;
+        expand(files, PathBuf::from("/"), &pattern, &mut found).map_err(|e| unreadable(source, &e))?;
         for path in found {
-            items.push(item(root, &path, skip, rules).map_err(|e| unreadable(source, &e))?);
+            items.push(item(files, &path, skip, rules).map_err(|e| unreadable(source, &e))?);
         }
         if items.len() == before {
             return Err(Error::Invalid(format!(
@@ -132,38 +128,32 @@ fn clean(path: &str) -> Vec<String> {
 }
 
 /// The paths that fit; links on the way are followed inside the root.
-fn expand(root: &Root, at: PathBuf, parts: &[String], found: &mut Vec<PathBuf>) -> io::Result<()> {
+fn expand(files: Files<'_>, at: PathBuf, parts: &[String], found: &mut Vec<PathBuf>) -> io::Result<()> {
     let Some((part, rest)) = parts.split_first() else {
         found.push(at);
         return Ok(());
     };
-    let there = |path: &Path| match root.open(path, OFlag::O_PATH | OFlag::O_NOFOLLOW, 0) {
-        Ok(_) => Ok(true),
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(false),
-        Err(e) => Err(e),
-    };
     if !Glob::is_pattern(part) {
         let next = at.join(part.replace('\\', ""));
-        return if there(&next)? { expand(root, next, rest, found) } else { Ok(()) };
+        return if files.exists(&next)? { expand(files, next, rest, found) } else { Ok(()) };
     }
     let glob = Glob::path(part).map_err(io::Error::other)?;
-    let dir = match root.open(&at, OFlag::O_RDONLY | OFlag::O_DIRECTORY, 0) {
+    let names = match files.names(&at) {
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(()),
         other => other?,
     };
-    for name in names(&dir)? {
+    for name in names {
         if name.to_str().is_some_and(|n| glob.matches(n)) {
-            expand(root, at.join(name), rest, found)?;
+            expand(files, at.join(name), rest, found)?;
         }
     }
     Ok(())
 }
 
 /// What a path is. One that is a link means what it leads to.
-fn item(root: &Root, path: &Path, skip: usize, rules: &Rules) -> io::Result<Item> {
-    let real = evaluate(root, path)?;
-    let opened = root.open(&real, OFlag::O_PATH | OFlag::O_NOFOLLOW, 0)?;
-    let kind = SFlag::from_bits_truncate(nix::sys::stat::fstat(&opened)?.st_mode) & SFlag::S_IFMT;
+fn item(files: Files<'_>, path: &Path, skip: usize, rules: &Rules) -> io::Result<Item> {
+    let real = files.evaluate(path)?;
+    let kind = files.kind(&real)?;
     if rules.parents {
         let name: PathBuf = path.components().skip(1 + skip).collect();
         return Ok(match name.as_os_str().is_empty() {
@@ -171,25 +161,18 @@ fn item(root: &Root, path: &Path, skip: usize, rules: &Rules) -> io::Result<Item
             false => Item::Entry { path: real, name },
         });
     }
-    if kind == SFlag::S_IFDIR {
+    if kind == Kind::Directory {
         return Ok(Item::Content { path: real });
     }
-    if rules.unpack && kind == SFlag::S_IFREG {
-        let mut file = File::from(root.open(&real, OFlag::O_RDONLY, 0)?);
-        if is_archive(&mut file)? {
-            return Ok(Item::Archive { path: real });
-        }
+    // A tar, compressed or not.
+    if rules.unpack && kind == Kind::File && extract::is_tar(files.open(&real)?) {
+        return Ok(Item::Archive { path: real });
     }
     Ok(Item::Entry { path: real, name: path.file_name().unwrap_or_default().into() })
 }
 
-/// Whether a file is a tar, compressed or not.
-fn is_archive(file: &mut File) -> io::Result<bool> {
-    Ok(extract::is_tar(file))
-}
-
 /// A digest of all that is copied: names, kinds, modes, owners, contents, links; not times.
-pub(super) fn digest(root: &Root, items: &[Item], rules: &Rules) -> Result<String, Error> {
+pub(super) fn digest(files: Files<'_>, items: &[Item], rules: &Rules) -> Result<String, Error> {
     let mut hash = Sha256::new();
     let told = Told {
         owner: if rules.keep_owner { None } else { Some((0, 0)) },
@@ -204,38 +187,29 @@ pub(super) fn digest(root: &Root, items: &[Item], rules: &Rules) -> Result<Strin
             Item::Written { .. } => b"written",
         };
         hash.update(tag);
-        pack(root, item, &mut hash, told.clone(), rules)
+        pack(files, item, &mut hash, told.clone(), rules)
             .map_err(Error::io("read what is to be copied", "the context"))?;
     }
     Ok(hex::encode(hash.finalize()))
 }
 
 /// Writes an item as an archive with the names it gets.
-fn pack(root: &Root, item: &Item, out: &mut impl Write, told: Told, rules: &Rules) -> io::Result<()> {
+fn pack(files: Files<'_>, item: &Item, out: &mut impl Write, told: Told, rules: &Rules) -> io::Result<()> {
     let ignore = Ignore::of(rules.exclude.iter().map(String::as_str)).map_err(io::Error::other)?;
     let left_out = |path: &[u8], is_dir: bool| {
         let Ok(path) = std::str::from_utf8(path) else { return false };
         !ignore.is_empty() && ignore.excluded_by(path).is_some() && !(is_dir && ignore.may_keep_below(path))
     };
     let mut pack = Pack::files(out, None).told(told).without(&left_out);
-    let dir_flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
     match item {
-        Item::Content { path } => {
-            let dir = root.open(path, dir_flags, 0)?;
-            pack.children(&dir, None)?;
-        }
-        Item::Entry { path, name } => {
-            let parent = root.open(path.parent().unwrap_or(Path::new("/")), dir_flags, 0)?;
-            let base = path.file_name().unwrap_or(OsStr::new("."));
-            pack.entry(&parent, base, name.as_os_str().as_bytes())?;
-        }
+        Item::Content { path } => files.pack_content(&mut pack, path)?,
+        Item::Entry { path, name } => files.pack_entry(&mut pack, path, name.as_os_str())?,
         Item::Archive { path } => {
             // Its bytes as they are.
-            let mut file = File::from(root.open(path, OFlag::O_RDONLY, 0)?);
-            return io::copy(&mut file, pack.get_mut()).map(drop);
+            return io::copy(&mut files.open(path)?, pack.get_mut()).map(drop);
         }
         Item::Written { name, text } => {
-            pack.written(name.as_os_str().as_bytes(), text.as_bytes())?;
+            pack.written(name.as_os_str().as_encoded_bytes(), text.as_bytes())?;
         }
     }
     pack.finish()
@@ -243,7 +217,7 @@ fn pack(root: &Root, item: &Item, out: &mut impl Write, told: Told, rules: &Rule
 
 /// Copies to a path of the target. `directory` says that the path ended in a slash.
 pub(super) fn copy(
-    from: &Root,
+    from: Files<'_>,
     to: &Root,
     items: &[Item],
     destination: &str,
@@ -292,16 +266,16 @@ pub(super) fn copy(
 
 /// Through a pipe: one thread reads the files, this one writes them.
 fn place(
-    from: &Root,
+    from: Files<'_>,
     item: &Item,
     dir: OwnedFd,
     owner: Option<(u32, u32)>,
     rules: &Rules,
 ) -> Result<(), Error> {
     if let Item::Archive { path } = item {
-        let file = from.open(path, OFlag::O_RDONLY, 0).map_err(Error::io("open", path))?;
+        let file = from.open(path).map_err(Error::io("open", path))?;
         let rules = CopyRules { owner, ..CopyRules::default() };
-        return extract::copy_in(File::from(file), dir, rules);
+        return extract::copy_in(file, dir, rules);
     }
     let told = Told {
         owner: owner.or(if rules.keep_owner { None } else { Some((0, 0)) }),

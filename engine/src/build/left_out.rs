@@ -7,43 +7,29 @@ use std::path::Path;
 use nix::fcntl::OFlag;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
+use super::files::{Files, Kind};
 use crate::dockerfile::Ignore;
-use crate::error::Error;
 use crate::runtime::resolve::Root;
 
 /// Longest `.dockerignore` that is read, in bytes.
 const LONGEST: u64 = 1 << 20;
 
-/// Takes the Dockerfile and `.dockerignore` away where the latter leaves them out, as Docker does: no step sees them, and
-/// the random name that clients give a Dockerfile from elsewhere is in no image. Returns the patterns.
-pub(super) fn take_away(files: &Path, dockerfile: &str) -> Result<Ignore, Error> {
-    let failed = |e: io::Error| Error::io("look for .dockerignore in", files)(e);
-    let root = Root::at(files).map_err(failed)?;
+/// What a context's `.dockerignore` says. One that is no text, no file or no list of patterns says nothing: the client has
+/// refused what is wrong with it, and others may send what they like.
+pub(super) fn patterns(files: Files<'_>) -> Ignore {
+    let path = Path::new("/.dockerignore");
     let mut text = String::new();
-    match root.open(Path::new("/.dockerignore"), OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW, 0) {
-        Ok(fd) => {
-            let read = std::fs::File::from(fd).take(LONGEST).read_to_string(&mut text);
-            // What is no text, or no file, has no patterns.
-            if read.is_err() {
-                return Ok(Ignore::default());
-            }
-        }
-        Err(_) => return Ok(Ignore::default()),
-    }
-    // The client has refused a pattern that is none; others may send what they like.
-    let Ok(ignore) = Ignore::parse(&text) else { return Ok(Ignore::default()) };
-    for name in [".dockerignore", dockerfile] {
-        let name = name.trim_start_matches('/');
-        if ignore.excluded_by(name).is_some() {
-            remove(&root, Path::new(name)).map_err(failed)?;
-        }
-    }
-    Ok(ignore)
+    let read = match files.kind(path) {
+        Ok(Kind::File) => files.open(path).and_then(|file| file.take(LONGEST).read_to_string(&mut text)),
+        _ => return Ignore::default(),
+    };
+    read.ok().and_then(|_| Ignore::parse(&text).ok()).unwrap_or_default()
 }
 
-fn remove(root: &Root, name: &Path) -> io::Result<()> {
+/// Takes away a file, if it is there.
+pub(super) fn remove(root: &Root, name: &Path) -> io::Result<()> {
     let (Some(above), Some(last)) = (name.parent(), name.file_name()) else { return Ok(()) };
-    let dir = root.open(&Path::new("/").join(above), OFlag::O_PATH | OFlag::O_DIRECTORY, 0);
+    let dir = root.open(above, OFlag::O_PATH | OFlag::O_DIRECTORY, 0);
     match dir.map(|dir| unlinkat(&dir, last, UnlinkatFlags::NoRemoveDir)) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(e) => Err(e),

@@ -8,10 +8,12 @@ mod context;
 mod copy;
 mod debug;
 mod fetch;
+mod files;
 mod git;
 mod layer;
 mod left_out;
 mod mounts;
+mod named;
 mod output;
 mod plan;
 mod run;
@@ -46,6 +48,9 @@ pub type CredentialsOf = Arc<dyn Fn(&str) -> Credentials + Send + Sync>;
 pub struct BuildRequest {
     /// Where the context is fetched from; none = it is sent.
     pub remote: Option<String>,
+    /// Contexts beside it, by their names: `docker-image://REFERENCE`, a URL, a repository, or `sent:PATH` of what the
+    /// context is sent with.
+    pub contexts: BTreeMap<String, String>,
     /// Path of the Dockerfile in the context.
     pub dockerfile: String,
     /// Names of the image.
@@ -105,14 +110,23 @@ impl Engine {
         output: tokio::sync::mpsc::Sender<BuildEvent>,
     ) -> Result<String, Error> {
         let output = Output::new(output);
-        let mut context = match &request.remote {
-            None => context::Context::receive(self.root().temporary(), context).await?,
-            Some(url) => context::Context::fetch(self, url, &request.dockerfile).await?,
+        let along = request.contexts.values().any(|c| named::is_sent(c));
+        let (context, mut sent) = match &request.remote {
+            None => (context::Context::receive(self.root().temporary(), context).await?, None),
+            Some(url) => {
+                let sent = match along {
+                    true => Some(context::Context::receive(self.root().temporary(), context).await?),
+                    false => None,
+                };
+                (context::Context::fetch(self, url, &request.dockerfile).await?, sent)
+            }
         };
-        let text = context.dockerfile(&request.dockerfile).await?;
-        context.take_away(&request.dockerfile).await?;
+        let (context, text) = context.dockerfile(&request.dockerfile).await?;
+        let mut context = context.take_away(&request.dockerfile).await?;
+        let with = sent.as_mut().unwrap_or(&mut context);
+        let named = named::gather(self, &request.contexts, with).await?;
         let plan = plan::Plan::new(&text, &request).map_err(|e| e.of(&request.dockerfile))?;
-        let built = stage::run(self.clone(), request, Arc::new(context), plan, output).await;
+        let built = stage::run(self.clone(), request, (Arc::new(context), named), plan, output).await;
         if built.is_err()
             && let Err(e) = self.images().settle().await
         {

@@ -9,7 +9,9 @@ use nix::sys::stat::fstatat;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::caches::{self, InUse};
+use super::context::Context;
 use super::copy::{self, Item, Rules};
+use super::files::Files;
 use super::output::Output;
 use super::settings::beneath;
 use super::ssh::{self, Forwarded};
@@ -18,7 +20,7 @@ use crate::container::FileContent;
 use crate::data_root::make_dir;
 use crate::dockerfile::{Mount, MountKind as Kind};
 use crate::error::{Error, blocking};
-use crate::mount::{MountConfig, MountKind, TmpfsOptions};
+use crate::mount::{BindOptions, MountConfig, MountKind, TmpfsOptions};
 use crate::runtime::resolve::{NO_SYMLINKS, Root};
 
 /// What a command gets.
@@ -54,6 +56,8 @@ pub(super) struct Source {
 pub(super) enum SourceRoot {
     /// A directory of the host.
     Directory(PathBuf, Root),
+    /// A context as it was sent.
+    Context(Arc<Context>),
     /// Layers, mounted.
     Layers(crate::runtime::View),
 }
@@ -68,10 +72,11 @@ impl Source {
         .await
     }
 
-    pub(super) fn root(&self) -> &Root {
+    pub(super) fn files(&self) -> Files<'_> {
         match &self.view {
-            SourceRoot::Directory(_, root) => root,
-            SourceRoot::Layers(view) => view.root(),
+            SourceRoot::Directory(_, root) => Files::Root(root),
+            SourceRoot::Context(context) => context.files(),
+            SourceRoot::Layers(view) => Files::Root(view.root()),
         }
     }
 }
@@ -103,7 +108,7 @@ pub(super) async fn prepare(
                 let (m, to) = (m.clone(), scratch.join(format!("bind-{n}")));
                 let found = blocking(move || bind(&m, &source, &to)).await?;
                 out.mounts.push(MountConfig::new(
-                    MountKind::Bind { source: found, options: Default::default() },
+                    of_build(found),
                     target.clone(),
                     mounts[n].read_only.unwrap_or(true),
                 ));
@@ -123,7 +128,7 @@ pub(super) async fn prepare(
                 })
                 .await?;
                 out.mounts.push(MountConfig::new(
-                    MountKind::Bind { source: cache, options: Default::default() },
+                    of_build(cache),
                     target.clone(),
                     m.read_only.unwrap_or(false),
                 ));
@@ -177,11 +182,7 @@ pub(super) async fn prepare(
                     false => target,
                 };
                 let socket = ssh::forward(Some(m), id, scratch, &format!("agent-{n}"), agents.1)?;
-                out.mounts.push(MountConfig::new(
-                    MountKind::Bind { source: socket.path.clone(), options: Default::default() },
-                    target.clone(),
-                    false,
-                ));
+                out.mounts.push(MountConfig::new(of_build(socket.path.clone()), target.clone(), false));
                 if out.agents.is_empty() {
                     out.env.push(format!("SSH_AUTH_SOCK={}", target.display()));
                 }
@@ -195,6 +196,11 @@ pub(super) async fn prepare(
     Ok(out)
 }
 
+/// A bind of what builds keep: its owners are those that containers know.
+pub(super) fn of_build(source: PathBuf) -> MountKind {
+    MountKind::Bind { source, options: BindOptions { own_ids: true, ..BindOptions::default() } }
+}
+
 /// Puts what a cache begins with into it.
 fn fill(m: &Mount, source: &Source, to: &Path) -> Result<(), Error> {
     let item = bound(source, &m.source)?;
@@ -205,7 +211,7 @@ fn fill(m: &Mount, source: &Source, to: &Path) -> Result<(), Error> {
         )));
     }
     let target = Root::at(to).map_err(Error::io("open", to))?;
-    copy::copy(source.root(), &target, &[item], "/", true, &Rules::of_bind())
+    copy::copy(source.files(), &target, &[item], "/", true, &Rules::of_bind())
 }
 
 fn missing(from: &str) -> Error {
@@ -215,23 +221,27 @@ fn missing(from: &str) -> Error {
 /// What a bind is of. Blocks.
 pub(super) fn bound(source: &Source, path: &str) -> Result<Item, Error> {
     let asked = Path::new("/").join(path.trim_start_matches('/'));
-    Item::exactly(source.root(), &asked, &Rules::of_bind())
+    Item::exactly(source.files(), &asked, &Rules::of_bind())
         .map_err(|e| Error::Invalid(format!("failed to find the source {path:?} of --mount=type=bind: {e}")))
 }
 
 /// The path of the host to be mounted: of a context's directory itself where nothing is written, else a copy.
 fn bind(m: &Mount, source: &Source, to: &Path) -> Result<PathBuf, Error> {
     let item = bound(source, &m.source)?;
-    if let SourceRoot::Directory(dir, _) = &source.view
-        && m.read_only.unwrap_or(true)
-    {
+    let whole = match &source.view {
+        _ if !m.read_only.unwrap_or(true) => None,
+        SourceRoot::Directory(dir, _) => Some(dir.clone()),
+        SourceRoot::Context(context) => Some(context.unpacked()?),
+        SourceRoot::Layers(_) => None,
+    };
+    if let Some(dir) = whole {
         return Ok(dir.join(item.path().strip_prefix("/").unwrap_or(item.path())));
     }
     make_dir(to, 0o755)?;
     let is_file = !matches!(item, Item::Content { .. });
     let target = Root::at(to).map_err(Error::io("open", to))?;
     let destination = if is_file { "/file" } else { "/" };
-    copy::copy(source.root(), &target, &[item], destination, !is_file, &Rules::of_bind())?;
+    copy::copy(source.files(), &target, &[item], destination, !is_file, &Rules::of_bind())?;
     Ok(if is_file { to.join("file") } else { to.to_path_buf() })
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::BuildRequest;
-use super::arguments;
+use super::{arguments, named};
 use crate::dockerfile::{self, Expander, FromImage, Instruction, Kind, SyntaxError};
 use crate::error::Error;
 
@@ -41,6 +41,8 @@ pub(super) struct Plan {
     pub(super) global_args: BTreeMap<String, Option<String>>,
     pub(super) escape: char,
     pub(super) notes: Vec<String>,
+    /// Names that stand for other contexts, whatever stages are called.
+    pub(super) contexts: BTreeMap<String, String>,
 }
 
 /// What is wrong with a Dockerfile.
@@ -77,7 +79,7 @@ impl Plan {
                         declared.or_else(|| platform.get(name).cloned())
                     };
                     let expander = Expander { escape: file.escape, lookup: &lookup };
-                    let stage = stage(from, &i, &stages, &expander)?;
+                    let stage = stage(from, &i, &stages, &request.contexts, &expander)?;
                     stages.push(stage);
                 }
                 (_, Some(stage)) => stage.steps.push(i),
@@ -107,6 +109,7 @@ impl Plan {
             global_args,
             escape: file.escape,
             notes: file.notes,
+            contexts: request.contexts.clone(),
         };
         // What a stage takes from comes before it.
         for stage in (0..=target).rev() {
@@ -131,6 +134,9 @@ impl Plan {
 
     /// The stage that `name` stands for in stage number `at`: a name or a number of one before it.
     pub(super) fn stage_of(&self, at: usize, name: &str) -> Option<usize> {
+        if named::of(&self.contexts, name).is_some() {
+            return None;
+        }
         find(&self.stages, at, name)
     }
 
@@ -159,6 +165,7 @@ fn stage(
     from: &FromImage,
     i: &Instruction,
     before: &[StagePlan],
+    contexts: &BTreeMap<String, String>,
     expander: &Expander<'_>,
 ) -> Result<StagePlan, PlanError> {
     let at = |e| PlanError::At(i.line, e);
@@ -167,6 +174,16 @@ fn stage(
     if image.is_empty() {
         let why = format!("base name ({}) should not be blank: an ARG before FROM has no value", from.image);
         return Err(PlanError::At(i.line, why));
+    }
+    if let Some(value) = named::of(contexts, &image) {
+        let Some(reference) = named::image(value) else {
+            let why = format!(
+                "the context {image} has files and is no image that a stage could begin with: COPY --from={image}"
+            );
+            return Err(PlanError::At(i.line, why));
+        };
+        let (base, name) = (Base::Image(reference.to_owned()), from.name.clone());
+        return Ok(StagePlan { from: i.clone(), base, platform, steps: Vec::new(), name });
     }
     // A number is the name of an image here.
     let stage = before.iter().rposition(|s| s.name.as_deref() == Some(image.to_ascii_lowercase().as_str()));

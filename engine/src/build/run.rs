@@ -16,7 +16,7 @@ use crate::engine::Engine;
 use crate::error::{Error, blocking};
 use crate::image::{Held, ImageConfig};
 use crate::log_config::LogConfig;
-use crate::mount::{MountConfig, MountKind};
+use crate::mount::MountConfig;
 
 /// Where a script that says itself what reads it is mounted.
 const SCRIPT: &str = "/dev/skep-heredoc";
@@ -138,8 +138,7 @@ pub(super) async fn run(
             std::fs::set_permissions(&to, mode).map_err(Error::io("set the mode of", &to))
         })
         .await?;
-        let bind = MountKind::Bind { source: path, options: Default::default() };
-        mounted.mounts.push(MountConfig::new(bind, SCRIPT, true));
+        mounted.mounts.push(MountConfig::new(mounts::of_build(path), SCRIPT, true));
     }
     let network = match run.network.as_deref() {
         None | Some("default") => request.network.clone(),

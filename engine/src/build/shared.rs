@@ -1,10 +1,12 @@
 //! What all stages of a build share, and the files that their steps take from elsewhere.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::context::Context;
 use super::mounts::{Source, SourceRoot};
+use super::named::{self, Named};
 use super::output::Output;
 use super::plan::Plan;
 use super::ssh::{self, Forwarded};
@@ -20,6 +22,8 @@ pub(super) struct Shared {
     pub(super) engine: Engine,
     pub(super) request: BuildRequest,
     pub(super) context: Arc<Context>,
+    /// Others, by their names.
+    pub(super) named: BTreeMap<String, Named>,
     pub(super) plan: Plan,
     /// What no stage waits for its turn with.
     pub(super) aside: Output,
@@ -34,7 +38,7 @@ impl Shared {
     pub(super) fn new(
         engine: Engine,
         request: BuildRequest,
-        context: Arc<Context>,
+        (context, named): (Arc<Context>, BTreeMap<String, Named>),
         plan: Plan,
         aside: Output,
     ) -> Result<Self, Error> {
@@ -49,7 +53,7 @@ impl Shared {
             None => time::OffsetDateTime::now_utc(),
         };
         let now = rfc3339(now)?;
-        Ok(Self { engine, request, context, plan, aside, now, latest, held: Mutex::default() })
+        Ok(Self { engine, request, context, named, plan, aside, now, latest, held: Mutex::default() })
     }
 
     /// Keeps an image as long as the build.
@@ -82,6 +86,11 @@ impl Shared {
         }
     }
 
+    /// Whether `from` means files that came from beside the context.
+    pub(super) fn is_of_files(&self, from: &str) -> bool {
+        matches!(named::of(&self.named, from), Some(Named::Files(_)))
+    }
+
     /// The files that `from` means: nothing = the context.
     pub(super) async fn source(
         &self,
@@ -91,7 +100,14 @@ impl Shared {
         out: &Output,
     ) -> Result<Arc<Source>, Error> {
         let Some(from) = from.filter(|f| !f.is_empty()) else {
-            return Source::directory(self.context.files()).await;
+            return Ok(Arc::new(Source { view: SourceRoot::Context(self.context.clone()) }));
+        };
+        let of_image = match named::of(&self.named, from) {
+            Some(Named::Files(context)) => {
+                return Ok(Arc::new(Source { view: SourceRoot::Context(context.clone()) }));
+            }
+            Some(Named::Image(reference)) => Some(reference.as_str()),
+            None => None,
         };
         let stage = match self.plan.stage_of(number, from) {
             Some(n) => done.get(&n).map(|s| Stage::clone(s)).ok_or_else(|| {
@@ -102,7 +118,7 @@ impl Shared {
                 ))
             })?,
             None => {
-                let image = self.base(from, None, out).await?;
+                let image = self.base(of_image.unwrap_or(from), None, out).await?;
                 self.stage_of_image(&image).await?
             }
         };

@@ -12,6 +12,7 @@ use super::BuildRequest;
 use super::arguments::Arguments;
 use super::context::Context;
 use super::debug::{self, At};
+use super::named::Named;
 use super::output::{BuildEvent, Output};
 use super::plan::{Base, Plan};
 use super::shared::Shared;
@@ -47,14 +48,14 @@ pub(super) type Done = BTreeMap<usize, Arc<Stage>>;
 pub(super) async fn run(
     engine: Engine,
     request: BuildRequest,
-    context: Arc<Context>,
+    contexts: (Arc<Context>, BTreeMap<String, Named>),
     plan: Plan,
     output: Output,
 ) -> Result<String, Error> {
     for note in &plan.notes {
         output.line(format!("[Note] {note}")).await;
     }
-    let shared = Arc::new(Shared::new(engine, request, context, plan, output.clone())?);
+    let shared = Arc::new(Shared::new(engine, request, contexts, plan, output.clone())?);
     let stage = run_stages(&shared, &output).await?;
     finish(&shared, &stage, &output).await
 }

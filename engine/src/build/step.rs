@@ -202,7 +202,8 @@ impl Stage {
             keyword,
             chown: c.chown.clone(),
             mode: c.chmod.as_deref().map(Permissions::parse).transpose().map_err(Error::Invalid)?,
-            keep_owner: c.from.is_some(),
+            // What is of no image is root's.
+            keep_owner: c.from.as_deref().is_some_and(|from| !shared.is_of_files(from)),
             parents: c.parents,
             unpack: keyword == "ADD" && c.unpack.unwrap_or(true),
             exclude: c.exclude.clone(),
@@ -237,7 +238,7 @@ impl Stage {
         let (found, digest) = blocking(move || {
             let (mut found, mut digests) = (Vec::new(), Vec::new());
             for (source, paths, documents, rules) in groups {
-                let mut items = copy::find(source.root(), &paths, &rules)?;
+                let mut items = copy::find(source.files(), &paths, &rules)?;
                 items.extend(
                     documents
                         .into_iter()
@@ -246,7 +247,7 @@ impl Stage {
                 if items.len() > 1 && !directory {
                     return Err(not_a_directory(keyword));
                 }
-                digests.push(copy::digest(source.root(), &items, &rules)?);
+                digests.push(copy::digest(source.files(), &items, &rules)?);
                 found.push((source, items, rules));
             }
             Ok((found, digests))
@@ -263,7 +264,7 @@ impl Stage {
         let make = blocking(move || {
             let space = Workspace::open(scratch, lowers)?;
             for (source, items, rules) in &found {
-                copy::copy(source.root(), space.root()?, items, &destination, directory, rules)?;
+                copy::copy(source.files(), space.root()?, items, &destination, directory, rules)?;
             }
             space.into_layer(&images, base.as_deref(), latest)
         });
@@ -317,5 +318,5 @@ fn not_a_directory(keyword: &str) -> Error {
 
 /// What is known of the files of a bind.
 fn digest_of_bind(source: &Source, path: &str) -> Result<String, Error> {
-    copy::digest(source.root(), &[mounts::bound(source, path)?], &Rules::of_bind())
+    copy::digest(source.files(), &[mounts::bound(source, path)?], &Rules::of_bind())
 }

@@ -253,6 +253,17 @@ impl Asked {
 
 /// Where a path leads in the end. What is not there leads to itself.
 pub(crate) fn evaluate(root: &Root, path: &Path) -> io::Result<PathBuf> {
+    evaluate_by(path, |at| {
+        let fd = root.open(at, OFlag::O_PATH | OFlag::O_NOFOLLOW, 0).ok()?;
+        nix::fcntl::readlinkat(&fd, "").ok()
+    })
+}
+
+/// The same, where `link` tells where the link at a path leads, if there is one.
+pub(crate) fn evaluate_by(
+    path: &Path,
+    link: impl Fn(&Path) -> Option<std::ffi::OsString>,
+) -> io::Result<PathBuf> {
     let mut left: Vec<std::ffi::OsString> = path.iter().rev().map(OsStr::to_owned).collect();
     let (mut at, mut links) = (PathBuf::from("/"), 0);
     while let Some(part) = left.pop() {
@@ -262,9 +273,7 @@ pub(crate) fn evaluate(root: &Root, path: &Path) -> io::Result<PathBuf> {
             b".." => drop(at.pop()),
             _ => {
                 at.push(&part);
-                let fd = root.open(&at, OFlag::O_PATH | OFlag::O_NOFOLLOW, 0);
-                let link = fd.ok().and_then(|fd| nix::fcntl::readlinkat(&fd, "").ok());
-                if let Some(link) = link {
+                if let Some(link) = link(&at) {
                     links += 1;
                     if links > 40 {
                         return Err(io::Error::from_raw_os_error(libc::ELOOP));

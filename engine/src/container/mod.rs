@@ -55,7 +55,7 @@ pub use top::Top;
 pub use wait::{Exit, WaitCondition};
 
 pub(crate) use changes::MADE_BY_US;
-pub(crate) use copy::evaluate;
+pub(crate) use copy::{evaluate, evaluate_by};
 pub(crate) use exec::Execs;
 pub(crate) use resolve::signal;
 pub(crate) use slot::{Life, Record};

@@ -1,5 +1,7 @@
 //! Files of a container as a tar archive: `cp`, `export`, and the layer that `commit` makes.
 
+mod tree;
+
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
@@ -59,6 +61,42 @@ pub(crate) struct Told {
     pub(crate) mode: Option<Permissions>,
     /// No file is younger, in seconds since the Unix epoch.
     pub(crate) latest: Option<i64>,
+}
+
+/// What a header says of an entry.
+#[derive(Clone, Copy, Debug)]
+struct Meta {
+    /// Kind and permissions, as in stat(2).
+    mode: u32,
+    uid: u32,
+    gid: u32,
+    mtime: i64,
+    size: u64,
+    device: u64,
+}
+
+impl From<&FileStat> for Meta {
+    fn from(stat: &FileStat) -> Self {
+        Self {
+            mode: stat.st_mode,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            mtime: stat.st_mtime,
+            size: u64::try_from(stat.st_size).unwrap_or(0),
+            device: stat.st_rdev,
+        }
+    }
+}
+
+/// Where an entry is from.
+#[derive(Clone, Copy)]
+enum Source<'a> {
+    /// From nothing that has extended attributes.
+    None,
+    /// An open file or directory.
+    File(&'a OwnedFd),
+    /// A file elsewhere that has these.
+    Known(&'a [(Vec<u8>, Vec<u8>)]),
 }
 
 /// Deeper than any path of a file system can be walked by name (PATH_MAX of one-letter names).
@@ -156,7 +194,7 @@ impl<'a, W: Write> Pack<'a, W> {
         if meta.st_nlink > 1 && kind != SFlag::S_IFSOCK {
             if let Some(first) = self.links.get(&(meta.st_dev, meta.st_ino)) {
                 let first = first.clone();
-                return self.put(EntryType::Link, &meta, path, &first, None, io::empty());
+                return self.put(EntryType::Link, &(&meta).into(), path, &first, Source::None, io::empty());
             }
             self.links.insert((meta.st_dev, meta.st_ino), path.to_vec());
         }
@@ -169,18 +207,31 @@ impl<'a, W: Write> Pack<'a, W> {
                 };
                 // As long as it said: one that grows is cut, one that shrinks is filled up with zeros.
                 let data = Exact { file: File::from(file.try_clone()?), left: meta.st_size as u64 };
-                self.put(EntryType::Regular, &meta, path, b"", Some(&file), data)
+                self.put(EntryType::Regular, &(&meta).into(), path, b"", Source::File(&file), data)
             }
             SFlag::S_IFLNK => {
                 let link = match nix::fcntl::readlinkat(dir, name) {
                     Err(Errno::ENOENT) => return Ok(()),
                     other => other?,
                 };
-                self.put(EntryType::Symlink, &meta, path, link.as_bytes(), None, io::empty())
+                self.put(
+                    EntryType::Symlink,
+                    &(&meta).into(),
+                    path,
+                    link.as_bytes(),
+                    Source::None,
+                    io::empty(),
+                )
             }
-            SFlag::S_IFCHR => self.put(EntryType::Char, &meta, path, b"", None, io::empty()),
-            SFlag::S_IFBLK => self.put(EntryType::Block, &meta, path, b"", None, io::empty()),
-            SFlag::S_IFIFO => self.put(EntryType::Fifo, &meta, path, b"", None, io::empty()),
+            SFlag::S_IFCHR => {
+                self.put(EntryType::Char, &(&meta).into(), path, b"", Source::None, io::empty())
+            }
+            SFlag::S_IFBLK => {
+                self.put(EntryType::Block, &(&meta).into(), path, b"", Source::None, io::empty())
+            }
+            SFlag::S_IFIFO => {
+                self.put(EntryType::Fifo, &(&meta).into(), path, b"", Source::None, io::empty())
+            }
             // Sockets have no place in a tar.
             _ if self.tidy => remove(dir, name.as_os_str()),
             _ => Ok(()),
@@ -202,7 +253,7 @@ impl<'a, W: Write> Pack<'a, W> {
     pub(crate) fn directory(&mut self, dir: &OwnedFd, path: &[u8]) -> io::Result<()> {
         let meta = fstat(dir)?;
         let name = [path, b"/"].concat();
-        self.put(EntryType::Directory, &meta, &name, b"", Some(dir), io::empty())?;
+        self.put(EntryType::Directory, &(&meta).into(), &name, b"", Source::File(dir), io::empty())?;
         let opaque = self.layer && xattr::all(dir.as_fd())?.iter().any(|(k, _)| k == OPAQUE);
         if opaque { self.empty(&[path, b"/.wh..wh..opq"].concat(), &meta) } else { Ok(()) }
     }
@@ -229,9 +280,8 @@ impl<'a, W: Write> Pack<'a, W> {
     }
 
     fn empty(&mut self, path: &[u8], meta: &FileStat) -> io::Result<()> {
-        let mut meta = *meta;
-        (meta.st_mode, meta.st_size) = (0o600, 0);
-        self.put(EntryType::Regular, &meta, path, b"", None, io::empty())
+        let meta = Meta { mode: 0o600, size: 0, ..meta.into() };
+        self.put(EntryType::Regular, &meta, path, b"", Source::None, io::empty())
     }
 
     /// Writes one entry. What its header has no room for (long names, large IDs, extended attributes) goes before
@@ -239,30 +289,30 @@ impl<'a, W: Write> Pack<'a, W> {
     fn put(
         &mut self,
         kind: EntryType,
-        meta: &FileStat,
+        meta: &Meta,
         path: &[u8],
         link: &[u8],
-        file: Option<&OwnedFd>,
+        source: Source<'_>,
         data: impl io::Read,
     ) -> io::Result<()> {
         let mut header = Header::new_gnu();
         header.set_entry_type(kind);
         let mode = match self.told.mode.as_ref().filter(|_| kind != EntryType::Symlink) {
-            Some(told) => told.apply(meta.st_mode, kind == EntryType::Directory),
-            None => meta.st_mode,
+            Some(told) => told.apply(meta.mode, kind == EntryType::Directory),
+            None => meta.mode,
         };
         header.set_mode(mode & 0o7777);
-        let mtime = self.told.latest.map_or(meta.st_mtime, |latest| meta.st_mtime.min(latest));
+        let mtime = self.told.latest.map_or(meta.mtime, |latest| meta.mtime.min(latest));
         header.set_mtime(u64::try_from(mtime).unwrap_or(0));
-        header.set_size(if kind == EntryType::Regular { meta.st_size as u64 } else { 0 });
+        header.set_size(if kind == EntryType::Regular { meta.size } else { 0 });
         if matches!(kind, EntryType::Char | EntryType::Block) {
-            header.set_device_major(nix::sys::stat::major(meta.st_rdev) as u32)?;
-            header.set_device_minor(nix::sys::stat::minor(meta.st_rdev) as u32)?;
+            header.set_device_major(nix::sys::stat::major(meta.device) as u32)?;
+            header.set_device_minor(nix::sys::stat::minor(meta.device) as u32)?;
         }
         let mut records: Vec<(String, Vec<u8>)> = Vec::new();
         let owner = match &self.ids {
-            None => (meta.st_uid, meta.st_gid),
-            Some(ids) => ids.to_container(meta.st_uid, meta.st_gid),
+            None => (meta.uid, meta.gid),
+            Some(ids) => ids.to_container(meta.uid, meta.gid),
         };
         let owner = self.told.owner.unwrap_or(owner);
         let (uid, gid) = (u64::from(owner.0), u64::from(owner.1));
@@ -281,7 +331,16 @@ impl<'a, W: Write> Pack<'a, W> {
                 records.push((key.into(), text.to_vec()));
             }
         }
-        for (name, value) in file.map(|f| xattr::all(f.as_fd())).transpose()?.unwrap_or_default() {
+        let file = match source {
+            Source::File(file) => Some(file),
+            _ => None,
+        };
+        let attributes = match source {
+            Source::None => Vec::new(),
+            Source::File(file) => xattr::all(file.as_fd())?,
+            Source::Known(attributes) => attributes.to_vec(),
+        };
+        for (name, value) in attributes {
             // Neither what overlayfs keeps for itself nor what no other host could take.
             let kept = [&b"security.capability"[..], b"user."];
             if kept.iter().any(|k| name.starts_with(k)) && !name.starts_with(b"user.overlay.") {
@@ -296,7 +355,7 @@ impl<'a, W: Write> Pack<'a, W> {
         }
         header.set_cksum();
         if let Some(announce) = self.announce.filter(|_| kind == EntryType::Regular && file.is_some()) {
-            announce(path, meta.st_size as u64);
+            announce(path, meta.size);
         }
         self.out.append(&header, data)
     }

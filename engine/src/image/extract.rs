@@ -65,10 +65,15 @@ pub(crate) struct Within {
 /// whiteouts are names.
 pub(crate) fn copy_in(from: impl Read + Send, to: OwnedFd, rules: CopyRules) -> Result<(), Error> {
     let (_, reader) = decoder(from).map_err(|e| Error::Archive(format!("it cannot be read: {e}")))?;
+    copy_plain(reader, to, rules)
+}
+
+/// The same of an archive that is not compressed.
+pub(super) fn copy_plain(from: impl Read, to: OwnedFd, rules: CopyRules) -> Result<(), Error> {
     let owner = rules.ids.as_ref().map(FsRoot::of).transpose();
     let _owner = owner.map_err(|e| Error::Invalid(e.to_string()))?;
     let limits = Limits { bytes: u64::MAX, entries: u64::MAX, ..Limits::default() };
-    Extraction::new(to, Some(rules)).run(&mut TarReader::new(reader, false), &limits).map(drop)
+    Extraction::new(to, Some(rules)).run(&mut TarReader::new(from, false), &limits).map(drop)
 }
 
 /// Whether something is an archive that [`copy_in`] takes.
@@ -85,6 +90,8 @@ struct Extraction {
     /// Paths this layer made, which its own whiteouts do not remove.
     made: HashSet<Vec<u8>>,
     directories: Vec<(Vec<u8>, (i64, i64))>,
+    /// Content on its way.
+    buffer: Vec<u8>,
     bytes: u64,
     entries: u64,
 }
@@ -98,7 +105,7 @@ fn refused(name: &str, why: &str) -> Error {
 }
 
 /// The path without `.` and doubled slashes; one that goes up or is absolute after that is refused.
-fn clean(path: &[u8], name: &str) -> Result<Vec<u8>, Error> {
+pub(super) fn clean(path: &[u8], name: &str) -> Result<Vec<u8>, Error> {
     let mut out = Vec::with_capacity(path.len());
     for part in path.split(|b| *b == b'/') {
         match part {
@@ -116,7 +123,8 @@ fn clean(path: &[u8], name: &str) -> Result<Vec<u8>, Error> {
     Ok(out)
 }
 
-fn split(path: &[u8]) -> (&[u8], &[u8]) {
+/// The directory of a path, and the name in it.
+pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|b| *b == b'/') {
         Some(i) => (&path[..i], &path[i + 1..]),
         None => (b"", path),
@@ -125,7 +133,16 @@ fn split(path: &[u8]) -> (&[u8], &[u8]) {
 
 impl Extraction {
     fn new(root: OwnedFd, copy: Option<CopyRules>) -> Self {
-        Self { root, copy, parent: None, made: HashSet::new(), directories: Vec::new(), bytes: 0, entries: 0 }
+        Self {
+            root,
+            copy,
+            parent: None,
+            made: HashSet::new(),
+            directories: Vec::new(),
+            buffer: vec![0; 128 << 10],
+            bytes: 0,
+            entries: 0,
+        }
     }
 
     /// Unpacks everything; returns the bytes written.
@@ -263,7 +280,9 @@ impl Extraction {
         path: &[u8],
     ) -> Result<(), Error> {
         let name = e.name();
-        self.make_way(dir, last, e.kind, &name)?;
+        if e.kind != Kind::File {
+            self.make_way(dir, last, e.kind, &name)?;
+        }
         let mode = Mode::from_bits_truncate(e.mode);
         let owner = || {
             fchownat(
@@ -292,10 +311,17 @@ impl Extraction {
                 self.directories.push((path.to_vec(), e.mtime));
             }
             Kind::File => {
-                let fd = open_in(dir, last, OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL)
-                    .map_err(|err| failed("make", &name, err))?;
-                let file = File::from(fd);
-                write_data(&file, e, archive, &name)?;
+                let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
+                // Mostly there is nothing in the way.
+                let fd = match open_in(dir, last, flags) {
+                    Err(Errno::EEXIST) => {
+                        self.make_way(dir, last, e.kind, &name)?;
+                        open_in(dir, last, flags)
+                    }
+                    other => other,
+                };
+                let file = File::from(fd.map_err(|err| failed("make", &name, err))?);
+                write_data(&file, e, archive, &name, &mut self.buffer)?;
                 return attributes(&file.into(), e, mode, &name);
             }
             Kind::CharDevice | Kind::BlockDevice | Kind::Fifo => {
@@ -441,9 +467,14 @@ fn open_in(dir: &OwnedFd, name: &[u8], flags: OFlag) -> Result<OwnedFd, Errno> {
     )
 }
 
-fn write_data<R: Read>(file: &File, e: &Entry, archive: &mut TarReader<R>, name: &str) -> Result<(), Error> {
+fn write_data<R: Read>(
+    file: &File,
+    e: &Entry,
+    archive: &mut TarReader<R>,
+    name: &str,
+    buffer: &mut [u8],
+) -> Result<(), Error> {
     let write_failed = |err: io::Error| Error::Archive(format!("cannot write entry {name:?}: {err}"));
-    let mut buffer = vec![0; 128 << 10];
     let whole = [(0, e.size)];
     for (offset, len) in e.extents.as_deref().unwrap_or(&whole) {
         let (mut at, mut left) = (*offset, *len);

@@ -29,6 +29,7 @@ mod share;
 mod store;
 pub(crate) mod tar;
 mod transfer;
+pub(crate) mod tree;
 mod unsynced;
 mod upload;
 mod usage;

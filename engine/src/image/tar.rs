@@ -334,6 +334,11 @@ impl<R: Read> TarReader<R> {
         broken(format!("{why} at entry {:?}: {e}", self.current))
     }
 
+    /// The stream below.
+    pub(super) fn source(&self) -> &R {
+        &self.inner
+    }
+
     /// The stream below, to be drained.
     pub(super) fn into_inner(self) -> R {
         self.inner

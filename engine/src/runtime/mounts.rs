@@ -65,11 +65,18 @@ impl FromHost {
         Ok(Self { files, volumes, shm: None, cgroups: Vec::new() })
     }
 
-    /// Mounts images. Done after this mount namespace was cut off from the host's; `scratch` is any directory.
+    /// Mounts images, and gives what has a container's IDs on the disk the host's. Done after this mount namespace was cut
+    /// off from the host's; `scratch` is any directory.
     pub fn collect_images(&mut self, scratch: &OwnedFd, ids: Option<Mapped<'_>>) -> Result<(), Error> {
         for (tree, config) in &mut self.volumes {
-            if let MountKind::Image { name, options } = &config.kind {
-                *tree = Some(image(name, options, scratch, ids)?);
+            match (&config.kind, &tree, ids) {
+                (MountKind::Image { name, options }, ..) => {
+                    *tree = Some(image(name, options, scratch, ids)?);
+                }
+                (MountKind::Bind { source, options }, Some(tree), Some(ids)) if options.own_ids => {
+                    mount_api::set_id_map(tree, ids.0).on("map the IDs of", source.display())?;
+                }
+                _ => {}
             }
         }
         Ok(())

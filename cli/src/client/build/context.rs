@@ -1,5 +1,6 @@
 //! The build context as an archive: a directory without what `.dockerignore` leaves out, or what comes on standard input.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Component, Path, PathBuf};
@@ -12,11 +13,49 @@ use super::super::api::{self, Body};
 /// Name of a Dockerfile that is sent along from elsewhere.
 const SENT: &str = ".dockerfile.sent";
 
+/// A directory that is sent along, as a context of its own.
+pub(super) struct Along {
+    root: PathBuf,
+    /// Where in the archive it is.
+    at: PathBuf,
+}
+
+/// Reads `NAME=VALUE` of other contexts: what the daemon is told of them, and what is sent along.
+pub(super) fn named(given: &[String]) -> Result<(BTreeMap<String, String>, Vec<Along>)> {
+    let (mut told, mut along) = (BTreeMap::new(), Vec::new());
+    // Whatever the context has, it has nothing of that name.
+    let unused = format!(".skep-context-{:016x}", rand::random::<u64>());
+    for text in given {
+        let read = text.split_once('=').filter(|(name, value)| !name.is_empty() && !value.is_empty());
+        let (name, value) =
+            read.with_context(|| format!("invalid context value: {text}, expected key=value"))?;
+        let value = match value.contains("://") || is_far(value) {
+            true => value.to_owned(),
+            false => {
+                let root = Path::new(value);
+                if !root.is_dir() {
+                    bail!("failed to get build context {name}: {value:?} not found or not a directory");
+                }
+                let at = PathBuf::from(format!("{unused}-{}", along.len()));
+                let sent = format!("sent:{}", slashes(&at));
+                along.push(Along { root: fs::canonicalize(root)?, at });
+                sent
+            }
+        };
+        told.insert(name.to_owned(), value);
+    }
+    Ok((told, along))
+}
+
+fn is_far(path: &str) -> bool {
+    let far = ["http://", "https://", "git://", "git@", "ssh://", "github.com/"];
+    far.iter().any(|p| path.starts_with(p)) && !Path::new(path).is_dir()
+}
+
 /// Where the daemon is to fetch the context from, if that is what a path is; and the path of the Dockerfile in it.
 pub(super) fn remote(path: &Path, file: Option<&Path>) -> Result<Option<(String, String)>> {
     let shown = path.display().to_string();
-    let far = ["http://", "https://", "git://", "git@", "ssh://", "github.com/"];
-    if !far.iter().any(|p| shown.starts_with(p)) || path.is_dir() {
+    if !is_far(&shown) {
         return Ok(None);
     }
     if file == Some(Path::new("-")) {
@@ -28,18 +67,29 @@ pub(super) fn remote(path: &Path, file: Option<&Path>) -> Result<Option<(String,
 }
 
 /// What is sent, and the path of the Dockerfile in it.
-pub(super) fn open(path: &Path, file: Option<&Path>) -> Result<(Body, String)> {
+pub(super) fn open(path: &Path, file: Option<&Path>, along: Vec<Along>) -> Result<(Body, String)> {
     if path == Path::new("-") {
+        if !along.is_empty() {
+            bail!("a directory as --build-context does not go with a context on standard input");
+        }
         return from_stdin(file);
     }
     let root = root(path)?;
     let (text, name) = dockerfile(&root, file)?;
-    send(root, text, name)
+    send(Some(root), text, name, along)
+}
+
+/// What is sent along with a context that is not sent.
+pub(super) fn alone(along: Vec<Along>) -> Result<Body> {
+    if along.is_empty() {
+        return Ok(api::full(Vec::new()));
+    }
+    send(None, None, String::new(), along).map(|(body, _)| body)
 }
 
 /// A directory with a Dockerfile that is in no file.
-pub(super) fn with_dockerfile(path: &Path, text: &str) -> Result<(Body, String)> {
-    send(root(path)?, Some(text.as_bytes().to_vec()), SENT.to_owned())
+pub(super) fn with_dockerfile(path: &Path, text: &str, along: Vec<Along>) -> Result<(Body, String)> {
+    send(Some(root(path)?), Some(text.as_bytes().to_vec()), SENT.to_owned(), along)
 }
 
 fn root(path: &Path) -> Result<PathBuf> {
@@ -50,13 +100,27 @@ fn root(path: &Path) -> Result<PathBuf> {
     fs::canonicalize(path).with_context(|| format!("unable to prepare context: {shown}"))
 }
 
-fn send(root: PathBuf, text: Option<Vec<u8>>, name: String) -> Result<(Body, String)> {
-    let (ignore, sent) = (ignore(&root, &name)?, name.clone());
+fn send(
+    root: Option<PathBuf>,
+    text: Option<Vec<u8>>,
+    name: String,
+    along: Vec<Along>,
+) -> Result<(Body, String)> {
+    let sent = name.clone();
+    let mut parts = Vec::new();
+    if let Some(root) = root {
+        let ignore = ignore(&root, &name)?;
+        parts.push(Part { root, at: PathBuf::new(), ignore, needed: Some(name), text });
+    }
+    for Along { root, at } in along {
+        let ignore = read_ignore(&root, ".dockerignore")?.unwrap_or_default();
+        parts.push(Part { root, at, ignore, needed: None, text: None });
+    }
     let (reader, writer) = io::pipe()?;
     let from = tokio::fs::File::from_std(fs::File::from(std::os::fd::OwnedFd::from(reader)));
     std::thread::spawn(move || {
         // The daemon's refusal says more than a broken pipe.
-        if let Err(e) = pack(&root, &ignore, &name, text.as_deref(), writer)
+        if let Err(e) = pack(&parts, writer)
             && e.downcast_ref::<io::Error>().is_none_or(|e| e.kind() != io::ErrorKind::BrokenPipe)
         {
             eprintln!("ERROR: the build context cannot be sent whole: {e:#}");
@@ -105,20 +169,48 @@ fn slashes(path: &Path) -> String {
 /// `NAME.dockerignore` beside the Dockerfile, else `.dockerignore`.
 pub fn ignore(root: &Path, dockerfile: &str) -> Result<Ignore> {
     for name in [format!("{dockerfile}.dockerignore"), ".dockerignore".to_owned()] {
-        match fs::read_to_string(root.join(&name)) {
-            Ok(text) => {
-                return Ignore::parse(&text).map_err(|e| anyhow::anyhow!("{name}: {e}"));
-            }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => return Err(e).with_context(|| format!("read {name}")),
+        if let Some(found) = read_ignore(root, &name)? {
+            return Ok(found);
         }
     }
     Ok(Ignore::default())
 }
 
-fn pack(root: &Path, ignore: &Ignore, name: &str, text: Option<&[u8]>, to: impl Write) -> Result<()> {
+fn read_ignore(root: &Path, name: &str) -> Result<Option<Ignore>> {
+    match fs::read_to_string(root.join(name)) {
+        Ok(text) => Ignore::parse(&text).map(Some).map_err(|e| anyhow::anyhow!("{name}: {e}")),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e).with_context(|| format!("read {name}")),
+    }
+}
+
+/// A directory that is sent.
+struct Part {
+    root: PathBuf,
+    /// Where in the archive it is.
+    at: PathBuf,
+    ignore: Ignore,
+    /// Path of the Dockerfile in it, which the daemon needs.
+    needed: Option<String>,
+    /// The text of that, where it is in no file.
+    text: Option<Vec<u8>>,
+}
+
+fn pack(parts: &[Part], to: impl Write) -> Result<()> {
     let mut out = tar::Builder::new(BufWriter::with_capacity(1 << 16, to));
     out.follow_symlinks(false);
+    for part in parts {
+        pack_part(part, &mut out)?;
+    }
+    out.into_inner()?.flush()?;
+    Ok(())
+}
+
+fn pack_part(part: &Part, out: &mut tar::Builder<impl Write>) -> Result<()> {
+    let Part { root, at: within, ignore, needed: name, text } = part;
+    if !within.as_os_str().is_empty() {
+        out.append_dir(within, root).with_context(|| format!("read {}", root.display()))?;
+    }
     let mut walk = vec![PathBuf::new()];
     while let Some(dir) = walk.pop() {
         let at = root.join(&dir);
@@ -130,12 +222,15 @@ fn pack(root: &Path, ignore: &Ignore, name: &str, text: Option<&[u8]>, to: impl 
             let shown = slashes(&path);
             let is_dir = entry.file_type()?.is_dir();
             // The daemon needs the one, and may want to see the other.
-            let needed = shown == name || shown == ".dockerignore";
+            let needed = name.as_ref().is_some_and(|name| shown == *name || shown == ".dockerignore");
             if text.is_some() && shown == ".dockerignore" {
                 continue;
             }
             if !needed && ignore.excluded_by(&shown).is_some() {
-                if is_dir && (ignore.may_keep_below(&shown) || name.starts_with(&format!("{shown}/"))) {
+                if is_dir
+                    && (ignore.may_keep_below(&shown)
+                        || name.as_ref().is_some_and(|name| name.starts_with(&format!("{shown}/"))))
+                {
                     walk.push(path);
                 }
                 continue;
@@ -146,21 +241,20 @@ fn pack(root: &Path, ignore: &Ignore, name: &str, text: Option<&[u8]>, to: impl 
                 continue;
             }
             let source = entry.path();
-            out.append_path_with_name(&source, &path)
+            out.append_path_with_name(&source, within.join(&path))
                 .with_context(|| format!("read {}", source.display()))?;
             if is_dir {
                 walk.push(path);
             }
         }
     }
-    if let Some(text) = text {
+    if let (Some(text), Some(name)) = (text, name) {
         // The daemon takes away what this leaves out: no image gets the Dockerfile by a name that nobody gave it.
         let mut ignored = fs::read(root.join(".dockerignore")).unwrap_or_default();
         ignored.extend_from_slice(format!("\n.dockerignore\n{name}\n").as_bytes());
-        written(&mut out, ".dockerignore", &ignored)?;
-        written(&mut out, name, text)?;
+        written(out, ".dockerignore", &ignored)?;
+        written(out, name, text)?;
     }
-    out.into_inner()?.flush()?;
     Ok(())
 }
 

@@ -14,7 +14,7 @@ use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 use hyper::Method;
 
-use super::api::{self, Api, Query};
+use super::api::{Api, Query};
 use super::create_body;
 use super::create_values as values;
 use super::messages::{self, Failed, Messages, Show};
@@ -55,6 +55,9 @@ pub struct BuildArgs {
     /// MEMs in which to allow execution (0-3, 0,1)
     #[arg(long, value_name = "string")]
     cpuset_mems: Option<String>,
+    /// Another context, which FROM, COPY and RUN know by its name: a directory, docker-image://REFERENCE, a URL or a repository
+    #[arg(long, value_name = "NAME=PATH")]
+    build_context: Vec<String>,
     /// Open a shell in the state that a failed step left
     #[arg(long, conflicts_with = "quiet")]
     debug: bool,
@@ -184,14 +187,19 @@ pub async fn build(api: &Api, args: &BuildArgs) -> Result<String> {
         Some(_) => None,
         None => context::remote(&args.path, args.file.as_deref())?,
     };
+    let (named, along) = context::named(&args.build_context)?;
     let (context, dockerfile) = match (&remote, &args.inline) {
-        (Some((_, dockerfile)), _) => (api::full(Vec::new()), dockerfile.clone()),
-        (None, Some(text)) => context::with_dockerfile(&args.path, text)?,
-        (None, None) => context::open(&args.path, args.file.as_deref())?,
+        (Some((_, dockerfile)), _) => (context::alone(along)?, dockerfile.clone()),
+        (None, Some(text)) => context::with_dockerfile(&args.path, text, along)?,
+        (None, None) => context::open(&args.path, args.file.as_deref(), along)?,
     };
     let agents = agent::Agents::read(&args.ssh)?;
     let query = query(args, &dockerfile)?.with("skep-ssh", agents.ids());
     let query = remote.iter().fold(query, |q, (url, _)| q.with("remote", url));
+    let query = match named.is_empty() {
+        true => query,
+        false => query.with("skep-contexts", serde_json::to_string(&named)?),
+    };
     let mut headers = vec![("Content-Type", "application/x-tar".to_owned())];
     let known = api.store()?.all();
     if !known.is_empty() {
