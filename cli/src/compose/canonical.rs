@@ -82,6 +82,7 @@ fn service(node: &mut Node, path: &str, context: &Context<'_>) -> Result<(), Pro
         pairs(build, "args");
         pairs(build, "labels");
         pairs(build, "additional_contexts");
+        pairs(build, "ssh");
         if context.builds {
             self::build(build, context);
         }
@@ -141,6 +142,14 @@ fn build(node: &mut Node, context: &Context<'_>) {
     }
     if let Some(path) = node.get_mut("context").filter(|c| !c.text().is_some_and(remote)) {
         absolute(path, context);
+    }
+    if let Some(Kind::Map(others)) = node.get_mut("additional_contexts").map(|n| &mut n.kind) {
+        let of_service = |text: &str| text.starts_with("service:");
+        for (_, path) in others {
+            if path.text().is_some_and(|t| !remote(t) && !of_service(t)) {
+                absolute(path, context);
+            }
+        }
     }
     let known = node.get("dockerfile").is_some() || node.get("dockerfile_inline").is_some();
     if !known {

@@ -76,6 +76,9 @@ pub fn load(options: &Options<'_>) -> Result<Project, Error> {
     let dir = options.directory.clone().unwrap_or_else(|| directory(first));
     let mut root = loader.merged(options.files, &dir, &mut Vec::new())?;
     merge::drop_reset(&mut root);
+    if options.dialect == Dialect::Project {
+        merge::unite(&mut root);
+    }
     let inactive = loader.leave_out_inactive(&mut root);
     if options.interpolate {
         env_file::fold(&mut root, &options.variables, options.dialect)?;
@@ -141,12 +144,23 @@ impl<'a> Loader<'a> {
     pub fn document(&mut self, file: &str, dir: &Path) -> Result<Node, Error> {
         let text = read(file).map_err(|source| Error::Read { file: file.into(), source })?;
         let shown = if file == "-" { "<stdin>" } else { file };
-        self.parsed(shown, &text, dir)
+        if self.options.dialect != Dialect::Project {
+            return self.checked(yaml::parse(shown, &text)?, dir);
+        }
+        // Several in one file are merged as several files are.
+        let mut merged: Option<Node> = None;
+        for document in yaml::documents(shown, &text)? {
+            let document = self.checked(document, dir)?;
+            match &mut merged {
+                Some(base) => merge::merge(base, document),
+                None => merged = Some(document),
+            }
+        }
+        merged.ok_or(Error::NoFile)
     }
 
-    /// A text as a file.
-    pub fn parsed(&mut self, file: &str, text: &str, dir: &Path) -> Result<Node, Error> {
-        let mut root = yaml::parse(file, text)?;
+    /// One document, checked and in long forms.
+    fn checked(&mut self, mut root: Node, dir: &Path) -> Result<Node, Error> {
         self.files += 1;
         if self.files > MOST_FILES {
             return Err(
@@ -206,10 +220,12 @@ pub fn declared_name(files: &[String], variables: &Variables) -> Result<Option<S
     let mut found = None;
     for file in files {
         let Ok(text) = read(file) else { continue };
-        let root = yaml::parse(if file == "-" { "<stdin>" } else { file }, &text)?;
-        let Some(name) = root.get("name") else { continue };
-        let expanded = interpolate::expand(name.text().unwrap_or_default(), variables, 0, &mut Vec::new());
-        found = expanded.ok().filter(|n| !n.is_empty()).or(found);
+        for root in yaml::documents(if file == "-" { "<stdin>" } else { file }, &text)? {
+            let Some(name) = root.get("name") else { continue };
+            let expanded =
+                interpolate::expand(name.text().unwrap_or_default(), variables, 0, &mut Vec::new());
+            found = expanded.ok().filter(|n| !n.is_empty()).or(found);
+        }
     }
     Ok(found)
 }

@@ -92,6 +92,36 @@ fn append(held: &mut Vec<Node>, items: Vec<Node>, path: &[String]) {
     }
 }
 
+/// Lists of services in which something stands once, as in what several files come to.
+const UNITED: [&str; 14] = [
+    "cap_add",
+    "cap_drop",
+    "configs",
+    "devices",
+    "dns",
+    "dns_opt",
+    "dns_search",
+    "env_file",
+    "expose",
+    "links",
+    "ports",
+    "secrets",
+    "tmpfs",
+    "volumes",
+];
+
+/// Leaves of what a list says twice the last one.
+pub fn unite(root: &mut Node) {
+    for (_, service) in root.get_mut("services").map(Node::entries_mut).unwrap_or_default() {
+        for name in UNITED {
+            let Some(Node { kind: Kind::List(list), .. }) = service.get_mut(name) else { continue };
+            let path = ["services", "", name].map(str::to_owned);
+            let items = std::mem::take(list);
+            append(list, items, &path);
+        }
+    }
+}
+
 /// Takes out what `!reset` took away, once all files are merged.
 pub fn drop_reset(node: &mut Node) {
     match &mut node.kind {

@@ -28,6 +28,9 @@ pub fn check(root: &Node, dialect: Dialect, inactive: &[String]) -> Result<(), E
                 problems.push(Problem::new(&key.at, what));
             }
         }
+        for (key, service) in services {
+            possible(key, service, &mut problems);
+        }
         depends::in_order(services, depends::of)?;
     }
     for (key, service) in services {
@@ -59,4 +62,24 @@ pub fn check(root: &Node, dialect: Dialect, inactive: &[String]) -> Result<(), E
         }
     }
     if problems.is_empty() { Ok(()) } else { Err(Error::Invalid(problems)) }
+}
+
+/// What a service of a project cannot be called, nor ask for.
+fn possible(key: &Key, service: &Node, problems: &mut Vec<Problem>) {
+    let name = &key.text;
+    if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')) {
+        let what = format!("services: {name:?} is no name: want letters, digits, '.', '_' and '-'");
+        problems.push(Problem::new(&key.at, what));
+    }
+    if let (Some(mode), Some(_)) = (service.get("network_mode"), service.get("networks")) {
+        let what = format!("services.{name} declares mutually exclusive network_mode and networks");
+        problems.push(Problem::new(&mode.at, what));
+    }
+    for path in [&["scale"][..], &["deploy", "replicas"]] {
+        let Some(count) = service.path(path) else { continue };
+        if count.text().is_some_and(|t| t.starts_with('-')) {
+            let what = format!("services.{name}.{}: must be greater than or equal to 0", path.join("."));
+            problems.push(Problem::new(&count.at, what));
+        }
+    }
 }

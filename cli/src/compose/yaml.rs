@@ -33,9 +33,19 @@ struct Anchored {
 
 /// Reads the one document of a file.
 pub fn parse(file: &str, text: &str) -> Result<Node, Problem> {
+    let mut all = documents(file, text)?.into_iter();
+    match (all.next(), all.next()) {
+        (_, Some(second)) => Err(Problem::new(&second.at, "a second document: a Compose file is one")),
+        (Some(one), None) => Ok(one),
+        (None, None) => Err(empty(file)),
+    }
+}
+
+/// Reads all documents of a file, of which there is at least one. Empty ones are none.
+pub fn documents(file: &str, text: &str) -> Result<Vec<Node>, Problem> {
     let mut reader = Reader { file: file.into(), open: Vec::new(), anchors: HashMap::new(), values: 0 };
     let mut parser = Parser::new_from_str(text);
-    let mut document = None;
+    let mut all = Vec::new();
     loop {
         let (event, mark) = parser.next_token().map_err(|e| {
             let mark = *e.marker();
@@ -46,18 +56,16 @@ pub fn parse(file: &str, text: &str) -> Result<Node, Problem> {
         let at = reader.at(mark);
         match event {
             Event::StreamEnd => break,
-            Event::DocumentStart if document.is_some() => {
-                return Err(Problem::new(&at, "a second document: a Compose file is one"));
-            }
-            event => {
-                if let Some(done) = reader.event(event, at)? {
-                    document = Some(done);
-                }
-            }
+            // What an anchor names is of one document.
+            Event::DocumentStart => reader.anchors.clear(),
+            event => all.extend(reader.event(event, at)?.filter(|d| !d.is_null())),
         }
     }
-    let start = At { file: file.into(), line: 1, column: 1 };
-    document.filter(|d| !d.is_null()).ok_or_else(|| Problem::new(&start, "the file is empty"))
+    if all.is_empty() { Err(empty(file)) } else { Ok(all) }
+}
+
+fn empty(file: &str) -> Problem {
+    Problem::new(&At { file: file.into(), line: 1, column: 1 }, "the file is empty")
 }
 
 struct Reader {

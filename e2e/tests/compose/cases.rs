@@ -26,6 +26,39 @@ const TOLD: &[(&str, &[&str], i32, &str)] = &[
     ("services: {a: {image: \"bb:$COMPOSE_PROJECT_NAME\"}}", &["config"], 0, "image: bb:p"),
     ("services: {a: {image: \"bb:${NO:-x}\"}}", &["config", "--images"], 0, "bb:x"),
     ("services: {a: {image: \"bb:${NO:-x}\"}}", &["config", "--no-interpolate"], 0, "${NO:-x}"),
+    (
+        "services: {a: {image: bb, network_mode: host, networks: [default]}}",
+        &["config"],
+        1,
+        "compose.yaml:1:41: services.a declares mutually exclusive network_mode and networks",
+    ),
+    (
+        "services: {a: {image: bb, deploy: {replicas: -1}}}",
+        &["config"],
+        1,
+        "services.a.deploy.replicas: must be greater than or equal to 0",
+    ),
+    ("services: {\"a b\": {image: bb}}", &["config"], 1, "services: \"a b\" is no name"),
+    (
+        "services: {a: {image: bb}}\n---\nservices: {a: {environment: {A: \"1\"}}}\n---\nservices: {a: {image: cc}}",
+        &["config"],
+        0,
+        "    environment:\n      A: \"1\"\n    image: cc\n",
+    ),
+    ("services: {a: {image: bb, command: [\"$$x\"]}}", &["config"], 0, "- $$x"),
+    ("services: {a: {image: bb, command: [\"$$x\"]}}", &["config", "--no-interpolate"], 0, "- $$x"),
+    (
+        "services: {a: {image: bb, configs: [{source: c, mode: 0o440}]}}\nconfigs: {c: {content: x}}",
+        &["config"],
+        0,
+        "mode: \"0440\"",
+    ),
+    (
+        "services: {a: {image: bb, volumes: [\"/x:/y\", \"/z:/y\"], expose: [\"1\", \"1\"], ports: [\"80:80\", \"80:80\"]}}",
+        &["config"],
+        0,
+        "    expose:\n      - \"1\"\n    image: bb\n    networks:\n      default: null\n    ports:\n      - mode: ingress\n        target: 80\n        published: \"80\"\n        protocol: tcp\n    volumes:\n      - type: bind\n        source: /z\n",
+    ),
     ("services: {a: {build: .}}", &["config", "--images"], 0, "p-a"),
     ("services: {a: {image: bb}, b: {image: bb, profiles: [x]}}", &["config", "--services"], 0, "!b"),
     (
@@ -61,7 +94,7 @@ const TOLD: &[(&str, &[&str], i32, &str)] = &[
         0,
         "A: base\n      B: own",
     ),
-    ("services: {a: {image: bb, env_file: vars.env}}", &["config"], 0, "A: one from-dotenv\n      B: $TAG"),
+    ("services: {a: {image: bb, env_file: vars.env}}", &["config"], 0, "A: one from-dotenv\n      B: $$TAG"),
     (
         "services: {a: {image: bb, volumes: [\"v:/v\"]}}\nvolumes: {v: {}, unused: {}}",
         &["config", "--volumes"],
@@ -126,10 +159,22 @@ const TOLD: &[(&str, &[&str], i32, &str)] = &[
         "compose.yaml:2:18: services.a.provider is not supported",
     ),
     (
-        "services:\n  a: {build: {context: ., additional_contexts: {x: y}}}",
+        "services:\n  a: {build: {context: ., provenance: true}}",
         &["config"],
         1,
-        "services.a.build.additional_contexts is not supported",
+        "services.a.build.provenance is not supported",
+    ),
+    (
+        "services:\n  a: {build: {context: ., cache_to: [x]}}",
+        &["config", "-q"],
+        0,
+        "compose.yaml:2:27: services.a.build.cache_to has no effect",
+    ),
+    (
+        "services:\n  a: {build: {context: ., additional_contexts: {x: \"service:b\"}}}\n  b: {build: {context: ., additional_contexts: {x: \"service:a\"}}}",
+        &["build"],
+        1,
+        "wait for each other: see their additional_contexts",
     ),
     (
         "services:\n  a: {image: bb, secrets: [s]}\nsecrets: {s: {external: true}}",

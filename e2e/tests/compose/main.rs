@@ -1,6 +1,7 @@
 //! `skep compose` and the real `docker compose` v2 on one daemon: the same files have the same effects; what one client
 //! made, the other sees; only what changed is made anew; `watch`; the same file as a stack.
 
+mod builds;
 mod cases;
 mod commands;
 mod parity;

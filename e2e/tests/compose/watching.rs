@@ -69,6 +69,55 @@ fn files_that_change_are_copied_or_built_or_have_a_service_restarted() -> Result
 }
 
 #[test]
+fn up_watches_too_and_shows_what_the_new_containers_say() -> Result<()> {
+    let (lab, dir) = lab("cupwatch")?;
+    let host = lab.host(1);
+    let file = "services:\n  web:\n    build: .\n    init: true\n    command: sh -c 'cat /made; sleep 1000'\n    develop:\n      watch:\n        - {action: sync, path: ./src, target: /app}\n        - {action: rebuild, path: ./Dockerfile}\n";
+    let dockerfile = |text: &str| format!("FROM bb\nRUN echo {text} > /made\n");
+    write(&dir, &[("compose.yaml", file), ("Dockerfile", &dockerfile("old-one")), ("src/a", "1")])?;
+    for (flags, words) in [
+        (&["up", "--watch", "-d"][..], "--watch and --detach are incompatible"),
+        (&["-f", "-", "up", "-w"], "none of the selected services is configured for watch"),
+    ] {
+        let mut up = Client::Skep.command(host, &dir)?;
+        let plain = host.dir.join("plain.yaml");
+        std::fs::write(&plain, "name: x\nservices: {a: {image: bb}}")?;
+        let out = up.args(flags).stdin(std::fs::File::open(&plain)?).output()?;
+        ensure!(!out.status.success() && String::from_utf8_lossy(&out.stderr).contains(words), "{out:?}");
+    }
+    let log = host.dir.join("up.log");
+    let mut up = Client::Skep.command(host, &dir)?;
+    up.args(["-p", "w", "up", "--watch", "-t", "1"]);
+    let mut up = up
+        .stdout(std::fs::File::create(&log)?)
+        .stderr(std::fs::File::create(host.dir.join("err"))?)
+        .spawn()?;
+    let told = |name: &str| std::fs::read_to_string(host.dir.join(name)).unwrap_or_default();
+    let until = |what: &str, name: &str, words: &str| {
+        eventually(what, LONG, || {
+            ensure!(told(name).contains(words), "{}{}", told("up.log"), told("err"));
+            Ok(())
+        })
+    };
+    until("it watches", "err", "Watch enabled")?;
+    until("what it says is shown", "up.log", "old-one")?;
+    write(&dir, &[("src/a", "2")])?;
+    eventually("files are copied", LONG, || {
+        ensure!(skep(host, &dir, &["-p", "w", "exec", "-T", "web", "cat", "/app/a"])? == "2");
+        Ok(())
+    })?;
+    write(&dir, &[("Dockerfile", &dockerfile("new-one"))])?;
+    until("the new one is shown", "up.log", "new-one")?;
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(i32::try_from(up.id())?),
+        nix::sys::signal::Signal::SIGINT,
+    )?;
+    ensure!(up.wait()?.code() == Some(130), "{}", told("err"));
+    ensure!(field(host, "w-web-1", "{{.State.Running}}")? == "false");
+    lab.down()
+}
+
+#[test]
 fn one_file_is_a_project_and_a_stack_of_a_swarm_and_of_dev() -> Result<()> {
     let (lab, dir) = prepared(begun("cone", 1)?)?;
     let host = lab.host(1);

@@ -18,6 +18,7 @@ use super::super::output::{say, text};
 use super::found::{self, Found};
 use super::output::Printer;
 use super::project::Project;
+use super::watch::Watched;
 use super::{Session, graph, lifecycle, logs, start};
 
 /// When all of it ends.
@@ -44,6 +45,8 @@ pub struct Attach {
     pub ends: Ends,
     /// The service whose exit code is ours.
     pub code_from: Option<String>,
+    /// Files that are watched meanwhile: containers that end come back with the next change.
+    pub watched: Option<Watched>,
 }
 
 /// As of a program that SIGINT ended.
@@ -96,7 +99,11 @@ impl View<'_> {
 }
 
 /// Starts services and shows what they say; the exit code.
-pub async fn run(s: &Session<'_>, project: &Project, asked: &Attach) -> Result<u8> {
+pub async fn run(s: &Session<'_>, project: &Project, mut asked: Attach) -> Result<u8> {
+    let mut watched = asked.watched.take();
+    let watches = watched.is_some();
+    let mut watching: Option<Pin<Box<dyn Future<Output = Result<()>> + '_>>> = None;
+    let asked = &asked;
     let (mut interrupts, mut terms) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let mut events = found::events(s.api, &project.name).await?.lines();
     let list = found::of(s.api, &project.name, &asked.shown).await?;
@@ -137,13 +144,14 @@ pub async fn run(s: &Session<'_>, project: &Project, asked: &Attach) -> Result<u
     let mut stopping: Option<Pin<Box<dyn Future<Output = Result<()>> + '_>>> = None;
     let (mut code, mut interrupted, mut first) = (0, false, true);
     loop {
-        if started && stopping.is_none() && view.alive.is_empty() {
+        if started && stopping.is_none() && view.alive.is_empty() && !watches {
             break;
         }
         tokio::select! {
             done = &mut starting, if !started && stopping.is_none() => {
                 done?;
                 started = true;
+                watching = watched.take().map(|w| Box::pin(w.follow(s, project)) as Pin<Box<_>>);
             }
             Some(ended) = view.streams.next(), if !view.streams.is_empty() => {
                 let id = ended?;
@@ -169,6 +177,10 @@ pub async fn run(s: &Session<'_>, project: &Project, asked: &Attach) -> Result<u
                     eprintln!("Aborting on container exit...");
                     stopping = Some(Box::pin(stop(s, project, asked)));
                 }
+            }
+            done = async { match &mut watching { Some(f) => f.await, None => std::future::pending().await } }, if stopping.is_none() => {
+                done?;
+                watching = None;
             }
             _ = interrupts.recv() => {
                 stopping = Some(on_signal(s, project, asked, interrupted));
@@ -221,7 +233,7 @@ async fn event_of(
                     view.say_ended(&id)?;
                 }
                 Some(_) => {}
-                // Somebody else has made one more.
+                // One that was made meanwhile: all that it says is new.
                 None if asked.shown.contains(&service) => {
                     let all = found::of(view.s.api, &project.name, &[service]).await?;
                     if let Some(container) = all.into_iter().find(|c| c.id == id) {
@@ -229,7 +241,7 @@ async fn event_of(
                         let seen = Seen { container, name, streaming: false, ended: None, again: None };
                         view.seen.insert(id.clone(), seen);
                         view.alive.insert(id.clone());
-                        view.follow(&id, &since);
+                        view.follow(&id, "0");
                     }
                 }
                 None => {}

@@ -82,7 +82,8 @@ pub async fn all(s: &Session<'_>, project: &Project, names: &[String], options: 
     for name in names {
         words(project, name, options)?;
     }
-    let edges = graph::of_files(project.services());
+    let (names, edges) = in_order(project, names)?;
+    let names = &names;
     graph::walk(names, &edges, false, async |name| {
         let (words, inline) = words(project, &name, options)?;
         let mut args = BuildArgs::from_words(&words)?;
@@ -95,6 +96,41 @@ pub async fn all(s: &Session<'_>, project: &Project, names: &[String], options: 
         Ok(())
     })
     .await
+}
+
+/// The services whose images a service's build begins with or takes from.
+fn bases<'a>(project: &'a Project, name: &str) -> Result<Vec<&'a str>> {
+    let others = project.service(name)?.path(&["build", "additional_contexts"]);
+    let others = others.map(Node::entries).unwrap_or_default();
+    Ok(others.iter().filter_map(|(_, v)| v.text()?.strip_prefix("service:")).collect())
+}
+
+/// What is built, with the services whose images it is built of, and which come before which.
+fn in_order(project: &Project, names: &[String]) -> Result<(Vec<String>, graph::Edges)> {
+    let (mut edges, mut all, mut next) = (graph::Edges::new(), names.to_vec(), 0);
+    while let Some(name) = all.get(next).cloned() {
+        for base in bases(project, &name)? {
+            if project.service(base)?.get("build").is_none() {
+                continue;
+            }
+            if !graph::join(&mut edges, &name, base) {
+                bail!(
+                    "the builds of {name:?} and {base:?} wait for each other: see their additional_contexts"
+                );
+            }
+            if !all.iter().any(|n| n == base) {
+                all.push(base.to_owned());
+            }
+        }
+        next += 1;
+    }
+    // Else as they are started.
+    for (name, needs) in graph::of_files(project.services()) {
+        for need in needs {
+            graph::join(&mut edges, &name, &need);
+        }
+    }
+    Ok((all, edges))
 }
 
 /// A build section as the words of `skep build`, and the Dockerfile that is in the file itself.
@@ -141,6 +177,29 @@ fn words(project: &Project, name: &str, options: &Options) -> Result<(Vec<String
             put(flag, value);
         }
     }
+    for (other, value) in build.get("additional_contexts").map(Node::entries).unwrap_or_default() {
+        let text = value.text().unwrap_or_default();
+        let value = match text.strip_prefix("service:") {
+            Some(base) => {
+                let of = project.service(base)?;
+                format!("docker-image://{}", service::image(&project.name, base, of))
+            }
+            None => text.to_owned(),
+        };
+        put("build-context", &format!("{}={value}", other.text));
+    }
+    for (id, socket) in build.get("ssh").map(Node::entries).unwrap_or_default() {
+        match socket.text().filter(|s| !s.is_empty()) {
+            Some(socket) => put("ssh", &format!("{}={socket}", id.text)),
+            None => put("ssh", &id.text),
+        }
+    }
+    for entitlement in strings(build.get("entitlements")) {
+        put("allow", entitlement);
+    }
+    if build.is_set("privileged") {
+        put("allow", "security.insecure");
+    }
     platform(name, service, build)?.iter().for_each(|p| put("platform", p));
     if let Some(memory) = &options.memory {
         put("memory", memory);
@@ -160,7 +219,12 @@ fn words(project: &Project, name: &str, options: &Options) -> Result<(Vec<String
     let context = build.text_of("context").unwrap_or(".");
     let inline = build.text_of("dockerfile_inline").map(str::to_owned);
     if let (None, Some(file)) = (&inline, build.text_of("dockerfile")) {
-        out.push(format!("--file={}", std::path::Path::new(context).join(file).display()));
+        // Of what is fetched it is a path in that.
+        let beside = match std::path::Path::new(context).is_dir() {
+            true => std::path::Path::new(context).join(file),
+            false => file.into(),
+        };
+        out.push(format!("--file={}", beside.display()));
     }
     out.push(context.to_owned());
     Ok((out, inline))

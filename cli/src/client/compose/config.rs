@@ -103,6 +103,8 @@ pub fn run(s: &Session<'_>, flags: &ConfigFlags) -> Result<()> {
         "json" => serde_json::to_string_pretty(&json(&root))? + "\n",
         _ => compose::to_yaml(&root),
     };
+    // What is printed can be read again.
+    let text = if flags.no_interpolate { text } else { text.replace('$', "$$") };
     match &flags.output {
         Some(file) => std::fs::write(file, text).with_context(|| format!("write {}", file.display())),
         None => write(format_args!("{text}")),
@@ -116,6 +118,17 @@ fn defaults(root: &mut Node) {
             for published in ports.iter_mut().filter_map(|p| p.get_mut("published")) {
                 if let Kind::Scalar(ty, _) = &mut published.kind {
                     *ty = Type::Str;
+                }
+            }
+        }
+        for section in ["secrets", "configs"] {
+            let items = service.get_mut(section).and_then(|s| match &mut s.kind {
+                Kind::List(items) => Some(items),
+                _ => None,
+            });
+            for mode in items.into_iter().flatten().filter_map(|item| item.get_mut("mode")) {
+                if let Some(bits) = mode.text().and_then(|t| t.parse::<u32>().ok()) {
+                    *mode = Node::string(&mode.at.clone(), format!("0{bits:o}"));
                 }
             }
         }

@@ -28,12 +28,22 @@ pub fn of_containers(containers: &[Found]) -> Edges {
     for container in containers {
         out.entry(container.service.clone()).or_default();
         for need in container.needs() {
-            if !reaches(&out, &need, &container.service) {
-                out.entry(container.service.clone()).or_default().push(need);
-            }
+            join(&mut out, &container.service, &need);
         }
     }
     out
+}
+
+/// Has one wait for another, unless that would close a circle; whether it does wait.
+pub fn join(edges: &mut Edges, name: &str, need: &str) -> bool {
+    if reaches(edges, need, name) {
+        return false;
+    }
+    let needs = edges.entry(name.to_owned()).or_default();
+    if !needs.iter().any(|n| n == need) {
+        needs.push(need.to_owned());
+    }
+    true
 }
 
 /// Whether one waits for another, perhaps by way of others.

@@ -13,21 +13,18 @@ const REFUSED: &[(&[&str], &str)] = &[
     (&["credential_spec"], "it is of Windows"),
     (&["cpu_count"], "it is of Windows: use cpus"),
     (&["cpu_percent"], "it is of Windows: use cpus"),
-    (&["build", "additional_contexts"], "builds have one context: use several stages"),
-    (&["build", "ssh"], "builds have no agent for SSH"),
-    (&["build", "entitlements"], "builds have no entitlements"),
-    (&["build", "cache_to"], "the cache of builds is kept by the daemon"),
 ];
 
 /// Keys that are refused where they are `true`.
 const REFUSED_IF_SET: &[(&[&str], &str)] = &[
-    (&["build", "privileged"], "builds do not run privileged"),
     (&["build", "provenance"], "builds write no attestations"),
     (&["build", "sbom"], "builds write no attestations"),
 ];
 
 /// Keys that have no effect here, by their paths.
 const IGNORED: &[&[&str]] = &[
+    // The daemon keeps it.
+    &["build", "cache_to"],
     &["deploy", "endpoint_mode"],
     &["deploy", "labels"],
     &["deploy", "placement"],

@@ -11,6 +11,7 @@ use super::create::{self, Options, Recreate};
 use super::image::{self, Wanted};
 use super::project::Project;
 use super::wait::{self, For};
+use super::watch::Watched;
 use super::{Session, found, start};
 use crate::compose::depends::{self, Condition};
 
@@ -114,6 +115,9 @@ pub struct UpFlags {
     /// Maximum duration in seconds to wait for the project to be running|healthy
     #[arg(long, value_name = "int")]
     wait_timeout: Option<u64>,
+    /// Watch source code and rebuild/refresh containers when files are updated.
+    #[arg(short, long)]
+    watch: bool,
     /// Assume "yes" as answer to all prompts and run non-interactively
     #[arg(short, long)]
     yes: bool,
@@ -179,6 +183,7 @@ pub async fn run(s: &Session<'_>, flags: UpFlags) -> Result<u8> {
         (flags.exit_code_from.is_some(), "--exit-code-from"),
         (flags.attach_dependencies, "--attach-dependencies"),
         (!flags.attach.is_empty(), "--attach"),
+        (flags.watch, "--watch"),
     ] {
         if set && detach {
             bail!("{name} and {} are incompatible", if flags.wait { "--wait" } else { "--detach" });
@@ -207,6 +212,8 @@ pub async fn run(s: &Session<'_>, flags: UpFlags) -> Result<u8> {
     if let Some(name) = &flags.exit_code_from {
         project.service(name)?;
     }
+    let watched =
+        if flags.watch { Some(Watched::begin(&project, &services, flags.quiet_build)?) } else { None };
     image::ensure(s, &project, &services, flags.making.wanted(flags.quiet_build)).await?;
     create::all(s, &project, &services, &targets, &options).await?;
     if flags.no_start {
@@ -242,8 +249,9 @@ pub async fn run(s: &Session<'_>, flags: UpFlags) -> Result<u8> {
             _ => Ends::Last,
         },
         code_from: flags.exit_code_from.clone(),
+        watched,
     };
-    attached::run(s, &project, &attach).await
+    attached::run(s, &project, attach).await
 }
 
 /// Waits until services are running, or healthy where they have a health check, or done where others want them done.

@@ -154,31 +154,7 @@ impl Rule {
 
 pub async fn run(s: &Session<'_>, flags: &WatchFlags) -> Result<()> {
     let project = s.files.load(&flags.services)?;
-    let mut rules = Vec::new();
-    for name in project.selected(&flags.services, false)? {
-        let service = project.service(&name)?;
-        for node in service.path(&["develop", "watch"]).map(Node::items).unwrap_or_default() {
-            rules.push(Rule::read(&name, service, node)?);
-        }
-    }
-    if rules.is_empty() {
-        bail!("none of the selected services is configured for watch, consider setting a 'develop' section");
-    }
-    // Before anything is built, so that no change is missed meanwhile.
-    let wanted = |path: &Path| rules.iter().any(|r| r.wants(path) || r.path.starts_with(path));
-    let mut changes = Changes::new()?;
-    let mut initial = Batch::default();
-    for rule in &rules {
-        if !rule.path.exists() {
-            bail!("services.{}.develop.watch: {} is not there", rule.service, rule.path.display());
-        }
-        let mut seen = |path: PathBuf| {
-            if rule.initial {
-                initial.paths.insert(path);
-            }
-        };
-        rule.watch(&mut changes, &wanted, &mut seen)?;
-    }
+    let watched = Watched::begin(&project, &project.selected(&flags.services, false)?, flags.quiet)?;
     if !flags.no_up {
         let services = project.selected(&flags.services, true)?;
         let wanted = Wanted { build: true, quiet_build: flags.quiet, ..Wanted::default() };
@@ -186,29 +162,83 @@ pub async fn run(s: &Session<'_>, flags: &WatchFlags) -> Result<()> {
         create::all(s, &project, &services, &services, &Options::default()).await?;
         start::all(s, &project, &services).await?;
     }
-    let firsts: Vec<&Rule> = rules.iter().filter(|r| r.initial && r.sync).collect();
-    if !initial.paths.is_empty() {
-        act(s, &project, &firsts, &initial, flags.quiet).await?;
-    }
-    eprintln!("Watch enabled");
-    let all: Vec<&Rule> = rules.iter().collect();
-    let mut todo = Batch::default();
-    loop {
-        let batch = changes.next(&wanted).await?;
-        if batch.lost {
-            // Directories that came meanwhile are not watched yet.
-            for rule in &rules {
-                rule.watch(&mut changes, &wanted, &mut |_| {})?;
+    watched.follow(s, &project).await
+}
+
+/// Files that are watched, from before anything is built: no change is missed meanwhile.
+pub struct Watched {
+    rules: Vec<Rule>,
+    changes: Changes,
+    /// What is copied in the beginning.
+    initial: Batch,
+    quiet: bool,
+}
+
+impl Watched {
+    /// Has the files of services watched, of which at least one must say what to do.
+    pub fn begin(project: &Project, services: &[String], quiet: bool) -> Result<Self> {
+        let mut rules = Vec::new();
+        for name in services {
+            let service = project.service(name)?;
+            for node in service.path(&["develop", "watch"]).map(Node::items).unwrap_or_default() {
+                rules.push(Rule::read(name, service, node)?);
             }
         }
-        todo.paths.extend(batch.paths);
-        todo.lost |= batch.lost;
-        // What could not be done this time is done with the next change.
-        match act(s, &project, &all, &todo, flags.quiet).await {
-            Ok(()) => todo = Batch::default(),
-            Err(e) => eprintln!("{e:#}"),
+        if rules.is_empty() {
+            bail!(
+                "none of the selected services is configured for watch, consider setting a 'develop' section"
+            );
+        }
+        let wanted = |path: &Path| wanted(&rules, path);
+        let mut changes = Changes::new()?;
+        let mut initial = Batch::default();
+        for rule in &rules {
+            if !rule.path.exists() {
+                bail!("services.{}.develop.watch: {} is not there", rule.service, rule.path.display());
+            }
+            let mut seen = |path: PathBuf| {
+                if rule.initial {
+                    initial.paths.insert(path);
+                }
+            };
+            rule.watch(&mut changes, &wanted, &mut seen)?;
+        }
+        Ok(Self { rules, changes, initial, quiet })
+    }
+
+    /// Does what changes ask for, until it is dropped or cannot watch any more. The services run.
+    pub async fn follow(self, s: &Session<'_>, project: &Project) -> Result<()> {
+        let Self { rules, mut changes, initial, quiet } = self;
+        let wanted = |path: &Path| wanted(&rules, path);
+        let firsts: Vec<&Rule> = rules.iter().filter(|r| r.initial && r.sync).collect();
+        if !initial.paths.is_empty() {
+            act(s, project, &firsts, &initial, quiet).await?;
+        }
+        eprintln!("Watch enabled");
+        let all: Vec<&Rule> = rules.iter().collect();
+        let mut todo = Batch::default();
+        loop {
+            let batch = changes.next(&wanted).await?;
+            if batch.lost {
+                // Directories that came meanwhile are not watched yet.
+                for rule in &rules {
+                    rule.watch(&mut changes, &wanted, &mut |_| {})?;
+                }
+            }
+            todo.paths.extend(batch.paths);
+            todo.lost |= batch.lost;
+            // What could not be done this time is done with the next change.
+            match act(s, project, &all, &todo, quiet).await {
+                Ok(()) => todo = Batch::default(),
+                Err(e) => eprintln!("{e:#}"),
+            }
         }
     }
+}
+
+/// Whether something is of a rule, or on the way to what one watches.
+fn wanted(rules: &[Rule], path: &Path) -> bool {
+    rules.iter().any(|r| r.wants(path) || r.path.starts_with(path))
 }
 
 /// Does what rules say of changes; a service that fails keeps the others from nothing.
