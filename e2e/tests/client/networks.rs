@@ -254,6 +254,16 @@ fn ports_and_links_are_dockers() -> Result<()> {
     let hosts = file(host, "app", "/etc/hosts")?;
     ensure!(before != db && hosts.contains(&format!("{db}\tstore db\n")), "{before} {db}: {hosts}");
     ensure!(!hosts.contains(&format!("{before}\tstore")), "{hosts}");
+    // And after it has left the network and come back, where another has its address meanwhile.
+    host.docker(&["network", "disconnect", "bridge", "db"])?;
+    let hosts = file(host, "app", "/etc/hosts")?;
+    ensure!(!hosts.contains("store"), "nobody is there now: {hosts}");
+    run(host, "taker2", &[])?;
+    ensure!(address(host, "taker2", "bridge")? == db);
+    host.docker(&["network", "connect", "bridge", "db"])?;
+    let db = address(host, "db", "bridge")?;
+    let hosts = file(host, "app", "/etc/hosts")?;
+    ensure!(hosts.matches("store").count() == 1 && hosts.contains(&format!("{db}\tstore db\n")), "{hosts}");
     host.docker(&["create", "--name", "gone", "whoami:1", "/skep", "whoami"])?;
     refused(
         host,

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::files::Layout;
+use super::links;
 use super::slot::Slot;
 use crate::config::{Container, ContainerState, NetworkJoin, NetworkMode};
 use crate::engine::Engine;
@@ -49,6 +50,9 @@ impl Engine {
             let joined =
                 now.endpoints.iter().filter(|e| c.endpoints.iter().all(|o| o.network_id != e.network_id));
             self.emit_networks(&slot, "connect", joined);
+            if links::leads_through(&network.name) {
+                self.tell_linked(&now).await;
+            }
         }
         let mut joins = joins.to_vec();
         joins.push(join.clone());
@@ -73,6 +77,9 @@ impl Engine {
         if wired(&slot, &c) && !left.is_empty() {
             let disconnected = self.networking().disconnect(&c.id, &network.id).await;
             self.take_up_attachment(&slot, disconnected, left).await?;
+            if links::leads_through(&network.name) {
+                self.tell_linked(&slot.container()).await;
+            }
         }
         self.set_networks(&slot, joins).await?;
         self.emit_network(&slot, "disconnect", &network.id, &network.name);

@@ -126,7 +126,8 @@ impl Layout {
 }
 
 impl Layout {
-    /// Gives `names` of /etc/hosts other addresses, where they stand in a line of their own. Written in place.
+    /// Gives `names` of /etc/hosts other addresses, where they stand in a line of their own, else at the end. Written in
+    /// place.
     pub(super) fn renew_name(&self, names: &str, addrs: &[IpAddr]) -> Result<(), Error> {
         let path = self.dir.join("hosts");
         let old = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
@@ -140,6 +141,7 @@ impl Layout {
                 false => text.push_str(line),
             }
         }
+        text.push_str(&new);
         match text == old {
             true => Ok(()),
             false => fs::write(&path, text).map_err(Error::io("write", &path)),

@@ -1,5 +1,5 @@
 //! `--link` on the default network: other containers by an alias, in /etc/hosts and in the environment. As
-//! Docker writes them; read at each start, and in /etc/hosts again when the other one starts. A link is also a further
+//! Docker writes them; read at each start, and in /etc/hosts again when the other one starts, or leaves the default network and comes back. A link is also a further
 //! name (`container/alias`) of what it leads to.
 
 use std::collections::BTreeMap;
@@ -147,19 +147,19 @@ impl Engine {
         Ok(changes)
     }
 
-    /// Has running containers that are linked to one which has just started know its addresses: their /etc/hosts.
-    /// Their environment stays, as with Docker.
-    pub(super) async fn tell_linked(&self, started: &Container) {
-        let Some(place) = started.endpoints.iter().find(|e| e.network == DEFAULT_NETWORK) else { return };
+    /// Has running containers that are linked to another know its addresses in the default network as they are now:
+    /// their /etc/hosts. Their environment stays, as with Docker.
+    pub(super) async fn tell_linked(&self, other: &Container) {
+        let place = other.endpoints.iter().find(|e| e.network == DEFAULT_NETWORK);
+        let addrs: Vec<IpAddr> = place.into_iter().flat_map(Endpoint::addresses).collect();
         for slot in self.table().all() {
             let c = slot.container();
-            if c.config.links.is_empty() || c.pid.is_none() || c.id == started.id {
+            if c.config.links.is_empty() || c.pid.is_none() || c.id == other.id {
                 continue;
             }
-            let to = |target: &str| self.table().find(target).is_ok_and(|s| s.id == started.id.0);
+            let to = |target: &str| self.table().find(target).is_ok_and(|s| s.id == other.id.0);
             for (_, alias) in c.config.links.iter().filter(|(target, _)| to(target)) {
-                let names = names(started, alias);
-                let addrs: Vec<IpAddr> = place.addresses().collect();
+                let (names, addrs) = (names(other, alias), addrs.clone());
                 let layout = Layout { dir: self.root().container(&slot.id) };
                 if let Err(e) = blocking(move || layout.renew_name(&names, &addrs)).await {
                     tracing::warn!(container = slot.id, error = %e, "it does not learn where a linked container is now");
@@ -167,6 +167,11 @@ impl Engine {
             }
         }
     }
+}
+
+/// Whether a network is the one that such links are in.
+pub(super) fn leads_through(network: &str) -> bool {
+    network == DEFAULT_NETWORK
 }
 
 /// What another container is called by one that is linked to it.
@@ -190,14 +195,15 @@ fn environment(other: &Container, place: &Endpoint, own: &str, alias: &str) -> V
         .filter_map(|(port, protocol)| Some((port.parse().ok()?, protocol)))
         .collect();
     ports.sort_by_key(|(port, protocol)| (*protocol != "tcp", *port));
-    let url = |(port, protocol): &(u16, &str)| format!("{protocol}://{}:{port}", place.addr);
+    let addr = place.addresses().next().map(|addr| addr.to_string()).unwrap_or_default();
+    let url = |(port, protocol): &(u16, &str)| format!("{protocol}://{addr}:{port}");
     let mut env = Vec::new();
     env.extend(ports.first().map(|first| format!("{prefix}_PORT={}", url(first))));
     for at in &ports {
         let (port, protocol) = at;
         let name = format!("{prefix}_PORT_{port}_{}", protocol.to_uppercase());
         env.push(format!("{name}={}", url(at)));
-        env.push(format!("{name}_ADDR={}", place.addr));
+        env.push(format!("{name}_ADDR={addr}"));
         env.push(format!("{name}_PORT={port}"));
         env.push(format!("{name}_PROTO={protocol}"));
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use skep_registry::system_words::in_gos_words;
 
 use super::files::{Layout, hostname};
+use super::links;
 use super::memory_files::Placed;
 use super::resolve::host_lines;
 use super::slot::Slot;
@@ -98,7 +99,10 @@ impl Engine {
                 }
                 self.emit_networks(slot, "connect", &slot.container().endpoints);
                 self.emit(slot, "start", &[]);
-                self.tell_linked(&slot.container()).await;
+                let started = slot.container();
+                if started.endpoints.iter().any(|e| links::leads_through(&e.network)) {
+                    self.tell_linked(&started).await;
+                }
                 self.watch_health(slot);
                 self.supervise(slot.clone(), shim, last_delay, restarts);
                 timer.observe_duration();
