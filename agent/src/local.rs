@@ -216,7 +216,7 @@ fn attachment(attached: Attached) -> Attachment {
         network: e.network,
         network_id: e.network_id,
         endpoint_id: e.endpoint_id,
-        addr: IpAddr::V4(e.addr),
+        addr: e.addr.map(IpAddr::V4),
         prefix_len: e.prefix_len,
         gateway: e.gateway.map(IpAddr::V4),
         v6: e.v6.map(|v6| Endpoint6 { addr: v6.addr, prefix_len: v6.prefix_len, gateway: v6.gateway }),

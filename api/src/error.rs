@@ -15,6 +15,14 @@ pub struct ApiError {
     pub message: String,
 }
 
+/// Several faults as Docker lists them: one as it is, more with a star each.
+pub fn listed(faults: &[String]) -> String {
+    match faults {
+        [one] => one.clone(),
+        all => format!("* {}", all.join("\n* ")),
+    }
+}
+
 /// Result of a handler.
 pub type ApiResult<T = Response> = Result<T, ApiError>;
 

@@ -247,7 +247,7 @@ fn a_port_of_the_host_is_taken(host: &Host) -> Result<()> {
             "{{.CurrentState}} {{.Error}}",
             "hosted",
         ])?;
-        ensure!(tasks.lines().any(|t| t.contains("7000") && t.contains("already allocated")), "{tasks}");
+        ensure!(tasks.lines().any(|t| t.contains("7000") && t.contains("address already in use")), "{tasks}");
         Ok(())
     })?;
     host.exec(&["kill", &holder])?;

@@ -125,9 +125,9 @@ pub struct Endpoint {
     pub network_id: String,
     /// Endpoint ID (64 hex characters).
     pub endpoint_id: String,
-    /// Address in the network.
-    pub addr: IpAddr,
-    /// Prefix length of the network.
+    /// Address in the network; none = it has no IPv4.
+    pub addr: Option<IpAddr>,
+    /// Prefix length of the network; 0 = it has no IPv4.
     pub prefix_len: u8,
     /// Gateway the container routes through, where there is one.
     pub gateway: Option<IpAddr>,
@@ -143,7 +143,7 @@ pub struct Endpoint {
 impl Endpoint {
     /// Its addresses, of both families.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        std::iter::once(self.addr).chain(self.v6.iter().map(|v6| IpAddr::V6(v6.addr)))
+        self.addr.into_iter().chain(self.v6.iter().map(|v6| IpAddr::V6(v6.addr)))
     }
 }
 

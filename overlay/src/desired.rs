@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::cidr::{Cidr, Cidr6};
+pub use crate::cidr::{Address, Cidr, Cidr6};
 
 /// Another node of the swarm that shares a network with this one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

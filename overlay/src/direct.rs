@@ -32,19 +32,17 @@ fn refused(words: impl Into<String>) -> Error {
     Error::Parent(words.into())
 }
 
-/// Reads the options of a network's driver: the parent's name (none = one of our own), and how containers sit on it.
-pub fn read(spec: &BridgeSpec) -> Result<(Option<String>, Upper)> {
+/// The options that mean nothing to a network's driver.
+pub fn unknown(spec: &BridgeSpec) -> impl Iterator<Item = &String> {
     let known: &[&str] = match spec.driver {
         LocalDriver::Ipvlan => &[PARENT, IPVLAN_MODE, IPVLAN_FLAG],
         _ => &[PARENT, MACVLAN_MODE],
     };
-    if let Some(name) = spec.options.keys().find(|name| !known.contains(&name.as_str())) {
-        return Err(Error::Invalid {
-            what: "network option",
-            value: name.clone(),
-            reason: format!("known for this driver are {}", known.join(", ")),
-        });
-    }
+    spec.options.keys().filter(move |name| !known.contains(&name.as_str()))
+}
+
+/// Reads the options of a network's driver: the parent's name (none = one of our own), and how containers sit on it.
+pub fn read(spec: &BridgeSpec) -> Result<(Option<String>, Upper)> {
     let text = |name: &str| spec.options.get(name).map_or("", String::as_str);
     let parent = Some(text(PARENT)).filter(|p| !p.is_empty());
     let driver = spec.driver.as_str();
@@ -197,9 +195,10 @@ mod tests {
         let (parent, upper) = read(&spec(LocalDriver::Ipvlan, &l3)).expect("all");
         assert_eq!((parent.as_deref(), &upper), (Some("eth0.10"), &Upper::Ipvlan { mode: 2, flag: 2 }));
         assert!(upper.is_layer3());
+        let strange = spec(LocalDriver::Macvlan, &[("ipvlan_mode", "l2"), ("parent", "eth0")]);
+        assert_eq!(unknown(&strange).collect::<Vec<_>>(), ["ipvlan_mode"]);
         for (driver, option, word) in [
             (LocalDriver::Macvlan, ("macvlan_mode", "x"), "requested macvlan mode 'x'"),
-            (LocalDriver::Macvlan, ("ipvlan_mode", "l2"), "ipvlan_mode"),
             (LocalDriver::Macvlan, ("parent", "lo"), "loopback interface is not a valid macvlan parent link"),
             (LocalDriver::Macvlan, ("parent", "longinterfacename.1"), "at most 15 characters"),
             (LocalDriver::Ipvlan, ("ipvlan_mode", "l4"), "requested ipvlan mode 'l4'"),

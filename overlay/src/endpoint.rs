@@ -72,7 +72,7 @@ pub fn path(setting: &str, guest: &str) -> String {
     setting.replace(PLACE, guest)
 }
 
-/// Names the interfaces that have no name yet, eth0 first; what was asked for must be free.
+/// Names the interfaces that have no name yet, eth0 (or what their network says instead) first; what was asked for must be free.
 pub fn name(record: &mut Record) -> Result<()> {
     let mut taken: Vec<String> = Vec::new();
     for interface in record.interfaces.iter().filter(|i| !i.guest.is_empty()) {
@@ -87,7 +87,8 @@ pub fn name(record: &mut Record) -> Result<()> {
     }
     for interface in record.interfaces.iter_mut().filter(|i| i.guest.is_empty()) {
         let free = |name: &String| !taken.contains(name);
-        interface.guest = (0..).map(|n| format!("eth{n}")).find(free).unwrap_or_default();
+        let prefix = if interface.prefix.is_empty() { "eth" } else { &interface.prefix };
+        interface.guest = (0..).map(|n| format!("{prefix}{n}")).find(free).unwrap_or_default();
         taken.push(interface.guest.clone());
     }
     Ok(())

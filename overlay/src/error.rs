@@ -38,11 +38,13 @@ pub enum Error {
     #[error("network with name {0} already exists")]
     NetworkExists(String),
     /// Still in use.
-    #[error("network {network} has active endpoints ({containers}); disconnect or remove them first")]
+    #[error(
+        "error while removing network: network {network} has active endpoints ({containers}); disconnect or remove them first"
+    )]
     NetworkInUse {
         /// Network.
         network: String,
-        /// Container names.
+        /// Containers' names, with the beginnings of their endpoints' IDs.
         containers: String,
     },
     /// A name, subnet, option or the like that cannot be.
@@ -62,7 +64,9 @@ pub enum Error {
     #[error("{0}")]
     Forbidden(String),
     /// Subnet taken.
-    #[error("subnet {subnet} overlaps {other}; choose another")]
+    #[error(
+        "invalid pool request: Pool overlaps with other one on this address space: {subnet} overlaps {other}; choose another"
+    )]
     Overlap {
         /// As asked for.
         subnet: String,
@@ -70,7 +74,7 @@ pub enum Error {
         other: String,
     },
     /// No address left.
-    #[error("network {network} has no free address left in {subnet}")]
+    #[error("no available IP addresses on this network's address pools: {network} ({subnet})")]
     Exhausted {
         /// Network.
         network: String,
@@ -78,10 +82,10 @@ pub enum Error {
         subnet: String,
     },
     /// No range left for a new network.
-    #[error("no free subnet left for network {0}; give one with --subnet")]
+    #[error("all predefined address pools have been fully subnetted: give network {0} a range with --subnet")]
     NoSubnet(String),
     /// Address taken.
-    #[error("address {addr} is already in use in network {network}")]
+    #[error("Address already in use: {addr} in network {network}")]
     AddressInUse {
         /// Address.
         addr: IpAddr,
@@ -114,13 +118,49 @@ pub enum Error {
         "network {0} is an overlay network: its addresses are given by the swarm; use a service, or a bridge network"
     )]
     NeedsSwarmAddress(String),
-    /// Port taken.
+    /// Another container has the port.
     #[error("Bind for {} failed: port is already allocated", SocketAddr::new(*host, *port))]
     PortTaken {
         /// Host address.
         host: IpAddr,
         /// Port.
         port: u16,
+    },
+    /// The host does not give the port: another program has it, or the address is none of the host's.
+    #[error("failed to bind host port for {}:{target}/{protocol}: {source}", SocketAddr::new(*host, *port))]
+    PortHeld {
+        /// Host address.
+        host: IpAddr,
+        /// Port.
+        port: u16,
+        /// Where it was to lead.
+        target: String,
+        /// Protocol.
+        protocol: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Somebody has each of several ports.
+    #[error("all ports are allocated: {first}-{last}/{protocol}")]
+    PortsTaken {
+        /// The first.
+        first: u16,
+        /// The last.
+        last: u16,
+        /// Protocol.
+        protocol: String,
+    },
+    /// The ports of a container could not be had.
+    #[error(
+        "driver failed programming external connectivity on endpoint {container} ({endpoint_id}): {source}"
+    )]
+    Unprogrammed {
+        /// Container name.
+        container: String,
+        /// Its place in the network that its ports are published by.
+        endpoint_id: String,
+        /// Why not.
+        source: Box<Error>,
     },
     /// No port left to choose.
     #[error("no free {protocol} port left in 32768-60999 on {host}")]
@@ -168,6 +208,15 @@ pub enum Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
+    /// Whether somebody else has the port.
+    pub(crate) fn is_port_in_use(&self) -> bool {
+        match self {
+            Self::PortTaken { .. } => true,
+            Self::PortHeld { source, .. } => source.kind() == io::ErrorKind::AddrInUse,
+            _ => false,
+        }
+    }
+
     /// Wraps a system error about some subject.
     pub(crate) fn io(
         operation: &'static str,

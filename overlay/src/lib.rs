@@ -27,6 +27,7 @@ mod sysctl;
 mod vip;
 pub mod wireguard;
 
+pub use bridge::unknown_options;
 pub use error::{Error, Result};
 pub use model::{
     Applied, AttachRequest, Attached, Bound, BridgeInfo, BridgeSpec, ConfigNetwork, DataPlaneOptions,

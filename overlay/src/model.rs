@@ -1,7 +1,7 @@
 //! What is asked of the data plane and what it answers: plain data.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -107,9 +107,9 @@ pub struct Endpoint {
     pub network_id: String,
     /// Endpoint ID (64 hex characters).
     pub endpoint_id: String,
-    /// Address.
-    pub addr: Ipv4Addr,
-    /// Prefix length of the network.
+    /// Address; none = the network has no IPv4.
+    pub addr: Option<Ipv4Addr>,
+    /// Prefix length of the network; 0 = it has no IPv4.
     pub prefix_len: u8,
     /// Gateway, where the container has one in this network.
     pub gateway: Option<Ipv4Addr>,
@@ -123,6 +123,13 @@ pub struct Endpoint {
     pub mac: String,
     /// Further names.
     pub aliases: Vec<String>,
+}
+
+impl Endpoint {
+    /// Its addresses, of both families.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.addr.map(IpAddr::V4).into_iter().chain(self.v6.iter().map(|v6| IpAddr::V6(v6.addr)))
+    }
 }
 
 /// A container's place in one network, by IPv6.
@@ -145,11 +152,19 @@ pub struct Bound {
     pub container_port: u16,
     /// Address on the host; 0.0.0.0 and `::` = all of the family.
     pub host_ip: IpAddr,
-    /// Port on the host.
+    /// Port on the host; 0 = none: the port is open at the container's own address of that family.
     pub host_port: u16,
 }
 
-/// A published port of IPv6 that leads to an IPv4 address: somebody has to serve it, as the kernel does not.
+impl Bound {
+    /// Whether the container's shim may serve it: there is a port of the host's IPv6, of a protocol that it knows.
+    pub fn is_relayed(&self) -> bool {
+        self.host_ip.is_ipv6() && self.host_port != 0 && self.protocol != "sctp"
+    }
+}
+
+/// A published port of IPv6 that somebody has to serve where the kernel does not: it leads to an IPv4 address, or the
+/// client's is link-local.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Relayed {
     /// `tcp` or `udp`.
@@ -157,7 +172,7 @@ pub struct Relayed {
     /// On the host.
     pub from: SocketAddrV6,
     /// In the container; none = it is in no network with a way out now.
-    pub to: Option<SocketAddrV4>,
+    pub to: Option<SocketAddr>,
 }
 
 /// A connected container.
@@ -215,6 +230,8 @@ pub struct BridgeSpec {
     pub name: String,
     /// What makes it.
     pub driver: LocalDriver,
+    /// No IPv4 (IPv6 instead).
+    pub without_ipv4: bool,
     /// Range; none = one that nothing on this host uses.
     pub subnet: Option<Cidr>,
     /// The host's address in it; none = the first. Of one that is no bridge, somebody else's; none = nobody's.
@@ -267,8 +284,10 @@ pub struct BridgeInfo {
     pub driver: LocalDriver,
     /// Interface on the host: the bridge, or what containers are on.
     pub interface: String,
-    /// Range.
-    pub subnet: Cidr,
+    /// Range; none = it has no IPv4.
+    pub subnet: Option<Cidr>,
+    /// The user chose the range, and so may choose addresses.
+    pub chosen: bool,
     /// The way out of it, where it has one.
     pub gateway: Option<Ipv4Addr>,
     /// Where addresses are given from; none = the whole range.

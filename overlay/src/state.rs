@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -61,6 +61,9 @@ pub struct Interface {
     /// Name inside; empty in records of earlier versions, which count from eth0.
     #[serde(default)]
     pub guest: String,
+    /// What it is called where it has no name yet, before its number; empty = `eth`.
+    #[serde(default)]
+    pub prefix: String,
     /// Hardware address inside.
     pub mac: Mac,
     pub mtu: u32,
@@ -86,7 +89,8 @@ pub struct Interface {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Membership {
     pub endpoint: Endpoint,
-    pub subnet: Cidr,
+    /// Range of IPv4; none = the network has none.
+    pub subnet: Option<Cidr>,
     /// Range of IPv6, of an overlay that has it.
     #[serde(default)]
     pub subnet6: Option<Cidr6>,
@@ -104,8 +108,9 @@ pub struct Bridge {
     pub name: String,
     /// The bridge, or the interface that containers are on.
     pub interface: String,
-    pub subnet: Cidr,
-    /// The first address of the subnet, which nobody can have, is none.
+    /// Range of IPv4; none = it has none.
+    pub subnet: Option<Cidr>,
+    /// The first address of the subnet, which nobody can have, is none; so is 0.0.0.0 where there is no subnet.
     pub gateway: Ipv4Addr,
     pub internal: bool,
     #[serde(default)]
@@ -133,9 +138,30 @@ pub struct Bridge {
     /// The same by IPv6.
     #[serde(default)]
     pub open6: bool,
+    /// Nothing is translated: published ports are reached at the container's address (gateway mode `routed`).
+    #[serde(default)]
+    pub untranslated: bool,
+    /// The same by IPv6.
+    #[serde(default)]
+    pub untranslated6: bool,
+    /// Interfaces of the host by which published ports are reached at the container's address as well.
+    #[serde(default)]
+    pub trusted: Vec<String>,
+    /// What leaves the host by IPv4 has this address; none = that of the interface it leaves by.
+    #[serde(default)]
+    pub source: Option<Ipv4Addr>,
+    /// The same by IPv6.
+    #[serde(default)]
+    pub source6: Option<Ipv6Addr>,
+    /// The gateway's IPv4 address is for somebody else to have.
+    #[serde(default)]
+    pub inhibited: bool,
+    /// What the containers' interfaces are called, before their number; empty = `eth`.
+    #[serde(default)]
+    pub guests: String,
     /// Where ports are published when no host address is given.
     #[serde(default)]
-    pub host_binding: Option<Ipv4Addr>,
+    pub host_binding: Option<IpAddr>,
     /// Not a bridge at all.
     #[serde(default)]
     pub direct: Option<Direct>,
@@ -150,18 +176,32 @@ pub struct Bridge {
 impl Bridge {
     /// Its gateway, where it has one.
     pub fn gateway(&self) -> Option<Ipv4Addr> {
-        Some(self.gateway).filter(|g| *g != self.subnet.first())
+        self.subnet.map(|_| self.gateway).filter(|g| Some(*g) != self.subnet.map(|s| s.first()))
     }
 
-    /// What containers send to others by, where they may.
+    /// What of that the host has itself, with the range.
+    pub fn hosted(&self) -> Option<Cidr> {
+        let hosted = self.gateway().filter(|_| !self.inhibited).zip(self.subnet);
+        hosted.map(|(addr, subnet)| Cidr { addr, len: subnet.len })
+    }
+
+    /// The same of IPv6.
+    pub fn hosted6(&self) -> Option<Cidr6> {
+        let v6 = self.v6.as_ref()?;
+        v6.gateway().map(|addr| Cidr { addr, len: v6.subnet.len })
+    }
+
+    /// What containers send to others by, where they may: an address that the user has named so comes first.
     pub fn way(&self) -> Option<Ipv4Addr> {
-        self.gateway().filter(|_| !self.internal && !self.is_layer3())
+        let named = self.aux_addresses.get("DefaultGatewayIPv4").copied();
+        named.or(self.gateway()).filter(|_| !self.internal && !self.is_layer3())
     }
 
     /// The same of IPv6.
     pub fn way6(&self) -> Option<Ipv6Addr> {
-        let gateway = self.v6.as_ref().and_then(Range6::gateway);
-        gateway.filter(|_| !self.internal && !self.is_layer3())
+        let v6 = self.v6.as_ref();
+        let named = v6.and_then(|v6| v6.aux_addresses.get("DefaultGatewayIPv6").copied());
+        named.or(v6.and_then(Range6::gateway)).filter(|_| !self.internal && !self.is_layer3())
     }
 
     fn is_layer3(&self) -> bool {
@@ -279,13 +319,18 @@ impl Record {
     /// Where published ports lead: the first bridge with a way out, else the first overlay address,
     /// that of the ingress network last.
     pub fn target(&self) -> Option<Ipv4Addr> {
-        let open = self.bridged().find(|m| !m.internal);
+        self.way().and_then(|m| m.endpoint.addr)
+    }
+
+    /// The place whose address that is.
+    pub fn way(&self) -> Option<&Membership> {
+        let open = self.bridged().find(|m| !m.internal && m.endpoint.addr.is_some());
         let overlay = || {
             let members = || self.routed().into_iter().flat_map(|r| &r.members);
             let own = members().find(|m| !m.internal && !m.ingress);
             own.or_else(|| members().find(|m| m.ingress))
         };
-        open.or_else(overlay).map(|m| m.endpoint.addr)
+        open.or_else(overlay)
     }
 
     /// The place whose IPv6 address published ports lead to: the first bridge with a way out.
@@ -298,19 +343,20 @@ impl Record {
         self.way6().and_then(|m| m.endpoint.v6.as_ref()).map(|e| e.addr)
     }
 
-    /// Whether somebody has to serve its ports of IPv6, as it has no such address.
+    /// Whether its shim is to hold ports of IPv6: all its clients come by them where the container has no such address,
+    /// else those with a link-local one, whose packets no host passes on.
     pub fn is_to_be_relayed(&self) -> bool {
-        self.target6().is_none() && self.ports.iter().any(|p| p.host_ip.is_ipv6())
+        self.ports.iter().any(Bound::is_relayed)
     }
 
-    /// The ports that its shim holds. Where it has an IPv6 address meanwhile, the kernel comes first.
+    /// The ports that its shim holds. Where it has an IPv6 address, the kernel comes first.
     pub fn relays(&self) -> Vec<Relayed> {
-        let target = self.target();
+        let target = self.target6().map(IpAddr::V6).or_else(|| self.target().map(IpAddr::V4));
         let of = |port: &Bound| match port.host_ip {
-            IpAddr::V6(addr) if self.relayed => Some(Relayed {
+            IpAddr::V6(addr) if self.relayed && port.is_relayed() => Some(Relayed {
                 protocol: port.protocol.clone(),
                 from: SocketAddrV6::new(addr, port.host_port, 0, 0),
-                to: target.map(|t| SocketAddrV4::new(t, port.container_port)),
+                to: target.map(|t| SocketAddr::new(t, port.container_port)),
             }),
             _ => None,
         };

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use lab::{Host, ask, knock, request, serve, up};
-use skep_overlay::{Attached, BridgeSpec, DataPlane, Endpoint6, Error, Publish};
+use skep_overlay::{Attached, BridgeSpec, DataPlane, Endpoint6, Publish};
 
 const LOOPBACK: Ipv6Addr = Ipv6Addr::LOCALHOST;
 
@@ -127,29 +127,72 @@ fn published_ports_answer_by_ipv6_without_a_proxy() {
             second.ports = vec![publish(Some("::"), 8080)];
             plane.attach(second).await.expect_err("taken")
         };
-        assert_eq!(error.to_string(), "Bind for [::]:8080 failed: port is already allocated");
+        assert!(
+            error.to_string().ends_with("Bind for [::]:8080 failed: port is already allocated"),
+            "{error}"
+        );
         let _program = std::net::TcpListener::bind("[::1]:8090").expect("bind");
         let mut third = request("third", &["blue"]);
         third.ports = vec![publish(None, 8090)];
         let error = plane.attach(third.clone()).await.expect_err("another program has it");
-        assert!(matches!(error, Error::PortTaken { port: 8090, host: IpAddr::V6(_), .. }), "{error}");
+        assert!(error.to_string().contains("failed to bind host port for [::]:8090:"), "{error}");
         std::net::TcpListener::bind("127.0.0.1:8090").expect("nothing is kept of what failed");
         third.networks[0].network = "bridge".into();
         let error = plane.attach(third).await.expect_err("also where a shim would serve it");
-        assert!(matches!(error, Error::PortTaken { port: 8090, host: IpAddr::V6(_), .. }), "{error}");
+        assert!(error.to_string().contains("failed to bind host port for [::]:8090:"), "{error}");
         // Of IPv4 only: somebody else serves these, who finds the port free.
         let mut old = request("old", &["bridge"]);
         old.ports = vec![publish(Some("::1"), 8091), publish(None, 8092)];
         let old = up(&plane, old).await;
-        let relays: Vec<_> = old.relays.iter().map(|r| (r.from.to_string(), r.to.map(|t| *t.ip()))).collect();
-        let to = Some(old.endpoints[0].addr);
+        let relays: Vec<_> = old.relays.iter().map(|r| (r.from.to_string(), r.to.map(|t| t.ip()))).collect();
+        let to = old.endpoints[0].addr.map(IpAddr::V4);
         assert_eq!(relays, [("[::1]:8091".to_owned(), to), ("[::]:8092".to_owned(), to)]);
         std::net::TcpListener::bind("[::1]:8091").expect("left to the shim");
         assert!(std::net::TcpListener::bind("0.0.0.0:8092").is_err(), "but not that of IPv4");
-        assert!(std::net::TcpListener::bind("[::]:8080").is_err(), "other programs are kept off");
+        let relays: Vec<_> = web.relays.iter().map(|r| (r.from.to_string(), r.to.map(|t| t.ip()))).collect();
+        let to = Some(IpAddr::V6(place(&web).addr));
+        assert_eq!(
+            relays,
+            [("[::]:8080".to_owned(), to), ("[::1]:8081".to_owned(), to)],
+            "the shim's to hold"
+        );
         plane.detach("web").await.expect("detach");
         assert_eq!(knock(host.netns(), LOOPBACK, 8080), None);
-        std::net::TcpListener::bind("[::]:8080").expect("given back");
+        plane.shutdown().await;
+    });
+}
+
+/// Who answers at the host's link-local address.
+fn ask_by_link(netns: &Path, link: &str, addr: Ipv6Addr, port: u16) -> Option<String> {
+    let index = sh(netns, &format!("ip -o link show {link}"));
+    let scope = index.split(':').next().and_then(|n| n.parse().ok()).expect("an index");
+    lab::within(netns, || {
+        let to = std::net::SocketAddrV6::new(addr, port, 0, scope);
+        let mut stream = std::net::TcpStream::connect_timeout(&to.into(), lab::PATIENCE).ok()?;
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut stream, &mut text).ok()?;
+        Some(text.split(' ').next()?.to_owned())
+    })
+}
+
+#[test]
+fn clients_with_a_link_local_address_are_left_to_the_shim() {
+    let (host, far) = pair();
+    host.sh("ip addr add fe80::66/64 dev under nodad");
+    far.sh("ip addr add fe80::67/64 dev under nodad");
+    host.run(async {
+        let plane = start(&host).await;
+        plane.create_bridge(spec("blue", "fd66:1::/64")).await.expect("blue");
+        let mut web = request("web", &["blue"]);
+        web.ports = vec![publish(Some("::"), 8080)];
+        let web = up(&plane, web).await;
+        // In the shim's place.
+        serve(host.netns(), 8080, "shim");
+        assert_eq!(ask_by_link(far.netns(), "under", six("fe80::66"), 8080).as_deref(), Some("shim"));
+        let here = six("2001:db8:66::1");
+        assert_eq!(who(ask(far.netns(), here, 8080)).as_deref(), Some("web"), "by the kernel as ever");
+        assert_eq!(web.relays[0].to.map(|t| t.ip()), Some(place(&web).addr.into()));
+        in_order(&plane).await;
         plane.shutdown().await;
     });
 }
@@ -292,7 +335,10 @@ fn a_restart_and_drift_change_nothing_and_removal_leaves_nothing() {
 
         let plane = start(&host).await;
         lab::assert_same(&held, &host.sh(kernel));
-        assert!(std::net::TcpListener::bind("[::]:8080").is_err(), "held again");
+        let mut second = request("second", &["blue"]);
+        second.ports = vec![publish(Some("::"), 8080)];
+        let error = plane.attach(second).await.expect_err("known again");
+        assert!(error.to_string().contains("Bind for [::]:8080 failed"), "{error}");
         let table = format!("skep_{}", host.instance);
         let bridge = plane.inspect_bridge("blue").expect("bridge").interface;
         for breakage in [

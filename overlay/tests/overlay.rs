@@ -270,7 +270,7 @@ fn isolation() {
         ("the other way", &one, addr(2, 131)),
         ("from a bridge", &bridge, addr(1, 70)),
         ("from a bridge, virtual address", &bridge, VIP),
-        ("to a bridge", &one, bridge.endpoints[0].addr),
+        ("to a bridge", &one, bridge.endpoints[0].addr.expect("IPv4")),
     ] {
         assert_eq!(lab::knock(&from.netns, to, 80), None, "{what}");
     }

@@ -1,11 +1,12 @@
 //! Networks: the body of `create` read, swarm networks written, and the filters of `network ls`.
 
+mod ipam;
+
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::str::FromStr;
 
 use serde_json::{Value, json};
-use skep_overlay::desired::{Cidr, Cidr6};
+use skep_overlay::desired::Cidr6;
 use skep_overlay::{BridgeInfo, BridgeSpec, ConfigNetwork, LocalDriver};
 use skep_proto::v1::{Annotations, Network, NetworkSpec};
 
@@ -45,15 +46,11 @@ pub fn read(mut f: Fields) -> ApiResult<Create> {
     }
     let driver = f.opt_string("Driver")?.unwrap_or_else(|| "bridge".into());
     let scope = f.string("Scope")?;
-    let ipam = read_ipam(f.object("IPAM")?)?;
+    let ipam = ipam::read(f.object("IPAM")?)?;
     let labels: BTreeMap<String, String> = f.string_map("Labels")?;
     let options: BTreeMap<String, String> = f.string_map("Options")?;
     let (internal, attachable, ingress) = (f.bool("Internal")?, f.bool("Attachable")?, f.bool("Ingress")?);
-    if f.opt_bool("EnableIPv4")? == Some(false) {
-        return Err(ApiError::bad_request(
-            "EnableIPv4 = false is not supported: every network has IPv4; leave it out (--ipv4=false)",
-        ));
-    }
+    let without_ipv4 = f.opt_bool("EnableIPv4")? == Some(false);
     let ipv6 = f.bool("EnableIPv6")?;
     // Since API 1.44 a name is always checked for duplicates.
     f.drop_all(&["CheckDuplicate"]);
@@ -71,7 +68,7 @@ pub fn read(mut f: Fields) -> ApiResult<Create> {
         }
     }
     if !config_from.is_empty() {
-        if ipv6 || !labels.is_empty() || ipam.v4.is_given() || ipam.v6.is_given() {
+        if ipv6 || without_ipv4 || !labels.is_empty() || ipam.v4.is_given() || ipam.v6.is_given() {
             return Err(forbidden(
                 "user specified configurations are not supported if the network depends on a configuration network",
             ));
@@ -90,7 +87,7 @@ pub fn read(mut f: Fields) -> ApiResult<Create> {
     match driver.as_str() {
         // Whatever the driver: settings have none.
         _ if config_only => {
-            Ok(Create::Config(BridgeSpec { name, ipv6, labels, options, ..ipam.into_spec() }))
+            Ok(Create::Config(BridgeSpec { name, without_ipv4, ipv6, labels, options, ..ipam.into_spec() }))
         }
         "bridge" | "macvlan" | "ipvlan" => {
             if ingress {
@@ -108,6 +105,7 @@ pub fn read(mut f: Fields) -> ApiResult<Create> {
                     "ipvlan" => LocalDriver::Ipvlan,
                     _ => LocalDriver::Bridge,
                 },
+                without_ipv4,
                 ipv6,
                 internal,
                 attachable,
@@ -122,6 +120,11 @@ pub fn read(mut f: Fields) -> ApiResult<Create> {
                 return Err(ApiError::bad_request(format!(
                     "Scope = {scope:?} is not supported for an overlay: leave it out"
                 )));
+            }
+            if without_ipv4 {
+                return Err(ApiError::bad_request(
+                    "IPv4 cannot be disabled in a Swarm scoped network: leave out EnableIPv4 = false (--ipv4=false)",
+                ));
             }
             ipam.v4.is_subnet_alone()?;
             ipam.v6.is_subnet_alone()?;
@@ -162,119 +165,6 @@ fn forbidden(why: &str) -> ApiError {
 pub fn with_settings(spec: BridgeSpec, settings: &BridgeSpec) -> BridgeSpec {
     let BridgeSpec { name, driver, internal, attachable, config_from, .. } = spec;
     BridgeSpec { name, driver, internal, attachable, config_from, ..settings.clone() }
-}
-
-/// `IPAM.Config`, of which a network has one of each family.
-#[derive(Default)]
-struct Ipam {
-    v4: Range<Cidr, Ipv4Addr>,
-    v6: Range<Cidr6, Ipv6Addr>,
-}
-
-impl Ipam {
-    /// What of a local network it makes.
-    fn into_spec(self) -> BridgeSpec {
-        let Self { v4, v6 } = self;
-        BridgeSpec {
-            subnet: v4.subnet,
-            gateway: v4.gateway,
-            ip_range: v4.ip_range,
-            aux_addresses: v4.aux_addresses,
-            subnet6: v6.subnet,
-            gateway6: v6.gateway,
-            ip_range6: v6.ip_range,
-            aux_addresses6: v6.aux_addresses,
-            ..BridgeSpec::default()
-        }
-    }
-}
-
-/// The addresses of one family.
-struct Range<C, A> {
-    subnet: Option<C>,
-    gateway: Option<A>,
-    ip_range: Option<C>,
-    aux_addresses: BTreeMap<String, A>,
-}
-
-impl<C, A> Default for Range<C, A> {
-    fn default() -> Self {
-        Self { subnet: None, gateway: None, ip_range: None, aux_addresses: BTreeMap::new() }
-    }
-}
-
-impl<C: FromStr<Err = String>, A: FromStr> Range<C, A> {
-    fn is_given(&self) -> bool {
-        let address = self.gateway.is_some() || !self.aux_addresses.is_empty();
-        self.subnet.is_some() || self.ip_range.is_some() || address
-    }
-
-    /// Refuses what overlays have not.
-    fn is_subnet_alone(&self) -> ApiResult<()> {
-        let fields = [
-            ("Gateway", self.gateway.is_some()),
-            ("IPRange", self.ip_range.is_some()),
-            ("AuxiliaryAddresses", !self.aux_addresses.is_empty()),
-        ];
-        let Some((field, _)) = fields.into_iter().find(|(_, set)| *set) else { return Ok(()) };
-        Err(ApiError::bad_request(format!(
-            "IPAM.Config[].{field} is not supported for an overlay: its containers are routed, and nodes hold parts of its range; leave it out"
-        )))
-    }
-
-    /// Reads one of the list; `family` is what its addresses are called.
-    fn read(at: &str, texts: [Option<String>; 3], mut config: Fields, family: &str) -> ApiResult<Self> {
-        let range = |field: &str, text: Option<String>| {
-            let parsed = text.map(|text| text.parse::<C>());
-            parsed.transpose().map_err(|e| ApiError::bad_request(format!("{at}.{field}: {e}")))
-        };
-        let addr = |field: &str, text: &str| {
-            let bad = || ApiError::bad_request(format!("{at}.{field} = {text:?} is not an {family} address"));
-            text.parse::<A>().map_err(|_| bad())
-        };
-        let [subnet, ip_range, gateway] = texts;
-        let (subnet, ip_range) = (range("Subnet", subnet)?, range("IPRange", ip_range)?);
-        let gateway = gateway.map(|text| addr("Gateway", &text)).transpose()?;
-        let aux: Vec<(String, String)> = config.string_map("AuxiliaryAddresses")?;
-        let aux = aux.into_iter().map(|(name, text)| Ok((name, addr("AuxiliaryAddresses", &text)?)));
-        let aux_addresses = aux.collect::<ApiResult<_>>()?;
-        config.refuse_rest(&[])?;
-        Ok(Self { subnet, gateway, ip_range, aux_addresses })
-    }
-}
-
-fn read_ipam(mut f: Fields) -> ApiResult<Ipam> {
-    match f.string("Driver")?.as_str() {
-        "" | "default" => {}
-        other => {
-            return Err(ApiError::not_found(format!(
-                "could not find plugin {other} in v1 plugin registry: plugin \"{other}\" not found"
-            )));
-        }
-    }
-    let configs = f.objects("Config")?;
-    f.refuse_rest(&[("Options", "the driver default has none")])?;
-    let mut ipam = Ipam::default();
-    for (i, mut config) in configs.into_iter().enumerate() {
-        let at = format!("IPAM.Config[{i}]");
-        let mut text = |field: &str| config.opt_string(field);
-        let texts = [text("Subnet")?, text("IPRange")?, text("Gateway")?];
-        // Whatever is written with a colon is meant to be IPv6.
-        let v6 = texts.iter().flatten().next().is_some_and(|text| text.contains(':'));
-        let twice = if v6 { ipam.v6.is_given() } else { ipam.v4.is_given() };
-        if twice {
-            return Err(ApiError::new(
-                axum::http::StatusCode::FORBIDDEN,
-                "bridge driver doesn't support multiple subnets: give one of each family",
-            ));
-        }
-        if v6 {
-            ipam.v6 = Range::read(&at, texts, config, "IPv6")?;
-        } else {
-            ipam.v4 = Range::read(&at, texts, config, "IPv4")?;
-        }
-    }
-    Ok(ipam)
 }
 
 /// One of `IPAM.Config` as it is shown.
@@ -413,10 +303,11 @@ pub fn joined(n: &skep_overlay::desired::Network) -> Value {
 pub fn local(b: &BridgeInfo) -> Value {
     let facts = Facts { id: &b.id, name: &b.name, driver: b.driver.as_str(), scope: "local" };
     let mut out = shown(&facts, super::time::from_ns(b.created_at_ns));
-    let v4 = shown_range(b.subnet, b.gateway, b.ip_range, &b.aux_addresses);
+    let v4 = b.subnet.map(|subnet| shown_range(subnet, b.gateway, b.ip_range, &b.aux_addresses));
     let v6 = b.v6.as_ref().map(|r| shown_range(r.subnet, r.gateway(), r.ip_range, &r.aux_addresses));
+    out["EnableIPv4"] = v4.is_some().into();
     out["EnableIPv6"] = v6.is_some().into();
-    out["IPAM"]["Config"] = std::iter::once(v4).chain(v6).collect();
+    out["IPAM"]["Config"] = v4.into_iter().chain(v6).collect();
     out["Internal"] = b.internal.into();
     out["Attachable"] = b.attachable.into();
     out["Options"] = if b.name == "bridge" { default_options(b) } else { json!(b.options) };
@@ -432,6 +323,7 @@ pub fn config(c: &ConfigNetwork) -> Value {
     let mut out = shown(&facts, super::time::from_ns(c.created_at_ns));
     let v4 = s.subnet.map(|subnet| shown_range(subnet, s.gateway, s.ip_range, &s.aux_addresses));
     let v6 = s.subnet6.map(|subnet| shown_range(subnet, s.gateway6, s.ip_range6, &s.aux_addresses6));
+    out["EnableIPv4"] = (!s.without_ipv4).into();
     out["EnableIPv6"] = s.ipv6.into();
     out["IPAM"]["Config"] = v4.into_iter().chain(v6).collect();
     out["ConfigOnly"] = true.into();
@@ -496,15 +388,35 @@ mod tests {
                 r#"{"Name":"a","Driver":"overlay","EnableIPv6":true,"IPAM":{"Config":[{"Subnet":"fd00::/64","Gateway":"fd00::9"}]}}"#,
                 "Gateway",
             ),
-            (r#"{"Name":"a","EnableIPv4":false}"#, "EnableIPv4"),
-            (r#"{"Name":"a","IPAM":{"Config":[{"Subnet":"fd00::/64","Gateway":"10.0.0.1"}]}}"#, "Gateway"),
+            (
+                r#"{"Name":"a","Driver":"overlay","EnableIPv4":false,"EnableIPv6":true}"#,
+                "IPv4 cannot be disabled",
+            ),
+            (
+                r#"{"Name":"a","IPAM":{"Config":[{"Subnet":"fd00::/64","Gateway":"10.0.0.1"}]}}"#,
+                "invalid network config:\ninvalid gateway 10.0.0.1: parent subnet is an IPv6 block",
+            ),
             (
                 r#"{"Name":"a","IPAM":{"Config":[{"Subnet":"10.9.0.0/24"},{"Subnet":"10.8.0.0/24"}]}}"#,
                 "multiple subnets",
             ),
-            (r#"{"Name":"a","IPAM":{"Config":[{"Subnet":"10.9.0.0/40"}]}}"#, "Subnet"),
+            (
+                r#"{"Name":"a","IPAM":{"Config":[{"Subnet":"10.9.0.0/40"}]}}"#,
+                "invalid subnet 10.9.0.0/40: invalid CIDR block notation",
+            ),
+            (
+                r#"{"Name":"a","IPAM":{"Config":[{"Subnet":"10.9.0.5/24","IPRange":"10.8.0.1/16"}]}}"#,
+                "invalid network config:\n* invalid subnet 10.9.0.5/24: it should be 10.9.0.0/24\n* invalid ip-range 10.8.0.1/16: CIDR block is bigger than its parent subnet 10.9.0.5/24\n* invalid ip-range 10.8.0.1/16: it should be 10.8.0.0/16\n* invalid ip-range 10.8.0.1/16: parent subnet 10.9.0.5/24 doesn't contain ip-range",
+            ),
+            (
+                r#"{"Name":"a","IPAM":{"Config":[{"Subnet":"10.9.0.0/24","AuxiliaryAddresses":{"r":"10.8.0.1"}}]}}"#,
+                "invalid auxiliary address r: parent subnet 10.9.0.0/24 doesn't contain this address",
+            ),
             (r#"{"Name":"a","Driver":"overlay","IPAM":{"Config":[{"IPRange":"10.9.0.0/28"}]}}"#, "IPRange"),
-            (r#"{"Name":"a","IPAM":{"Config":[{"AuxiliaryAddresses":{"r":"x"}}]}}"#, "AuxiliaryAddresses"),
+            (
+                r#"{"Name":"a","IPAM":{"Config":[{"AuxiliaryAddresses":{"r":"x"}}]}}"#,
+                "invalid auxiliary address r",
+            ),
             (r#"{"Name":"a","Driver":"overlay","Options":{"x":"y"}}"#, "Options"),
             (r#"{"Name":"a","Driver":"overlay","ConfigFrom":{"Network":"b"}}"#, "ConfigFrom"),
             (r#"{"Name":"a","ConfigOnly":true,"ConfigFrom":{"Network":"b"}}"#, "cannot depend on another"),

@@ -9,10 +9,10 @@ use axum::response::IntoResponse;
 use axum::routing::{delete, get, post};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use skep_engine::{Container, ContainerState, Error, WaitCondition};
+use skep_engine::{Container, ContainerState, Error, NetworkMode, WaitCondition};
 use skep_registry::Platform;
 
-use super::{body, transfer};
+use super::{body, networks, transfer};
 use crate::convert::{container, time};
 use crate::error::{ApiError, ApiResult};
 use crate::filters::Filters;
@@ -119,6 +119,13 @@ async fn create(State(s): State<ApiState>, Query(q): Query<Create>, request: Req
         }
     }
     let create = container::read(&body::read(request).await?)?;
+    if let NetworkMode::Networks(joins) = &create.config.network {
+        for join in joins {
+            networks::check_place(&s, join).map_err(|e| {
+                ApiError::bad_request(format!("invalid config for network {}: {e}", join.network))
+            })?;
+        }
+    }
     for (other, _) in &create.config.links {
         s.engine()
             .inspect(other)

@@ -1,5 +1,7 @@
 //! `/networks`: the bridges of this host, the networks of the swarm, and the two that are none.
 
+use std::net::IpAddr;
+
 use axum::Router;
 use axum::extract::{Path, Query, Request, State};
 use axum::http::StatusCode;
@@ -7,13 +9,13 @@ use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use skep_engine::NetworkRef;
+use skep_engine::{NetworkJoin, NetworkRef};
 use skep_proto::v1::{CreateNetworkRequest, ListNetworksRequest, RemoveRequest};
 
 use super::body;
 use crate::convert::network::{self, Create};
 use crate::convert::{container, time};
-use crate::error::{ApiError, ApiResult};
+use crate::error::{ApiError, ApiResult, listed};
 use crate::fields::{Fields, Unknown};
 use crate::filters::Filters;
 use crate::state::ApiState;
@@ -56,11 +58,12 @@ async fn all(s: &ApiState) -> ApiResult<(Vec<Value>, bool)> {
         for c in &containers {
             for e in c.endpoints.iter().filter(|e| network["Id"] == e.network_id) {
                 let v6 = e.v6.as_ref().map(|v6| format!("{}/{}", v6.addr, v6.prefix_len));
+                let v4 = e.addr.map(|addr| format!("{addr}/{}", e.prefix_len));
                 let member = json!({
                     "Name": c.name,
                     "EndpointID": e.endpoint_id,
                     "MacAddress": e.mac,
-                    "IPv4Address": format!("{}/{}", e.addr, e.prefix_len),
+                    "IPv4Address": v4.unwrap_or_default(),
                     "IPv6Address": v6.unwrap_or_default(),
                 });
                 members.insert(c.id.as_str().to_owned(), member);
@@ -111,6 +114,7 @@ async fn inspect(State(s): State<ApiState>, Path(name): Path<String>, Query(q): 
 async fn create(State(s): State<ApiState>, request: Request) -> ApiResult {
     let unknown = Unknown::default();
     let fields = Fields::parse_telling(&body::read(request).await?, &unknown)?;
+    let mut warnings = Vec::new();
     let id = match network::read(fields)? {
         Create::Overlay(spec) => {
             let request = tonic::Request::new(CreateNetworkRequest { spec: Some(*spec) });
@@ -135,12 +139,19 @@ async fn create(State(s): State<ApiState>, request: Request) -> ApiResult {
                 spec.config_from.clone_from(&from.spec.name);
                 spec = network::with_settings(spec, &from.spec);
             }
+            let strange = skep_overlay::unknown_options(&spec);
             let made = s.dataplane().create_bridge(spec).await?;
             tell_local(&s, "create", (&made.id, &made.name, made.driver.as_str()));
+            let driver = made.driver.as_str();
+            let say = |o: String| {
+                format!("option {o} means nothing to driver {driver}: it is kept and shown, and does nothing")
+            };
+            warnings.extend(strange.into_iter().map(say));
             made.id
         }
     };
-    Ok(body::json(StatusCode::CREATED, &json!({ "Id": id, "Warning": unknown.warnings().join("\n") })))
+    warnings.extend(unknown.warnings());
+    Ok(body::json(StatusCode::CREATED, &json!({ "Id": id, "Warning": warnings.join("\n") })))
 }
 
 /// The swarm tells of its own networks.
@@ -185,8 +196,31 @@ async fn connect(State(s): State<ApiState>, Path(name): Path<String>, request: R
     }
     let join = container::read_join(&network.name, settings)?;
     container::check_join(&join)?;
+    check_place(&s, &join)?;
     s.engine().connect(&container, &network, join).await?;
     Ok(StatusCode::OK.into_response())
+}
+
+/// Checks the addresses that a container is to have in a network of this host, where there is one of that name.
+pub(super) fn check_place(s: &ApiState, join: &NetworkJoin) -> ApiResult<()> {
+    let Ok(bridge) = s.dataplane().inspect_bridge(&join.network) else { return Ok(()) };
+    let mut wrong = Vec::new();
+    let mut tell = |addr: IpAddr, within: Option<bool>, chosen: bool| match within {
+        Some(_) if !chosen => wrong.push(skep_overlay::Error::UnchosenSubnet.to_string()),
+        Some(true) => {}
+        _ => wrong.push(format!("no configured subnet contains IP address {addr}")),
+    };
+    if let Some(IpAddr::V4(addr)) = join.addr {
+        tell(addr.into(), bridge.subnet.map(|s| s.contains(addr)), bridge.chosen);
+    }
+    if let Some(addr) = join.addr6 {
+        let range = bridge.v6.as_ref();
+        tell(addr.into(), range.map(|r| r.subnet.contains(addr)), range.is_some_and(|r| r.chosen));
+    }
+    match wrong.is_empty() {
+        true => Ok(()),
+        false => Err(ApiError::bad_request(format!("invalid endpoint settings:\n{}", listed(&wrong)))),
+    }
 }
 
 async fn disconnect(State(s): State<ApiState>, Path(name): Path<String>, request: Request) -> ApiResult {

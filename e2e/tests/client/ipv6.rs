@@ -98,10 +98,9 @@ fn networks_with_ipv6_are_as_docker_has_them() -> Result<()> {
         &[&["run", "--rm", "--ip6", "fd86::7"][..], &SERVE].concat(),
         &["user specified IP address is supported on user defined networks only"],
     )?;
-    refused(host, &["network", "create", "--ipv4=false", "--ipv6", "six"], &["EnableIPv4"])?;
     refused(host, &["network", "create", "--subnet", "fd86:1::/64", "six"], &["--ipv6"])?;
-    let routed = "com.docker.network.bridge.gateway_mode_ipv6=routed";
-    refused(host, &["network", "create", "--ipv6", "-o", routed, "six"], &["gateway_mode_ipv6"])?;
+    let bridged = "com.docker.network.bridge.gateway_mode_ipv6=bridged";
+    refused(host, &["network", "create", "--ipv6", "-o", bridged, "six"], &["gateway_mode_ipv6"])?;
     host.docker(&["rm", "-f", "aa", "bb", "old"])?;
     host.docker(&["network", "rm", "x6"])?;
     let left = host.exec(&["ip", "-6", "-o", "addr", "show", "scope", "global"])?;

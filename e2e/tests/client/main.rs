@@ -8,6 +8,7 @@ mod create;
 mod devices;
 mod events;
 mod exec;
+mod gateway;
 mod images;
 mod interactive;
 mod ipv6;

@@ -200,6 +200,23 @@ fn bridges_are_as_their_options_say() -> Result<()> {
         &["network", "create", "--subnet", "10.83.9.0/24", "--ip-range", "10.84.0.0/28", "bad"],
         &["10.84.0.0/28"],
     )?;
+    for (subnet, words) in [
+        ("10.83.9.5/24", "invalid network config:\ninvalid subnet 10.83.9.5/24: it should be 10.83.9.0/24"),
+        ("10.85.0.0/16", "invalid pool request: Pool overlaps with other one on this address space"),
+    ] {
+        refused(host, &["network", "create", "--subnet", subnet, "bad"], &[words])?;
+    }
+    for (network, words) in [
+        ("plain", "no configured subnet contains IP address 10.86.0.9"),
+        (
+            "quiet",
+            "user specified IP address is supported only when connecting to networks with user configured subnets",
+        ),
+    ] {
+        let words = format!("invalid config for network {network}: invalid endpoint settings:\n{words}");
+        let run = ["run", "--rm", "--network", network, "--ip", "10.86.0.9", "whoami:1", "/skep"];
+        refused(host, &run, &[&words])?;
+    }
     refused(
         host,
         &["run", "--rm", "--ip", "172.17.0.9", "whoami:1", "/skep"],
@@ -226,6 +243,20 @@ fn ports_and_links_are_dockers() -> Result<()> {
     host.hold_port(8090)?;
     run(host, "range", &["-p", "8090-8095:80"])?;
     ensure!(host.docker(&["port", "range"])?.contains("0.0.0.0:8091"));
+    refused(
+        host,
+        &[&["run", "--rm", "--name", "late", "-p", "8090:80"][..], &SERVE].concat(),
+        &[
+            "failed to set up container networking: driver failed programming external connectivity on endpoint late (",
+            "failed to bind host port for 0.0.0.0:8090:172.",
+            ":80/tcp: address already in use",
+        ],
+    )?;
+    refused(
+        host,
+        &[&["run", "--rm", "-p", "8090-8091:80"][..], &SERVE].concat(),
+        &["all ports are allocated"],
+    )?;
     host.skep(&[&["run", "-d", "--name", "range2", "-p", "8090-8095:80"][..], &SERVE].concat())?;
     ensure!(host.docker(&["port", "range2"])?.contains("0.0.0.0:8092"));
 

@@ -130,12 +130,11 @@ fn ports_of_a_container_with_ipv4_only_answer_by_ipv6() -> Result<()> {
     }
 
     // Taken is what others have, on either family.
-    let taken = |port: u16, publish: &str| {
-        let words = [&format!("Bind for [::]:{port} failed: port is already allocated")[..]];
-        refused(host, &[&["run", "--rm", "-p", publish][..], &SERVE].concat(), &words)
+    let taken = |words: &str, publish: &str| {
+        refused(host, &[&["run", "--rm", "-p", publish][..], &SERVE].concat(), &[words])
     };
     let program = host.at(None, || TcpListener::bind("[::1]:8090"))?;
-    taken(8090, "8090:80")?;
+    taken("failed to bind host port for [::]:8090:172.", "8090:80")?;
     drop(program);
     refused(
         host,
@@ -151,7 +150,7 @@ fn ports_of_a_container_with_ipv4_only_answer_by_ipv6() -> Result<()> {
     host.start_daemon()?;
     answers(host, HERE, 8080, "one")?;
     ensure!(ports(host, "one")?.contains("[::]:8080->80/tcp"));
-    taken(8080, "[::]:8080:80")?;
+    taken("Bind for [::]:8080 failed: port is already allocated", "[::]:8080:80")?;
     let kept = host.at(None, || TcpListener::bind("[::]:8080")).expect_err("it is the shim's");
     ensure!(kept.to_string().contains("in use"), "{kept}");
 

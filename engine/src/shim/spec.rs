@@ -5,7 +5,7 @@
 //! [`SHIM_LOG_FILE`] (what a shim could tell nobody else).
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddrV4, SocketAddrV6};
+use std::net::{SocketAddr, SocketAddrV6};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -217,7 +217,7 @@ pub enum NetworkNamespace {
     Path(PathBuf),
 }
 
-/// A port of the host by IPv6 that leads to a container by IPv4.
+/// A port of the host by IPv6 that leads to a container where the kernel does not: by IPv4, or for link-local clients.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Relay {
     /// `tcp` or `udp`.
@@ -225,7 +225,7 @@ pub struct Relay {
     /// On the host.
     pub from: SocketAddrV6,
     /// In the container; none = nowhere for now, and the port is kept.
-    pub to: Option<SocketAddrV4>,
+    pub to: Option<SocketAddr>,
 }
 
 /// Which namespace of a kind the container is in.

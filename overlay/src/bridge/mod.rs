@@ -6,7 +6,7 @@ mod ports;
 mod v6;
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 pub use ipam::{free_address, free_subnet};
 pub use options::check_interface;
@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::link::{Mac, Upper};
 use crate::model::{BridgeInfo, BridgeSpec, LocalDriver, Member};
 use crate::names::Names;
+use crate::nft;
 use crate::state::{Bridge, State};
 use options::{Mode, Options};
 
@@ -39,17 +40,23 @@ pub fn plan(state: &State, spec: &BridgeSpec, names: &Names, around: &Surroundin
     if !spec.config_from.is_empty() && !state.configs.contains_key(&spec.config_from) {
         return Err(Error::NoSuchNetwork(spec.config_from.clone()));
     }
+    let on_bridge = spec.driver == LocalDriver::Bridge;
+    let read = if on_bridge { Options::read(&spec.options)? } else { Options::read(&BTreeMap::new())? };
     let subnet = match spec.subnet {
-        Some(subnet) => check_subnet(state, subnet)?,
+        _ if spec.without_ipv4 || read.ipv4 == Some(false) => {
+            without_ipv4(spec, &read)?;
+            None
+        }
+        Some(subnet) => Some(check_subnet(state, subnet)?),
         None => {
-            let ours = state.local().map(|b| b.subnet);
+            let ours = state.local().filter_map(|b| b.subnet);
             let swarm = state.swarm.iter().flat_map(|s| s.desired.networks.values());
             let used: Vec<_> =
                 around.taken.iter().copied().chain(ours).chain(swarm.map(|n| n.subnet)).collect();
-            free_subnet(&used).ok_or_else(|| Error::NoSubnet(spec.name.clone()))?
+            Some(free_subnet(&used).ok_or_else(|| Error::NoSubnet(spec.name.clone()))?)
         }
     };
-    if let Some(gateway) = spec.gateway
+    if let (Some(gateway), Some(subnet)) = (spec.gateway, subnet)
         && (!subnet.contains(gateway) || gateway == subnet.first() || gateway == subnet.last())
     {
         return Err(Error::Invalid {
@@ -59,22 +66,20 @@ pub fn plan(state: &State, spec: &BridgeSpec, names: &Names, around: &Surroundin
         });
     }
     let ip_range = spec.ip_range.map(|r| r.network());
-    if let Some(range) = ip_range {
+    if let Some((range, subnet)) = ip_range.zip(subnet) {
         within("IP range", subnet, range)?;
     }
-    for addr in spec.aux_addresses.values() {
-        within("auxiliary address", subnet, Cidr::host(*addr))?;
+    for (addr, subnet) in spec.aux_addresses.values().zip(subnet.iter().cycle()) {
+        within("auxiliary address", *subnet, Cidr::host(*addr))?;
     }
-    let on_bridge = spec.driver == LocalDriver::Bridge;
     let id = random_id();
     let (options, direct) = match on_bridge {
-        true => (Options::read(&spec.options)?, None),
+        true => (read, None),
         false => {
             let (parent, upper) = direct::read(spec)?;
             let parent = parent.unwrap_or_else(|| direct::dummy(&id));
             direct::check_shared(state, &parent, &upper)?;
-            let options = Options { interface: Some(parent), ..Options::read(&BTreeMap::new())? };
-            (options, Some(Direct { upper, made: false }))
+            (Options { interface: Some(parent), ..read }, Some(Direct { upper, made: false }))
         }
     };
     if let Some(name) = options.interface.as_ref().filter(|n| n.starts_with(&names.links())) {
@@ -88,11 +93,11 @@ pub fn plan(state: &State, spec: &BridgeSpec, names: &Names, around: &Surroundin
     if (isolated(options.mode) || isolated(options.mode6)) && !spec.internal {
         return Err(Error::Parent("gateway mode 'isolated' can only be used for an internal network".into()));
     }
-    let gateway = match on_bridge {
+    let gateway = subnet.map_or(Ipv4Addr::UNSPECIFIED, |subnet| match on_bridge {
         true if isolated(options.mode) => subnet.first(),
         true => spec.gateway.unwrap_or_else(|| next(subnet.first())),
         false => spec.gateway.unwrap_or(subnet.first()),
-    };
+    });
     let hosted6 = on_bridge && !isolated(options.mode6);
     let v6 = plan6(state, spec, options.ipv6, hosted6, around)?;
     Ok(Bridge {
@@ -112,6 +117,13 @@ pub fn plan(state: &State, spec: &BridgeSpec, names: &Names, around: &Surroundin
         unmasked: !options.masquerade,
         open: options.mode == Mode::Open,
         open6: options.mode6 == Mode::Open,
+        untranslated: options.mode == Mode::Routed,
+        untranslated6: options.mode6 == Mode::Routed,
+        trusted: options.trusted,
+        source: options.source,
+        source6: options.source6,
+        inhibited: options.inhibited,
+        guests: options.prefix.unwrap_or_default(),
         host_binding: options.host_binding,
         direct,
         labels: spec.labels.clone(),
@@ -121,8 +133,33 @@ pub fn plan(state: &State, spec: &BridgeSpec, names: &Names, around: &Surroundin
     })
 }
 
+/// Checks that nothing of IPv4 is asked of a network that is to have none.
+fn without_ipv4(spec: &BridgeSpec, options: &Options) -> Result<()> {
+    if !spec.ipv6 && options.ipv6 != Some(true) {
+        return Err(Error::Forbidden("IPv4 or IPv6 must be enabled".into()));
+    }
+    let aux = spec.aux_addresses.values().next();
+    let given = spec.subnet.map(|s| s.to_string()).or(spec.ip_range.map(|r| r.to_string()));
+    match given.or(spec.gateway.or(aux.copied()).map(|a| a.to_string())) {
+        Some(value) => Err(Error::Invalid {
+            what: "subnet",
+            value,
+            reason: "it is IPv4, which the network is made without: leave out --ipv4=false".into(),
+        }),
+        None => Ok(()),
+    }
+}
+
 fn next(addr: Ipv4Addr) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(addr).saturating_add(1))
+}
+
+/// The options of a network's driver that mean nothing to it: taken and shown as by Docker, and told of.
+pub fn unknown_options(spec: &BridgeSpec) -> Vec<String> {
+    match spec.driver {
+        LocalDriver::Bridge => options::unknown(&spec.options).cloned().collect(),
+        _ => direct::unknown(spec).cloned().collect(),
+    }
 }
 
 /// That a network of this host alone can be called so, and none is.
@@ -163,7 +200,7 @@ fn check_subnet(state: &State, subnet: Cidr) -> Result<Cidr> {
             reason: "it must be a unicast range between /8 and /30".into(),
         });
     }
-    let bridges = state.local().map(|b| (b.subnet, &b.name));
+    let bridges = state.local().filter_map(|b| Some((b.subnet?, &b.name)));
     let swarm = state.swarm.iter().flat_map(|s| s.desired.networks.values());
     let all = bridges.chain(swarm.map(|n| (n.subnet, &n.name)));
     match all.into_iter().find(|(other, _)| other.overlaps(&subnet)) {
@@ -198,6 +235,7 @@ pub fn info(state: &State, bridge: &Bridge) -> BridgeInfo {
         },
         interface: bridge.interface.clone(),
         subnet: bridge.subnet,
+        chosen: bridge.chosen,
         gateway: bridge.gateway(),
         ip_range: bridge.ip_range,
         aux_addresses: bridge.aux_addresses.clone(),
@@ -215,6 +253,12 @@ pub fn info(state: &State, bridge: &Bridge) -> BridgeInfo {
 /// A hardware address made from an IPv4 address, as Docker makes them.
 pub fn mac_of(addr: Ipv4Addr) -> Mac {
     let [a, b, c, d] = addr.octets();
+    [0x02, 0x42, a, b, c, d]
+}
+
+/// One made from an IPv6 address, where there is no other.
+pub fn mac_of6(addr: Ipv6Addr) -> Mac {
+    let [_, _, _, _, a, b, c, d] = nft::digest(&addr.octets()).to_be_bytes();
     [0x02, 0x42, a, b, c, d]
 }
 

@@ -1,7 +1,7 @@
 //! The driver options of a bridge network, by Docker's names.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::error::{Error, Result};
 
@@ -10,10 +10,35 @@ const ICC: &str = "com.docker.network.bridge.enable_icc";
 const MASQUERADE: &str = "com.docker.network.bridge.enable_ip_masquerade";
 const HOST_BINDING: &str = "com.docker.network.bridge.host_binding_ipv4";
 const MTU: &str = "com.docker.network.driver.mtu";
+const IPV4: &str = "com.docker.network.enable_ipv4";
 const IPV6: &str = "com.docker.network.enable_ipv6";
 const MODE: &str = "com.docker.network.bridge.gateway_mode_ipv4";
 const MODE6: &str = "com.docker.network.bridge.gateway_mode_ipv6";
-const KNOWN: [&str; 8] = [NAME, ICC, MASQUERADE, HOST_BINDING, MTU, IPV6, MODE, MODE6];
+const PREFIX: &str = "com.docker.network.container_iface_prefix";
+const INHIBIT: &str = "com.docker.network.bridge.inhibit_ipv4";
+const TRUSTED: &str = "com.docker.network.bridge.trusted_host_interfaces";
+const DEFAULT: &str = "com.docker.network.bridge.default_bridge";
+const SOURCE: &str = "com.docker.network.host_ipv4";
+const SOURCE6: &str = "com.docker.network.host_ipv6";
+const KNOWN: [&str; 15] = [
+    NAME,
+    ICC,
+    MASQUERADE,
+    HOST_BINDING,
+    MTU,
+    IPV4,
+    IPV6,
+    MODE,
+    MODE6,
+    PREFIX,
+    INHIBIT,
+    TRUSTED,
+    DEFAULT,
+    SOURCE,
+    SOURCE6,
+];
+/// Digits that a container's interface may need after its prefix.
+const NUMBER: usize = 3;
 
 /// What the options come to.
 #[derive(Debug, PartialEq, Eq)]
@@ -25,11 +50,23 @@ pub struct Options {
     /// What leaves the host has the host's address.
     pub masquerade: bool,
     /// Where ports are published when no host address is given.
-    pub host_binding: Option<Ipv4Addr>,
+    pub host_binding: Option<IpAddr>,
     /// MTU.
     pub mtu: u32,
+    /// IPv4; none = nothing is said of it.
+    pub ipv4: Option<bool>,
     /// IPv6 as well; none = nothing is said of it.
     pub ipv6: Option<bool>,
+    /// What containers' interfaces are called, before their number; none = `eth`.
+    pub prefix: Option<String>,
+    /// The host does not take the gateway's IPv4 address.
+    pub inhibited: bool,
+    /// Interfaces of the host by which published ports are reached at the containers' addresses.
+    pub trusted: Vec<String>,
+    /// What leaves the host by IPv4 has this address; none = that of the interface it leaves by.
+    pub source: Option<Ipv4Addr>,
+    /// The same by IPv6.
+    pub source6: Option<Ipv6Addr>,
     /// How the host stands between the network and others, by IPv4.
     pub mode: Mode,
     /// The same by IPv6.
@@ -44,38 +81,46 @@ pub enum Mode {
     Nat,
     /// It lends its address, and passes on everything.
     Open,
+    /// It lends none, and passes on what goes to published ports of the containers' own addresses.
+    Routed,
     /// It has no address in the network.
     Isolated,
 }
 
 impl Options {
-    /// Reads them; one that is not known, or not valid, is refused by name.
+    /// Reads them; one that is not valid is refused by name. For those that nobody knows see [`unknown`].
     pub fn read(options: &BTreeMap<String, String>) -> Result<Self> {
-        if let Some(name) = options.keys().find(|name| !KNOWN.contains(&name.as_str())) {
-            return Err(Error::Invalid {
-                what: "network option",
-                value: name.clone(),
-                reason: format!("known are {}", KNOWN.join(", ")),
-            });
-        }
         let text = |name: &'static str| options.get(name).map(String::as_str).filter(|v| !v.is_empty());
         let mode = |name: &'static str| match text(name) {
             None | Some("nat") => Ok(Mode::Nat),
             Some("nat-unprotected") => Ok(Mode::Open),
+            Some("routed") => Ok(Mode::Routed),
             Some("isolated") => Ok(Mode::Isolated),
-            Some(other) => Err(invalid(name, other, "it can be nat, nat-unprotected or isolated")),
+            Some(other) => Err(invalid(name, other, "it can be nat, nat-unprotected, routed or isolated")),
         };
+        if text(DEFAULT).map_or(Ok(false), |v| flag(DEFAULT, Some(v)))? {
+            return Err(Error::Forbidden(format!(
+                "conflicts with network bridge: networks have same bridge name; there is one default bridge, leave {DEFAULT} out"
+            )));
+        }
         Ok(Self {
             mode: mode(MODE)?,
             mode6: mode(MODE6)?,
+            ipv4: text(IPV4).map(|v| flag(IPV4, Some(v))).transpose()?,
             ipv6: text(IPV6).map(|v| flag(IPV6, Some(v))).transpose()?,
+            prefix: text(PREFIX).map(prefix).transpose()?,
+            inhibited: text(INHIBIT).map_or(Ok(false), |v| flag(INHIBIT, Some(v)))?,
+            trusted: text(TRUSTED).map_or(Ok(Vec::new()), trusted)?,
+            source: address(SOURCE, text(SOURCE))?,
+            source6: address(SOURCE6, text(SOURCE6))?,
             interface: text(NAME).map(|v| check_interface(NAME, v).map(|()| v.to_owned())).transpose()?,
             icc: flag(ICC, text(ICC))?,
             masquerade: flag(MASQUERADE, text(MASQUERADE))?,
             host_binding: text(HOST_BINDING)
-                .map(|v| v.parse().map_err(|_| invalid(HOST_BINDING, v, "it must be an IPv4 address")))
+                .map(|v| v.parse().map_err(|_| invalid(HOST_BINDING, v, "it must be an IP address")))
                 .transpose()?
-                .filter(|addr: &Ipv4Addr| !addr.is_unspecified()),
+                // Docker's word for all addresses, of both families; `::` is those of IPv6 alone.
+                .filter(|addr: &IpAddr| *addr != IpAddr::from([0; 4])),
             mtu: match text(MTU) {
                 None => 1500,
                 Some(v) => v
@@ -86,6 +131,35 @@ impl Options {
             },
         })
     }
+}
+
+fn address<A: std::str::FromStr>(name: &'static str, value: Option<&str>) -> Result<Option<A>> {
+    let family = if name == SOURCE { "IPv4" } else { "IPv6" };
+    let parse = |v: &str| v.parse().map_err(|_| invalid(name, v, &format!("it must be an {family} address")));
+    value.map(parse).transpose()
+}
+
+/// The options that mean nothing to a bridge. They are taken as Docker takes them, and shown.
+pub fn unknown(options: &BTreeMap<String, String>) -> impl Iterator<Item = &String> {
+    options.keys().filter(|name| !KNOWN.contains(&name.as_str()))
+}
+
+fn prefix(value: &str) -> Result<String> {
+    check_interface(PREFIX, value)?;
+    match value.len() + NUMBER > 15 {
+        true => Err(invalid(
+            PREFIX,
+            value,
+            "with a number it would be longer than the 15 characters that a name may have",
+        )),
+        false => Ok(value.to_owned()),
+    }
+}
+
+/// Names with colons between them.
+fn trusted(value: &str) -> Result<Vec<String>> {
+    let names = value.split(':').filter(|name| !name.is_empty());
+    names.map(|name| check_interface(TRUSTED, name).map(|()| name.to_owned())).collect()
 }
 
 fn invalid(what: &'static str, value: &str, reason: &str) -> Error {
@@ -136,16 +210,37 @@ mod tests {
         assert_eq!(all.interface.as_deref(), Some("br-x"));
         assert_eq!(
             (all.icc, all.masquerade, all.mtu, all.host_binding),
-            (false, false, 1400, Some(Ipv4Addr::LOCALHOST))
+            (false, false, 1400, Some(IpAddr::from([127, 0, 0, 1])))
         );
+        let more = read(&[
+            (PREFIX, "net"),
+            (INHIBIT, "true"),
+            (TRUSTED, "vxlan.1:eth3"),
+            (DEFAULT, "false"),
+            (MODE, "routed"),
+            (HOST_BINDING, "::"),
+            (IPV4, "false"),
+            ("org.example.colour", "blue"),
+        ]);
+        let more = more.expect("all valid");
+        assert_eq!((more.prefix.as_deref(), more.inhibited, more.mode), (Some("net"), true, Mode::Routed));
+        assert_eq!(more.trusted, ["vxlan.1", "eth3"]);
+        let strange =
+            [("org.example.colour".to_owned(), String::new()), (MTU.to_owned(), String::new())].into();
+        assert_eq!(unknown(&strange).collect::<Vec<_>>(), ["org.example.colour"]);
+        assert_eq!((more.host_binding, more.ipv4), (Some(IpAddr::from([0u16; 8])), Some(false)));
         for bad in [
-            ("mtu", "9000"),
+            (DEFAULT, "true"),
+            (SOURCE, "::1"),
             (MTU, "9"),
             (ICC, "maybe"),
-            (HOST_BINDING, "::1"),
+            (HOST_BINDING, "::g"),
             (NAME, "a/b"),
             (NAME, "br%d"),
-            (MODE6, "routed"),
+            (MODE6, "bridged"),
+            (PREFIX, "thirteenchars"),
+            (TRUSTED, "eth0:a/b"),
+            (INHIBIT, "maybe"),
             (MODE, "x"),
             (IPV6, "x"),
         ] {

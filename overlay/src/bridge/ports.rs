@@ -25,13 +25,33 @@ pub struct Wanted {
     pub publish: Publish,
     /// Addresses of the host, the same port on each.
     pub hosts: Vec<IpAddr>,
+    /// Families (0.0.0.0 and `::`) in which it is open at the container's own address instead, which nobody else wants.
+    pub opened: Vec<IpAddr>,
+    /// Addresses of the container.
+    pub targets: Vec<IpAddr>,
 }
 
 impl Wanted {
     fn new(protocol: &str, container_port: u16, host: IpAddr, host_port: u16) -> Self {
         let protocol = protocol.to_owned();
         let publish = Publish { protocol, container_port, host_ip: Some(host), host_port, host_port_end: 0 };
-        Self { publish, hosts: vec![host] }
+        match host_port {
+            0 => Self { publish, hosts: Vec::new(), opened: vec![host], targets: Vec::new() },
+            _ => Self { publish, hosts: vec![host], opened: Vec::new(), targets: Vec::new() },
+        }
+    }
+
+    /// Where a port of this host address leads, for people to read.
+    fn target(&self, host: IpAddr) -> String {
+        let port = self.publish.container_port;
+        let same = self.targets.iter().find(|t| t.is_ipv4() == host.is_ipv4());
+        let target = same.or(self.targets.first());
+        target.map_or_else(|| port.to_string(), |addr| SocketAddr::new(*addr, port).to_string())
+    }
+
+    fn bound(&self, host_ip: IpAddr, host_port: u16) -> Bound {
+        let Publish { protocol, container_port, .. } = &self.publish;
+        Bound { protocol: protocol.clone(), container_port: *container_port, host_ip, host_port }
     }
 }
 
@@ -56,7 +76,9 @@ impl Ports {
     pub fn take(&mut self, owner: &str, wanted: &[Wanted]) -> Result<Vec<Bound>> {
         let mut taken = Vec::new();
         for each in wanted {
-            let more = self.take_one(each, &taken)?;
+            let mut more = self.take_one(each, &taken)?;
+            more.extend(each.opened.iter().map(|host| Held { bound: each.bound(*host, 0), socket: None }));
+            more.sort_by_key(|h| h.bound.host_ip.is_ipv6());
             taken.extend(more);
         }
         let bound = taken.iter().map(|h| h.bound.clone()).collect();
@@ -103,7 +125,7 @@ impl Ports {
         for (protocol, host, port) in new {
             let publish = Wanted::new(protocol, *port, *host, *port);
             match self.take(owner, &[publish]) {
-                Err(Error::Io { source, .. })
+                Err(Error::PortHeld { source, .. })
                     if source.raw_os_error() == Some(Errno::EADDRNOTAVAIL as i32) => {}
                 Err(_) => refused.push((protocol.clone(), *port)),
                 Ok(_) => {}
@@ -125,22 +147,31 @@ impl Ports {
         if !["tcp", "udp", "sctp"].contains(&publish.protocol.as_str()) {
             return Err(unpublishable("the protocol must be tcp, udp or sctp"));
         }
+        if wanted.hosts.is_empty() {
+            return Ok(Vec::new());
+        }
         if publish.host_port != 0 {
             let last = publish.host_port_end.max(publish.host_port);
             let mut outcome = self.hold_all(wanted, publish.host_port, pending);
             for port in publish.host_port..last {
                 match outcome {
-                    Err(Error::PortTaken { .. }) => outcome = self.hold_all(wanted, port + 1, pending),
+                    Err(e) if e.is_port_in_use() => outcome = self.hold_all(wanted, port + 1, pending),
                     other => return other,
                 }
             }
-            return outcome;
+            return match outcome {
+                Err(e) if e.is_port_in_use() && last > publish.host_port => {
+                    let protocol = publish.protocol.clone();
+                    Err(Error::PortsTaken { first: publish.host_port, last, protocol })
+                }
+                other => other,
+            };
         }
         for _ in RANDOM_PORTS {
             let port = self.next.clamp(*RANDOM_PORTS.start(), *RANDOM_PORTS.end());
             self.next = if port == *RANDOM_PORTS.end() { *RANDOM_PORTS.start() } else { port + 1 };
             match self.hold_all(wanted, port, pending) {
-                Err(Error::PortTaken { .. }) => {}
+                Err(e) if e.is_port_in_use() => {}
                 other => return other,
             }
         }
@@ -150,17 +181,12 @@ impl Ports {
 
     /// The port on all addresses asked for, or on none.
     fn hold_all(&self, wanted: &Wanted, host_port: u16, pending: &[Held]) -> Result<Vec<Held>> {
-        let bound = |host_ip: &IpAddr| Bound {
-            protocol: wanted.publish.protocol.clone(),
-            container_port: wanted.publish.container_port,
-            host_ip: *host_ip,
-            host_port,
-        };
-        wanted.hosts.iter().map(|host| self.hold(bound(host), pending)).collect()
+        let hold = |host: &IpAddr| self.hold(wanted.bound(*host, host_port), &wanted.target(*host), pending);
+        wanted.hosts.iter().map(hold).collect()
     }
 
-    fn hold(&self, bound: Bound, pending: &[Held]) -> Result<Held> {
-        let taken = || Error::PortTaken { host: bound.host_ip, port: bound.host_port };
+    fn hold(&self, bound: Bound, target: &str, pending: &[Held]) -> Result<Held> {
+        let (host, port) = (bound.host_ip, bound.host_port);
         let clash = |other: &Held| {
             let other = &other.bound;
             other.protocol == bound.protocol
@@ -171,17 +197,15 @@ impl Ports {
                     || bound.host_ip.is_unspecified())
         };
         if self.held.values().flatten().chain(pending).any(clash) {
-            return Err(taken());
+            return Err(Error::PortTaken { host, port });
         }
-        let socket = match bind_only(&bound) {
-            Ok(socket) => socket,
-            Err(Errno::EADDRINUSE) => return Err(taken()),
-            Err(errno) => {
-                let addr = SocketAddr::new(bound.host_ip, bound.host_port);
-                let place = format!("{addr}/{}", bound.protocol);
-                return Err(Error::sys("bind", place)(errno));
-            }
-        };
+        let socket = bind_only(&bound).map_err(|errno| Error::PortHeld {
+            host,
+            port,
+            target: target.to_owned(),
+            protocol: bound.protocol.clone(),
+            source: errno.into(),
+        })?;
         Ok(Held { bound, socket })
     }
 }

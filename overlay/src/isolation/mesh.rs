@@ -75,8 +75,8 @@ pub fn sources(mesh: Option<&Mesh>, links: &Links) -> Vec<Rule> {
 /// Addresses that other hosts may have too.
 pub fn local(state: &State) -> Set {
     let mut set = Set::ranges(&[Field::Addr, Field::Addr]);
-    for bridge in state.bridges.values() {
-        let (first, last) = (bridge.subnet.first().octets(), bridge.subnet.last().octets());
+    for (_, subnet) in super::bridges(state) {
+        let (first, last) = (subnet.first().octets(), subnet.last().octets());
         set.add_range(vip::key(&[&first, &[0; 4]]), vip::key(&[&last, &[255; 4]]));
     }
     set

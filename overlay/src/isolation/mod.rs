@@ -4,6 +4,7 @@
 //! our own chain, so other firewalls of the host keep their say.
 
 mod mesh;
+mod opened;
 mod v6;
 
 use std::collections::BTreeMap;
@@ -33,7 +34,8 @@ const SNAT: i32 = 100;
 
 /// The whole table for this state; `maps` are those of its swarm part.
 pub fn table(state: &State, names: &Names, maps: &SwarmMaps) -> Table {
-    let published = state.containers.values().filter_map(|r| Some((r.target()?, r)));
+    let published = state.containers.values().filter(|r| !opened::is_untranslated(state, r));
+    let published = published.filter_map(|r| Some((r.target()?, r)));
     let (ports_any, ports_one) =
         vip::host_maps(published.flat_map(|(to, r)| r.ports.iter().map(move |p| (to, p))));
     let sets = [
@@ -44,6 +46,7 @@ pub fn table(state: &State, names: &Names, maps: &SwarmMaps) -> Table {
         ("bridged", bridged(state)),
         ("nodes", nodes(state)),
         ("hairpin", hairpin(state)),
+        ("opened", opened::ports(state)),
         ("mesh_local", mesh::local(state)),
         ("ports_any", ports_any),
         ("ports_one", ports_one),
@@ -74,12 +77,14 @@ pub fn table(state: &State, names: &Names, maps: &SwarmMaps) -> Table {
 fn networks(state: &State) -> BTreeMap<Cidr, Kind> {
     let mut all = BTreeMap::new();
     for member in state.containers.values().flat_map(Record::judged) {
+        let Some(subnet) = member.subnet else { continue };
         let kind = Kind { internal: member.internal, ingress: member.ingress, ..Kind::default() };
-        all.insert(member.subnet.network(), kind);
+        all.insert(subnet.network(), kind);
     }
-    for bridge in state.bridges.values() {
-        let Bridge { internal, isolated, unmasked, .. } = *bridge;
-        all.insert(bridge.subnet, Kind { internal, ingress: false, isolated, unmasked });
+    for (bridge, subnet) in bridges(state) {
+        let Bridge { internal, isolated, .. } = *bridge;
+        let unmasked = bridge.unmasked || bridge.untranslated;
+        all.insert(subnet, Kind { internal, ingress: false, isolated, unmasked });
     }
     for network in state.swarm.iter().flat_map(|s| s.desired.networks.values()) {
         let kind = Kind { internal: network.internal, ingress: network.ingress, ..Kind::default() };
@@ -97,6 +102,11 @@ fn networks(state: &State) -> BTreeMap<Cidr, Kind> {
         free
     });
     all
+}
+
+/// The bridges that have IPv4, with their ranges.
+fn bridges(state: &State) -> impl Iterator<Item = (&Bridge, Cidr)> {
+    state.bridges.values().filter_map(|b| Some((b, b.subnet?)))
 }
 
 #[derive(Default)]
@@ -199,9 +209,8 @@ fn interface_key(name: &str) -> Vec<u8> {
 fn owned(state: &State) -> Set {
     let mut set = Set::of(&[Field::Interface, Field::Addr]);
     for interface in state.containers.values().filter_map(Record::routed) {
-        for member in &interface.members {
-            let addr = member.endpoint.addr.octets();
-            set.add(vip::key(&[&interface_key(&interface.host), &addr]));
+        for addr in interface.members.iter().filter_map(|m| m.endpoint.addr) {
+            set.add(vip::key(&[&interface_key(&interface.host), &addr.octets()]));
         }
     }
     set
@@ -210,9 +219,9 @@ fn owned(state: &State) -> Set {
 /// Which bridge may send from which range.
 fn bridged(state: &State) -> Set {
     let mut set = Set::ranges(&[Field::Interface, Field::Addr]);
-    for bridge in state.bridges.values() {
+    for (bridge, subnet) in bridges(state) {
         let name = interface_key(&bridge.interface);
-        let (first, last) = (bridge.subnet.first().octets(), bridge.subnet.last().octets());
+        let (first, last) = (subnet.first().octets(), subnet.last().octets());
         set.add_range(vip::key(&[&name, &first]), vip::key(&[&name, &last]));
     }
     for (bridge, addr) in link_local(state) {
@@ -238,9 +247,9 @@ fn nodes(state: &State) -> Set {
 fn hairpin(state: &State) -> Set {
     let mut set = Set::of(&[Field::Addr, Field::Addr]);
     for record in state.containers.values().filter(|r| r.has_rules()) {
-        for from in record.members() {
-            for to in record.members() {
-                let (from, to) = (from.endpoint.addr.octets(), to.endpoint.addr.octets());
+        let own = || record.members().filter_map(|m| m.endpoint.addr).map(|addr| addr.octets());
+        for from in own() {
+            for to in own() {
                 set.add(vip::key(&[&from, &to]));
             }
         }
@@ -357,9 +366,12 @@ fn guard(state: &State, mesh: Option<&Mesh>, links: &Links) -> Chain {
         Rule::to("from a host of the swarm").iif(&links.tunnel).source_in("nodes").accept(),
     ];
     rules.extend(mesh::admitted(mesh, links));
-    for bridge in state.bridges.values().filter(|b| b.open && !b.internal) {
-        let rule = links.not_in(Rule::to("open network").oif(&bridge.interface));
-        rules.push(rule.bound_for(bridge.subnet).accept());
+    for (bridge, subnet) in bridges(state).filter(|(b, _)| !b.internal) {
+        if bridge.open {
+            let rule = links.not_in(Rule::to("open network").oif(&bridge.interface));
+            rules.push(rule.bound_for(subnet).accept());
+        }
+        rules.extend(opened::admitted(Rule::to, bridge, bridge.untranslated, links));
     }
     for link in &links.all {
         let out = links.not_out(Rule::to("way out").iif(link)).oif_not(&links.tunnel).oif_not(&links.mesh);
@@ -381,14 +393,18 @@ fn postrouting(state: &State, mesh: Option<&Mesh>, links: &Links) -> Chain {
         let to = Rule::to("loopback to a container").oif(link);
         rules.push(to.from(LOOPBACK).masquerade());
     }
-    for bridge in state.bridges.values() {
+    for (bridge, subnet) in bridges(state) {
         rules.push(
             Rule::to("published port from the same bridge")
                 .oif(&bridge.interface)
-                .from(bridge.subnet)
+                .from(subnet)
                 .translated()
                 .masquerade(),
         );
+    }
+    for (bridge, subnet) in bridges(state).filter(|(b, _)| !b.unmasked && !b.untranslated && !b.internal) {
+        let out = links.not_out(Rule::to("way out, from an address of choice")).from(subnet);
+        rules.extend(bridge.source.map(|addr| out.snat(addr)));
     }
     rules.push(links.not_out(Rule::to("way out")).pair_in("masked").masquerade());
     base("nat", POSTROUTING, SNAT, rules)

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 
-use super::{DNAT, FILTER, Links, MANGLE, RAW, SNAT, base, interface_key};
+use super::{DNAT, FILTER, Links, MANGLE, RAW, SNAT, base, interface_key, opened};
 use crate::cidr::{Cidr, Cidr6};
 use crate::names::Names;
 use crate::nft::{Builder, Chain, FORWARD, Field, INPUT, OUTPUT, POSTROUTING, PREROUTING, Rule, Set, Table};
@@ -24,19 +24,21 @@ const LOOPBACK: Cidr6 = Cidr { addr: Ipv6Addr::LOCALHOST, len: 128 };
 
 /// The whole table for this state.
 pub fn table(state: &State, names: &Names, maps: &SwarmMaps) -> Table {
-    let published = state.containers.values().filter_map(|r| Some((r.target6()?, r)));
+    let published = state.containers.values().filter(|r| !opened::is_untranslated6(state, r));
+    let published = published.filter_map(|r| Some((r.target6()?, r)));
     let (ports_any, ports_one) =
         vip::host_maps6(published.flat_map(|(to, r)| r.ports.iter().map(move |p| (to, p))));
     let overlays = overlays(state);
     let sets = [
         ("same_network", same_network(state, &overlays)),
         ("egress", egress(state, &overlays, |_| true)),
-        ("masked", egress(state, &overlays, |bridge| !bridge.unmasked)),
+        ("masked", egress(state, &overlays, |b| !b.unmasked && !b.untranslated6)),
         ("owned", owned(state)),
         ("bridged", bridged(state)),
         ("nodes", nodes(state)),
         ("confined", confined(state)),
         ("hairpin", hairpin(state)),
+        ("opened", opened::ports6(state)),
         ("ports_any", ports_any),
         ("ports_one", ports_one),
         ("loopback", loopback(state)),
@@ -194,7 +196,7 @@ fn loopback(state: &State) -> Set {
     let gateway = |record: &Record| {
         let place = record.way6()?;
         let bridge = state.bridges.values().find(|b| b.id == place.endpoint.network_id)?;
-        Some(bridge.v6.as_ref()?.gateway)
+        Some(bridge.v6.as_ref()?.gateway).filter(|_| !bridge.untranslated6)
     };
     for desired in state.swarm.iter().map(|s| &s.desired) {
         let Some(own) = desired.overlay_addr6 else { continue };
@@ -240,8 +242,9 @@ fn translated(judged: bool) -> Vec<Rule> {
     vec![
         vip("virtual address").dnat_addr_by_slot("vip_few", vip::FEW),
         vip("virtual address, many tasks").dnat_addr_by_slot("vip_many", vip::MANY),
-        Rule::to6("port of one address").for_this_host().dnat_addr_port("ports_one"),
-        Rule::to6("port of all addresses").for_this_host().dnat_port("ports_any"),
+        // Clients with a link-local address are not routed to anybody: the container's shim serves them.
+        Rule::to6("port of one address").not_from(LINK_LOCAL).for_this_host().dnat_addr_port("ports_one"),
+        Rule::to6("port of all addresses").not_from(LINK_LOCAL).for_this_host().dnat_port("ports_any"),
         Rule::to6("swarm port").for_this_host().dnat_port_by_slot("ingress_few", vip::FEW),
         Rule::to6("swarm port, many tasks").for_this_host().dnat_port_by_slot("ingress_many", vip::MANY),
     ]
@@ -271,11 +274,14 @@ fn guard(state: &State, links: &Links) -> Chain {
         Rule::to6("same network").pair_in("same_network").accept(),
         Rule::to6("from a host of the swarm").iif(&links.tunnel).source_in("nodes").accept(),
     ];
-    for (bridge, subnet) in networks(state).filter(|(b, _)| b.open6 && !b.internal) {
-        let rule = links.not_in(Rule::to6("open network").oif(&bridge.interface));
-        rules.push(rule.bound_for(subnet).accept());
-    }
     rules.push(Rule::to6("internal networks only").source_in("confined").drop());
+    for (bridge, subnet) in networks(state).filter(|(b, _)| !b.internal) {
+        if bridge.open6 {
+            let rule = links.not_in(Rule::to6("open network").oif(&bridge.interface));
+            rules.push(rule.bound_for(subnet).accept());
+        }
+        rules.extend(opened::admitted(Rule::to6, bridge, bridge.untranslated6, links));
+    }
     for link in &links.all {
         let out: Builder = links.not_out(Rule::to6("way out").iif(link)).oif_not(&links.tunnel);
         rules.push(out.pair_in("egress").accept());
@@ -307,6 +313,10 @@ fn postrouting(state: &State, links: &Links) -> Chain {
                 .translated()
                 .masquerade(),
         );
+    }
+    for (bridge, subnet) in networks(state).filter(|(b, _)| !b.unmasked && !b.untranslated6 && !b.internal) {
+        let out = links.not_out(Rule::to6("way out, from an address of choice")).from(subnet);
+        rules.extend(bridge.source6.map(|addr| out.snat(addr)));
     }
     rules.push(links.not_out(Rule::to6("way out")).pair_in("masked").masquerade());
     base("nat", POSTROUTING, SNAT, rules)

@@ -225,6 +225,11 @@ impl Builder {
         self.source(R0).within(range)
     }
 
+    /// Source outside a network.
+    pub fn not_from<A: Address>(self, range: Cidr<A>) -> Self {
+        self.source(R0).masked(&range.mask()).cmp(R0, false, &range.first().bytes())
+    }
+
     /// Destination within a network.
     pub fn bound_for<A: Address>(self, range: Cidr<A>) -> Self {
         self.destination(R0).within(range)
@@ -264,6 +269,12 @@ impl Builder {
     pub fn pair_in(self, set: &str) -> Self {
         let second = self.after(R0);
         self.source(R0).destination(second).lookup(set, None, false)
+    }
+
+    /// `meta l4proto . ip daddr . th dport` is in the set.
+    pub fn port_in(self, set: &str) -> Self {
+        let port = self.after(R0 + 1);
+        self.meta(META_L4PROTO, R0).destination(R0 + 1).payload(2, 2, 2, port).lookup(set, None, false)
     }
 
     /// `ip saddr` is in the set.

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use super::{DataPlane, Inner, blocking};
 use crate::bridge::Wanted;
 use crate::error::{Error, Result};
-use crate::model::{AttachRequest, Attached};
+use crate::model::{AttachRequest, Attached, Publish};
 use crate::reconcile::{self, Repair};
-use crate::state::Record;
+use crate::state::{Membership, Record};
 use crate::{netns, routed, sysctl};
 
 impl DataPlane {
@@ -99,7 +99,8 @@ impl Inner {
             let record = routed::plan(state, request, &self.names)?;
             // One that was disconnected from all its networks publishes nothing until it is connected again.
             // Directly on an interface of the host, a container is reached without.
-            let unreachable = record.target().is_none() && !record.order.is_empty() && !record.is_direct();
+            let target = record.target().is_some() || record.target6().is_some();
+            let unreachable = !target && !record.order.is_empty() && !record.is_direct();
             if !request.ports.is_empty() && unreachable {
                 let port = &request.ports[0];
                 return Err(Error::Unpublishable {
@@ -131,7 +132,15 @@ impl Inner {
         let id = &record.container_id;
         self.ports().release(id);
         let wanted = self.published(request, record)?;
-        record.ports = self.ports().take(id, &wanted)?;
+        record.ports = self.ports().take(id, &wanted).map_err(|source| Error::Unprogrammed {
+            container: record.name.clone(),
+            endpoint_id: record
+                .way()
+                .or(record.way6())
+                .map(|m| m.endpoint.endpoint_id.clone())
+                .unwrap_or_default(),
+            source: source.into(),
+        })?;
         record.relayed = record.is_to_be_relayed();
         if record.relayed {
             self.ports().hand_over(id);
@@ -173,35 +182,48 @@ impl Inner {
     }
 
     /// The ports asked for, with the addresses of the host: where none is given, those that the container's network
-    /// publishes on, and those of all families that the host has.
+    /// publishes on, and those of all families that the host has. Where a network translates nothing, an address of the
+    /// host says no more than the family, as with Docker.
     fn published(&self, request: &AttachRequest, record: &Record) -> Result<Vec<Wanted>> {
         let state = self.state();
-        let target = record.bridged().find(|m| Some(m.endpoint.addr) == record.target());
-        let bridge = target.and_then(|m| state.bridges.values().find(|b| b.id == m.endpoint.network_id));
-        let default = bridge.and_then(|b| b.host_binding).filter(|a| !a.is_unspecified()).map(IpAddr::V4);
-        let kernel = record.target6().is_some();
-        let shim = !kernel && sysctl::has_ipv6();
-        let place = |publish: &crate::model::Publish| {
-            let v6 = kernel || (shim && publish.protocol != "sctp");
+        let bridge = |place: Option<&Membership>| {
+            place.and_then(|m| state.bridges.values().find(|b| b.id == m.endpoint.network_id))
+        };
+        let (bridge4, bridge6) = (bridge(record.way()), bridge(record.way6()));
+        let default = bridge4.or(bridge6).and_then(|b| b.host_binding);
+        let (four, six) = (record.target().is_some(), record.target6().is_some());
+        let untranslated4 = bridge4.is_some_and(|b| b.untranslated);
+        let untranslated6 = bridge6.is_some_and(|b| b.untranslated6);
+        let own = [record.target().map(IpAddr::V4), record.target6().map(IpAddr::V6)];
+        let targets: Vec<_> = own.into_iter().flatten().collect();
+        let any = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+        let place = |publish: &Publish| {
+            // By the kernel, or by the shim.
+            let six = six || (four && publish.protocol != "sctp" && sysctl::has_ipv6());
+            let refuse = |reason: String| {
+                let (port, protocol) = (publish.container_port, publish.protocol.clone());
+                Err(Error::Unpublishable { port, protocol, reason })
+            };
             let hosts = match publish.host_ip.or(default) {
-                Some(IpAddr::V6(addr)) if !v6 => {
-                    return Err(Error::Unpublishable {
-                        port: publish.container_port,
-                        protocol: publish.protocol.clone(),
-                        reason: format!(
-                            "host address {addr} is IPv6, which this host or the protocol has only where the container has it too: give an IPv4 host address, or join a network made with --ipv6"
-                        ),
-                    });
+                Some(IpAddr::V6(addr)) if !six => {
+                    return refuse(format!(
+                        "host address {addr} is IPv6, which this host or the protocol has only where the container has it too: give an IPv4 host address, or join a network made with --ipv6"
+                    ));
+                }
+                Some(IpAddr::V4(addr)) if !four => {
+                    return refuse(format!(
+                        "host address {addr} is IPv4, which the container has not: give an IPv6 host address, or join a network that has IPv4"
+                    ));
                 }
                 Some(one) => vec![one],
-                None => {
-                    let all6 = v6.then_some(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
-                    std::iter::once(Ipv4Addr::UNSPECIFIED.into()).chain(all6).collect()
-                }
+                None => any.into_iter().filter(|host| if host.is_ipv4() { four } else { six }).collect(),
             };
-            Ok(Wanted { publish: publish.clone(), hosts })
+            let untranslated = |host: &IpAddr| if host.is_ipv4() { untranslated4 } else { untranslated6 };
+            let (opened, hosts): (Vec<_>, Vec<_>) = hosts.into_iter().partition(untranslated);
+            let opened = opened.iter().map(|host| any[usize::from(host.is_ipv6())]).collect();
+            Ok(Wanted { publish: publish.clone(), hosts, opened, targets: targets.clone() })
         };
-        if record.target().is_none() && record.is_direct() {
+        if !four && !six && record.is_direct() {
             return Ok(Vec::new());
         }
         request.ports.iter().map(place).collect()

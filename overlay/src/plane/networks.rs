@@ -6,7 +6,7 @@ use crate::cidr::Cidr;
 use crate::desired::Network;
 use crate::error::{Error, Result};
 use crate::link::{Links, step};
-use crate::model::{BridgeInfo, BridgeSpec};
+use crate::model::{BridgeInfo, BridgeSpec, Member};
 use crate::state::{Bridge, DEFAULT_BRIDGE, State};
 use crate::{direct, isolation, nft, reconcile, sysctl};
 
@@ -64,8 +64,9 @@ impl DataPlane {
             }
             let members = bridge::info(state, &bridge).containers;
             if !members.is_empty() {
-                let names: Vec<_> = members.into_values().map(|m| m.name).collect();
-                return Err(Error::NetworkInUse { network: bridge.name, containers: names.join(", ") });
+                let one = |m: &Member| format!("name:{:?} id:{:?}", m.name, &m.endpoint.endpoint_id[..12]);
+                let all: Vec<_> = members.values().map(one).collect();
+                return Err(Error::NetworkInUse { network: bridge.name, containers: all.join(", ") });
             }
             state.bridges.remove(&bridge.name);
             let parent = direct::release(&mut state.direct, &bridge.name);

@@ -19,7 +19,7 @@ const MAP: &str = "home";
 
 /// Brings the container's tables in line, of both families. `fresh` is a namespace that nothing was done to yet.
 pub fn settle(namespace: &Namespace, record: &Record, fresh: bool) -> Result<()> {
-    let four = table(Family::V4, routed::answers_from(record), |m| Some(m.endpoint.addr), record);
+    let four = table(Family::V4, routed::answers_from(record), |m| m.endpoint.addr, record);
     let six = |m: &Membership| m.endpoint.v6.as_ref().map(|v6| v6.addr);
     let six = table(Family::V6, routed::answers_from6(record), six, record);
     let wanted = [(Family::V4, four), (Family::V6, six)];

@@ -120,15 +120,12 @@ pub fn plan(state: &State, names: &Names, pins: &Path, leaving: &BTreeSet<String
     let mut wanted: BTreeSet<&str> = BTreeSet::new();
     for bridge in state.bridges.values() {
         wanted.insert(&bridge.interface);
-        let addressed = bridge.gateway().is_none_or(|addr| {
-            let addr = Cidr { addr, len: bridge.subnet.len };
+        let addressed = bridge.hosted().is_none_or(|addr| {
             links.get(&bridge.interface).is_some_and(|link| addresses.contains(&(link.index, addr)))
         });
         let fine = links.get(&bridge.interface).is_some_and(|link| {
-            let settled6 = bridge.v6.as_ref().is_none_or(|v6| {
-                let addr = v6.gateway().map(|addr| Cidr { addr, len: v6.subnet.len });
-                addr.is_none_or(|a| addresses6.contains(&(link.index, a))) && settled6(&bridge.interface)
-            });
+            let addressed6 = bridge.hosted6().is_none_or(|a| addresses6.contains(&(link.index, a)));
+            let settled6 = bridge.v6.is_none() || (addressed6 && settled6(&bridge.interface));
             link.up && addressed && settled(&bridge.interface) && settled6
         });
         if !fine {

@@ -277,19 +277,21 @@ pub const SETTINGS: [(&str, &str); 3] =
 /// Makes a bridge with its address where it is missing, and gives it back.
 pub fn make_bridge(host: &mut Links, network: &Bridge) -> Result<Link> {
     let name = &network.interface;
-    let made = step::bridge(name, bridge::mac_of(network.gateway), network.mtu);
+    let mac = match (&network.v6, network.subnet) {
+        (Some(v6), None) => bridge::mac_of6(v6.gateway),
+        _ => bridge::mac_of(network.gateway),
+    };
+    let made = step::bridge(name, mac, network.mtu);
     host.run(vec![made], &[Errno::EEXIST])?;
     let link = host.find(name)?.ok_or_else(|| Error::Io {
         operation: "find the new bridge",
         subject: name.clone(),
         source: Errno::ENODEV.into(),
     })?;
-    let addr = network.gateway().map(|addr| Cidr { addr, len: network.subnet.len });
-    let mut steps: Vec<_> = addr.into_iter().map(|a| step::address(link.index, a)).collect();
-    if let Some(v6) = &network.v6 {
+    let mut steps: Vec<_> = network.hosted().into_iter().map(|a| step::address(link.index, a)).collect();
+    if network.v6.is_some() {
         settle6(name)?;
-        let addr = v6.gateway().map(|addr| Cidr { addr, len: v6.subnet.len });
-        steps.extend(addr.into_iter().map(|a| step::address(link.index, a)));
+        steps.extend(network.hosted6().into_iter().map(|a| step::address(link.index, a)));
     }
     steps.push(step::set(link.index, None, None));
     host.run(steps, &[])?;

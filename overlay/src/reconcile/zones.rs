@@ -4,7 +4,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::desired::Service;
 use crate::dns::Zone;
-use crate::model::Endpoint;
 use crate::state::{DEFAULT_BRIDGE, Record, State};
 
 /// What container `record` can resolve: the names of its networks, but for the default bridge's (as in
@@ -21,7 +20,7 @@ pub fn zone(state: &State, record: &Record) -> Zone {
             let other = named.or_else(by_id);
             let mut places = other.into_iter().flat_map(Record::members);
             if let Some(place) = places.find(|m| m.endpoint.network_id == member.endpoint.network_id) {
-                zone.add_addresses(alias, addresses(&place.endpoint));
+                zone.add_addresses(alias, place.endpoint.addresses());
             }
         }
     }
@@ -35,7 +34,8 @@ pub fn zone(state: &State, record: &Record) -> Zone {
             let place = other.members().find(|m| m.endpoint.network_id == *network);
             let Some(endpoint) = place.map(|m| &m.endpoint) else { continue };
             let names = [&other.container_id, &other.name].into_iter().chain(&endpoint.aliases);
-            add_container(&mut zone, names, &addresses(endpoint), &endpoint.network);
+            let addrs: Vec<IpAddr> = endpoint.addresses().collect();
+            add_container(&mut zone, names, &addrs, &endpoint.network);
         }
         for (other, network) in overlay.iter().flat_map(|n| n.attached.iter().map(|a| (a, &n.name))) {
             let names = [&other.container_id, &other.name].into_iter().chain(&other.aliases);
@@ -44,11 +44,6 @@ pub fn zone(state: &State, record: &Record) -> Zone {
         }
     }
     zone
-}
-
-/// The addresses of an endpoint, of both families.
-fn addresses(endpoint: &Endpoint) -> Vec<IpAddr> {
-    both(endpoint.addr, endpoint.v6.as_ref().map(|e| e.addr)).collect()
 }
 
 fn both(addr: Ipv4Addr, addr6: Option<Ipv6Addr>) -> impl Iterator<Item = IpAddr> {

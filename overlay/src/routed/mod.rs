@@ -6,12 +6,12 @@ mod v6;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::bridge::{free_address, mac_of, random_id};
+use crate::bridge::{free_address, mac_of, mac_of6, random_id};
 use crate::cidr::{Address, Cidr};
 use crate::desired::Network;
 use crate::endpoint;
 use crate::error::{Error, Result};
-use crate::link::{Route, Upper};
+use crate::link::{Mac, Route, Upper};
 use crate::model::{AttachRequest, Endpoint, Endpoint6, Join, Range6};
 use crate::names::{Names, mac_text};
 use crate::state::{Bridge, Dns, Interface, Membership, On, Record, State};
@@ -155,7 +155,8 @@ fn carrier(state: &State, member: Membership, join: &Join, names: &Names) -> Int
     let mut interface = Interface {
         host: names.routed_veth(&member.endpoint.endpoint_id),
         guest: String::new(),
-        mac: join.mac.unwrap_or_else(|| mac_of(member.endpoint.addr)),
+        mac: join.mac.unwrap_or_else(|| mac(&member.endpoint)),
+        prefix: String::new(),
         mtu: state.tunnel_mtu.unwrap_or(SAFE_MTU).into(),
         bridge: None,
         on: None,
@@ -176,7 +177,7 @@ fn add(carrier: &mut Interface, mut member: Membership) {
 
 fn addresses_of<'a>(state: &'a State, network_id: &'a str) -> impl Iterator<Item = Ipv4Addr> + 'a {
     let members = state.containers.values().flat_map(Record::members);
-    members.filter(move |m| m.endpoint.network_id == network_id).map(|m| m.endpoint.addr)
+    members.filter(move |m| m.endpoint.network_id == network_id).filter_map(|m| m.endpoint.addr)
 }
 
 /// Where an address is given from.
@@ -215,17 +216,33 @@ impl<A: Address> Range<'_, A> {
     }
 }
 
-fn give(state: &State, bridge: &Bridge, asked: Option<Ipv4Addr>) -> Result<Ipv4Addr> {
+fn give(state: &State, bridge: &Bridge, asked: Option<Ipv4Addr>) -> Result<Option<Ipv4Addr>> {
+    let Some(subnet) = bridge.subnet else {
+        return match asked {
+            None => Ok(None),
+            Some(addr) => Err(Error::Invalid {
+                what: "address",
+                value: addr.to_string(),
+                reason: format!("network {} has no IPv4: choose one of IPv6 (--ip6)", bridge.name),
+            }),
+        };
+    };
     let given = addresses_of(state, &bridge.id);
     let range = Range {
         bridge,
-        subnet: bridge.subnet,
+        subnet,
         part: bridge.ip_range,
         gateway: bridge.gateway,
         chosen: bridge.chosen,
         used: given.chain(bridge.aux_addresses.values().copied()).collect(),
     };
-    range.give(asked)
+    range.give(asked).map(Some)
+}
+
+/// A hardware address made from the address, of IPv4 where there is one.
+fn mac(endpoint: &Endpoint) -> Mac {
+    let v6 = || endpoint.v6.as_ref().map_or(Ipv6Addr::UNSPECIFIED, |v6| v6.addr);
+    endpoint.addr.map_or_else(|| mac_of6(v6()), mac_of)
 }
 
 fn give6(state: &State, bridge: &Bridge, range: &Range6, asked: Option<Ipv6Addr>) -> Result<Endpoint6> {
@@ -247,7 +264,8 @@ fn give6(state: &State, bridge: &Bridge, range: &Range6, asked: Option<Ipv6Addr>
 fn link_local(bridge: &Bridge, join: &Join) -> Result<Vec<IpAddr>> {
     for addr in &join.link_local {
         let reason = match addr {
-            IpAddr::V4(addr) if addr.is_link_local() => continue,
+            IpAddr::V4(addr) if addr.is_link_local() && bridge.subnet.is_some() => continue,
+            IpAddr::V4(addr) if addr.is_link_local() => format!("network {} has no IPv4", bridge.name),
             IpAddr::V6(addr) if addr.is_unicast_link_local() && bridge.v6.is_some() => continue,
             IpAddr::V6(addr) if addr.is_unicast_link_local() => {
                 format!("network {} has no IPv6: make it with --ipv6", bridge.name)
@@ -283,12 +301,28 @@ fn bridged(state: &State, bridge: &Bridge, join: &Join, names: &Names) -> Result
     if shares_mac && join.mac.is_some() {
         return Err(Error::Parent("ipvlan interfaces do not support custom mac address assignment".into()));
     }
-    let mac = join.mac.unwrap_or_else(|| mac_of(addr));
+    let mut endpoint = Endpoint {
+        network: bridge.name.clone(),
+        network_id: bridge.id.clone(),
+        endpoint_id,
+        addr,
+        prefix_len: bridge.subnet.map_or(0, |s| s.len),
+        gateway: bridge.way(),
+        v6,
+        link_local,
+        mac: String::new(),
+        aliases: join.aliases.clone(),
+    };
+    let mac = join.mac.unwrap_or_else(|| mac(&endpoint));
+    if !shares_mac {
+        endpoint.mac = mac_text(&mac);
+    }
     Ok(Interface {
         host: match on {
-            Some(_) => names.direct(&endpoint_id),
-            None => names.bridge_veth(&endpoint_id),
+            Some(_) => names.direct(&endpoint.endpoint_id),
+            None => names.bridge_veth(&endpoint.endpoint_id),
         },
+        prefix: bridge.guests.clone(),
         guest: options.ifname.unwrap_or_default(),
         priority: join.priority,
         sysctls: options.sysctls,
@@ -298,18 +332,7 @@ fn bridged(state: &State, bridge: &Bridge, join: &Join, names: &Names) -> Result
         bridge: on.is_none().then(|| bridge.interface.clone()),
         on,
         members: vec![Membership {
-            endpoint: Endpoint {
-                network: bridge.name.clone(),
-                network_id: bridge.id.clone(),
-                endpoint_id,
-                addr,
-                prefix_len: bridge.subnet.len,
-                gateway: bridge.way(),
-                v6,
-                link_local,
-                mac: if shares_mac { String::new() } else { mac_text(&mac) },
-                aliases: join.aliases.clone(),
-            },
+            endpoint,
             subnet: bridge.subnet,
             subnet6: None,
             internal: bridge.internal,
@@ -354,7 +377,7 @@ fn membership(state: &State, network: &Network, join: &Join) -> Result<Membershi
             network: network.name.clone(),
             network_id: network.id.clone(),
             endpoint_id: random_id(),
-            addr,
+            addr: Some(addr),
             prefix_len: network.subnet.len,
             gateway: (!network.internal).then_some(GATEWAY),
             v6,
@@ -362,7 +385,7 @@ fn membership(state: &State, network: &Network, join: &Join) -> Result<Membershi
             mac: String::new(),
             aliases: join.aliases.clone(),
         },
-        subnet: network.subnet,
+        subnet: Some(network.subnet),
         subnet6: network.subnet6,
         internal: network.internal,
         ingress: network.ingress,
@@ -399,15 +422,15 @@ fn endpoint6(state: &State, network: &Network, join: &Join) -> Result<Option<End
 pub fn addresses(interface: &Interface) -> Vec<Cidr> {
     let routed = interface.is_routed();
     let one = |m: &Membership| match routed {
-        true => Cidr::host(m.endpoint.addr),
-        false => Cidr { addr: m.endpoint.addr, len: m.subnet.len },
+        true => m.endpoint.addr.map(Cidr::host),
+        false => Some(Cidr { addr: m.endpoint.addr?, len: m.subnet?.len }),
     };
     let link_local = interface.members.iter().flat_map(|m| &m.endpoint.link_local);
     let link_local = link_local.filter_map(|a| match a {
         IpAddr::V4(addr) => Some(Cidr { addr: *addr, len: 16 }),
         IpAddr::V6(_) => None,
     });
-    interface.members.iter().map(one).chain(link_local).collect()
+    interface.members.iter().filter_map(one).chain(link_local).collect()
 }
 
 /// The first of the highest priority.
@@ -417,7 +440,8 @@ fn preferred<'a, T>(ways: impl Iterator<Item = (&'a Interface, T)>) -> Option<(&
 
 /// The way out by an interface of a network of this host alone: the next hop, or the interface itself.
 fn way(interface: &Interface) -> Option<Option<Ipv4Addr>> {
-    let mut places = interface.members.iter().filter(|_| !interface.is_routed());
+    let four = |m: &&Membership| !interface.is_routed() && m.endpoint.addr.is_some();
+    let mut places = interface.members.iter().filter(four);
     places.find_map(|m| way_by(interface, m, m.endpoint.gateway))
 }
 
@@ -445,9 +469,8 @@ pub fn routes(record: &Record) -> Vec<Vec<Route>> {
         if interface.is_routed() {
             routes.push(Route { to: Cidr::host(GATEWAY), via: None, src: None });
             let own = interface.members.iter().filter(|m| !m.ingress);
-            for member in own.clone() {
-                let src = Some(member.endpoint.addr);
-                routes.push(Route { to: member.subnet.network(), via: Some(GATEWAY), src });
+            for (subnet, src) in own.filter_map(|m| Some((m.subnet?, m.endpoint.addr))) {
+                routes.push(Route { to: subnet.network(), via: Some(GATEWAY), src });
             }
             if is_out {
                 routes.push(default(Some(GATEWAY), way_out_from(interface)));
@@ -465,7 +488,7 @@ fn way_out_from(interface: &Interface) -> Option<Ipv4Addr> {
     let mut own = interface.members.iter().filter(|m| !m.ingress);
     let first = own.clone().next();
     let preferred = own.find(|m| !m.internal).or(first);
-    preferred.or(interface.members.first()).map(|m| m.endpoint.addr)
+    preferred.or(interface.members.first()).and_then(|m| m.endpoint.addr)
 }
 
 /// The address that a server on all addresses answers datagrams of strangers from.
@@ -486,7 +509,7 @@ mod tests {
                     network: String::new(),
                     network_id: addr.to_string(),
                     endpoint_id: String::new(),
-                    addr,
+                    addr: Some(addr),
                     prefix_len: 24,
                     gateway: (bridge && !internal).then_some(Ipv4Addr::new(a, b, c, 1)),
                     v6: None,
@@ -494,7 +517,7 @@ mod tests {
                     mac: String::new(),
                     aliases: Vec::new(),
                 },
-                subnet: Cidr { addr: Ipv4Addr::new(a, b, c, 0), len: 24 },
+                subnet: Some(Cidr { addr: Ipv4Addr::new(a, b, c, 0), len: 24 }),
                 subnet6: None,
                 internal: *internal,
                 ingress: *ingress,
@@ -504,6 +527,7 @@ mod tests {
         Interface {
             host: String::new(),
             guest: String::new(),
+            prefix: String::new(),
             isolated: false,
             mac: [0; 6],
             mtu: 1420,

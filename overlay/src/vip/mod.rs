@@ -158,7 +158,7 @@ fn maps<'a, const N: usize>(
 ) -> (Set, Set) {
     let mut any = Set::map(&[Field::Protocol, Field::Port], &[addr, Field::Port]);
     let mut one = Set::map(&[Field::Protocol, addr, Field::Port], &[addr, Field::Port]);
-    for (target, host, bound) in ports {
+    for (target, host, bound) in ports.filter(|(_, _, bound)| bound.host_port != 0) {
         let Some(protocol) = protocol_number(&bound.protocol) else { continue };
         let to = key(&[&target, &bound.container_port.to_be_bytes()]);
         let port = bound.host_port.to_be_bytes();

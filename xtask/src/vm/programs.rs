@@ -19,6 +19,7 @@ pub const TESTS: &[(&str, &str)] = &[
     ("wireguard_tunnel", SERVICE),
     ("overlay", SERVICE),
     ("bridge6", SERVICE),
+    ("gateway", SERVICE),
     ("direct", SERVICE),
     ("vm", SERVICE),
 ];

@@ -248,7 +248,9 @@ fn network_settings(c: &Container) -> Value {
     }
     for p in &c.ports {
         let BoundPort { protocol, container_port, host_ip, host_port } = p;
-        let host = json!({ "HostIp": host_ip.to_string(), "HostPort": host_port.to_string() });
+        // None where the port is open at the container's own address.
+        let number = if *host_port == 0 { String::new() } else { host_port.to_string() };
+        let host = json!({ "HostIp": host_ip.to_string(), "HostPort": number });
         push(&mut ports, format!("{container_port}/{protocol}"), host);
     }
     // Fields of the default bridge that older clients read at this level.
@@ -268,7 +270,7 @@ fn network_settings(c: &Container) -> Value {
         "Gateway": on_bridge.and_then(|e| e.gateway).map(|g| g.to_string()).unwrap_or_default(),
         "GlobalIPv6Address": v6.map(|e| e.addr.to_string()).unwrap_or_default(),
         "GlobalIPv6PrefixLen": v6.map_or(0, |e| e.prefix_len),
-        "IPAddress": on_bridge.map(|e| e.addr.to_string()).unwrap_or_default(),
+        "IPAddress": on_bridge.and_then(|e| e.addr).map(|a| a.to_string()).unwrap_or_default(),
         "IPPrefixLen": on_bridge.map_or(0, |e| e.prefix_len),
         "IPv6Gateway": gateway6(v6),
         "MacAddress": on_bridge.map_or("", |e| &e.mac),
@@ -298,7 +300,7 @@ pub(super) fn networks(c: &Container) -> Map<String, Value> {
         shown["NetworkID"] = json!(e.network_id);
         shown["EndpointID"] = json!(e.endpoint_id);
         shown["Gateway"] = json!(e.gateway.map(|g| g.to_string()).unwrap_or_default());
-        shown["IPAddress"] = json!(e.addr.to_string());
+        shown["IPAddress"] = json!(e.addr.map(|a| a.to_string()).unwrap_or_default());
         shown["IPPrefixLen"] = json!(e.prefix_len);
         if let Some(v6) = &e.v6 {
             shown["GlobalIPv6Address"] = json!(v6.addr.to_string());

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use serde_json::Value;
 use skep_engine::{ContainerConfig, NetworkJoin, NetworkMode, PortBinding};
 
-use crate::error::{ApiError, ApiResult};
+use crate::error::{ApiError, ApiResult, listed};
 use crate::fields::Fields;
 
 /// The network every container is on unless it asks for another.
@@ -150,7 +150,7 @@ pub fn check_join(join: &NetworkJoin) -> ApiResult<()> {
     }
     match wrong.is_empty() {
         true => Ok(()),
-        false => Err(ApiError::bad_request(format!("invalid endpoint settings:\n{}", wrong.join("\n")))),
+        false => Err(ApiError::bad_request(format!("invalid endpoint settings:\n{}", listed(&wrong)))),
     }
 }
 

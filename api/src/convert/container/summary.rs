@@ -18,10 +18,13 @@ pub fn summary(
         .ports
         .iter()
         .map(|p| {
-            json!({
-                "IP": p.host_ip.to_string(), "PrivatePort": p.container_port,
-                "PublicPort": p.host_port, "Type": p.protocol,
-            })
+            let ip = p.host_ip.to_string();
+            let mut shown = json!({ "IP": ip, "PrivatePort": p.container_port, "Type": p.protocol });
+            // None where the port is open at the container's own address.
+            if p.host_port != 0 {
+                shown["PublicPort"] = p.host_port.into();
+            }
+            shown
         })
         .collect();
     let bound = |port: u16, protocol: &str| {

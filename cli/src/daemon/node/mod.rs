@@ -136,7 +136,7 @@ impl Node {
             for e in c.endpoints.iter().filter(|e| !bridges.contains(&e.network_id)) {
                 let place = Place {
                     network_id: e.network_id.clone(),
-                    addr: e.addr.to_string(),
+                    addr: e.addr.map(|addr| addr.to_string()).unwrap_or_default(),
                     addr6: e.v6.as_ref().map(|v6| v6.addr.to_string()).unwrap_or_default(),
                     name: c.name.clone(),
                     aliases: e.aliases.clone(),

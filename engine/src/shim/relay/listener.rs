@@ -1,7 +1,7 @@
 //! The host's side of a relayed port: a socket of IPv6 alone, since IPv4 is the kernel's business.
 
 use std::io;
-use std::net::{TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::sys::socket::sockopt::{Ipv6RecvPacketInfo, Ipv6V6Only, ReuseAddr};
@@ -77,7 +77,8 @@ impl AsFd for Socket {
     }
 }
 
-/// A socket that leads to the container.
-pub fn towards(kind: SockType) -> nix::Result<OwnedFd> {
-    socket(AddressFamily::Inet, kind, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)
+/// A socket that leads to the container, at an address of this family.
+pub fn towards(kind: SockType, to: SocketAddr) -> nix::Result<OwnedFd> {
+    let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    socket(family, kind, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)
 }

@@ -1,5 +1,5 @@
 //! Ports of the host that the shim itself serves: those of IPv6 of a container that has IPv4 only, between which the
-//! kernel's nftables do not translate. The listeners are the shim's, so they outlive the daemon and end with the
+//! kernel's nftables do not translate, and for clients with a link-local address, whose packets are routed nowhere. The listeners are the shim's, so they outlive the daemon and end with the
 //! container; a shim without such ports has nothing of all this.
 //!
 //! One epoll(7) descriptor stands for all of it in the shim's own loop.

@@ -3,13 +3,13 @@
 
 use std::fs::File;
 use std::io;
-use std::net::{Shutdown, SocketAddrV4, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, SpliceFFlags, splice};
 use nix::sys::socket::sockopt::KeepAlive;
-use nix::sys::socket::{SockType, SockaddrIn, connect, setsockopt};
+use nix::sys::socket::{SockType, SockaddrStorage, connect, setsockopt};
 use nix::unistd::pipe2;
 
 use super::listener::towards;
@@ -84,14 +84,14 @@ struct Flow {
 
 impl Session {
     /// Begins to connect to the container.
-    pub fn open(listener: u64, client: TcpStream, to: SocketAddrV4) -> io::Result<Self> {
-        let target = towards(SockType::Stream)?;
+    pub fn open(listener: u64, client: TcpStream, to: SocketAddr) -> io::Result<Self> {
+        let target = towards(SockType::Stream, to)?;
         client.set_nonblocking(true)?;
         client.set_nodelay(true)?;
         // What has gone without a word is not kept for ever.
         setsockopt(&client, KeepAlive, &true)?;
         setsockopt(&target, KeepAlive, &true)?;
-        match connect(target.as_raw_fd(), &SockaddrIn::from(to)) {
+        match connect(target.as_raw_fd(), &SockaddrStorage::from(to)) {
             Ok(()) | Err(Errno::EINPROGRESS) => {}
             Err(e) => return Err(e.into()),
         }

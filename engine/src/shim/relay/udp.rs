@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::io::{IoSlice, IoSliceMut};
-use std::net::{SocketAddrV4, SocketAddrV6, UdpSocket};
+use std::net::{SocketAddr, SocketAddrV6, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, SockType, SockaddrIn, SockaddrIn6, connect, recvmsg,
+    ControlMessage, ControlMessageOwned, MsgFlags, SockType, SockaddrIn6, SockaddrStorage, connect, recvmsg,
     sendmsg,
 };
 
@@ -58,7 +58,7 @@ impl Clients {
         &mut self,
         listener: u64,
         from: BorrowedFd<'_>,
-        to: SocketAddrV4,
+        to: SocketAddr,
         admit: impl FnOnce(BorrowedFd<'_>) -> nix::Result<u64>,
     ) -> bool {
         self.buffer.resize(LONGEST, 0);
@@ -101,7 +101,7 @@ impl Clients {
     fn client(
         &mut self,
         peer: Peer,
-        to: SocketAddrV4,
+        to: SocketAddr,
         admit: impl FnOnce(BorrowedFd<'_>) -> nix::Result<u64>,
     ) -> nix::Result<&mut Client> {
         let now = Instant::now();
@@ -113,8 +113,8 @@ impl Clients {
                 {
                     self.forget(oldest);
                 }
-                let socket = towards(SockType::Datagram)?;
-                connect(socket.as_raw_fd(), &SockaddrIn::from(to))?;
+                let socket = towards(SockType::Datagram, to)?;
+                connect(socket.as_raw_fd(), &SockaddrStorage::from(to))?;
                 let id = admit(socket.as_fd())?;
                 self.known.insert(peer, id);
                 self.all.insert(id, Client { peer, socket: socket.into(), heard: now });

@@ -1,8 +1,7 @@
 //! What the ingress mesh needs of rules: marks on packets and connections, and its own packets.
 
-use std::net::Ipv4Addr;
-
 use super::{Builder, CT_STATE, META_L4PROTO, R0, Rule};
+use crate::cidr::Address;
 use crate::netlink::Attrs;
 
 const UDP: u8 = 17;
@@ -79,9 +78,9 @@ impl Builder {
     }
 
     /// `snat to` this address.
-    pub fn snat(self, addr: Ipv4Addr) -> Rule {
+    pub fn snat<A: Address>(self, addr: A) -> Rule {
         const SNAT: u32 = 0;
-        self.load(&addr.octets()).nat(SNAT, false)
+        self.load(&addr.bytes()).nat(SNAT, false)
     }
 
     /// `dnat to ip daddr map @map` for UDP.
