@@ -121,9 +121,13 @@ impl Host {
         // A test that wants the daemon configured leaves it this before the start.
         let config = self.dir.join("daemon.toml");
         if config.exists() {
-            command.arg("--config-file").arg(config);
+            command.arg("--config-file").arg(&config);
         }
-        command.args(["--log-level", &std::env::var("SKEP_LAB_LOG").unwrap_or_else(|_| "info".into())]);
+        let asked = std::env::var("SKEP_LAB_LOG").ok();
+        // A flag would be held against the file's.
+        if asked.is_some() || !std::fs::read_to_string(config).is_ok_and(|c| c.contains("log-level")) {
+            command.args(["--log-level", asked.as_deref().unwrap_or("info")]);
+        }
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         use std::os::unix::process::CommandExt;
         command.process_group(0);

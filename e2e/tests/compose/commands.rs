@@ -7,9 +7,10 @@ use std::process::{Child, Stdio};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use skep_e2e::registry::{Registry, RegistryOptions};
+use skep_e2e::swarm::bare;
 use skep_e2e::{Host, eventually};
 
-use super::{Client, LONG, field, lab, write};
+use super::{Client, LONG, field, lab, prepared, write};
 
 const REGISTRY: &str = "127.0.0.1:5000";
 const FILE: &str = r#"
@@ -124,8 +125,13 @@ fn followed(client: Client, host: &Host, dir: &Path) -> Result<()> {
     let shown = (&event["action"], &event["service"], &event["type"]);
     ensure!(shown == (&"rename".into(), &"side".into(), &"container".into()), "{client:?}: {event}");
     end(events)?;
+    let before = waits(host)?;
     let (mut waiting, mut out) = begin(client, host, dir, &["wait", "web"])?;
-    // Whether it waits already does not matter: the container's code is known afterwards as well.
+    // Docker's knows nothing of a container that has ended before it looks.
+    eventually("it waits", LONG, || {
+        ensure!(waits(host)? > before);
+        Ok(())
+    })?;
     client.ok(host, dir, &["kill", "-s", "TERM", "web"])?;
     let mut text = String::new();
     out.read_to_string(&mut text)?;
@@ -137,9 +143,18 @@ fn followed(client: Client, host: &Host, dir: &Path) -> Result<()> {
     Ok(())
 }
 
+/// How often the daemon, which tells of requests at this level, was asked to wait for a container.
+fn waits(host: &Host) -> Result<usize> {
+    let log = std::fs::read_to_string(host.log())?;
+    Ok(log.lines().filter(|l| l.contains("POST") && l.contains("/wait")).count())
+}
+
 #[test]
 fn both_clients_do_the_same_with_a_project_that_runs() -> Result<()> {
-    let (lab, dir) = lab("ccmd")?;
+    let lab = bare("ccmd")?;
+    std::fs::write(lab.host(1).dir.join("daemon.toml"), "log-level = \"debug\"\n")?;
+    lab.host(1).start_daemon()?;
+    let (lab, dir) = prepared(lab)?;
     let host = lab.host(1);
     let _registry = Registry::start(host, REGISTRY, &RegistryOptions::default())?;
     write(
