@@ -338,7 +338,7 @@ fn container_config(a: &v1::TaskAssignment, host: &HostInfo) -> Result<Container
             .collect(),
         sysctls: c.sysctls.clone(),
         oom_score_adj: (c.oom_score_adj != 0).then_some(c.oom_score_adj as i32),
-        init: c.init.unwrap_or(false),
+        init: c.init,
         health: c.health.as_ref().map(health),
         log: log(spec)?,
         extra_hosts: c.hosts.iter().map(|h| extra_host(h)).collect(),

@@ -387,8 +387,8 @@ pub struct ContainerConfig {
     pub privileged: bool,
     /// Mount the root file system read-only.
     pub read_only: bool,
-    /// Set no_new_privs.
-    pub no_new_privileges: bool,
+    /// Set no_new_privs; none = as the daemon says.
+    pub no_new_privileges: Option<bool>,
     /// Seccomp filter.
     pub seccomp: Seccomp,
     /// Profile and labels of security modules.
@@ -428,8 +428,8 @@ pub struct ContainerConfig {
     pub oom_score_adj: Option<i32>,
     /// Name of the runtime; none = the daemon's default. In a container that exists, the one it was made with.
     pub runtime: Option<String>,
-    /// Run our own init as PID 1.
-    pub init: bool,
+    /// Run our own init as PID 1; none = as the daemon says.
+    pub init: Option<bool>,
     /// How its health is checked; none = as the image says. In a container that exists, with what the image says.
     pub health: Option<HealthConfig>,
     /// Restart policy.

@@ -10,9 +10,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::build::BuildCache;
-use crate::config::{Container, ContainerState, UlimitConfig};
+use crate::config::{Container, ContainerState};
 use crate::container::{Execs, Record, Table};
 use crate::data_root::{DataRoot, make_dir};
+use crate::defaults::Defaults;
 use crate::error::{Error, blocking};
 use crate::events::{Event, Events};
 use crate::host::{self, HostInfo};
@@ -48,8 +49,8 @@ pub struct EngineOptions {
     pub runtimes: Runtimes,
     /// User namespaces of containers: the IDs they have; none = they are in the host's.
     pub userns: Option<IdMaps>,
-    /// Limits of containers' processes that ask for no other: by their names.
-    pub default_ulimits: Vec<UlimitConfig>,
+    /// What containers have that say nothing of it.
+    pub defaults: Defaults,
     /// Microseconds of each period that real-time processes of all containers may run, and that period (cgroups v1); 0 =
     /// not set.
     pub real_time: (i64, i64),
@@ -278,11 +279,9 @@ impl Engine {
         self.0.options.userns.as_ref()
     }
 
-    /// The limits that a container is given, with those of all that it says nothing of.
-    pub(crate) fn ulimits(&self, asked: &[UlimitConfig]) -> Vec<UlimitConfig> {
-        let others = self.0.options.default_ulimits.iter();
-        let others = others.filter(|o| asked.iter().all(|a| a.name != o.name)).cloned();
-        asked.iter().cloned().chain(others).collect()
+    /// What containers have that say nothing of it.
+    pub(crate) fn defaults(&self) -> &Defaults {
+        &self.0.options.defaults
     }
 
     /// Microseconds that real-time processes of all containers may run, and of which period; 0 = not set.

@@ -8,6 +8,7 @@ mod cdi;
 pub mod config;
 mod container;
 mod data_root;
+mod defaults;
 pub mod descriptor_limit;
 mod disk_usage;
 pub mod dockerfile;
@@ -48,6 +49,7 @@ pub use container::{
     FileContent, InterfaceCounters, IoUsage, MemoryUsage, MetricSource, NetworkRef, PathStat, Stats, Top,
     Usage, WaitCondition, extra_host, made_up_name,
 };
+pub use defaults::Defaults;
 pub use duration::parse_duration;
 pub use engine::{Engine, EngineOptions};
 pub use error::Error;

@@ -35,8 +35,8 @@ impl ContainerConfig {
     pub fn secure(&mut self, option: &str) -> Result<(), String> {
         let (name, value) = option.split_once(['=', ':']).unwrap_or((option, ""));
         match (name, value) {
-            ("no-new-privileges", "" | "true") => self.no_new_privileges = true,
-            ("no-new-privileges", "false") => self.no_new_privileges = false,
+            ("no-new-privileges", "" | "true") => self.no_new_privileges = Some(true),
+            ("no-new-privileges", "false") => self.no_new_privileges = Some(false),
             ("seccomp", "unconfined") => self.seccomp = Seccomp::Unconfined,
             ("seccomp", "builtin") => self.seccomp = Seccomp::Default,
             ("seccomp", profile) if profile.starts_with('{') => {

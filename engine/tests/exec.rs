@@ -118,7 +118,7 @@ async fn is_confined_as_the_container_is() -> Outcome {
     let f = Fixture::new().await?;
     let e = &f.engine;
     let config = ContainerConfig {
-        no_new_privileges: true,
+        no_new_privileges: Some(true),
         cap_drop: vec!["CHOWN".into()],
         oom_score_adj: Some(500),
         ulimits: vec![skep_engine::UlimitConfig { name: "nofile".into(), soft: 77, hard: 99 }],

@@ -2,6 +2,7 @@
 //! until a signal. Containers outlive it.
 
 mod address;
+mod defaults;
 mod description;
 mod instance;
 mod membership;
@@ -189,9 +190,9 @@ impl Daemon {
         .await
         .context("start the data plane")?;
         let attachments = Attachments::default();
-        let mut default_ulimits = config.default_ulimits.clone();
-        if default_ulimits.iter().all(|u| u.name != "nofile") {
-            default_ulimits.extend(descriptors);
+        let mut defaults = config.defaults.clone();
+        if defaults.ulimits.iter().all(|u| u.name != "nofile") {
+            defaults.ulimits.extend(descriptors);
         }
         let options = EngineOptions {
             data_root: config.data_root.clone(),
@@ -203,7 +204,7 @@ impl Daemon {
             runtimes: config.runtimes.clone(),
             userns: config.userns.clone(),
             cdi_spec_dirs: config.cdi_spec_dirs.clone(),
-            default_ulimits,
+            defaults,
             real_time: config.real_time,
             networking: Arc::new(LocalNetworking::new(
                 plane.clone(),

@@ -1,4 +1,4 @@
-//! What `skep daemon` can be told, by flags and by a TOML file; flags win. Names follow dockerd's.
+//! What `skep daemon` can be told, by flags and by a file, TOML or JSON; flags win. Names follow dockerd's.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -8,11 +8,12 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde::Deserialize;
 use skep_api::TlsFiles;
-use skep_engine::{CDI_SPEC_DIRS, IdMaps, LogConfig, Runtimes, UlimitConfig};
+use skep_engine::{CDI_SPEC_DIRS, Defaults, IdMaps, LogConfig, Runtimes};
 use skep_overlay::desired::Cidr6;
 use skep_proto::privileges::Privilege;
 use skep_proto::v1::GenericResource;
 
+use super::defaults::{self, DefaultArgs, DefaultKeys, Size, Ulimits};
 use super::{runtimes, userns};
 use crate::generic_resource;
 
@@ -34,7 +35,7 @@ pub struct DaemonArgs {
     /// How much to log: trace, debug, info, warn or error [default: info]
     #[arg(short = 'l', long, value_name = "LEVEL")]
     pub log_level: Option<String>,
-    /// Configuration file (TOML) [default: /etc/skep/daemon.toml when it exists]
+    /// Configuration file (TOML, or JSON where its name ends so) [default: /etc/skep/daemon.toml or daemon.json, where one exists]
     #[arg(long, value_name = "FILE")]
     pub config_file: Option<PathBuf>,
     /// Cgroup that containers' cgroups are made in [default: skep-<instance>]
@@ -85,9 +86,9 @@ pub struct DaemonArgs {
     /// Give containers a user namespace with the subordinate IDs of this user: default, USER[:GROUP] or UID[:GID]
     #[arg(long, value_name = "USER")]
     pub userns_remap: Option<String>,
-    /// Limit of containers' processes that ask for no other, NAME=SOFT[:HARD]
-    #[arg(long = "default-ulimit", value_name = "ULIMIT")]
-    pub default_ulimits: Vec<String>,
+    /// What containers have that say nothing of it.
+    #[command(flatten)]
+    pub defaults: DefaultArgs,
     /// Microseconds of each period that real-time processes of all containers may run (cgroups v1) [default: 0]
     #[arg(long, value_name = "MICROSECONDS")]
     pub cpu_rt_runtime: Option<i64>,
@@ -139,7 +140,15 @@ struct File {
     default_runtime: Option<String>,
     metrics_addr: Option<String>,
     userns_remap: Option<String>,
-    default_ulimits: Vec<String>,
+    default_ulimits: Ulimits,
+    dns: Vec<String>,
+    dns_search: Vec<String>,
+    dns_opts: Vec<String>,
+    init: bool,
+    default_shm_size: Option<Size>,
+    no_new_privileges: bool,
+    /// What Skep does, whatever is said.
+    live_restore: Option<bool>,
     cpu_rt_runtime: Option<i64>,
     cpu_rt_period: Option<i64>,
     cdi_spec_dirs: Vec<PathBuf>,
@@ -189,8 +198,8 @@ pub struct Config {
     pub metrics_addr: Option<String>,
     /// The IDs of containers with a user namespace.
     pub userns: Option<IdMaps>,
-    /// Limits of containers' processes that ask for no other.
-    pub default_ulimits: Vec<UlimitConfig>,
+    /// What containers have that say nothing of it.
+    pub defaults: Defaults,
     /// Runtime and period of real-time processes, in microseconds; 0 = not set.
     pub real_time: (i64, i64),
     /// Where CDI specifications lie.
@@ -286,6 +295,21 @@ impl Config {
         let fixed_cidr_v6 = fixed_cidr_v6
             .map(|text| text.parse().map_err(|e| anyhow::anyhow!("--fixed-cidr-v6: {e}")))
             .transpose()?;
+        if file.live_restore == Some(false) {
+            bail!("live-restore = false: containers outlive the daemon here; `skep dev` ends what it ran");
+        }
+        let defaults = defaults::decide(
+            args.defaults,
+            DefaultKeys {
+                default_ulimits: file.default_ulimits,
+                dns: file.dns,
+                dns_search: file.dns_search,
+                dns_opts: file.dns_opts,
+                init: file.init,
+                default_shm_size: file.default_shm_size,
+                no_new_privileges: file.no_new_privileges,
+            },
+        )?;
         let log = log(args.log_driver.or(file.log_driver), file.log_opts, &args.log_opts)?;
         Ok(Self {
             log,
@@ -308,7 +332,7 @@ impl Config {
             )?,
             metrics_addr: args.metrics_addr.or(file.metrics_addr).filter(|a| !a.is_empty()),
             userns: userns::decide(args.userns_remap.or(file.userns_remap))?,
-            default_ulimits: default_ulimits([file.default_ulimits, args.default_ulimits].concat())?,
+            defaults,
             real_time: real_time(
                 args.cpu_rt_runtime.or(file.cpu_rt_runtime),
                 args.cpu_rt_period.or(file.cpu_rt_period),
@@ -335,21 +359,6 @@ impl Config {
             solo: false,
         })
     }
-}
-
-/// The last of one name counts.
-fn default_ulimits(texts: Vec<String>) -> Result<Vec<UlimitConfig>> {
-    let mut all: Vec<UlimitConfig> = Vec::new();
-    for text in texts {
-        let bad = || format!("--default-ulimit {text:?}: want NAME=SOFT[:HARD]");
-        let (name, limits) = text.split_once('=').with_context(bad)?;
-        let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
-        let (soft, hard) = (soft.parse().with_context(bad)?, hard.parse().with_context(bad)?);
-        all.retain(|u| u.name != name);
-        all.push(UlimitConfig { name: name.to_owned(), soft, hard });
-    }
-    skep_engine::runtime::check_ulimits(&all).context("--default-ulimit")?;
-    Ok(all)
 }
 
 fn real_time(runtime: Option<i64>, period: Option<i64>) -> Result<(i64, i64)> {
@@ -442,16 +451,28 @@ fn tls(
     Ok(Some(TlsFiles { ca: ca.filter(|_| verify), cert, key }))
 }
 
+/// Where the file is looked for.
+const FILES: [&str; 2] = ["/etc/skep/daemon.toml", "/etc/skep/daemon.json"];
+
 fn read(path: Option<&Path>) -> Result<File> {
-    let default = Path::new("/etc/skep/daemon.toml");
-    let path = match path {
-        Some(path) => path,
-        None if default.exists() => default,
-        None => return Ok(File::default()),
+    let there: Vec<&Path> = FILES.map(Path::new).into_iter().filter(|p| p.exists()).collect();
+    let path = match (path, &there[..]) {
+        (Some(path), _) => path,
+        (None, []) => return Ok(File::default()),
+        (None, [path]) => path,
+        (None, _) => bail!("there are {}: keep one, or name it with --config-file", FILES.join(" and ")),
     };
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("read configuration file {}", path.display()))?;
-    toml::from_str(&text).with_context(|| format!("configuration file {}", path.display()))
+    let is_json = path.extension().is_some_and(|e| e == "json");
+    let parsed = if is_json {
+        // As dockerd takes an empty one.
+        let text = if text.trim().is_empty() { "{}" } else { text.as_str() };
+        serde_json::from_str(text).map_err(anyhow::Error::from)
+    } else {
+        toml::from_str(&text).map_err(anyhow::Error::from)
+    };
+    parsed.with_context(|| format!("configuration file {}", path.display()))
 }
 
 fn directory(path: PathBuf) -> Result<PathBuf> {
@@ -514,6 +535,36 @@ mod tests {
     }
 
     #[test]
+    fn dockerds_own_file_is_read() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let file = dir.path().join("daemon.json");
+        let mut a = args(dir.path());
+        a.config_file = Some(file.clone());
+        let with = |text: &str| {
+            std::fs::write(&file, text).expect("write");
+            Config::decide(a.clone()).map_err(|e| format!("{e:#}"))
+        };
+        let config = with(
+            r#"{ "debug": true, "labels": ["a=1"], "live-restore": true, "dns": ["10.0.0.53"], "init": true,
+                 "log-driver": "json-file", "log-opts": { "max-size": "10m" }, "default-shm-size": "128M",
+                 "default-ulimits": { "nofile": { "Name": "nofile", "Hard": 64000, "Soft": 64000 } } }"#,
+        );
+        let config = config.expect("valid");
+        assert_eq!((config.log_level, config.labels), (tracing::Level::DEBUG, vec!["a=1".to_owned()]));
+        assert_eq!((config.defaults.init, config.defaults.shm_size), (true, Some(128 << 20)));
+        assert_eq!((config.defaults.ulimits.len(), config.defaults.dns.len()), (1, 1));
+        assert_eq!(with("").expect("empty").defaults, Defaults::default());
+        for (bad, told) in [
+            (r#"{ "colour": "red" }"#, "unknown field `colour`"),
+            (r#"{ "live-restore": false }"#, "containers outlive the daemon here"),
+            ("{", "daemon.json"),
+        ] {
+            let error = with(bad).expect_err(bad);
+            assert!(error.contains(told), "{error}");
+        }
+    }
+
+    #[test]
     fn the_default_log_driver_is_checked_and_its_options_are_joined() {
         let dir = tempfile::tempdir().expect("temp dir");
         let file = dir.path().join("daemon.toml");
@@ -528,21 +579,6 @@ mod tests {
         a.log_driver = Some("splunk".into());
         let error = format!("{:#}", Config::decide(a).expect_err("unknown driver"));
         assert!(error.contains("no log driver named 'splunk' is registered"), "{error}");
-    }
-
-    #[test]
-    fn default_ulimits_have_names_and_values_that_go_together() {
-        let dir = tempfile::tempdir().expect("temp dir");
-        let with = |texts: &[&str]| {
-            let mut a = args(dir.path());
-            a.default_ulimits = texts.iter().map(|t| (*t).to_owned()).collect();
-            Config::decide(a).map(|c| c.default_ulimits).map_err(|e| format!("{e:#}"))
-        };
-        let all = with(&["nofile=1:2", "core=0", "nofile=3:-1"]).expect("valid");
-        assert_eq!((all.len(), all[1].soft, all[1].hard), (2, 3, -1));
-        for bad in ["nofile", "nofile=x", "nofile=2:1", "nope=1"] {
-            assert!(with(&[bad]).expect_err(bad).contains("--default-ulimit"), "{bad}");
-        }
     }
 
     #[test]

@@ -7,14 +7,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 use skep_e2e::{Host, eventually};
 
 use crate::compare::Compare;
-use crate::{Outcome, busybox, docker, lab, skep};
+use crate::{busybox, docker, lab, ok, skep};
 
 const B: &str = "/bin/busybox";
-
-fn ok(out: Outcome) -> Result<String> {
-    ensure!(out.code == Some(0), "{out:?}");
-    Ok(out.stdout)
-}
 
 #[test]
 fn what_cannot_be_is_refused_before_it_is_made() -> Result<()> {

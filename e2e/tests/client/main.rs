@@ -5,6 +5,7 @@ mod compare;
 mod containers;
 mod contexts;
 mod create;
+mod defaults;
 mod devices;
 mod events;
 mod exec;
@@ -29,7 +30,7 @@ mod websocket;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use skep_e2e::{Host, Lab, LabOptions, whoami_image};
 
 /// One host with the whoami image.
@@ -75,6 +76,12 @@ fn outcome(command: &mut Command, args: &[&str]) -> Result<Outcome> {
     // The two clients call themselves by their own names.
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace("docker", "skep");
     Ok(Outcome { code: out.status.code(), stdout: text(&out.stdout), stderr: text(&out.stderr) })
+}
+
+/// What a command that must succeed has written.
+fn ok(out: Outcome) -> Result<String> {
+    ensure!(out.code == Some(0), "{out:?}");
+    Ok(out.stdout)
 }
 
 fn docker(host: &Host, args: &[&str]) -> Result<Outcome> {

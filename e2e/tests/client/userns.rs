@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use skep_e2e::{Host, Lab, LabOptions};
 
-use crate::{Outcome, busybox, docker, skep};
+use crate::{busybox, docker, ok, skep};
 
 /// Where the IDs of containers begin on the host.
 const FIRST: u32 = 420_000;
@@ -59,11 +59,6 @@ fn builds(host: &Host) -> Result<()> {
     let out = docker(host, &["run", "--rm", "remapped", b, "stat", "-c", "%u:%g", "/copied"])?;
     ensure!(ok(out)? == "0:0\n");
     Ok(())
-}
-
-fn ok(out: Outcome) -> Result<String> {
-    ensure!(out.code == Some(0), "{out:?}");
-    Ok(out.stdout)
 }
 
 #[test]

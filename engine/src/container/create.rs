@@ -82,6 +82,7 @@ impl Engine {
         image: Image,
     ) -> Result<(), Error> {
         config.log = std::mem::take(&mut config.log).with_default(self.default_log());
+        self.defaults().at_creation(&mut config);
         let plan = plan(&config, &image.config)?;
         self.identify_shared(&mut config)?;
         config.resources.memory_swap = config.resources.memory_and_swap();

@@ -152,15 +152,22 @@ impl Engine {
         }
     }
 
+    /// The container as this start makes it: with what the daemon gives those that say nothing of it.
+    fn as_started(&self, slot: &Slot) -> Container {
+        let mut c = Container::clone(&slot.container());
+        self.defaults().at_start(&mut c.config);
+        c
+    }
+
     async fn launch(&self, slot: &Arc<Slot>) -> Result<(Arc<Shim>, u32), Error> {
-        let c = slot.container();
+        let c = self.as_started(slot);
         let _turn = self.turn_to_start().await;
         let mounts = self.mount_volumes(&c, &slot.id).await?;
         let confined = self.confine(slot, &mounts).await?;
         let (pid, (ipc, shm)) = (self.pid_namespace(&c)?, self.ipc_namespace(&c)?);
         let wired = Wired { pid, ipc, shm, ..self.wire(slot, &c).await? };
         // With the names that came with the network.
-        let c = slot.container();
+        let c = self.as_started(slot);
         let bundle = self.bundle(&slot.id);
         let contents = slot.volatile().contents.take();
         let real_time = self.real_time();
@@ -357,7 +364,7 @@ impl Engine {
             cap_add: g.cap_add.clone(),
             cap_drop: g.cap_drop.clone(),
             privileged: g.privileged,
-            no_new_privileges: g.no_new_privileges,
+            no_new_privileges: g.no_new_privileges.unwrap_or_default(),
             confined,
             seccomp: g.seccomp.clone(),
             cgroup: self.cgroup_path(c),
@@ -371,12 +378,12 @@ impl Engine {
             masked_paths: g.masked_paths.clone(),
             readonly_paths: g.readonly_paths.clone(),
             resources: g.resources.clone(),
-            ulimits: self.ulimits(&g.ulimits),
+            ulimits: g.ulimits.clone(),
             sysctls: g.sysctls.clone(),
             oom_score_adj: g.oom_score_adj,
             init_exe: external.as_ref().map(|_| self.helper_exe().to_owned()),
             external,
-            init: g.init,
+            init: g.init.unwrap_or_default(),
             annotations: g.annotations.clone(),
             tty: g.tty,
             open_stdin: g.open_stdin,

@@ -28,7 +28,7 @@ pub fn options(dir: &Path) -> EngineOptions {
         default_log: Default::default(),
         runtimes: Default::default(),
         cdi_spec_dirs: Vec::new(),
-        default_ulimits: Vec::new(),
+        defaults: Default::default(),
         real_time: (0, 0),
         userns: None,
         networking: Arc::new(NoNetworks),

@@ -71,7 +71,7 @@ pub fn read_host_config(mut f: Fields, config: &mut ContainerConfig) -> ApiResul
         n => Some(u64::try_from(n).map_err(|_| ApiError::bad_request("SHM size can not be less than 0"))?),
     };
     config.sysctls = f.string_map("Sysctls")?;
-    config.init = f.bool("Init")?;
+    config.init = f.opt_bool("Init")?;
     config.runtime = f.opt_string("Runtime")?;
     config.resources = read_resources(&mut f)?;
     // Here neither 0 nor -1 is a limit.

@@ -192,11 +192,15 @@ fn host_config(c: &Container) -> Value {
         "MemorySwappiness": r.memory_swappiness,
         "MaskedPaths": masked,
         "ReadonlyPaths": read_only,
-        "Init": g.init,
         "Runtime": g.runtime.as_deref().unwrap_or(skep_engine::OWN),
     });
     if let (Some(out), Value::Object(computed)) = (out.as_object_mut(), computed) {
         out.extend(computed);
+    }
+    match g.init {
+        Some(init) => out["Init"] = json!(init),
+        // Left out where nobody has said, as with Docker.
+        None => drop(out.as_object_mut().map(|o| o.remove("Init"))),
     }
     if g.api_request.is_none() {
         // A task's: there is no request to show.

@@ -53,7 +53,7 @@ fn a_plain_run_asks_for_nothing_special() {
     let NetworkMode::Networks(networks) = c.network else { panic!("a network") };
     assert_eq!(networks.len(), 1);
     assert_eq!(networks[0].network, "bridge");
-    assert_eq!((c.resources, c.ports.len(), c.init), (Default::default(), 0, false));
+    assert_eq!((c.resources, c.ports.len(), c.init), (Default::default(), 0, None));
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn what_is_asked_arrives() {
     assert_eq!((*size, *mode), (Some(1 << 20), Some(0o700)));
     assert_eq!((c.resources.cpu_quota, c.resources.nano_cpus), (Some(50_000), None));
     assert_eq!(c.restart, RestartPolicy::OnFailure(2));
-    assert!(c.no_new_privileges && c.seccomp == Seccomp::Unconfined);
+    assert!(c.no_new_privileges == Some(true) && c.seccomp == Seccomp::Unconfined);
     let labels = &c.security.selinux;
     assert_eq!(c.security.apparmor.as_deref(), Some("mine"));
     assert_eq!((labels.kind.as_deref(), labels.level.as_deref()), (Some("t"), Some("s0:c1,c2")));
