@@ -215,6 +215,11 @@ impl Agent {
         self.remotes.replace(vec![addr]).await;
     }
 
+    /// Has managers at these addresses (`host:port`) tried, too.
+    pub fn try_managers(&self, addrs: impl IntoIterator<Item = String>) {
+        self.remotes.add(addrs);
+    }
+
     /// Managers as the last session told: node ID and address.
     pub fn manager_peers(&self) -> Vec<(String, String)> {
         self.managers.borrow().iter().map(|m| (m.node_id.clone(), m.addr.clone())).collect()

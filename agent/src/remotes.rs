@@ -71,6 +71,11 @@ impl Remotes {
         }
     }
 
+    /// Adds managers that nobody has told of yet, until one of them says who there are.
+    pub fn add(&self, addrs: impl IntoIterator<Item = String>) {
+        self.lock().extend(addrs.into_iter().map(|addr| (addr, 0)));
+    }
+
     /// Replaces the list by what a manager says, and keeps it on disk. An empty list is ignored.
     pub async fn replace(&self, addrs: Vec<String>) {
         if addrs.is_empty() || !self.take(addrs) {

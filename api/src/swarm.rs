@@ -88,6 +88,17 @@ pub struct JoinRequest {
     pub availability: NodeAvailability,
 }
 
+/// `swarm readdress`, which is Skep's own: what is empty stays as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReaddressRequest {
+    /// `addr[:port]` or `interface[:port]` others reach this node at.
+    pub advertise_addr: String,
+    /// Address of the data path, or an interface.
+    pub data_path_addr: String,
+    /// Managers to look for, `host[:port]`, beside those known.
+    pub remote_addrs: Vec<String>,
+}
+
 /// Where this host stands towards a swarm.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LocalState {
@@ -206,6 +217,8 @@ pub trait Swarm: Send + Sync + 'static {
     async fn join(&self, request: JoinRequest) -> Result<(), SwarmError>;
     /// Opens the keys of a locked manager with the swarm's unlock key, and starts it.
     async fn unlock(&self, key: &str) -> Result<(), SwarmError>;
+    /// Has this node reached elsewhere, and looks for managers elsewhere.
+    async fn readdress(&self, request: ReaddressRequest) -> Result<(), SwarmError>;
     /// Leaves the swarm.
     async fn leave(&self, force: bool) -> Result<(), SwarmError>;
     /// What is known locally; cheap.

@@ -17,7 +17,8 @@ use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use skep_api::swarm::{
-    ControlHandle, InitRequest, JoinRequest, LocalSwarm, LogsHandle, Swarm, SwarmError, TunnelsHandle,
+    ControlHandle, InitRequest, JoinRequest, LocalSwarm, LogsHandle, ReaddressRequest, Swarm, SwarmError,
+    TunnelsHandle,
 };
 use skep_api::{ApiState, DaemonInfo, Listener};
 use skep_engine::{Engine, EngineOptions, NoNetworks};
@@ -37,6 +38,9 @@ impl Swarm for Alone {
     }
     async fn unlock(&self, _: &str) -> Result<(), SwarmError> {
         Err(SwarmError::NotLocked)
+    }
+    async fn readdress(&self, _: ReaddressRequest) -> Result<(), SwarmError> {
+        Err(SwarmError::NotMember)
     }
     async fn leave(&self, _: bool) -> Result<(), SwarmError> {
         Err(SwarmError::NotMember)

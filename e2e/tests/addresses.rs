@@ -151,3 +151,132 @@ fn a_worker_whose_address_changes_is_reached_at_the_new_one() -> Result<()> {
     ensure!(two.docker(&["ps", "-q", "--no-trunc"])? == containers, "the same container runs");
     lab.down()
 }
+
+/// Takes a host from one address to another.
+fn moves(host: &Host, from: &str, to: &str) -> Result<()> {
+    host.exec(&["ip", "addr", "del", &format!("{from}/24"), "dev", "eth0"])?;
+    host.exec(&["ip", "addr", "add", &format!("{to}/24"), "dev", "eth0"]).map(drop)
+}
+
+/// Every manager is in reach, at these addresses.
+fn managers_are(asked: &Host, wanted: &[&str]) -> Result<()> {
+    let wanted: Vec<String> = wanted.iter().map(|w| format!("{w}:2377")).collect();
+    eventually(&format!("managers are at {wanted:?}"), LONG, || {
+        let nodes = asked.docker(&["node", "ls", "-q"])?;
+        let format = "{{if .ManagerStatus}}{{.ManagerStatus.Reachability}} {{.ManagerStatus.Addr}} {{.Status.State}}{{end}}";
+        let nodes: Vec<&str> = nodes.lines().collect();
+        let shown = asked.docker(&[&["node", "inspect", "-f", format][..], &nodes].concat())?;
+        let mut seen: Vec<_> = shown.lines().filter(|l| !l.is_empty()).collect();
+        seen.sort_unstable();
+        let wanted: Vec<String> = wanted.iter().map(|w| format!("reachable {w} ready")).collect();
+        ensure!(seen == wanted, "{seen:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn managers_whose_addresses_change_find_each_other() -> Result<()> {
+    let lab = hosts("remanage", 3)?;
+    let [one, two, three] = lab.hosts() else { bail!("three hosts") };
+    one.docker(&["swarm", "init"])?;
+    // Nobody is held for dead on a busy machine.
+    one.docker(&["swarm", "update", "--dispatcher-heartbeat", "10s"])?;
+    let manager = token(one, "manager")?;
+    for host in [two, three] {
+        host.docker(&["swarm", "join", "--token", &manager, "10.99.0.1:2377"])?;
+    }
+    managers_are(one, &["10.99.0.1", "10.99.0.2", "10.99.0.3"])?;
+    create(one, "web", 3, &["-p", "8080:80"])?;
+    wait_running(one, "web", 3)?;
+    let all = |at: &str| {
+        eventually("all replicas answer", LONG, || {
+            let seen = answers(&lab, &format!("http://{at}:8080/"), 12)?;
+            ensure!(seen.len() == 3, "{seen:?}");
+            Ok(())
+        })
+    };
+    all("10.99.0.1")?;
+    let before = one.docker(&["service", "ps", "-q", "web"])?;
+
+    // One that follows, then the one that leads, each with the others asked.
+    moves(three, "10.99.0.3", "10.99.0.33")?;
+    managers_are(one, &["10.99.0.1", "10.99.0.2", "10.99.0.33"])?;
+    moves(one, "10.99.0.1", "10.99.0.11")?;
+    managers_are(two, &["10.99.0.11", "10.99.0.2", "10.99.0.33"])?;
+    all("10.99.0.11")?;
+
+    // More than a quorum can lack: the one that stays is what the others have in common.
+    moves(one, "10.99.0.11", "10.99.0.12")?;
+    moves(three, "10.99.0.33", "10.99.0.34")?;
+    managers_are(two, &["10.99.0.12", "10.99.0.2", "10.99.0.34"])?;
+    all("10.99.0.34")?;
+
+    // All of them at once know nothing of each other, until somebody names one.
+    moves(one, "10.99.0.12", "10.99.0.13")?;
+    moves(two, "10.99.0.2", "10.99.0.23")?;
+    moves(three, "10.99.0.34", "10.99.0.35")?;
+    for host in [two, three] {
+        host.skep(&["swarm", "readdress", "--manager", "10.99.0.13"])?;
+    }
+    managers_are(three, &["10.99.0.13", "10.99.0.23", "10.99.0.35"])?;
+    all("10.99.0.23")?;
+    ensure!(one.docker(&["service", "ps", "-q", "web"])? == before, "the same tasks");
+
+    // What was moved makes up the quorum, also with daemons that start anew.
+    two.stop_daemon("-TERM")?;
+    one.docker(&["service", "update", "-d", "--label-add", "a=b", "web"])?;
+    three.stop_daemon("-TERM")?;
+    two.start_daemon()?;
+    three.start_daemon()?;
+    managers_are(three, &["10.99.0.13", "10.99.0.23", "10.99.0.35"])?;
+    let kept = three.docker(&["service", "inspect", "-f", "{{.Spec.Labels}}", "web"])?;
+    ensure!(kept.trim() == "map[a:b]", "{kept}");
+    lab.down()
+}
+
+#[test]
+fn an_address_that_was_named_changes_by_command() -> Result<()> {
+    let lab = hosts("readdress", 2)?;
+    let [one, two] = lab.hosts() else { bail!("two hosts") };
+    let bare = |host: &Host, args: &[&str], why: &str| -> Result<()> {
+        let error = host.skep(&[&["swarm", "readdress"][..], args].concat()).expect_err("refused");
+        ensure!(format!("{error:#}").contains(why), "{error:#}");
+        Ok(())
+    };
+    bare(one, &["--manager", "10.99.0.1"], "not part of a swarm")?;
+    one.docker(&["swarm", "init", "--advertise-addr", "10.99.0.1", "--listen-addr", "10.99.0.1:2377"])?;
+    let worker = token(one, "worker")?;
+    two.docker(&["swarm", "join", "--token", &worker, "--advertise-addr", "10.99.0.2", "10.99.0.1:2377"])?;
+    nodes_are(one, "both nodes are ready", &["Ready Leader", "Ready"])?;
+    create(one, "web", 2, &["-p", "8080:80"])?;
+    wait_running(one, "web", 2)?;
+    bare(one, &[], "nothing is to change")?;
+    bare(one, &["--advertise-addr", "eth9"], "eth9")?;
+    bare(two, &["--manager", "10.99.0.1:x"], "10.99.0.1:x")?;
+
+    // A worker.
+    moves(two, "10.99.0.2", "10.99.0.22")?;
+    two.skep(&["swarm", "readdress", "--advertise-addr", "eth0"])?;
+    eventually("the swarm knows the new address", LONG, || {
+        let shown =
+            one.docker(&["node", "inspect", "-f", "{{.Status.Addr}} {{.Status.State}}", &two.name])?;
+        ensure!(shown.trim() == "10.99.0.22 ready", "{shown}");
+        Ok(())
+    })?;
+    // The only manager, which listened on that address alone: its workers are told where it is.
+    moves(one, "10.99.0.1", "10.99.0.11")?;
+    one.skep(&["swarm", "readdress", "--advertise-addr", "10.99.0.11"])?;
+    managers_are(one, &["10.99.0.11"])?;
+    two.skep(&["swarm", "readdress", "--manager", "10.99.0.11"])?;
+    nodes_are(one, "both nodes are ready again", &["Ready Leader", "Ready"])?;
+    for at in ["10.99.0.11", "10.99.0.22"] {
+        eventually("both replicas answer", LONG, || {
+            let seen = answers(&lab, &format!("http://{at}:8080/"), 10)?;
+            ensure!(seen.len() == 2, "{seen:?}");
+            Ok(())
+        })?;
+    }
+    let token = one.docker(&["swarm", "join-token", "worker"])?;
+    ensure!(token.contains("10.99.0.11:2377"), "{token}");
+    lab.down()
+}

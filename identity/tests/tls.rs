@@ -94,6 +94,12 @@ impl raft_server::Raft for ManagersOnly {
     async fn leave(&self, _: Request<RaftLeaveRequest>) -> Result<Response<Empty>, Status> {
         Err(Status::unimplemented("not in this test"))
     }
+    async fn readdress(
+        &self,
+        _: Request<RaftReaddressRequest>,
+    ) -> Result<Response<RaftReaddressResponse>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
     async fn read_index(&self, request: Request<Empty>) -> Result<Response<ReadIndexResponse>, Status> {
         require(request.extensions(), Role::Manager)?;
         Ok(Response::new(ReadIndexResponse { index: 1 }))

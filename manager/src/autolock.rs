@@ -45,6 +45,7 @@ fn wanted(cluster: &v1::Cluster) -> Option<UnlockKey> {
 pub(crate) struct Autolock {
     file: KeyFile,
     key: SealKey,
+    /// Where this manager was reached when it started.
     addr: String,
     /// The node's key has been readable on disk: it is to be replaced by a new one.
     renew: bool,
@@ -81,7 +82,9 @@ impl Autolock {
             if self.renew {
                 self.renew = false;
                 // At worst it is renewed when its time comes.
-                if let Err(error) = skep_identity::renew(&ctx.identity, ctx.channel(&self.addr)).await {
+                let own = ctx.consensus.members().into_iter().find(|m| m.peer.node_id == ctx.node_id);
+                let addr = own.map_or_else(|| self.addr.clone(), |m| m.peer.addr);
+                if let Err(error) = skep_identity::renew(&ctx.identity, ctx.channel(&addr)).await {
                     tracing::warn!(%error, "a certificate with a key that was never readable on disk is not there yet");
                 }
             }

@@ -28,6 +28,7 @@ mod metrics;
 pub mod orchestrator;
 pub mod prerequisites;
 pub mod raft;
+mod readdress;
 pub mod reaper;
 pub mod rebalancer;
 mod replica;

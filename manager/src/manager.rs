@@ -9,6 +9,7 @@ use skep_proto::ids::{ClusterId, NodeId};
 use skep_proto::v1;
 use skep_proto::v1::raft_client::RaftClient;
 use tokio::sync::{Mutex, watch};
+use tokio::task::AbortHandle;
 use tonic::Code;
 
 use crate::autolock::{self, Autolock, key_file};
@@ -21,6 +22,7 @@ use crate::genesis::{self, InitOptions};
 use crate::logs::LogsHandle;
 use crate::metrics::Metrics;
 use crate::raft::{RaftStatus, Timing};
+use crate::readdress::{self, Whereabouts};
 use crate::replica::Replica;
 use crate::services::Services;
 use crate::store::{Store, Writer};
@@ -97,6 +99,8 @@ struct Inner {
     tunnels: TunnelsHandle,
     services: Mutex<Option<Services>>,
     replica: Replica,
+    whereabouts: watch::Sender<Whereabouts>,
+    announcing: AbortHandle,
 }
 
 impl Manager {
@@ -193,6 +197,7 @@ impl Manager {
         let metrics = Metrics::new().map_err(|e| Error::Internal(format!("a manager's own metrics: {e}")))?;
         let replica = Replica::start(&options, store.clone(), clock.clone(), metrics.clone(), begin).await?;
         let autolock = Autolock::new(&options, renew)?;
+        let whereabouts = Whereabouts { addr: options.advertise_addr.clone(), ..Whereabouts::default() };
         let writer = Writer::new(store.clone(), replica.clone());
         let consensus = Arc::new(replica.clone());
         let ctx = Context::new(options.identity, options.network, writer, consensus, metrics, clock);
@@ -208,7 +213,11 @@ impl Manager {
             Services::start(ctx.clone(), listener, replica.service(store), Some(autolock), removed);
         let (control, logs, tunnels) =
             (services.control.clone(), services.logs.clone(), services.tunnels.clone());
-        let inner = Inner { ctx, control, logs, tunnels, services: Mutex::new(Some(services)), replica };
+        let (whereabouts, wanted) = watch::channel(whereabouts);
+        let announcing =
+            tokio::spawn(readdress::announce(ctx.clone(), replica.clone(), wanted)).abort_handle();
+        let services = Mutex::new(Some(services));
+        let inner = Inner { ctx, control, logs, tunnels, services, replica, whereabouts, announcing };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -247,8 +256,18 @@ impl Manager {
         self.inner.ctx.store().clone()
     }
 
+    /// Has the others look for this manager at `addr` (host:port) from now on. `others` are managers to tell beside those
+    /// that the log tells of, which may have moved, too.
+    pub fn readdress(&self, addr: &str, others: impl IntoIterator<Item = String>) {
+        self.inner.whereabouts.send_modify(|w| {
+            addr.clone_into(&mut w.addr);
+            w.others.extend(others);
+        });
+    }
+
     /// Stops serving; what it leads it hands over first. What is on disk stays.
     pub async fn stop(&self) {
+        self.inner.announcing.abort();
         self.hand_over().await;
         if let Some(mut services) = self.inner.services.lock().await.take() {
             services.stop().await;

@@ -82,10 +82,11 @@ impl Replica {
 
     /// What other managers call.
     pub fn service(&self, store: Store) -> RaftServer<RaftService> {
-        let peers = store.clone();
+        let (peers, members) = (store.clone(), store.clone());
         let authorize = Authorize {
             manager: Arc::new(move |from| authority::manager(&store, from).map(drop)),
             peer: Arc::new(move |from| authority::raft_peer(&peers, from).map(drop)),
+            member: Arc::new(move |from| Ok(authority::raft_peer(&members, from)?.node_id.into())),
         };
         RaftService::server(self.raft.clone(), authorize)
     }
@@ -93,6 +94,16 @@ impl Replica {
     /// What the node tells of itself.
     pub fn status(&self) -> watch::Receiver<raft::RaftStatus> {
         self.raft.status()
+    }
+
+    /// Has this manager reached at another address, where it leads.
+    pub async fn readdress(&self, node_id: &str, addr: &str) -> Result<(), MembershipError> {
+        self.raft.readdress(node_id, addr).await
+    }
+
+    /// Has raft's messages to another manager sent where that was reached.
+    pub fn reached(&self, node_id: &str, addr: &str) {
+        self.raft.reached(node_id, addr);
     }
 
     /// Waits until this manager is a voter; false if it is not in time.

@@ -267,6 +267,40 @@ fn one_manager_goes_on_alone_by_force() {
 }
 
 #[test]
+fn managers_that_come_back_elsewhere_are_found() {
+    let mut cluster = Cluster::new();
+    cluster.create(0, "kept").expect("written");
+    let leader = cluster.leader(0);
+    let (next, last) = ((leader + 1) % 3, (leader + 2) % 3);
+    // One that follows; the one that leads; more than a quorum can lack; all, of which two are told where a third is.
+    for (round, which) in [vec![next], vec![leader], vec![leader, next], vec![0, 1, 2]].iter().enumerate() {
+        which.iter().for_each(|i| cluster.hosts[*i].kill());
+        for i in which {
+            cluster.hosts[*i].addr = free_addr();
+            cluster.hosts[*i].start(Start::Restart);
+        }
+        if which.len() == 3 {
+            for i in [leader, next] {
+                let (own, other) = (cluster.hosts[i].addr.clone(), cluster.hosts[last].addr.clone());
+                cluster.hosts[i].manager().readdress(&own, [other]);
+            }
+        }
+        cluster.until("every manager knows where each is", || {
+            (0..3).all(|at| {
+                let view = cluster.hosts[at].manager().store().view();
+                cluster.hosts.iter().all(|host| {
+                    let id = host.identity.as_ref().expect("joined").node_id();
+                    let manager = view.node(id.as_str()).and_then(|n| n.manager.as_ref());
+                    manager.is_some_and(|m| m.addr == host.addr)
+                })
+            })
+        });
+        cluster.create(last, &format!("round{round}")).expect("written");
+    }
+    assert_eq!(cluster.services(next), ["kept", "round0", "round1", "round2", "round3"]);
+}
+
+#[test]
 fn snapshots_are_taken_and_kept_as_the_cluster_says() {
     let cluster = Cluster::new();
     let control = cluster.hosts[1].manager().control();

@@ -8,7 +8,7 @@ use super::names::Named;
 use super::{created, tls_info, updated, version};
 use crate::error::{ApiError, ApiResult};
 use crate::fields::Fields;
-use crate::swarm::{InitRequest, JoinRequest};
+use crate::swarm::{InitRequest, JoinRequest, ReaddressRequest};
 
 /// Docker's name of the only cluster.
 const NAME: &str = "default";
@@ -94,6 +94,23 @@ pub fn read_join(body: &[u8]) -> ApiResult<JoinRequest> {
     if request.token.is_empty() {
         return Err(ApiError::bad_request(
             "JoinToken is missing: get one on a manager with docker swarm join-token worker",
+        ));
+    }
+    Ok(request)
+}
+
+/// Body of `POST /swarm/readdress`.
+pub fn read_readdress(body: &[u8]) -> ApiResult<ReaddressRequest> {
+    let mut f = Fields::parse(body)?;
+    let request = ReaddressRequest {
+        advertise_addr: f.string("AdvertiseAddr")?,
+        data_path_addr: f.string("DataPathAddr")?,
+        remote_addrs: f.strings("RemoteAddrs")?,
+    };
+    f.refuse_rest(&[])?;
+    if request == ReaddressRequest::default() {
+        return Err(ApiError::bad_request(
+            "nothing is to change: name AdvertiseAddr, DataPathAddr or RemoteAddrs",
         ));
     }
     Ok(request)

@@ -1,4 +1,4 @@
-//! `/swarm`: init, join, leave, inspect, update, unlock.
+//! `/swarm`: init, join, leave, inspect, update, unlock; `swarm/readdress`, which is Skep's own.
 
 use axum::Router;
 use axum::extract::{Query, Request, State};
@@ -22,6 +22,7 @@ pub(super) fn routes() -> Router<ApiState> {
         .route("/swarm/init", post(init))
         .route("/swarm/join", post(join))
         .route("/swarm/leave", post(leave))
+        .route("/swarm/readdress", post(readdress))
         .route("/swarm/update", post(update))
         .route("/swarm/unlockkey", get(unlock_key))
         .route("/swarm/unlock", post(unlock))
@@ -49,6 +50,12 @@ async fn join(State(s): State<ApiState>, request: Request) -> ApiResult {
         return Err(SwarmError::AlreadyMember.into());
     }
     s.swarm().join(request).await?;
+    Ok(StatusCode::OK.into_response())
+}
+
+async fn readdress(State(s): State<ApiState>, request: Request) -> ApiResult {
+    let request = cluster::read_readdress(&body::read(request).await?)?;
+    s.swarm().readdress(request).await?;
     Ok(StatusCode::OK.into_response())
 }
 

@@ -81,6 +81,18 @@ pub enum SwarmCommand {
         #[arg(short, long)]
         force: bool,
     },
+    /// Have this node reached at another address, or find its managers again (Skep's own)
+    Readdress {
+        /// Address that others reach this node at from now on (format: "<ip|interface>[:port]")
+        #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
+        advertise_addr: String,
+        /// Address or interface to use for data path traffic from now on (format: "<ip|interface>")
+        #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
+        data_path_addr: String,
+        /// A manager of the swarm, where this node does not know the addresses that they have now
+        #[arg(long, value_name = "HOST:PORT")]
+        manager: Vec<String>,
+    },
     /// Unlock swarm
     Unlock,
     /// Manage the unlock key
@@ -182,6 +194,12 @@ pub async fn run(api: &Api, command: SwarmCommand) -> Result<()> {
             } else {
                 Ok(())
             }
+        }
+        SwarmCommand::Readdress { advertise_addr, data_path_addr, manager } => {
+            let body = json!({
+                "AdvertiseAddr": advertise_addr, "DataPathAddr": data_path_addr, "RemoteAddrs": manager,
+            });
+            api.post("/swarm/readdress", &Query::new(), Some(&body)).await.map(drop)
         }
         SwarmCommand::Join { advertise_addr, availability, data_path_addr, listen_addr, token, manager } => {
             let body = json!({

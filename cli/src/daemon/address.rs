@@ -131,6 +131,17 @@ pub fn source_towards(to: SocketAddr) -> Option<IpAddr> {
     (!ip.is_unspecified()).then_some(ip)
 }
 
+/// Whether this host has an address.
+pub fn is_here(ip: IpAddr) -> Result<bool, SwarmError> {
+    let all = getifaddrs().map_err(|e| SwarmError::Failed(format!("list this host's addresses: {e}")))?;
+    let mut own = all.filter_map(|i| {
+        let addr = i.address?;
+        let v4 = addr.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
+        v4.or_else(|| addr.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
+    });
+    Ok(own.any(|own| own == ip))
+}
+
 fn interface_addresses() -> Result<Vec<(String, IpAddr)>, SwarmError> {
     let all = getifaddrs().map_err(|e| SwarmError::Failed(format!("list this host's addresses: {e}")))?;
     Ok(all

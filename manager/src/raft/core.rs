@@ -35,6 +35,8 @@ pub(super) enum Input {
     Message(Box<Message>),
     Join { node_id: String, addr: String, reply: Reply<v1::RaftJoinResponse, MembershipError> },
     Remove { node_id: String, reply: Reply<(), MembershipError> },
+    Readdress { node_id: String, addr: String, reply: Reply<(), MembershipError> },
+    Moved { node_id: String, addr: String },
     Transfer { reply: Reply<u64, MembershipError> },
     Stop,
 }
@@ -62,6 +64,8 @@ pub(super) struct Core {
     pub(super) writer: Writer,
     pub(super) snapshots: Snapshots,
     pub(super) members: Members,
+    /// Where members said that they are reached now, until the log says so, too.
+    pub(super) moved: HashMap<u64, String>,
     pub(super) identity: v1::RaftIdentity,
     pub(super) options: RaftOptions,
     pub(super) reports: Reports,
@@ -104,6 +108,7 @@ impl Core {
             writer: parts.writer,
             snapshots: parts.snapshots,
             members: parts.members,
+            moved: HashMap::new(),
             identity: parts.identity,
             options: parts.options,
             reports: parts.reports,
@@ -179,6 +184,8 @@ impl Core {
                 Input::Message(message) => self.step(*message),
                 Input::Join { node_id, addr, reply } => self.join(node_id, addr, reply),
                 Input::Remove { node_id, reply } => self.remove(&node_id, reply),
+                Input::Readdress { node_id, addr, reply } => self.readdress(&node_id, addr, reply),
+                Input::Moved { node_id, addr } => self.reached(&node_id, addr),
                 Input::Transfer { reply } => drop(reply.send(self.transfer())),
                 Input::Stop => stop = true,
             }
@@ -246,7 +253,14 @@ impl Core {
     }
 
     pub(super) fn leader(&self) -> Option<v1::RaftPeer> {
-        self.members.peers.get(&self.raw.raft.leader_id).cloned()
+        self.peer(self.raw.raft.leader_id)
+    }
+
+    /// A member, where it is reached now.
+    pub(super) fn peer(&self, id: u64) -> Option<v1::RaftPeer> {
+        let peer = self.members.peers.get(&id)?.clone();
+        let addr = self.moved.get(&id).cloned().unwrap_or_else(|| peer.addr.clone());
+        Some(v1::RaftPeer { addr, ..peer })
     }
 
     /// Whether a member was heard from within two election timeouts.

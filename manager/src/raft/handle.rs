@@ -186,6 +186,17 @@ impl Raft {
         self.change(|reply| Input::Join { node_id: node_id.into(), addr: addr.into(), reply }).await
     }
 
+    /// Takes in where a member is reached now; on the leader, for good.
+    pub async fn readdress(&self, node_id: &str, addr: &str) -> Result<(), MembershipError> {
+        self.change(|reply| Input::Readdress { node_id: node_id.into(), addr: addr.into(), reply }).await
+    }
+
+    /// Has messages to a member sent where it was reached.
+    pub fn reached(&self, node_id: &str, addr: &str) {
+        // Full or closed: it is told again.
+        let _ = self.0.inbox.try_send(Input::Moved { node_id: node_id.into(), addr: addr.into() });
+    }
+
     /// On the leader: takes a node out.
     pub async fn remove(&self, node_id: &str) -> Result<(), MembershipError> {
         self.change(|reply| Input::Remove { node_id: node_id.into(), reply }).await

@@ -1,4 +1,5 @@
-//! Changes of the members, on the leader: join as a learner, promotion once caught up, removal, handing over.
+//! Changes of the members, on the leader: join as a learner, promotion once caught up, another address, removal, handing
+//! over.
 
 #![expect(
     clippy::field_reassign_with_default,
@@ -105,11 +106,44 @@ impl Core {
         match self.removable(node_id) {
             Err(error) => drop(reply.send(Err(error))),
             Ok(peer) => {
-                let refused = self.change(ConfChangeType::RemoveNode, &peer, Waiter::Remove(reply));
-                if let Err(Waiter::Remove(reply)) = refused {
+                let refused = self.change(ConfChangeType::RemoveNode, &peer, Waiter::Change(reply));
+                if let Err(Waiter::Change(reply)) = refused {
                     drop(reply.send(Err(MembershipError::Busy)));
                 }
             }
+        }
+    }
+
+    /// A member says where it is reached now. Messages go there at once, whoever leads: more may have moved than a
+    /// quorum can lack, and then nobody leads before this is known. The leader has it written down.
+    pub(super) fn readdress(&mut self, node_id: &str, addr: String, reply: Reply<(), MembershipError>) {
+        let Some(peer) = self.members.by_node(node_id).cloned() else {
+            return drop(reply.send(Err(MembershipError::NotMember { node_id: node_id.to_owned() })));
+        };
+        self.reached(node_id, addr.clone());
+        if peer.addr == addr {
+            return drop(reply.send(Ok(())));
+        }
+        if let Err(error) = self.may_change() {
+            return drop(reply.send(Err(error)));
+        }
+        let kind = match self.members.is_voter(peer.raft_id) {
+            true => ConfChangeType::AddNode,
+            false => ConfChangeType::AddLearnerNode,
+        };
+        let peer = v1::RaftPeer { addr, ..peer };
+        if let Err(Waiter::Change(reply)) = self.change(kind, &peer, Waiter::Change(reply)) {
+            drop(reply.send(Err(MembershipError::Busy)));
+        }
+    }
+
+    /// A member was reached there: messages go there until the log says where it is.
+    pub(super) fn reached(&mut self, node_id: &str, addr: String) {
+        let Some(peer) = self.members.by_node(node_id) else { return };
+        if peer.addr == addr || peer.raft_id == self.identity.raft_id {
+            self.moved.remove(&peer.raft_id);
+        } else {
+            self.moved.insert(peer.raft_id, addr);
         }
     }
 

@@ -119,8 +119,8 @@ impl Core {
             by_peer.entry(to).or_default().push(codec::message_to_wire(message, &self.identity.cluster_id));
         }
         for (to, messages) in by_peer {
-            match self.members.peers.get(&to) {
-                Some(peer) => self.transport.send(peer, messages, &self.reports),
+            match self.peer(to) {
+                Some(peer) => self.transport.send(&peer, messages, &self.reports),
                 None => tracing::debug!(to, "no address for a raft peer"),
             }
         }
@@ -168,6 +168,9 @@ impl Core {
         };
         let (change, peer) = codec::conf_change_from_data(&entry.data).map_err(|error| refused(error.0))?;
         let conf = self.raw.apply_conf_change(&change).map_err(|error| refused(error.to_string()))?;
+        if let Some(peer) = &peer {
+            self.moved.remove(&peer.raft_id);
+        }
         self.members.apply(&change, peer, conf);
         if self.members.removed.contains(&self.identity.raft_id) {
             self.removed = true;

@@ -21,6 +21,8 @@ pub struct Authorize {
     pub manager: Decide,
     /// Whose raft messages are taken.
     pub peer: Decide,
+    /// The node that says where it is reached.
+    pub member: Arc<dyn Fn(&Extensions) -> Result<String, Status> + Send + Sync>,
 }
 
 /// Metadata key that names the leader's address when this manager is not it.
@@ -122,6 +124,24 @@ impl v1::raft_server::Raft for RaftService {
         (self.authorize.manager)(request.extensions())?;
         self.raft.remove(&request.into_inner().node_id).await?;
         Ok(Response::new(v1::Empty {}))
+    }
+
+    async fn readdress(
+        &self,
+        request: Request<v1::RaftReaddressRequest>,
+    ) -> Result<Response<v1::RaftReaddressResponse>, Status> {
+        let node_id = (self.authorize.member)(request.extensions())?;
+        let own = self.raft.identity().node_id.clone();
+        let mut response = v1::RaftReaddressResponse { node_id: own, written: true, ..Default::default() };
+        match self.raft.readdress(&node_id, &request.into_inner().addr).await {
+            Ok(()) => {}
+            Err(MembershipError::NotLeader { leader }) => {
+                response.written = false;
+                response.leader_addr = leader.map(|l| l.addr).unwrap_or_default();
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(Response::new(response))
     }
 
     async fn read_index(

@@ -9,7 +9,7 @@ use super::error::{MembershipError, ProposeError};
 pub(super) enum Waiter {
     Proposal(Reply<u64, ProposeError>),
     Join(v1::RaftJoinResponse, Reply<v1::RaftJoinResponse, MembershipError>),
-    Remove(Reply<(), MembershipError>),
+    Change(Reply<(), MembershipError>),
     Nobody,
 }
 
@@ -19,7 +19,7 @@ impl Waiter {
         match self {
             Self::Proposal(reply) => drop(reply.send(Err(error))),
             Self::Join(_, reply) => drop(reply.send(Err(error.into()))),
-            Self::Remove(reply) => drop(reply.send(Err(error.into()))),
+            Self::Change(reply) => drop(reply.send(Err(error.into()))),
             Self::Nobody => {}
         }
     }
@@ -29,7 +29,7 @@ impl Waiter {
             (waiter, Err(error)) => waiter.fail(error),
             (Self::Proposal(reply), Ok(())) => drop(reply.send(Ok(index))),
             (Self::Join(response, reply), Ok(())) => drop(reply.send(Ok(response))),
-            (Self::Remove(reply), Ok(())) => drop(reply.send(Ok(()))),
+            (Self::Change(reply), Ok(())) => drop(reply.send(Ok(()))),
             (Self::Nobody, Ok(())) => {}
         }
     }

@@ -111,6 +111,12 @@ impl Raft for NoRaft {
     async fn leave(&self, _: Request<v1::RaftLeaveRequest>) -> Result<Response<v1::Empty>, Status> {
         Err(Status::unimplemented("no raft here"))
     }
+    async fn readdress(
+        &self,
+        _: Request<v1::RaftReaddressRequest>,
+    ) -> Result<Response<v1::RaftReaddressResponse>, Status> {
+        Err(Status::unimplemented("no raft here"))
+    }
     async fn read_index(&self, _: Request<v1::Empty>) -> Result<Response<v1::ReadIndexResponse>, Status> {
         Err(Status::unimplemented("no raft here"))
     }

@@ -6626,6 +6626,21 @@ pub struct RaftLeaveRequest {
     #[prost(string, tag = "1")]
     pub node_id: ::prost::alloc::string::String,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RaftReaddressRequest {
+    #[prost(string, tag = "1")]
+    pub addr: ::prost::alloc::string::String,
+}
+/// Who was asked, so that the asker knows where that one is; whether it is written down, else who leads and could do it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RaftReaddressResponse {
+    #[prost(string, tag = "1")]
+    pub node_id: ::prost::alloc::string::String,
+    #[prost(bool, tag = "2")]
+    pub written: bool,
+    #[prost(string, tag = "3")]
+    pub leader_addr: ::prost::alloc::string::String,
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReadIndexResponse {
     #[prost(uint64, tag = "1")]
@@ -6820,6 +6835,28 @@ pub mod raft_client {
             req.extensions_mut().insert(GrpcMethod::new("skep.v1.Raft", "Leave"));
             self.inner.unary(req, path, codec).await
         }
+        /// A manager says where it is reached now. Whoever is asked sends its messages there; the leader writes it down.
+        pub async fn readdress(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RaftReaddressRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RaftReaddressResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/skep.v1.Raft/Readdress");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("skep.v1.Raft", "Readdress"));
+            self.inner.unary(req, path, codec).await
+        }
         /// A follower passes its proposals and read-index needs on to the leader.
         pub async fn read_index(
             &mut self,
@@ -6873,6 +6910,14 @@ pub mod raft_server {
             &self,
             request: tonic::Request<super::RaftLeaveRequest>,
         ) -> std::result::Result<tonic::Response<super::Empty>, tonic::Status>;
+        /// A manager says where it is reached now. Whoever is asked sends its messages there; the leader writes it down.
+        async fn readdress(
+            &self,
+            request: tonic::Request<super::RaftReaddressRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RaftReaddressResponse>,
+            tonic::Status,
+        >;
         /// A follower passes its proposals and read-index needs on to the leader.
         async fn read_index(
             &self,
@@ -7074,6 +7119,51 @@ pub mod raft_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = LeaveSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skep.v1.Raft/Readdress" => {
+                    #[allow(non_camel_case_types)]
+                    struct ReaddressSvc<T: Raft>(pub Arc<T>);
+                    impl<
+                        T: Raft,
+                    > tonic::server::UnaryService<super::RaftReaddressRequest>
+                    for ReaddressSvc<T> {
+                        type Response = super::RaftReaddressResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RaftReaddressRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Raft>::readdress(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ReaddressSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

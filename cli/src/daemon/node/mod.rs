@@ -17,8 +17,8 @@ use skep_agent::{
     Tunnel,
 };
 use skep_api::swarm::{
-    ControlHandle, InitRequest, JoinRequest, LocalState, LocalSwarm, LogsHandle, Swarm, SwarmError,
-    TunnelsHandle,
+    ControlHandle, InitRequest, JoinRequest, LocalState, LocalSwarm, LogsHandle, ReaddressRequest, Swarm,
+    SwarmError, TunnelsHandle,
 };
 use skep_engine::Engine;
 use skep_identity::{Identity, Network, Role, UnlockKey};
@@ -382,6 +382,11 @@ impl Swarm for Node {
     async fn unlock(&self, key: &str) -> Result<(), SwarmError> {
         let _one = self.inner.changing.lock().await;
         self.try_unlock(key).await
+    }
+
+    async fn readdress(&self, request: ReaddressRequest) -> Result<(), SwarmError> {
+        let _one = self.inner.changing.lock().await;
+        self.try_readdress(request).await
     }
 
     async fn leave(&self, force: bool) -> Result<(), SwarmError> {
