@@ -2,7 +2,7 @@
 //! acknowledges what the kernel holds so that a drain elsewhere can go on.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use skep_overlay::desired::{self, Cidr, Cidr6, Desired};
@@ -148,6 +148,7 @@ fn network(view: &v1::NetworkView) -> Result<desired::Network, String> {
             vip,
             vip6: six(&s.vip6)?,
             backends: s.backends.iter().filter_map(backend).collect(),
+            idle: idle(s.idle_timeout),
         });
     }
     Ok(desired::Network {
@@ -193,15 +194,18 @@ fn port(p: &v1::PublishedPort) -> Option<desired::PublishedPort> {
         protocol: protocol(p.protocol()).to_owned(),
         published: u16::try_from(p.published_port).ok()?,
         target: u16::try_from(p.target_port).ok()?,
-        // One that cannot be read must not open the port everywhere.
-        host: match p.host_ip.as_str() {
-            "" => Ipv4Addr::UNSPECIFIED,
-            text => text.parse().ok()?,
-        },
+        host: p.host_ip.clone().into(),
         leaving: p.leaving.iter().filter_map(|a| a.parse().ok()).collect(),
         leaving6: p.leaving6.iter().filter_map(|a| a.parse().ok()).collect(),
         backends: p.backends.iter().filter_map(backend).collect(),
+        idle: idle(p.idle_timeout),
     })
+}
+
+fn idle(timeout: Option<v1::IdleTimeout>) -> desired::IdleTimeout {
+    let timeout = timeout.unwrap_or_default();
+    let seconds = |ns: i64| u32::try_from(ns / 1_000_000_000).ok().filter(|s| *s > 0);
+    desired::IdleTimeout { tcp: seconds(timeout.tcp_ns), udp: seconds(timeout.udp_ns) }
 }
 
 /// Name of a protocol as the engine and the data plane write it.

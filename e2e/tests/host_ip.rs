@@ -113,6 +113,94 @@ fn ports_are_open_on_the_one_address_that_is_named() -> Result<()> {
         "/v1.50/services/create",
         r#"{"TaskTemplate":{"ContainerSpec":{"Image":"x"}},"EndpointSpec":{"Ports":[{"TargetPort":80,"HostIP":"::1"}]}}"#,
     )?;
-    ensure!(bad.status == 400 && bad.body.contains("not an IPv4 address"), "{bad:?}");
+    ensure!(bad.status == 400 && bad.body.contains("the ingress network has none"), "{bad:?}");
+    lab.down()
+}
+
+/// The two ways to say it.
+fn interface_file(host: &Host, door: &str) -> Result<std::path::PathBuf> {
+    let file = host.dir.join("c.yml");
+    let text = "services:\n  web:\n    image: whoami:1\n    entrypoint: [/skep, whoami]\n    stop_grace_period: 0s\n    ports:\n      - {target: 80, \
+                published: 8083";
+    std::fs::write(&file, format!("{text}, {door}}}\n"))?;
+    Ok(file)
+}
+
+#[test]
+fn ports_follow_the_addresses_of_an_interface() -> Result<()> {
+    let lab = begun("hostif", 2)?;
+    let [one, two] = lab.hosts() else { bail!("two hosts") };
+    join(two, &token(one, "worker")?, "10.99.0.1:2377")?;
+    nodes_are(one, "both nodes are ready", &["Ready Leader", "Ready"])?;
+    let at = |addr: &'static str, port: u16, open: bool| {
+        eventually(&format!("{addr}:{port} is open: {open}"), LONG, || {
+            ensure!(opens(one, addr, port) == open);
+            Ok(())
+        })
+    };
+    let create = ["service", "create", "-d", "--no-resolve-image", "--stop-grace-period", "0s", "--name"];
+    let run = ["whoami:1", "/skep", "whoami"];
+    let door = "published=8080,target=80,host_ip=data0";
+    one.skep(&[&create[..], &["web", "--replicas", "2", "--publish", door], &run].concat())?;
+    wait_running(one, "web", 2)?;
+    let shown = one.skep(&["service", "inspect", "web"])?;
+    ensure!(shown.contains("\"HostIP\": \"data0\""), "{shown}");
+    let listed = one.skep(&["service", "ls", "--format", "{{.Ports}}"])?;
+    ensure!(listed.trim() == "data0:8080->80/tcp", "{listed}");
+
+    // No host has it: nowhere, and it says so.
+    for addr in ["10.99.0.1", "10.99.0.2"] {
+        at(addr, 8080, false)?;
+    }
+    eventually("the log says so", LONG, || {
+        let log = std::fs::read_to_string(two.log())?;
+        ensure!(log.contains("no such interface") && log.contains("data0"));
+        Ok(())
+    })?;
+    // It comes, gets another address, and goes.
+    for addr in ["10.98.0.2", "10.98.0.22"] {
+        one.exec(&["ip", "route", "add", addr, "via", "10.99.0.2"])?;
+    }
+    two.exec(&[
+        "sh",
+        "-c",
+        "ip link add data0 type veth peer name data1 && ip link set data0 up && ip link set data1 up",
+    ])?;
+    two.exec(&["ip", "addr", "add", "10.98.0.2/24", "dev", "data0"])?;
+    at("10.98.0.2", 8080, true)?;
+    at("10.99.0.2", 8080, false)?;
+    ensure!(opens(two, "10.98.0.2", 8080), "from the host itself");
+    one.docker(&["service", "update", "-d", "--no-resolve-image", "--label-add", "a=b", "web"])?;
+    two.exec(&["ip", "addr", "add", "10.98.0.22/24", "dev", "data0"])?;
+    at("10.98.0.22", 8080, true)?;
+    at("10.98.0.2", 8080, true)?;
+    two.exec(&["ip", "addr", "del", "10.98.0.2/24", "dev", "data0"])?;
+    two.exec(&["ip", "addr", "add", "10.98.0.22/24", "dev", "data0"])?;
+    two.exec(&["ip", "addr", "add", "10.98.0.2/32", "dev", "lo"])?;
+    at("10.98.0.2", 8080, false)?;
+    at("10.98.0.22", 8080, true)?;
+    for host in lab.hosts() {
+        host.skep(&["system", "check"])?;
+    }
+    let file = interface_file(one, "host_ip: data0")?;
+    one.skep(&["stack", "deploy", "--resolve-image", "never", "--detach=true", "-c", path(&file), "s"])?;
+    wait_running(one, "s_web", 1)?;
+    at("10.98.0.22", 8083, true)?;
+    at("10.99.0.2", 8083, false)?;
+    two.exec(&["ip", "link", "del", "data0"])?;
+    two.exec(&["ip", "addr", "add", "10.98.0.22/32", "dev", "lo"])?;
+    at("10.98.0.22", 8080, false)?;
+
+    // What cannot be.
+    for (flags, why) in [
+        ("published=8084,target=80,mode=host,host_ip=data0", "only ports in ingress mode follow"),
+        ("published=8084,target=80,host_ip=no/such", "name of an interface"),
+    ] {
+        let refused = one.skep(&[&create[..], &["bad", "--publish", flags], &run].concat());
+        ensure!(format!("{refused:?}").contains(why), "{refused:?}");
+    }
+    let file = interface_file(one, "host_ip: 10.98.0")?;
+    let refused = one.skep(&["stack", "deploy", "-c", path(&file), "s"]);
+    ensure!(format!("{refused:?}").contains("c.yml:7:"), "{refused:?}");
     lab.down()
 }

@@ -1,7 +1,7 @@
 //! What the swarm wants of this host's data plane: plain data, computed by the manager, whole.
 
-use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +42,15 @@ pub struct Backend {
     pub node_id: String,
 }
 
+/// How long connections may be idle, in seconds; none = as long as the kernel lets any other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdleTimeout {
+    /// Connections of TCP.
+    pub tcp: Option<u32>,
+    /// Flows of UDP.
+    pub udp: Option<u32>,
+}
+
 /// A service in one network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
@@ -58,6 +67,9 @@ pub struct Service {
     pub vip6: Option<Ipv6Addr>,
     /// Who serves it.
     pub backends: Vec<Backend>,
+    /// How long connections with those may be idle.
+    #[serde(default)]
+    pub idle: IdleTimeout,
 }
 
 /// A container outside services, on whichever node.
@@ -122,9 +134,9 @@ pub struct PublishedPort {
     pub published: u16,
     /// Port of the backends.
     pub target: u16,
-    /// The one address of the host that it is open on; unspecified = all.
-    #[serde(default = "everywhere")]
-    pub host: Ipv4Addr,
+    /// Where on every host.
+    #[serde(default)]
+    pub host: Door,
     /// Who serves it, addresses in the ingress network.
     pub backends: Vec<Backend>,
     /// Of UDP: addresses of those that get nothing new, but go on with what they have.
@@ -133,10 +145,43 @@ pub struct PublishedPort {
     /// The same of IPv6.
     #[serde(default)]
     pub leaving6: Vec<Ipv6Addr>,
+    /// How long connections with those who serve it may be idle.
+    #[serde(default)]
+    pub idle: IdleTimeout,
 }
 
-fn everywhere() -> Ipv4Addr {
-    Ipv4Addr::UNSPECIFIED
+/// Where on a host a port is open.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub enum Door {
+    /// On all addresses of both families.
+    #[default]
+    Everywhere,
+    /// On one, where the host has it.
+    Address(IpAddr),
+    /// On those that an interface has, as they come and go.
+    Interface(String),
+}
+
+impl From<String> for Door {
+    fn from(text: String) -> Self {
+        match text.parse::<IpAddr>() {
+            _ if text.is_empty() => Self::Everywhere,
+            Ok(addr) if addr.is_unspecified() => Self::Everywhere,
+            Ok(addr) => Self::Address(addr),
+            Err(_) => Self::Interface(text),
+        }
+    }
+}
+
+impl From<Door> for String {
+    fn from(door: Door) -> Self {
+        match door {
+            Door::Everywhere => Self::new(),
+            Door::Address(addr) => addr.to_string(),
+            Door::Interface(name) => name,
+        }
+    }
 }
 
 /// The whole desired state of the swarm's part of the data plane.
@@ -158,9 +203,17 @@ pub struct Desired {
 }
 
 impl Desired {
-    /// Those of the ports that are open on the hosts' IPv6 addresses, too: where the ingress network has IPv6.
-    pub fn ports6(&self) -> impl Iterator<Item = &PublishedPort> {
-        let six = self.networks.values().any(|n| n.ingress && n.subnet6.is_some());
-        self.ports.iter().filter(move |p| six && p.host.is_unspecified())
+    /// Whether ports are open on the hosts' IPv6 addresses, too: where the ingress network has IPv6.
+    pub fn has_ports6(&self) -> bool {
+        self.networks.values().any(|n| n.ingress && n.subnet6.is_some())
+    }
+
+    /// The interfaces that ports are open on.
+    pub fn doors(&self) -> BTreeSet<&str> {
+        let named = self.ports.iter().filter_map(|p| match &p.host {
+            Door::Interface(name) => Some(name.as_str()),
+            Door::Everywhere | Door::Address(_) => None,
+        });
+        named.collect()
     }
 }

@@ -6,6 +6,7 @@ mod busy;
 mod check;
 mod configs;
 mod connect;
+mod doors;
 mod figures;
 mod names;
 mod networks;
@@ -81,14 +82,30 @@ impl Rules {
     fn wanted(&mut self, state: &State, names: &Names) -> Tables {
         let fresh = self.maps.take().filter(|m| m.generation == state.swarm_generation);
         let maps = fresh.unwrap_or_else(|| {
-            let nothing = Default::default();
-            let desired = state.swarm.as_ref().map_or(&nothing, |s| &s.desired);
-            let mesh = state.mesh(names);
-            SwarmMaps::new(state.swarm_generation, desired, &state.refused_ports, mesh)
+            let mut maps = SwarmMaps::new(state, state.mesh(names));
+            if !state.has_timeouts {
+                maps.without_timeouts();
+            }
+            maps
         });
         let maps = self.maps.insert(maps);
         let v4 = isolation::table(state, names, maps);
         [Some(v4), sysctl::knows_ipv6().then(|| isolation::table6(state, names, maps))]
+    }
+
+    /// Whether this kernel has timeouts of single connections.
+    fn have_timeouts(&mut self, names: &Names) -> bool {
+        match nft::probe_timeouts(&mut self.socket, &format!("{}_probe", names.table())) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(
+                    %error,
+                    "this kernel has no timeouts of single connections (CONFIG_NF_CONNTRACK_TIMEOUT, module nft_ct): services \
+                     have no idle timeouts of their own here"
+                );
+                false
+            }
+        }
     }
 
     /// The tables as the kernel holds them.
@@ -153,6 +170,7 @@ impl DataPlane {
                 tracing::warn!(container = record.name, %error, "container has no DNS");
             }
         }
+        tokio::spawn(plane.inner.clone().follow_doors());
         let inner = plane.inner.clone();
         tokio::spawn(async move { inner.keep().await });
         Ok(plane)
@@ -182,8 +200,9 @@ impl DataPlane {
             .map_err(|e| Error::WireGuard { interface: names.wireguard(), reason: e.to_string() })?;
         let socket =
             Socket::open(SockProtocol::NetlinkNetFilter).map_err(Error::io("open", "the nftables socket"))?;
-        let rules = Rules { socket, written: None, generation: 0, maps: None };
+        let mut rules = Rules { socket, written: None, generation: 0, maps: None };
         state.generation = 1;
+        state.has_timeouts = rules.have_timeouts(&names);
         state.has_mesh = !options.solo && reconcile::probe(&names);
         let inner = Inner {
             names,
@@ -208,6 +227,11 @@ impl DataPlane {
     /// This node's WireGuard key, base64.
     pub fn public_key(&self) -> String {
         self.inner.public_key.clone()
+    }
+
+    /// Whether connections with the tasks of a service can have a timeout of their own.
+    pub fn has_idle_timeouts(&self) -> bool {
+        self.inner.state().has_timeouts
     }
 
     /// Whether connections to published ports come to tasks here with the client's address on them.

@@ -2,7 +2,7 @@
 //!
 //! Addresses in use are read off the containers' records, so that none can leak.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::desired::{Cidr, Cidr6, Desired};
+use crate::desired::{Cidr, Cidr6, Desired, Door};
 use crate::direct::Direct;
 use crate::error::{Error, Result};
 use crate::link::{Mac, Upper};
@@ -232,6 +232,10 @@ pub struct State {
     pub tunnel_mtu: Option<u16>,
     /// The kernel has what the ingress mesh needs (VXLAN).
     pub has_mesh: bool,
+    /// The kernel has timeouts of single connections.
+    pub has_timeouts: bool,
+    /// Addresses of the interfaces that swarm ports are open on; none of one that this host has not.
+    pub interfaces: BTreeMap<String, BTreeSet<IpAddr>>,
     /// Published swarm ports (protocol, port) that another program of this host holds.
     pub refused_ports: Vec<(String, u16)>,
     /// Counts changes of `swarm` and `refused_ports`.
@@ -264,6 +268,15 @@ impl State {
             Some((n.subnet6?.network(), Overlay6 { internal: n.internal, ingress: n.ingress }))
         });
         outlived.chain(known).collect()
+    }
+
+    /// The addresses of this host that a swarm port is open on; none = all, of both families.
+    pub fn open_at(&self, door: &Door) -> Option<BTreeSet<IpAddr>> {
+        match door {
+            Door::Everywhere => None,
+            Door::Address(addr) => Some([*addr].into()),
+            Door::Interface(name) => Some(self.interfaces.get(name).cloned().unwrap_or_default()),
+        }
     }
 
     /// This node's part of the ingress mesh.
@@ -308,6 +321,14 @@ impl Record {
     /// The routed interface.
     pub fn routed(&self) -> Option<&Interface> {
         self.interfaces.iter().find(|i| i.is_routed())
+    }
+
+    /// Its places in the ingress network, where all its other overlays are internal: it may answer by them, and no more.
+    pub fn confined(&self) -> impl Iterator<Item = &Membership> {
+        let members = || self.routed().into_iter().flat_map(|i| &i.members);
+        let mut own = members().filter(|m| !m.ingress).peekable();
+        let confined = own.peek().is_some() && own.all(|m| m.internal);
+        members().filter(move |m| confined && m.ingress)
     }
 
     /// Endpoints in the order asked for.

@@ -2,6 +2,8 @@
 //! published on every node, isolation, restarts. Has a `main` of its own because it also is the
 //! userspace WireGuard of the hosts it makes.
 
+mod doors;
+mod idle;
 mod lab;
 mod mesh;
 mod six;
@@ -13,7 +15,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use lab::{Host, ask, assert_same, request, serve, up};
 use six::{VIP6, six};
-use skep_overlay::desired::{Backend, Cidr, Cidr6, Desired, Network, Peer, PublishedPort, Service};
+use skep_overlay::desired::{
+    Backend, Cidr, Cidr6, Desired, Door, IdleTimeout, Network, Peer, PublishedPort, Service,
+};
 use skep_overlay::{AttachRequest, Attached, DataPlane, Join};
 
 const PORT: u16 = 4789;
@@ -26,7 +30,7 @@ fn main() {
         std::process::exit(skep_overlay::wireguard_main(&args[2..]));
     }
     let filter = args.iter().skip(1).filter_map(|a| a.to_str()).find(|a| !a.starts_with('-'));
-    let tests: [(&str, fn()); 10] = [
+    let tests: [(&str, fn()); 12] = [
         ("virtual_addresses", virtual_addresses),
         ("isolation", isolation),
         ("published_ports", published_ports),
@@ -34,6 +38,8 @@ fn main() {
         ("forged_packets", forged_packets),
         ("restart_and_drift", restart_and_drift),
         ("leaving", leaving),
+        ("idle_timeouts", idle::idle_timeouts),
+        ("doors", doors::doors),
         ("ipv6", six::ipv6),
         ("ipv6_ports", six::ipv6_ports),
         ("ipv6_drift", six::ipv6_drift),
@@ -109,6 +115,7 @@ impl Swarm {
                 vip: Some(VIP),
                 vip6: Some(VIP6),
                 backends: backends.iter().map(backend(1)).collect(),
+                idle: IdleTimeout::default(),
             };
             let network = Network {
                 id: format!("net{net}"),
@@ -143,10 +150,11 @@ impl Swarm {
                     protocol: protocol.into(),
                     published,
                     target,
-                    host: Ipv4Addr::UNSPECIFIED,
+                    host: Door::Everywhere,
                     backends: backends.iter().map(backend(0)).collect(),
                     leaving: vec![],
                     leaving6: vec![],
+                    idle: IdleTimeout::default(),
                 })
                 .into(),
         }
@@ -277,6 +285,20 @@ fn isolation() {
     let outside = Ipv4Addr::new(10, 66, 0, 2);
     assert_eq!(ask(&one.netns, outside, 81), Some(("outside".into(), "10.66.0.1".into())));
     assert_eq!(lab::knock(&two.netns, outside, 81), None, "an internal network has no way out");
+    // Nor has it one by the address that published ports come to, whatever it tries; those it answers.
+    let inner = swarm.container(0, &[0, 2], 73);
+    let leaves_from = |addr| {
+        lab::within(&inner.netns, || {
+            let script = format!("ip route replace default via 169.254.1.1 dev eth0 src {addr}");
+            assert!(std::process::Command::new("sh").args(["-c", &script]).status().expect("sh").success());
+        });
+    };
+    leaves_from("10.40.0.73");
+    assert_eq!(lab::knock(&inner.netns, outside, 81), None, "a way out by the ingress network");
+    leaves_from("10.40.2.73");
+    swarm.apply(&[(0, 73)]);
+    assert_eq!(ask(swarm.client.netns(), DOOR, 8080).map(|a| a.0), Some("c73".into()));
+    swarm.apply(&BACKENDS);
     // An address taken by force opens nothing.
     lab::within(&two.netns, || {
         let script = "ip addr add 10.40.1.99/32 dev eth0 && ip route replace 10.40.1.0/24 via 169.254.1.1 src 10.40.1.99";

@@ -5,6 +5,7 @@
 
 pub mod defaults;
 pub mod gpus;
+pub mod host_ip;
 pub mod ids;
 pub mod privileges;
 

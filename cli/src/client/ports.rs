@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
+use skep_proto::host_ip::HostIp;
 
 fn number(port: &str, text: &str) -> Result<u16> {
     port.parse().with_context(|| format!("invalid port {port:?} in {text:?}: want a number from 0 to 65535"))
@@ -143,8 +144,10 @@ pub fn service(text: &str) -> Result<Vec<Value>> {
             Some(("target", n)) => port["TargetPort"] = number(n, text)?.into(),
             Some(("host_ip", ip)) => {
                 let plain = ip.trim_start_matches('[').trim_end_matches(']');
-                if plain.parse::<std::net::IpAddr>().is_err() {
-                    bail!("invalid IP address {ip:?} in {text:?}");
+                if HostIp::read(plain).is_none() {
+                    bail!(
+                        "invalid host_ip {ip:?} in {text:?}: want an IP address or the name of an interface"
+                    );
                 }
                 port["HostIP"] = plain.into();
             }
@@ -258,7 +261,8 @@ pub fn of_service(ports: &Value, mode: &str) -> String {
         .filter(|p| p["PublishMode"].as_str().unwrap_or("ingress") == mode);
     let one = |p: &Value| {
         let host = p["HostIP"].as_str().filter(|ip| *ip != "0.0.0.0").unwrap_or("*");
-        let host = Some((host.to_owned(), p["PublishedPort"].as_u64().unwrap_or(0)));
+        let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+        let host = Some((host, p["PublishedPort"].as_u64().unwrap_or(0)));
         (super::output::text(p, "Protocol"), host, p["TargetPort"].as_u64().unwrap_or(0))
     };
     show(wanted.map(one).collect())
@@ -275,6 +279,8 @@ mod tests {
         assert_eq!(service("published=1,target=2,mode=host").expect("a port")[0]["PublishMode"], "host");
         assert_eq!(service("1.2.3.4:80:80").expect("a port")[0]["HostIP"], "1.2.3.4");
         assert_eq!(service("target=2,host_ip=1.2.3.4").expect("a port")[0]["HostIP"], "1.2.3.4");
+        assert_eq!(service("target=2,host_ip=eth0").expect("a port")[0]["HostIP"], "eth0");
+        assert_eq!(service("target=2,host_ip=[::1]").expect("a port")[0]["HostIP"], "::1");
         assert_eq!(service("8080-8082:80-82").expect("ports").len(), 3);
         for bad in [
             "x",
@@ -284,7 +290,8 @@ mod tests {
             "80-82:80",
             "82-80:82-80",
             "1.2.3:80:80",
-            "target=2,host_ip=eth0",
+            "target=2,host_ip=eth0/1",
+            "target=2,host_ip=1.2.3",
             "80/icmp",
             "",
         ] {

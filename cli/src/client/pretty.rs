@@ -185,11 +185,16 @@ pub fn service(s: &Value) -> Result<()> {
     }
     resources(&task["Resources"])?;
     let networks = task["Networks"].as_array().into_iter().flatten().map(|n| text(n, "Target"));
+    let idle = [("tcp", "TCP"), ("udp", "UDP")];
+    let idle = idle.map(|(word, field)| (word, span(&spec["IdleTimeout"][field])));
+    let idle = idle.iter().filter(|(_, time)| !time.is_empty());
+    let idle: Vec<String> = idle.map(|(word, time)| format!("{word}={time}")).collect();
     fields(
         "",
         &[
             ("Networks", networks.collect::<Vec<_>>().join(" ")),
             ("Endpoint Mode", text(&s["Endpoint"]["Spec"], "Mode")),
+            ("Idle Timeout", idle.join(" ")),
         ],
     )?;
     for port in s["Endpoint"]["Ports"].as_array().into_iter().flatten() {

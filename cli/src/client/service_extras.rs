@@ -1,7 +1,7 @@
 //! Flags of `service create` and `service update` that are Skep's own. What they ask travels in fields of the spec
 //! that Docker's clients pass over, and that stay as they are where an update says nothing of them.
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -33,6 +33,10 @@ pub struct ExtraFlags {
     /// Show what would come of it, and change nothing (Skep's own)
     #[arg(long)]
     pub dry_run: bool,
+    /// How long a connection with its tasks may be idle before nodes forget it (2h, or tcp=2h,udp=5m; "" for as long as any other) (Skep's
+    /// own)
+    #[arg(long, value_name = "options")]
+    idle_timeout: Option<String>,
     /// Move running tasks, a few at a time, where that spreads them more evenly, as over a node that is new or back
     /// (Skep's own)
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "bool")]
@@ -91,6 +95,9 @@ impl ExtraFlags {
             autoscale::flag(&mut spec["Autoscale"], text)?;
             without_empty(&mut spec["Autoscale"]);
         }
+        if let Some(text) = &self.idle_timeout {
+            spec["IdleTimeout"] = idle_timeout(text)?;
+        }
         let rebalance = &mut spec["Rebalance"];
         set(&mut rebalance["Enabled"], self.rebalance);
         set(&mut rebalance["Delay"], duration(self.rebalance_delay.as_deref())?);
@@ -127,12 +134,31 @@ impl ExtraFlags {
     }
 }
 
+/// A duration for both protocols, or one for each that is named.
+fn idle_timeout(text: &str) -> Result<Value> {
+    let mut out = json!({ "TCP": 0, "UDP": 0 });
+    for word in text.split(',').filter(|w| !w.is_empty()) {
+        let (protocols, time): (&[&str], _) = match word.split_once('=') {
+            Some(("tcp", time)) => (&["TCP"], time),
+            Some(("udp", time)) => (&["UDP"], time),
+            Some((other, _)) => bail!("invalid --idle-timeout {text:?}: {other:?} is neither tcp nor udp"),
+            None => (&["TCP", "UDP"], word),
+        };
+        let time = if time == "0" { Some(0) } else { duration(Some(time))? };
+        for protocol in protocols {
+            set(&mut out[*protocol], time);
+        }
+    }
+    Ok(out)
+}
+
 /// Sets in `spec` what `held` has and a file says nothing of to what it is by itself: the daemon would keep it.
 pub fn forget_unnamed(spec: &mut Value, held: &Value) {
-    let by_itself: [(&str, Value); 6] = [
+    let by_itself: [(&str, Value); 7] = [
         ("DrainTime", (skep_proto::defaults::DRAIN.as_nanos() as u64).into()),
         ("DataPlacement", "stay".into()),
         ("DependsOn", json!([])),
+        ("IdleTimeout", json!({ "TCP": 0, "UDP": 0 })),
         ("Schedule", json!({ "Cron": "" })),
         ("Rebalance", json!({ "Enabled": false })),
         ("Autoscale", json!({ "Min": 0, "Max": 0 })),

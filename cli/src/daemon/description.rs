@@ -35,6 +35,7 @@ pub fn describe(options: &NodeOptions, labels: &[String], exchange_port: u16) ->
         allows: allowed.iter().map(|p| p.word().to_owned()).collect(),
         wireguard_public_key: plane.public_key(),
         keeps_client_address: plane.keeps_client_address(),
+        has_idle_timeouts: plane.has_idle_timeouts(),
         takes_tunnels: true,
         exchange_port: exchange_port.into(),
         // Filled in by the agent, at each session.

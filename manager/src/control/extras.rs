@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use skep_proto::v1::{self, service_spec::Mode};
 use tonic::Status;
 
-use super::validate;
+use super::{idle, validate};
 use crate::autoscaler;
 use crate::cron::Cron;
 use crate::orchestrator::schedule;
@@ -25,6 +25,7 @@ pub(super) fn keep(spec: &mut v1::ServiceSpec, before: Option<&v1::ServiceSpec>)
     spec.depends_on = spec.depends_on.take().or_else(|| before.depends_on.clone());
     spec.rebalance = spec.rebalance.or(before.rebalance);
     spec.autoscale = spec.autoscale.take().or_else(|| before.autoscale.clone());
+    spec.idle_timeout = spec.idle_timeout.or(before.idle_timeout);
     let held = before.endpoint.iter().flat_map(|e| &e.ports);
     for port in spec.endpoint.iter_mut().flat_map(|e| &mut e.ports).filter(|p| p.host_ip.is_empty()) {
         let place = |p: &v1::PortConfig| (p.protocol, p.target_port, p.published_port, p.mode);
@@ -39,6 +40,7 @@ pub(super) fn settle(spec: &mut v1::ServiceSpec) {
     spec.rebalance = spec.rebalance.filter(|r| r.enabled);
     spec.autoscale = spec.autoscale.take().filter(|a| a.max > 0 || a.min > 0);
     spec.schedule = spec.schedule.take().filter(|s| !s.cron.is_empty());
+    spec.idle_timeout = spec.idle_timeout.filter(|t| t.tcp_ns > 0 || t.udp_ns > 0);
 }
 
 /// Refuses what cannot be.
@@ -49,6 +51,7 @@ pub(super) fn check(spec: &v1::ServiceSpec) -> Result<(), Status> {
     if spec.data_placement.is_some_and(|p| v1::DataPlacement::try_from(p).is_err()) {
         return Err(Status::invalid_argument("the data placement is not known: stay, prefer or ignore"));
     }
+    idle::check(spec)?;
     check_schedule(spec)?;
     if let Some(r) = spec.rebalance.filter(|r| r.enabled) {
         if !matches!(spec.mode, Some(Mode::Replicated(_))) {

@@ -5,6 +5,8 @@ mod cluster;
 mod dependencies;
 mod extras;
 mod foresight;
+mod host_ip;
+mod idle;
 mod networks;
 mod nodes;
 mod read;

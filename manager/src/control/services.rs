@@ -4,7 +4,7 @@
 use skep_proto::v1::{self, service_spec::Mode};
 use tonic::Status;
 
-use super::{check_version, dependencies, extras, read, run_options, validate};
+use super::{check_version, dependencies, extras, host_ip, idle, read, run_options, validate};
 use crate::context::Context;
 use crate::rebalancer;
 use crate::store::StoreView;
@@ -32,6 +32,8 @@ pub(super) fn creation(
     let job = validate::is_job(&spec);
     let mut spec = resolve(view, spec, id)?;
     extras::settle(&mut spec);
+    idle::possible(view, &spec, None)?;
+    host_ip::possible(view, &spec)?;
     extras::bound(&mut spec, None)?;
     run_options::keep(&mut spec, None);
     dependencies::resolve(view, &spec)?;
@@ -96,6 +98,8 @@ pub(super) fn changes(
             extras::keep(&mut spec, service.spec.as_ref());
             extras::settle(&mut spec);
             extras::check(&spec)?;
+            idle::possible(view, &spec, service.spec.as_ref())?;
+            host_ip::possible(view, &spec)?;
             extras::bound(&mut spec, service.spec.as_ref())?;
             run_options::keep(&mut spec, service.spec.as_ref());
             spec

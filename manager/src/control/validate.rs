@@ -254,12 +254,7 @@ fn endpoint(endpoint: Option<&v1::EndpointSpec>) -> Checked {
         if port.published_port > 65535 {
             return refuse(format!("published port {} is not between 1 and 65535", port.published_port));
         }
-        if !port.host_ip.is_empty() && port.host_ip.parse::<std::net::Ipv4Addr>().is_err() {
-            return refuse(format!(
-                "host IP {:?} of published port {} is not an IPv4 address: name one that the nodes have, or 0.0.0.0 for all",
-                port.host_ip, port.published_port
-            ));
-        }
+        super::host_ip::check(port)?;
         if publish == v1::PublishMode::Ingress && mode == v1::EndpointMode::Dnsrr {
             return refuse("endpoint mode dnsrr cannot publish ports in ingress mode: use vip, or mode=host");
         }

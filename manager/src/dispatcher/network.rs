@@ -141,6 +141,7 @@ fn services(view: &StoreView, network_id: &str, tasks: &Tasks) -> Vec<v1::Servic
             vip: vip.map(|v| v.addr.clone()).unwrap_or_default(),
             backends: backends.unwrap_or_default(),
             vip6: vip.map(|v| v.addr6.clone()).unwrap_or_default(),
+            idle_timeout: service.spec.as_ref().and_then(|s| s.idle_timeout),
         });
     }
     entries
@@ -174,6 +175,7 @@ pub(super) fn published(view: &StoreView, ingress_id: &str, tasks: &Tasks) -> Ve
                 backends: backends.get(service.id.as_str()).cloned().unwrap_or_default(),
                 leaving: leaving().map(|a| a.addr.clone()).collect(),
                 leaving6: leaving().map(|a| a.addr6.clone()).filter(|a| !a.is_empty()).collect(),
+                idle_timeout: service.spec.as_ref().and_then(|s| s.idle_timeout),
             });
         }
     }

@@ -100,6 +100,7 @@ fn table(udp: u16, tcp: u16) -> Table {
     let hook = Some(Hook::new("nat", nft::OUTPUT, OUTPUT_NAT));
     let rules = vec![Rule::to("name server").dnat_addr_port(MAP)];
     Table {
+        timeouts: BTreeMap::new(),
         chains: [(CHAIN.to_owned(), Chain { hook, rules })].into(),
         sets: BTreeMap::from([(MAP.to_owned(), servers.into())]),
     }

@@ -3,6 +3,7 @@
 //! Our chains judge only packets that come from or go to interfaces of ours; `accept` there ends only
 //! our own chain, so other firewalls of the host keep their say.
 
+mod idle;
 mod mesh;
 mod opened;
 mod v6;
@@ -45,6 +46,7 @@ pub fn table(state: &State, names: &Names, maps: &SwarmMaps) -> Table {
         ("owned", owned(state)),
         ("bridged", bridged(state)),
         ("nodes", nodes(state)),
+        ("confined", confined(state)),
         ("hairpin", hairpin(state)),
         ("opened", opened::ports(state)),
         ("mesh_local", mesh::local(state)),
@@ -59,11 +61,12 @@ pub fn table(state: &State, names: &Names, maps: &SwarmMaps) -> Table {
         ("output", output()),
         ("mss", mss(names)),
         ("forward", forward(&links)),
-        ("guard", guard(state, mesh, &links)),
+        ("guard", guard(state, maps, &links)),
         ("postrouting", postrouting(state, mesh, &links)),
     ];
-    let chains = chains.into_iter().chain(mesh::chains(mesh, &links));
+    let chains = chains.into_iter().chain(mesh::chains(mesh, &links)).chain(idle::chains(Family::V4, maps));
     Table {
+        timeouts: maps.timeouts[0].clone(),
         sets: sets
             .into_iter()
             .map(|(n, s)| (n.to_owned(), s.into()))
@@ -243,6 +246,15 @@ fn nodes(state: &State) -> Set {
     set
 }
 
+/// Addresses in the ingress network of containers that are in internal networks otherwise: nothing new leaves by them.
+fn confined(state: &State) -> Set {
+    let mut set = Set::of(&[Field::Addr]);
+    for addr in state.containers.values().flat_map(Record::confined).filter_map(|m| m.endpoint.addr) {
+        set.add(addr.octets().to_vec());
+    }
+    set
+}
+
 /// Pairs of addresses of one container: a backend that reached itself.
 fn hairpin(state: &State) -> Set {
     let mut set = Set::of(&[Field::Addr, Field::Addr]);
@@ -358,13 +370,15 @@ pub fn passage(family: Family, gate: Gate, state: &State, names: &Names) -> Vec<
     rules
 }
 
-fn guard(state: &State, mesh: Option<&Mesh>, links: &Links) -> Chain {
-    let mut rules = vec![
-        Rule::to("known connection").established().accept(),
+fn guard(state: &State, maps: &SwarmMaps, links: &Links) -> Chain {
+    let mesh = maps.mesh.as_ref();
+    let mut rules = vec![Rule::to("known connection").established().accept()];
+    rules.extend(idle::forgotten(Family::V4, maps));
+    rules.extend([
         Rule::to("published or virtual").translated().accept(),
         Rule::to("same network").pair_in("same_network").accept(),
         Rule::to("from a host of the swarm").iif(&links.tunnel).source_in("nodes").accept(),
-    ];
+    ]);
     rules.extend(mesh::admitted(mesh, links));
     for (bridge, subnet) in bridges(state).filter(|(b, _)| !b.internal) {
         if bridge.open {
@@ -373,6 +387,7 @@ fn guard(state: &State, mesh: Option<&Mesh>, links: &Links) -> Chain {
         }
         rules.extend(opened::admitted(Rule::to, bridge, bridge.untranslated, links));
     }
+    rules.push(Rule::to("internal networks only").source_in("confined").drop());
     for link in &links.all {
         let out = links.not_out(Rule::to("way out").iif(link)).oif_not(&links.tunnel).oif_not(&links.mesh);
         rules.push(out.pair_in("egress").accept());

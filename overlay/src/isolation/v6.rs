@@ -8,10 +8,13 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 
-use super::{DNAT, FILTER, Links, MANGLE, RAW, SNAT, base, interface_key, opened};
+use super::{DNAT, FILTER, Links, MANGLE, RAW, SNAT, base, idle, interface_key, opened};
 use crate::cidr::{Cidr, Cidr6};
+use crate::desired::PublishedPort;
 use crate::names::Names;
-use crate::nft::{Builder, Chain, FORWARD, Field, INPUT, OUTPUT, POSTROUTING, PREROUTING, Rule, Set, Table};
+use crate::nft::{
+    Builder, Chain, FORWARD, Family, Field, INPUT, OUTPUT, POSTROUTING, PREROUTING, Rule, Set, Table,
+};
 use crate::state::{Bridge, Overlay6, Record, State};
 use crate::vip::{self, SwarmMaps, key};
 
@@ -51,17 +54,19 @@ pub fn table(state: &State, names: &Names, maps: &SwarmMaps) -> Table {
         ("output", base("nat", OUTPUT, DNAT, translated(false))),
         ("mss", base("filter", FORWARD, MANGLE, mss(&links))),
         ("forward", forward(&links)),
-        ("guard", guard(state, &links)),
+        ("guard", guard(state, maps, &links)),
         ("input", input(&links)),
         ("postrouting", postrouting(state, &links)),
     ];
+    let chains = chains.into_iter().chain(idle::chains(Family::V6, maps));
     Table {
+        timeouts: maps.timeouts[1].clone(),
         sets: sets
             .into_iter()
             .map(|(n, s)| (n.to_owned(), s.into()))
             .chain(maps.maps6.iter().map(|(n, s)| ((*n).to_owned(), s.clone())))
             .collect(),
-        chains: chains.into_iter().map(|(n, c)| (n.to_owned(), c)).collect(),
+        chains: chains.map(|(n, c)| (n.to_owned(), c)).collect(),
     }
 }
 
@@ -166,12 +171,9 @@ fn nodes(state: &State) -> Set {
 /// Addresses in the ingress network of containers that are in internal networks otherwise: nothing new leaves by them.
 fn confined(state: &State) -> Set {
     let mut set = Set::of(&[Field::Addr6]);
-    for members in state.containers.values().filter_map(Record::routed).map(|i| &i.members) {
-        let mut own = members.iter().filter(|m| !m.ingress).peekable();
-        if own.peek().is_some() && own.all(|m| m.internal) {
-            let ingress = members.iter().filter(|m| m.ingress).filter_map(|m| m.endpoint.v6.as_ref());
-            ingress.for_each(|v6| set.add(v6.addr.octets().to_vec()));
-        }
+    let members = state.containers.values().flat_map(Record::confined);
+    for v6 in members.filter_map(|m| m.endpoint.v6.as_ref()) {
+        set.add(v6.addr.octets().to_vec());
     }
     set
 }
@@ -200,7 +202,11 @@ fn loopback(state: &State) -> Set {
     };
     for desired in state.swarm.iter().map(|s| &s.desired) {
         let Some(own) = desired.overlay_addr6 else { continue };
-        for port in desired.ports6() {
+        let by_loopback = |p: &&PublishedPort| {
+            let at = state.open_at(&p.host);
+            at.is_none_or(|at| at.contains(&IpAddr::V6(Ipv6Addr::LOCALHOST)))
+        };
+        for port in desired.ports.iter().filter(|_| desired.has_ports6()).filter(by_loopback) {
             let Some(protocol) = vip::protocol_number(&port.protocol) else { continue };
             map.set(key(&[&[protocol], &port.published.to_be_bytes()]), own.octets().into());
         }
@@ -245,6 +251,12 @@ fn translated(judged: bool) -> Vec<Rule> {
         // Clients with a link-local address are not routed to anybody: the container's shim serves them.
         Rule::to6("port of one address").not_from(LINK_LOCAL).for_this_host().dnat_addr_port("ports_one"),
         Rule::to6("port of all addresses").not_from(LINK_LOCAL).for_this_host().dnat_port("ports_any"),
+        Rule::to6("swarm port of one address")
+            .for_this_host()
+            .dnat_addr_port_by_slot("ingress_one_few", vip::FEW),
+        Rule::to6("swarm port of one address, many tasks")
+            .for_this_host()
+            .dnat_addr_port_by_slot("ingress_one_many", vip::MANY),
         Rule::to6("swarm port").for_this_host().dnat_port_by_slot("ingress_few", vip::FEW),
         Rule::to6("swarm port, many tasks").for_this_host().dnat_port_by_slot("ingress_many", vip::MANY),
     ]
@@ -267,13 +279,14 @@ fn forward(links: &Links) -> Chain {
     base("filter", FORWARD, FILTER, rules)
 }
 
-fn guard(state: &State, links: &Links) -> Chain {
-    let mut rules = vec![
-        Rule::to6("known connection").established().accept(),
+fn guard(state: &State, maps: &SwarmMaps, links: &Links) -> Chain {
+    let mut rules = vec![Rule::to6("known connection").established().accept()];
+    rules.extend(idle::forgotten(Family::V6, maps));
+    rules.extend([
         Rule::to6("published").translated().accept(),
         Rule::to6("same network").pair_in("same_network").accept(),
         Rule::to6("from a host of the swarm").iif(&links.tunnel).source_in("nodes").accept(),
-    ];
+    ]);
     rules.push(Rule::to6("internal networks only").source_in("confined").drop());
     for (bridge, subnet) in networks(state).filter(|(b, _)| !b.internal) {
         if bridge.open6 {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use super::{Chain, Element, Rule, Set, Table};
+use super::{Chain, Element, Rule, Set, Table, Timeout};
 
 /// One step; steps are applied in order, all or none.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +13,10 @@ pub enum Change {
     DeleteTable,
     /// Makes the table.
     AddTable,
+    /// Makes a timeout.
+    AddTimeout(String, Timeout),
+    /// Removes a timeout that nothing names any more.
+    DeleteTimeout(String),
     /// Makes a set without elements.
     AddSet(String, Set),
     /// Makes a chain without rules.
@@ -30,6 +34,8 @@ impl fmt::Display for Change {
         match self {
             Self::DeleteTable => write!(f, "remove the table"),
             Self::AddTable => write!(f, "make the table"),
+            Self::AddTimeout(name, _) => write!(f, "make timeout {name}"),
+            Self::DeleteTimeout(name) => write!(f, "remove timeout {name}"),
             Self::AddSet(name, _) => write!(f, "make set {name}"),
             Self::AddChain(name, _) => write!(f, "make chain {name}"),
             Self::Rules(chain, rules) => write!(f, "write {} rules of {chain}", rules.len()),
@@ -64,12 +70,15 @@ pub fn diff(held: Option<&Table>, wanted: &Table) -> Vec<Change> {
             &nothing
         }
     };
+    let new = wanted.timeouts.iter().filter(|(name, _)| !held.timeouts.contains_key(*name));
+    changes.extend(new.map(|(name, timeout)| Change::AddTimeout(name.clone(), *timeout)));
     for (name, set) in &wanted.sets {
         if !held.sets.contains_key(name) {
             let empty = Set {
                 key: set.key.clone(),
                 data: set.data.clone(),
                 interval: set.interval,
+                timeouts: set.timeouts,
                 ..Set::default()
             };
             changes.push(Change::AddSet(name.clone(), empty));
@@ -96,6 +105,8 @@ pub fn diff(held: Option<&Table>, wanted: &Table) -> Vec<Change> {
             changes.push(Change::AddElements(name.clone(), new));
         }
     }
+    let gone = held.timeouts.keys().filter(|name| !wanted.timeouts.contains_key(*name));
+    changes.extend(gone.map(|name| Change::DeleteTimeout(name.clone())));
     for (name, chain) in &wanted.chains {
         let have = held.chains.get(name).map_or(&[][..], |c| &c.rules);
         if !same_rules(have, &chain.rules) {
@@ -105,7 +116,8 @@ pub fn diff(held: Option<&Table>, wanted: &Table) -> Vec<Change> {
     changes
 }
 
-/// Whether only elements and rules may differ. Sets and chains held but not wanted are a difference.
+/// Whether only elements and rules may differ, and which timeouts there are. Sets and chains held but not wanted are a
+/// difference, as is a timeout of another length than its name says.
 fn same_shape(held: &Table, wanted: &Table) -> bool {
     let sets = |have: &BTreeMap<String, Arc<Set>>| {
         have.iter().all(|(n, s)| wanted.sets.get(n).is_some_and(|w| w.same_shape(s)))
@@ -113,7 +125,8 @@ fn same_shape(held: &Table, wanted: &Table) -> bool {
     let chains = |have: &BTreeMap<String, Chain>| {
         have.iter().all(|(n, c)| wanted.chains.get(n).is_some_and(|w| w.hook == c.hook))
     };
-    sets(&held.sets) && chains(&held.chains)
+    let same = held.timeouts.iter().all(|(n, t)| wanted.timeouts.get(n).is_none_or(|w| w == t));
+    sets(&held.sets) && chains(&held.chains) && same
 }
 
 fn same_rules(have: &[Rule], want: &[Rule]) -> bool {

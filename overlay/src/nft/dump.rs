@@ -3,7 +3,7 @@
 use std::io;
 
 use super::transaction::{SET_INTERVAL, SUBSYS, header};
-use super::{Chain, Element, Error, Family, Field, Hook, Rule, Set, Table};
+use super::{Chain, Element, Error, Family, Field, Hook, Rule, Set, Table, timeout};
 use crate::netlink::{Attrs, Socket, attr, attrs, be32_at, text_of};
 
 const GETTABLE: u16 = SUBSYS | 1;
@@ -24,7 +24,7 @@ pub fn read(socket: &mut Socket, family: Family, table: &str) -> Result<Option<T
 }
 
 fn read_contents(socket: &mut Socket, family: Family, name: &str) -> io::Result<Table> {
-    let mut table = Table::default();
+    let mut table = Table { timeouts: timeout::read(socket, family, name)?, ..Table::default() };
     let all = |socket: &mut Socket, kind, body: Attrs| -> io::Result<Vec<Vec<u8>>> {
         let replies = socket.dump(kind, body)?;
         Ok(replies
@@ -60,6 +60,7 @@ fn read_contents(socket: &mut Socket, family: Family, name: &str) -> io::Result<
             key: fields_of(number(4)),
             data: fields_of(number(6)),
             interval: number(3) & SET_INTERVAL != 0,
+            timeouts: number(15) == timeout::OBJECT,
             ..Set::default()
         };
         let body = head().text(2, &set_name);
@@ -67,7 +68,8 @@ fn read_contents(socket: &mut Socket, family: Family, name: &str) -> io::Result<
             let payload = reply.payload.get(4..).unwrap_or_default();
             for (_, element) in attr(payload, 3).into_iter().flat_map(attrs) {
                 let value = |kind| attr(element, kind).and_then(|d| attr(d, 1)).unwrap_or_default().to_vec();
-                read.elements.insert(Element { key: value(1), end: value(10), data: value(2) });
+                let object = timeout::object_of(element);
+                read.elements.insert(Element { key: value(1), end: value(10), data: value(2), object });
             }
         }
         table.sets.insert(set_name, read.into());

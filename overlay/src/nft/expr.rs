@@ -3,6 +3,7 @@
 //! A rule carries a comment with a digest of its expressions, so that a rule read back from the kernel
 //! can be compared with the one wanted without decoding it.
 
+mod idle;
 mod track;
 
 pub use track::Direction;
@@ -29,6 +30,9 @@ const NF_DROP: u32 = 0;
 const NF_ACCEPT: u32 = 1;
 const NFT_GOTO: u32 = -4i32 as u32;
 const TCP: u8 = 6;
+/// TCP's flags.
+const SYN: u8 = 2;
+const SYN_RST: u8 = 6;
 
 /// One field of a key or a value, with the type number `nft` knows it by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -372,8 +376,6 @@ impl Builder {
 
     /// On a TCP SYN, lowers the segment size to what the route carries.
     pub fn clamp_mss(self) -> Rule {
-        const SYN: u8 = 2;
-        const SYN_RST: u8 = 6;
         const RT_TCPMSS: u32 = 3;
         const OPTION_MAXSEG: u8 = 2;
         const OP_TCPOPT: u32 = 1;

@@ -5,6 +5,7 @@ mod diff;
 mod dump;
 mod expr;
 mod guest;
+mod timeout;
 mod transaction;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +16,7 @@ pub use dump::read;
 pub(crate) use expr::digest;
 pub use expr::{Builder, Direction, Field, Rule};
 pub use guest::{Gate, admit, admitted, withdraw};
+pub use timeout::{TCP, Timeout, UDP, probe as probe_timeouts};
 pub use transaction::{apply, delete_table};
 
 /// Which packets a table is about.
@@ -54,6 +56,8 @@ pub struct Table {
     pub chains: BTreeMap<String, Chain>,
     /// Sets and maps by name; shared, because the large ones seldom change.
     pub sets: BTreeMap<String, Arc<Set>>,
+    /// Timeouts of connections by name.
+    pub timeouts: BTreeMap<String, Timeout>,
 }
 
 /// A chain; a base chain where it has a hook.
@@ -94,7 +98,7 @@ impl Hook {
     }
 }
 
-/// A set, or a map where `data` is not empty.
+/// A set, or a map where `data` is not empty, or there are `timeouts`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Set {
     /// Fields of the key, concatenated where there are several.
@@ -103,6 +107,8 @@ pub struct Set {
     pub data: Vec<Field>,
     /// Elements are ranges; the key then needs two fields or more.
     pub interval: bool,
+    /// Values are timeouts of the table.
+    pub timeouts: bool,
     /// What it holds.
     pub elements: BTreeSet<Element>,
 }
@@ -116,6 +122,8 @@ pub struct Element {
     pub end: Vec<u8>,
     /// Value.
     pub data: Vec<u8>,
+    /// Name of the timeout that is its value.
+    pub object: String,
 }
 
 impl Set {
@@ -134,6 +142,11 @@ impl Set {
         Self { key: key.into(), data: data.into(), ..Self::default() }
     }
 
+    /// An empty map to timeouts of the table.
+    pub fn timeouts(key: &[Field]) -> Self {
+        Self { key: key.into(), timeouts: true, ..Self::default() }
+    }
+
     /// Adds a key.
     pub fn add(&mut self, key: Vec<u8>) {
         self.elements.insert(Element { key, ..Element::default() });
@@ -141,11 +154,19 @@ impl Set {
 
     /// Adds a key with its value; a key that is there keeps its own.
     pub fn set(&mut self, key: Vec<u8>, data: Vec<u8>) {
-        let least = Element { key: key.clone(), ..Element::default() };
-        if self.elements.range(least..).next().is_some_and(|e| e.key == key) {
-            return;
+        self.insert(Element { key, data, ..Element::default() });
+    }
+
+    /// Adds a key with the timeout it stands for; a key that is there keeps its own.
+    pub fn set_timeout(&mut self, key: Vec<u8>, timeout: Timeout) {
+        self.insert(Element { key, object: timeout.name(), ..Element::default() });
+    }
+
+    fn insert(&mut self, element: Element) {
+        let least = Element { key: element.key.clone(), ..Element::default() };
+        if self.elements.range(least..).next().is_none_or(|e| e.key != element.key) {
+            self.elements.insert(element);
         }
-        self.elements.insert(Element { key, data, ..Element::default() });
     }
 
     /// Adds a range of concatenated keys, both ends included.
@@ -154,7 +175,8 @@ impl Set {
     }
 
     fn same_shape(&self, other: &Self) -> bool {
-        self.key == other.key && self.data == other.data && self.interval == other.interval
+        let shape = |s: &Self| (s.key.clone(), s.data.clone(), s.interval, s.timeouts);
+        shape(self) == shape(other)
     }
 }
 

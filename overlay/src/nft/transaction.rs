@@ -1,6 +1,6 @@
 //! Changes as one nfnetlink batch: the kernel takes all of them or none.
 
-use super::{Change, Element, Error, Family, Field, Rule, Set};
+use super::{Change, Element, Error, Family, Field, Rule, Set, timeout};
 use crate::netlink::{Attrs, Message, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST, Socket};
 
 pub(super) const SUBSYS: u16 = 10 << 8;
@@ -17,6 +17,7 @@ const DELSETELEM: u16 = SUBSYS | 14;
 const LIST_ELEM: u16 = 1;
 pub(super) const SET_INTERVAL: u32 = 4;
 const SET_MAP: u32 = 8;
+const SET_OBJECT: u32 = 0x40;
 const SET_CONCAT: u32 = 0x80;
 /// An attribute's length has 16 bits.
 const ELEMENTS_A_MESSAGE: usize = 400;
@@ -28,13 +29,17 @@ pub(super) fn header(family: Family) -> Attrs {
 
 /// Applies the changes to a table in one transaction.
 pub fn apply(socket: &mut Socket, family: Family, table: &str, changes: &[Change]) -> Result<(), Error> {
-    let mut steps = Vec::new();
-    for (id, change) in changes.iter().enumerate() {
-        for message in messages(family, table, change, id as u32 + 1) {
-            steps.push((change.to_string(), message));
-        }
-    }
-    commit(socket, table, steps)
+    commit(socket, table, steps(family, table, changes))
+}
+
+/// The messages of changes, each with what it is for.
+pub(super) fn steps(family: Family, table: &str, changes: &[Change]) -> Vec<(String, Message)> {
+    let of = |(id, change): (usize, &Change)| {
+        let messages = messages(family, table, change, id as u32 + 1).into_iter();
+        let name = change.to_string();
+        messages.map(move |m| (name.clone(), m)).collect::<Vec<_>>()
+    };
+    changes.iter().enumerate().flat_map(of).collect()
 }
 
 /// Removes the table; no error when there is none.
@@ -81,6 +86,8 @@ fn messages(family: Family, table: &str, change: &Change, id: u32) -> Vec<Messag
     match change {
         Change::DeleteTable => vec![message(DELTABLE, 0, head())],
         Change::AddTable => vec![message(NEWTABLE, NLM_F_CREATE, head())],
+        Change::AddTimeout(name, timeout) => vec![timeout::add(family, table, name, *timeout)],
+        Change::DeleteTimeout(name) => vec![timeout::delete(family, table, name)],
         Change::AddSet(name, set) => {
             vec![message(NEWSET, NLM_F_CREATE, describe(head().text(2, name), set, id))]
         }
@@ -132,11 +139,19 @@ fn length_of(fields: &[Field]) -> u32 {
 
 fn describe(body: Attrs, set: &Set, id: u32) -> Attrs {
     let concat = set.key.len() > 1;
-    let flags = [(set.interval, SET_INTERVAL), (!set.data.is_empty(), SET_MAP), (concat, SET_CONCAT)];
+    let flags = [
+        (set.interval, SET_INTERVAL),
+        (!set.data.is_empty(), SET_MAP),
+        (set.timeouts, SET_OBJECT),
+        (concat, SET_CONCAT),
+    ];
     let flags = flags.iter().filter(|(on, _)| *on).fold(0, |all, (_, bit)| all | bit);
     let mut body = body.be32(3, flags).be32(4, type_of(&set.key)).be32(5, length_of(&set.key));
     if !set.data.is_empty() {
         body = body.be32(6, type_of(&set.data)).be32(7, length_of(&set.data));
+    }
+    if set.timeouts {
+        body = body.be32(15, timeout::OBJECT);
     }
     if concat {
         let fields = set
@@ -166,6 +181,9 @@ fn element_messages(
                 }
                 if !element.data.is_empty() {
                     body = body.nest(2, value(&element.data));
+                }
+                if !element.object.is_empty() {
+                    body = body.text(9, &element.object);
                 }
                 list.nest(LIST_ELEM, body)
             });

@@ -150,7 +150,7 @@ fn network(network: &Network) -> String {
         .services
         .iter()
         .map(|s| {
-            let vips = (s.vip, s.vip6);
+            let vips = (s.vip, s.vip6, s.idle);
             format!("{} {} {:?} {vips:?} {}", s.id, s.name, s.aliases, backends(&s.backends))
         })
         .collect();

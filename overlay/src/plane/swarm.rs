@@ -1,7 +1,7 @@
 //! The swarm's part: its whole desired state, put into force; the latest wins.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::{DataPlane, INGRESS, blocking};
 use crate::conntrack::forget_datagrams;
@@ -11,9 +11,6 @@ use crate::model::Applied;
 use crate::state::Swarm;
 use crate::sysctl;
 use crate::wireguard::{Device, DeviceOptions, PeerConfig};
-
-/// All addresses of IPv6.
-const ANY6: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 
 impl DataPlane {
     /// Puts the swarm's state into force and says which versions are. `listen_port` is WireGuard's.
@@ -95,25 +92,14 @@ impl DataPlane {
         let Some(swarm) = swarm else { return Ok(Applied::default()) };
         let desired = &swarm.desired;
         let tunnel = self.raise_tunnel(&swarm).await;
-        let four = desired.ports.iter().map(|p| (p, IpAddr::V4(p.host)));
-        let six = desired.ports6().filter(|_| sysctl::has_ipv6()).map(|p| (p, ANY6));
-        let wanted: Vec<_> =
-            four.chain(six).map(|(p, host)| (p.protocol.clone(), host, p.published)).collect();
-        let refused = self.inner.ports().set(INGRESS, &wanted);
-        for (protocol, port) in &refused {
-            tracing::warn!(protocol, port, "another program has this port: the swarm does not serve it here");
-        }
-        let (_, generation) = self.inner.change(|state| {
-            if state.refused_ports != refused {
-                state.refused_ports = refused;
-                state.swarm_generation += 1;
-            }
-        });
+        let inner = self.inner.clone();
+        let doors = blocking("reading the addresses of interfaces", move || inner.open_ports()).await;
+        let (_, generation) = self.inner.change(|_| ());
         self.inner.refresh_zones(None);
         let rules = self.inner.commit(generation).await;
         let inner = self.inner.clone();
         let routes = blocking("setting routes into the tunnel", move || inner.repair_tunnel()).await;
-        Error::gather([tunnel, rules, routes].into_iter().filter_map(Result::err).collect())?;
+        Error::gather([tunnel, doors, rules, routes].into_iter().filter_map(Result::err).collect())?;
         Ok(Applied {
             networks: desired.networks.iter().map(|(id, n)| (id.clone(), n.version)).collect(),
             ingress: desired.ingress_version,

@@ -60,6 +60,7 @@ fn table<A: Address>(
     let hook = Some(Hook::new("nat", PREROUTING, DNAT));
     let rules = vec![Rule::about(family, "datagrams of the ingress network").dnat_udp_by_addr(MAP)];
     Some(Table {
+        timeouts: Default::default(),
         chains: [("prerouting".to_owned(), Chain { hook, rules })].into(),
         sets: [(MAP.to_owned(), map.into())].into(),
     })

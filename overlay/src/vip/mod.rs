@@ -1,6 +1,9 @@
 //! Virtual addresses and published ports as maps: a random slot of a service leads to a backend, so
 //! that one rule serves all services and a change of backends touches only elements.
 
+mod idle;
+
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -8,7 +11,8 @@ use crate::cidr::Address;
 use crate::desired::{Backend, Desired, PublishedPort, Service};
 use crate::mesh::{self, Mesh};
 use crate::model::Bound;
-use crate::nft::{Field, Set, digest};
+use crate::nft::{Field, Set, Timeout, digest};
+use crate::state::State;
 
 /// Slots of a service of few backends: at most one in four more for one backend than for another.
 pub const FEW: u32 = 64;
@@ -23,23 +27,39 @@ pub struct SwarmMaps {
     /// Change of the swarm's state they were made for.
     pub generation: u64,
     /// Name and map.
-    pub maps: [(&'static str, Arc<Set>); 9],
+    pub maps: [(&'static str, Arc<Set>); 10],
     /// The same of the table of IPv6.
-    pub maps6: [(&'static str, Arc<Set>); 4],
-    /// What the last three of them are of.
+    pub maps6: [(&'static str, Arc<Set>); 7],
+    /// How long connections may be idle: what `idle` in both of them names.
+    pub timeouts: [BTreeMap<String, Timeout>; 2],
+    /// What the maps called after it are of.
     pub mesh: Option<Mesh>,
 }
 
 impl SwarmMaps {
     /// Makes them.
-    pub fn new(generation: u64, desired: &Desired, refused: &[(String, u16)], mesh: Option<Mesh>) -> Self {
+    pub fn new(state: &State, mesh: Option<Mesh>) -> Self {
+        let (generation, nothing) = (state.swarm_generation, Desired::default());
+        let desired = state.swarm.as_ref().map_or(&nothing, |s| &s.desired);
+        let (idle, timeouts) = idle::map(desired, Field::Addr, |b| Some(b.addr));
+        let (idle6, timeouts6) = idle::map(desired, Field::Addr6, |b| b.addr6);
         let [mesh_nodes, mesh_home, mesh_tasks] = mesh_sets(mesh.as_ref());
         let (vip_few, vip_many) = service_maps(desired, Field::Addr, |s| s.vip, |b| Some(b.addr));
         let (vip6_few, vip6_many) = service_maps(desired, Field::Addr6, |s| s.vip6, |b| b.addr6);
         let four = |b: &Backend| Some(b.addr);
-        let (ingress_few, ingress_many) = ingress_maps(desired, refused, false, Field::Addr, four);
-        let (ingress_one_few, ingress_one_many) = ingress_maps(desired, refused, true, Field::Addr, four);
-        let (ingress6_few, ingress6_many) = ingress_maps(desired, refused, false, Field::Addr6, |b| b.addr6);
+        let six = |b: &Backend| b.addr6;
+        let of_four = |addr: &IpAddr| match addr {
+            IpAddr::V4(addr) => Some(*addr),
+            IpAddr::V6(_) => None,
+        };
+        let of_six = |addr: &IpAddr| match addr {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(addr) => Some(*addr),
+        };
+        let [ingress_few, ingress_many, ingress_one_few, ingress_one_many] =
+            ingress_maps(state, desired, Field::Addr, four, of_four);
+        let [ingress6_few, ingress6_many, ingress6_one_few, ingress6_one_many] =
+            ingress_maps(state, desired, Field::Addr6, six, of_six);
         let maps = [
             ("vip_few", vip_few.into()),
             ("vip_many", vip_many.into()),
@@ -47,6 +67,7 @@ impl SwarmMaps {
             ("ingress_many", ingress_many.into()),
             ("ingress_one_few", ingress_one_few.into()),
             ("ingress_one_many", ingress_one_many.into()),
+            ("idle", idle.into()),
             ("mesh_nodes", mesh_nodes.into()),
             ("mesh_home", mesh_home.into()),
             ("mesh_tasks", mesh_tasks.into()),
@@ -56,8 +77,20 @@ impl SwarmMaps {
             ("vip_many", vip6_many.into()),
             ("ingress_few", ingress6_few.into()),
             ("ingress_many", ingress6_many.into()),
+            ("ingress_one_few", ingress6_one_few.into()),
+            ("ingress_one_many", ingress6_one_many.into()),
+            ("idle", idle6.into()),
         ];
-        Self { generation, maps, maps6, mesh }
+        Self { generation, maps, maps6, timeouts: [timeouts, timeouts6], mesh }
+    }
+
+    /// Leaves timeouts to the kernel, which has only its own.
+    pub fn without_timeouts(&mut self) {
+        self.timeouts = Default::default();
+        let names = self.maps.iter_mut().chain(&mut self.maps6);
+        for (_, map) in names.filter(|(name, _)| *name == "idle") {
+            Arc::make_mut(map).elements.clear();
+        }
     }
 }
 
@@ -101,37 +134,44 @@ fn service_maps<A: Address>(
     (few, many)
 }
 
-/// Port maps of the swarm's published ports, without those in `refused`: of those open on one address (`one`), with
-/// the address (of IPv4) in the key, or of the others. Backends by their addresses of one family.
+/// Port maps of the swarm's published ports, without those that another program has: of those open everywhere, for few
+/// and for many backends, and the same of those open on some addresses, which are then in the key. Backends by their
+/// addresses of one family, the host's addresses of the same.
 fn ingress_maps<A: Address>(
+    state: &State,
     desired: &Desired,
-    refused: &[(String, u16)],
-    one: bool,
     field: Field,
     addr: impl Fn(&Backend) -> Option<A>,
-) -> (Set, Set) {
-    let empty = || match one {
-        true => Set::map(&[Field::Protocol, Field::Addr, Field::Port, Field::Slot], &[field, Field::Port]),
-        false => Set::map(&[Field::Protocol, Field::Port, Field::Slot], &[field, Field::Port]),
-    };
-    let (mut few, mut many) = (empty(), empty());
+    host: impl Fn(&IpAddr) -> Option<A>,
+) -> [Set; 4] {
+    let all = || Set::map(&[Field::Protocol, Field::Port, Field::Slot], &[field, Field::Port]);
+    let one = || Set::map(&[Field::Protocol, field, Field::Port, Field::Slot], &[field, Field::Port]);
+    let (mut few, mut many, mut one_few, mut one_many) = (all(), all(), one(), one());
     let refused = |port: &PublishedPort| {
-        refused.iter().any(|(protocol, number)| port.protocol == *protocol && port.published == *number)
+        state.refused_ports.iter().any(|(p, number)| port.protocol == *p && port.published == *number)
     };
-    for port in desired.ports.iter().filter(|p| p.host.is_unspecified() != one && !refused(p)) {
+    for port in desired.ports.iter().filter(|p| !refused(p)) {
         let Some(protocol) = protocol_number(&port.protocol) else { continue };
         let backends = choose(&desired.node_id, port.backends.iter().filter_map(&addr));
-        let (map, slots) = size(&mut few, &mut many, &backends);
+        let number = port.published.to_be_bytes();
+        let open_at = state.open_at(&port.host);
+        let (map, slots) = match open_at {
+            None => size(&mut few, &mut many, &backends),
+            Some(_) => size(&mut one_few, &mut one_many, &backends),
+        };
         for (slot, addr) in spread(&backends, slots) {
-            let (number, slot) = (port.published.to_be_bytes(), slot.to_ne_bytes());
-            let from = match one {
-                true => key(&[&[protocol], &port.host.octets(), &number, &slot]),
-                false => key(&[&[protocol], &number, &slot]),
-            };
-            map.set(from, key(&[&addr.bytes(), &port.target.to_be_bytes()]));
+            let (slot, to) = (slot.to_ne_bytes(), key(&[&addr.bytes(), &port.target.to_be_bytes()]));
+            match &open_at {
+                None => map.set(key(&[&[protocol], &number, &slot]), to),
+                Some(addresses) => {
+                    for at in addresses.iter().filter_map(&host) {
+                        map.set(key(&[&[protocol], &at.bytes(), &number, &slot]), to.clone());
+                    }
+                }
+            }
         }
     }
-    (few, many)
+    [few, many, one_few, one_many]
 }
 
 /// Maps of ports published by containers: on all addresses, and on one.

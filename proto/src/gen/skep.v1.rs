@@ -210,6 +210,9 @@ pub struct NodeDescription {
     /// The role in its present certificate.
     #[prost(enumeration = "NodeRole", tag = "22")]
     pub certified_role: i32,
+    /// Its kernel has timeouts of its own for the connections of a service.
+    #[prost(bool, tag = "23")]
+    pub has_idle_timeouts: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ManagerStatus {
@@ -621,7 +624,7 @@ pub struct PortConfig {
     pub published_port: u32,
     #[prost(enumeration = "PublishMode", tag = "5")]
     pub mode: i32,
-    /// IPv4 address of the hosts that it is open on; 0.0.0.0 = every one. In an update: empty = as before.
+    /// Address or interface of the hosts that it is open on; 0.0.0.0 = all of both families. In an update: empty = as before.
     #[prost(string, tag = "20")]
     pub host_ip: ::prost::alloc::string::String,
 }
@@ -681,6 +684,9 @@ pub struct ServiceSpec {
     /// How many replicas there are by what they use. Absent in an update: as it is; without a max: as many as are asked for.
     #[prost(message, optional, tag = "15")]
     pub autoscale: ::core::option::Option<Autoscale>,
+    /// How long a connection with its tasks may be idle before nodes forget it. Absent in an update: as it is.
+    #[prost(message, optional, tag = "16")]
+    pub idle_timeout: ::core::option::Option<IdleTimeout>,
     #[prost(oneof = "service_spec::Mode", tags = "3, 4, 9, 10")]
     pub mode: ::core::option::Option<service_spec::Mode>,
 }
@@ -697,6 +703,14 @@ pub mod service_spec {
         #[prost(message, tag = "10")]
         GlobalJob(super::GlobalJob),
     }
+}
+/// 0 = as long as each node's kernel lets any other.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct IdleTimeout {
+    #[prost(int64, tag = "1")]
+    pub tcp_ns: i64,
+    #[prost(int64, tag = "2")]
+    pub udp_ns: i64,
 }
 /// Targets that are 0 are none. Shares are of what a task has reserved, else of its limit, else (processors) of one.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -4979,6 +4993,8 @@ pub struct ServiceEntry {
     /// beside vip, where the network has IPv6
     #[prost(string, tag = "6")]
     pub vip6: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "7")]
+    pub idle_timeout: ::core::option::Option<IdleTimeout>,
 }
 /// A container outside services, and the names it goes by.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -5042,7 +5058,7 @@ pub struct PublishedPort {
     /// addresses in the ingress network
     #[prost(message, repeated, tag = "5")]
     pub backends: ::prost::alloc::vec::Vec<Backend>,
-    /// open on this address of the host only; empty = every one
+    /// open on this address of the host only, or this interface; empty = every one
     #[prost(string, tag = "20")]
     pub host_ip: ::prost::alloc::string::String,
     /// UDP: of tasks that get nothing new, but may go on with what they have
@@ -5051,6 +5067,8 @@ pub struct PublishedPort {
     /// the same of IPv6
     #[prost(string, repeated, tag = "7")]
     pub leaving6: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, optional, tag = "8")]
+    pub idle_timeout: ::core::option::Option<IdleTimeout>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct IngressView {

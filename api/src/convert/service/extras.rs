@@ -3,9 +3,9 @@
 
 use serde_json::{Value, json};
 use skep_proto::v1::{
-    Autoscale, AutoscaleStatus, DataPlacement, Homes, MetricTarget, Prerequisite, PrerequisiteCondition,
-    Prerequisites, Rebalance, RebalanceState, RebalanceStatus, RunOutcome, Schedule, ScheduleConcurrency,
-    ScheduleStatus, ScheduledRun, ServiceSpec,
+    Autoscale, AutoscaleStatus, DataPlacement, Homes, IdleTimeout, MetricTarget, Prerequisite,
+    PrerequisiteCondition, Prerequisites, Rebalance, RebalanceState, RebalanceStatus, RunOutcome, Schedule,
+    ScheduleConcurrency, ScheduleStatus, ScheduledRun, ServiceSpec,
 };
 
 use crate::convert::names::Named;
@@ -22,6 +22,7 @@ pub fn read(f: &mut Fields, spec: &mut ServiceSpec) -> ApiResult<()> {
     spec.schedule = f.opt_object("Schedule")?.map(schedule).transpose()?;
     spec.autoscale = f.opt_object("Autoscale")?.map(autoscale).transpose()?;
     spec.rebalance = f.opt_object("Rebalance")?.map(rebalance).transpose()?;
+    spec.idle_timeout = f.opt_object("IdleTimeout")?.map(idle_timeout).transpose()?;
     if let Some(list) = f.opt_objects("DependsOn")? {
         let all = list.into_iter().map(prerequisite).collect::<ApiResult<_>>()?;
         spec.depends_on = Some(Prerequisites { all });
@@ -66,6 +67,13 @@ fn autoscale(mut f: Fields) -> ApiResult<Autoscale> {
     };
     f.refuse_rest(&[])?;
     Ok(autoscale)
+}
+
+fn idle_timeout(mut f: Fields) -> ApiResult<IdleTimeout> {
+    let mut one = |key| super::read::duration(&mut f, key).map(Option::unwrap_or_default);
+    let timeout = IdleTimeout { tcp_ns: one("TCP")?, udp_ns: one("UDP")? };
+    f.refuse_rest(&[])?;
+    Ok(timeout)
 }
 
 fn rebalance(mut f: Fields) -> ApiResult<Rebalance> {
@@ -139,6 +147,13 @@ pub fn write(s: &ServiceSpec, out: &mut Value) {
             shown["Delay"] = delay.into();
         }
         out["Rebalance"] = shown;
+    }
+    if let Some(t) = &s.idle_timeout {
+        for (name, ns) in [("TCP", t.tcp_ns), ("UDP", t.udp_ns)] {
+            if ns > 0 {
+                out["IdleTimeout"][name] = ns.into();
+            }
+        }
     }
     if let Some(d) = s.depends_on.as_ref().filter(|d| !d.all.is_empty()) {
         let one = |p: &Prerequisite| {

@@ -33,6 +33,11 @@ pub fn add(name: &str, service: &Node, spec: &mut Value) -> Result<()> {
             )
         })?;
     }
+    if let Some(node) = service.get("x-idle-timeout") {
+        spec["IdleTimeout"] = idle_timeout(node).ok_or_else(|| {
+            wrong(node, "x-idle-timeout", "a duration like 2h, or a mapping of tcp and udp to durations")
+        })?;
+    }
     if let Some(node) = service.get("x-rebalance") {
         spec["Rebalance"] = rebalance(node).ok_or_else(|| {
             wrong(
@@ -59,6 +64,22 @@ fn autoscaled(node: &Node) -> Option<Value> {
         }
     }
     (out["Max"].is_u64()).then_some(out)
+}
+
+/// For both protocols, or for those that are named.
+fn idle_timeout(node: &Node) -> Option<Value> {
+    if let Some(time) = node.text().map(units::duration) {
+        return time.map(|time| json!({ "TCP": time, "UDP": time }));
+    }
+    if node.entries().is_empty() {
+        return None;
+    }
+    let mut out = json!({});
+    for (key, value) in node.entries() {
+        let name = ["TCP", "UDP"].into_iter().find(|n| n.eq_ignore_ascii_case(&key.text))?;
+        out[name] = value.text().and_then(units::duration)?.into();
+    }
+    Some(out)
 }
 
 /// Whether, or how.

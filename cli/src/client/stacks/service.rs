@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use serde_json::{Value, json};
+use skep_proto::host_ip::HostIp;
 
 use super::objects::{self, Files};
 use super::{IMAGE, extras, mounts, prerequisites, run, scope, stack_labels};
@@ -201,8 +202,9 @@ fn ports(name: &str, service: &Node) -> Result<Vec<Value>> {
         });
         if let Some(ip) = port.get("host_ip") {
             let text = ip.text().unwrap_or_default();
-            if text.parse::<std::net::Ipv4Addr>().is_err() {
-                return Err(bad(ip, "host_ip: want an IPv4 address that the nodes have").into());
+            if HostIp::read(text).is_none() {
+                let want = "host_ip: want an IP address that the nodes have, or the name of an interface";
+                return Err(bad(ip, want).into());
             }
             one["HostIP"] = text.into();
         }

@@ -1,0 +1,43 @@
+//! Ports that are open on one address of the hosts, or on one interface: what can be asked for.
+
+use skep_proto::host_ip::HostIp;
+use skep_proto::v1;
+use tonic::Status;
+
+use crate::store::StoreView;
+
+/// Refuses what names neither, and an interface where the port is the container's own.
+pub(super) fn check(port: &v1::PortConfig) -> Result<(), Status> {
+    if port.host_ip.is_empty() {
+        return Ok(());
+    }
+    let of = format!("host IP {:?} of published port {}", port.host_ip, port.published_port);
+    match HostIp::read(&port.host_ip) {
+        None => Err(Status::invalid_argument(format!(
+            "{of} is neither an IP address nor the name of an interface: name one that the nodes have, or 0.0.0.0 for all"
+        ))),
+        Some(HostIp::Interface(_)) if port.mode() == v1::PublishMode::Host => {
+            Err(Status::invalid_argument(format!(
+                "{of} is an interface, whose addresses only ports in ingress mode follow: in mode=host name an address"
+            )))
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+/// Refuses an IPv6 address where the mesh has none.
+pub(super) fn possible(view: &StoreView, spec: &v1::ServiceSpec) -> Result<(), Status> {
+    let six = |p: &&v1::PortConfig| {
+        p.mode() == v1::PublishMode::Ingress
+            && matches!(HostIp::read(&p.host_ip), Some(HostIp::Address(addr)) if addr.is_ipv6() && !addr.is_unspecified())
+    };
+    let Some(port) = spec.endpoint.iter().flat_map(|e| &e.ports).find(six) else { return Ok(()) };
+    if view.ingress_network().is_some_and(|n| !n.subnet6.is_empty()) {
+        return Ok(());
+    }
+    Err(Status::failed_precondition(format!(
+        "host IP {:?} of published port {} is IPv6, and the ingress network has none: remove it and make it anew with \
+         `docker network create --ingress --driver overlay --ipv6`, or name an IPv4 address",
+        port.host_ip, port.published_port
+    )))
+}
