@@ -149,7 +149,7 @@ impl<'a> Loader<'a> {
         }
         // Several in one file are merged as several files are.
         let mut merged: Option<Node> = None;
-        for document in yaml::documents(shown, &text)? {
+        for (_, document) in yaml::documents(shown, &text)? {
             let document = self.checked(document, dir)?;
             match &mut merged {
                 Some(base) => merge::merge(base, document),
@@ -220,7 +220,7 @@ pub fn declared_name(files: &[String], variables: &Variables) -> Result<Option<S
     let mut found = None;
     for file in files {
         let Ok(text) = read(file) else { continue };
-        for root in yaml::documents(if file == "-" { "<stdin>" } else { file }, &text)? {
+        for (_, root) in yaml::documents(if file == "-" { "<stdin>" } else { file }, &text)? {
             let Some(name) = root.get("name") else { continue };
             let expanded =
                 interpolate::expand(name.text().unwrap_or_default(), variables, 0, &mut Vec::new());

@@ -183,7 +183,7 @@ fn what_is_wrong_is_told_with_its_place() {
             "DIR/c.yml:1:11: include: open DIR/a.yml: No such file or directory (os error 2)",
         ),
         ("include: [c.yml]\n", "DIR/c.yml:1:10: include: goes round in a circle: DIR/c.yml -> DIR/c.yml"),
-        ("a: 1\n---\nb: 2\n", "DIR/c.yml:3:1: a second document: a Compose file is one"),
+        ("a: 1\n---\nb: 2\n", "DIR/c.yml:2:1: a second document: a Compose file is one"),
     ];
     for (given, wanted) in cases {
         assert_eq!(one(given), wanted, "{given}");

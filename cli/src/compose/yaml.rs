@@ -35,17 +35,18 @@ struct Anchored {
 pub fn parse(file: &str, text: &str) -> Result<Node, Problem> {
     let mut all = documents(file, text)?.into_iter();
     match (all.next(), all.next()) {
-        (_, Some(second)) => Err(Problem::new(&second.at, "a second document: a Compose file is one")),
-        (Some(one), None) => Ok(one),
+        (_, Some((at, _))) => Err(Problem::new(&at, "a second document: a Compose file is one")),
+        (Some((_, one)), None) => Ok(one),
         (None, None) => Err(empty(file)),
     }
 }
 
-/// Reads all documents of a file, of which there is at least one. Empty ones are none.
-pub fn documents(file: &str, text: &str) -> Result<Vec<Node>, Problem> {
+/// Reads all documents of a file, of which there is at least one, and where each begins. Empty ones are none.
+pub fn documents(file: &str, text: &str) -> Result<Vec<(At, Node)>, Problem> {
     let mut reader = Reader { file: file.into(), open: Vec::new(), anchors: HashMap::new(), values: 0 };
     let mut parser = Parser::new_from_str(text);
     let mut all = Vec::new();
+    let mut start = At { file: file.into(), line: 1, column: 1 };
     loop {
         let (event, mark) = parser.next_token().map_err(|e| {
             let mark = *e.marker();
@@ -56,9 +57,15 @@ pub fn documents(file: &str, text: &str) -> Result<Vec<Node>, Problem> {
         let at = reader.at(mark);
         match event {
             Event::StreamEnd => break,
-            // What an anchor names is of one document.
-            Event::DocumentStart => reader.anchors.clear(),
-            event => all.extend(reader.event(event, at)?.filter(|d| !d.is_null())),
+            Event::DocumentStart => {
+                start = at;
+                // What an anchor names is of one document.
+                reader.anchors.clear();
+            }
+            event => {
+                let done = reader.event(event, at)?.filter(|d| !d.is_null());
+                all.extend(done.map(|d| (start.clone(), d)));
+            }
         }
     }
     if all.is_empty() { Err(empty(file)) } else { Ok(all) }

@@ -85,14 +85,22 @@ impl Arrived {
         let (_, reader) = decoder(from).map_err(unreadable)?;
         let copy = kept.try_clone().map_err(unreadable)?;
         let out = BufWriter::with_capacity(256 << 10, copy);
-        let mut archive = TarReader::new(Keeping { reader, out, bytes: 0 }, false);
+        let mut archive = TarReader::new(Keeping { reader, out, bytes: 0, failed: None }, false);
         let mut nodes = Growing(vec![Node::made()]);
         let mut plain = true;
-        while let Some(entry) = archive.next()? {
-            let at = archive.source().bytes;
+        loop {
+            let next = archive.next();
+            let Keeping { bytes: at, failed, .. } = archive.source();
+            let (at, entry) = match (next, failed) {
+                (Ok(Some(entry)), _) => (*at, entry),
+                (Ok(None), _) => break,
+                // Not the archive is to blame.
+                (Err(_), Some(why)) => return Err(unkept(why)),
+                (Err(e), None) => return Err(e),
+            };
             plain = plain && nodes.add(&entry, at);
         }
-        archive.into_inner().out.flush().map_err(|e| Error::Archive(format!("it cannot be kept: {e}")))?;
+        archive.into_inner().out.flush().map_err(|e| unkept(&e))?;
         if !plain {
             return Ok(Self::Odd(Odd(kept)));
         }
@@ -337,12 +345,21 @@ struct Keeping<R> {
     reader: R,
     out: BufWriter<File>,
     bytes: u64,
+    /// Why it cannot.
+    failed: Option<io::Error>,
+}
+
+fn unkept(why: &io::Error) -> Error {
+    Error::Archive(format!("it cannot be kept: {why}"))
 }
 
 impl<R: Read> Read for Keeping<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let n = self.reader.read(buf)?;
-        self.out.write_all(&buf[..n])?;
+        if let Err(e) = self.out.write_all(&buf[..n]) {
+            self.failed = Some(e);
+            return Err(io::ErrorKind::Other.into());
+        }
         self.bytes += n as u64;
         Ok(n)
     }
@@ -434,6 +451,10 @@ mod tests {
         let dir = tempfile::tempdir().expect("temporary directory");
         odd.unpack(File::open(dir.path()).expect("opened").into()).expect("unpacked");
         assert_eq!(std::fs::read_to_string(dir.path().join("b")).expect("read"), "same");
-        assert!(read(&hard[..700]).is_err());
+        assert!(read(&hard[..514]).is_err());
+        // A disk that is full is not an archive that is damaged.
+        let full = File::options().read(true).write(true).open("/dev/full").expect("opened");
+        let said = Arrived::read(archive(&[("a", 'f', "x")]).as_slice(), full).map_err(|e| e.to_string());
+        assert!(said.is_err_and(|e| e.contains("it cannot be kept: No space left on device")));
     }
 }
