@@ -16,25 +16,31 @@ pub enum Away {
     Dead(u32),
     /// Its daemon was killed.
     Stopped(u32),
+    /// It has started, and its manager waits for the unlock key.
+    Locked(u32),
 }
 
 impl Away {
     pub fn host(&self) -> u32 {
         match self {
-            Self::Cut(n) | Self::Dead(n) | Self::Stopped(n) => *n,
+            Self::Cut(n) | Self::Dead(n) | Self::Stopped(n) | Self::Locked(n) => *n,
         }
     }
 
-    /// Brings it back.
-    pub fn back(self, lab: &mut Lab, keys: &[String]) -> Result<String> {
+    /// Brings it back, or, where a manager that waits for a key may go on waiting, as far as that.
+    pub fn back(self, lab: &mut Lab, keys: &[String], may_wait: bool) -> Result<(Option<Self>, String)> {
         let number = self.host();
         match self {
             Self::Cut(_) => lab.heal(number)?,
             Self::Dead(_) => lab.restart(number)?,
             Self::Stopped(_) => lab.host(number).start_daemon()?,
+            Self::Locked(_) => {}
+        }
+        if may_wait && locks::is_locked(lab.host(number))? {
+            return Ok((Some(Self::Locked(number)), format!("host {number} has started, and is locked")));
         }
         locks::started(lab.host(number), keys)?;
-        Ok(format!("host {number} is back"))
+        Ok((None, format!("host {number} is back")))
     }
 }
 

@@ -38,10 +38,7 @@ impl Users<'_> {
 /// A daemon that was started: if its manager waits for a key, one of those that the swarm has had opens it, for it may have
 /// missed the last ones.
 pub fn started(host: &Host, keys: &[String]) -> Result<()> {
-    let state = || -> Result<String> {
-        Ok(host.docker(&["info", "-f", "{{.Swarm.LocalNodeState}}"])?.trim().to_owned())
-    };
-    if state()? != "locked" {
+    if !is_locked(host)? {
         return Ok(());
     }
     let mut said = None;
@@ -59,8 +56,17 @@ pub fn started(host: &Host, keys: &[String]) -> Result<()> {
         return Err(e).with_context(|| format!("no key of the swarm's opens host {}", host.number));
     }
     eventually(&format!("host {} is unlocked", host.number), LONG, || {
-        let state = state()?;
+        let state = state(host)?;
         ensure!(state == "active", "{state}");
         Ok(())
     })
+}
+
+/// Whether a manager waits for a key there.
+pub fn is_locked(host: &Host) -> Result<bool> {
+    Ok(state(host)? == "locked")
+}
+
+fn state(host: &Host) -> Result<String> {
+    Ok(host.docker(&["info", "-f", "{{.Swarm.LocalNodeState}}"])?.trim().to_owned())
 }

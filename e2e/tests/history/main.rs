@@ -98,7 +98,7 @@ fn everything_acknowledged_is_there_and_nothing_is_left_behind() -> Result<()> {
         println!("{round}: {what}");
     }
     if let Some(host) = gone {
-        println!("{}", host.back(&mut lab, &model.keys)?);
+        println!("{}", host.back(&mut lab, &model.keys, false)?.1);
     }
 
     let manager = lab.host(*model.managers.first().context("a manager")?).clone();
@@ -128,7 +128,12 @@ fn everything_acknowledged_is_there_and_nothing_is_left_behind() -> Result<()> {
 /// One more thing happens.
 fn go_on(lab: &mut Lab, rng: &mut StdRng, model: &mut Model, gone: &mut Option<Away>) -> Result<String> {
     match gone.take() {
-        Some(host) if rng.random_bool(0.25) => host.back(lab, &model.keys),
+        Some(host) if rng.random_bool(0.25) => {
+            let may_wait = !matches!(host, Away::Locked(_)) && rng.random_bool(0.5);
+            let (still, what) = host.back(lab, &model.keys, may_wait)?;
+            *gone = still;
+            Ok(what)
+        }
         None if rng.random_bool(0.12) => {
             let (host, what) = faults::away(lab, rng)?;
             *gone = Some(host);
@@ -157,7 +162,9 @@ fn remove_all(lab: &Lab, manager: &Host, model: &Model) -> Result<()> {
     for host in lab.hosts() {
         eventually("no container is left", LONG, || {
             let left = host.docker(&["ps", "-aq"])?;
-            ensure!(left.is_empty(), "host {}: {left}", host.number);
+            let named =
+                || host.docker(&["ps", "-a", "--no-trunc"]).unwrap_or_else(|e| format!("{left}: {e:#}"));
+            ensure!(left.is_empty(), "host {}: {}", host.number, named());
             Ok(())
         })?;
         let volumes = host.docker(&["volume", "ls", "-q"])?;

@@ -100,7 +100,16 @@ pub fn converged(lab: &Lab, model: &Model) -> Result<()> {
                 0
             }
         };
-        ensure!(containers.len() == wanted, "{name} has {} containers, not {wanted}", containers.len());
+        let tasks = || {
+            let manager = lab.host(model.managers.first().copied().unwrap_or(1));
+            manager.docker(&["service", "ps", "--no-trunc", name]).unwrap_or_else(|e| format!("{e:#}"))
+        };
+        ensure!(
+            containers.len() == wanted,
+            "{name} has {} containers, not {wanted}: {}",
+            containers.len(),
+            tasks()
+        );
         for container in &containers {
             as_asked(lab, model, &service.spec, container).with_context(|| format!("a task of {name}"))?;
         }
