@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use futures::TryStreamExt as _;
-use rtnetlink::packet_route::address::AddressAttribute;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags};
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader};
 use rtnetlink::{Handle, LinkUnspec, LinkWireguard, RouteMessageBuilder};
@@ -113,7 +113,13 @@ pub(super) async fn set_address(handle: &Handle, name: &str, index: u32, addr: I
     if keep_address(handle, name, index, addr.is_ipv6(), Some((addr, len))).await? {
         return Ok(());
     }
-    match handle.address().add(index, addr, len).execute().await {
+    let mut request = handle.address().add(index, addr, len);
+    if addr.is_ipv6() {
+        // Nobody else can have it. Without the flag it is tentative until the kernel's own task has looked, and a route
+        // that names it as its source is refused meanwhile (EINVAL).
+        request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+    }
+    match request.execute().await {
         Err(e) if errno(&e) != Some(libc::EEXIST) => Err(Error::netlink("adding the address of", name)(e)),
         _ => Ok(()),
     }

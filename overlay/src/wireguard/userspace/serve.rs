@@ -33,6 +33,7 @@ pub(super) fn threads() -> usize {
 pub(super) async fn serve(options: &Options, lock: &Path, ready: impl FnOnce()) -> Result<(), String> {
     let (private, _) = load_or_create_key(&options.private_key_file).map_err(|e| e.to_string())?;
     let opened = tun::open(&options.name, options.mtu)
+        .await
         .map_err(|e| format!("opening TUN interface {} (/dev/net/tun): {e}", options.name))?;
     let (client, server) = UapiServer::new();
     let device: Device = gotatun::device::build()

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use gotatun::packet::{Ip, Packet, PacketBufPool};
@@ -18,6 +18,10 @@ const SEGMENTS: usize = super::SEGMENTS as usize;
 const BATCH: usize = 128;
 /// Packets waiting to be written.
 const QUEUE: usize = 1024;
+/// How long the interface may be another's: of a process that ends, the kernel gives back locks at once, and files a
+/// moment later, without a word.
+const RELEASE: Duration = Duration::from_secs(5);
+const STEP: Duration = Duration::from_millis(10);
 /// The largest IP packet.
 const LARGEST: usize = 65_535;
 
@@ -32,9 +36,17 @@ pub(super) struct Opened {
 }
 
 /// Opens the interface, making it if it is not there. It stays when this process ends.
-pub(super) fn open(name: &str, mtu: u16) -> io::Result<Opened> {
+pub(super) async fn open(name: &str, mtu: u16) -> io::Result<Opened> {
     let took_over = nix::net::if_::if_nametoindex(name).is_ok();
-    let device = DeviceBuilder::new().name(name).mtu(mtu).offload(true).build_async()?;
+    let deadline = Instant::now() + RELEASE;
+    let device = loop {
+        match DeviceBuilder::new().name(name).mtu(mtu).offload(true).build_async() {
+            Err(e) if e.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline => {
+                tokio::time::sleep(STEP).await;
+            }
+            built => break built?,
+        }
+    };
     device.persist()?;
     let device = Arc::new(device);
     let gone = CancellationToken::new();
@@ -152,5 +164,27 @@ async fn write_all(device: Arc<AsyncDevice>, mut queue: mpsc::Receiver<Packet<Ip
             Err(e) => tracing::debug!("packet to the host dropped: {e}"),
             Ok(_) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sched::{CloneFlags, unshare};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_interface_is_waited_for_while_the_process_before_still_has_it() {
+        // Of this thread, which the runtime does not leave.
+        unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace of its own");
+        let before = open("skep-busy", 1420).await.expect("made");
+        let mut after = Box::pin(open("skep-busy", 1420));
+        tokio::select! {
+            biased;
+            opened = &mut after => panic!("two have it: {:?}", opened.map(|o| o.took_over)),
+            () = tokio::time::sleep(STEP / 2) => {}
+        }
+        drop(before);
+        assert!(after.await.expect("once it is free").took_over);
     }
 }
