@@ -159,12 +159,23 @@ impl Agent {
             remotes: remotes.clone(),
             runtime: options.runtime.clone(),
             usage: Arc::default(),
+            assigned: watch::Sender::new(false),
             registration: AtomicU64::default(),
         };
         let mut running = JoinSet::new();
         running.spawn(plane::follow(options.plane.clone(), wanted_seen, applied));
         running.spawn(acknowledge(applied_seen, outbox));
         running.spawn(attachments.clone().settle(link.clone()));
+        running.spawn({
+            let (tasks, node_id, assigned) = (tasks.clone(), node_id.clone(), assigned.clone());
+            let mut told = shared.assigned.subscribe();
+            async move {
+                // What is kept may be older than the containers, where it could not be written or read.
+                if told.wait_for(|told| *told).await.is_ok() {
+                    tasks.sweep(&node_id, &assigned).await;
+                }
+            }
+        });
         running.spawn(reconcile(
             host,
             node_id,

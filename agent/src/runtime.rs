@@ -18,11 +18,14 @@ use crate::dependencies::{described, files};
 use crate::exchange::{Exchange, FetchError};
 use crate::generic;
 use crate::run_options;
-use crate::task::{Observed, TaskError, TaskExit, TaskRuntime, TaskUse};
+use crate::task::{Observed, Remnant, TaskError, TaskExit, TaskRuntime, TaskUse};
 use crate::template::{Payload, Values};
 
 /// Label that names the task a container belongs to (Docker's own).
 pub const TASK_LABEL: &str = "com.docker.swarm.task.id";
+
+/// Label that names the node whose task it is (Docker's own).
+const NODE_LABEL: &str = "com.docker.swarm.node.id";
 
 /// The engine as a task runtime.
 pub struct EngineRuntime {
@@ -224,6 +227,29 @@ impl TaskRuntime for EngineRuntime {
         }
     }
 
+    async fn containers(&self, node_id: &str) -> Vec<Remnant> {
+        let remnant = |c: &skep_engine::Container| {
+            let labels = &c.config.labels;
+            // A container of another node's is what is left of an earlier membership, and the user's, as with Docker.
+            let own = labels.get(NODE_LABEL).is_some_and(|node| node == node_id);
+            let task_id = labels.get(TASK_LABEL).filter(|_| own)?.clone();
+            Some(Remnant { task_id, container_id: c.id.to_string() })
+        };
+        self.engine.list().iter().filter_map(|c| remnant(c)).collect()
+    }
+
+    async fn discard(&self, of: &Remnant) -> Result<(), TaskError> {
+        use skep_engine::Error::{NoSuchContainer, NotRunning};
+        match self.engine.stop(&of.container_id, None).await {
+            Ok(()) | Err(NoSuchContainer { .. } | NotRunning { .. }) => {}
+            Err(e) => return Err(failed(e)),
+        }
+        match self.engine.remove_with(&of.container_id, true, true).await {
+            Ok(()) | Err(NoSuchContainer { .. }) => Ok(()),
+            Err(e) => Err(failed(e)),
+        }
+    }
+
     async fn remove(&self, a: &v1::TaskAssignment) -> Result<(), TaskError> {
         match self.engine.remove_with(&task_name(a), true, true).await {
             Ok(()) | Err(skep_engine::Error::NoSuchContainer { .. }) => Ok(()),
@@ -287,7 +313,7 @@ fn container_config(a: &v1::TaskAssignment, host: &HostInfo) -> Result<Container
     let c = spec.container.as_ref().ok_or("the service names no container to run")?;
     let name = task_name(a);
     let own: BTreeMap<String, String> = [
-        ("com.docker.swarm.node.id", task.node_id.as_str()),
+        (NODE_LABEL, task.node_id.as_str()),
         ("com.docker.swarm.service.id", task.service_id.as_str()),
         ("com.docker.swarm.service.name", a.service_name.as_str()),
         ("com.docker.swarm.task", ""),

@@ -38,6 +38,8 @@ pub(crate) struct Shared {
     pub remotes: Arc<Remotes>,
     pub runtime: Arc<dyn TaskRuntime>,
     pub usage: Arc<Usage>,
+    /// Whether a manager has said, since this daemon started, what is assigned to this node.
+    pub assigned: watch::Sender<bool>,
     /// The node's registrations that this daemon knows of (`SessionRequest.registration`).
     pub registration: AtomicU64,
 }
@@ -153,6 +155,7 @@ async fn assignments(
         let mut outcome = Ok(());
         shared.assignments.send_modify(|set| outcome = set.apply(message));
         outcome.map_err(|e| tonic::Status::aborted(e.to_string()))?;
+        shared.assigned.send_replace(true);
     }
     Err(tonic::Status::unavailable("the manager ended the assignments"))
 }

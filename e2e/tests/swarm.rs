@@ -156,6 +156,13 @@ fn a_service_is_updated_and_a_node_drained_and_a_daemon_restarted_under_it() -> 
         )
     };
     let began = since()?;
+    // As a daemon leaves it that is killed while it removes a container of a task, and as an earlier membership does.
+    let own = three.docker(&["node", "inspect", "self", "--format", "{{.ID}}"])?;
+    for (name, node) in [("left", own.trim()), ("kept", "another")] {
+        let (node, task) =
+            (format!("com.docker.swarm.node.id={node}"), format!("com.docker.swarm.task.id={name}"));
+        three.docker(&["create", "--name", name, "--label", &node, "--label", &task, "whoami:2", "/skep"])?;
+    }
     three.stop_daemon("-KILL")?;
     ensure!(!answers(&lab, &address, 10)?.is_empty(), "traffic flows without a daemon");
     three.start_daemon()?;
@@ -176,6 +183,12 @@ fn a_service_is_updated_and_a_node_drained_and_a_daemon_restarted_under_it() -> 
         Ok(())
     })?;
     same("after it is back in the swarm")?;
+    eventually("what was left of a task that nobody knows is removed", LONG, || {
+        let names = three.docker(&["ps", "-a", "--format", "{{.Names}}"])?;
+        ensure!(!names.lines().any(|n| n == "left"), "{names}");
+        ensure!(names.lines().any(|n| n == "kept"), "{names}");
+        Ok(())
+    })?;
     ensure!(since()? == began, "tasks run since their node's daemon is back: {}instead of {began}", since()?);
     lab.down()
 }

@@ -59,6 +59,15 @@ pub enum Observed {
     Exited(v1::ContainerStatus, TaskExit),
 }
 
+/// What there is of a task that may be nobody's any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remnant {
+    /// The task.
+    pub task_id: String,
+    /// The runtime's own name for it.
+    pub container_id: String,
+}
+
 /// The phases of a task's life, each idempotent: a repeated call finds the work done.
 #[async_trait::async_trait]
 pub trait TaskRuntime: Send + Sync + 'static {
@@ -87,6 +96,14 @@ pub trait TaskRuntime: Send + Sync + 'static {
     async fn shutdown(&self, task: &v1::TaskAssignment) -> Result<(), TaskError>;
     /// Removes all that `prepare` made.
     async fn remove(&self, task: &v1::TaskAssignment) -> Result<(), TaskError>;
+    /// Containers of this node's tasks, each with its task's ID, whoever knows of them.
+    async fn containers(&self, _node_id: &str) -> Vec<Remnant> {
+        Vec::new()
+    }
+    /// Stops and removes one of them.
+    async fn discard(&self, _of: &Remnant) -> Result<(), TaskError> {
+        Ok(())
+    }
     /// What it uses, with a metric of its own if one is asked for; none if that is not known.
     async fn usage(&self, _task: &v1::TaskAssignment, _metric: Option<&v1::MetricTarget>) -> Option<TaskUse> {
         None

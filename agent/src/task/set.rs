@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use super::Surroundings;
 use super::worker::{Target, Worker};
+use crate::assignments::Assignments;
 
 struct Entry {
     target: watch::Sender<Target>,
@@ -102,6 +103,23 @@ impl TaskSet {
         let workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
         let using = workers.values().filter(|e| !e.over.is());
         using.flat_map(|e| e.networks.iter().cloned()).collect()
+    }
+
+    /// Stops and removes what there is of this node's tasks that are neither assigned nor being removed: a daemon that
+    /// was killed between the two had written down already that they are not its own.
+    pub async fn sweep(&self, node_id: &str, assigned: &watch::Receiver<Assignments>) {
+        for remnant in self.around.runtime.containers(node_id).await {
+            let id = &remnant.task_id;
+            // In this order: a task is assigned, then has its worker, and then a container.
+            let worker = || self.workers.lock().unwrap_or_else(PoisonError::into_inner).contains_key(id);
+            if assigned.borrow().tasks.contains_key(id) || worker() {
+                continue;
+            }
+            tracing::info!(task = %id, container = %remnant.container_id, "removing what an earlier daemon has left of a task");
+            if let Err(e) = self.around.runtime.discard(&remnant).await {
+                tracing::warn!(task = %id, container = %remnant.container_id, error = %e, "a container of a task that is no longer assigned is left; remove it with `docker rm -f`, or start this daemon again");
+            }
+        }
     }
 
     /// Whether no worker is left.
