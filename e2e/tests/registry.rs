@@ -342,6 +342,18 @@ fn certificates(dir: &Path, address: &str) -> Result<(PathBuf, PathBuf, String)>
     Ok((cert_file, key_file, ca.pem()))
 }
 
+/// A certificate for an address that signed itself, as `openssl req -x509` makes one: an authority's by its mark.
+fn self_signed(dir: &Path, address: &str) -> Result<(PathBuf, PathBuf, String)> {
+    let key = rcgen::KeyPair::generate()?;
+    let mut params = rcgen::CertificateParams::new(vec![address.to_owned()])?;
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let cert = params.self_signed(&key)?.pem();
+    let (cert_file, key_file) = (dir.join("self.crt"), dir.join("self.key"));
+    std::fs::write(&cert_file, &cert)?;
+    std::fs::write(&key_file, key.serialize_pem())?;
+    Ok((cert_file, key_file, cert))
+}
+
 fn login(command: &mut Command, registry: &str, password: &str) -> Result<std::process::Output> {
     command.args(["login", "-u", "me", "--password-stdin", registry]);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
@@ -368,6 +380,15 @@ fn services_run_images_that_only_a_guarded_registry_has() -> Result<()> {
         host.write(&format!("{dir}/{name}/ca.crt"), ca.as_bytes())?;
     }
     refused(one, &["push", image], &["no basic auth credentials"])?;
+    // One whose certificate is trusted itself, without an authority, as Docker's instructions have it.
+    let (cert, key, own) = self_signed(&one.dir, "10.99.0.1")?;
+    let tls = RegistryOptions { tls: Some((cert, key)), ..Default::default() };
+    let _own = Registry::start(one, "10.99.0.1:5001", &tls)?;
+    one.docker(&["tag", image, "10.99.0.1:5001/app:1"])?;
+    refused(one, &["push", "10.99.0.1:5001/app:1"], &["failed to verify certificate"])?;
+    one.write("/etc/docker/certs.d/10.99.0.1:5001/ca.crt", own.as_bytes())?;
+    one.docker(&["push", "10.99.0.1:5001/app:1"])?;
+    one.docker(&["rmi", "10.99.0.1:5001/app:1"])?;
 
     // Each client keeps its credentials where the other finds them.
     let config = one.dir.join("docker-config");

@@ -12,6 +12,7 @@ mod fetch;
 #[cfg(test)]
 mod fuzz_tests;
 mod http;
+mod itself;
 mod login;
 mod manifest;
 mod name;
@@ -29,6 +30,7 @@ pub use endpoints::{DOCKER_HUB, Options, Registries};
 pub use error::Error;
 pub use fetch::Fetching;
 pub use http::Body;
+pub use itself::verifier;
 pub use manifest::{
     ACCEPTED, Descriptor, Document, Fetched, INDEX_TYPES, MANIFEST_TYPES, Platform, digest_of, is_digest,
     media,

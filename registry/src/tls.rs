@@ -24,16 +24,23 @@ pub(crate) fn config(host: &str, lax: bool, directories: &[PathBuf]) -> Result<C
     let provider = Arc::new(ring::default_provider());
     let mut roots = system_roots().clone();
     let mut identity = None;
+    let mut own = Vec::new();
     for dir in directories.iter().map(|d| d.join(host)) {
-        read_directory(&dir, &mut roots, &mut identity)?;
+        read_directory(&dir, &mut own, &mut identity)?;
+    }
+    for (path, cert) in &own {
+        roots.add(cert.clone()).map_err(|e| format!("{} is no authority: {e}", path.display()))?;
     }
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(|e| e.to_string())?;
     let builder = if lax {
         builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider)))
-    } else {
+    } else if own.is_empty() {
         builder.with_root_certificates(roots)
+    } else {
+        let own = own.into_iter().map(|(_, cert)| cert).collect();
+        builder.dangerous().with_custom_certificate_verifier(crate::verifier(roots, own, provider)?)
     };
     match identity {
         None => Ok(builder.with_no_client_auth()),
@@ -45,10 +52,10 @@ pub(crate) fn config(host: &str, lax: bool, directories: &[PathBuf]) -> Result<C
 
 type ClientIdentity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
-/// `*.crt` are authorities; `NAME.cert` goes with `NAME.key`.
+/// `*.crt` are authorities, or the registry's own certificate; `NAME.cert` goes with `NAME.key`.
 fn read_directory(
     dir: &Path,
-    roots: &mut RootCertStore,
+    own: &mut Vec<(PathBuf, CertificateDer<'static>)>,
     identity: &mut Option<ClientIdentity>,
 ) -> Result<(), String> {
     let Ok(entries) = std::fs::read_dir(dir) else { return Ok(()) };
@@ -57,9 +64,7 @@ fn read_directory(
     for path in paths {
         match path.extension().and_then(|e| e.to_str()) {
             Some("crt") => {
-                for cert in certificates(&path)? {
-                    roots.add(cert).map_err(|e| format!("{} is no authority: {e}", path.display()))?;
-                }
+                own.extend(certificates(&path)?.into_iter().map(|cert| (path.clone(), cert)));
             }
             Some("cert") => {
                 let key = path.with_extension("key");

@@ -125,10 +125,13 @@ fn connector(trust: &Trust, client: Option<(PathBuf, PathBuf)>) -> Result<TlsCon
     let builder = match trust {
         Trust::Ca(path) => {
             let mut roots = RootCertStore::empty();
-            for certificate in certificates(path)? {
-                roots.add(certificate).with_context(|| format!("use the CA {}", path.display()))?;
+            let trusted = certificates(path)?;
+            for certificate in &trusted {
+                roots.add(certificate.clone()).with_context(|| format!("use the CA {}", path.display()))?;
             }
-            builder.with_root_certificates(roots)
+            let verifier = skep_registry::verifier(roots, trusted, provider)
+                .map_err(|e| anyhow::anyhow!("use the CA {}: {e}", path.display()))?;
+            builder.dangerous().with_custom_certificate_verifier(verifier)
         }
         Trust::System => builder.with_root_certificates(skep_registry::system_roots().clone()),
         Trust::Anybody => {
