@@ -137,7 +137,7 @@ fn network_modes() {
         (
             "host",
             json!({"host": {"IPAMConfig": {"IPv6Address": "fd00::5"}, "Aliases": ["a"]}}),
-            "on user defined networks only\nnetwork-scoped alias",
+            "on user defined networks only\n* network-scoped alias",
         ),
     ] {
         let changes = [
