@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use skep_e2e::{Host, Terminal};
 
 use crate::compare::Compare;
-use crate::{busybox, docker, lab};
+use crate::{busybox, docker, lab, ok};
 
 const SHELL: &str = "/bin/busybox sh -c";
 
@@ -41,10 +41,21 @@ fn commands_run_in_containers_as_docker_runs_them() -> Result<()> {
         "exec",
         "exec -it up /bin/busybox true",
         "inspect -f '{{json .ExecIDs}}' up",
+        "cp up:/proc/version -",
+        "cp up:/sys/kernel/notes -",
+        "cp up:/proc/self/status -",
     ] {
         compare.same(line)?;
     }
     compare.end()?;
+    // The kernel's own files have no size to copy.
+    let gone = docker(host, &["cp", "up:/proc/version", "-"])?;
+    ensure!(
+        gone.code == Some(1) && gone.stderr.contains("Could not find the file /proc/version"),
+        "{gone:?}"
+    );
+    let empty = ok(docker(host, &["cp", "up:/proc", "-"])?)?;
+    ensure!(empty.contains("proc/") && !empty.contains("version"), "{empty:?}");
     let nameless = docker(host, &["exec", "up", ""])?;
     let said = "exec: \"\": executable file not found in $PATH";
     ensure!(nameless.code == Some(127) && nameless.stdout.contains(said), "{nameless:?}");

@@ -7,11 +7,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 use tokio::io::AsyncRead;
 
-use super::pack::Pack;
+use super::pack::{Pack, is_kernels};
 use super::slot::Slot;
 use crate::engine::Engine;
 use crate::error::{Error, blocking};
@@ -78,7 +79,9 @@ impl Engine {
                 let dir = openat(&dir, name, flags, Mode::empty())?;
                 let prefix = asked.shown().trim_start_matches('/').as_bytes().to_vec();
                 pack.directory(&dir, &prefix)?;
-                pack.children(&dir, Some(&prefix))?;
+                if !is_kernels(&dir)? {
+                    pack.children(&dir, Some(&prefix))?;
+                }
             } else {
                 pack.entry(&dir, &asked.base, asked.base.as_bytes())?;
             }
@@ -234,6 +237,10 @@ impl Asked {
     /// What it is, and the directory it is in (or that it is).
     fn find(&self, root: &Root) -> io::Result<(PathStat, OwnedFd)> {
         let dir = root.open(&self.dir, OFlag::O_RDONLY | OFlag::O_DIRECTORY, 0)?;
+        // What the kernel makes up as it is read is nothing to copy, as with Docker: a size says nothing there.
+        if !matches!(self.base.as_bytes(), b"" | b".") && is_kernels(&dir)? {
+            return Err(Errno::ENOENT.into());
+        }
         let meta: FileStat = match self.base.as_bytes() {
             b"" | b"." => fstat(&dir)?,
             _ => fstatat(&dir, self.base.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW)?,

@@ -491,7 +491,7 @@ fn remove(dir: &OwnedFd, name: &OsStr) -> io::Result<()> {
 
 /// Whether a directory is of a file system in which the kernel shows itself: what is in it is no file of the
 /// container's.
-fn is_kernels(dir: &OwnedFd) -> io::Result<bool> {
+pub(crate) fn is_kernels(dir: &OwnedFd) -> io::Result<bool> {
     use nix::sys::statfs;
     const MQUEUE: statfs::FsType = statfs::FsType(0x1980_0202);
     const DEVPTS: statfs::FsType = statfs::FsType(0x1cd1);
