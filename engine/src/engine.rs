@@ -280,7 +280,7 @@ impl Engine {
     }
 
     /// What containers have that say nothing of it.
-    pub(crate) fn defaults(&self) -> &Defaults {
+    pub fn defaults(&self) -> &Defaults {
         &self.0.options.defaults
     }
 

@@ -149,6 +149,10 @@ pub fn read(mut f: Fields) -> ApiResult<Create> {
             };
             Ok(Create::Overlay(Box::new(spec)))
         }
+        kind @ ("host" | "null") => Err(ApiError::new(
+            axum::http::StatusCode::FORBIDDEN,
+            format!("only one instance of \"{kind}\" network is allowed"),
+        )),
         other => Err(ApiError::not_found(format!(
             "could not find plugin {other} in v1 plugin registry: use driver bridge, ipvlan, macvlan or overlay"
         ))),

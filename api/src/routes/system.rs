@@ -97,6 +97,7 @@ async fn info(State(s): State<ApiState>) -> Response {
     warnings.extend(trouble.map(|t| format!("WARNING: containers run unconfined by AppArmor: {t}")));
     security.extend(s.engine().userns().map(|_| "name=userns"));
     security.push("name=cgroupns");
+    security.extend(s.engine().defaults().no_new_privileges.then_some("name=no-new-privileges"));
     // Both read files, and the one above may run a program.
     let engine = s.engine().clone();
     let devices = tokio::task::spawn_blocking(move || engine.cdi_devices()).await.unwrap_or_default();

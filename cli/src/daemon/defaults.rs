@@ -46,8 +46,7 @@ pub struct DefaultKeys {
 }
 
 /// Limits in a file: texts like the flag's, or tables, as dockerd has them.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(untagged)]
+#[derive(Clone, Debug)]
 pub enum Ulimits {
     Texts(Vec<String>),
     Tables(BTreeMap<String, Ulimit>),
@@ -56,6 +55,40 @@ pub enum Ulimits {
 impl Default for Ulimits {
     fn default() -> Self {
         Self::Texts(Vec::new())
+    }
+}
+
+/// Not by serde's own way of trying one form after the other, which says of none what is wrong.
+impl<'de> Deserialize<'de> for Ulimits {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Forms;
+        impl<'de> serde::de::Visitor<'de> for Forms {
+            type Value = Ulimits;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a list of NAME=SOFT[:HARD], or a table of NAME with Soft and Hard")
+            }
+
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut list: A) -> Result<Ulimits, A::Error> {
+                let mut texts = Vec::new();
+                while let Some(text) = list.next_element()? {
+                    texts.push(text);
+                }
+                Ok(Ulimits::Texts(texts))
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Ulimits, A::Error> {
+                let mut tables = BTreeMap::new();
+                while let Some(name) = map.next_key::<String>()? {
+                    let limit = map.next_value().map_err(|e| {
+                        serde::de::Error::custom(format!("limit {name:?} of default-ulimits: {e}"))
+                    })?;
+                    tables.insert(name, limit);
+                }
+                Ok(Ulimits::Tables(tables))
+            }
+        }
+        from.deserialize_any(Forms)
     }
 }
 
@@ -160,6 +193,9 @@ mod tests {
         let docker = r#"{ "nofile": { "Name": "nofile", "Hard": 64000, "Soft": 32000 } }"#;
         let limit = UlimitConfig { name: "nofile".into(), soft: 32000, hard: 64000 };
         assert_eq!(tables(docker).expect("dockerd's form").ulimits, [limit]);
+        let half = serde_json::from_str::<Ulimits>(r#"{ "core": { "Soft": 1 } }"#).map_err(|e| e.to_string());
+        let half = half.expect_err("no hard limit");
+        assert!(half.contains("\"core\"") && half.contains("`Hard`"), "{half}");
         let crossed = r#"{ "core": { "Name": "nofile", "Hard": 1, "Soft": 1 } }"#;
         assert!(error(tables(crossed)).contains("\"core\" says that its name is \"nofile\""));
     }

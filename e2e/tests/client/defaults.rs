@@ -45,6 +45,7 @@ fn containers_have_what_the_daemon_gives_unless_they_say_otherwise() -> Result<(
     ensure!(!after.starts_with("busybox\n") && !after.starts_with("sh\n"), "no init is process 1: {after}");
     ensure!(after.contains("NoNewPrivs:\t1") && after.contains(" 8 "), "{after}");
     ensure!(run(host, &[], "ulimit -n")? == "500\n");
+    ensure!(ok(docker(host, &["info", "-f", "{{.SecurityOptions}}"])?)?.contains("name=no-new-privileges"));
     // By their own words.
     let own = [
         "--init=false",
