@@ -14,6 +14,7 @@ pub mod filters;
 mod fuzz_tests;
 mod hijack;
 mod link_path;
+mod path;
 mod reach;
 mod routes;
 mod server;

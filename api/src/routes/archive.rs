@@ -2,7 +2,7 @@
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{Query, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
@@ -17,6 +17,7 @@ use tokio_util::io::ReaderStream;
 use super::body;
 use crate::convert::{file_mode, image, time};
 use crate::error::{ApiError, ApiResult};
+use crate::path::Path;
 use crate::state::ApiState;
 
 /// Header that tells what is at a path: JSON in base64.

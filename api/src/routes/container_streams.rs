@@ -4,7 +4,7 @@ use std::io;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Extension, Path, Query, Request, State};
+use axum::extract::{Extension, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
@@ -19,6 +19,7 @@ use super::{Spoken, body};
 use crate::convert::time;
 use crate::error::{ApiError, ApiResult};
 use crate::hijack;
+use crate::path::Path;
 use crate::state::ApiState;
 use crate::stdcopy::{self, STDERR, STDOUT};
 use crate::version::Version;

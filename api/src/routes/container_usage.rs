@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{Query, Request, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
@@ -18,6 +18,7 @@ use super::body;
 use crate::convert::container;
 use crate::error::{ApiError, ApiResult};
 use crate::fields::{Fields, Unknown};
+use crate::path::Path;
 use crate::state::ApiState;
 
 /// Between two looks of a stream.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{Query, Request, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::routing::{delete, get, post};
@@ -16,6 +16,7 @@ use super::{body, networks, transfer};
 use crate::convert::{container, time};
 use crate::error::{ApiError, ApiResult};
 use crate::filters::Filters;
+use crate::path::Path;
 use crate::state::ApiState;
 
 /// Time from the stop signal to SIGKILL when nobody said.

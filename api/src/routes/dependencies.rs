@@ -1,7 +1,7 @@
 //! `/secrets` and `/configs`.
 
 use axum::Router;
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{Query, Request, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
@@ -17,6 +17,7 @@ use crate::convert::dependency;
 use crate::error::ApiResult;
 use crate::fields::Fields;
 use crate::filters::Filters;
+use crate::path::Path;
 use crate::state::ApiState;
 
 pub(super) fn routes() -> Router<ApiState> {

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
 use axum::routing::get;
@@ -17,6 +17,7 @@ use tokio::time::timeout;
 
 use super::{body, transfer};
 use crate::error::{ApiError, ApiResult};
+use crate::path::Path;
 use crate::state::ApiState;
 use crate::swarm::ControlHandle;
 

@@ -1,7 +1,7 @@
 //! `/containers/{id}/exec` and `/exec`: further commands in containers that run.
 
 use axum::Router;
-use axum::extract::{Extension, Path, Query, Request, State};
+use axum::extract::{Extension, Query, Request, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
@@ -17,6 +17,7 @@ use super::{Spoken, body, containers::Resize};
 use crate::error::{ApiError, ApiResult};
 use crate::fields::Fields;
 use crate::hijack::{self, DetachKeys};
+use crate::path::Path;
 use crate::reach::Tunnelled;
 use crate::state::ApiState;
 use crate::stdcopy::{self, STDOUT};

@@ -2,7 +2,7 @@
 //! requests that are not made (`/plan`).
 
 use axum::Router;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue};
 use axum::routing::{get, post};
 use serde_json::{Value, json};
@@ -17,6 +17,7 @@ use crate::convert::names::Named;
 use crate::convert::{dependency, network, node};
 use crate::error::{ApiError, ApiResult};
 use crate::fields::Fields;
+use crate::path::Path;
 use crate::state::ApiState;
 
 pub(super) fn routes() -> Router<ApiState> {

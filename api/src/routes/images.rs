@@ -4,7 +4,7 @@ use std::io;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
@@ -20,6 +20,7 @@ use super::{body, import, transfer};
 use crate::convert::{image, time};
 use crate::error::{ApiError, ApiResult};
 use crate::filters::Filters;
+use crate::path::Path;
 use crate::state::ApiState;
 
 /// The names `images --filter` knows.

@@ -1,10 +1,10 @@
 //! Operations Docker has and Skep does not have yet: each says so by name.
 
 use axum::Router;
-use axum::extract::Path;
 use axum::routing::{MethodFilter, get, on};
 
 use crate::error::ApiError;
+use crate::path::Path;
 use crate::state::ApiState;
 
 const POST: MethodFilter = MethodFilter::POST;

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use axum::Router;
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{Query, Request, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
@@ -18,6 +18,7 @@ use crate::convert::{container, time};
 use crate::error::{ApiError, ApiResult, listed};
 use crate::fields::{Fields, Unknown};
 use crate::filters::Filters;
+use crate::path::Path;
 use crate::state::ApiState;
 use crate::swarm::LocalState;
 

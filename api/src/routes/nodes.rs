@@ -1,7 +1,7 @@
 //! `/nodes`.
 
 use axum::Router;
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{Query, Request, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
@@ -13,6 +13,7 @@ use super::body;
 use crate::convert::node;
 use crate::error::ApiResult;
 use crate::filters::Filters;
+use crate::path::Path;
 use crate::state::ApiState;
 
 pub(super) fn routes() -> Router<ApiState> {

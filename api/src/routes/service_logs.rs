@@ -3,7 +3,7 @@
 use std::io;
 
 use axum::Router;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::routing::get;
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
@@ -13,6 +13,7 @@ use super::container_streams::LogQuery;
 use super::{body, services, tasks};
 use crate::convert::time;
 use crate::error::ApiResult;
+use crate::path::Path;
 use crate::state::ApiState;
 use crate::stdcopy::{self, STDERR, STDOUT};
 use crate::swarm::LogStream;

@@ -1,7 +1,7 @@
 //! `/services`.
 
 use axum::Router;
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{Query, Request, State};
 use axum::http::uri::InvalidUri;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::IntoResponse;
@@ -19,6 +19,7 @@ use crate::convert::service;
 use crate::error::{ApiError, ApiResult};
 use crate::fields::{Fields, Unknown};
 use crate::filters::Filters;
+use crate::path::Path;
 use crate::state::ApiState;
 
 /// The names `service ls --filter` knows.

@@ -1,7 +1,7 @@
 //! `/tasks`.
 
 use axum::Router;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::routing::get;
 use serde::Deserialize;
 use serde_json::Value;
@@ -11,6 +11,7 @@ use super::body;
 use crate::convert::task;
 use crate::error::ApiResult;
 use crate::filters::Filters;
+use crate::path::Path;
 use crate::state::ApiState;
 
 pub(super) fn routes() -> Router<ApiState> {

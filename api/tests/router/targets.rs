@@ -63,3 +63,14 @@ fn bare_quotes_and_braces_are_read_as_docker_reads_them() {
         assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("invalid filter 'nope'"), "{answer}");
     });
 }
+
+#[test]
+fn what_is_no_text_is_refused_in_the_apis_own_form() {
+    with_daemon("rn", |client| async move {
+        for path in ["/images/%ff/json", "/v1.50/containers/%ff/json", "/networks/%ff", "/volumes/%ff"] {
+            let (status, answer) = client.get(path).await;
+            let message = answer["message"].as_str().unwrap_or_default();
+            assert!(status == 400 && message.contains("UTF-8"), "{path}: {status} {answer}");
+        }
+    });
+}
