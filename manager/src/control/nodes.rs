@@ -29,7 +29,11 @@ pub(super) fn changes(
         .ok_or_else(|| Status::invalid_argument("a node update needs a specification"))?;
     validate::node(&spec)?;
     let node = view.find_node(&request.id).map_err(lookup)?;
-    check_version(&format!("node {}", node.id), node.meta.as_ref(), request.version)?;
+    // A node says much of itself, and more than ever as its role changes: only another specification is in the way.
+    let versions = node.spec_version..=node.meta.as_ref().map_or(0, |m| m.version);
+    if !versions.contains(&request.version) {
+        check_version(&format!("node {}", node.id), node.meta.as_ref(), request.version)?;
+    }
     let before = node.spec.as_ref().map_or(NodeRole::Worker, v1::NodeSpec::role);
     if before == NodeRole::Manager && spec.role() == NodeRole::Worker {
         demotable(ctx, view, node)?;

@@ -3,9 +3,10 @@
 
 use skep_identity::{Identity, Role, channel};
 use skep_proto::v1;
+use skep_proto::v1::control_server::Control;
 use skep_proto::v1::dispatcher_client::DispatcherClient;
 use tonic::transport::Channel;
-use tonic::{Code, Status};
+use tonic::{Code, Request, Status};
 
 use super::harness::{Swarm, swarm};
 
@@ -80,4 +81,28 @@ async fn a_heartbeat_is_no_registration() {
     let request = v1::ReportRequest { nodes: vec![beat] };
     client(&swarm, "manager2", 0).report(request).await.expect("answered");
     assert_eq!(held(&swarm, &node), before);
+}
+
+/// A role is changed by the node's own certificate, and the next change of it comes as soon as that is seen.
+#[tokio::test]
+async fn what_a_node_says_of_itself_is_not_in_the_way_of_who_changes_it() {
+    let swarm = swarm().await;
+    let node = swarm.agent(1, "one").await.node_id.clone();
+    let seen = || {
+        let view = swarm.log.stores[0].view();
+        let node = view.node(&node).expect("there");
+        (node.meta.map_or(0, |m| m.version), node.spec.clone().unwrap_or_default())
+    };
+    let update = async |version, availability: v1::NodeAvailability| {
+        let spec = v1::NodeSpec { availability: availability.into(), ..seen().1 };
+        let request = v1::UpdateNodeRequest { id: node.clone(), version, spec: Some(spec) };
+        swarm.managers[1].control.update_node(Request::new(request)).await.map(drop)
+    };
+    let (version, _) = seen();
+    register(&swarm, 1, "again", Some(held(&swarm, &node).1)).await.expect("registered");
+    assert!(seen().0 > version, "the node has another version");
+    update(version, v1::NodeAvailability::Pause).await.expect("on the specification that there is");
+    let late = update(version, v1::NodeAvailability::Drain).await.expect_err("somebody has changed it since");
+    assert!(late.message().starts_with("update out of sequence"), "{late}");
+    update(seen().0, v1::NodeAvailability::Drain).await.expect("on what it is now");
 }

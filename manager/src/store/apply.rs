@@ -70,7 +70,12 @@ impl StoreView {
         };
         match &mut kind {
             Kind::Cluster(o) => o.meta = meta(self.cluster.as_ref().and_then(|b| b.meta)),
-            Kind::Node(o) => o.meta = meta(self.node(&o.id).and_then(|b| b.meta)),
+            Kind::Node(o) => {
+                let before = self.node(&o.id);
+                let same = before.filter(|b| b.spec == o.spec);
+                o.spec_version = same.map_or(version, |b| b.spec_version);
+                o.meta = meta(before.and_then(|b| b.meta));
+            }
             Kind::Service(o) => o.meta = meta(self.service(&o.id).and_then(|b| b.meta)),
             Kind::Revision(o) => {
                 o.meta = meta(self.revision(&o.service_id, o.number).and_then(|b| b.meta));

@@ -266,6 +266,10 @@ pub struct Node {
     /// last time is refused (SessionRequest.registration).
     #[prost(uint64, tag = "13")]
     pub registration: u64,
+    /// Version since which the specification is what it is; set when it is applied. An update may be based on this one or any
+    /// later: what the node says of itself in between is no reason to refuse it.
+    #[prost(uint64, tag = "14")]
+    pub spec_version: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Mount {
