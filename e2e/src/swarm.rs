@@ -76,6 +76,17 @@ pub fn managers(name: &str) -> Result<Lab> {
     Ok(lab)
 }
 
+/// A three-host swarm: host 1 its manager, the others workers.
+pub fn workers(name: &str) -> Result<Lab> {
+    let lab = begun(name, 3)?;
+    let token = token(lab.host(1), "worker")?;
+    for number in [2, 3] {
+        join(lab.host(number), &token, "10.99.0.1:2377")?;
+    }
+    nodes_are(lab.host(1), "three nodes are ready", &["Ready Leader", "Ready", "Ready"])?;
+    Ok(lab)
+}
+
 /// The present join token of a role.
 pub fn token(manager: &Host, role: &str) -> Result<String> {
     Ok(manager.docker(&["swarm", "join-token", "-q", role])?.trim().to_owned())

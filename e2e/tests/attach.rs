@@ -1,7 +1,7 @@
 //! Containers outside services in an attachable overlay network, on workers as on managers, with both clients.
 
 use anyhow::{Context, Result, ensure};
-use skep_e2e::swarm::{LONG, begun, create, hostname, join, nodes_are, refused, token, wait_running, within};
+use skep_e2e::swarm::{LONG, create, hostname, refused, wait_running, within, workers};
 use skep_e2e::{Host, eventually, eventually_some};
 
 const SERVE: [&str; 3] = ["whoami:1", "/skep", "whoami"];
@@ -30,13 +30,8 @@ fn answers_as(host: &Host, container: &str, name: &str, expected: &str) -> Resul
 
 #[test]
 fn plain_containers_of_different_hosts_and_a_service_find_each_other() -> Result<()> {
-    let mut lab = begun("att", 3)?;
-    let worker = token(lab.host(1), "worker")?;
-    for number in [2, 3] {
-        join(lab.host(number), &worker, "10.99.0.1:2377")?;
-    }
+    let mut lab = workers("att")?;
     let (one, two, three) = (lab.host(1).clone(), lab.host(2).clone(), lab.host(3).clone());
-    nodes_are(&one, "three nodes are ready", &["Ready Leader", "Ready", "Ready"])?;
     one.docker(&["network", "create", "-d", "overlay", "--attachable", "--label", "tier=back", "open"])?;
     one.docker(&["network", "create", "-d", "overlay", "closed"])?;
 

@@ -1,7 +1,7 @@
 //! Services' ports on one address of the hosts, through the mesh and of the hosts themselves, by flags and Compose files.
 
 use anyhow::{Result, bail, ensure};
-use skep_e2e::swarm::{LONG, begun, join, nodes_are, path, token, wait_running};
+use skep_e2e::swarm::{LONG, begun, join, nodes_are, path, token, wait_running, workers};
 use skep_e2e::{Host, eventually};
 
 /// A second address of each host.
@@ -33,13 +33,8 @@ fn open_at(from: &Host, hosts: &[Host], port: u16, wanted: &[String]) -> Result<
 
 #[test]
 fn ports_are_open_on_the_one_address_that_is_named() -> Result<()> {
-    let lab = begun("hostip", 3)?;
+    let lab = workers("hostip")?;
     let [one, two, three] = lab.hosts() else { bail!("three hosts") };
-    let worker = token(one, "worker")?;
-    for host in [two, three] {
-        join(host, &worker, "10.99.0.1:2377")?;
-    }
-    nodes_are(one, "three nodes are ready", &["Ready Leader", "Ready", "Ready"])?;
     for host in lab.hosts() {
         let dev =
             host.exec(&["sh", "-c", &format!("ip -o -4 addr show to {} | awk '{{print $2}}'", host.addr)])?;

@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
-use skep_e2e::swarm::{LONG, begun, join, nodes_are, path, token, wait_running};
+use skep_e2e::swarm::{LONG, path, wait_running, workers};
 use skep_e2e::{Host, eventually};
 
 /// What of a kind the host's rules have, such as `tcp_3600`.
@@ -47,13 +47,8 @@ fn ask(stream: &mut TcpStream) -> std::io::Result<String> {
 
 #[test]
 fn connections_may_be_idle_for_as_long_as_their_service_says() -> Result<()> {
-    let lab = begun("idle", 3)?;
-    let [one, two, three] = lab.hosts() else { bail!("three hosts") };
-    let worker = token(one, "worker")?;
-    for host in [two, three] {
-        join(host, &worker, "10.99.0.1:2377")?;
-    }
-    nodes_are(one, "three nodes are ready", &["Ready Leader", "Ready", "Ready"])?;
+    let lab = workers("idle")?;
+    let [one, _, three] = lab.hosts() else { bail!("three hosts") };
     for host in lab.hosts() {
         let set = "echo 1 > /proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established";
         host.exec(&["sh", "-c", set])?;
@@ -102,13 +97,21 @@ fn connections_may_be_idle_for_as_long_as_their_service_says() -> Result<()> {
     one.skep(&["service", "update", "-d", "--no-resolve-image", "--idle-timeout", "tcp=1s", "web"])?;
     all_have(lab.hosts(), &["tcp_1"])?;
     ensure!(one.docker(&["service", "ps", "-q", "web"])? == tasks, "the same tasks");
-    let ended = three.at(None, || {
+    let mut stream = three.at(None, || {
         let mut stream = TcpStream::connect("10.99.0.1:8080")?;
         stream.set_read_timeout(Some(Duration::from_secs(20)))?;
         ask(&mut stream)?;
-        std::thread::sleep(Duration::from_secs(3));
-        Ok(ask(&mut stream).err().map(|e| e.kind()))
+        Ok(stream)
     })?;
+    let from = format!("sport={}", stream.local_addr()?.port());
+    eventually("the connection is forgotten", LONG, || {
+        for host in lab.hosts() {
+            let kept = host.exec(&["cat", "/proc/net/nf_conntrack"])?;
+            ensure!(!kept.split_whitespace().any(|w| w == from), "host {}: {kept}", host.number);
+        }
+        Ok(())
+    })?;
+    let ended = ask(&mut stream).err().map(|e| e.kind());
     ensure!(ended == Some(std::io::ErrorKind::ConnectionReset), "{ended:?}");
     for host in lab.hosts() {
         host.skep(&["system", "check"])?;

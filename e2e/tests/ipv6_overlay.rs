@@ -4,7 +4,9 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
-use skep_e2e::swarm::{LONG, begun, create, hostname, join, nodes_are, refused, token, wait_running, within};
+use skep_e2e::swarm::{
+    LONG, begun, create, hostname, join, nodes_are, refused, token, wait_running, within, workers,
+};
 use skep_e2e::{Host, eventually};
 
 const SERVE: [&str; 3] = ["whoami:1", "/skep", "whoami"];
@@ -45,13 +47,8 @@ fn traces(host: &Host) -> Result<String> {
 
 #[test]
 fn services_and_containers_reach_each_other_by_ipv6() -> Result<()> {
-    let lab = begun("six", 3)?;
-    let worker = token(lab.host(1), "worker")?;
-    for number in [2, 3] {
-        join(lab.host(number), &worker, "10.99.0.1:2377")?;
-    }
+    let lab = workers("six")?;
     let (one, two, three) = (lab.host(1), lab.host(2), lab.host(3));
-    nodes_are(one, "three nodes are ready", &["Ready Leader", "Ready", "Ready"])?;
     for host in lab.hosts() {
         let addr = format!("2001:db8:99::{}/64", host.number);
         host.exec(&["ip", "addr", "add", &addr, "dev", "eth0", "nodad"])?;

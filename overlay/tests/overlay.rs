@@ -77,6 +77,16 @@ struct Swarm {
 const DOOR: Ipv4Addr = Ipv4Addr::new(10, 67, 0, 1);
 
 impl Swarm {
+    /// Whether the check finds what somebody else broke on a node. The plane's own, every 30 s, may have come first and
+    /// repaired it: not twice in a row.
+    pub fn notices(&self, node: usize, breakage: &str) -> bool {
+        let seen = || {
+            self.hosts[node].sh(breakage);
+            !self.hosts[node].run(self.planes[node].check()).expect("check").is_empty()
+        };
+        seen() || seen()
+    }
+
     fn new() -> Self {
         let hosts = [Host::new(), Host::new()];
         let client = Host::new();

@@ -114,6 +114,16 @@ impl Record {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Makes a service, and notes what came of it.
+    pub async fn make(&self, control: &ControlHandle, what: &str, spec: v1::ServiceSpec) {
+        let request = tonic::Request::new(v1::CreateServiceRequest { spec: Some(spec) });
+        let told = match self.timely(what, control.create_service(request)).await {
+            Ok(_) => "made".to_owned(),
+            Err(status) => status.message().to_owned(),
+        };
+        self.trace.add(format!("{what}: {told}"));
+    }
+
     /// Waits for an answer, which must come in time.
     pub async fn timely<T>(&self, what: &str, call: impl Future<Output = T>) -> T {
         let began = tokio::time::Instant::now();

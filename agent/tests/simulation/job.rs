@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use skep_manager::control::ControlHandle;
 use skep_manager::store::StoreView;
-use skep_proto::v1::control_server::Control;
 use skep_proto::v1::service_spec::Mode;
 use skep_proto::v1::{self, RunOutcome};
 
@@ -43,12 +42,7 @@ impl JobCommand {
             schedule: Some(schedule),
             ..Default::default()
         };
-        let request = tonic::Request::new(v1::CreateServiceRequest { spec: Some(spec) });
-        let told = match self.record.timely("a job", control.create_service(request)).await {
-            Ok(_) => "made".to_owned(),
-            Err(status) => status.message().to_owned(),
-        };
-        self.record.trace.add(format!("the job: {told}"));
+        self.record.make(&control, "the job", spec).await;
     }
 }
 

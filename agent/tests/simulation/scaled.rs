@@ -5,7 +5,6 @@ use std::sync::Arc;
 use skep_manager::control::ControlHandle;
 use skep_manager::store::StoreView;
 use skep_proto::v1;
-use skep_proto::v1::control_server::Control;
 use skep_proto::v1::service_spec::Mode;
 
 use crate::client::{Record, Want, want_of};
@@ -40,12 +39,7 @@ impl ScaledCommand {
             }),
             ..Default::default()
         };
-        let request = tonic::Request::new(v1::CreateServiceRequest { spec: Some(spec) });
-        let told = match self.record.timely("a service", control.create_service(request)).await {
-            Ok(_) => "made".to_owned(),
-            Err(status) => status.message().to_owned(),
-        };
-        self.record.trace.add(format!("the scaled service: {told}"));
+        self.record.make(&control, "the scaled service", spec).await;
     }
 }
 

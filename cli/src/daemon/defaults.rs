@@ -7,6 +7,8 @@ use clap::Args;
 use serde::Deserialize;
 use skep_engine::{Defaults, UlimitConfig};
 
+use super::file::File;
+
 /// The flags.
 #[derive(Args, Clone, Debug, Default)]
 pub struct DefaultArgs {
@@ -30,18 +32,6 @@ pub struct DefaultArgs {
     pub default_shm_size: Option<String>,
     /// Keep containers' processes from gaining privileges, unless they say otherwise
     #[arg(long)]
-    pub no_new_privileges: bool,
-}
-
-/// The same in the file.
-#[derive(Clone, Debug, Default)]
-pub struct DefaultKeys {
-    pub default_ulimits: Ulimits,
-    pub dns: Vec<String>,
-    pub dns_search: Vec<String>,
-    pub dns_opts: Vec<String>,
-    pub init: bool,
-    pub default_shm_size: Option<Size>,
     pub no_new_privileges: bool,
 }
 
@@ -111,17 +101,17 @@ pub enum Size {
 }
 
 /// Decides from both; flags win, and lists are joined, the file's first.
-pub fn decide(args: DefaultArgs, file: DefaultKeys) -> Result<Defaults> {
-    let dns = [file.dns, args.dns].concat();
+pub fn decide(args: DefaultArgs, file: &File) -> Result<Defaults> {
+    let dns = [file.dns.clone(), args.dns].concat();
     let server = |text: &String| {
         text.parse().map_err(|_| anyhow::anyhow!("--dns {text:?}: want the IP address of a name server"))
     };
-    let size = args.default_shm_size.map(Size::Text).or(file.default_shm_size);
+    let size = args.default_shm_size.map(Size::Text).or_else(|| file.default_shm_size.clone());
     Ok(Defaults {
-        ulimits: ulimits(file.default_ulimits, args.default_ulimits)?,
+        ulimits: ulimits(file.default_ulimits.clone(), args.default_ulimits)?,
         dns: dns.iter().map(server).collect::<Result<_>>()?,
-        dns_search: [file.dns_search, args.dns_search].concat(),
-        dns_options: [file.dns_opts, args.dns_opts].concat(),
+        dns_search: [file.dns_search.clone(), args.dns_search].concat(),
+        dns_options: [file.dns_opts.clone(), args.dns_opts].concat(),
         init: args.init || file.init,
         shm_size: size.map(shm_size).transpose()?,
         no_new_privileges: args.no_new_privileges || file.no_new_privileges,
@@ -179,7 +169,7 @@ mod tests {
     fn default_ulimits_have_names_and_values_that_go_together() {
         let with = |texts: &[&str]| {
             let default_ulimits = texts.iter().map(|t| (*t).to_owned()).collect();
-            decide(DefaultArgs { default_ulimits, ..Default::default() }, DefaultKeys::default())
+            decide(DefaultArgs { default_ulimits, ..Default::default() }, &File::default())
         };
         let all = with(&["nofile=1:2", "core=0", "nofile=3:-1"]).expect("valid").ulimits;
         assert_eq!((all.len(), all[1].soft, all[1].hard), (2, 3, -1));
@@ -188,7 +178,7 @@ mod tests {
         }
         let tables = |json: &str| {
             let default_ulimits = serde_json::from_str(json).expect("read");
-            decide(DefaultArgs::default(), DefaultKeys { default_ulimits, ..Default::default() })
+            decide(DefaultArgs::default(), &File { default_ulimits, ..Default::default() })
         };
         let docker = r#"{ "nofile": { "Name": "nofile", "Hard": 64000, "Soft": 32000 } }"#;
         let limit = UlimitConfig { name: "nofile".into(), soft: 32000, hard: 64000 };
@@ -204,25 +194,25 @@ mod tests {
     fn lists_are_joined_and_what_is_no_value_is_refused_by_its_flag() {
         let strings = |texts: &[&str]| texts.iter().map(|t| (*t).to_owned()).collect::<Vec<_>>();
         let args = || DefaultArgs { dns: strings(&["fd00::53"]), ..Default::default() };
-        let file = DefaultKeys {
+        let file = File {
             dns: strings(&["10.0.0.53"]),
             default_shm_size: Some(Size::Text("1m".into())),
             ..Default::default()
         };
-        let decided = decide(args(), file.clone()).expect("valid");
+        let decided = decide(args(), &file).expect("valid");
         assert_eq!(
             decided.dns.iter().map(ToString::to_string).collect::<Vec<_>>(),
             ["10.0.0.53", "fd00::53"]
         );
         assert_eq!(decided.shm_size, Some(1 << 20));
         let own = DefaultArgs { default_shm_size: Some("2m".into()), ..args() };
-        assert_eq!(decide(own, file.clone()).expect("valid").shm_size, Some(2 << 20));
+        assert_eq!(decide(own, &file).expect("valid").shm_size, Some(2 << 20));
         for (flag, bad) in [
             ("--dns \"here\"", DefaultArgs { dns: strings(&["here"]), ..Default::default() }),
             ("--default-shm-size \"0\"", DefaultArgs { default_shm_size: Some("0".into()), ..args() }),
             ("--default-shm-size \"big\"", DefaultArgs { default_shm_size: Some("big".into()), ..args() }),
         ] {
-            assert!(error(decide(bad, file.clone())).contains(flag), "{flag}");
+            assert!(error(decide(bad, &file)).contains(flag), "{flag}");
         }
     }
 }

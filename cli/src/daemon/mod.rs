@@ -4,6 +4,7 @@
 mod address;
 mod defaults;
 mod description;
+mod file;
 mod instance;
 mod membership;
 mod metrics;

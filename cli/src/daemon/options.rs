@@ -2,18 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use serde::Deserialize;
 use skep_api::TlsFiles;
 use skep_engine::{CDI_SPEC_DIRS, Defaults, IdMaps, LogConfig, Runtimes};
 use skep_overlay::desired::Cidr6;
 use skep_proto::privileges::Privilege;
 use skep_proto::v1::GenericResource;
 
-use super::defaults::{self, DefaultArgs, DefaultKeys, Size, Ulimits};
+use super::defaults::{self, DefaultArgs};
+use super::file;
 use super::{runtimes, userns};
 use crate::generic_resource;
 
@@ -121,54 +121,6 @@ pub struct DaemonArgs {
     pub host_gateway_ips: Vec<String>,
 }
 
-/// The configuration file. An unknown key is an error that names it.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-struct File {
-    hosts: Vec<String>,
-    data_root: Option<PathBuf>,
-    exec_root: Option<PathBuf>,
-    pidfile: Option<PathBuf>,
-    log_level: Option<String>,
-    cgroup_parent: Option<String>,
-    log_driver: Option<String>,
-    log_opts: BTreeMap<String, String>,
-    labels: Vec<String>,
-    insecure_registries: Vec<String>,
-    registry_mirrors: Vec<String>,
-    runtimes: BTreeMap<String, runtimes::Entry>,
-    default_runtime: Option<String>,
-    metrics_addr: Option<String>,
-    userns_remap: Option<String>,
-    default_ulimits: Ulimits,
-    dns: Vec<String>,
-    dns_search: Vec<String>,
-    dns_opts: Vec<String>,
-    init: bool,
-    default_shm_size: Option<Size>,
-    no_new_privileges: bool,
-    /// What Skep does, whatever is said.
-    live_restore: Option<bool>,
-    cpu_rt_runtime: Option<i64>,
-    cpu_rt_period: Option<i64>,
-    cdi_spec_dirs: Vec<PathBuf>,
-    node_generic_resources: Vec<String>,
-    image_share_rate: Option<String>,
-    allow_in_services: Vec<String>,
-    ipv6: bool,
-    fixed_cidr_v6: Option<String>,
-    /// Docker's name for one.
-    host_gateway_ip: Option<String>,
-    host_gateway_ips: Vec<String>,
-    debug: bool,
-    experimental: bool,
-    tls: bool,
-    tlsverify: bool,
-    tlscacert: Option<PathBuf>,
-    tlscert: Option<PathBuf>,
-    tlskey: Option<PathBuf>,
-}
-
 /// Everything decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -254,7 +206,8 @@ impl Host {
 impl Config {
     /// Decides from flags and file, and makes the directories.
     pub fn decide(args: DaemonArgs) -> Result<Self> {
-        let file = read(args.config_file.as_deref())?;
+        let file = file::read(args.config_file.as_deref())?;
+        let defaults = defaults::decide(args.defaults, &file)?;
         let exec_root = directory(args.exec_root.or(file.exec_root).unwrap_or_else(|| "/run/skep".into()))?;
         let data_root =
             directory(args.data_root.or(file.data_root).unwrap_or_else(|| "/var/lib/skep".into()))?;
@@ -298,18 +251,6 @@ impl Config {
         if file.live_restore == Some(false) {
             bail!("live-restore = false: containers outlive the daemon here; `skep dev` ends what it ran");
         }
-        let defaults = defaults::decide(
-            args.defaults,
-            DefaultKeys {
-                default_ulimits: file.default_ulimits,
-                dns: file.dns,
-                dns_search: file.dns_search,
-                dns_opts: file.dns_opts,
-                init: file.init,
-                default_shm_size: file.default_shm_size,
-                no_new_privileges: file.no_new_privileges,
-            },
-        )?;
         let log = log(args.log_driver.or(file.log_driver), file.log_opts, &args.log_opts)?;
         Ok(Self {
             log,
@@ -451,30 +392,6 @@ fn tls(
     Ok(Some(TlsFiles { ca: ca.filter(|_| verify), cert, key }))
 }
 
-/// Where the file is looked for.
-const FILES: [&str; 2] = ["/etc/skep/daemon.toml", "/etc/skep/daemon.json"];
-
-fn read(path: Option<&Path>) -> Result<File> {
-    let there: Vec<&Path> = FILES.map(Path::new).into_iter().filter(|p| p.exists()).collect();
-    let path = match (path, &there[..]) {
-        (Some(path), _) => path,
-        (None, []) => return Ok(File::default()),
-        (None, [path]) => path,
-        (None, _) => bail!("there are {}: keep one, or name it with --config-file", FILES.join(" and ")),
-    };
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("read configuration file {}", path.display()))?;
-    let is_json = path.extension().is_some_and(|e| e == "json");
-    let parsed = if is_json {
-        // As dockerd takes an empty one.
-        let text = if text.trim().is_empty() { "{}" } else { text.as_str() };
-        serde_json::from_str(text).map_err(anyhow::Error::from)
-    } else {
-        toml::from_str(&text).map_err(anyhow::Error::from)
-    };
-    parsed.with_context(|| format!("configuration file {}", path.display()))
-}
-
 fn directory(path: PathBuf) -> Result<PathBuf> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new()
@@ -501,6 +418,8 @@ fn free_of_conflicts(labels: Vec<String>) -> Result<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn args(dir: &Path) -> DaemonArgs {

@@ -2,27 +2,12 @@
 //! clients.
 
 use anyhow::{Context, Result, ensure};
-use skep_e2e::swarm::{LONG, hostname, refused, within};
-use skep_e2e::{Host, Lab, eventually};
+use skep_e2e::swarm::{hostname, refused, within};
+use skep_e2e::{Host, Lab};
 
 use crate::compare::Compare;
+use crate::served::{inspect, run};
 use crate::{docker, lab, skep};
-
-const SERVE: [&str; 3] = ["whoami:1", "/skep", "whoami"];
-
-fn run(host: &Host, name: &str, more: &[&str]) -> Result<()> {
-    let first = ["run", "-d", "--name", name, "--hostname", name];
-    host.docker(&[&first[..], more, &SERVE].concat())?;
-    eventually(&format!("{name} listens"), LONG, || {
-        let log = host.docker(&["logs", name])?;
-        ensure!(log.contains("listening on port"), "{log}");
-        Ok(())
-    })
-}
-
-fn inspect(host: &Host, container: &str, template: &str) -> Result<String> {
-    Ok(host.docker(&["inspect", "-f", template, container])?.trim().to_owned())
-}
 
 const CURL: [&str; 4] = ["curl", "-gsS", "--max-time", "3"];
 

@@ -1,27 +1,12 @@
 //! Networks with IPv6 of one host, with both clients: made, joined, published, looked up, kept over a restart.
 
 use anyhow::{Result, ensure};
-use skep_e2e::swarm::{LONG, hostname, refused, within};
-use skep_e2e::{Host, eventually};
+use skep_e2e::Host;
+use skep_e2e::swarm::{hostname, refused, within};
 
 use crate::compare::Compare;
 use crate::lab;
-
-const SERVE: [&str; 3] = ["whoami:1", "/skep", "whoami"];
-
-fn run(host: &Host, name: &str, more: &[&str]) -> Result<()> {
-    let first = ["run", "-d", "--name", name, "--hostname", name];
-    host.docker(&[&first[..], more, &SERVE].concat())?;
-    eventually(&format!("{name} listens"), LONG, || {
-        let log = host.docker(&["logs", name])?;
-        ensure!(log.contains("listening on port"), "{log}");
-        Ok(())
-    })
-}
-
-fn inspect(host: &Host, container: &str, template: &str) -> Result<String> {
-    Ok(host.docker(&["inspect", "-f", template, container])?.trim().to_owned())
-}
+use crate::served::{SERVE, inspect, run};
 
 fn answers(host: &Host, url: &str, name: &str) -> Result<()> {
     let who = hostname(&host.exec(&["curl", "-sS", "--max-time", "5", url])?)?;

@@ -21,6 +21,7 @@ mod ports6;
 mod refused;
 mod runtimes;
 mod saved;
+mod served;
 mod storage;
 mod swarm;
 mod usage;

@@ -11,19 +11,9 @@ use skep_e2e::{Host, eventually};
 
 use crate::compare::Compare;
 use crate::lab;
+use crate::served::{SERVE, run};
 
-const SERVE: [&str; 3] = ["whoami:1", "/skep", "whoami"];
 const HERE: &str = "fd99::1";
-
-fn run(host: &Host, name: &str, more: &[&str]) -> Result<()> {
-    let first = ["run", "-d", "--name", name, "--hostname", name];
-    host.docker(&[&first[..], more, &SERVE].concat())?;
-    eventually(&format!("{name} listens"), LONG, || {
-        let log = host.docker(&["logs", name])?;
-        ensure!(log.contains("listening on port"), "{log}");
-        Ok(())
-    })
-}
 
 fn get(host: &Host, addr: &str, port: u16) -> Result<String> {
     hostname(&host.exec(&["curl", "-sS", "--max-time", "10", &format!("http://[{addr}]:{port}/")])?)

@@ -15,6 +15,7 @@ mod run_options;
 mod services;
 mod validate;
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
@@ -223,9 +224,15 @@ fn lookup(error: LookupError) -> Status {
 /// An update must name the version it was based on. Clients look for the first words of the refusal.
 fn check_version(what: &str, meta: Option<&v1::Meta>, version: u64) -> Result<(), Status> {
     let now = meta.map_or(0, |m| m.version);
-    if now == version {
+    check_between(what, now..=now, version)
+}
+
+/// The same where it may be based on any of these versions, the last of which is the present one.
+fn check_between(what: &str, versions: RangeInclusive<u64>, version: u64) -> Result<(), Status> {
+    if versions.contains(&version) {
         return Ok(());
     }
+    let now = *versions.end();
     // One that is being written has no version of its own yet.
     let now = if now > FORESEEN { "being changed".to_owned() } else { format!("at version {now}") };
     Err(Status::aborted(format!(

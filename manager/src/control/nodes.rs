@@ -3,7 +3,7 @@
 use skep_proto::v1::{self, NodeRole};
 use tonic::Status;
 
-use super::{check_version, lookup, read, validate};
+use super::{check_between, lookup, read, validate};
 use crate::context::Context;
 use crate::store::StoreView;
 use crate::store::change::{put, remove_node};
@@ -31,9 +31,7 @@ pub(super) fn changes(
     let node = view.find_node(&request.id).map_err(lookup)?;
     // A node says much of itself, and more than ever as its role changes: only another specification is in the way.
     let versions = node.spec_version..=node.meta.as_ref().map_or(0, |m| m.version);
-    if !versions.contains(&request.version) {
-        check_version(&format!("node {}", node.id), node.meta.as_ref(), request.version)?;
-    }
+    check_between(&format!("node {}", node.id), versions, request.version)?;
     let before = node.spec.as_ref().map_or(NodeRole::Worker, v1::NodeSpec::role);
     if before == NodeRole::Manager && spec.role() == NodeRole::Worker {
         demotable(ctx, view, node)?;

@@ -167,11 +167,7 @@ pub fn idle_timeouts() {
         format!("nft flush chain ip6 skep_{instance} idle"),
     ];
     for breakage in breakages {
-        let seen = || {
-            swarm.hosts[0].sh(&breakage);
-            !swarm.hosts[0].run(swarm.planes[0].check()).expect("check").is_empty()
-        };
-        assert!(seen() || seen(), "unseen: {breakage}");
+        assert!(swarm.notices(0, &breakage), "unseen: {breakage}");
         swarm.hosts[0].run(swarm.planes[0].reconcile()).expect("reconcile");
         swarm.check();
     }

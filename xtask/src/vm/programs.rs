@@ -55,7 +55,7 @@ pub struct Test {
 /// Builds the tests, and what they look for beside themselves.
 pub fn build_tests(wanted: &[(&'static str, &'static str)]) -> Result<Vec<Test>> {
     // The whole workspace each time: with other sets of packages cargo would build the dependencies anew.
-    let helpers = ["--bin", "skep", "--bin", "skep-lab-init", "--example", "shim"];
+    let helpers = ["--bin", "skep", "--bin", "skep-lab-init", "--examples"];
     build::cargo(&[&["build", "--quiet", "--workspace"][..], &helpers].concat())?;
     let mut args = vec!["test", "--quiet", "--workspace", "--no-run", "--message-format=json"];
     for (name, _) in wanted {
