@@ -190,13 +190,14 @@ fn services_that_cannot_be_are_refused_or_say_what_they_wait_for() -> Result<()>
     let body = service("web", "9", "whoami:1", "");
     is(&one.request("POST", &update, &body)?, 409, &["update out of sequence", "web", version])?;
     is(&one.request("POST", &update.replace(version, "x"), &body)?, 400, &["version"])?;
-    let node = one.docker(&["node", "inspect", "-f", "{{.ID}}", "self"])?;
-    let update = format!("/v1.50/nodes/{}/update?version=1", node.trim());
-    is(
-        &one.request("POST", &update, r#"{"Role":"manager","Availability":"drain"}"#)?,
-        409,
-        &["update out of sequence"],
-    )?;
+    let inspected = one.docker(&["node", "inspect", "-f", "{{.ID}} {{.Version.Index}}", "self"])?;
+    let (node, version) = inspected.trim().split_once(' ').context("ID and version")?;
+    one.docker(&["node", "update", "--label-add", "a=1", node])?;
+    let drain = r#"{"Role":"manager","Availability":"drain"}"#;
+    for version in [version, "999999999"] {
+        let update = format!("/v1.50/nodes/{node}/update?version={version}");
+        is(&one.request("POST", &update, drain)?, 409, &["update out of sequence", node, version])?;
+    }
 
     // Bodies that are no requests.
     for body in ["", "{", "[]", r#"{"Name":7}"#, r#"{"Nmae":"x"}"#] {
