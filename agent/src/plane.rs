@@ -126,6 +126,8 @@ fn network(view: &v1::NetworkView) -> Result<desired::Network, String> {
             endpoint: p.endpoint.parse().map_err(|e| text(e, &p.endpoint))?,
             public_key: p.wireguard_public_key.clone(),
             keeps_client_address: p.keeps_client_address,
+            keeps_client_address6: p.keeps_client_address6,
+            addresses: p.addresses.iter().filter_map(|a| a.parse().ok()).collect(),
             overlay_addr: p.overlay_addr.parse().map_err(|e| text(e, &p.overlay_addr))?,
             overlay_addr6: six(&p.overlay_addr6)?,
         });

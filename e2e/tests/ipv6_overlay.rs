@@ -1,13 +1,15 @@
-//! Overlay networks with IPv6 beside IPv4 over three hosts: services and containers by names and addresses, apart from
-//! other networks, under a daemon that is killed; and in the end nothing is left.
+//! Overlay networks with IPv6 beside IPv4 over several hosts: services and containers by names and addresses, apart from
+//! other networks, under a daemon that is killed, and by published ports; and in the end nothing is left.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use skep_e2e::swarm::{
     LONG, begun, create, hostname, join, nodes_are, refused, token, wait_running, within, workers,
 };
-use skep_e2e::{Host, eventually};
+use skep_e2e::{Host, Load, eventually};
 
 const SERVE: [&str; 3] = ["whoami:1", "/skep", "whoami"];
 
@@ -193,11 +195,13 @@ fn published_ports_answer_by_ipv6_where_the_ingress_network_has_it() -> Result<(
         one.docker(&["network", "create", "-d", "overlay", "--ingress", "--ipv6", "ingress"]).map(drop)
     })?;
     one.docker(&["network", "create", "-d", "overlay", "plain"])?;
-    let more = ["--network", "plain", "--replicas-max-per-node", "1", "-p", "8080:80"];
-    create(one, "web", 2, &[&more[..], &["--hostname", "{{.Node.Hostname}}"]].concat())?;
+    let service = ["service", "create", "-d", "--no-resolve-image", "--name", "web", "--replicas", "2"];
+    let more = ["--network", "plain", "--replicas-max-per-node", "1", "-p", "8080:80", "--drain-time", "4s"];
+    let rest = ["--hostname", "{{.Node.Hostname}}", "whoami:1", "/skep", "whoami"];
+    one.skep(&[&service[..], &more, &rest].concat())?;
     wait_running(one, "web", 2)?;
 
-    // From outside: the task at hand sees the client, the other one the node that was asked.
+    // From outside: whichever node is asked, each task sees the client.
     let url = |addr: &str| format!("http://[{addr}]:8080/");
     let curl = |url: &str| ["curl", "-6", "-gsS", "--max-time", "3", url].map(str::to_owned);
     let both = |what: &str, ask: &dyn Fn() -> Result<String>| {
@@ -210,13 +214,22 @@ fn published_ports_answer_by_ipv6_where_the_ingress_network_has_it() -> Result<(
             Ok(())
         })
     };
-    for host in lab.hosts() {
-        let outside = curl(&url(&format!("2001:db8:99::{}", host.number)));
+    for (host, other) in [(one, two), (two, one)] {
+        let at = |host: &Host| format!("2001:db8:99::{}", host.number);
+        let outside = curl(&url(&at(host)));
         let outside: Vec<&str> = outside.iter().map(String::as_str).collect();
         both("from outside", &|| {
             let body = lab.outside(&outside)?;
-            let seen = body.contains("RemoteAddr: [2001:db8:99::fe]:");
-            ensure!(seen == (hostname(&body)? == host.name), "{body}");
+            ensure!(body.contains("RemoteAddr: [2001:db8:99::fe]:"), "{body}");
+            Ok(body)
+        })?;
+        // A process of a node reaches also the task of its own node by the other one, which sees that.
+        let around = curl(&url(&at(other)));
+        let around: Vec<&str> = around.iter().map(String::as_str).collect();
+        both("by the other node", &|| {
+            let body = host.exec(&around)?;
+            let seen = body.contains(&format!("RemoteAddr: [{}]:", at(host)));
+            ensure!(seen != (hostname(&body)? == host.name), "{body}");
             Ok(body)
         })?;
         let loopback = curl(&url("::1"));
@@ -226,6 +239,40 @@ fn published_ports_answer_by_ipv6_where_the_ingress_network_has_it() -> Result<(
         both("by IPv4", &|| host.exec(&four))?;
         in_order(host)?;
     }
+
+    // On one address of the second host only, of a task that the first one runs.
+    let flag = format!("published=8081,target=80,host_ip=2001:db8:99::{}", two.number);
+    let at_one = format!("node.hostname=={}", one.name);
+    let create = ["service", "create", "-d", "--no-resolve-image", "--name", "own", "--constraint", &at_one];
+    let more = ["--idle-timeout", "1h", "--publish", &flag, "whoami:1", "/skep", "whoami"];
+    one.skep(&[&create[..], &more].concat())?;
+    wait_running(one, "own", 1)?;
+    let asked = |host: &Host| {
+        let url = format!("http://[2001:db8:99::{}]:8081/", host.number);
+        lab.outside(&["curl", "-6", "-gsS", "--max-time", "3", &url])
+    };
+    eventually("the address that is named answers, across hosts", LONG, || {
+        let body = asked(two)?;
+        ensure!(body.contains("RemoteAddr: [2001:db8:99::fe]:"), "{body}");
+        Ok(())
+    })?;
+    ensure!(asked(one).is_err(), "no other address does");
+    lab.hosts().iter().try_for_each(in_order)?;
+    one.docker(&["service", "rm", "own"])?;
+
+    // Connections outlive the drain of their task's node.
+    let doors = lab.hosts().iter().map(|h| format!("[2001:db8:99::{}]:8080", h.number).parse());
+    let doors = doors.collect::<Result<Vec<SocketAddr>, _>>()?;
+    let load = Load::start(lab.outside_netns(), doors, Duration::from_millis(500));
+    load.wait_for(100)?;
+    one.docker(&["node", "update", "--availability", "drain", &two.name])?;
+    eventually("the drained node is empty", LONG, || {
+        let left = two.docker(&["ps", "-q"])?;
+        ensure!(left.is_empty(), "{left}");
+        Ok(())
+    })?;
+    load.wait_for(100)?;
+    println!("{} requests, none failed", load.finish()?);
     one.docker(&["service", "rm", "web"])?;
     for host in lab.hosts() {
         eventually("nobody answers any more", LONG, || {

@@ -24,6 +24,12 @@ pub struct Peer {
     /// It takes published connections with the client's address on them.
     #[serde(default)]
     pub keeps_client_address: bool,
+    /// Those of IPv6 as well.
+    #[serde(default)]
+    pub keeps_client_address6: bool,
+    /// Addresses that are its own, outside of the overlay; told in the ingress network only.
+    #[serde(default)]
+    pub addresses: BTreeSet<IpAddr>,
 }
 
 /// A task that may receive new connections.

@@ -10,15 +10,19 @@ mod doors;
 mod figures;
 mod names;
 mod networks;
+mod own;
 mod reaper;
 mod solo;
 mod swarm;
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::sys::socket::SockProtocol;
+use tokio::sync::watch;
 
 pub use check::Report;
 pub use figures::Figures;
@@ -61,6 +65,8 @@ struct Inner {
     reaper: reaper::Reaper,
     dns: names::NameServers,
     figures: figures::Counters,
+    /// Addresses of this host.
+    addresses: watch::Sender<BTreeSet<IpAddr>>,
     stop: tokio_util::sync::CancellationToken,
 }
 
@@ -170,7 +176,7 @@ impl DataPlane {
                 tracing::warn!(container = record.name, %error, "container has no DNS");
             }
         }
-        tokio::spawn(plane.inner.clone().follow_doors());
+        tokio::spawn(plane.inner.clone().follow_addresses());
         let inner = plane.inner.clone();
         tokio::spawn(async move { inner.keep().await });
         Ok(plane)
@@ -204,6 +210,7 @@ impl DataPlane {
         state.generation = 1;
         state.has_timeouts = rules.have_timeouts(&names);
         state.has_mesh = !options.solo && reconcile::probe(&names);
+        state.has_ipv6 = sysctl::knows_ipv6();
         let inner = Inner {
             names,
             store,
@@ -218,9 +225,11 @@ impl DataPlane {
             reaper: reaper::Reaper::default(),
             dns: names::NameServers::new(),
             figures: figures::Counters::default(),
+            addresses: watch::Sender::default(),
             stop: tokio_util::sync::CancellationToken::new(),
             options,
         };
+        inner.note_addresses()?;
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -237,6 +246,12 @@ impl DataPlane {
     /// Whether connections to published ports come to tasks here with the client's address on them.
     pub fn keeps_client_address(&self) -> bool {
         self.inner.state().has_mesh
+    }
+
+    /// Whether those of IPv6 do.
+    pub fn keeps_client_address6(&self) -> bool {
+        let state = self.inner.state();
+        state.has_mesh && state.has_ipv6
     }
 
     /// Removes what [`DataPlane::check`] finds now, instead of at the next half minute.
@@ -408,6 +423,7 @@ impl Inner {
                 _ = ticks.tick() => {}
             }
             self.refresh_upstreams().await;
+            self.follow_own().await;
             let plane = DataPlane { inner: self.clone() };
             let outcome = plane.reconcile().await;
             self.figures.compared(outcome.is_ok());

@@ -232,6 +232,8 @@ pub struct State {
     pub tunnel_mtu: Option<u16>,
     /// The kernel has what the ingress mesh needs (VXLAN).
     pub has_mesh: bool,
+    /// The kernel has IPv6.
+    pub has_ipv6: bool,
     /// The kernel has timeouts of single connections.
     pub has_timeouts: bool,
     /// Addresses of the interfaces that swarm ports are open on; none of one that this host has not.
@@ -281,7 +283,8 @@ impl State {
 
     /// This node's part of the ingress mesh.
     pub fn mesh(&self, names: &Names) -> Option<Mesh> {
-        self.swarm.as_ref().filter(|_| self.has_mesh).and_then(|s| Mesh::of(&s.desired, names))
+        let swarm = self.swarm.as_ref().filter(|_| self.has_mesh)?;
+        Mesh::of(&swarm.desired, names, self.has_ipv6)
     }
 }
 

@@ -30,7 +30,7 @@ fn main() {
         std::process::exit(skep_overlay::wireguard_main(&args[2..]));
     }
     let filter = args.iter().skip(1).filter_map(|a| a.to_str()).find(|a| !a.starts_with('-'));
-    let tests: [(&str, fn()); 12] = [
+    let tests: [(&str, fn()); 14] = [
         ("virtual_addresses", virtual_addresses),
         ("isolation", isolation),
         ("published_ports", published_ports),
@@ -41,7 +41,9 @@ fn main() {
         ("idle_timeouts", idle::idle_timeouts),
         ("doors", doors::doors),
         ("ipv6", six::ipv6),
-        ("ipv6_ports", six::ipv6_ports),
+        ("ipv6_ports", six::ports::ipv6_ports),
+        ("ipv6_client_addresses", six::ports::ipv6_client_addresses),
+        ("ipv6_small_underlay", six::ports::ipv6_small_underlay),
         ("ipv6_drift", six::ipv6_drift),
     ];
     if args.iter().any(|a| a == "--list") {
@@ -88,10 +90,16 @@ impl Swarm {
     }
 
     fn new() -> Self {
+        Self::on(|_| ())
+    }
+
+    /// On hosts that something was done to before.
+    fn on(prepare: impl Fn(&Host)) -> Self {
         let hosts = [Host::new(), Host::new()];
         let client = Host::new();
         hosts[0].connect(&hosts[1], "under", "10.66.0.1", "10.66.0.2");
         hosts[1].connect(&client, "side", "10.67.0.1", "10.67.0.9");
+        hosts.iter().for_each(prepare);
         let planes = [start(&hosts[0]), start(&hosts[1])];
         Self { hosts, client, planes }
     }
@@ -107,6 +115,8 @@ impl Swarm {
             overlay_addr: Ipv4Addr::new(10, 255, 0, other as u8 + 1),
             overlay_addr6: Some(six(255, other as u8 + 1)),
             keeps_client_address: self.planes[other].keeps_client_address(),
+            keeps_client_address6: self.planes[other].keeps_client_address6(),
+            addresses: self.planes[other].addresses().borrow().clone(),
         };
         let backend = |net: u8| {
             move |(node, host): &(usize, u8)| Backend {
@@ -539,7 +549,7 @@ fn restart_and_drift() {
 
 fn leaving() {
     let swarm = Swarm::new();
-    let list = "ip -o link | cut -d: -f2 | cut -d@ -f1 | sort; ip route; ip -6 route; nft list ruleset";
+    let list = "ip -o link | cut -d: -f2 | cut -d@ -f1 | sort; ip route; ip -6 route; ip rule; ip -6 rule; nft list ruleset";
     let before = swarm.hosts[0].sh(list);
     swarm.apply(&BACKENDS);
     swarm.container(0, &[1, 0], 70);

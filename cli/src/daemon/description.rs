@@ -35,6 +35,8 @@ pub fn describe(options: &NodeOptions, labels: &[String], exchange_port: u16) ->
         allows: allowed.iter().map(|p| p.word().to_owned()).collect(),
         wireguard_public_key: plane.public_key(),
         keeps_client_address: plane.keeps_client_address(),
+        keeps_client_address6: plane.keeps_client_address6(),
+        addresses: plane.addresses().borrow().iter().map(ToString::to_string).collect(),
         has_idle_timeouts: plane.has_idle_timeouts(),
         takes_tunnels: true,
         exchange_port: exchange_port.into(),

@@ -40,6 +40,9 @@ pub(super) fn compute(
         if !network.subnet6.is_empty() {
             peer.overlay_addr6 = v6::of_node(cluster_id, &peer.overlay_addr);
         }
+        if !spec.ingress {
+            peer.addresses.clear();
+        }
         peer
     });
     let peers = peers.collect();
@@ -84,6 +87,8 @@ pub(super) fn peer(node: &v1::Node, port: u32) -> Option<v1::OverlayPeer> {
         overlay_addr: node.overlay_addr.clone(),
         overlay_addr6: String::new(),
         keeps_client_address: description.keeps_client_address,
+        keeps_client_address6: description.keeps_client_address6,
+        addresses: description.addresses.clone(),
     })
 }
 

@@ -2,18 +2,32 @@
 //! answers go back there. See [`crate::mesh`].
 
 use super::{FILTER, LOOPBACK, Links, MANGLE, RAW, base};
+use crate::cidr::Address;
 use crate::mesh::{MARK_MASK, Mesh};
-use crate::nft::{Builder, Chain, Direction, Field, INPUT, OUTPUT, POSTROUTING, PREROUTING, Rule, Set};
+use crate::nft::{
+    Builder, Chain, Direction, Family, Field, INPUT, OUTPUT, POSTROUTING, PREROUTING, Rule, Set,
+};
 use crate::state::State;
 use crate::vip;
 
 /// Chains of its own; without rules where there is no mesh.
 pub fn chains(mesh: Option<&Mesh>, links: &Links) -> [(&'static str, Chain); 5] {
     let rules = |make: fn(&Mesh, &Links) -> Vec<Rule>| mesh.map_or_else(Vec::new, |m| make(m, links));
+    let [track, unmark] = carried(Family::V4, mesh, links);
     [
         ("mesh_arrive", base("filter", PREROUTING, RAW, rules(arrive))),
         ("mesh_depart", base("filter", OUTPUT, RAW, rules(depart))),
         ("mesh_input", base("filter", INPUT, FILTER, rules(input))),
+        track,
+        unmark,
+    ]
+}
+
+/// Those of the packets that are carried, of a family. The packets around them are of IPv4.
+pub fn carried(family: Family, mesh: Option<&Mesh>, links: &Links) -> [(&'static str, Chain); 2] {
+    let rules =
+        |make: fn(Family, &Mesh, &Links) -> Vec<Rule>| mesh.map_or_else(Vec::new, |m| make(family, m, links));
+    [
         ("mesh_track", base("filter", PREROUTING, MANGLE, rules(track))),
         ("mesh_unmark", base("filter", POSTROUTING, MANGLE, rules(unmark))),
     ]
@@ -38,36 +52,48 @@ fn input(mesh: &Mesh, links: &Links) -> Vec<Rule> {
 }
 
 /// What arrives is marked too, so that a strict check of its source looks for the way back through the node.
-fn track(mesh: &Mesh, links: &Links) -> Vec<Rule> {
+fn track(family: Family, mesh: &Mesh, links: &Links) -> Vec<Rule> {
     let mark = (mesh.mark, MARK_MASK);
+    let to = |purpose| Rule::about(family, purpose);
     let way = |rule: Builder, direction| rule.goes(direction).tracked_by(mark).mark_as_tracked();
     vec![
-        Rule::to("connection by another node").iif(&links.mesh).starts().track_by_sender("mesh_nodes"),
-        way(Rule::to("mesh, to a task").iif(&links.mesh), Direction::Original),
-        way(Rule::to("mesh, back").iif(&links.routed), Direction::Reply),
+        to("connection by another node").iif(&links.mesh).starts().track_by_sender("mesh_nodes"),
+        way(to("mesh, to a task").iif(&links.mesh), Direction::Original),
+        way(to("mesh, back").iif(&links.routed), Direction::Reply),
     ]
 }
 
 /// The mark would choose the way of the packet around the packet, too.
-fn unmark(_: &Mesh, links: &Links) -> Vec<Rule> {
-    vec![Rule::to("mesh, on its way").oif(&links.mesh).unmark()]
+fn unmark(family: Family, _: &Mesh, links: &Links) -> Vec<Rule> {
+    vec![Rule::about(family, "mesh, on its way").oif(&links.mesh).unmark()]
 }
 
 /// Who may come by another node: what that translated, to a task.
-pub fn admitted(mesh: Option<&Mesh>, links: &Links) -> Option<Rule> {
+pub fn admitted(family: Family, mesh: Option<&Mesh>, links: &Links) -> Option<Rule> {
     let mesh = mesh?;
-    let rule = Rule::to("port published by another node").iif(&links.mesh);
+    let rule = Rule::about(family, "port published by another node").iif(&links.mesh);
     Some(rule.tracked_by((mesh.mark, MARK_MASK)).pair_in("mesh_tasks").accept())
 }
 
 /// Clients keep their addresses, but for those that mean another one on another node.
 pub fn sources(mesh: Option<&Mesh>, links: &Links) -> Vec<Rule> {
     let Some(mesh) = mesh else { return Vec::new() };
-    let out = |purpose| Rule::to(purpose).oif(&links.mesh);
-    vec![
-        out("another node, to its own task").pair_in("mesh_home").snat(mesh.local),
-        out("loopback into the mesh").from(LOOPBACK).snat(mesh.local),
-        out("bridge into the mesh").pair_in("mesh_local").snat(mesh.local),
+    let [home, bridge, others] = shared_sources(Family::V4, mesh.local, links);
+    let loopback = Rule::to("loopback into the mesh").oif(&links.mesh).from(LOOPBACK).snat(mesh.local);
+    vec![home, loopback, bridge, others]
+}
+
+/// The same of IPv6, where what comes from the loopback has another source already.
+pub fn sources6(mesh: Option<&Mesh>, links: &Links) -> Vec<Rule> {
+    let six = mesh.and_then(|m| m.six);
+    six.map_or_else(Vec::new, |six| shared_sources(Family::V6, six.local, links).into())
+}
+
+fn shared_sources<A: Address>(family: Family, local: A, links: &Links) -> [Rule; 3] {
+    let out = |purpose| Rule::about(family, purpose).oif(&links.mesh);
+    [
+        out("another node, to its own task").pair_in("mesh_home").snat(local),
+        out("bridge into the mesh").pair_in("mesh_local").snat(local),
         out("clients keep their addresses").accept(),
     ]
 }

@@ -379,7 +379,7 @@ fn guard(state: &State, maps: &SwarmMaps, links: &Links) -> Chain {
         Rule::to("same network").pair_in("same_network").accept(),
         Rule::to("from a host of the swarm").iif(&links.tunnel).source_in("nodes").accept(),
     ]);
-    rules.extend(mesh::admitted(mesh, links));
+    rules.extend(mesh::admitted(Family::V4, mesh, links));
     for (bridge, subnet) in bridges(state).filter(|(b, _)| !b.internal) {
         if bridge.open {
             let rule = links.not_in(Rule::to("open network").oif(&bridge.interface));

@@ -1,5 +1,4 @@
-//! The rules for IPv6: the same as for IPv4, but that the swarm's published ports lead to other nodes without the mesh,
-//! as the asked node's own connections; and what it takes that ports are reached by `::1`.
+//! The rules for IPv6: the same as for IPv4, and what it takes that ports are reached by `::1`.
 //!
 //! The kernel lets no packet with a loopback address in from another interface, and has no `route_localnet` for
 //! IPv6. So what the host sends from `::1` to a published port gets the address of the host in the container's
@@ -8,9 +7,10 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 
-use super::{DNAT, FILTER, Links, MANGLE, RAW, SNAT, base, idle, interface_key, opened};
+use super::{DNAT, FILTER, Links, MANGLE, RAW, SNAT, base, idle, interface_key, mesh, opened};
 use crate::cidr::{Cidr, Cidr6};
 use crate::desired::PublishedPort;
+use crate::mesh::Mesh;
 use crate::names::Names;
 use crate::nft::{
     Builder, Chain, FORWARD, Family, Field, INPUT, OUTPUT, POSTROUTING, PREROUTING, Rule, Set, Table,
@@ -42,11 +42,13 @@ pub fn table(state: &State, names: &Names, maps: &SwarmMaps) -> Table {
         ("confined", confined(state)),
         ("hairpin", hairpin(state)),
         ("opened", opened::ports6(state)),
+        ("mesh_local", mesh_local(state)),
         ("ports_any", ports_any),
         ("ports_one", ports_one),
         ("loopback", loopback(state)),
     ];
     let links = Links::of(state, names);
+    let mesh = maps.mesh.as_ref().filter(|m| m.six.is_some());
     let chains = [
         ("antispoof", antispoof(&links)),
         ("raw", raw()),
@@ -54,11 +56,12 @@ pub fn table(state: &State, names: &Names, maps: &SwarmMaps) -> Table {
         ("output", base("nat", OUTPUT, DNAT, translated(false))),
         ("mss", base("filter", FORWARD, MANGLE, mss(&links))),
         ("forward", forward(&links)),
-        ("guard", guard(state, maps, &links)),
+        ("guard", guard(state, maps, mesh, &links)),
         ("input", input(&links)),
-        ("postrouting", postrouting(state, &links)),
+        ("postrouting", postrouting(state, mesh, &links)),
     ];
-    let chains = chains.into_iter().chain(idle::chains(Family::V6, maps));
+    let chains = chains.into_iter().chain(mesh::carried(Family::V6, mesh, &links));
+    let chains = chains.chain(idle::chains(Family::V6, maps));
     Table {
         timeouts: maps.timeouts[1].clone(),
         sets: sets
@@ -192,6 +195,15 @@ fn hairpin(state: &State) -> Set {
     set
 }
 
+/// Addresses that other hosts may have too.
+fn mesh_local(state: &State) -> Set {
+    let mut set = Set::ranges(&[Field::Addr6, Field::Addr6]);
+    for (_, subnet) in networks(state) {
+        add_pair(&mut set, subnet, Cidr6::all());
+    }
+    set
+}
+
 /// By which address of the host a port that is published on `::1` is reached.
 fn loopback(state: &State) -> Set {
     let mut map = Set::map(&[Field::Protocol, Field::Port], &[Field::Addr6]);
@@ -266,20 +278,21 @@ fn mss(links: &Links) -> Vec<Rule> {
     vec![
         Rule::to6("segment size into the tunnel").oif(&links.tunnel).clamp_mss(),
         Rule::to6("segment size out of the tunnel").iif(&links.tunnel).clamp_mss(),
+        Rule::to6("segment size into the mesh").oif(&links.mesh).clamp_mss(),
         Rule::to6("segment size to a routed container").oif(&links.routed).clamp_mss(),
     ]
 }
 
 fn forward(links: &Links) -> Chain {
     let mut rules = Vec::new();
-    for link in links.all.iter().chain([&links.tunnel]) {
+    for link in links.all.iter().chain([&links.tunnel, &links.mesh]) {
         rules.push(Rule::to6("from a container").iif(link).goto("guard"));
         rules.push(Rule::to6("to a container").oif(link).goto("guard"));
     }
     base("filter", FORWARD, FILTER, rules)
 }
 
-fn guard(state: &State, maps: &SwarmMaps, links: &Links) -> Chain {
+fn guard(state: &State, maps: &SwarmMaps, mesh: Option<&Mesh>, links: &Links) -> Chain {
     let mut rules = vec![Rule::to6("known connection").established().accept()];
     rules.extend(idle::forgotten(Family::V6, maps));
     rules.extend([
@@ -287,6 +300,7 @@ fn guard(state: &State, maps: &SwarmMaps, links: &Links) -> Chain {
         Rule::to6("same network").pair_in("same_network").accept(),
         Rule::to6("from a host of the swarm").iif(&links.tunnel).source_in("nodes").accept(),
     ]);
+    rules.extend(mesh::admitted(Family::V6, mesh, links));
     rules.push(Rule::to6("internal networks only").source_in("confined").drop());
     for (bridge, subnet) in networks(state).filter(|(b, _)| !b.internal) {
         if bridge.open6 {
@@ -296,7 +310,8 @@ fn guard(state: &State, maps: &SwarmMaps, links: &Links) -> Chain {
         rules.extend(opened::admitted(Rule::to6, bridge, bridge.untranslated6, links));
     }
     for link in &links.all {
-        let out: Builder = links.not_out(Rule::to6("way out").iif(link)).oif_not(&links.tunnel);
+        let out: Builder = links.not_out(Rule::to6("way out").iif(link));
+        let out = out.oif_not(&links.tunnel).oif_not(&links.mesh);
         rules.push(out.pair_in("egress").accept());
     }
     rules.push(Rule::to6("anything else").drop());
@@ -307,13 +322,14 @@ fn input(links: &Links) -> Chain {
     let answer = |link: &String| {
         Rule::to6("answer to loopback").iif(link).from(LOOPBACK).set_destination(Ipv6Addr::LOCALHOST)
     };
-    let all = links.bridges.iter().chain([&links.routed, &links.tunnel]);
+    let all = links.bridges.iter().chain([&links.routed, &links.tunnel, &links.mesh]);
     base("filter", INPUT, LAST, all.map(answer).collect())
 }
 
-fn postrouting(state: &State, links: &Links) -> Chain {
+fn postrouting(state: &State, mesh: Option<&Mesh>, links: &Links) -> Chain {
     let mut rules =
         vec![Rule::to6("container that reached itself").pair_in("hairpin").translated().masquerade()];
+    rules.extend(mesh::sources6(mesh, links));
     rules.extend([
         Rule::to6("overlay keeps its addresses").oif(&links.tunnel).pair_in("same_network").accept(),
         Rule::to6("others enter the overlay as this host").oif(&links.tunnel).masquerade(),

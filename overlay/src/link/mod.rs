@@ -324,6 +324,12 @@ pub mod step {
         (format!("set up interface {index}"), Message::new(RTM_NEWLINK, 0, body))
     }
 
+    /// Gives the interface another MTU.
+    pub fn resize(index: u32, mtu: u32) -> (String, Message) {
+        let body = link_header(index, 0, 0).u32(IFLA_MTU, mtu);
+        (format!("set the MTU of interface {index}"), Message::new(RTM_NEWLINK, 0, body))
+    }
+
     /// Lets a bridge send a packet back where it came from: a container that reaches itself by a
     /// published port.
     pub fn hairpin(index: u32) -> (String, Message) {

@@ -56,7 +56,7 @@ pub struct Forward {
 
 /// A rule of ours that chooses a routing table.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Policy {
+pub struct Policy<A = Ipv4Addr> {
     /// Lower comes first.
     pub priority: u32,
     /// What it does.
@@ -66,7 +66,7 @@ pub struct Policy {
     /// For packets that are not so.
     pub unless: bool,
     /// For packets to there.
-    pub to: Option<Cidr>,
+    pub to: Option<Cidr<A>>,
 }
 
 /// What a [`Policy`] does.
@@ -114,18 +114,20 @@ impl Links {
         Ok(ours.collect())
     }
 
-    /// The routes by an interface, with their tables; none = the main table.
-    pub fn routes_by(&mut self, index: u32) -> Result<Vec<(Option<u32>, Route)>> {
-        let header = route_header(AF_INET, 0, 0);
+    /// The routes by an interface, with their tables; none = the main table. Of IPv6 those that are ours: the kernel makes
+    /// some itself.
+    pub fn routes_by<A: Address>(&mut self, index: u32) -> Result<Vec<(Option<u32>, Route<A>)>> {
+        let header = route_header(A::FAMILY, 0, 0);
         let replies = self.socket.dump(RTM_GETROUTE, header).map_err(Error::io("list", "routes"))?;
-        let ours = replies.iter().filter_map(|r| parse_route::<Ipv4Addr>(&r.payload));
+        let ours = replies.iter().filter_map(|r| parse_route::<A>(&r.payload));
         let ours = ours.filter(|r| r.index == index && r.kind == RTN_UNICAST);
+        let ours = ours.filter(|r| A::FAMILY == AF_INET || r.protocol == RTPROT_SKEP);
         Ok(ours.map(|r| ((!r.is_main()).then_some(r.table), r.route)).collect())
     }
 
     /// Rules of ours with these priorities.
-    pub fn policies(&mut self, priorities: std::ops::Range<u32>) -> Result<Vec<Policy>> {
-        let replies = self.socket.dump(RTM_GETRULE, Attrs::default().raw(&[AF_INET; 1]).raw(&[0; 11]));
+    pub fn policies<A: Address>(&mut self, priorities: std::ops::Range<u32>) -> Result<Vec<Policy<A>>> {
+        let replies = self.socket.dump(RTM_GETRULE, Attrs::default().raw(&[A::FAMILY]).raw(&[0; 11]));
         let replies = replies.map_err(Error::io("list", "routing rules"))?;
         let ours = replies.iter().filter_map(|r| {
             let header = r.payload.get(..12)?;
@@ -194,7 +196,7 @@ pub fn drop_neighbour<A: Address>(index: u32, addr: A) -> Step {
 }
 
 /// Makes a route whose next hop is on the link, whatever the other routes say, in a table; or removes it.
-pub fn route_in(index: u32, table: Option<u32>, route: &Route, on: bool) -> Step {
+pub fn route_in<A: Address>(index: u32, table: Option<u32>, route: &Route<A>, on: bool) -> Step {
     let mut body = route_body(index, route);
     body.set(8, &RTNH_F_ONLINK.to_ne_bytes());
     if let Some(table) = table {
@@ -211,7 +213,7 @@ pub fn route_in(index: u32, table: Option<u32>, route: &Route, on: bool) -> Step
 }
 
 /// Makes or removes a rule.
-pub fn policy(policy: &Policy, on: bool) -> Step {
+pub fn policy<A: Address>(policy: &Policy<A>, on: bool) -> Step {
     let action = match policy.action {
         Action::Table(_) => FR_TO_TABLE,
         Action::Goto(_) => FR_GOTO,
@@ -220,7 +222,7 @@ pub fn policy(policy: &Policy, on: bool) -> Step {
     let flags = if policy.unless { FIB_RULE_INVERT } else { 0 };
     let len = policy.to.map_or(0, |to| to.len);
     let mut body = Attrs::default()
-        .raw(&[AF_INET, len, 0, 0, 0, 0, 0, action])
+        .raw(&[A::FAMILY, len, 0, 0, 0, 0, 0, action])
         .raw(&flags.to_ne_bytes())
         .u32(FRA_PRIORITY, policy.priority)
         .put(FRA_PROTOCOL, &[RTPROT_SKEP]);
@@ -233,7 +235,7 @@ pub fn policy(policy: &Policy, on: bool) -> Step {
         body = body.u32(FRA_FWMARK, mark).u32(FRA_FWMASK, mask);
     }
     if let Some(to) = policy.to {
-        body = body.put(FRA_DST, &to.addr.octets());
+        body = body.put(FRA_DST, &to.addr.bytes());
     }
     let name = format!("routing rule {}", policy.priority);
     let flags = NLM_F_CREATE | NLM_F_EXCL | NLM_F_APPEND;

@@ -60,9 +60,9 @@ impl Inner {
         Ok(())
     }
 
-    /// Follows the addresses of interfaces that ports are open on, until the daemon ends. What is missed is found within
-    /// half a minute.
-    pub(super) async fn follow_doors(self: Arc<Self>) {
+    /// Follows this host's addresses, and with them those of interfaces that ports are open on, until the daemon ends. What
+    /// is missed is found within half a minute.
+    pub(super) async fn follow_addresses(self: Arc<Self>) {
         let groups = [MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
         let mut messages = match rtnetlink::new_multicast_connection(&groups) {
             Ok((connection, _, messages)) => {
@@ -75,6 +75,7 @@ impl Inner {
             }
         };
         while let Some(Some(_)) = self.stop.run_until_cancelled(messages.next()).await {
+            self.follow_own().await;
             let _one = self.changing.lock().await;
             let has_doors = self.state().swarm.as_ref().is_some_and(|s| !s.desired.doors().is_empty());
             if !has_doors {

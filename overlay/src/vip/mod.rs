@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use crate::cidr::Address;
+use crate::cidr::{Address, Cidr};
 use crate::desired::{Backend, Desired, PublishedPort, Service};
 use crate::mesh::{self, Mesh};
 use crate::model::Bound;
@@ -29,7 +29,7 @@ pub struct SwarmMaps {
     /// Name and map.
     pub maps: [(&'static str, Arc<Set>); 10],
     /// The same of the table of IPv6.
-    pub maps6: [(&'static str, Arc<Set>); 7],
+    pub maps6: [(&'static str, Arc<Set>); 10],
     /// How long connections may be idle: what `idle` in both of them names.
     pub timeouts: [BTreeMap<String, Timeout>; 2],
     /// What the maps called after it are of.
@@ -43,7 +43,6 @@ impl SwarmMaps {
         let desired = state.swarm.as_ref().map_or(&nothing, |s| &s.desired);
         let (idle, timeouts) = idle::map(desired, Field::Addr, |b| Some(b.addr));
         let (idle6, timeouts6) = idle::map(desired, Field::Addr6, |b| b.addr6);
-        let [mesh_nodes, mesh_home, mesh_tasks] = mesh_sets(mesh.as_ref());
         let (vip_few, vip_many) = service_maps(desired, Field::Addr, |s| s.vip, |b| Some(b.addr));
         let (vip6_few, vip6_many) = service_maps(desired, Field::Addr6, |s| s.vip6, |b| b.addr6);
         let four = |b: &Backend| Some(b.addr);
@@ -60,6 +59,12 @@ impl SwarmMaps {
             ingress_maps(state, desired, Field::Addr, four, of_four);
         let [ingress6_few, ingress6_many, ingress6_one_few, ingress6_one_many] =
             ingress_maps(state, desired, Field::Addr6, six, of_six);
+        let peers = mesh.iter().flat_map(|m| m.peers.iter().map(|p| (p, p.blocks.as_slice())));
+        let [mesh_nodes, mesh_home, mesh_tasks] =
+            mesh_sets(mesh.as_ref().map(|m| (m, m.subnet)), Field::Addr, peers, of_four);
+        let peers = mesh.iter().flat_map(|m| &m.peers).filter_map(|p| Some((p, p.blocks6.as_deref()?)));
+        let subnet6 = mesh.as_ref().and_then(|m| Some((m, m.six?.subnet)));
+        let [mesh6_nodes, mesh6_home, mesh6_tasks] = mesh_sets(subnet6, Field::Addr6, peers, of_six);
         let maps = [
             ("vip_few", vip_few.into()),
             ("vip_many", vip_many.into()),
@@ -80,6 +85,9 @@ impl SwarmMaps {
             ("ingress_one_few", ingress6_one_few.into()),
             ("ingress_one_many", ingress6_one_many.into()),
             ("idle", idle6.into()),
+            ("mesh_nodes", mesh6_nodes.into()),
+            ("mesh_home", mesh6_home.into()),
+            ("mesh_tasks", mesh6_tasks.into()),
         ];
         Self { generation, maps, maps6, timeouts: [timeouts, timeouts6], mesh }
     }
@@ -94,23 +102,31 @@ impl SwarmMaps {
     }
 }
 
-/// Of the ingress mesh: which mark a node's connections get; nodes with their own tasks, to which they may not come
-/// from outside under their own address, for they would answer themselves at once; and all tasks.
-fn mesh_sets(mesh: Option<&Mesh>) -> [Set; 3] {
+/// Of the ingress mesh, in a family: which mark a node's connections get; nodes with their own tasks, to which they may not
+/// come from outside under their own address, for they would answer themselves at once; and all tasks. Peers come with
+/// their blocks of the family.
+fn mesh_sets<'a, A: Address>(
+    mesh: Option<(&Mesh, Cidr<A>)>,
+    field: Field,
+    peers: impl Iterator<Item = (&'a mesh::Peer, &'a [Cidr<A>])>,
+    own: impl Fn(&IpAddr) -> Option<A>,
+) -> [Set; 3] {
     let mut nodes = Set::map(&[Field::Ether], &[Field::Slot]);
-    let mut home = Set::ranges(&[Field::Addr, Field::Addr]);
-    let mut tasks = Set::ranges(&[Field::Addr, Field::Addr]);
-    let Some(mesh) = mesh else { return [nodes, home, tasks] };
-    for peer in &mesh.peers {
+    let mut home = Set::ranges(&[field, field]);
+    let mut tasks = Set::ranges(&[field, field]);
+    let Some((mesh, subnet)) = mesh else { return [nodes, home, tasks] };
+    for (peer, blocks) in peers {
         let mark = mesh.mark_of(peer.addr).to_ne_bytes();
         nodes.set(mesh::mac_of(peer.addr).to_vec(), mark.to_vec());
-        for (addr, block) in peer.underlay.iter().flat_map(|a| peer.blocks.iter().map(move |b| (a, b))) {
-            let (addr, first, last) = (addr.octets(), block.first().octets(), block.last().octets());
+        let own = || peer.own.iter().filter_map(&own).map(|addr| addr.bytes());
+        for (addr, block) in own().flat_map(|a| blocks.iter().map(move |b| (a.clone(), b))) {
+            let (first, last) = (block.first().bytes(), block.last().bytes());
             home.add_range(key(&[&addr, &first]), key(&[&addr, &last]));
         }
     }
-    let (first, last) = (mesh.subnet.first().octets(), mesh.subnet.last().octets());
-    tasks.add_range(key(&[&[0; 4], &first]), key(&[&[255; 4], &last]));
+    let all = Cidr::<A>::all();
+    let first = key(&[&all.first().bytes(), &subnet.first().bytes()]);
+    tasks.add_range(first, key(&[&all.last().bytes(), &subnet.last().bytes()]));
     [nodes, home, tasks]
 }
 

@@ -20,11 +20,13 @@ pub fn serve_udp(netns: &Path, port: u16, name: &str) -> mpsc::Receiver<IpAddr> 
         // Both families.
         let socket = UdpSocket::bind(("::", port)).expect("bind");
         ready.send(()).expect("tell");
-        let mut bytes = [0; 2048];
-        while let Ok((_, from)) = socket.recv_from(&mut bytes) {
+        let mut bytes = [0; 8192];
+        while let Ok((length, from)) = socket.recv_from(&mut bytes) {
             // A client that has gone is no concern of the server's, nor is a test that does not listen.
             let client = from.ip().to_canonical();
-            let _ = socket.send_to(format!("{name} {client}").as_bytes(), from);
+            // As large as what was asked.
+            let answer = format!("{:length$}", format!("{name} {client} "));
+            let _ = socket.send_to(answer.as_bytes(), from);
             let _ = told.send(client);
         }
     });
@@ -55,12 +57,18 @@ impl Datagrams {
 
     /// The server's name and the address it saw.
     pub fn ask(&self) -> Option<(String, String)> {
-        self.0.send(b"who").ok()?;
-        let mut bytes = [0; 2048];
-        let n = self.0.recv(&mut bytes).ok()?;
-        let text = String::from_utf8_lossy(&bytes[..n]).into_owned();
-        let (name, peer) = text.split_once(' ')?;
-        Some((name.to_owned(), peer.to_owned()))
+        self.ask_at_length(3)
+    }
+
+    /// The same in so many bytes, both ways.
+    pub fn ask_at_length(&self, bytes: usize) -> Option<(String, String)> {
+        self.0.send("?".repeat(bytes).as_bytes()).ok()?;
+        let mut answer = [0; 8192];
+        let n = self.0.recv(&mut answer).ok()?;
+        assert!(n >= bytes, "{n} of {bytes} bytes");
+        let text = String::from_utf8_lossy(&answer[..n]).into_owned();
+        let mut words = text.split_whitespace().map(str::to_owned);
+        Some((words.next()?, words.next()?))
     }
 }
 
@@ -70,7 +78,7 @@ pub fn serve_lines(netns: &Path, port: u16, name: &str) {
     let (ready, wait) = mpsc::channel();
     std::thread::spawn(move || {
         enter(&netns);
-        let listener = TcpListener::bind(("0.0.0.0", port)).expect("bind");
+        let listener = TcpListener::bind(("::", port)).expect("bind");
         ready.send(()).expect("tell");
         for client in listener.incoming().flatten() {
             let name = name.clone();
@@ -92,10 +100,10 @@ pub fn serve_lines(netns: &Path, port: u16, name: &str) {
 pub struct Lines(BufReader<TcpStream>);
 
 impl Lines {
-    pub fn open(netns: &Path, addr: Ipv4Addr, port: u16) -> Self {
+    pub fn open(netns: &Path, addr: impl Into<IpAddr>, port: u16) -> Self {
+        let addr = SocketAddr::from((addr.into(), port));
         within(netns, || {
-            let stream =
-                TcpStream::connect_timeout(&SocketAddr::from((addr, port)), PATIENCE).expect("connect");
+            let stream = TcpStream::connect_timeout(&addr, PATIENCE).expect("connect");
             stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
             Self(BufReader::new(stream))
         })

@@ -1,11 +1,12 @@
 //! Overlay networks with IPv6 beside IPv4.
 
+pub mod ports;
+
 use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
 
 use super::lab::{self, ask, request, serve, up};
-use super::mesh;
-use super::{Attached, BACKENDS, PORT, Swarm, assert_thirds, start, tally};
+use super::{Attached, BACKENDS, Swarm, assert_thirds, start, tally};
 
 /// An address in a network of the test.
 pub fn six(net: u8, host: u8) -> Ipv6Addr {
@@ -90,81 +91,6 @@ pub fn ipv6() {
         swarm.planes[0].disconnect("c75", "net1").await.expect("disconnect");
         assert_eq!(lab::knock(&caller.netns, six(1, 130), 80), None, "after it has left");
     });
-    swarm.check();
-}
-
-/// Ports published on every node answer on the nodes' IPv6 addresses, too: to clients of a task's own node with their
-/// address, to others with the asked node's.
-pub fn ipv6_ports() {
-    let swarm = Swarm::new();
-    let [door, client] =
-        ["2001:db8:67::1", "2001:db8:67::9"].map(|a| a.parse::<Ipv6Addr>().expect("address"));
-    swarm.hosts[1].sh(&format!("ip addr add {door}/64 dev side nodad"));
-    swarm.client.sh(&format!("ip addr add {client}/64 dev side nodad"));
-    swarm.apply(&BACKENDS);
-    let tasks = [
-        swarm.container(0, &[1, 0], 70),
-        // Without a network of its own.
-        swarm.container(0, &[0], 71),
-        swarm.container(1, &[1, 0], 130),
-    ];
-    for (task, name) in tasks.iter().zip(["c70", "c71", "c130"]) {
-        mesh::serve_udp(&task.netns, 83, name);
-    }
-    swarm.check();
-    let all = ["c130", "c70", "c71"];
-    let from = swarm.client.netns();
-    for protocol in ["tcp", "udp"] {
-        let counts = tally(60, || {
-            let answer = match protocol {
-                "tcp" => ask(from, door, 8080),
-                _ => mesh::ask_udp(from, door, 8083),
-            };
-            if let Some((name, seen)) = &answer {
-                let expected = if name == "c130" { client } else { six(255, 2) };
-                assert_eq!(*seen, expected.to_string(), "{protocol}: {name}");
-            }
-            answer
-        });
-        assert_thirds(&counts, 60, &all);
-    }
-    for (what, from, to) in [
-        ("loopback", swarm.hosts[1].netns(), Ipv6Addr::LOCALHOST),
-        ("loopback elsewhere", swarm.hosts[0].netns(), Ipv6Addr::LOCALHOST),
-        ("its own address", swarm.hosts[1].netns(), door),
-        ("a task on that node", &*tasks[2].netns, door),
-    ] {
-        let counts = tally(40, || ask(from, to, 8080));
-        assert_eq!(counts.keys().map(String::as_str).collect::<Vec<_>>(), all, "{what}: {counts:?}");
-        let counts = tally(40, || mesh::ask_udp(from, to, 8083));
-        assert_eq!(counts.keys().map(String::as_str).collect::<Vec<_>>(), all, "{what}, udp: {counts:?}");
-    }
-    // By the ingress network a task reaches out, but not one that is in internal networks otherwise, whatever it tries.
-    for (host, number) in swarm.hosts.iter().zip(1..) {
-        host.sh(&format!("ip addr add 2001:db8:66::{number}/64 dev under nodad"));
-    }
-    serve(swarm.hosts[1].netns(), 81, "outside");
-    let outside: Ipv6Addr = "2001:db8:66::2".parse().expect("address");
-    assert_eq!(ask(&tasks[1].netns, outside, 81).map(|a| a.0), Some("outside".into()));
-    let inner = swarm.container(0, &[2, 0], 72);
-    lab::within(&inner.netns, || {
-        let script = "ip -6 route replace default via fe80::1 dev eth0 src fd40::48";
-        assert!(std::process::Command::new("sh").args(["-c", script]).status().expect("sh").success());
-    });
-    assert_eq!(lab::knock(&inner.netns, outside, 81), None, "an internal network has no way out");
-    swarm.hosts[0].run(swarm.planes[0].detach("c72")).expect("detach");
-    // Tasks do not reach each other by their ingress addresses.
-    assert_eq!(lab::knock(&tasks[0].netns, six(0, 71), 80), None);
-    // A flow of datagrams stays with its task until that is gone, however long its client goes on.
-    let flows: Vec<_> = (0..12).map(|_| mesh::Datagrams::open(from, door, 8083).expect("port")).collect();
-    let name = |flow: &mesh::Datagrams| flow.ask().expect("an answer").0;
-    let names: Vec<_> = flows.iter().map(name).collect();
-    let mut desired = swarm.desired(1, &[(1, 130)]);
-    desired.ports[2].leaving6 = [70, 71].map(|host| six(0, host)).into();
-    swarm.hosts[1].run(swarm.planes[1].apply(desired, PORT)).expect("apply");
-    assert_eq!(flows.iter().map(name).collect::<Vec<_>>(), names, "while the task goes on");
-    swarm.apply(&[(1, 130)]);
-    assert!(flows.iter().all(|f| name(f) == "c130"), "once it is gone");
     swarm.check();
 }
 

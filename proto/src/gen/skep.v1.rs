@@ -213,6 +213,12 @@ pub struct NodeDescription {
     /// Its kernel has timeouts of its own for the connections of a service.
     #[prost(bool, tag = "23")]
     pub has_idle_timeouts: bool,
+    /// It takes those of IPv6 with the client's address, too (keeps_client_address).
+    #[prost(bool, tag = "24")]
+    pub keeps_client_address6: bool,
+    /// Addresses of its host, of both families: connections from them may lead back to its own tasks.
+    #[prost(string, repeated, tag = "25")]
+    pub addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ManagerStatus {
@@ -4958,6 +4964,12 @@ pub struct OverlayPeer {
     /// beside overlay_addr; none where the network has no IPv6
     #[prost(string, tag = "6")]
     pub overlay_addr6: ::prost::alloc::string::String,
+    /// see NodeDescription
+    #[prost(bool, tag = "7")]
+    pub keeps_client_address6: bool,
+    /// see NodeDescription; in the ingress network only
+    #[prost(string, repeated, tag = "8")]
+    pub addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// A run of addresses that a node's tasks hold in one network.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

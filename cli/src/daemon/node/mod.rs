@@ -10,6 +10,7 @@ pub mod tunnels;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use skep_agent::{
@@ -31,6 +32,9 @@ use tokio::sync::{mpsc, watch};
 use super::description::describe;
 use super::membership::Membership;
 use lock::Keys;
+
+/// How long changes of this host's addresses gather before they are told.
+const GATHER: Duration = Duration::from_secs(1);
 
 /// What the swarm side is built on.
 #[derive(Clone)]
@@ -255,20 +259,28 @@ impl Node {
         }
     }
 
-    /// This host's description, which changes with its labels.
+    /// This host's description, which changes with its labels and its addresses.
     fn description(&self, exchange_port: u16) -> watch::Receiver<v1::NodeDescription> {
         let options = self.inner.options.clone();
         let mut labels = options.labels.clone();
+        let mut addresses = options.plane.addresses();
         let of = move |labels: &[String]| describe(&options, labels, exchange_port);
         let (told, description) = watch::channel(of(&labels.borrow_and_update()));
         tokio::spawn(async move {
             loop {
                 tokio::select! {
                     changed = labels.changed() => if changed.is_err() { return },
+                    changed = addresses.changed() => match changed {
+                        Ok(()) => tokio::time::sleep(GATHER).await,
+                        Err(_) => return,
+                    },
                     // The agent is gone: the node has left.
                     () = told.closed() => return,
                 }
-                told.send_replace(of(&labels.borrow_and_update()));
+                addresses.mark_unchanged();
+                let now = of(&labels.borrow_and_update());
+                // Each change is a session anew.
+                told.send_if_modified(|have| std::mem::replace(have, now.clone()) != now);
             }
         });
         description
