@@ -150,6 +150,10 @@ impl Networking for LocalNetworking {
         Ok(attachment(attached?))
     }
 
+    async fn ports_changed(&self) -> ContainerId {
+        ContainerId(self.plane.ports_changed().await)
+    }
+
     fn host_gateway(&self) -> Vec<IpAddr> {
         if !self.host_gateway.is_empty() {
             return self.host_gateway.clone();
@@ -191,6 +195,7 @@ fn ports(config: &ContainerConfig) -> Vec<Publish> {
             protocol: p.protocol.clone(),
             container_port: p.container_port,
             host_ip: p.host_ip,
+            interface: p.interface.clone(),
             host_port: p.host_port,
             host_port_end: p.host_port_end,
         })
@@ -203,6 +208,7 @@ fn ports(config: &ContainerConfig) -> Vec<Publish> {
                 protocol: protocol.to_owned(),
                 container_port,
                 host_ip: None,
+                interface: None,
                 host_port: 0,
                 host_port_end: 0,
             });

@@ -10,6 +10,7 @@ use skep_engine::{
     LogConfig, MemoryFile, MetricSource, MountConfig, MountKind, NetworkJoin, NetworkMode, PortBinding,
     Propagation, PullRequest, Reference, ResourceLimits, UlimitConfig, VolumeOptions, WaitCondition,
 };
+use skep_proto::host_ip::HostIp;
 use skep_proto::privileges::Privilege;
 use skep_proto::{defaults, v1};
 use skep_registry::Credentials;
@@ -462,10 +463,12 @@ fn host_ports(task: &v1::Task) -> Result<Vec<PortBinding>, String> {
     let host = task.ports.iter().filter(|p| p.mode() == v1::PublishMode::Host);
     host.map(|p| {
         let narrow = |n: u32| u16::try_from(n).map_err(|_| format!("port {n} is beyond 65535"));
+        let (host_ip, interface) = host_ip(&p.host_ip)?;
         Ok(PortBinding {
             protocol: crate::plane::protocol(p.protocol()).into(),
             container_port: narrow(p.target_port)?,
-            host_ip: host_ip(&p.host_ip)?,
+            host_ip,
+            interface,
             host_port: narrow(p.published_port)?,
             host_port_end: 0,
         })
@@ -473,11 +476,13 @@ fn host_ports(task: &v1::Task) -> Result<Vec<PortBinding>, String> {
     .collect()
 }
 
-/// The address a port is open on; none: all of them.
-fn host_ip(text: &str) -> Result<Option<std::net::IpAddr>, String> {
-    match text {
-        "" | "0.0.0.0" => Ok(None),
-        text => text.parse().map(Some).map_err(|_| format!("host IP {text:?} of a port is not an address")),
+/// The address a port is open on, or the interface; neither: all addresses.
+fn host_ip(text: &str) -> Result<(Option<std::net::IpAddr>, Option<String>), String> {
+    match HostIp::read(text) {
+        _ if text.is_empty() || text == "0.0.0.0" => Ok((None, None)),
+        Some(HostIp::Address(addr)) => Ok((Some(addr), None)),
+        Some(HostIp::Interface(name)) => Ok((None, Some(name.to_owned()))),
+        None => Err(format!("host IP {text:?} of a port is neither an address nor the name of an interface")),
     }
 }
 

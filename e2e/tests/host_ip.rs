@@ -143,9 +143,18 @@ fn ports_follow_the_addresses_of_an_interface() -> Result<()> {
     let listed = one.skep(&["service", "ls", "--format", "{{.Ports}}"])?;
     ensure!(listed.trim() == "data0:8080->80/tcp", "{listed}");
 
+    // The same of a port of the host itself.
+    let at_two = format!("node.hostname=={}", two.name);
+    let door = "published=8081,target=80,mode=host,host_ip=data0";
+    one.skep(&[&create[..], &["own", "--constraint", &at_two, "--publish", door], &run].concat())?;
+    wait_running(one, "own", 1)?;
+    let task = two.docker(&["ps", "-q", "--no-trunc", "--filter", "name=own"])?.trim().to_owned();
+    let shown = two.docker(&["inspect", "-f", "{{json .HostConfig.PortBindings}}", &task])?;
+    ensure!(shown.contains("\"HostIp\":\"data0\""), "{shown}");
+
     // No host has it: nowhere, and it says so.
-    for addr in ["10.99.0.1", "10.99.0.2"] {
-        at(addr, 8080, false)?;
+    for (addr, port) in [("10.99.0.1", 8080), ("10.99.0.2", 8080), ("10.99.0.2", 8081)] {
+        at(addr, port, false)?;
     }
     eventually("the log says so", LONG, || {
         let log = std::fs::read_to_string(two.log())?;
@@ -162,9 +171,43 @@ fn ports_follow_the_addresses_of_an_interface() -> Result<()> {
         "ip link add data0 type veth peer name data1 && ip link set data0 up && ip link set data1 up",
     ])?;
     two.exec(&["ip", "addr", "add", "10.98.0.2/24", "dev", "data0"])?;
-    at("10.98.0.2", 8080, true)?;
-    at("10.99.0.2", 8080, false)?;
-    ensure!(opens(two, "10.98.0.2", 8080), "from the host itself");
+    for port in [8080, 8081] {
+        at("10.98.0.2", port, true)?;
+        at("10.99.0.2", port, false)?;
+        ensure!(opens(two, "10.98.0.2", port), "from the host itself");
+    }
+    // A container without IPv6 is served by its shim there, also under the next daemon.
+    let six = ["[fd98::2]", "[fd98::22]"];
+    let at_six = |addr: &'static str, open: bool| {
+        eventually(&format!("{addr}:8081 is open: {open}"), LONG, || {
+            ensure!(opens(two, addr, 8081) == open);
+            Ok(())
+        })
+    };
+    two.exec(&["ip", "addr", "add", "fd98::2/64", "dev", "data0", "nodad"])?;
+    at_six(six[0], true)?;
+    let ports = |wanted: &[&str]| {
+        eventually(&format!("ports of the container are at {wanted:?}"), LONG, || {
+            let shown =
+                two.docker(&["ps", "--no-trunc", "--format", "{{.Ports}}", "--filter", "name=own"])?;
+            let mut shown: Vec<_> = shown.trim().split(", ").filter(|p| !p.is_empty()).collect();
+            shown.sort_unstable();
+            let wanted: Vec<_> = wanted.iter().map(|w| format!("{w}:8081->80/tcp")).collect();
+            ensure!(shown == wanted, "{shown:?}");
+            Ok(())
+        })
+    };
+    ports(&["10.98.0.2", "[fd98::2]"])?;
+    two.stop_daemon("-KILL")?;
+    two.exec(&["ip", "addr", "add", "fd98::22/64", "dev", "data0", "nodad"])?;
+    two.exec(&["ip", "addr", "del", "fd98::2/64", "dev", "data0"])?;
+    two.start_daemon()?;
+    at_six(six[1], true)?;
+    ports(&["10.98.0.2", "[fd98::22]"])?;
+    at("10.98.0.2", 8081, true)?;
+    // Only that address is taken: a program may have the port on another.
+    let held = two.exec(&["sh", "-c", "busybox nc -l -p 8081 -s 10.99.0.2 -w 1; echo $?"]);
+    ensure!(!held.unwrap_or_default().contains("in use"), "the port is held on every address");
     one.docker(&["service", "update", "-d", "--no-resolve-image", "--label-add", "a=b", "web"])?;
     two.exec(&["ip", "addr", "add", "10.98.0.22/24", "dev", "data0"])?;
     at("10.98.0.22", 8080, true)?;
@@ -172,8 +215,10 @@ fn ports_follow_the_addresses_of_an_interface() -> Result<()> {
     two.exec(&["ip", "addr", "del", "10.98.0.2/24", "dev", "data0"])?;
     two.exec(&["ip", "addr", "add", "10.98.0.22/24", "dev", "data0"])?;
     two.exec(&["ip", "addr", "add", "10.98.0.2/32", "dev", "lo"])?;
-    at("10.98.0.2", 8080, false)?;
-    at("10.98.0.22", 8080, true)?;
+    for port in [8080, 8081] {
+        at("10.98.0.2", port, false)?;
+        at("10.98.0.22", port, true)?;
+    }
     for host in lab.hosts() {
         host.skep(&["system", "check"])?;
     }
@@ -185,10 +230,14 @@ fn ports_follow_the_addresses_of_an_interface() -> Result<()> {
     two.exec(&["ip", "link", "del", "data0"])?;
     two.exec(&["ip", "addr", "add", "10.98.0.22/32", "dev", "lo"])?;
     at("10.98.0.22", 8080, false)?;
+    at("10.98.0.22", 8081, false)?;
+    ports(&[])?;
+    let same = two.docker(&["ps", "-q", "--no-trunc", "--filter", "name=own"])?;
+    ensure!(same.trim() == task, "the same container");
 
     // What cannot be.
     for (flags, why) in [
-        ("published=8084,target=80,mode=host,host_ip=data0", "only ports in ingress mode follow"),
+        ("target=80,mode=host,host_ip=data0", "needs a number"),
         ("published=8084,target=80,host_ip=no/such", "name of an interface"),
     ] {
         let refused = one.skep(&[&create[..], &["bad", "--publish", flags], &run].concat());

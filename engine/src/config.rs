@@ -86,6 +86,9 @@ pub struct PortBinding {
     pub container_port: u16,
     /// Address on the host; none = all.
     pub host_ip: Option<IpAddr>,
+    /// Instead of an address: on those that this interface of the host has, as they come and go.
+    #[serde(default)]
+    pub interface: Option<String>,
     /// Port on the host; 0 = any free one.
     pub host_port: u16,
     /// With a port on the host: any free one from that to this; 0 = that port only.

@@ -96,7 +96,22 @@ impl Engine {
         let (engine, records) = blocking(move || Self::open_blocking(o, locks)).await?;
         engine.adopt(records).await?;
         engine.remove_left_by_builds().await;
+        engine.follow_ports();
         Ok(engine)
+    }
+
+    /// Follows the ports of running containers to other addresses of the host, for as long as the engine is there.
+    fn follow_ports(&self) {
+        let (networking, engine) = (self.0.options.networking.clone(), Arc::downgrade(&self.0));
+        let closing = self.0.closing.clone();
+        let follow = async move {
+            loop {
+                let id = networking.ports_changed().await;
+                let Some(inner) = engine.upgrade() else { return };
+                Engine(inner).take_up_ports(&id).await;
+            }
+        };
+        tokio::spawn(closing.run_until_cancelled_owned(follow));
     }
 
     fn open_blocking(options: EngineOptions, locks: RootLocks) -> Result<(Engine, Vec<Record>), Error> {

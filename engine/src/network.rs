@@ -45,6 +45,8 @@ pub trait Networking: Send + Sync + 'static {
     ) -> Result<Attachment, NetworkError>;
     /// Takes a running container out of a network, named by its ID; tells how it is connected now.
     async fn disconnect(&self, id: &ContainerId, network_id: &str) -> Result<Attachment, NetworkError>;
+    /// Waits until the ports of a running container are open on other addresses of the host than they were; whose.
+    async fn ports_changed(&self) -> ContainerId;
     /// The host's addresses as containers reach it (`host-gateway`); none = there is no default bridge network.
     fn host_gateway(&self) -> Vec<IpAddr>;
     /// Tells a running container's new name.
@@ -85,6 +87,10 @@ impl Networking for NoNetworks {
 
     async fn disconnect(&self, _: &ContainerId, _: &str) -> Result<Attachment, NetworkError> {
         Err("this engine has no networks to disconnect from".into())
+    }
+
+    async fn ports_changed(&self) -> ContainerId {
+        std::future::pending().await
     }
 
     fn host_gateway(&self) -> Vec<IpAddr> {

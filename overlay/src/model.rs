@@ -59,6 +59,8 @@ pub struct Publish {
     pub container_port: u16,
     /// Address on the host; none = all.
     pub host_ip: Option<IpAddr>,
+    /// Instead of an address: on those that this interface has, as they come and go; `host_port` is then a port.
+    pub interface: Option<String>,
     /// Port on the host; 0 = any free one.
     pub host_port: u16,
     /// With a port on the host: any free one from that to this; 0 = that port only.
@@ -154,6 +156,9 @@ pub struct Bound {
     pub host_ip: IpAddr,
     /// Port on the host; 0 = none: the port is open at the container's own address of that family.
     pub host_port: u16,
+    /// The interface that has this address, where the port follows it.
+    #[serde(default)]
+    pub interface: Option<String>,
 }
 
 impl Bound {

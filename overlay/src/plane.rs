@@ -11,6 +11,7 @@ mod figures;
 mod names;
 mod networks;
 mod own;
+mod own_ports;
 mod reaper;
 mod solo;
 mod swarm;
@@ -65,6 +66,7 @@ struct Inner {
     reaper: reaper::Reaper,
     dns: names::NameServers,
     figures: figures::Counters,
+    heard: own_ports::Heard,
     /// Addresses of this host.
     addresses: watch::Sender<BTreeSet<IpAddr>>,
     stop: tokio_util::sync::CancellationToken,
@@ -225,6 +227,7 @@ impl DataPlane {
             reaper: reaper::Reaper::default(),
             dns: names::NameServers::new(),
             figures: figures::Counters::default(),
+            heard: own_ports::Heard::default(),
             addresses: watch::Sender::default(),
             stop: tokio_util::sync::CancellationToken::new(),
             options,

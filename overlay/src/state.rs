@@ -29,6 +29,9 @@ pub struct Record {
     /// IDs of the networks in the order asked for.
     pub order: Vec<String>,
     pub ports: Vec<Bound>,
+    /// Ports that are open on interfaces; where those are now is among the others.
+    #[serde(default)]
+    pub doors: Vec<DoorPort>,
     /// Those of IPv6 are held, and served where the kernel does not, by the container's shim: until its next start.
     #[serde(default)]
     pub relayed: bool,
@@ -36,6 +39,15 @@ pub struct Record {
     /// Owner of its network namespace.
     #[serde(default)]
     pub user_namespace: Option<UserNamespace>,
+}
+
+/// A port of a container that is open on the addresses of an interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DoorPort {
+    pub protocol: String,
+    pub container_port: u16,
+    pub host_port: u16,
+    pub interface: String,
 }
 
 /// What the container's resolver was asked to be.
@@ -236,7 +248,7 @@ pub struct State {
     pub has_ipv6: bool,
     /// The kernel has timeouts of single connections.
     pub has_timeouts: bool,
-    /// Addresses of the interfaces that swarm ports are open on; none of one that this host has not.
+    /// Addresses of the interfaces that ports are open on, the swarm's or a container's; none of one that this host has not.
     pub interfaces: BTreeMap<String, BTreeSet<IpAddr>>,
     /// Published swarm ports (protocol, port) that another program of this host holds.
     pub refused_ports: Vec<(String, u16)>,
@@ -270,6 +282,22 @@ impl State {
             Some((n.subnet6?.network(), Overlay6 { internal: n.internal, ingress: n.ingress }))
         });
         outlived.chain(known).collect()
+    }
+
+    /// The interfaces that ports are open on.
+    pub fn doors(&self) -> BTreeSet<String> {
+        let swarm = self.swarm.iter().flat_map(|s| s.desired.doors());
+        let own = self.containers.values().flat_map(|r| &r.doors).map(|d| d.interface.as_str());
+        swarm.chain(own).map(str::to_owned).collect()
+    }
+
+    /// Whether a container's ports of IPv4, and those of IPv6, are open at its own address instead of the host's.
+    pub fn untranslated(&self, record: &Record) -> (bool, bool) {
+        let bridge = |place: Option<&Membership>| {
+            place.and_then(|m| self.bridges.values().find(|b| b.id == m.endpoint.network_id))
+        };
+        let four = bridge(record.way()).is_some_and(|b| b.untranslated);
+        (four, bridge(record.way6()).is_some_and(|b| b.untranslated6))
     }
 
     /// The addresses of this host that a swarm port is open on; none = all, of both families.

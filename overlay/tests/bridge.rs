@@ -18,7 +18,14 @@ async fn start(host: &Host) -> DataPlane {
 
 /// `host_port:container_port` over TCP.
 fn publish(host_port: u16, container_port: u16) -> Publish {
-    Publish { protocol: "tcp".into(), container_port, host_ip: None, host_port, host_port_end: 0 }
+    Publish {
+        protocol: "tcp".into(),
+        container_port,
+        host_ip: None,
+        interface: None,
+        host_port,
+        host_port_end: 0,
+    }
 }
 
 fn spec(name: &str, subnet: &str) -> BridgeSpec {

@@ -27,7 +27,14 @@ fn spec(name: &str, subnet6: &str) -> BridgeSpec {
 
 fn publish(host_ip: Option<&str>, host_port: u16) -> Publish {
     let host_ip = host_ip.map(|ip| ip.parse().expect("address"));
-    Publish { protocol: "tcp".into(), container_port: 80, host_ip, host_port, host_port_end: 0 }
+    Publish {
+        protocol: "tcp".into(),
+        container_port: 80,
+        host_ip,
+        interface: None,
+        host_port,
+        host_port_end: 0,
+    }
 }
 
 async fn start(host: &Host) -> DataPlane {

@@ -68,6 +68,7 @@ fn containers_on_the_hosts_interface_are_neighbours_of_other_hosts() {
             protocol: "tcp".into(),
             container_port: 80,
             host_ip: None,
+            interface: None,
             host_port: 8080,
             host_port_end: 0,
         };

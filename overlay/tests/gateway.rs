@@ -31,7 +31,7 @@ fn spec(name: &str, subnet: &str, subnet6: &str, options: &[(&str, &str)]) -> Br
 
 fn publish(host_ip: Option<&str>, host_port: u16, container_port: u16) -> Publish {
     let host_ip = host_ip.map(|ip| ip.parse().expect("address"));
-    Publish { protocol: "tcp".into(), container_port, host_ip, host_port, host_port_end: 0 }
+    Publish { protocol: "tcp".into(), container_port, host_ip, interface: None, host_port, host_port_end: 0 }
 }
 
 async fn start(host: &Host) -> DataPlane {

@@ -30,7 +30,7 @@ fn main() {
         std::process::exit(skep_overlay::wireguard_main(&args[2..]));
     }
     let filter = args.iter().skip(1).filter_map(|a| a.to_str()).find(|a| !a.starts_with('-'));
-    let tests: [(&str, fn()); 14] = [
+    let tests: [(&str, fn()); 15] = [
         ("virtual_addresses", virtual_addresses),
         ("isolation", isolation),
         ("published_ports", published_ports),
@@ -40,6 +40,7 @@ fn main() {
         ("leaving", leaving),
         ("idle_timeouts", idle::idle_timeouts),
         ("doors", doors::doors),
+        ("containers_doors", doors::containers_doors),
         ("ipv6", six::ipv6),
         ("ipv6_ports", six::ports::ipv6_ports),
         ("ipv6_client_addresses", six::ports::ipv6_client_addresses),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::files::Layout;
 use super::links;
 use super::slot::Slot;
-use crate::config::{Container, ContainerState, NetworkJoin, NetworkMode};
+use crate::config::{Container, ContainerId, ContainerState, NetworkJoin, NetworkMode};
 use crate::engine::Engine;
 use crate::error::{Error, blocking};
 use crate::metadata::{Change, Kind};
@@ -86,6 +86,21 @@ impl Engine {
         Ok(())
     }
 
+    /// Shows a container's ports where they are open now, and has its shim serve those that it serves.
+    pub(crate) async fn take_up_ports(&self, id: &ContainerId) {
+        // One that has ended meanwhile has none.
+        let Ok(slot) = self.table().find(id.as_str()) else { return };
+        let _op = slot.op.lock().await;
+        if !wired(&slot, &slot.container()) {
+            return;
+        }
+        let Some(attached) = self.networking().attached(id).await else { return };
+        if let Err(error) = self.take_up_attachment(&slot, Ok(attached), Vec::new()).await {
+            tracing::warn!(container = slot.id, %error, "ports are not shown, or not served, as they are now");
+        }
+        self.store_later(&slot);
+    }
+
     /// Shows how a running container is connected now, also to the container itself.
     async fn take_up_attachment(
         &self,
@@ -94,12 +109,14 @@ impl Engine {
         left: Vec<String>,
     ) -> Result<(), Error> {
         let a = outcome.map_err(|source| Error::Network { id: slot.id.clone(), source })?;
+        // A shim of an older version knows nothing of this, and has no such ports.
+        let relayed = !a.relays.is_empty() || slot.container().ports.iter().any(|p| p.host_ip.is_ipv6());
         let c = slot.update(|c| {
             c.endpoints.clone_from(&a.endpoints);
             c.ports.clone_from(&a.ports);
         });
         let shim = slot.volatile().shim.clone();
-        if let Some(shim) = shim.filter(|_| !a.relays.is_empty())
+        if let Some(shim) = shim.filter(|_| relayed)
             && let Err(error) = shim.relay(&a.relays).await
         {
             tracing::warn!(container = slot.id, %error, "ports are not served by IPv6 as they should be now");

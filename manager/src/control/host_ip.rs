@@ -6,7 +6,7 @@ use tonic::Status;
 
 use crate::store::StoreView;
 
-/// Refuses what names neither, and an interface where the port is the container's own.
+/// Refuses what names neither, and an interface without a port where that is one of the host itself.
 pub(super) fn check(port: &v1::PortConfig) -> Result<(), Status> {
     if port.host_ip.is_empty() {
         return Ok(());
@@ -16,9 +16,9 @@ pub(super) fn check(port: &v1::PortConfig) -> Result<(), Status> {
         None => Err(Status::invalid_argument(format!(
             "{of} is neither an IP address nor the name of an interface: name one that the nodes have, or 0.0.0.0 for all"
         ))),
-        Some(HostIp::Interface(_)) if port.mode() == v1::PublishMode::Host => {
+        Some(HostIp::Interface(_)) if port.mode() == v1::PublishMode::Host && port.published_port == 0 => {
             Err(Status::invalid_argument(format!(
-                "{of} is an interface, whose addresses only ports in ingress mode follow: in mode=host name an address"
+                "{of} is an interface, whose addresses come and go: a port in mode=host that follows them needs a number                  (published=8080)"
             )))
         }
         Some(_) => Ok(()),

@@ -34,7 +34,14 @@ pub struct Wanted {
 impl Wanted {
     fn new(protocol: &str, container_port: u16, host: IpAddr, host_port: u16) -> Self {
         let protocol = protocol.to_owned();
-        let publish = Publish { protocol, container_port, host_ip: Some(host), host_port, host_port_end: 0 };
+        let publish = Publish {
+            protocol,
+            container_port,
+            host_ip: Some(host),
+            interface: None,
+            host_port,
+            host_port_end: 0,
+        };
         match host_port {
             0 => Self { publish, hosts: Vec::new(), opened: vec![host], targets: Vec::new() },
             _ => Self { publish, hosts: vec![host], opened: Vec::new(), targets: Vec::new() },
@@ -51,7 +58,8 @@ impl Wanted {
 
     fn bound(&self, host_ip: IpAddr, host_port: u16) -> Bound {
         let Publish { protocol, container_port, .. } = &self.publish;
-        Bound { protocol: protocol.clone(), container_port: *container_port, host_ip, host_port }
+        let (protocol, container_port) = (protocol.clone(), *container_port);
+        Bound { protocol, container_port, host_ip, host_port, interface: None }
     }
 }
 
@@ -87,13 +95,41 @@ impl Ports {
     }
 
     /// Takes again what an owner had, after a restart; what cannot be taken is returned. `relayed` = its shim holds
-    /// those of IPv6.
+    /// those of IPv6. Those on interfaces are left to be followed.
     pub fn retake(&mut self, owner: &str, ports: &[Bound], relayed: bool) -> Vec<Error> {
-        let (elsewhere, ours): (Vec<_>, Vec<_>) = ports.iter().partition(|p| relayed && p.host_ip.is_ipv6());
+        let ports = ports.iter().filter(|p| p.interface.is_none());
+        let (elsewhere, ours): (Vec<_>, Vec<_>) = ports.partition(|p| relayed && p.host_ip.is_ipv6());
         let held = elsewhere.into_iter().map(|bound| Held { bound: bound.clone(), socket: None });
         self.held.entry(owner.into()).or_default().extend(held);
         let wanted = ours.iter().map(|p| Wanted::new(&p.protocol, p.container_port, p.host_ip, p.host_port));
         wanted.filter_map(|wanted| self.take(owner, &[wanted]).err()).collect()
+    }
+
+    /// Makes an owner's ports on interfaces exactly these: those that are held now, and what went wrong with others. An
+    /// address that has gone, or that the kernel does not let anybody use yet, is no matter: it will be told of again.
+    /// `relayed` = its shim holds those of IPv6.
+    pub fn follow(&mut self, owner: &str, wanted: &[Bound], relayed: bool) -> (Vec<Bound>, Vec<Error>) {
+        let own = self.held.entry(owner.into()).or_default();
+        own.retain(|h| h.bound.interface.is_none() || wanted.contains(&h.bound));
+        let mut errors = Vec::new();
+        for bound in wanted {
+            if self.held[owner].iter().any(|h| h.bound == *bound) {
+                continue;
+            }
+            match self.hold(bound.clone(), &bound.container_port.to_string(), &[]) {
+                Ok(mut held) => {
+                    if relayed && bound.is_relayed() {
+                        held.socket = None;
+                    }
+                    self.held.entry(owner.into()).or_default().push(held);
+                }
+                Err(Error::PortHeld { source, .. })
+                    if source.raw_os_error() == Some(Errno::EADDRNOTAVAIL as i32) => {}
+                Err(error) => errors.push(error),
+            }
+        }
+        let held = self.held[owner].iter().map(|h| &h.bound).filter(|b| b.interface.is_some());
+        (held.cloned().collect(), errors)
     }
 
     /// Leaves an owner's ports of IPv6 to its shim, which takes them next.

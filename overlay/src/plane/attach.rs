@@ -3,12 +3,13 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use super::doors::addresses;
 use super::{DataPlane, Inner, blocking};
 use crate::bridge::Wanted;
 use crate::error::{Error, Result};
 use crate::model::{AttachRequest, Attached, Publish};
 use crate::reconcile::{self, Repair};
-use crate::state::{Membership, Record};
+use crate::state::{DoorPort, Membership, Record};
 use crate::{netns, routed, sysctl};
 
 impl DataPlane {
@@ -132,15 +133,21 @@ impl Inner {
         let id = &record.container_id;
         self.ports().release(id);
         let wanted = self.published(request, record)?;
-        record.ports = self.ports().take(id, &wanted).map_err(|source| Error::Unprogrammed {
-            container: record.name.clone(),
-            endpoint_id: record
-                .way()
-                .or(record.way6())
-                .map(|m| m.endpoint.endpoint_id.clone())
-                .unwrap_or_default(),
-            source: source.into(),
-        })?;
+        let unprogrammed = |record: &Record, source: Error| {
+            let place = record.way().or(record.way6());
+            let endpoint_id = place.map(|m| m.endpoint.endpoint_id.clone()).unwrap_or_default();
+            Error::Unprogrammed { container: record.name.clone(), endpoint_id, source: source.into() }
+        };
+        record.ports = self.ports().take(id, &wanted).map_err(|e| unprogrammed(record, e))?;
+        record.doors = request.ports.iter().filter_map(DoorPort::of).collect();
+        if !record.doors.is_empty() {
+            let names = record.doors.iter().map(|d| d.interface.clone()).collect();
+            let (held, failed) = self.hold_doors(record, &addresses(&names)?);
+            if let Some(error) = failed.into_iter().next() {
+                return Err(unprogrammed(record, error));
+            }
+            record.ports.extend(held);
+        }
         record.relayed = record.is_to_be_relayed();
         if record.relayed {
             self.ports().hand_over(id);
@@ -192,8 +199,8 @@ impl Inner {
         let (bridge4, bridge6) = (bridge(record.way()), bridge(record.way6()));
         let default = bridge4.or(bridge6).and_then(|b| b.host_binding);
         let (four, six) = (record.target().is_some(), record.target6().is_some());
-        let untranslated4 = bridge4.is_some_and(|b| b.untranslated);
-        let untranslated6 = bridge6.is_some_and(|b| b.untranslated6);
+        let (untranslated4, untranslated6) = state.untranslated(record);
+        let untranslated = |host: &IpAddr| if host.is_ipv4() { untranslated4 } else { untranslated6 };
         let own = [record.target().map(IpAddr::V4), record.target6().map(IpAddr::V6)];
         let targets: Vec<_> = own.into_iter().flatten().collect();
         let any = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
@@ -205,6 +212,11 @@ impl Inner {
                 Err(Error::Unpublishable { port, protocol, reason })
             };
             let hosts = match publish.host_ip.or(default) {
+                // Followed apart, but for the families that are open at the container's own address.
+                _ if publish.interface.is_some() => {
+                    let families = any.into_iter().filter(|host| if host.is_ipv4() { four } else { six });
+                    families.filter(&untranslated).collect()
+                }
                 Some(IpAddr::V6(addr)) if !six => {
                     return refuse(format!(
                         "host address {addr} is IPv6, which this host or the protocol has only where the container has it too: give an IPv4 host address, or join a network made with --ipv6"
@@ -218,8 +230,7 @@ impl Inner {
                 Some(one) => vec![one],
                 None => any.into_iter().filter(|host| if host.is_ipv4() { four } else { six }).collect(),
             };
-            let untranslated = |host: &IpAddr| if host.is_ipv4() { untranslated4 } else { untranslated6 };
-            let (opened, hosts): (Vec<_>, Vec<_>) = hosts.into_iter().partition(untranslated);
+            let (opened, hosts): (Vec<_>, Vec<_>) = hosts.into_iter().partition(&untranslated);
             let opened = opened.iter().map(|host| any[usize::from(host.is_ipv6())]).collect();
             Ok(Wanted { publish: publish.clone(), hosts, opened, targets: targets.clone() })
         };

@@ -1,5 +1,5 @@
 //! On which addresses of this host the swarm's ports are open: held there, and followed where a port is open on an
-//! interface, whose addresses come and go.
+//! interface, whose addresses come and go. A container's own ports follow with them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -10,7 +10,7 @@ use rtnetlink::MulticastGroup;
 
 use super::{INGRESS, Inner, blocking};
 use crate::cidr::Cidr;
-use crate::desired::{Desired, Door};
+use crate::desired::Door;
 use crate::error::{Error, Result};
 use crate::link::Links;
 use crate::sysctl;
@@ -18,8 +18,9 @@ use crate::sysctl;
 impl Inner {
     /// Takes the ports of the swarm's last word where they are to be open, and keeps in the state what rules go by.
     pub(super) fn open_ports(&self) -> Result<()> {
-        let Some(desired) = self.state().swarm.as_ref().map(|s| s.desired.clone()) else { return Ok(()) };
-        let interfaces = addresses(&desired)?;
+        let desired = self.state().swarm.as_ref().map(|s| s.desired.clone()).unwrap_or_default();
+        let doors = self.state().doors();
+        let interfaces = addresses(&doors)?;
         let before = self.state().interfaces.clone();
         for (interface, now) in interfaces.iter().filter(|(name, now)| before.get(*name) != Some(*now)) {
             if now.is_empty() {
@@ -28,15 +29,16 @@ impl Inner {
                     "this host has no such interface with an address: ports that are open on it are not served here"
                 );
             } else {
-                tracing::info!(interface, addresses = ?now, "swarm ports are open on an interface");
+                tracing::info!(interface, addresses = ?now, "ports are open on an interface");
             }
         }
         self.change(|state| {
             if state.interfaces != interfaces {
-                state.interfaces = interfaces;
+                state.interfaces.clone_from(&interfaces);
                 state.swarm_generation += 1;
             }
         });
+        let containers = self.follow_containers(&interfaces);
         let six = desired.has_ports6() && sysctl::has_ipv6();
         let everywhere = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
         let wanted: Vec<_> = {
@@ -57,7 +59,7 @@ impl Inner {
                 state.swarm_generation += 1;
             }
         });
-        Ok(())
+        containers
     }
 
     /// Follows this host's addresses, and with them those of interfaces that ports are open on, until the daemon ends. What
@@ -77,24 +79,27 @@ impl Inner {
         while let Some(Some(_)) = self.stop.run_until_cancelled(messages.next()).await {
             self.follow_own().await;
             let _one = self.changing.lock().await;
-            let has_doors = self.state().swarm.as_ref().is_some_and(|s| !s.desired.doors().is_empty());
-            if !has_doors {
-                continue;
-            }
-            let inner = self.clone();
-            let opened = blocking("following the addresses of interfaces", move || inner.open_ports()).await;
-            let (_, generation) = self.change(|_| ());
-            let rules = self.commit(generation).await;
-            if let Err(error) = Error::gather([opened, rules].into_iter().filter_map(Result::err).collect()) {
+            if let Err(error) = self.follow_doors().await {
                 tracing::warn!(%error, "ports do not follow their interface yet; trying again in 30 s");
             }
         }
     }
+
+    /// Opens ports where the interfaces that they are on have addresses now. The caller holds `changing`.
+    pub(super) async fn follow_doors(self: &Arc<Self>) -> Result<()> {
+        if self.state().doors().is_empty() {
+            return Ok(());
+        }
+        let inner = self.clone();
+        let opened = blocking("following the addresses of interfaces", move || inner.open_ports()).await;
+        let (_, generation) = self.change(|_| ());
+        let rules = self.commit(generation).await;
+        Error::gather([opened, rules].into_iter().filter_map(Result::err).collect())
+    }
 }
 
 /// The addresses of the interfaces that ports are open on; none of one that is not here.
-fn addresses(desired: &Desired) -> Result<BTreeMap<String, BTreeSet<IpAddr>>> {
-    let doors = desired.doors();
+pub(super) fn addresses(doors: &BTreeSet<String>) -> Result<BTreeMap<String, BTreeSet<IpAddr>>> {
     if doors.is_empty() {
         return Ok(BTreeMap::new());
     }
@@ -113,5 +118,5 @@ fn addresses(desired: &Desired) -> Result<BTreeMap<String, BTreeSet<IpAddr>>> {
         let own = all.iter().filter(|(at, _)| Some(*at) == index).map(|(_, addr)| *addr);
         (name.to_owned(), own.collect())
     };
-    Ok(doors.into_iter().map(of).collect())
+    Ok(doors.iter().map(|name| of(name)).collect())
 }

@@ -89,7 +89,10 @@ impl DataPlane {
     /// Brings tunnel, ports, rules and routes in line with the state. The caller holds `changing`.
     async fn enforce(&self) -> Result<Applied> {
         let swarm = self.inner.state().swarm.clone();
-        let Some(swarm) = swarm else { return Ok(Applied::default()) };
+        let Some(swarm) = swarm else {
+            self.inner.follow_doors().await?;
+            return Ok(Applied::default());
+        };
         let desired = &swarm.desired;
         let tunnel = self.raise_tunnel(&swarm).await;
         let inner = self.inner.clone();

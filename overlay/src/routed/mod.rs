@@ -73,6 +73,7 @@ pub fn plan(state: &State, request: &AttachRequest, names: &Names) -> Result<Rec
         interfaces: Vec::new(),
         order: Vec::new(),
         ports: Vec::new(),
+        doors: Vec::new(),
         relayed: false,
         dns: Dns {
             servers: request.dns_servers.clone(),
@@ -547,6 +548,7 @@ mod tests {
             interfaces,
             order: Vec::new(),
             ports: Vec::new(),
+            doors: Vec::new(),
             relayed: false,
             dns: Dns::default(),
             user_namespace: None,

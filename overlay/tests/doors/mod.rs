@@ -4,9 +4,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use skep_overlay::desired::{Desired, Door};
+use skep_overlay::{BridgeSpec, Publish};
 
-use super::lab::{PATIENCE, ask};
-use super::{BACKENDS, DOOR, PORT, Swarm};
+use super::lab::{self, PATIENCE, ask, request, up};
+use super::{BACKENDS, DOOR, PORT, Swarm, start};
 
 impl Swarm {
     /// As [`Swarm::apply`], with the port 8080 open at `door`.
@@ -83,4 +84,84 @@ pub fn doors() {
     swarm.apply_at("::");
     swarm.check();
     assert!([addr(six), DOOR.into(), elsewhere].into_iter().all(|at| swarm.is_open(at)));
+}
+
+/// A container's own ports on an interface: where that has addresses, of both families, also under the next daemon.
+pub fn containers_doors() {
+    let mut swarm = Swarm::new();
+    let (host, client) = (&swarm.hosts[1], swarm.client.netns().to_owned());
+    let (six, second, third) = ("fd00:67::1", "10.67.0.2", "10.67.0.3");
+    swarm.client.sh("ip addr add fd00:67::9/64 dev side nodad && ip route add 10.66.0.2 via 10.67.0.1");
+    host.sh(&format!("ip addr add {six}/64 dev side nodad"));
+    let addr = |text: &str| text.parse::<IpAddr>().expect("address");
+    let publish = |interface: &str, container_port| Publish {
+        protocol: "tcp".into(),
+        container_port,
+        host_ip: None,
+        interface: Some(interface.into()),
+        host_port: 8090,
+        host_port_end: 0,
+    };
+    let spec = BridgeSpec { name: "six".into(), ipv6: true, ..BridgeSpec::default() };
+    let web = host.run(async {
+        swarm.planes[1].create_bridge(spec).await.expect("bridge");
+        let mut web = request("web", &["six"]);
+        web.ports = vec![publish("side", 80), publish("nosuch0", 80)];
+        up(&swarm.planes[1], web).await
+    });
+    let at = |ports: &[skep_overlay::Bound]| {
+        let mut all: Vec<String> = ports.iter().map(|p| p.host_ip.to_string()).collect();
+        all.sort_unstable();
+        all
+    };
+    assert_eq!(at(&web.ports), [DOOR.to_string(), six.to_owned()]);
+    assert_eq!(ask(&client, DOOR, 8090), Some(("web".into(), "10.67.0.9".into())));
+    assert_eq!(ask(&client, addr(six), 8090), Some(("web".into(), "fd00:67::9".into())));
+    assert_eq!(lab::knock(&client, addr("10.66.0.2"), 8090), None, "another interface's address");
+    // Another container has it on another interface only.
+    let clash = host.run(async {
+        let mut other = request("other", &["six"]);
+        other.ports = vec![publish("side", 80)];
+        let clash = swarm.planes[1].attach(other).await.map(drop);
+        let mut other = request("other", &["six"]);
+        other.ports = vec![publish("under", 80)];
+        up(&swarm.planes[1], other).await;
+        clash
+    });
+    assert!(clash.expect_err("taken").to_string().contains("port is already allocated"));
+    assert_eq!(ask(&client, addr("10.66.0.2"), 8090).map(|a| a.0), Some("other".into()));
+
+    // Addresses come and go, and whoever runs the container hears of it.
+    let followed = |plane: &skep_overlay::DataPlane, wanted: &[&str]| {
+        host.run(async {
+            let follow = async {
+                loop {
+                    let ports = plane.attached("web").await.expect("attached").ports;
+                    if at(&ports) == wanted {
+                        return;
+                    }
+                    assert_eq!(plane.ports_changed().await, "web");
+                }
+            };
+            tokio::time::timeout(PATIENCE, follow).await.expect("told of it");
+        });
+        let found = host.run(plane.check()).expect("check");
+        assert_eq!(found, Vec::<String>::new());
+    };
+    host.sh(&format!("ip addr add {second}/24 dev side && ip addr del {six}/64 dev side"));
+    followed(&swarm.planes[1], &[&DOOR.to_string(), second]);
+    assert_eq!(ask(&client, addr(second), 8090).map(|a| a.0), Some("web".into()));
+    host.sh(&format!("ip addr add {six}/128 dev lo nodad"));
+    assert_eq!(lab::knock(&client, addr(six), 8090), None, "the address is another interface's now");
+
+    // A daemon that was not there finds it out.
+    host.run(swarm.planes[1].shutdown());
+    host.sh(&format!("ip addr add {third}/24 dev side && ip addr del {second}/24 dev side"));
+    swarm.planes[1] = start(host);
+    host.run(swarm.planes[1].retain(&["web".to_owned(), "other".to_owned()])).expect("retain");
+    followed(&swarm.planes[1], &[&DOOR.to_string(), third]);
+    assert_eq!(ask(&client, addr(third), 8090).map(|a| a.0), Some("web".into()));
+    host.sh("ip link set side down && ip addr flush dev side");
+    followed(&swarm.planes[1], &[]);
+    host.run(swarm.planes[1].detach("web")).expect("detach");
 }

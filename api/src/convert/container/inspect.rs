@@ -133,7 +133,7 @@ fn host_config(c: &Container) -> Value {
     let mut bindings: Map<String, Value> = Map::new();
     for p in &g.ports {
         let host = json!({
-            "HostIp": p.host_ip.map(|ip| ip.to_string()).unwrap_or_default(),
+            "HostIp": p.host_ip.map(|ip| ip.to_string()).or(p.interface.clone()).unwrap_or_default(),
             "HostPort": match (p.host_port, p.host_port_end) {
                 (0, _) => String::new(),
                 (port, 0) => port.to_string(),

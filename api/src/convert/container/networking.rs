@@ -62,7 +62,14 @@ pub(super) fn read_ports(host: &mut Fields) -> ApiResult<Vec<PortBinding>> {
                 return Err(ApiError::bad_request(format!("{at}.HostPort = {port:?} ends before it begins")));
             }
             let protocol = protocol.clone();
-            ports.push(PortBinding { protocol, container_port, host_ip, host_port, host_port_end });
+            ports.push(PortBinding {
+                protocol,
+                container_port,
+                host_ip,
+                interface: None,
+                host_port,
+                host_port_end,
+            });
         }
     }
     Ok(ports)
