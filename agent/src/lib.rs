@@ -138,7 +138,7 @@ impl Agent {
         let (channel, channel_seen) = watch::channel(None);
         let exchange = options.exchange.take();
         if let Some(exchange) = &exchange {
-            exchange.join(channel_seen.clone());
+            exchange.join(channel_seen.clone(), remotes.clone());
         }
         let attachments = options.attachments.clone();
         let link = attachments::Link {

@@ -107,7 +107,17 @@ pub(crate) async fn keep_session(
                         }
                     };
                     let tunnels = take_tunnels(channel.clone(), &options, &addr, &mut open);
-                    tokio::select! { held = session => held, () = logs => Ok(()), () = tunnels => Ok(()) }
+                    // A connection to an address that is gone would be waited for.
+                    let elsewhere = async {
+                        shared.remotes.elsewhere_than(&addr).await;
+                        Err(tonic::Status::cancelled("a manager says that there is none here any more"))
+                    };
+                    tokio::select! {
+                        held = session => held,
+                        moved = elsewhere => moved,
+                        () = logs => Ok(()),
+                        () = tunnels => Ok(()),
+                    }
                 };
                 shared.channel.send_replace(None);
                 if reached {

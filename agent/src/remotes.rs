@@ -1,12 +1,13 @@
 //! The managers this node knows, kept on disk, and which to try next.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use skep_identity::Host;
+use tokio::sync::watch;
 
 /// Failures after which a manager is as unlikely to be picked as one can be.
 const WORST: u32 = 6;
@@ -17,8 +18,16 @@ pub struct Remotes {
     host: Host,
     known: Mutex<BTreeMap<String, u32>>,
     rng: Mutex<StdRng>,
+    /// What a manager has said last of where managers are, while there was no session with it.
+    told: watch::Sender<BTreeSet<String>>,
     /// Held while the list is written, so that the newest is written last.
     writing: tokio::sync::Mutex<()>,
+}
+
+impl std::fmt::Debug for Remotes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Remotes").field(&self.all()).finish()
+    }
 }
 
 impl Remotes {
@@ -30,6 +39,7 @@ impl Remotes {
             path: path.to_owned(),
             known: Mutex::new(known.collect()),
             rng: Mutex::new(host.rng()),
+            told: watch::Sender::default(),
             host,
             writing: tokio::sync::Mutex::default(),
         }
@@ -74,6 +84,28 @@ impl Remotes {
     /// Adds managers that nobody has told of yet, until one of them says who there are.
     pub fn add(&self, addrs: impl IntoIterator<Item = String>) {
         self.lock().extend(addrs.into_iter().map(|addr| (addr, 0)));
+    }
+
+    /// Adds where managers are by a manager's word, to be tried before all others.
+    pub fn told(&self, addrs: BTreeSet<String>) {
+        {
+            let mut known = self.lock();
+            let others = known.iter_mut().filter(|(addr, _)| !addrs.contains(*addr));
+            others.for_each(|(_, failures)| *failures = WORST);
+            known.extend(addrs.iter().map(|addr| (addr.clone(), 0)));
+        }
+        self.told.send_replace(addrs);
+    }
+
+    /// Waits until a manager says that there is none at this address any more.
+    pub async fn elsewhere_than(&self, addr: &str) {
+        let mut told = self.told.subscribe();
+        while told.changed().await.is_ok() {
+            if !told.borrow_and_update().contains(addr) {
+                return;
+            }
+        }
+        std::future::pending().await
     }
 
     /// Replaces the list by what a manager says, and keeps it on disk. An empty list is ignored.

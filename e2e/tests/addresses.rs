@@ -280,3 +280,83 @@ fn an_address_that_was_named_changes_by_command() -> Result<()> {
     ensure!(token.contains("10.99.0.11:2377"), "{token}");
     lab.down()
 }
+
+/// Says to the node at `to` where a manager is, with the certificate of `as_whom`; what gRPC answers with.
+fn tell(from: &Host, as_whom: Option<&Host>, to: &str, manager: &str) -> Result<String> {
+    let field = [&[0x0a, u8::try_from(manager.len())?], manager.as_bytes()].concat();
+    let frame = [&[0][..], &u32::try_from(field.len())?.to_be_bytes(), &field].concat();
+    let body = from.dir.join("whereabouts");
+    std::fs::write(&body, frame)?;
+    let (body, url) =
+        (format!("@{}", body.display()), format!("https://{to}:7946/skep.v1.Whereabouts/Managers"));
+    let own = as_whom.map(|host| host.dir.join("data/swarm/identity/node.pem").display().to_string());
+    let certificate = own.iter().flat_map(|own| ["--cert", own, "--key", own]);
+    let rest = ["-H", "content-type: application/grpc", "-H", "te: trailers", "--data-binary", &body, &url];
+    let curl = ["curl", "-sSk", "--http2", "--max-time", "5", "-D", "-", "-o", "/dev/null"];
+    let curl: Vec<&str> = curl.into_iter().chain(certificate).chain(rest).collect();
+    let headers = from.exec(&curl)?;
+    let status = headers.lines().find_map(|l| l.strip_prefix("grpc-status: "));
+    Ok(status.with_context(|| headers.clone())?.trim().to_owned())
+}
+
+#[test]
+fn workers_of_the_only_manager_are_told_its_new_address_by_it_and_by_nobody_else() -> Result<()> {
+    let lab = hosts("alone", 4)?;
+    let [one, two, three, four] = lab.hosts() else { bail!("four hosts") };
+    one.docker(&["swarm", "init"])?;
+    // Nobody is held for dead on a busy machine: all are told before that.
+    one.docker(&["swarm", "update", "--dispatcher-heartbeat", "10s"])?;
+    let worker = token(one, "worker")?;
+    for host in [two, three] {
+        host.docker(&["swarm", "join", "--token", &worker, "10.99.0.1:2377"])?;
+    }
+    let ready = ["Ready Leader", "Ready", "Ready"];
+    nodes_are(one, "three nodes are ready", &ready)?;
+    four.docker(&["swarm", "init"])?;
+    create(one, "web", 2, &["-p", "8080:80", "--constraint", "node.role==worker"])?;
+    wait_running(one, "web", 2)?;
+    let tasks = one.docker(&["service", "ps", "-q", "web"])?;
+
+    // Whoever has no certificate, another swarm's, or a worker's, is not heard.
+    let (to, wrong) = ("10.99.0.3", "10.99.0.4:2377");
+    for (who, as_whom) in [("nobody", None), ("another swarm's manager", Some(four))] {
+        let told = tell(four, as_whom, to, wrong);
+        ensure!(!told.as_ref().is_ok_and(|status| status == "0"), "{who}: {told:?}");
+    }
+    ensure!(tell(two, Some(two), to, wrong)? == "7", "a worker: permission denied");
+    ensure!(tell(one, Some(one), to, "nowhere")? == "3", "no address: invalid argument");
+    // A manager that errs leads nobody astray: who is found there has another swarm's certificate.
+    ensure!(tell(one, Some(one), to, wrong)? == "0", "a manager");
+
+    moves(one, "10.99.0.1", "10.99.0.11")?;
+    managers_are(one, &["10.99.0.11"])?;
+    let knows = |host: &Host, manager: &str| {
+        eventually("the worker knows where the manager is", LONG, || {
+            let known = host.docker(&["info", "-f", "{{range .Swarm.RemoteManagers}}{{.Addr}} {{end}}"])?;
+            ensure!(known.trim() == manager, "{known}");
+            Ok(())
+        })
+    };
+    for host in [two, three] {
+        knows(host, "10.99.0.11:2377")?;
+    }
+    nodes_are(one, "three nodes are ready again", &ready)?;
+    ensure!(one.docker(&["service", "ps", "-q", "web"])? == tasks, "the same tasks");
+    one.docker(&["service", "scale", "-d", "web=4"])?;
+    wait_running(one, "web", 4)?;
+
+    // And under a daemon that was not running when its address changed.
+    one.stop_daemon("-TERM")?;
+    moves(one, "10.99.0.11", "10.99.0.12")?;
+    one.start_daemon()?;
+    for host in [two, three] {
+        knows(host, "10.99.0.12:2377")?;
+    }
+    nodes_are(one, "three nodes are ready once more", &ready)?;
+    eventually("all replicas answer", LONG, || {
+        let seen = answers(&lab, "http://10.99.0.12:8080/", 16)?;
+        ensure!(seen.len() == 4, "{seen:?}");
+        Ok(())
+    })?;
+    lab.down()
+}

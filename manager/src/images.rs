@@ -127,8 +127,8 @@ fn candidates(
     (with_tasks, others)
 }
 
-/// Where a node serves images.
-fn address_of(node: &v1::Node) -> Option<String> {
+/// Where a node serves images, and takes in where managers are.
+pub(crate) fn address_of(node: &v1::Node) -> Option<String> {
     let port = u16::try_from(node.description.as_ref()?.exchange_port).ok().filter(|p| *p != 0)?;
     let ip: IpAddr = node.addr.parse().ok()?;
     Some(SocketAddr::new(ip, port).to_string())

@@ -31,6 +31,7 @@ pub mod raft;
 mod readdress;
 pub mod reaper;
 pub mod rebalancer;
+mod recall;
 mod replica;
 pub mod restart;
 pub mod scheduler;

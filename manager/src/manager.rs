@@ -23,6 +23,7 @@ use crate::logs::LogsHandle;
 use crate::metrics::Metrics;
 use crate::raft::{RaftStatus, Timing};
 use crate::readdress::{self, Whereabouts};
+use crate::recall;
 use crate::replica::Replica;
 use crate::services::Services;
 use crate::store::{Store, Writer};
@@ -101,6 +102,7 @@ struct Inner {
     replica: Replica,
     whereabouts: watch::Sender<Whereabouts>,
     announcing: AbortHandle,
+    recalling: AbortHandle,
 }
 
 impl Manager {
@@ -216,8 +218,10 @@ impl Manager {
         let (whereabouts, wanted) = watch::channel(whereabouts);
         let announcing =
             tokio::spawn(readdress::announce(ctx.clone(), replica.clone(), wanted)).abort_handle();
+        let recalling = tokio::spawn(recall::recall(ctx.clone())).abort_handle();
         let services = Mutex::new(Some(services));
-        let inner = Inner { ctx, control, logs, tunnels, services, replica, whereabouts, announcing };
+        let inner =
+            Inner { ctx, control, logs, tunnels, services, replica, whereabouts, announcing, recalling };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -268,6 +272,7 @@ impl Manager {
     /// Stops serving; what it leads it hands over first. What is on disk stays.
     pub async fn stop(&self) {
         self.inner.announcing.abort();
+        self.inner.recalling.abort();
         self.hand_over().await;
         if let Some(mut services) = self.inner.services.lock().await.take() {
             services.stop().await;

@@ -9,6 +9,7 @@ mod picker;
 mod rate;
 mod server;
 mod source;
+mod whereabouts;
 
 use std::collections::HashMap;
 use std::io;
@@ -24,6 +25,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
+use crate::remotes::Remotes;
 pub use fetch::FetchError;
 use rate::Rate;
 pub use server::Listening;
@@ -78,6 +80,8 @@ struct Link {
     identity: Identity,
     network: Streams,
     manager: watch::Receiver<Option<Channel>>,
+    /// Those that this node knows.
+    remotes: Arc<Remotes>,
 }
 
 #[derive(Clone)]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use skep_engine::Share;
 use skep_identity::{Identity, Network, Role, require, require_any};
 use skep_proto::v1::exchange_server::{Exchange as ExchangeService, ExchangeServer};
+use skep_proto::v1::whereabouts_server::WhereaboutsServer;
 use skep_proto::v1::{self, BlobChunk};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -17,6 +18,7 @@ use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use super::{Exchange, Link, OFFERED, Streams, makeup_to_proto, packed};
+use crate::remotes::Remotes;
 
 /// Bytes of one message.
 const CHUNK: usize = 64 << 10;
@@ -47,7 +49,9 @@ impl Listening {
         let port = listener.local_addr()?.port();
         let stop = CancellationToken::new();
         exchange.state().left = stop.clone();
-        let router = skep_identity::server().add_service(ExchangeServer::new(exchange.clone()));
+        let router = skep_identity::server()
+            .add_service(ExchangeServer::new(exchange.clone()))
+            .add_service(WhereaboutsServer::new(exchange.clone()));
         let incoming = skep_identity::incoming(identity, listener);
         let ended = stop.clone().cancelled_owned();
         tokio::spawn(async move {
@@ -66,10 +70,11 @@ impl Listening {
         self.port
     }
 
-    /// From now on images can be fetched, too: managers are asked over this channel who has them.
-    pub(crate) fn join(&self, manager: watch::Receiver<Option<Channel>>) {
+    /// From now on images can be fetched, too: managers are asked over this channel who has them. Managers that this node
+    /// does not find say where they are.
+    pub(crate) fn join(&self, manager: watch::Receiver<Option<Channel>>, remotes: Arc<Remotes>) {
         let (identity, network) = (self.identity.clone(), self.network.clone());
-        self.exchange.state().link = Some((self.number, Link { identity, network, manager }));
+        self.exchange.state().link = Some((self.number, Link { identity, network, manager, remotes }));
     }
 }
 
