@@ -17,7 +17,7 @@ fn the_state_of_a_failed_step_can_be_looked_at() -> Result<()> {
     fs::write(host.dir.join("secret"), "s3cret-words")?;
     let secret = format!("id=word,src={}", host.dir.join("secret").display());
     let text = "FROM bb\nARG WHAT=thing\nWORKDIR /w\nRUN echo kept > before\n\
-                RUN --mount=type=secret,id=word echo half > after && false\n";
+                RUN --mount=type=secret,id=word --mount=type=secret,id=word,env=WORD echo half > after && false\n";
     fs::write(context.join("Dockerfile"), text)?;
     let nothing_left = || {
         eventually("nothing is left", Duration::from_secs(30), || {
@@ -30,9 +30,11 @@ fn the_state_of_a_failed_step_can_be_looked_at() -> Result<()> {
     let mut command = host.skep_command();
     command.args(["build", "--debug", "--secret", &secret]).arg(&context);
     let mut terminal = Terminal::start(command)?;
-    terminal.until("Step 5/5 (Dockerfile:5) failed: RUN --mount=type=secret,id=word echo half > after && false: exited with 1")?;
-    terminal.write(b"cat before after /run/secrets/word; echo $WHAT in $(pwd); test -t 0 && echo typed\n")?;
-    terminal.until("kept\r\nhalf\r\ns3cret-wordsthing in /w\r\ntyped")?;
+    terminal.until("Step 5/5 (Dockerfile:5) failed: RUN --mount=type=secret,id=word --mount=type=secret,id=word,env=WORD echo half > after && false: exited with 1")?;
+    terminal.write(
+        b"cat before after /run/secrets/word; echo $WORD $WHAT in $(pwd); test -t 0 && echo typed\n",
+    )?;
+    terminal.until("kept\r\nhalf\r\ns3cret-wordss3cret-words thing in /w\r\ntyped")?;
     terminal.write(b"exit\n")?;
     terminal.until("returned a non-zero code: 1")?;
     ensure!(terminal.wait()? == Some(1), "the code is the step's");

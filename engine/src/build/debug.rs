@@ -23,6 +23,13 @@ pub(super) struct At<'a> {
     pub(super) instruction: &'a Instruction,
 }
 
+/// What a step had that is on no disk.
+#[derive(Default)]
+pub(super) struct Secrets {
+    pub(super) files: Vec<FileContent>,
+    pub(super) variables: Vec<String>,
+}
+
 /// The state before a step that failed without a command of its own; where there are no files there is no shell.
 pub(super) async fn before(shared: &Shared, stage: &Stage, at: &At<'_>, failure: &Error, out: &Output) {
     let Some(image) = stage.image.clone() else { return };
@@ -31,20 +38,20 @@ pub(super) async fn before(shared: &Shared, stage: &Stage, at: &At<'_>, failure:
     let network = shared.request.network.clone();
     let Ok(config) = of_step(shared, stage, image) else { return };
     let config = ContainerConfig { env, network, ..config };
-    shell(shared, config, Vec::new(), stage, at, &failure.to_string(), out).await;
+    shell(shared, config, Secrets::default(), stage, at, &failure.to_string(), out).await;
 }
 
 /// A shell in a container like `config`. That there is none is said, and hides no failure of the build's.
 pub(super) async fn shell(
     shared: &Shared,
     config: ContainerConfig,
-    contents: Vec<FileContent>,
+    secrets: Secrets,
     stage: &Stage,
     at: &At<'_>,
     failure: &str,
     out: &Output,
 ) {
-    if let Err(e) = open(shared, config, contents, stage, at, failure, out).await {
+    if let Err(e) = open(shared, config, secrets, stage, at, failure, out).await {
         out.line(format!("No shell can be opened in what the step left: {e}")).await;
     }
 }
@@ -53,7 +60,7 @@ pub(super) async fn shell(
 async fn open(
     shared: &Shared,
     config: ContainerConfig,
-    contents: Vec<FileContent>,
+    secrets: Secrets,
     stage: &Stage,
     at: &At<'_>,
     failure: &str,
@@ -70,7 +77,8 @@ async fn open(
         ..config
     };
     let (id, guard) = Guard::create(engine, config, Default::default()).await?;
-    engine.give_files(&id, contents)?;
+    engine.give_files(&id, secrets.files)?;
+    engine.give_variables(&id, secrets.variables)?;
     let ended = engine.wait(&id, WaitCondition::NextExit)?;
     let file = &shared.request.dockerfile;
     let told = json!({ "Skep.Debug": {

@@ -30,6 +30,8 @@ pub(super) struct Mounted {
     pub(super) files: Vec<MemoryFile>,
     pub(super) contents: Vec<FileContent>,
     pub(super) env: Vec<String>,
+    /// Variables with secrets in them, which nothing but the command is to know.
+    pub(super) secret_env: Vec<String>,
     /// Paths that are no part of the layer where the image does not have them.
     pub(super) stubs: Vec<PathBuf>,
     /// Its caches.
@@ -152,7 +154,7 @@ pub(super) async fn prepare(
                     let text = String::from_utf8(secret.clone()).map_err(|_| {
                         Error::Invalid(format!("secret {} cannot be a variable: it is not UTF-8", m.id))
                     })?;
-                    out.env.push(format!("{}={text}", m.env));
+                    out.secret_env.push(format!("{}={text}", m.env));
                 }
                 if m.target.is_empty() {
                     continue;

@@ -161,12 +161,17 @@ pub(super) async fn run(
         privileged: run.security == Security::Insecure,
         ..of_step(shared, stage, image)?
     };
-    let again = request.debug.then(|| (config.clone(), mounted.contents.clone()));
+    let again = request.debug.then(|| {
+        let secrets =
+            debug::Secrets { files: mounted.contents.clone(), variables: mounted.secret_env.clone() };
+        (config.clone(), secrets)
+    });
     let (id, guard) = Guard::create(engine, config, std::mem::take(&mut mounted.caches)).await?;
     out.line(format!(" ---> Running in {}", &id[..12])).await;
     let streams = AttachOptions { stdout: true, stderr: true, ..AttachOptions::default() };
     let mut output = engine.attach(&id, streams).await?.output;
     let ended = engine.wait(&id, WaitCondition::NextExit)?;
+    engine.give_variables(&id, std::mem::take(&mut mounted.secret_env))?;
     engine.start_with_files(&id, std::mem::take(&mut mounted.contents)).await?;
     while let Some(frame) = output.next().await {
         out.text(String::from_utf8_lossy(&frame?.data).into_owned()).await;
@@ -186,12 +191,12 @@ pub(super) async fn run(
     });
     if exit.code != 0 {
         let reason = if exit.error.is_empty() { String::new() } else { format!(": {}", exit.error) };
-        if let Some((config, contents)) = again {
+        if let Some((config, secrets)) = again {
             let left = layer.await?;
             let image = left.as_ref().map_or(config.image.clone(), |held| held.image().to_owned());
             let failure = format!("exited with {}{reason}", exit.code);
             let config = ContainerConfig { image, ..config };
-            debug::shell(shared, config, contents, stage, at, &failure, out).await;
+            debug::shell(shared, config, secrets, stage, at, &failure, out).await;
         }
         if request.keep_failed && !request.debug {
             guard.leave().await?;

@@ -1,6 +1,7 @@
 //! Files that are in a container and on no disk (a service's secrets and configs). Whoever starts the container
 //! gives their content. It lies in a tmpfs in the bundle, where the shim binds it from, and which is taken off again
-//! once the container has it: from then on the files live as long as the container's mounts do.
+//! once the container has it: from then on the files live as long as the container's mounts do. The same holds for
+//! variables that only the processes of one run are to know.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -18,9 +19,10 @@ use crate::error::Error;
 use crate::mount::{MountConfig, MountKind};
 use crate::runtime::mount_api::{self, NODEV, NOEXEC, NOSUID};
 use crate::runtime::{mountinfo, mounts};
+use crate::shim::spec::VARIABLES_FILE;
 use crate::userns::IdMaps;
 
-/// Where in the bundle the tmpfs is.
+/// Where in the bundle the tmpfs is, [`VARIABLES_FILE`] with it.
 const DIRECTORY: &str = "files";
 
 /// What a file holds. Its Debug tells only how much.
@@ -54,6 +56,12 @@ impl Engine {
         self.table().find(id)?.volatile().contents = Some(contents);
         Ok(())
     }
+
+    /// Has the next start of a container know `NAME=VALUE`s that are in none of what is kept or told of it.
+    pub(crate) fn give_variables(&self, id: &str, variables: Vec<String>) -> Result<(), Error> {
+        self.table().find(id)?.volatile().variables = variables;
+        Ok(())
+    }
 }
 
 /// The tmpfs while it is on the host. Dropping it takes it off.
@@ -64,17 +72,19 @@ pub(super) struct Placed {
 }
 
 impl Placed {
-    /// Mounts a tmpfs in the bundle and writes the files, owned by the host's IDs of a container's where those are given.
+    /// Mounts a tmpfs in the bundle and writes the files, owned by the host's IDs of a container's where those are given, and
+    /// the variables for the shim.
     pub(super) fn new(
         bundle: &Path,
         files: &[MemoryFile],
         contents: Option<&[FileContent]>,
+        variables: &[String],
         ids: Option<&IdMaps>,
     ) -> Result<Option<Self>, Error> {
-        if files.is_empty() {
+        if files.is_empty() && variables.is_empty() {
             return Ok(None);
         }
-        let Some(contents) = contents.filter(|c| c.len() == files.len()) else {
+        let Some(contents) = contents.or(Some(&[])).filter(|c| c.len() == files.len()) else {
             let what: Vec<&str> = files.iter().map(|f| f.what.as_str()).collect();
             return Err(Error::Conflict(format!(
                 "the container needs {}, which no disk keeps: only its service can start it",
@@ -102,6 +112,11 @@ impl Placed {
             })?;
             write(&path, file, owner, content).map_err(Error::io("write", &path))?;
             placed.mounts.push(MountConfig::new(MountKind::bind(path), file.target.clone(), true));
+        }
+        if !variables.is_empty() {
+            let path = bundle.join(VARIABLES_FILE);
+            let json = serde_json::to_vec(variables).map_err(std::io::Error::from);
+            json.and_then(|json| std::fs::write(&path, json)).map_err(Error::io("write", &path))?;
         }
         Ok(Some(placed))
     }

@@ -62,6 +62,8 @@ pub(super) struct Volatile {
     pub(super) detach_network: bool,
     /// For the files of the start that is under way.
     pub(super) contents: Option<Vec<FileContent>>,
+    /// More variables for that start, which no disk keeps.
+    pub(super) variables: Vec<String>,
 }
 
 pub(crate) struct Slot {

@@ -170,6 +170,7 @@ impl Engine {
         let c = self.as_started(slot);
         let bundle = self.bundle(&slot.id);
         let contents = slot.volatile().contents.take();
+        let variables = std::mem::take(&mut slot.volatile().variables);
         let real_time = self.real_time();
         let (spec, files) = {
             let (engine, slot, bundle) = (self.clone(), slot.clone(), bundle.clone());
@@ -184,6 +185,7 @@ impl Engine {
                     &bundle,
                     &c.config.files,
                     contents.as_deref(),
+                    &variables,
                     engine.next_ids(&c.config).as_ref(),
                 )?;
                 let mut mounts = mounts;

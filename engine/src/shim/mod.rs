@@ -98,6 +98,19 @@ fn detach(bundle: &Path) -> io::Result<UnixStream> {
     Ok(launcher)
 }
 
+/// Variables, those of [`VARIABLES_FILE`] in the place of others of the same name.
+fn with_more(mut env: Vec<String>) -> io::Result<Vec<String>> {
+    let more: Vec<String> = match std::fs::read(VARIABLES_FILE) {
+        Ok(json) => serde_json::from_slice(&json)?,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(env),
+        Err(e) => return Err(e),
+    };
+    let name = |v: &String| v.split('=').next().unwrap_or_default().to_owned();
+    env.retain(|v| more.iter().all(|m| name(m) != name(v)));
+    env.extend(more);
+    Ok(env)
+}
+
 fn make(launcher: &UnixStream) -> Result<(), Error> {
     // Relative from here on: a socket's path may not be longer than 107 bytes.
     let bundle = Path::new(".");
@@ -106,9 +119,10 @@ fn make(launcher: &UnixStream) -> Result<(), Error> {
         move |source| Error::System { operation, subject, source }
     };
     let json = std::fs::read(SPEC_FILE).map_err(fault("read", SPEC_FILE))?;
-    let spec: ShimSpec =
+    let mut spec: ShimSpec =
         serde_json::from_slice(&json).map_err(|e| Error::Refused(format!("{SPEC_FILE}: {e}")))?;
     drop(json);
+    spec.env = with_more(spec.env).map_err(fault("read", VARIABLES_FILE))?;
     let log_path = spec.log_path.display().to_string();
     let log = Log::open(&spec).map_err(|e| match e.kind() {
         // It says itself what it is about.

@@ -20,6 +20,9 @@ use crate::userns::IdMaps;
 
 /// The [`ShimSpec`] as JSON.
 pub const SPEC_FILE: &str = "spec.json";
+/// More variables of the command, for this start alone: a list in JSON, in memory and there no longer than until the command
+/// has been started.
+pub const VARIABLES_FILE: &str = "files/variables";
 /// Control socket.
 pub const SOCKET_FILE: &str = "shim.sock";
 /// Process ID of the shim and host PID of the container's init: two decimal numbers.

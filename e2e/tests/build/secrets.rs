@@ -1,0 +1,61 @@
+//! Secrets of builds: once the step that asked for one has ended, nothing has it.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use skep_e2e::swarm::path;
+
+use crate::builder;
+
+const SECRET: &str = "s3cret-words-of-a-build";
+
+/// The files below a directory that have it.
+fn holding(dir: &Path, found: &mut Vec<String>) -> Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            holding(&entry.path(), found)?;
+        } else if kind.is_file() {
+            // Namespaces are files that nobody reads.
+            let Ok(content) = fs::read(entry.path()) else { continue };
+            if content.windows(SECRET.len()).any(|w| w == SECRET.as_bytes()) {
+                found.push(entry.path().display().to_string());
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn what_a_failed_step_leaves_knows_no_secret() -> Result<()> {
+    let (lab, context) = builder("bx")?;
+    let host = lab.host(1);
+    // It is nowhere but in this process' environment.
+    let build = |text: &str| -> Result<(bool, String)> {
+        fs::write(context.join("Dockerfile"), text)?;
+        let mut command = host.skep_command();
+        command.args(["build", "--secret", "id=word,env=GIVEN", "--no-cache", "-t", "told"]).arg(&context);
+        command.env("GIVEN", SECRET);
+        crate::run(command)
+    };
+    let mounts = "--mount=type=secret,id=word,env=WORD --mount=type=secret,id=word,target=/word";
+    let (ok, said) = build(&format!(
+        "FROM bb\nENV WORD=other\nRUN {mounts} test $WORD = $(cat /word) && echo ${{#WORD}}\n"
+    ))?;
+    ensure!(ok && said.contains(&SECRET.len().to_string()), "{said}");
+    let (ok, failed) = build(&format!("FROM bb\nRUN {mounts} test -z $WORD\n"))?;
+    ensure!(!ok, "{failed}");
+    // The step's container is there to be looked at.
+    let left = host.docker(&["ps", "-aq"])?;
+    let told = host.docker(&["inspect", left.trim()])?;
+    ensure!(told.contains("WORD") && !told.contains(SECRET), "{told}");
+    let archive = host.dir.join("told.tar");
+    host.docker(&["save", "-o", path(&archive), "told"])?;
+    let mut found = Vec::new();
+    holding(&host.dir, &mut found)?;
+    ensure!(found.is_empty(), "it is in {found:?}");
+    ensure!(!said.contains(SECRET) && !failed.contains(SECRET), "{said}{failed}");
+    lab.down()
+}
