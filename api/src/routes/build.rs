@@ -201,11 +201,11 @@ fn read(q: Vec<(String, String)>, headers: &HeaderMap) -> ApiResult<(BuildReques
         ..ResourceLimits::default()
     };
     let mut extra_hosts = Vec::new();
-    for host in a.take("extrahosts").split(',').filter(|h| !h.is_empty()) {
+    for host in a.all("extrahosts").iter().flat_map(|list| list.split(',')).filter(|h| !h.is_empty()) {
         extra_host(host)?;
         extra_hosts.push(host.to_owned());
     }
-    let security_options: Vec<String> = a.json("securityopt")?;
+    let security_options = a.all("securityopt");
     for option in &security_options {
         ContainerConfig::default().secure(option).map_err(ApiError::bad_request)?;
     }
