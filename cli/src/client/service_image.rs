@@ -25,17 +25,7 @@ pub async fn pin_as(api: &Api, spec: &mut Value, auth: &str) -> Result<Option<St
     let task = &mut spec["TaskTemplate"];
     let Some(image) = task["ContainerSpec"]["Image"].as_str().map(familiar) else { return Ok(None) };
     task["ContainerSpec"]["Image"] = image.as_str().into();
-    let headers = [("X-Registry-Auth", auth)];
-    let headers = if auth.is_empty() { &[][..] } else { &headers[..] };
-    let path = format!("/distribution/{}/json", image.split('/').map(encode).collect::<Vec<_>>().join("/"));
-    let answer = api.send(Method::GET, &path, &Query::new(), full(""), headers).await;
-    let found: Option<Value> = match answer {
-        Ok(response) => {
-            let bytes = http_body_util::BodyExt::collect(response.into_body()).await?.to_bytes();
-            serde_json::from_slice(&bytes).ok()
-        }
-        Err(_) => None,
-    };
+    let found = told(api, &image, auth).await.ok();
     let Some((found, digest)) =
         found.as_ref().and_then(|f| f["Descriptor"]["digest"].as_str().map(|d| (f, d)))
     else {
@@ -58,6 +48,16 @@ pub async fn pin_as(api: &Api, spec: &mut Value, auth: &str) -> Result<Option<St
         .collect();
     task["Placement"]["Platforms"] = platforms.into();
     Ok(None)
+}
+
+/// What a registry, or the swarm, tells of an image.
+pub async fn told(api: &Api, image: &str, auth: &str) -> Result<Value> {
+    let headers = [("X-Registry-Auth", auth)];
+    let headers = if auth.is_empty() { &[][..] } else { &headers[..] };
+    let path = format!("/distribution/{}/json", image.split('/').map(encode).collect::<Vec<_>>().join("/"));
+    let response = api.send(Method::GET, &path, &Query::new(), full(""), headers).await?;
+    let bytes = http_body_util::BodyExt::collect(response.into_body()).await?.to_bytes();
+    Ok(serde_json::from_slice(&bytes)?)
 }
 
 /// What agents are to pull with: only if it was asked for.

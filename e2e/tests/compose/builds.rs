@@ -11,14 +11,15 @@ use super::{Client, LONG, lab, skep, write};
 fn builds_take_from_other_services_directories_and_agents() -> Result<()> {
     let (lab, dir) = lab("cbuilds")?;
     let host = lab.host(1);
-    let file = "services:\n  app:\n    build:\n      context: ./app\n      additional_contexts:\n        base: service:base\n        files: ./files\n        plain: docker-image://bb\n      privileged: true\n      entitlements: [network.host]\n      ssh: [default]\n  base:\n    image: made-base\n    build: ./base\n    depends_on: [app]\n";
-    let app = "FROM plain AS one\nRUN echo one > /one\nFROM base\nCOPY --from=one /one /\nCOPY --from=files f /\nRUN --security=insecure --network=host true\nRUN --mount=type=ssh,required test -S $SSH_AUTH_SOCK\n";
+    let file = "services:\n  app:\n    build:\n      context: ./app\n      additional_contexts:\n        base: service:base\n        files: ./files\n        plain: docker-image://bb\n      privileged: true\n      entitlements: [network.host]\n      ssh: [default]\n      secrets: [tok]\n  base:\n    image: made-base\n    build: ./base\n    depends_on: [app]\nsecrets: {tok: {environment: TOKEN}}\n";
+    let app = "FROM plain AS one\nRUN echo one > /one\nFROM base\nCOPY --from=one /one /\nCOPY --from=files f /\nRUN --security=insecure --network=host true\nRUN --mount=type=ssh,required test -S $SSH_AUTH_SOCK\nRUN --mount=type=secret,id=tok,required test $(cat /run/secrets/tok) = from-dotenv\n";
     write(
         &dir,
         &[
             ("compose.yaml", file),
             ("app/Dockerfile", app),
             ("files/f", "file"),
+            (".env", "TOKEN=from-dotenv\n"),
             ("base/Dockerfile", "FROM bb\nRUN echo base > /base\n"),
         ],
     )?;

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use skep_e2e::registry::{Registry, RegistryOptions};
 use skep_e2e::swarm::bare;
-use skep_e2e::{Host, eventually};
+use skep_e2e::{Host, Terminal, eventually};
 
 use super::{Client, LONG, field, lab, prepared, write};
 
@@ -57,7 +57,8 @@ fn said(client: Client, host: &Host, dir: &Path) -> Result<Vec<(String, String)>
         Ok(())
     };
     for args in [
-        &["port", "web", "80"][..],
+        &["config", "--lock-image-digests", "web"][..],
+        &["port", "web", "80"],
         &["port", "--protocol", "udp", "web", "53"],
         &["port", "web", "81"],
         &["port", "nope", "80"],
@@ -76,6 +77,7 @@ fn said(client: Client, host: &Host, dir: &Path) -> Result<Vec<(String, String)>
         &["scale", "side"],
         &["scale", "side=x"],
         &["scale", "nope=1"],
+        &["down", "nope"],
         &["pause", "web"],
         &["ps", "-a", "--format", "{{.Name}} {{.State}}"],
         &["exec", "-T", "web", "true"],
@@ -91,6 +93,10 @@ fn said(client: Client, host: &Host, dir: &Path) -> Result<Vec<(String, String)>
     ] {
         ask(args)?;
     }
+    // Each has built its own.
+    let locked = std::mem::take(&mut all[0].1);
+    let (image, digest) = locked.split_once("@sha256:").with_context(|| locked.clone())?;
+    all[0].1 = format!("{image}{}", digest.trim_start_matches(|c: char| c.is_ascii_hexdigit()));
     // An image's ID is its own, and Docker's tells it elsewhere.
     for (_, text) in all.iter_mut().filter(|(args, _)| args.starts_with("commit")) {
         text.truncate(1);
@@ -100,6 +106,14 @@ fn said(client: Client, host: &Host, dir: &Path) -> Result<Vec<(String, String)>
 
 /// What goes on until something happens: events, wait, attach.
 fn followed(client: Client, host: &Host, dir: &Path) -> Result<()> {
+    // As fingers type it that are used to `docker exec`.
+    for args in [&["exec", "-it", "side"][..], &["run", "--rm", "-it", "side"], &["exec", "-ti", "side"]] {
+        let mut command = client.command(host, dir)?;
+        command.args(args).args(["sh", "-c", "test -t 0 && echo typed"]);
+        let mut terminal = Terminal::start(command)?;
+        terminal.until("typed")?;
+        ensure!(terminal.wait()? == Some(0), "{client:?} {args:?}");
+    }
     let (attached, mut out) =
         begin(client, host, dir, &["attach", "--no-stdin", "--sig-proxy=false", "web"])?;
     let mut line = String::new();
@@ -140,6 +154,21 @@ fn followed(client: Client, host: &Host, dir: &Path) -> Result<()> {
         status.code() == Some(3) && text.contains("exited with status code 3"),
         "{client:?}: {status} {text}"
     );
+    ensure!(field(host, "cmd-web-1", "{{.State.ExitCode}}")? == "3");
+    if client == Client::Docker {
+        // Whose own takes the project away once for each container that ends, and may meet itself.
+        return Ok(());
+    }
+    client.ok(host, dir, &["start"])?;
+    let before = waits(host)?;
+    let (mut waiting, _) = begin(client, host, dir, &["wait", "--down-project", "web", "side"])?;
+    eventually("it waits for both", LONG, || {
+        ensure!(waits(host)? > before + 1);
+        Ok(())
+    })?;
+    client.ok(host, dir, &["kill", "-s", "TERM", "web"])?;
+    waiting.wait()?;
+    ensure!(super::containers(host)?.is_empty(), "{client:?}: the project goes with the first that ends");
     Ok(())
 }
 
@@ -201,7 +230,6 @@ fn both_clients_do_the_same_with_a_project_that_runs() -> Result<()> {
             "{client:?}: {images}"
         );
         followed(client, host, &dir)?;
-        ensure!(field(host, "cmd-web-1", "{{.State.ExitCode}}")? == "3");
         client.ok(host, &dir, &["down", "-v", "-t", "1"])?;
         host.docker(&["rmi", "made:1", &image])?;
         eventually("nothing is left", LONG, || {

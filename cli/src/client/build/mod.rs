@@ -130,6 +130,9 @@ pub struct BuildArgs {
     /// A Dockerfile given as text, not as a file.
     #[arg(skip)]
     pub inline: Option<String>,
+    /// Secrets given as they are, by their IDs.
+    #[arg(skip)]
+    pub secrets: BTreeMap<String, Vec<u8>>,
     /// Our standard output is for something else.
     #[arg(skip)]
     pub to_stderr: bool,
@@ -205,7 +208,8 @@ pub async fn build(api: &Api, args: &BuildArgs) -> Result<String> {
     if !known.is_empty() {
         headers.push(("X-Registry-Config", STANDARD.encode(serde_json::to_vec(&known)?)));
     }
-    let secrets = secrets(&args.secret)?;
+    let mut secrets = secrets(&args.secret)?;
+    secrets.extend(args.secrets.iter().map(|(id, content)| (id.clone(), STANDARD.encode(content))));
     if !secrets.is_empty() {
         let text = STANDARD.encode(serde_json::to_vec(&secrets)?);
         if text.len() > LONGEST_SECRETS {
@@ -299,7 +303,7 @@ fn query(args: &BuildArgs, dockerfile: &str) -> Result<Query> {
         if security.unconfined_paths {
             bail!("--security-opt systempaths=unconfined is not for builds: use RUN --security=insecure");
         }
-        q = q.with("securityopt", serde_json::to_string(&security.options)?);
+        q = security.options.iter().fold(q, |q, option| q.with("securityopt", option));
     }
     if !args.build_arg.is_empty() {
         let mut map = BTreeMap::new();

@@ -1,5 +1,7 @@
 //! `compose build`: the build sections of services as builds of their own.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
@@ -31,6 +33,9 @@ pub struct BuildFlags {
     /// Suppress the build output
     #[arg(short, long)]
     quiet: bool,
+    /// SSH agents to forward to the builds: default|ID[=SOCKET]
+    #[arg(long, value_name = "string")]
+    ssh: Vec<String>,
     /// Also build dependencies (transitively)
     #[arg(long)]
     with_dependencies: bool,
@@ -46,6 +51,7 @@ pub struct Options {
     pub no_cache: bool,
     pub pull: bool,
     pub quiet: bool,
+    pub ssh: Vec<String>,
     pub to_stderr: bool,
 }
 
@@ -63,6 +69,7 @@ pub async fn run(s: &Session<'_>, flags: &BuildFlags) -> Result<()> {
         no_cache: flags.no_cache,
         pull: flags.pull,
         quiet: flags.quiet,
+        ssh: flags.ssh.clone(),
         to_stderr: false,
     };
     all(s, &project, &names, &options).await?;
@@ -85,9 +92,9 @@ pub async fn all(s: &Session<'_>, project: &Project, names: &[String], options: 
     let (names, edges) = in_order(project, names)?;
     let names = &names;
     graph::walk(names, &edges, false, async |name| {
-        let (words, inline) = words(project, &name, options)?;
-        let mut args = BuildArgs::from_words(&words)?;
-        args.inline = inline;
+        let words = words(project, &name, options)?;
+        let mut args = BuildArgs::from_words(&words.flags)?;
+        (args.inline, args.secrets) = (words.inline, words.secrets);
         args.to_stderr = options.to_stderr;
         args.named = (names.len() > 1).then(|| name.clone());
         s.report.tell("Service", &name, "Building");
@@ -133,8 +140,16 @@ fn in_order(project: &Project, names: &[String]) -> Result<(Vec<String>, graph::
     Ok((all, edges))
 }
 
-/// A build section as the words of `skep build`, and the Dockerfile that is in the file itself.
-fn words(project: &Project, name: &str, options: &Options) -> Result<(Vec<String>, Option<String>)> {
+/// A build section as `skep build` takes it.
+struct Words {
+    flags: Vec<String>,
+    /// The Dockerfile that is in the file itself.
+    inline: Option<String>,
+    /// Secrets that are the project's variables, by their IDs: no command line shows them.
+    secrets: BTreeMap<String, Vec<u8>>,
+}
+
+fn words(project: &Project, name: &str, options: &Options) -> Result<Words> {
     let service = project.service(name)?;
     let build = service.get("build").with_context(|| format!("service {name:?} has no build section"))?;
     let mut out = Vec::new();
@@ -194,6 +209,7 @@ fn words(project: &Project, name: &str, options: &Options) -> Result<(Vec<String
             None => put("ssh", &id.text),
         }
     }
+    options.ssh.iter().for_each(|agent| put("ssh", agent));
     for entitlement in strings(build.get("entitlements")) {
         put("allow", entitlement);
     }
@@ -204,8 +220,12 @@ fn words(project: &Project, name: &str, options: &Options) -> Result<(Vec<String
     if let Some(memory) = &options.memory {
         put("memory", memory);
     }
+    let mut secrets = BTreeMap::new();
     for item in build.get("secrets").map(Node::items).unwrap_or_default() {
-        put("secret", &secret(project, name, item)?);
+        match secret(project, name, item)? {
+            (id, Secret::File(file)) => put("secret", &format!("id={id},src={file}")),
+            (id, Secret::Value(value)) => drop(secrets.insert(id.to_owned(), value.as_bytes().to_vec())),
+        }
     }
     for (flag, set) in [
         ("no-cache", options.no_cache || build.is_set("no_cache")),
@@ -227,7 +247,7 @@ fn words(project: &Project, name: &str, options: &Options) -> Result<(Vec<String
         out.push(format!("--file={}", beside.display()));
     }
     out.push(context.to_owned());
-    Ok((out, inline))
+    Ok(Words { flags: out, inline, secrets })
 }
 
 /// The one platform that is built for.
@@ -250,8 +270,14 @@ fn platform(name: &str, service: &Node, build: &Node) -> Result<Option<String>> 
     }
 }
 
-/// `id=NAME,src=FILE` of a build's secret.
-fn secret(project: &Project, name: &str, item: &Node) -> Result<String> {
+/// Where a build's secret is from.
+enum Secret<'a> {
+    File(&'a str),
+    Value(&'a str),
+}
+
+/// The ID of a build's secret, and where it is from. Variables are the project's, `.env` with them.
+fn secret<'a>(project: &'a Project, name: &str, item: &'a Node) -> Result<(&'a str, Secret<'a>)> {
     let source = item.text_of("source").unwrap_or_default();
     let id = item.text_of("target").unwrap_or(source);
     let Some(declared) = project.root.path(&["secrets", source]) else {
@@ -259,11 +285,11 @@ fn secret(project: &Project, name: &str, item: &Node) -> Result<String> {
         return Err(Problem::new(&item.at, what).into());
     };
     match (declared.text_of("file"), declared.text_of("environment")) {
-        (Some(file), _) => Ok(format!("id={id},src={file}")),
-        (None, Some(variable)) if std::env::var_os(variable).is_some() => {
-            Ok(format!("id={id},env={variable}"))
-        }
-        (None, Some(variable)) => bail!("secret {source:?}: environment variable {variable:?} is not set"),
+        (Some(file), _) => Ok((id, Secret::File(file))),
+        (None, Some(variable)) => match project.variables.get(variable) {
+            Some(value) => Ok((id, Secret::Value(value))),
+            None => bail!("secret {source:?}: environment variable {variable:?} is not set"),
+        },
         (None, None) => bail!("secret {source:?} of the build of {name:?} has neither a file nor a variable"),
     }
 }

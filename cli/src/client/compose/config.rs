@@ -4,7 +4,9 @@ use anyhow::{Context, Result};
 use clap::Args;
 use serde_json::Value;
 
+use super::super::images::full_name;
 use super::super::output::{say, write};
+use super::super::service_image;
 use super::container::{self, Made};
 use super::{Session, service};
 use crate::compose::{self, Kind, Node, Type};
@@ -24,6 +26,9 @@ pub struct ConfigFlags {
     /// Print the image names, one per line
     #[arg(long)]
     images: bool,
+    /// Produces an override file with image digests
+    #[arg(long)]
+    lock_image_digests: bool,
     /// Print the network names, one per line
     #[arg(long)]
     networks: bool,
@@ -39,6 +44,9 @@ pub struct ConfigFlags {
     /// Only validate the configuration, don't print anything
     #[arg(short, long)]
     quiet: bool,
+    /// Pin image tags to digests
+    #[arg(long)]
+    resolve_image_digests: bool,
     /// Print the service names, one per line
     #[arg(long)]
     services: bool,
@@ -49,7 +57,7 @@ pub struct ConfigFlags {
     names: Vec<String>,
 }
 
-pub fn run(s: &Session<'_>, flags: &ConfigFlags) -> Result<()> {
+pub async fn run(s: &Session<'_>, flags: &ConfigFlags) -> Result<()> {
     let mut project = s.files.load_as(&flags.names, !flags.no_interpolate)?;
     if !flags.names.is_empty() {
         let wanted = project.selected(&flags.names, true)?;
@@ -59,6 +67,9 @@ pub fn run(s: &Session<'_>, flags: &ConfigFlags) -> Result<()> {
             others.iter().for_each(|n| drop(services.remove(n)));
         }
         service::complete(&mut project.root, &project.name.clone());
+    }
+    if flags.resolve_image_digests || flags.lock_image_digests {
+        pin(s, &mut project.root).await?;
     }
     if flags.quiet {
         return Ok(());
@@ -98,6 +109,9 @@ pub fn run(s: &Session<'_>, flags: &ConfigFlags) -> Result<()> {
         return lines.iter().try_for_each(|l| say!("{l}"));
     }
     let mut root = project.root;
+    if flags.lock_image_digests {
+        only_images(&mut root);
+    }
     defaults(&mut root);
     let text = match flags.format.as_str() {
         "json" => serde_json::to_string_pretty(&json(&root))? + "\n",
@@ -108,6 +122,32 @@ pub fn run(s: &Session<'_>, flags: &ConfigFlags) -> Result<()> {
     match &flags.output {
         Some(file) => std::fs::write(file, text).with_context(|| format!("write {}", file.display())),
         None => write(format_args!("{text}")),
+    }
+}
+
+/// Names each service's image by the digest that its registry has for it now.
+async fn pin(s: &Session<'_>, root: &mut Node) -> Result<()> {
+    for (name, service) in root.get_mut("services").map(Node::entries_mut).unwrap_or_default() {
+        let Some(image) = service.get_mut("image") else { continue };
+        let Some(named) = image.text().filter(|text| !text.contains('@')).map(full_name) else { continue };
+        let auth = s.api.credentials_for(&named)?;
+        let told = service_image::told(s.api, &named, &auth).await;
+        let told =
+            told.with_context(|| format!("services.{}.image: find the digest of {named}", name.text))?;
+        let digest = told["Descriptor"]["digest"].as_str().context("the registry told no digest")?;
+        *image = Node::string(&image.at.clone(), format!("{named}@{digest}"));
+    }
+    Ok(())
+}
+
+/// Leaves the images of services, and nothing else.
+fn only_images(root: &mut Node) {
+    let Kind::Map(entries) = &mut root.kind else { return };
+    entries.retain(|(section, _)| section.text == "services");
+    for (_, service) in entries.iter_mut().flat_map(|(_, services)| services.entries_mut()) {
+        if let Kind::Map(keys) = &mut service.kind {
+            keys.retain(|(key, _)| key.text == "image");
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use super::{Session, create, graph, lifecycle, networks, service, volumes};
 use crate::compose::Node;
 
 /// Flags of `compose down`.
-#[derive(Args)]
+#[derive(Args, Default)]
 pub struct DownFlags {
     /// Remove containers for services not defined in the Compose file
     #[arg(long)]
@@ -32,6 +32,7 @@ pub async fn run(s: &Session<'_>, flags: &DownFlags) -> Result<()> {
     let subject = s.files.find(&flags.services)?;
     let (name, project) = (&subject.name, subject.project.as_ref());
     let all = found::all(s.api, name).await?;
+    lifecycle::known(&subject, &flags.services, &all)?;
     let known = |c: &Found| {
         let here =
             |p: &super::project::Project| p.service(&c.service).is_ok() || p.inactive.contains(&c.service);

@@ -26,6 +26,9 @@ pub struct ExecFlags {
     /// Disable pseudo-TTY allocation. By default it is allocated where our input and output are a terminal
     #[arg(short = 'T', long)]
     no_tty: bool,
+    /// Allocate a pseudo-TTY, as is done anyway: out of habit from `docker exec -it`
+    #[arg(short, long, hide = true, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    tty: bool,
     /// Give extended privileges to the process
     #[arg(long)]
     privileged: bool,
@@ -57,7 +60,7 @@ pub async fn run(s: &Session<'_>, flags: ExecFlags) -> Result<u8> {
         env_file: Vec::new(),
         interactive: flags.interactive && !flags.detach,
         privileged: flags.privileged,
-        tty: terminal && !flags.no_tty && !flags.detach,
+        tty: terminal && flags.tty && !flags.no_tty && !flags.detach,
         user: flags.user,
         workdir: flags.workdir,
         words,

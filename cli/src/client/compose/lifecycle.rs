@@ -8,6 +8,7 @@ use clap::Args;
 use super::super::api::Query;
 use super::super::attach::Exit;
 use super::super::output::say;
+use super::down::{self, DownFlags};
 use super::found::{self, Found};
 use super::output::gathered;
 use super::project::{Project, Subject};
@@ -76,6 +77,9 @@ pub struct RemoveFlags {
 /// Flags of `compose wait`.
 #[derive(Args)]
 pub struct WaitFlags {
+    /// Drops project when the first container stops
+    #[arg(long)]
+    down_project: bool,
     #[arg(required = true, value_name = "SERVICE")]
     services: Vec<String>,
 }
@@ -293,6 +297,12 @@ pub async fn wait(s: &Session<'_>, flags: &WaitFlags) -> Result<u8> {
         say!("container {:?} exited with status code {code}", c.name)?;
         Ok::<_, anyhow::Error>(code)
     });
+    if flags.down_project {
+        let (code, _, others) = futures::future::select_all(waits.map(Box::pin)).await;
+        drop(others);
+        down::run(s, &DownFlags::default()).await?;
+        return code;
+    }
     for code in futures::future::try_join_all(waits).await? {
         if code != 0 {
             last = code;

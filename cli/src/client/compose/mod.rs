@@ -162,7 +162,7 @@ pub async fn run(api: &Api, args: ComposeArgs) -> Result<u8> {
         Command::Attach(flags) => return one_container::attach(s, flags).await,
         Command::Build(flags) => build::run(s, &flags).await,
         Command::Commit(flags) => one_container::commit(s, flags).await,
-        Command::Config(flags) => config::run(s, &flags),
+        Command::Config(flags) => config::run(s, &flags).await,
         Command::Cp(flags) => copy::run(s, flags).await,
         Command::Create(flags) => up::create(s, flags).await,
         Command::Down(flags) => down::run(s, &flags).await,

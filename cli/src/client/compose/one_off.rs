@@ -53,8 +53,11 @@ pub struct RunFlags {
     #[arg(long, value_name = "string")]
     name: Option<String>,
     /// Disable pseudo-TTY allocation (default: auto-detected)
-    #[arg(short = 'T', long = "no-TTY")]
+    #[arg(short = 'T', long = "no-TTY", alias = "no-tty")]
     no_tty: bool,
+    /// Allocate a pseudo-TTY, as is done anyway: out of habit from `docker run -it`
+    #[arg(short, long, hide = true, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    tty: bool,
     /// Don't start linked services
     #[arg(long)]
     no_deps: bool,
@@ -129,7 +132,7 @@ pub async fn run(s: &Session<'_>, flags: RunFlags) -> Result<u8> {
         start::needs(s, &project, name, service).await?;
     }
     let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
-    let tty = terminal && !flags.no_tty && !flags.detach;
+    let tty = terminal && flags.tty && !flags.no_tty && !flags.detach;
     let mut slug = [0_u8; 32];
     rand::fill(&mut slug);
     let slug = hex(&slug);
