@@ -88,6 +88,7 @@ fn repositories_are_sources_and_contexts() -> Result<()> {
         ("ADD git://127.0.0.1/repo#v1 /r/".to_owned(), "/r/a", "one"),
         ("ADD git://127.0.0.1/repo#main:sub /r/".to_owned(), "/r/b", "two"),
         (format!("ADD --checksum={first} git://127.0.0.1/repo#{first} /r/"), "/r/sub/b", "one"),
+        (format!("ADD --checksum={} git://127.0.0.1/repo#{first} /r/", &first[..3]), "/r/sub/b", "one"),
         ("ADD --keep-git-dir=true --chmod=u=rwX,go= git://127.0.0.1/repo#v1 /r/".to_owned(), "/r/a", "one"),
     ] {
         let (ok, said) = build(&line)?;
@@ -113,6 +114,16 @@ fn repositories_are_sources_and_contexts() -> Result<()> {
     ensure!(content("/got/b")? == "one" && content("/got/left-out").is_err(), "what is ignored is left out");
     let answer = host.request("POST", "/build?remote=git%3A%2F%2F127.0.0.1%2Frepo%23%3Asub&t=got", "")?;
     ensure!(answer.status == 200 && content("/got/b")? == "two", "{} {}", answer.status, answer.body);
+    let answer = host.request(
+        "POST",
+        "/build?remote=git%3A%2F%2F127.0.0.1%2Frepo%23v1&dockerfile=sub%2FDockerfile&t=got",
+        "",
+    )?;
+    ensure!(answer.status == 200 && content("/got/.git/HEAD").is_err(), "{} {}", answer.status, answer.body);
+    let keep =
+        ["build", "-t", "got", "--build-arg", "BUILDKIT_CONTEXT_KEEP_GIT_DIR=1", "-f", "sub/Dockerfile"];
+    let said = host.skep(&[&keep[..], &["git://127.0.0.1/repo#v1"]].concat())?;
+    ensure!(!content("/got/.git/HEAD")?.is_empty() && !said.contains("not consumed"), "{said}");
     let answer = host.request("POST", "/build?remote=ftp%3A%2F%2Fx", "")?;
     ensure!(
         answer.status == 400 && answer.body.contains("neither a repository nor a URL"),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::BuildRequest;
 
-/// Arguments that commands see without `ARG`, and that no image nor cache key tells of.
+/// Arguments that commands see without `ARG`, and that no image nor cache key tells of unless there is one.
 const PROXIES: [&str; 10] = [
     "HTTP_PROXY",
     "http_proxy",
@@ -17,6 +17,16 @@ const PROXIES: [&str; 10] = [
     "ALL_PROXY",
     "all_proxy",
 ];
+
+/// Asks for `.git` of a repository that is the context.
+/// <https://docs.docker.com/reference/dockerfile/#buildkit-built-in-build-args>
+const KEEP_GIT_DIR: &str = "BUILDKIT_CONTEXT_KEEP_GIT_DIR";
+
+/// Whether it does.
+pub(super) fn keeps_git_dir(request: &BuildRequest) -> bool {
+    let given = request.args.get(KEEP_GIT_DIR).cloned().flatten();
+    given.is_some_and(|value| matches!(value.as_str(), "1" | "true"))
+}
 
 /// What `FROM` knows without `ARG`, and stages with it.
 pub(super) fn platform(request: &BuildRequest) -> BTreeMap<&'static str, String> {
@@ -83,11 +93,10 @@ impl Arguments {
     /// `NAME=value` of those with a value that are not in the environment, for cache keys and histories.
     pub(super) fn told(&self, env: &[String]) -> Vec<String> {
         let in_env = |n: &str| env.iter().any(|e| e.split('=').next() == Some(n));
-        let secret = |n: &str| PROXIES.contains(&n);
         let mut told: Vec<String> = self
             .declared
             .iter()
-            .filter(|(n, _)| !in_env(n) && !secret(n))
+            .filter(|(n, _)| !in_env(n))
             .filter_map(|(n, v)| v.as_ref().map(|v| format!("{n}={v}")))
             .collect();
         told.sort();
@@ -96,14 +105,16 @@ impl Arguments {
 
     /// What a command sees besides the environment.
     pub(super) fn seen(&self, env: &[String]) -> Vec<String> {
+        let told = self.told(env);
         let proxies = self.proxies.iter().map(|(n, v)| format!("{n}={v}"));
-        proxies.chain(self.told(env)).collect()
+        proxies.filter(|p| !told.contains(p)).chain(told.iter().cloned()).collect()
     }
 
     /// Build arguments that no `ARG` asked for.
     pub(super) fn unused<'a>(request: &'a BuildRequest, asked: &[String]) -> Vec<&'a str> {
         let known = platform(request);
-        let wanted = |n: &str| asked.iter().any(|a| a == n) || PROXIES.contains(&n) || known.contains_key(n);
+        let ours = |n: &str| PROXIES.contains(&n) || n == KEEP_GIT_DIR || known.contains_key(n);
+        let wanted = |n: &str| asked.iter().any(|a| a == n) || ours(n);
         request.args.keys().map(String::as_str).filter(|n| !wanted(n)).collect()
     }
 }

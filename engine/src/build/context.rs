@@ -80,8 +80,13 @@ impl Context {
     }
 
     /// Fetches it: a repository, an archive, or a Dockerfile alone, which is then called `dockerfile`. What a
-    /// `.dockerignore` in it names is left out.
-    pub(super) async fn fetch(engine: &Engine, url: &str, dockerfile: &str) -> Result<Self, Error> {
+    /// `.dockerignore` in it names is left out, and `.git`, unless it is to be kept.
+    pub(super) async fn fetch(
+        engine: &Engine,
+        url: &str,
+        dockerfile: &str,
+        keep_git: bool,
+    ) -> Result<Self, Error> {
         let place = Place(engine.root().temporary().join(format!("build-{}", unused_name())));
         let (dir, files) = (place.0.clone(), place.files());
         blocking({
@@ -90,7 +95,7 @@ impl Context {
         })
         .await?;
         if let Some(repository) = Repository::named(url) {
-            let found = repository.fetch(&dir.join("repository"), false, None, None).await?;
+            let found = repository.fetch(&dir.join("repository"), keep_git, None, None).await?;
             let to = files.clone();
             blocking(move || std::fs::rename(&found, &to).map_err(Error::io("move the context to", &to)))
                 .await?;

@@ -46,6 +46,8 @@ pub(super) struct Rules {
     pub(super) keep_owner: bool,
     /// Keep the directories above sources.
     pub(super) parents: bool,
+    /// What is below is not looked at.
+    pub(super) linked: bool,
     /// Unpack archives.
     pub(super) unpack: bool,
     /// What is left out.
@@ -63,6 +65,7 @@ impl Rules {
             mode: None,
             keep_owner: true,
             parents: false,
+            linked: false,
             unpack: false,
             exclude: Vec::new(),
             latest: None,
@@ -94,24 +97,59 @@ pub(super) fn find(files: Files<'_>, sources: &[String], rules: &Rules) -> Resul
         let pivot = source.find("/./").map_or("", |i| &source[..i]);
         let pattern: Vec<String> = clean(source);
         let skip = clean(pivot).len();
-        let mut found = Vec::new();
-        expand(files, PathBuf::from("/"), &pattern, &mut found).map_err(|e| unreadable(source, &e))?;
+        let (mut found, top) = (Vec::new(), PathBuf::from("/"));
+        let deep = rules.parents && pattern.iter().any(|part| part == "**");
+        match deep {
+            true => descend(files, top, &pattern, &mut found),
+            false => expand(files, top, &pattern, &mut found),
+        }
+        .map_err(|e| unreadable(source, &e))?;
         for path in found {
-            items.push(item(files, &path, skip, rules).map_err(|e| unreadable(source, &e))?);
+            // Of what was found anywhere below, links stay links: they may lead to what is not there.
+            let is_link = deep && files.kind(&path).is_ok_and(|kind| kind == Kind::Other);
+            items.push(match is_link {
+                true => Item::Entry { name: kept(&path, skip), path },
+                false => item(files, &path, skip, rules).map_err(|e| unreadable(source, &e))?,
+            });
         }
         if items.len() == before {
             return Err(Error::Invalid(format!(
-                "{} failed: file not found in build context or excluded by .dockerignore: stat {source}: file does not exist{}",
+                "{} failed: file not found in build context or excluded by .dockerignore: stat {source}: file does not exist{}{}",
                 rules.keyword,
-                blame(&rules.left_out, source)
+                blame(&rules.left_out, source),
+                if leads_out(source) { LEADS_OUT } else { "" },
             )));
         }
     }
     Ok(items)
 }
 
+/// What is said of a link that leads out, or nowhere.
+const LINK_TO_NOTHING: &str = " (it is a link, or there is one on the way, and what that leads to is not there: no link leads out of what is copied from)";
+
+/// What is said of a path that begins above what it is a path in.
+const LEADS_OUT: &str = " (no `..` leads out of what is copied from)";
+
+/// Whether a path goes further up than it came down.
+fn leads_out(path: &str) -> bool {
+    let mut depth = 0_usize;
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => match depth.checked_sub(1) {
+                Some(up) => depth = up,
+                None => return true,
+            },
+            _ => depth += 1,
+        }
+    }
+    false
+}
+
 fn unreadable(source: &str, e: &io::Error) -> Error {
-    Error::Invalid(format!("cannot copy {source}: {e}"))
+    // What was found, and is not there, can only be a link.
+    let link = if e.kind() == io::ErrorKind::NotFound { LINK_TO_NOTHING } else { "" };
+    Error::Invalid(format!("cannot copy {source}: {e}{link}"))
 }
 
 /// The parts of a path from the top, without `.` and `..` beyond it.
@@ -127,6 +165,38 @@ fn clean(path: &str) -> Vec<String> {
     parts
 }
 
+/// The paths that fit where `**` is any number of directories: all that is below the part without patterns is looked at,
+/// and no link is gone through. <https://docs.docker.com/reference/dockerfile/#copy---parents>
+fn descend(files: Files<'_>, top: PathBuf, parts: &[String], found: &mut Vec<PathBuf>) -> io::Result<()> {
+    let plain = parts.iter().position(|part| Glob::is_pattern(part)).unwrap_or(parts.len());
+    let mut above = Vec::new();
+    expand(files, top, &parts[..plain], &mut above)?;
+    let glob = Glob::path(&parts[plain..].join("/")).map_err(io::Error::other)?;
+    above.iter().try_for_each(|dir| fitting(files, dir, "", &glob, found))
+}
+
+/// The paths below a directory that fit. What is in one that does comes with it.
+fn fitting(
+    files: Files<'_>,
+    dir: &Path,
+    below: &str,
+    glob: &Glob,
+    found: &mut Vec<PathBuf>,
+) -> io::Result<()> {
+    if files.kind(dir)? != Kind::Directory {
+        return Ok(());
+    }
+    for name in files.names(dir)? {
+        let (path, Some(name)) = (dir.join(&name), name.to_str()) else { continue };
+        let below = format!("{below}{name}");
+        match glob.matches(&below) {
+            true => found.push(path),
+            false => fitting(files, &path, &format!("{below}/"), glob, found)?,
+        }
+    }
+    Ok(())
+}
+
 /// The paths that fit; links on the way are followed inside the root.
 fn expand(files: Files<'_>, at: PathBuf, parts: &[String], found: &mut Vec<PathBuf>) -> io::Result<()> {
     let Some((part, rest)) = parts.split_first() else {
@@ -134,7 +204,7 @@ fn expand(files: Files<'_>, at: PathBuf, parts: &[String], found: &mut Vec<PathB
         return Ok(());
     };
     if !Glob::is_pattern(part) {
-        let next = at.join(part.replace('\\', ""));
+        let next = at.join(plain(part));
         return if files.exists(&next)? { expand(files, next, rest, found) } else { Ok(()) };
     }
     let glob = Glob::path(part).map_err(io::Error::other)?;
@@ -150,12 +220,26 @@ fn expand(files: Files<'_>, at: PathBuf, parts: &[String], found: &mut Vec<PathB
     Ok(())
 }
 
+/// A part of a path without the signs that take special meanings away.
+fn plain(part: &str) -> String {
+    let (mut out, mut chars) = (String::new(), part.chars());
+    while let Some(c) = chars.next() {
+        out.push(if c == '\\' { chars.next().unwrap_or(c) } else { c });
+    }
+    out
+}
+
+/// What of a path is kept with `--parents`: all but its first `skip` parts.
+fn kept(path: &Path, skip: usize) -> PathBuf {
+    path.components().skip(1 + skip).collect()
+}
+
 /// What a path is. One that is a link means what it leads to.
 fn item(files: Files<'_>, path: &Path, skip: usize, rules: &Rules) -> io::Result<Item> {
     let real = files.evaluate(path)?;
     let kind = files.kind(&real)?;
     if rules.parents {
-        let name: PathBuf = path.components().skip(1 + skip).collect();
+        let name = kept(path, skip);
         return Ok(match name.as_os_str().is_empty() {
             true => Item::Content { path: real },
             false => Item::Entry { path: real, name },
@@ -226,7 +310,10 @@ pub(super) fn copy(
 ) -> Result<(), Error> {
     let owner = match &rules.chown {
         None => None,
-        Some(text) => Some(owner(to, text)?),
+        Some(text) => Some(owner(to, text).map_err(|e| match rules.linked {
+            true => Error::Invalid(format!("{e} (--link copies into nothing, where only numbers are known)")),
+            false => e,
+        })?),
     };
     let made_owner = owner.unwrap_or((0, 0));
     let destination = Path::new(destination);

@@ -15,19 +15,29 @@ pub(super) fn is_url(source: &str) -> bool {
     ["http://", "https://"].iter().any(|p| source.starts_with(p))
 }
 
-/// Fetches into a directory; the file's name there, which is the last part of the URL's path.
+/// What a file is called that neither its URL nor its destination names: an archive that is to be unpacked.
+const UNNAMED: &str = "unnamed";
+
+/// Fetches into a directory; the file's name there, which is the last part of the URL's path. `named` says that it gets its
+/// name by its destination, so that the URL need have none.
 pub(super) async fn fetch(
     engine: &Engine,
     url: &str,
     checksum: Option<&str>,
+    named: bool,
     dir: &Path,
 ) -> Result<String, Error> {
     let path = url.split(['?', '#']).next().unwrap_or(url);
     let after_host = path.splitn(4, '/').nth(3).unwrap_or_default();
-    let name = after_host.rsplit('/').next().unwrap_or_default();
-    if name.is_empty() || name == "." || name == ".." {
-        return Err(Error::Invalid(format!("cannot determine filename for source URL {url}")));
-    }
+    let name = match after_host.rsplit('/').next().unwrap_or_default() {
+        "" | "." | ".." if named => UNNAMED,
+        "" | "." | ".." => {
+            return Err(Error::Invalid(format!(
+                "cannot determine filename for source URL {url}: name the file in the destination, without a slash at its end"
+            )));
+        }
+        name => name,
+    };
     let to = dir.join(name);
     let digest = download(engine, url, &to).await?;
     if let Some(wanted) = checksum

@@ -106,7 +106,7 @@ impl Repository {
         git.run(&["checkout", "-q", "--detach", &commit]).await?;
         let id = git.run(&["rev-parse", "HEAD"]).await?;
         if let Some(checksum) = checksum
-            && (checksum.len() < 7 || !id.trim().starts_with(checksum))
+            && !id.trim().starts_with(checksum)
         {
             return Err(bad(format!("its commit is {}, and {checksum} is wanted", id.trim())));
         }

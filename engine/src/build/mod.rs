@@ -118,7 +118,8 @@ impl Engine {
                     true => Some(context::Context::receive(self.root().temporary(), context).await?),
                     false => None,
                 };
-                (context::Context::fetch(self, url, &request.dockerfile).await?, sent)
+                let keep_git = arguments::keeps_git_dir(&request);
+                (context::Context::fetch(self, url, &request.dockerfile, keep_git).await?, sent)
             }
         };
         let (context, text) = context.dockerfile(&request.dockerfile).await?;

@@ -53,7 +53,7 @@ pub(super) async fn gather(
             Named::Files(Arc::new(context.detach(&Path::new("/").join(path)).await?))
         } else if Repository::named(value).is_some() || fetch::is_url(value) {
             let file = value.rsplit('/').next().unwrap_or_default();
-            Named::Files(Arc::new(Context::fetch(engine, value, file).await?))
+            Named::Files(Arc::new(Context::fetch(engine, value, file, false).await?))
         } else {
             return Err(Error::Invalid(format!(
                 "the context {name} of a build cannot be {value:?}: want a directory, {IMAGE}REFERENCE, a URL or a repository"

@@ -117,8 +117,19 @@ impl Shared {
                      or take it as a stage of its own first (FROM {from} AS NAME)"
                 ))
             })?,
+            None if of_image.is_none() && from.parse::<usize>().is_ok() => {
+                return Err(Error::Invalid(format!(
+                    "invalid from flag value {from}: {number} stages come before this one, and the first is 0"
+                )));
+            }
             None => {
-                let image = self.base(of_image.unwrap_or(from), None, out).await?;
+                let image = self.base(of_image.unwrap_or(from), None, out).await;
+                let image = image.map_err(|e| match of_image {
+                    Some(_) => e,
+                    None => Error::Invalid(format!(
+                        "{e} (no stage before this one is called {from}, so it was taken as an image)"
+                    )),
+                })?;
                 self.stage_of_image(&image).await?
             }
         };

@@ -143,8 +143,8 @@ async fn begin(shared: &Shared, number: usize, done: &Done, out: &Output) -> Res
             stage.config.env.push(format!("PATH={DEFAULT_PATH}"));
             stage
         }
+        // With the arguments that were declared there.
         Base::Stage(n) => Stage {
-            args,
             cmd_set: false,
             asked: Vec::new(),
             ..done.get(n).map(|s| Stage::clone(s)).unwrap_or_default()
@@ -237,17 +237,25 @@ impl Shared {
         let fits = |i: &crate::image::Image| {
             wanted.as_ref().is_none_or(|w| w.os == i.os && w.architecture == i.architecture)
         };
+        let here = images.resolve(name).ok();
         if !self.request.pull
-            && let Ok(image) = images.resolve(name)
-            && fits(&image)
+            && let Some(image) = here.as_ref().filter(|i| fits(i))
         {
-            return Ok(image);
+            return Ok(image.clone());
         }
+        let other = here.filter(|i| !fits(i));
         let reference = Reference::parse(name)?.or_latest();
         let credentials = (self.request.credentials)(&reference.repository().registry);
         let pull = PullRequest { reference: reference.clone(), platform: wanted, credentials };
-        let id = images.pull(pull, &|p| out.progress(p)).await?.id;
-        images.resolve(&id)
+        let pulled = images.pull(pull, &|p| out.progress(p)).await;
+        let id = pulled.map_err(|e| match other {
+            Some(other) => {
+                let (os, architecture) = (other.os, other.architecture);
+                Error::Invalid(format!("{e} (the image {name} that is here is of {os}/{architecture})"))
+            }
+            None => e,
+        })?;
+        images.resolve(&id.id)
     }
 
     /// A stage with an image's layers and configuration.

@@ -16,7 +16,7 @@ use super::settings::{self, beneath};
 use super::shared::Shared;
 use super::stage::{Done, Stage};
 use super::{fetch, mounts, run};
-use crate::dockerfile::{Copy, Ignore, Instruction, Kind, MountKind, Run};
+use crate::dockerfile::{Copy, Glob, Ignore, Instruction, Kind, MountKind, Run};
 use crate::error::{Error, blocking};
 use crate::image::Held;
 use crate::permissions::Permissions;
@@ -149,7 +149,8 @@ impl Stage {
         }
         let what = json!({
             "run": argv, "script": script, "args": told, "env": self.config.env, "user": self.config.user,
-            "dir": self.config.working_dir, "network": r.network, "insecure": format!("{:?}", r.security),
+            "dir": self.config.working_dir, "network": r.network, "hosts": shared.request.extra_hosts,
+            "within": shared.request.network, "insecure": format!("{:?}", r.security),
             "mounts": r.mounts.iter().map(|m| format!("{m:?}")).collect::<Vec<_>>(), "bound": mounted,
         });
         let counted =
@@ -205,6 +206,7 @@ impl Stage {
             // What is of no image is root's.
             keep_owner: c.from.as_deref().is_some_and(|from| !shared.is_of_files(from)),
             parents: c.parents,
+            linked: c.link,
             unpack: keyword == "ADD" && c.unpack.unwrap_or(true),
             exclude: c.exclude.clone(),
             latest: shared.latest,
@@ -224,16 +226,13 @@ impl Stage {
             let files = Source::directory(files).await?;
             groups.push((files, vec!["/".to_owned()], Vec::new(), Rules { unpack: false, ..rules.clone() }));
         }
-        if !urls.is_empty() {
-            // What is fetched lies in a directory of its own; archives are unpacked only where that is asked for.
+        for url in &urls {
+            // Each lies in a directory of its own; archives are unpacked only where that is asked for.
             let dir = shared.context.scratch().await?;
-            let mut names = Vec::new();
-            for url in &urls {
-                names.push(fetch::fetch(&shared.engine, url, c.checksum.as_deref(), &dir).await?);
-            }
-            let fetched = Source::directory(dir).await?;
+            let named = !directory || c.unpack == Some(true);
+            let name = fetch::fetch(&shared.engine, url, c.checksum.as_deref(), named, &dir).await?;
             let rules = Rules { unpack: c.unpack == Some(true), ..rules.clone() };
-            groups.push((fetched, names, Vec::new(), rules));
+            groups.push((Source::directory(dir).await?, vec![Glob::quoted(&name)], Vec::new(), rules));
         }
         let (found, digest) = blocking(move || {
             let (mut found, mut digests) = (Vec::new(), Vec::new());
@@ -303,6 +302,14 @@ fn is_directory(root: &Root, path: &Path) -> bool {
 fn refuse_flags(c: &Copy, sources: (usize, usize, usize)) -> Result<(), Error> {
     if c.checksum.is_some() && !matches!(sources, (1, 0, 0) | (0, 1, 0)) {
         return Err(Error::Invalid("--checksum is for one URL or one repository".into()));
+    }
+    if let (Some(sum), 1) = (&c.checksum, sources.1) {
+        let hex = sum.strip_prefix("sha256:").filter(|h| h.len() == 64);
+        if hex.is_none_or(|h| !h.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))) {
+            let why =
+                format!("invalid --checksum {sum:?} of a URL: want sha256: and 64 digits, 0 to 9 and a to f");
+            return Err(Error::Invalid(why));
+        }
     }
     if c.keep_git_dir && sources.0 == 0 {
         return Err(Error::Invalid("--keep-git-dir is for repositories".into()));

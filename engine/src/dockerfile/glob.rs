@@ -86,6 +86,13 @@ impl Glob {
         text.contains(['*', '?', '['])
     }
 
+    /// The pattern of a path that means `text` and nothing else.
+    pub fn quoted(text: &str) -> String {
+        text.chars()
+            .flat_map(|c| ['*', '?', '[', '\\'].contains(&c).then_some('\\').into_iter().chain([c]))
+            .collect()
+    }
+
     /// Whether the whole text fits.
     pub fn matches(&self, text: &str) -> bool {
         self.walk(text, |_| {})

@@ -1,7 +1,8 @@
 //! From lines to instructions.
 
 use super::error::SyntaxError;
-use super::flags::Flags;
+use super::expand::Expander;
+use super::flags::{self, Flags};
 use super::heredoc;
 use super::instruction::{Command, Copy, Dockerfile, FromImage, Instruction, Kind, Run, Security};
 use super::lines::{self, Line};
@@ -54,8 +55,24 @@ pub fn parse(text: &str) -> Result<Dockerfile, SyntaxError> {
 /// Reads instructions that make no image of their own, such as changes of one.
 pub fn parse_instructions(text: &str) -> Result<Dockerfile, SyntaxError> {
     let read = lines::read(text)?;
-    let instructions = read.lines.iter().map(|l| instruction(l, read.escape)).collect::<Result<_, _>>()?;
-    Ok(Dockerfile { instructions, escape: read.escape, notes: read.notes })
+    let instructions: Vec<Instruction> =
+        read.lines.iter().map(|l| instruction(l, read.escape)).collect::<Result<_, _>>()?;
+    let mut notes = read.notes;
+    notes.extend(instructions.iter().filter(|i| is_almost_a_list(&i.kind)).map(|i| {
+        format!(
+            "line {}: the shell gets {} as it stands, which is no list in JSON: those want double quotes",
+            i.line, i.text
+        )
+    }));
+    Ok(Dockerfile { instructions, escape: read.escape, notes })
+}
+
+/// Whether a command was meant as a list, and is none.
+fn is_almost_a_list(kind: &Kind) -> bool {
+    let (Kind::Run(Run { command, .. }) | Kind::Cmd(command) | Kind::Entrypoint(command)) = kind else {
+        return false;
+    };
+    matches!(command, Command::Shell(text) if text.starts_with('[') && text.ends_with(']') && text.contains(','))
 }
 
 /// Reads one instruction, such as those of `ONBUILD` and of `commit --change`.
@@ -86,24 +103,22 @@ fn instruction(line: &Line, escape: char) -> Result<Instruction, SyntaxError> {
         };
         return Err(SyntaxError::new(line.at(line.text.len()), format!("{keyword} requires {count}")));
     }
+    // The others have flags of their own.
+    if !matches!(*keyword, "FROM" | "RUN" | "ADD" | "COPY" | "HEALTHCHECK") {
+        Flags::read(keyword, line, rest, escape, &[])?;
+    }
     let kind = kind(keyword, line, rest, escape)?;
+    variables(keyword, line, rest, escape)?;
     Ok(Instruction { kind, text: line.text.clone(), line: line.first, last_line: line.last })
 }
 
 fn kind(keyword: &'static str, line: &Line, rest: &str, escape: char) -> Result<Kind, SyntaxError> {
     let at = line.place(rest);
-    let none = |line: &Line| Flags::read(keyword, line, rest, escape, &[]).map(|_| ());
     Ok(match keyword {
         "FROM" => Kind::From(from(line, rest, escape)?),
         "RUN" => Kind::Run(run(line, rest, escape)?),
-        "CMD" => {
-            none(line)?;
-            Kind::Cmd(command::read(rest))
-        }
-        "ENTRYPOINT" => {
-            none(line)?;
-            Kind::Entrypoint(command::read(rest))
-        }
+        "CMD" => Kind::Cmd(command::read(rest)),
+        "ENTRYPOINT" => Kind::Entrypoint(command::read(rest)),
         "LABEL" => Kind::Label(pairs("LABEL", line, rest, escape)?),
         "ENV" => Kind::Env(pairs("ENV", line, rest, escape)?),
         "ARG" => Kind::Arg(arguments(line, rest, escape)?),
@@ -131,6 +146,28 @@ fn kind(keyword: &'static str, line: &Line, rest: &str, escape: char) -> Result<
         },
         _ => Kind::Onbuild(onbuild(line, rest)?),
     })
+}
+
+/// Refuses variables that are not well written, whose values nobody knows yet.
+fn variables(keyword: &str, line: &Line, rest: &str, escape: char) -> Result<(), SyntaxError> {
+    let expander = Expander { escape, lookup: &|_| Some("x".to_owned()) };
+    let words = match keyword {
+        "ENV" | "LABEL" | "ARG" => split::raw_words(rest, escape),
+        "USER" | "WORKDIR" | "STOPSIGNAL" => vec![rest],
+        "FROM" | "EXPOSE" | "VOLUME" | "COPY" | "ADD" => {
+            let (_, arguments) = flags::cut(rest, escape);
+            match split::json(arguments) {
+                Some(_) => Vec::new(),
+                None => arguments.split_whitespace().collect(),
+            }
+        }
+        _ => Vec::new(),
+    };
+    let opens = |word: &str| !line.heredocs.is_empty() && heredoc::word(word, escape).is_some();
+    for word in words.into_iter().filter(|w| !opens(w)) {
+        expander.word(word).map_err(|e| SyntaxError::new(line.place(word), e))?;
+    }
+    Ok(())
 }
 
 fn one(line: &Line, rest: &str, keyword: &str) -> Result<String, SyntaxError> {
@@ -252,7 +289,6 @@ fn pairs(
     rest: &str,
     escape: char,
 ) -> Result<Vec<(String, String)>, SyntaxError> {
-    Flags::read(keyword, line, rest, escape, &[])?;
     let words = split::raw_words(rest, escape);
     let first = words.first().copied().unwrap_or_default();
     if !first.contains('=') {

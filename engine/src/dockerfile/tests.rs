@@ -26,6 +26,8 @@ fn lines_are_joined_without_comments_and_know_their_places() {
     assert_eq!(parse("FROM a\nRUN b\\\\\nRUN c").expect("parses").instructions.len(), 3);
     let noted = parse("#syntax=docker/dockerfile:1\nFROM a").expect("parses");
     assert!(noted.notes[0].contains("docker/dockerfile:1"), "{:?}", noted.notes);
+    let noted = parse("FROM a\nCMD ['a', 'b']\nRUN [ -e /a ]").expect("parses").notes;
+    assert!(matches!(&noted[..], [note] if note.starts_with("line 2: ")), "{noted:?}");
     // After the first other comment nothing is a directive any more.
     assert_eq!(parse("# hi\n# escape=`\nFROM a").expect("parses").escape, '\\');
 }
@@ -123,6 +125,15 @@ fn errors_say_where_and_what_to_do() {
         ("# escape=x\nFROM a", "invalid escape token"),
         ("# escape=`\n# escape=`\nFROM a", "only one escape"),
         ("FROM a\nRUN --security=x y", "sandbox or insecure"),
+        ("FROM a\nEXPOSE --udp 80", "line 2, column 8: unknown flag: --udp of EXPOSE"),
+        ("FROM a\nWORKDIR --mode=700 /a", "unknown flag: --mode of WORKDIR"),
+        ("FROM a\nUSER --x a", "unknown flag: --x of USER"),
+        ("FROM a\nVOLUME --x /a", "unknown flag: --x of VOLUME"),
+        ("FROM a\nARG --x A", "unknown flag: --x of ARG"),
+        ("FROM a\nENV A=1 B=${A", "line 2, column 9: syntax error: missing '}' after ${A"),
+        ("FROM a\nCOPY a \\\n  ${A^} c", "line 3, column 3: unsupported modifier (^) in substitution of A"),
+        ("FROM ${A:x}", "line 1, column 6: unsupported modifier"),
+        ("FROM a\nWORKDIR 'a", "column 9: unexpected end of statement"),
     ] {
         let e = refused(text);
         assert!(e.contains(wanted), "{text:?}: {e}");
