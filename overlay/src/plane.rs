@@ -426,7 +426,10 @@ impl Inner {
                 _ = ticks.tick() => {}
             }
             self.refresh_upstreams().await;
-            self.follow_own().await;
+            {
+                let _one = self.changing.lock().await;
+                self.follow_own().await;
+            }
             let plane = DataPlane { inner: self.clone() };
             let outcome = plane.reconcile().await;
             self.figures.compared(outcome.is_ok());

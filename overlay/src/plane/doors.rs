@@ -77,8 +77,8 @@ impl Inner {
             }
         };
         while let Some(Some(_)) = self.stop.run_until_cancelled(messages.next()).await {
-            self.follow_own().await;
             let _one = self.changing.lock().await;
+            self.follow_own().await;
             if let Err(error) = self.follow_doors().await {
                 tracing::warn!(%error, "ports do not follow their interface yet; trying again in 30 s");
             }

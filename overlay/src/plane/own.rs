@@ -24,7 +24,8 @@ impl DataPlane {
 }
 
 impl Inner {
-    /// Looks at them anew; what fails is tried again in half a minute.
+    /// Looks at them anew; what fails is tried again in half a minute. The caller holds `changing`: a bridge that is being made
+    /// has its address before it is known.
     pub(super) async fn follow_own(self: &Arc<Self>) {
         let inner = self.clone();
         let noted = blocking("looking at this host's addresses", move || inner.note_addresses()).await;

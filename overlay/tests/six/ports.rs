@@ -73,6 +73,9 @@ pub fn ipv6_ports() {
         swarm.planes[1].create_bridge(spec).await.expect("bridge");
         up(&swarm.planes[1], request("bridged", &["six"])).await
     });
+    // What is the host's in a network of containers is no address of its own.
+    let gateway = bridged.endpoints[0].v6.as_ref().and_then(|v6| v6.gateway).expect("a gateway");
+    assert!(!swarm.planes[1].addresses().borrow().contains(&IpAddr::V6(gateway)));
     for (what, from, to) in [
         ("loopback", swarm.hosts[1].netns(), Ipv6Addr::LOCALHOST),
         ("loopback elsewhere", swarm.hosts[0].netns(), Ipv6Addr::LOCALHOST),
