@@ -184,8 +184,10 @@ impl Users<'_> {
 
     /// An update to what cannot run: the swarm takes it back by itself, or stops there for the user to take it back.
     pub fn fail(&mut self) -> Result<Option<String>> {
+        // A task whose data is on a drained node waits for it: its update neither fails nor ends meanwhile.
+        let drained = self.model.drained.is_some();
         let runs = |s: &Service| match s.spec.mode {
-            Mode::Replicated(n) => n > 0,
+            Mode::Replicated(n) => n > 0 && !(s.spec.volume && drained),
             Mode::Global => true,
             Mode::Job(_) => false,
         };
