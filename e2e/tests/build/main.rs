@@ -286,17 +286,17 @@ fn what_add_fetches_is_checked_and_kept_by_its_content() -> Result<()> {
     let (ok, said) = build("ADD http://127.0.0.1:8000/ /x/")?;
     ensure!(!ok && said.contains("cannot determine filename"), "{said}");
     // The destination names the file where the URL does not; two URLs may end in the same name.
-    for (name, text) in [("index.html", "index"), ("a[1]", "one"), ("v1/same", "v1"), ("v2/same", "v2")] {
+    for (name, text) in [("index.html", "index"), ("a [1]", "one"), ("v1/same", "v1"), ("v2/same", "v2")] {
         let path = served.join(name);
         fs::create_dir_all(path.parent().context("a directory")?)?;
         fs::write(path, text)?;
     }
     let [page, odd, one, two] =
-        ["", "a[1]", "v1/same", "v2/same"].map(|u| format!("http://127.0.0.1:8000/{u}"));
+        ["", "a%20[1]", "v1/same", "v2/same"].map(|u| format!("http://127.0.0.1:8000/{u}"));
     let (ok, said) = build(&format!("ADD {page} /page\nADD {odd} /d/\nADD {one} {two} /d/"))?;
     ensure!(ok, "{said}");
     let image = Image::read(host, "fetched", &[])?;
-    for (path, text) in [("/page", "index"), ("/d/a[1]", "one"), ("/d/same", "v2")] {
+    for (path, text) in [("/page", "index"), ("/d/a [1]", "one"), ("/d/same", "v2")] {
         let file = image.file(path)?;
         ensure!(file.content == text.as_bytes(), "{path}: {file:?}");
     }

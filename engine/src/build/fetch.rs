@@ -28,7 +28,7 @@ pub(super) async fn fetch(
     dir: &Path,
 ) -> Result<String, Error> {
     let path = url.split(['?', '#']).next().unwrap_or(url);
-    let after_host = path.splitn(4, '/').nth(3).unwrap_or_default();
+    let after_host = decoded(path.splitn(4, '/').nth(3).unwrap_or_default());
     let name = match after_host.rsplit('/').next().unwrap_or_default() {
         "" | "." | ".." if named => UNNAMED,
         "" | "." | ".." => {
@@ -46,6 +46,18 @@ pub(super) async fn fetch(
         return Err(failed(&format!("digest mismatch of {url}: it is {digest}, and {wanted} is wanted")));
     }
     Ok(name.to_owned())
+}
+
+/// A path without its percent-encoding (RFC 3986, 2.1); one that would be no name of a file stays as it is.
+fn decoded(path: &str) -> String {
+    let (mut out, mut rest) = (Vec::new(), path.as_bytes());
+    while let [first, after @ ..] = rest {
+        let hex = after.get(..2).filter(|_| *first == b'%').and_then(|hex| std::str::from_utf8(hex).ok());
+        let byte = hex.filter(|hex| !hex.contains('+')).and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        out.push(byte.unwrap_or(*first));
+        rest = if byte.is_some() { &after[2..] } else { after };
+    }
+    String::from_utf8(out).ok().filter(|text| !text.contains('\0')).unwrap_or_else(|| path.to_owned())
 }
 
 fn failed(why: &str) -> Error {
@@ -75,4 +87,25 @@ pub(super) async fn download(engine: &Engine, url: &str, to: &Path) -> Result<St
     })
     .await?;
     Ok(digest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::decoded;
+
+    #[test]
+    fn names_are_decoded() {
+        for (path, name) in [
+            ("a%20b/c%5B1%5d", "a b/c[1]"),
+            ("100%", "100%"),
+            ("%2", "%2"),
+            ("%+1x", "%+1x"),
+            ("%zz", "%zz"),
+            ("%c3%a9", "\u{e9}"),
+            ("%ff", "%ff"),
+            ("a%00b", "a%00b"),
+        ] {
+            assert_eq!(decoded(path), name, "{path}");
+        }
+    }
 }
