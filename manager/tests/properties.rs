@@ -1,6 +1,6 @@
 //! Whatever happens to a cluster, in whatever order: no address is given twice, no node is asked for more than
 //! it has, no slot runs two tasks, nothing moves backwards (all checked by the driver after every write), and
-//! in the end every replica runs or says why not, and every job is complete.
+//! in the end every replica runs or says why not, every node has its task of a global service, and every job is complete.
 
 mod driver;
 
@@ -9,7 +9,8 @@ use proptest::prelude::*;
 
 fn command() -> impl Strategy<Value = String> {
     let service = prop::sample::select(vec!["a", "b", "c"]);
-    let job = prop::sample::select(vec!["d", "e"]);
+    // Jobs, and a service with a task on every node.
+    let job = prop::sample::select(vec!["d", "e", "g"]);
     let node = 1..=4u32;
     prop_oneof![
         4 => (service.clone(), 0..9u32).prop_map(|(s, n)| format!("service {s} replicas={n}")),
@@ -26,7 +27,7 @@ fn command() -> impl Strategy<Value = String> {
         1 => (job.clone(), 1..5u32).prop_map(|(s, n)| format!("service {s} image=v{n}")),
         1 => job.clone().prop_map(|s| format!("remove {s}")),
         4 => (job, 1..6u32, prop::sample::select(vec!["failed", "rejected", "complete", "running"]))
-            .prop_map(|(s, n, to)| format!("report {s}.{} {to}", if s == "e" { format!("n{n}") } else { n.to_string() })),
+            .prop_map(|(s, n, to)| format!("report {s}.{} {to}", if s != "d" { format!("n{n}") } else { n.to_string() })),
         2 => (node.clone(), prop::sample::select(vec!["down", "ready"])).prop_map(|(n, s)| format!("node n{n} state={s}")),
         2 => (node, prop::sample::select(vec!["drain", "pause", "active"]))
             .prop_map(|(n, a)| format!("node n{n} availability={a}")),
@@ -52,6 +53,7 @@ proptest! {
             "service c global mem=50 network=small delay=1s after=a:healthy",
             "service d job=2/4 network=wide delay=1s restart=on-failure",
             "service e global-job network=wide delay=1s",
+            "service g global delay=1s",
         ];
         for command in setup.into_iter().map(str::to_owned).chain(commands) {
             // Some commands make no sense where they come; that is part of the chance.

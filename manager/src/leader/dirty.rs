@@ -142,7 +142,12 @@ impl Dirty {
     fn node(&mut self, view: &StoreView, diff: &Diff<v1::Node>) {
         self.schedule = true;
         self.allocate |= diff.after.as_ref().is_some_and(|n| n.overlay_addr.is_empty());
-        let standing = |n: &v1::Node| (n.state, n.spec.clone());
+        // With all that constraints may ask for.
+        let standing = |n: &v1::Node| {
+            let d = n.description.as_ref();
+            let said = d.map(|d| (d.hostname.clone(), d.platform.clone(), d.engine_labels.clone()));
+            (n.state, n.spec.clone(), n.addr.clone(), said)
+        };
         if diff.before.as_deref().map(standing) == diff.after.as_deref().map(standing) {
             return;
         }

@@ -60,11 +60,12 @@ pub fn reconcile(view: &StoreView, service_id: &str, now_ms: i64, rng: &mut impl
         Some(Mode::GlobalJob(_)) => jobs::global(view, service, &mut slots, now_ms, rng, &mut plan),
         None => return plan,
     }
+    let mut fits = task::Fits::new(view);
     for slot in slots.values() {
         if service.job_status.is_some() && jobs::over(view, slot, now_ms, &mut plan) {
             continue;
         }
-        tend(view, service, slot, now_ms, rng, &mut plan);
+        tend(view, service, slot, &mut fits, now_ms, rng, &mut plan);
     }
     // An update goes on once the slots are at rest: every change brings another pass. A job has none.
     if plan.changes.is_empty() && service.job_status.is_none() {
@@ -81,6 +82,7 @@ fn tend(
     view: &StoreView,
     service: &v1::Service,
     slot: &Slot,
+    fits: &mut task::Fits<'_>,
     now_ms: i64,
     rng: &mut impl Rng,
     plan: &mut Plan,
@@ -117,6 +119,9 @@ fn tend(
         if task::node_drained(view, &newest.node_id) {
             return replace(view, service, slot, newest, Reason::NodeDrained, now_ms, rng, plan);
         }
+        if newest.slot != 0 && !fits.holds(newest) {
+            return replace(view, service, slot, newest, Reason::NodeUnfit, now_ms, rng, plan);
+        }
     }
     if newest.desired_state() < TaskState::Running && !slot.stopping(view) {
         if newest.start_not_before_ms <= now_ms {
@@ -142,6 +147,8 @@ enum Reason {
     Finished,
     NodeLost,
     NodeDrained,
+    /// Its node is not as the service's constraints say any more.
+    NodeUnfit,
     /// It was to run on one node, and what it was to take over from is gone.
     NowhereToMove,
 }
@@ -157,17 +164,25 @@ fn replace(
     rng: &mut impl Rng,
     plan: &mut Plan,
 ) {
-    // A task that is bound to its node has no slot to be replaced in when that is lost.
+    // A task that is bound to its node has no slot to be replaced in when that is lost. Those before it go with it: once
+    // the node is back, the last of them would speak for the slot, and say that it is over.
     if old.slot == 0 && reason != Reason::Finished {
-        return plan.task(task::with_desired(old, TaskState::Remove, now_ms, "its node was lost or drained"));
+        for t in &slot.tasks {
+            plan.task(task::with_desired(t, TaskState::Remove, now_ms, "its node was lost or drained"));
+        }
+        return;
     }
     plan.task(task::with_desired(old, TaskState::Shutdown, now_ms, "replaced"));
     let policy = view.task_spec(old).and_then(|s| s.restart).unwrap_or_default();
     let restart = match reason {
         Reason::Finished => restart::decide(&policy, old, now_ms),
         // Leaving a node is not the task's failure: no delay, and no attempt is counted.
-        Reason::NodeLost | Reason::NodeDrained if policy.condition() == v1::RestartCondition::None => None,
-        Reason::NodeLost | Reason::NodeDrained | Reason::NowhereToMove => {
+        Reason::NodeLost | Reason::NodeDrained | Reason::NodeUnfit
+            if policy.condition() == v1::RestartCondition::None =>
+        {
+            None
+        }
+        Reason::NodeLost | Reason::NodeDrained | Reason::NodeUnfit | Reason::NowhereToMove => {
             Some(restart::Restart { not_before_ms: 0, restarts_ms: old.restarts_ms.clone() })
         }
     };

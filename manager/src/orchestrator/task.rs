@@ -1,10 +1,13 @@
 //! The facts about a task that every decision rests on, and the few ways the manager changes one.
 
+use std::collections::HashMap;
+
 use rand::Rng;
 use skep_proto::{ids, v1};
 use v1::TaskState;
 
 use super::slot::Slot;
+use crate::scheduler::constraint::Constraint;
 use crate::store::StoreView;
 
 /// The state an agent reported (or, before assignment, the manager decided).
@@ -124,5 +127,30 @@ impl<'a> Place<'a> {
     pub fn after(slot: &Slot, old: &'a v1::Task) -> Self {
         let node = if old.slot == 0 { old.node_id.as_str() } else { "" };
         Self { slot: old.slot, node, incarnation: slot.next_incarnation() }
+    }
+}
+
+/// Whether the nodes of a service's tasks are still as the constraints of each task's revision say: labels and roles
+/// change. The constraints are read once in a pass.
+pub struct Fits<'a> {
+    view: &'a StoreView,
+    known: HashMap<u64, Vec<Constraint>>,
+}
+
+impl<'a> Fits<'a> {
+    /// For the tasks of one service.
+    pub fn new(view: &'a StoreView) -> Self {
+        Self { view, known: HashMap::new() }
+    }
+
+    /// Whether the task may stay. Of a node that is gone nothing is known.
+    pub fn holds(&mut self, task: &v1::Task) -> bool {
+        let Some(node) = self.view.node(&task.node_id) else { return true };
+        let constraints = self.known.entry(task.revision).or_insert_with(|| {
+            let placement = self.view.task_spec(task).and_then(|s| s.placement.as_ref());
+            let texts = placement.map_or(&[][..], |p| &p.constraints);
+            texts.iter().filter_map(|text| Constraint::parse(text).ok()).collect()
+        });
+        constraints.iter().all(|c| c.matches(node))
     }
 }

@@ -41,10 +41,18 @@ pub fn tasks(view: &StoreView) -> String {
     out
 }
 
-/// Slots of jobs that are not complete.
+/// Slots of jobs that are not complete, and nodes that lack their task of a global service.
 pub fn unfinished(view: &StoreView) -> String {
     let mut out = String::new();
     for service in view.services() {
+        if let Some(v1::service_spec::Mode::Global(_)) = service.spec.as_ref().and_then(|s| s.mode.as_ref()) {
+            let has = |n: &v1::Node| {
+                view.tasks_of_service(&service.id).any(|t| t.node_id == n.id && task::wanted(t))
+            };
+            for node in view.nodes().filter(|n| !has(n)) {
+                let _ = writeln!(out, "{}.{}", service.id, node.id);
+            }
+        }
         let Some(job) = &service.job_status else { continue };
         let tasks = view.tasks_of_service(&service.id).filter(|t| task::current(service, t));
         let done: Vec<_> = tasks.filter(|t| task::state(t) == v1::TaskState::Complete).collect();
