@@ -62,7 +62,8 @@ impl Publisher {
         let mut readers = tokio::task::JoinSet::new();
         let mut known = std::collections::HashSet::new();
         let start = |readers: &mut tokio::task::JoinSet<()>,
-                     known: &mut std::collections::HashSet<String>| {
+                     known: &mut std::collections::HashSet<String>,
+                     options: v1::LogOptions| {
             for c in self.engine.list() {
                 let label = |name: &str| c.config.labels.get(name).cloned().unwrap_or_default();
                 let (service, task) = (label(SERVICE_LABEL), label(TASK_LABEL));
@@ -81,14 +82,16 @@ impl Publisher {
                 }
             }
         };
-        start(&mut readers, &mut known);
+        start(&mut readers, &mut known, options);
         if options.follow {
+            // Of a task that comes later all is new, though it may have been written before its log is read.
+            let later = v1::LogOptions { tail: -1, ..options };
             loop {
                 tokio::select! {
                     event = events.recv() => match event {
-                        Ok(e) if e.kind == "container" && e.action == "start" => start(&mut readers, &mut known),
+                        Ok(e) if e.kind == "container" && e.action == "start" => start(&mut readers, &mut known, later),
                         Ok(_) => {}
-                        Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => start(&mut readers, &mut known),
+                        Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => start(&mut readers, &mut known, later),
                         Err(tokio::sync::broadcast::error::RecvError::Closed) => break,
                     },
                     () = sender.closed() => return,

@@ -61,25 +61,39 @@ async fn logs(s: &ApiState, selector: LogSelector, q: &LogQuery, tty: bool) -> A
     Ok(body::stream(kind, pieces(entries, q.timestamps(), q.details(), tty)))
 }
 
+/// All there is, and at the end, in Docker's words, what is missing: clients stop at an error in the stream.
 fn pieces(
     messages: LogStream,
     timestamps: bool,
     details: bool,
     tty: bool,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
-    messages.flat_map(move |message| {
-        let pieces: Vec<io::Result<Bytes>> = match message {
-            // The text goes where a person sees it: the stream has begun, so there is no status.
-            Err(status) => vec![Ok(notice(status.message(), tty))],
-            Ok(m) => {
-                let warning = (!m.warning.is_empty()).then(|| Ok(notice(&m.warning, tty)));
-                let lines = m.entries.iter().map(|e| Ok(entry(e, timestamps, details, tty)));
-                warning.into_iter().chain(lines).collect()
-            }
-        };
-        futures::stream::iter(pieces)
-    })
+    let ended = futures::stream::once(async { None });
+    messages
+        .map(Some)
+        .chain(ended)
+        .scan(Vec::new(), move |missing: &mut Vec<String>, message| {
+            let pieces: Vec<io::Result<Bytes>> = match message {
+                Some(Ok(m)) => {
+                    missing.extend(Some(m.warning).filter(|w| !w.is_empty()));
+                    m.entries.iter().map(|e| Ok(entry(e, timestamps, details, tty))).collect()
+                }
+                // The stream has begun, so there is no status.
+                Some(Err(status)) => {
+                    missing.push(status.message().to_owned());
+                    Vec::new()
+                }
+                None if missing.is_empty() => Vec::new(),
+                None => vec![Ok(notice(&format!("{INCOMPLETE} {}", missing.join(", ")), tty))],
+            };
+            std::future::ready(Some(futures::stream::iter(pieces)))
+        })
+        .flatten()
 }
+
+/// What Docker says before the reasons.
+const INCOMPLETE: &str =
+    "warning: incomplete log stream. some logs could not be retrieved for the following reasons:";
 
 /// One line as the client's `service logs` takes it apart: time, details, text.
 fn entry(e: &LogEntry, timestamps: bool, details: bool, tty: bool) -> Bytes {

@@ -2,6 +2,7 @@
 //! subscribes at every other manager for theirs (those do not pass it on again). So agents talk to one
 //! manager only, and no subscription is replicated.
 
+mod missing;
 mod subscription;
 
 use std::collections::{BTreeSet, HashMap};
@@ -21,6 +22,7 @@ use crate::authority;
 use crate::context::{Context, forward, is_forwarded};
 use crate::listeners::Listeners;
 use crate::store::StoreView;
+use missing::Missing;
 use subscription::Active;
 
 type Messages<T> = ReceiverStream<Result<T, Status>>;
@@ -87,18 +89,18 @@ impl LogsHandle {
         &self,
         request: &v1::SubscribeLogsRequest,
         tx: &mpsc::Sender<Result<v1::SubscribeLogsMessage, Status>>,
+        missing: &Missing,
     ) {
         for manager in self.ctx.other_managers() {
             let mut client = LogsClient::new(self.ctx.channel(&manager.addr));
-            let (request, tx) = (forward(request.clone()), tx.clone());
+            let (request, tx, missing) = (forward(request.clone()), tx.clone(), missing.clone());
             let pump = async move {
                 let mut stream = match client.subscribe_logs(request).await {
                     Ok(response) => response.into_inner(),
                     Err(status) => {
                         let why = skep_identity::explain(&manager.addr, &status);
-                        let warning =
-                            format!("logs of agents at manager {} are missing: {why}", manager.node_id);
-                        let _ = tx.send(Ok(v1::SubscribeLogsMessage { warning, ..Default::default() })).await;
+                        let why = format!("logs of agents at manager {} are missing: {why}", manager.node_id);
+                        let _ = tx.send(Ok(missing.message(None, why))).await;
                         return;
                     }
                 };
@@ -115,10 +117,9 @@ impl LogsHandle {
                         }
                         Ok(None) => return,
                         Err(status) => {
-                            let warning =
+                            let why =
                                 format!("logs from manager {} ended: {}", manager.node_id, status.message());
-                            let _ =
-                                tx.send(Ok(v1::SubscribeLogsMessage { warning, ..Default::default() })).await;
+                            let _ = tx.send(Ok(missing.message(None, why))).await;
                             return;
                         }
                     }
@@ -130,11 +131,18 @@ impl LogsHandle {
     }
 }
 
+/// The tasks a selector names.
+fn tasks_of<'a>(
+    view: &'a StoreView,
+    selector: &'a v1::LogSelector,
+) -> impl Iterator<Item = &'a Arc<v1::Task>> {
+    let of_services = selector.service_ids.iter().flat_map(|id| view.tasks_of_service(id));
+    of_services.chain(selector.task_ids.iter().filter_map(|id| view.task(id)))
+}
+
 /// The nodes that hold tasks a selector names.
 fn nodes_of(view: &StoreView, selector: &v1::LogSelector) -> BTreeSet<String> {
-    let of_services = selector.service_ids.iter().flat_map(|id| view.tasks_of_service(id));
-    let tasks = of_services.chain(selector.task_ids.iter().filter_map(|id| view.task(id)));
-    tasks.map(|t| t.node_id.clone()).filter(|n| !n.is_empty()).collect()
+    tasks_of(view, selector).map(|t| t.node_id.clone()).filter(|n| !n.is_empty()).collect()
 }
 
 /// Whether clients can still look a task up whose lines they get: they ask for each by its ID, and end if there is none.
@@ -166,16 +174,21 @@ impl Logs for LogsHandle {
         let id = self.ctx.new_id();
         let view = self.ctx.view();
         let nodes = nodes_of(&view, &selector);
-        if !forwarded {
-            for node in nodes.iter().filter_map(|n| view.node(n)) {
-                if node.state() != v1::NodeState::Ready {
-                    let warning = format!("node {} is not reachable: its logs are missing", node.id);
-                    let _ = tx.try_send(Ok(v1::SubscribeLogsMessage { warning, ..Default::default() }));
-                }
-            }
-            self.fan_out(&request, &tx);
-        }
         let options = request.options.unwrap_or_default();
+        if !forwarded {
+            let missing = Missing::new(&view, &selector, options, self.ctx.now_ms());
+            let said: Vec<_> = nodes.iter().filter_map(|n| missing.of_node(&view, n)).map(Ok).collect();
+            let to = tx.clone();
+            // The subscriber reads once it has its stream.
+            tokio::spawn(async move {
+                for message in said {
+                    if to.send(message).await.is_err() {
+                        return;
+                    }
+                }
+            });
+            self.fan_out(&request, &tx, &missing);
+        }
         let mut active = Active::new(id.clone(), selector, options, tx.clone());
         {
             let mut state = self.lock();
