@@ -1,9 +1,11 @@
 //! What a service asks for as `run` does, in the engine's terms.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use skep_engine::{
     ContainerConfig, DeviceConfig, DeviceRate, DeviceRequest, DeviceWeight, IoRate, IpcMode, PidMode,
+    parse_size,
 };
 use skep_proto::gpus::{GPU, are_counted};
 use skep_proto::privileges::{Privilege, needed};
@@ -45,7 +47,17 @@ pub(crate) fn apply(
     config.readonly_paths = run.readonly_paths.as_ref().map(|p| p.paths.clone());
     config.cgroup_parent = Some(run.cgroup_parent.clone()).filter(|p| !p.is_empty());
     config.runtime = Some(run.runtime.clone()).filter(|r| !r.is_empty());
+    config.domainname = Some(run.domainname.clone()).filter(|d| !d.is_empty());
+    config.annotations.clone_from(&run.annotations);
+    config.storage_size = storage_size(&run.storage_opt)?;
     limits(run, config)
+}
+
+/// The one option there is; none = no limit.
+fn storage_size(options: &BTreeMap<String, String>) -> Result<Option<u64>, String> {
+    let size = options.iter().find(|(name, _)| name.eq_ignore_ascii_case("size")).map(|(_, size)| size);
+    let bytes = size.map(|s| parse_size(s).ok_or_else(|| format!("invalid size: '{s}'"))).transpose()?;
+    Ok(bytes.filter(|n| *n > 0))
 }
 
 fn device(d: &v1::DeviceMapping) -> DeviceConfig {

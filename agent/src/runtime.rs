@@ -48,16 +48,9 @@ impl EngineRuntime {
     }
 }
 
-/// Name of a task, and so of its container: `service.slot.task-id`, or `service.node-id.task-id` for one that is
-/// bound to its node (and, as with Docker, for the first of a replicated job).
+/// Name of a task, and so of its container.
 pub fn task_name(a: &v1::TaskAssignment) -> String {
-    let task = a.task.as_ref();
-    let (slot, node, id) = task.map_or((0, "", ""), |t| (t.shown_slot(), t.node_id.as_str(), t.id.as_str()));
-    if slot == 0 {
-        format!("{}.{node}.{id}", a.service_name)
-    } else {
-        format!("{}.{slot}.{id}", a.service_name)
-    }
+    a.task.as_ref().map(|t| t.name(&a.service_name)).unwrap_or_default()
 }
 
 fn failed(e: impl std::fmt::Display) -> TaskError {

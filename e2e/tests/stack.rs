@@ -359,3 +359,56 @@ fn a_schedule_and_the_placement_of_data_are_what_the_file_says() -> Result<()> {
     wait_empty(host)?;
     lab.down()
 }
+
+const SHORT: &str = r#"
+services:
+  web:
+    image: box:1
+    command: sleep 1000000
+    stop_grace_period: 1s
+    scale: 2
+    cpus: 0.5
+    mem_limit: 64m
+    pids_limit: 33
+    domainname: corp.example
+    annotations: {tier: front}
+    deploy: {resources: {limits: {memory: 32M}}}
+"#;
+
+/// Keys that a container of one host has, and a service by other words.
+#[test]
+fn short_keys_of_a_container_hold_for_tasks_too() -> Result<()> {
+    let (lab, dir) = lab("stackk")?;
+    let host = lab.host(1);
+    let file = dir.join("short.yml");
+    std::fs::write(&file, SHORT)?;
+    let deploy = ["stack", "deploy", "--resolve-image", "never", "-c", path(&file), "short"];
+    let (_, err) = said(&mut skep(host), &deploy)?;
+    ensure!(!err.contains("Ignoring"), "{err}");
+    wait_running(host, "short_web", 2)?;
+    let shown: Value = serde_json::from_str(&host.request("GET", "/v1.50/services/short_web", "")?.body)?;
+    let task = &shown["Spec"]["TaskTemplate"];
+    let limits = json!({ "NanoCPUs": 500_000_000, "MemoryBytes": 64 << 20, "Pids": 33 });
+    ensure!(task["Resources"]["Limits"] == limits, "{task}");
+    let run = json!({ "Domainname": "corp.example", "Annotations": { "tier": "front" } });
+    ensure!(task["ContainerSpec"]["RunOptions"] == run, "{task}");
+    let own = &containers(host, "short_web")?[0];
+    let seen = host.docker(&["exec", own, "/bin/cat", "/proc/sys/kernel/domainname"])?;
+    ensure!(seen.trim() == "corp.example", "{seen}");
+
+    for (from, to, says) in [
+        ("cpus: 0.5", "cpus: half", "short.yml:8:11: services.web.cpus: want a number of CPUs like 0.5"),
+        ("mem_limit: 64m", "mem_limit: much", "services.web.mem_limit: want a size like 64m"),
+        ("scale: 2", "scale: -1", "services.web.scale: want a whole number from zero"),
+        ("deploy: {", "deploy: {mode: global, ", "replicas can only be used with replicated"),
+    ] {
+        rewrite(&dir, "short.yml", from, to)?;
+        let out = skep(host).args(deploy).output()?;
+        let err = String::from_utf8(out.stderr)?;
+        ensure!(!out.status.success() && err.contains(says), "{to:?} should say {says:?}: {err}");
+        rewrite(&dir, "short.yml", to, from)?;
+    }
+    said(&mut skep(host), &["stack", "rm", "--detach=false", "short"])?;
+    wait_empty(host)?;
+    lab.down()
+}

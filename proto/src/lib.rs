@@ -29,4 +29,14 @@ impl v1::Task {
     pub fn shown_slot(&self) -> u64 {
         if self.job_iteration.is_some() { self.slot.saturating_sub(1) } else { self.slot }
     }
+
+    /// What the task, its container and its address are called: `service.slot.id`, or `service.node.id` where it is bound
+    /// to its node (and, as with Docker, for the first of a replicated job).
+    #[must_use]
+    pub fn name(&self, service: &str) -> String {
+        match self.shown_slot() {
+            0 => format!("{service}.{}.{}", self.node_id, self.id),
+            slot => format!("{service}.{slot}.{}", self.id),
+        }
+    }
 }

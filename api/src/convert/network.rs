@@ -1,6 +1,7 @@
 //! Networks: the body of `create` read, swarm networks written, and the filters of `network ls`.
 
 mod ipam;
+pub mod members;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};

@@ -47,11 +47,7 @@ pub fn matches(filters: &Filters, t: &TaskWithSpec) -> bool {
 
 /// `service.slot.id`, or `service.node.id` where the task is bound to its node.
 pub fn name(t: &TaskWithSpec) -> String {
-    let task = t.task.clone().unwrap_or_default();
-    match task.shown_slot() {
-        0 => format!("{}.{}.{}", t.service_name, task.node_id, task.id),
-        slot => format!("{}.{slot}.{}", t.service_name, task.id),
-    }
+    t.task.as_ref().map(|task| task.name(&t.service_name)).unwrap_or_default()
 }
 
 /// A task.

@@ -10,7 +10,9 @@ use axum::routing::{get, post};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use skep_engine::{NetworkJoin, NetworkRef};
-use skep_proto::v1::{CreateNetworkRequest, ListNetworksRequest, RemoveRequest};
+use skep_proto::v1::{
+    CreateNetworkRequest, DescribeNetworkRequest, DescribeNetworkResponse, ListNetworksRequest, RemoveRequest,
+};
 
 use super::body;
 use crate::convert::network::{self, Create};
@@ -93,6 +95,7 @@ async fn list(State(s): State<ApiState>, Query(q): Query<List>) -> ApiResult {
 #[derive(Deserialize)]
 struct Inspect {
     scope: Option<String>,
+    verbose: Option<String>,
 }
 
 /// The one network of this name, ID or unique beginning of an ID.
@@ -108,8 +111,24 @@ async fn find(s: &ApiState, wanted: &str, scope: &str) -> ApiResult<(Value, bool
 }
 
 async fn inspect(State(s): State<ApiState>, Path(name): Path<String>, Query(q): Query<Inspect>) -> ApiResult {
-    let (shown, stale) = find(&s, &name, q.scope.as_deref().unwrap_or_default()).await?;
+    let (mut shown, stale) = find(&s, &name, q.scope.as_deref().unwrap_or_default()).await?;
+    if shown["Scope"] == "swarm"
+        && let Some(members) = members(&s, shown["Id"].as_str().unwrap_or_default()).await?
+    {
+        network::members::insert(&mut shown, &members, body::flag(q.verbose.as_deref()));
+    }
     Ok(body::swarm(&shown, stale))
+}
+
+/// Who is in a network of the swarm, as far as this node knows.
+async fn members(s: &ApiState, id: &str) -> ApiResult<Option<DescribeNetworkResponse>> {
+    let Some(control) = s.swarm().control() else {
+        let overlays = s.dataplane().list_overlays();
+        let found = overlays.iter().find(|n| n.id == id);
+        return Ok(found.map(|n| network::members::known_here(n, &s.swarm().local())));
+    };
+    let request = tonic::Request::new(DescribeNetworkRequest { id: id.to_owned() });
+    Ok(Some(control.describe_network(request).await?.into_inner()))
 }
 
 async fn create(State(s): State<ApiState>, request: Request) -> ApiResult {

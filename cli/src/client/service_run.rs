@@ -14,6 +14,9 @@ use super::devices;
 /// See above.
 #[derive(Args, Default)]
 pub struct RunFlags {
+    /// Add an annotation to the containers, for their runtime and hooks (Skep's own)
+    #[arg(long, value_name = "list")]
+    annotation: Vec<String>,
     /// Block IO weight, 10 to 1000 (0: not set) (Skep's own)
     #[arg(long, value_name = "uint16")]
     blkio_weight: Option<u16>,
@@ -59,6 +62,9 @@ pub struct RunFlags {
     /// Limit write rate (IO per second) to a device (DEVICE:RATE) (Skep's own)
     #[arg(long, value_name = "list", value_parser = or_none(values::device))]
     device_write_iops: Vec<String>,
+    /// NIS domain name of the containers (Skep's own)
+    #[arg(long, value_name = "string")]
+    domainname: Option<String>,
     /// GPUs of a task, of which no other task on its node has any (Skep's own)
     #[arg(long, value_name = "gpu-request")]
     gpus: Vec<String>,
@@ -92,6 +98,9 @@ pub struct RunFlags {
     /// Size of /dev/shm (Skep's own)
     #[arg(long, value_name = "bytes", value_parser = values::size)]
     shm_size: Option<String>,
+    /// Storage driver options of the containers: size=BYTES (Skep's own)
+    #[arg(long, value_name = "list")]
+    storage_opt: Vec<String>,
     /// User namespace to use: host (Skep's own)
     #[arg(long, value_name = "string")]
     userns: Option<String>,
@@ -159,6 +168,7 @@ impl RunFlags {
             runtime: self.runtime.clone(),
             security_opt: security.clone().unwrap_or_default(),
             shm_size: self.shm_size.clone(),
+            storage_opt: some(&self.storage_opt),
             userns: self.userns.clone(),
             uts: self.uts.clone(),
             ..CreateFlags::default()
@@ -177,6 +187,9 @@ impl RunFlags {
             }
         }
         host["DeviceCgroupRules"] = json!(some(&self.device_cgroup_rule));
+        create_body::set(&mut host["Domainname"], self.domainname.clone());
+        host["Annotations"] = create_body::pairs(&some(&self.annotation)).into();
+        host["StorageOpt"] = create_body::pairs(&some(&self.storage_opt)).into();
         let lists = [
             ("BlkioWeightDevice", &self.blkio_weight_device),
             ("BlkioDeviceReadBps", &self.device_read_bps),
@@ -184,6 +197,8 @@ impl RunFlags {
             ("BlkioDeviceReadIOps", &self.device_read_iops),
             ("BlkioDeviceWriteIOps", &self.device_write_iops),
             ("DeviceCgroupRules", &self.device_cgroup_rule),
+            ("Annotations", &self.annotation),
+            ("StorageOpt", &self.storage_opt),
         ];
         let mut set = Map::new();
         for (key, value) in host.as_object().cloned().unwrap_or_default() {
@@ -224,6 +239,7 @@ fn says_nothing(value: &Value) -> bool {
         Value::Bool(b) => !b,
         Value::String(s) => s.is_empty(),
         Value::Array(a) => a.is_empty(),
+        Value::Object(o) => o.is_empty(),
         _ => false,
     }
 }
@@ -259,6 +275,12 @@ mod tests {
                 "2",
                 "--pid",
                 "host",
+                "--domainname",
+                "corp.example",
+                "--annotation",
+                "a=b",
+                "--storage-opt",
+                "size=1g",
             ],
         );
         assert_eq!(
@@ -267,12 +289,30 @@ mod tests {
                 "Privileged": true, "ShmSize": 1 << 20, "PidMode": "host",
                 "Devices": [{ "PathOnHost": "/dev/null", "PathInContainer": "/dev/x", "CgroupPermissions": "r" }],
                 "DeviceRequests": [{ "Count": 2, "Capabilities": [["gpu"]] }],
+                "Domainname": "corp.example", "Annotations": { "a": "b" }, "StorageOpt": { "size": "1g" },
             })
         );
         let spec = json!({ "TaskTemplate": { "ContainerSpec": { "RunOptions": run } } });
         let kept = applied(spec.clone(), &[]);
         assert_eq!(kept["ShmSize"], 1 << 20);
-        let less = applied(spec.clone(), &["--privileged=false", "--device", "", "--pid", "", "--gpus", "0"]);
+        let less = applied(
+            spec.clone(),
+            &[
+                "--privileged=false",
+                "--device",
+                "",
+                "--pid",
+                "",
+                "--gpus",
+                "0",
+                "--domainname",
+                "",
+                "--annotation",
+                "",
+                "--storage-opt",
+                "",
+            ],
+        );
         assert_eq!(less, json!({ "ShmSize": 1 << 20 }));
         let named = applied(spec, &["--device", "v.com/c=a"]);
         assert_eq!(named["DeviceRequests"].as_array().map(Vec::len), Some(2));

@@ -7,6 +7,7 @@ mod extras;
 mod foresight;
 mod host_ip;
 mod idle;
+mod members;
 mod networks;
 mod nodes;
 mod read;
@@ -154,6 +155,14 @@ impl Control for ControlHandle {
         let (view, stale) = self.ctx.read().await;
         let networks = read::networks(&view, &request.into_inner().ids_or_names)?;
         Ok(Response::new(v1::ListNetworksResponse { networks, stale }))
+    }
+    async fn describe_network(
+        &self,
+        request: Request<v1::DescribeNetworkRequest>,
+    ) -> Result<Response<v1::DescribeNetworkResponse>, Status> {
+        let (view, stale) = self.ctx.read().await;
+        let described = members::describe(&view, &request.into_inner().id)?;
+        Ok(Response::new(v1::DescribeNetworkResponse { stale, ..described }))
     }
     async fn create_dependency(
         &self,

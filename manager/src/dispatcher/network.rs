@@ -117,7 +117,7 @@ fn backend(view: &StoreView, network_id: &str, task: &v1::Task) -> Option<v1::Ba
     let address = address(task, network_id)?;
     Some(v1::Backend {
         task_id: task.id.clone(),
-        task_name: format!("{}.{}.{}", service_name(service), task.shown_slot(), task.id),
+        task_name: task.name(service_name(service)),
         addr: address.addr.clone(),
         node_id: task.node_id.clone(),
         addr6: address.addr6.clone(),

@@ -416,6 +416,18 @@ pub struct RunOptions {
     pub cgroup_parent: ::prost::alloc::string::String,
     #[prost(string, tag = "30")]
     pub runtime: ::prost::alloc::string::String,
+    #[prost(string, tag = "31")]
+    pub domainname: ::prost::alloc::string::String,
+    #[prost(btree_map = "string, string", tag = "32")]
+    pub annotations: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    #[prost(btree_map = "string, string", tag = "33")]
+    pub storage_opt: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DeviceMapping {
@@ -2922,6 +2934,58 @@ pub struct ListNetworksResponse {
     #[prost(bool, tag = "2")]
     pub stale: bool,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DescribeNetworkRequest {
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DescribeNetworkResponse {
+    /// nodes with a part in it
+    #[prost(message, repeated, tag = "1")]
+    pub peers: ::prost::alloc::vec::Vec<NetworkPeer>,
+    #[prost(message, repeated, tag = "2")]
+    pub services: ::prost::alloc::vec::Vec<NetworkService>,
+    #[prost(bool, tag = "3")]
+    pub stale: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NetworkPeer {
+    #[prost(string, tag = "1")]
+    pub node_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub addr: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct NetworkService {
+    /// empty: the containers outside services
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// empty: it has none
+    #[prost(string, tag = "2")]
+    pub vip: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub vip6: ::prost::alloc::string::String,
+    /// of the ingress network
+    #[prost(message, repeated, tag = "4")]
+    pub ports: ::prost::alloc::vec::Vec<PortConfig>,
+    /// those that run
+    #[prost(message, repeated, tag = "5")]
+    pub tasks: ::prost::alloc::vec::Vec<NetworkTask>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NetworkTask {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub id: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub addr: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub addr6: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub node_addr: ::prost::alloc::string::String,
+}
 /// Answers carry the content of configs and never that of secrets.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CreateDependencyRequest {
@@ -3460,6 +3524,31 @@ pub mod control_client {
                 .insert(GrpcMethod::new("skep.v1.Control", "ListNetworks"));
             self.inner.unary(req, path, codec).await
         }
+        /// Who is in a network.
+        pub async fn describe_network(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DescribeNetworkRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DescribeNetworkResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/skep.v1.Control/DescribeNetwork",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("skep.v1.Control", "DescribeNetwork"));
+            self.inner.unary(req, path, codec).await
+        }
         pub async fn create_dependency(
             &mut self,
             request: impl tonic::IntoRequest<super::CreateDependencyRequest>,
@@ -3693,6 +3782,14 @@ pub mod control_server {
             request: tonic::Request<super::ListNetworksRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ListNetworksResponse>,
+            tonic::Status,
+        >;
+        /// Who is in a network.
+        async fn describe_network(
+            &self,
+            request: tonic::Request<super::DescribeNetworkRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DescribeNetworkResponse>,
             tonic::Status,
         >;
         async fn create_dependency(
@@ -4375,6 +4472,51 @@ pub mod control_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListNetworksSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skep.v1.Control/DescribeNetwork" => {
+                    #[allow(non_camel_case_types)]
+                    struct DescribeNetworkSvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::UnaryService<super::DescribeNetworkRequest>
+                    for DescribeNetworkSvc<T> {
+                        type Response = super::DescribeNetworkResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DescribeNetworkRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::describe_network(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DescribeNetworkSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -16,10 +16,10 @@ pub(super) fn read(mut f: Fields) -> ApiResult<RunOptions> {
     let run = take(&mut f)?;
     f.refuse_rest(&[])?;
     let mut judged = ContainerConfig::default();
-    read_host_config(
-        Fields::of(Value::Object(write(&run)), "TaskTemplate.ContainerSpec.RunOptions")?,
-        &mut judged,
-    )?;
+    let mut host = write(&run);
+    // Of a container it is not in `HostConfig`, and may be anything.
+    host.remove("Domainname");
+    read_host_config(Fields::of(Value::Object(host), "TaskTemplate.ContainerSpec.RunOptions")?, &mut judged)?;
     for (name, mode) in [("PidMode", &run.pid_mode), ("IpcMode", &run.ipc_mode)] {
         if mode.starts_with("container:") {
             return Err(ApiError::bad_request(format!(
@@ -98,6 +98,9 @@ fn take(f: &mut Fields) -> ApiResult<RunOptions> {
         oom_kill_disable: f.bool("OomKillDisable")?,
         cgroup_parent: f.string("CgroupParent")?,
         runtime: f.string("Runtime")?,
+        domainname: f.string("Domainname")?,
+        annotations: f.string_map("Annotations")?,
+        storage_opt: f.string_map("StorageOpt")?,
     })
 }
 
@@ -137,6 +140,7 @@ pub(super) fn write(run: &RunOptions) -> Map<String, Value> {
         ("CpusetMems", &run.cpuset_mems),
         ("CgroupParent", &run.cgroup_parent),
         ("Runtime", &run.runtime),
+        ("Domainname", &run.domainname),
     ] {
         put(&mut map, key, json!(text));
     }
@@ -166,6 +170,8 @@ pub(super) fn write(run: &RunOptions) -> Map<String, Value> {
         map.insert("MemorySwappiness".into(), n.into());
     }
     put(&mut map, "OomKillDisable", json!(run.oom_kill_disable));
+    put(&mut map, "Annotations", json!(run.annotations));
+    put(&mut map, "StorageOpt", json!(run.storage_opt));
     map
 }
 
@@ -185,6 +191,7 @@ mod tests {
             "Devices": [{ "PathOnHost": "/dev/null", "PathInContainer": "/dev/x", "CgroupPermissions": "r" }],
             "DeviceCgroupRules": ["c 42:* rwm"], "MaskedPaths": [], "MemorySwappiness": 0, "BlkioWeight": 10,
             "BlkioDeviceReadBps": [{ "Path": "/dev/sda", "Rate": 5 }], "CpuShares": 512, "MemorySwap": -1,
+            "Domainname": "corp.example", "Annotations": { "a": "b" }, "StorageOpt": { "size": "1G" },
         });
         let read = of(all.clone()).expect("valid");
         let written = Value::Object(write(&read));
@@ -195,6 +202,7 @@ mod tests {
             (json!({ "PidMode": "x" }), "invalid PID mode: x"),
             (json!({ "PidMode": "container:a" }), "another node"),
             (json!({ "Binds": ["/a:/b"] }), "Binds"),
+            (json!({ "StorageOpt": { "size": "big" } }), "invalid size: 'big'"),
             (json!({ "BlkioWeight": 5 }), "from 10 to 1000"),
             (json!({ "SecurityOpt": ["colour=red"] }), "colour=red"),
             (json!({ "DeviceRequests": [{ "Count": -1, "Capabilities": [["gpu"]] }] }), "give a number"),

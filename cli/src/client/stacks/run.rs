@@ -8,10 +8,11 @@ use crate::client::{create_body, devices};
 use crate::compose::{Node, Problem};
 
 /// Keys with a word for a value, and their names in `RunOptions`.
-const WORDS: [(&str, &str); 8] = [
+const WORDS: [(&str, &str); 9] = [
     ("cgroup", "CgroupnsMode"),
     ("cgroup_parent", "CgroupParent"),
     ("cpuset", "CpusetCpus"),
+    ("domainname", "Domainname"),
     ("ipc", "IpcMode"),
     ("pid", "PidMode"),
     ("runtime", "Runtime"),
@@ -59,6 +60,12 @@ pub fn options(name: &str, service: &Node) -> Result<Value> {
             text => text.and_then(skep_engine::parse_size).map(Value::from),
         };
         run.insert(field.into(), size.ok_or_else(|| wrong(node, key, "a size like 64m"))?);
+    }
+    for (key, field) in [("annotations", "Annotations"), ("storage_opt", "StorageOpt")] {
+        let options = pairs(service.get(key));
+        if !options.is_empty() {
+            run.insert(field.into(), options.into());
+        }
     }
     if let Some(rules) = service.get("device_cgroup_rules") {
         run.insert("DeviceCgroupRules".into(), json!(strings(Some(rules))));

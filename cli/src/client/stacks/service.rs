@@ -47,7 +47,7 @@ pub fn spec(stack: &str, root: &Node, name: &str, service: &Node, files: &Files)
         "Ulimits": ulimits(service),
     });
     let mut task = json!({
-        "Resources": resources(deploy)?,
+        "Resources": resources(name, service, deploy)?,
         "RestartPolicy": restart(deploy),
         "Placement": {
             "Constraints": strings(deploy.path(&["placement", "constraints"])),
@@ -89,15 +89,20 @@ pub fn spec(stack: &str, root: &Node, name: &str, service: &Node, files: &Files)
     container["RunOptions"] = run::options(name, service)?;
     task["ContainerSpec"] = container;
     spec["TaskTemplate"] = task;
-    spec["Mode"] = mode(name, deploy)?;
+    spec["Mode"] = mode(name, service, deploy)?;
     Ok(spec)
 }
 
-fn mode(name: &str, deploy: &Node) -> Result<Value> {
-    let replicas = deploy.get("replicas");
-    let count = number(deploy, "replicas");
+fn mode(name: &str, service: &Node, deploy: &Node) -> Result<Value> {
+    // `scale` is the short way to say it.
+    let (at, key) = match deploy.get("replicas") {
+        Some(_) => (deploy, "replicas"),
+        None => (service, "scale"),
+    };
+    let (replicas, count) = (at.get(key), number(at, key));
     if let Some(node) = replicas.filter(|_| count.is_some_and(|n| n < 0)) {
-        let what = format!("services.{name}.deploy.replicas: want a whole number from zero");
+        let within = if key == "scale" { "" } else { "deploy." };
+        let what = format!("services.{name}.{within}{key}: want a whole number from zero");
         return Err(Problem::new(&node.at, what).into());
     }
     match deploy.text_of("mode").unwrap_or("replicated") {
@@ -119,17 +124,21 @@ fn mode(name: &str, deploy: &Node) -> Result<Value> {
     }
 }
 
-fn resources(deploy: &Node) -> Result<Value> {
-    let part = |name: &str| -> Result<Value> {
-        let Some(node) = deploy.path(&["resources", name]) else { return Ok(Value::Null) };
+/// What `deploy.resources` says, and of limits what the short keys of a container say, which win as with one host.
+fn resources(name: &str, service: &Node, deploy: &Node) -> Result<Value> {
+    let wrong = |node: &Node, key: &str, want: &str| -> anyhow::Error {
+        Problem::new(&node.at, format!("services.{name}.{key}: want {want}")).into()
+    };
+    let nano_cpus = |node: &Node, key: &str| -> Result<i64> {
+        let read = node.text().and_then(|t| t.parse::<f64>().ok()).filter(|n| (0.0..1e6).contains(n));
+        let read = read.ok_or_else(|| wrong(node, key, "a number of CPUs like 0.5"))?;
+        Ok((read * 1e9).round() as i64)
+    };
+    let part = |part: &str| -> Result<Value> {
+        let Some(node) = deploy.path(&["resources", part]) else { return Ok(Value::Null) };
         let mut out = json!({});
         if let Some(cpus) = node.get("cpus") {
-            let read = cpus.text().and_then(|t| t.parse::<f64>().ok()).filter(|n| (0.0..1e6).contains(n));
-            let Some(read) = read else {
-                let what = format!("deploy.resources.{name}.cpus: want a number of CPUs like 0.5");
-                return Err(Problem::new(&cpus.at, what).into());
-            };
-            out["NanoCPUs"] = ((read * 1e9).round() as i64).into();
+            out["NanoCPUs"] = nano_cpus(cpus, &format!("deploy.resources.{part}.cpus"))?.into();
         }
         if let Some(memory) = number(node, "memory") {
             out["MemoryBytes"] = memory.into();
@@ -147,7 +156,19 @@ fn resources(deploy: &Node) -> Result<Value> {
         }
         Ok(out)
     };
-    Ok(json!({ "Limits": part("limits")?, "Reservations": part("reservations")? }))
+    let mut limits = part("limits")?;
+    if let Some(cpus) = service.get("cpus") {
+        limits["NanoCPUs"] = nano_cpus(cpus, "cpus")?.into();
+    }
+    if let Some(node) = service.get("mem_limit") {
+        let bytes = node.text().and_then(skep_engine::parse_size);
+        limits["MemoryBytes"] = bytes.ok_or_else(|| wrong(node, "mem_limit", "a size like 64m"))?.into();
+    }
+    if let Some(pids) = number(service, "pids_limit") {
+        // No limit, as without one.
+        limits["Pids"] = pids.max(0).into();
+    }
+    Ok(json!({ "Limits": limits, "Reservations": part("reservations")? }))
 }
 
 fn restart(deploy: &Node) -> Value {

@@ -7,7 +7,6 @@ use crate::compose::{Key, Node, Problem};
 
 /// Keys of a service that are ignored, with a warning that names them.
 const IGNORED: &[&str] = &[
-    "annotations",
     "attach",
     "build",
     "cgroupns_mode",
@@ -15,24 +14,18 @@ const IGNORED: &[&str] = &[
     "cpu_percent",
     "cpu_rt_period",
     "cpu_rt_runtime",
-    "cpus",
     "develop",
-    "domainname",
     "external_links",
     "links",
     "mac_address",
-    "mem_limit",
     "models",
     "network_mode",
-    "pids_limit",
     "platform",
     "post_start",
     "pre_stop",
     "provider",
     "pull_policy",
     "restart",
-    "scale",
-    "storage_opt",
     "use_api_socket",
     "volumes_from",
 ];
