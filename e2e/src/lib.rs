@@ -13,6 +13,7 @@ mod raw;
 pub mod registry;
 mod signing_server;
 pub mod swarm;
+pub mod tally;
 mod terminal;
 mod wait;
 mod whoami;

@@ -213,6 +213,121 @@ fn services_that_cannot_be_are_refused_or_say_what_they_wait_for() -> Result<()>
     lab.down()
 }
 
+/// Everything that users have made.
+fn made(host: &Host) -> Result<String> {
+    let mut all = String::new();
+    for kind in ["services", "secrets", "configs", "networks", "nodes"] {
+        let listed: serde_json::Value =
+            serde_json::from_str(&host.request("GET", &format!("/v1.50/{kind}"), "")?.body)?;
+        // A node says of itself again and again; only what it is to be counts.
+        let listed = listed.as_array().into_iter().flatten();
+        listed.for_each(|o| all.push_str(&format!("{} {}\n", o["ID"], o["Spec"])));
+    }
+    Ok(all)
+}
+
+#[test]
+fn what_contradicts_itself_or_is_too_large_is_refused_and_nothing_changes() -> Result<()> {
+    let lab = begun("badset", 1)?;
+    let one = lab.host(1);
+    let file = |name: &str, size: usize| -> Result<std::path::PathBuf> {
+        let file = one.dir.join(name);
+        std::fs::write(&file, vec![b'x'; size])?;
+        Ok(file)
+    };
+    let (largest, secret) = (file("largest", 500 * 1024 - 1)?, file("secret", 500 * 1024)?);
+    let (full, config) = (file("full", 1000 * 1024)?, file("config", 1000 * 1024 + 1)?);
+    one.docker(&["secret", "create", "pw", path(&largest)])?;
+    one.docker(&["config", "create", "conf", path(&full)])?;
+    one.docker(&["network", "create", "-d", "overlay", "--subnet", "10.77.0.0/24", "net1"])?;
+    create(one, "web", 1, &["--network", "net1", "--secret", "pw", "--config", "conf"])?;
+    wait_running(one, "web", 1)?;
+    let before = made(one)?;
+    let command = |line: &str, words: &[&str]| {
+        let args = skep_e2e::tally::words(line);
+        refused(one, &args.iter().map(String::as_str).collect::<Vec<_>>(), words)
+    };
+    command(&format!("secret create big {}", path(&secret)), &["secret data", "less than 512000 bytes"])?;
+    command(&format!("config create big {}", path(&config)), &["config data", "less than 1024000 bytes"])?;
+    for (line, words) in [
+        ("secret rm pw", &["secret 'pw' is in use by the following service: web"][..]),
+        ("config rm conf", &["config 'conf' is in use by the following service: web"]),
+        ("network rm net1", &["network net1 is in use by service web"]),
+        ("network create -d overlay --subnet 10.77.0.128/25 net2", &["10.77.0.128/25 overlaps", "net1"]),
+        ("network create -d overlay --opt colour=red net2", &["colour"]),
+        ("network create -d overlay --gateway 10.78.0.9 --subnet 10.78.0.0/24 net2", &["Gateway"]),
+        ("node rm NODE", &["is a cluster manager"]),
+        ("node update --availability asleep NODE", &["asleep"]),
+        ("node demote NODE", &["last manager"]),
+    ] {
+        command(&line.replace("NODE", &one.name), words)?;
+    }
+    // Each for a service that is made, and for one that is there.
+    for (flags, words) in [
+        ("--endpoint-mode dnsrr --publish@ 80:80", &["dnsrr"][..]),
+        ("--no-healthcheck --health-cmd true", &["--no-healthcheck", "conflicts with --health-*"]),
+        ("--health-cmd true --health-interval 1us", &["1ms"]),
+        ("--reserve-memory 64m --limit-memory 32m", &["memory reservation is above the memory limit"]),
+        ("--reserve-cpu 2 --limit-cpu 1", &["cpu reservation is above the cpu limit"]),
+        ("--limit-memory 1m", &["4 MiB"]),
+        ("--limit-pids -1", &["-1", "negative"]),
+        ("--update-max-failure-ratio 1.5", &["1.5", "between 0 and 1"]),
+        ("--rollback-max-failure-ratio -0.5", &["-0.5", "between 0 and 1"]),
+        ("--update-order sideways", &["sideways"]),
+        ("--rollback-order sideways", &["sideways"]),
+        ("--update-failure-action explode", &["explode"]),
+        ("--rollback-failure-action rollback", &["rollback failure action cannot be rollback"]),
+        ("--update-monitor -1s", &["Monitor", "negative"]),
+        ("--update-delay -1s", &["Delay", "negative"]),
+        ("--restart-delay -1s", &["Delay", "negative"]),
+        ("--restart-window -1s", &["Window", "negative"]),
+        ("--restart-condition sometimes", &["sometimes"]),
+        ("--stop-grace-period -1s", &["StopGracePeriod", "negative"]),
+        ("--constraint@ node.role==king", &["a role is manager or worker"]),
+        ("--constraint@ node.colour==red", &["node.colour"]),
+        ("--constraint@ nonsense", &["nonsense", "no operator"]),
+        ("--placement-pref@ spread=rack", &["rack", "node.labels.NAME"]),
+        ("--placement-pref@ pack=node.labels.rack", &["pack"]),
+        ("--publish@ published=81,target=80 --publish@ published=81,target=90", &["81"]),
+        ("--publish@ published=0,target=99999", &["99999"]),
+        ("--publish@ 81:80/sctp", &["SCTP"]),
+        ("--publish@ mode=anywhere,published=81,target=80", &["anywhere"]),
+        ("--mount@ type=tmpfs,dst=/a --mount@ type=tmpfs,dst=/a", &["/a"]),
+        ("--mount@ type=bind,src=a,dst=/a", &["absolute"]),
+        ("--mount@ type=teleport,dst=/a", &["teleport"]),
+        ("--secret@ source=pw,target=/a --secret@ source=pw,target=/a", &["/a"]),
+        ("--secret@ absent", &["absent"]),
+        ("--config@ absent", &["absent"]),
+        ("--network@ nowhere", &["nowhere"]),
+        ("--network@ host", &["host"]),
+        ("--ulimit@ nofile=60:50", &["nofile"]),
+        ("--oom-score-adj 2000", &["2000", "1000"]),
+        ("--log-driver splunk", &["splunk"]),
+        ("--log-driver json-file --log-opt colour=red", &["colour"]),
+        ("--generic-resource@ gpu=one", &["gpu"]),
+        ("--isolation hyperv", &["isolation"]),
+        ("--dns@ nameserver", &["nameserver"]),
+        ("--host@ nonsense", &["nonsense"]),
+    ] {
+        let create = format!("service create -d --name new {} whoami:1", flags.replace('@', ""));
+        command(&create, words)?;
+        command(&format!("service update -d {} web", flags.replace('@', "-add")), words)?;
+    }
+    for (flags, words) in [
+        ("--mode global --replicas 2", &["replicas can only be used with replicated"][..]),
+        ("--mode replicated-job --update-parallelism 2", &["update"]),
+        ("--mode global --max-concurrent 2", &["max-concurrent"]),
+        ("--mode sideways", &["sideways"]),
+        ("--name a/b", &["a/b"]),
+    ] {
+        command(&format!("service create -d {flags} whoami:1"), words)?;
+    }
+    let after = made(one)?;
+    ensure!(after == before, "something changed:\n{before}{after}");
+    ensure!(running(one, "web")?.len() == 1, "and web runs on");
+    lab.down()
+}
+
 /// State and reason of a service's newest task.
 fn task(host: &Host, service: &str) -> Result<String> {
     let format = "{{.CurrentState}} {{.Error}}";

@@ -37,11 +37,18 @@ pub(crate) fn check(init: &InitOptions) -> Result<(), String> {
     if init.subnet_size != 0 && !(8..=28).contains(&init.subnet_size) {
         return Err(format!("subnet size {} is not between 8 and 28", init.subnet_size));
     }
+    let mut pools: Vec<Cidr> = Vec::new();
     for pool in &init.address_pools {
         let cidr: Cidr = pool.parse().map_err(|e| format!("address pool: {e}"))?;
         if init.subnet_size != 0 && cidr.size() < 1 << (32 - init.subnet_size) {
             return Err(format!("address pool {pool} is smaller than one network of /{}", init.subnet_size));
         }
+        if let Some(other) = pools.iter().find(|o: &&Cidr| o.overlaps(cidr)) {
+            return Err(format!(
+                "address pools {other} and {cidr} overlap: give ranges apart from each other"
+            ));
+        }
+        pools.push(cidr);
     }
     if init.data_path_port != 0 && !(1024..=49151).contains(&init.data_path_port) {
         return Err(format!("data path port {} is not between 1024 and 49151", init.data_path_port));

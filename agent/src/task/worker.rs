@@ -253,6 +253,10 @@ impl Worker {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RETRY.1);
         }
+        // What it ended with is told like the end of one that was not stopped.
+        if let Observed::Exited(container, _) = self.around.runtime.observe(&self.assignment).await {
+            self.container = Some(container);
+        }
         self.set(TaskState::Shutdown, "shutdown", "");
     }
 

@@ -5,8 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, ensure};
 use skep_e2e::eventually;
 use skep_e2e::swarm::LONG;
-
-use crate::tally::{Tally, docker, prints, refuses, says};
+use skep_e2e::tally::{Tally, docker, prints, refuses, says};
 
 pub fn drive(tally: &mut Tally<'_>) -> Result<()> {
     let host = tally.host;

@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 use skep_e2e::swarm::LONG;
 use skep_e2e::{Host, eventually};
 
-use crate::tally::{Tally, docker, prints, refuses, says};
+use skep_e2e::tally::{Tally, docker, prints, refuses, says};
 
 /// Flag, arguments beside `--health-cmd`, the check, the changes of health that are told of. Each would be otherwise with
 /// the defaults: an interval of 30 s, unhealthy after three failures in a row.

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use skep_e2e::{Host, eventually};
 
 use crate::effects;
-use crate::tally::{Tally, docker, prints, refuses, says, words};
+use skep_e2e::tally::{Tally, docker, prints, refuses, says, words};
 
 /// Those of Linux.
 pub const ALL: &str = "

@@ -2,8 +2,7 @@
 
 use anyhow::{Result, bail, ensure};
 use skep_e2e::Host;
-
-use crate::tally::{Tally, docker, prints, refuses, says, words};
+use skep_e2e::tally::{Tally, docker, prints, refuses, says, words};
 
 /// Address of the registry, on the host.
 pub const REGISTRY: &str = "127.0.0.1:5000";

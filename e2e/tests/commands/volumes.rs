@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use crate::tally::{Tally, docker, prints, refuses, says};
+use skep_e2e::tally::{Tally, docker, prints, refuses, says};
 
 pub fn drive(tally: &mut Tally<'_>) -> Result<()> {
     tally.drive("volume create", |h| {

@@ -15,6 +15,9 @@ const MAX_NAME: usize = 63;
 /// Least memory a container can live in (as Docker has it).
 const MIN_MEMORY: i64 = 4 << 20;
 
+/// Least time of a health check's settings (as Docker has it).
+const MIN_HEALTH_NS: i64 = 1_000_000;
+
 type Checked = Result<(), Status>;
 
 fn refuse(message: impl Into<String>) -> Checked {
@@ -158,6 +161,7 @@ fn container_spec(container: &v1::ContainerSpec) -> Checked {
         }
     }
     super::dependencies::check_files(&container.files)?;
+    container.health.as_ref().map_or(Ok(()), health)?;
     for ulimit in &container.ulimits {
         if ulimit.hard >= 0 && ulimit.soft > ulimit.hard {
             return refuse(format!("ulimit {}: soft limit is above the hard limit", ulimit.name));
@@ -165,6 +169,24 @@ fn container_spec(container: &v1::ContainerSpec) -> Checked {
     }
     if !(-1000..=1000).contains(&container.oom_score_adj) {
         return refuse(format!("oom score {} is not between -1000 and 1000", container.oom_score_adj));
+    }
+    Ok(())
+}
+
+/// As the engine would refuse it of each task, in Swarm's words.
+fn health(health: &v1::HealthConfig) -> Checked {
+    for (name, ns) in [
+        ("Interval", health.interval_ns),
+        ("Timeout", health.timeout_ns),
+        ("StartPeriod", health.start_period_ns),
+        ("StartInterval", health.start_interval_ns),
+    ] {
+        if ns != 0 && ns < MIN_HEALTH_NS {
+            return refuse(format!("ContainerSpec: {name} in HealthConfig cannot be less than 1ms"));
+        }
+    }
+    if health.retries < 0 {
+        return refuse("ContainerSpec: Retries in HealthConfig cannot be negative");
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Reads `TaskTemplate.ContainerSpec`.
 
 use serde_json::json;
-use skep_engine::{MountConfig, MountKind, Propagation};
+use skep_engine::{MountConfig, MountKind, Propagation, TmpfsOptions};
 use skep_proto::v1::{
     BindOptions, ContainerSpec, DependencyKind, HealthConfig, Mount, Ulimit, VolumeOptions,
 };
@@ -106,6 +106,12 @@ fn service_mount(f: Fields) -> ApiResult<Mount> {
             return Err(ApiError::bad_request(
                 "invalid mount config for type \"image\": services mount no images, as in Docker: use a volume, bind or tmpfs",
             ));
+        }
+        MountKind::Tmpfs { options, .. } if options != TmpfsOptions::default() => {
+            return Err(ApiError::bad_request(format!(
+                "TmpfsOptions.Options of the mount at {} is not supported in services: leave it out, and give SizeBytes and Mode alone",
+                mount.target
+            )));
         }
         MountKind::Tmpfs { size, mode, .. } => {
             mount.r#type = "tmpfs".into();

@@ -1,28 +1,14 @@
-//! Counts what was driven and was right, of all that there is.
+//! Counts what was driven and was right, of all that there is: commands and flags of the `docker` client.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail, ensure};
-use skep_e2e::Host;
 
-/// The commands of containers, images, volumes, networks and the system.
-pub const COMMANDS: &str = "
-container: attach commit cp create diff exec export inspect kill logs ls pause port prune rename restart rm run start
-stats stop top unpause update wait
-image: history import inspect load ls prune pull push rm save tag
-manifest: annotate create inspect push
-volume: create inspect ls prune rm
-network: connect create disconnect inspect ls prune rm
-system: df events info prune
-context: create export import inspect ls rm show update use
--: login logout search version
-";
-
-/// Commands that are not right yet, and why.
-pub const NOT_YET: &[(&str, &str)] = &[];
+use crate::Host;
 
 /// What is found out about one host.
 pub struct Tally<'a> {
+    /// The host.
     pub host: &'a Host,
     right: BTreeSet<String>,
     wrong: BTreeMap<String, String>,
@@ -37,6 +23,7 @@ pub struct Outcome {
 }
 
 impl<'a> Tally<'a> {
+    /// Nothing yet.
     pub fn new(host: &'a Host) -> Self {
         Self { host, right: BTreeSet::new(), wrong: BTreeMap::new() }
     }
