@@ -3,6 +3,7 @@
 
 mod agents;
 mod cases;
+mod contexts;
 mod failed;
 mod image;
 mod layers;

@@ -2,6 +2,7 @@
 //! the target does not need do not run. Each step that makes a layer is kept for the next build ([`cache`]).
 
 mod arguments;
+mod begin;
 mod cache;
 mod caches;
 mod context;
@@ -48,8 +49,8 @@ pub type CredentialsOf = Arc<dyn Fn(&str) -> Credentials + Send + Sync>;
 pub struct BuildRequest {
     /// Where the context is fetched from; none = it is sent.
     pub remote: Option<String>,
-    /// Contexts beside it, by their names: `docker-image://REFERENCE`, a URL, a repository, or `sent:PATH` of what the
-    /// context is sent with.
+    /// Contexts beside it, by their names: `docker-image://REFERENCE`, a URL, a repository, or, of what the context is sent
+    /// with, `sent:PATH` of a directory and `layout:PATH` of an OCI image layout.
     pub contexts: BTreeMap<String, String>,
     /// Path of the Dockerfile in the context.
     pub dockerfile: String,
@@ -125,7 +126,7 @@ impl Engine {
         let (context, text) = context.dockerfile(&request.dockerfile).await?;
         let mut context = context.take_away(&request.dockerfile).await?;
         let with = sent.as_mut().unwrap_or(&mut context);
-        let named = named::gather(self, &request.contexts, with).await?;
+        let named = named::gather(self, &request.contexts, with, request.platform.as_ref()).await?;
         let plan = plan::Plan::new(&text, &request).map_err(|e| e.of(&request.dockerfile))?;
         let built = stage::run(self.clone(), request, (Arc::new(context), named), plan, output).await;
         if built.is_err()

@@ -2,24 +2,33 @@
 //! are called so. <https://docs.docker.com/build/building/context/#named-contexts>
 
 use std::collections::BTreeMap;
+use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::sync::Arc;
+
+use skep_registry::Platform;
 
 use super::context::Context;
 use super::fetch;
 use super::git::Repository;
+use crate::container::pack::Pack;
 use crate::engine::Engine;
-use crate::error::Error;
+use crate::error::{Error, blocking};
+use crate::image::{Held, Images};
 
 /// Begins the reference of an image.
 const IMAGE: &str = "docker-image://";
 /// Begins the path, in the context as it is sent, of what is a context of its own.
 const SENT: &str = "sent:";
+/// Begins the path, there too, of an OCI image layout with one image.
+const LAYOUT: &str = "layout:";
 
 /// One of them.
 pub(super) enum Named {
     /// An image, by its reference.
     Image(String),
+    /// An image of a layout, in no list.
+    Layout(Held),
     Files(Arc<Context>),
 }
 
@@ -29,14 +38,9 @@ pub(super) fn of<'a, T>(contexts: &'a BTreeMap<String, T>, name: &str) -> Option
     contexts.get(&lower).or_else(|| contexts.get(lower.strip_suffix(":latest")?))
 }
 
-/// The image that one is, if it is one.
-pub(super) fn image(value: &str) -> Option<&str> {
-    value.strip_prefix(IMAGE)
-}
-
 /// Whether it comes with the context.
 pub(super) fn is_sent(value: &str) -> bool {
-    value.starts_with(SENT)
+    value.starts_with(SENT) || value.starts_with(LAYOUT)
 }
 
 /// Gets those that are asked for; what was sent along is not in the context afterwards.
@@ -44,22 +48,49 @@ pub(super) async fn gather(
     engine: &Engine,
     asked: &BTreeMap<String, String>,
     context: &mut Context,
+    platform: Option<&Platform>,
 ) -> Result<BTreeMap<String, Named>, Error> {
     let mut all = BTreeMap::new();
     for (name, value) in asked {
-        let named = if let Some(reference) = image(value) {
+        let named = if let Some(reference) = value.strip_prefix(IMAGE) {
             Named::Image(reference.to_owned())
         } else if let Some(path) = value.strip_prefix(SENT) {
             Named::Files(Arc::new(context.detach(&Path::new("/").join(path)).await?))
+        } else if let Some(path) = value.strip_prefix(LAYOUT) {
+            let files = context.detach(&Path::new("/").join(path)).await?;
+            let (images, platform) = (engine.images().clone(), platform.cloned());
+            let loaded = blocking(move || load(&images, &files, platform.as_ref())).await;
+            Named::Layout(loaded.map_err(|e| Error::Invalid(format!("the context {name} of a build: {e}")))?)
         } else if Repository::named(value).is_some() || fetch::is_url(value) {
             let file = value.rsplit('/').next().unwrap_or_default();
             Named::Files(Arc::new(Context::fetch(engine, value, file, false).await?))
         } else {
             return Err(Error::Invalid(format!(
-                "the context {name} of a build cannot be {value:?}: want a directory, {IMAGE}REFERENCE, a URL or a repository"
+                "the context {name} of a build cannot be {value:?}: want a directory, {IMAGE}REFERENCE, oci-layout://PATH, a URL or a repository"
             )));
         };
         all.insert(name.to_ascii_lowercase(), named);
     }
     Ok(all)
+}
+
+/// The image of a layout: one thread reads its files, this one takes them in.
+fn load(images: &Images, layout: &Context, platform: Option<&Platform>) -> Result<Held, Error> {
+    let (reader, writer) = io::pipe().map_err(Error::io("make a pipe for", "an image layout"))?;
+    std::thread::scope(|scope| {
+        let packing = scope.spawn(move || {
+            let mut out = BufWriter::with_capacity(64 << 10, writer);
+            let mut pack = Pack::files(&mut out, None);
+            layout.files().pack_content(&mut pack, Path::new("/"))?;
+            pack.finish()?;
+            out.flush()
+        });
+        let loaded = images.load_hidden_blocking(reader, platform);
+        let packed =
+            packing.join().unwrap_or_else(|_| Err(io::Error::other("the reading thread has stopped")));
+        // The reader's end explains a broken pipe of the other.
+        let held = loaded?;
+        packed.map_err(Error::io("read", "an image layout"))?;
+        Ok(held)
+    })
 }

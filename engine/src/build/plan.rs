@@ -16,6 +16,8 @@ pub(super) enum Base {
     Stage(usize),
     /// An image.
     Image(String),
+    /// Another context, by its name.
+    Context(String),
 }
 
 /// One stage.
@@ -175,14 +177,9 @@ fn stage(
         let why = format!("base name ({}) should not be blank: an ARG before FROM has no value", from.image);
         return Err(PlanError::At(i.line, why));
     }
-    if let Some(value) = named::of(contexts, &image) {
-        let Some(reference) = named::image(value) else {
-            let why = format!(
-                "the context {image} has files and is no image that a stage could begin with: COPY --from={image}"
-            );
-            return Err(PlanError::At(i.line, why));
-        };
-        let (base, name) = (Base::Image(reference.to_owned()), from.name.clone());
+    let platform = platform.filter(|p| !p.is_empty());
+    if named::of(contexts, &image).is_some() {
+        let (base, name) = (Base::Context(image), from.name.clone());
         return Ok(StagePlan { from: i.clone(), base, platform, steps: Vec::new(), name });
     }
     // A number is the name of an image here.
@@ -192,6 +189,5 @@ fn stage(
         None if image == "scratch" => Base::Scratch,
         None => Base::Image(image),
     };
-    let platform = platform.filter(|p| !p.is_empty());
     Ok(StagePlan { from: i.clone(), base, platform, steps: Vec::new(), name: from.name.clone() })
 }

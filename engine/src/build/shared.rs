@@ -107,6 +107,7 @@ impl Shared {
                 return Ok(Arc::new(Source { view: SourceRoot::Context(context.clone()) }));
             }
             Some(Named::Image(reference)) => Some(reference.as_str()),
+            Some(Named::Layout(held)) => Some(held.image()),
             None => None,
         };
         let stage = match self.plan.stage_of(number, from) {

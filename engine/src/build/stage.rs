@@ -14,14 +14,13 @@ use super::context::Context;
 use super::debug::{self, At};
 use super::named::Named;
 use super::output::{BuildEvent, Output};
-use super::plan::{Base, Plan};
+use super::plan::Plan;
 use super::shared::Shared;
-use super::squash;
+use super::{begin, squash};
 use crate::dockerfile::{Expander, parse_one};
 use crate::engine::Engine;
-use crate::error::{Error, blocking};
-use crate::image::{Finished, History, ImageConfig, PullRequest, Reference};
-use crate::runtime::DEFAULT_PATH;
+use crate::error::Error;
+use crate::image::{Finished, History, ImageConfig};
 
 /// A stage as far as it has come.
 #[derive(Clone, Debug, Default)]
@@ -110,7 +109,8 @@ async fn run_one(
     let plan = &shared.plan.stages[number];
     let all = shared.plan.steps();
     out.line(format!("Step {first}/{all} : {}", plan.from.text)).await;
-    let mut stage = begin(shared, number, done, out).await.map_err(|e| shared.at(e, first, &plan.from))?;
+    let mut stage =
+        begin::stage(shared, number, done, out).await.map_err(|e| shared.at(e, first, &plan.from))?;
     let triggers = std::mem::take(&mut stage.config.on_build);
     if !triggers.is_empty() {
         out.line(format!("# Executing {} build trigger(s)", triggers.len())).await;
@@ -129,35 +129,6 @@ async fn run_one(
         stage.try_step(shared, number, At { step: step_number, instruction: step }, done, out).await?;
         stage.shown(out).await;
     }
-    Ok(stage)
-}
-
-/// What a stage begins with.
-async fn begin(shared: &Shared, number: usize, done: &Done, out: &Output) -> Result<Stage, Error> {
-    let plan = &shared.plan.stages[number];
-    let args = Arguments::new(&shared.request);
-    let mut stage = match &plan.base {
-        Base::Scratch => {
-            let mut stage = Stage { args, ..Stage::default() };
-            // As Docker has it of images that begin with nothing.
-            stage.config.env.push(format!("PATH={DEFAULT_PATH}"));
-            stage
-        }
-        // With the arguments that were declared there.
-        Base::Stage(n) => Stage {
-            cmd_set: false,
-            asked: Vec::new(),
-            ..done.get(n).map(|s| Stage::clone(s)).unwrap_or_default()
-        },
-        Base::Image(name) => {
-            let image = shared.base(name, plan.platform.as_deref(), out).await?;
-            let mut stage = shared.stage_of_image(&image).await?;
-            stage.args = args;
-            stage.base.id = Some(image.id);
-            stage
-        }
-    };
-    stage.base = squash::Beginning::of(&stage);
     Ok(stage)
 }
 
@@ -215,67 +186,6 @@ impl Stage {
             comment: String::new(),
             empty_layer,
         });
-    }
-}
-
-impl Shared {
-    /// A base image, pulled where it is missing.
-    pub(super) async fn base(
-        &self,
-        name: &str,
-        platform: Option<&str>,
-        out: &Output,
-    ) -> Result<crate::image::Image, Error> {
-        let wanted = match platform {
-            Some(text) => Some(
-                skep_registry::Platform::parse(text)
-                    .map_err(|e| Error::Invalid(format!("invalid platform {text:?}: {e}")))?,
-            ),
-            None => self.request.platform.clone(),
-        };
-        let images = self.engine.images();
-        let fits = |i: &crate::image::Image| {
-            wanted.as_ref().is_none_or(|w| w.os == i.os && w.architecture == i.architecture)
-        };
-        let here = images.resolve(name).ok();
-        if !self.request.pull
-            && let Some(image) = here.as_ref().filter(|i| fits(i))
-        {
-            return Ok(image.clone());
-        }
-        let other = here.filter(|i| !fits(i));
-        let reference = Reference::parse(name)?.or_latest();
-        let credentials = (self.request.credentials)(&reference.repository().registry);
-        let pull = PullRequest { reference: reference.clone(), platform: wanted, credentials };
-        let pulled = images.pull(pull, &|p| out.progress(p)).await;
-        let id = pulled.map_err(|e| match other {
-            Some(other) => {
-                let (os, architecture) = (other.os, other.architecture);
-                Error::Invalid(format!("{e} (the image {name} that is here is of {os}/{architecture})"))
-            }
-            None => e,
-        })?;
-        images.resolve(&id.id)
-    }
-
-    /// A stage with an image's layers and configuration.
-    pub(super) async fn stage_of_image(&self, image: &crate::image::Image) -> Result<Stage, Error> {
-        let (images, id) = (self.engine.images().clone(), image.id.clone());
-        self.hold(images.keep(&id)?);
-        let mut bare = None;
-        if !image.chain_ids.is_empty() {
-            let held = blocking(move || images.bare_blocking(&id)).await?;
-            bare = Some(held.image().to_owned());
-            self.hold(held);
-        }
-        Ok(Stage {
-            image: bare,
-            chain: image.chain_ids.last().cloned().unwrap_or_default(),
-            config: image.config.clone(),
-            history: image.history.clone(),
-            author: image.author.clone(),
-            ..Stage::default()
-        })
     }
 }
 

@@ -72,7 +72,7 @@ impl Stage {
     }
 
     /// A layer from an earlier build, or from `make`.
-    async fn layer(
+    pub(super) async fn layer(
         &mut self,
         shared: &Shared,
         what: serde_json::Value,

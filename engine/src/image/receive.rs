@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::io::Read;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use super::config::{ConfigBlob, History, Image, rfc3339};
 use super::feed::{self, Feed};
 use super::layer::{chain_ids, digest_of, stage, unpack};
 use super::naming::Naming;
+use super::pin::Held;
 use super::reference::{Reference, is_hex};
 use super::store::Images;
 use crate::data_root::sync_dir;
@@ -91,13 +93,7 @@ impl Images {
 
     fn load_blocking(&self, input: Feed, platform: Option<&Platform>) -> Result<Vec<LoadedImage>, Error> {
         let scratch = Scratch::new(&self.temporary(), "load")?;
-        let have = |digest: &str| {
-            let hex = digest.strip_prefix("sha256:").filter(|h| h.len() == 64 && is_hex(h))?;
-            let path = self.root().blobs().join(hex);
-            let _state = self.state();
-            path.exists().then_some(path)
-        };
-        let mut found = archive::read(input, &scratch.0, self.limits(), platform, have)?;
+        let mut found = self.read_archive(input, &scratch, platform)?;
         let _changing = self.changing().blocking_lock();
         let prepared = found.drain(..).map(|f| self.prepare(f, &scratch)).collect::<Result<Vec<_>, _>>()?;
         self.publish(&prepared)?;
@@ -108,6 +104,40 @@ impl Images {
             .into_iter()
             .map(|p| LoadedImage { id: p.stored.image.id, references: p.references })
             .collect())
+    }
+
+    fn read_archive(
+        &self,
+        input: impl Read + Send,
+        scratch: &Scratch,
+        platform: Option<&Platform>,
+    ) -> Result<Vec<Found>, Error> {
+        let have = |digest: &str| {
+            let hex = digest.strip_prefix("sha256:").filter(|h| h.len() == 64 && is_hex(h))?;
+            let path = self.root().blobs().join(hex);
+            let _state = self.state();
+            path.exists().then_some(path)
+        };
+        archive::read(input, &scratch.0, self.limits(), platform, have)
+    }
+
+    /// Brings in the one image of an archive for a build: it gets no name, and is in no list unless it was before.
+    pub(crate) fn load_hidden_blocking(
+        &self,
+        input: impl Read + Send,
+        platform: Option<&Platform>,
+    ) -> Result<Held, Error> {
+        let scratch = Scratch::new(&self.temporary(), "load")?;
+        let mut found = self.read_archive(input, &scratch, platform)?;
+        let (Some(mut found), true) = (found.pop(), found.is_empty()) else {
+            return Err(Error::Archive("it has several images that fit".into()));
+        };
+        found.references.clear();
+        let _changing = self.changing().blocking_lock();
+        let mut prepared = self.prepare(found, &scratch)?;
+        prepared.stored.intermediate = true;
+        self.publish(std::slice::from_ref(&prepared))?;
+        self.keep(prepared.id())
     }
 
     fn import_blocking(
@@ -240,12 +270,18 @@ impl Images {
         let lazy = !prepared.is_empty() && prepared.iter().all(|p| p.stored.intermediate);
         let mut moved = false;
         let (mut changes, mut names) = (Vec::new(), Vec::new());
+        // What only builds had, and somebody asks for now.
+        let mut shown = Vec::new();
         for p in prepared {
             let naming = Naming::new(&p.stored.image.id, p.references.clone());
             changes.extend(naming.changes()?);
             names.push(naming);
             // What is there stays as it is: its blobs are what was pulled, and may differ from these.
-            if self.state().images.contains_key(&p.stored.image.id) {
+            let there = self.state().images.get(&p.stored.image.id).cloned();
+            if let Some(there) = there {
+                if there.intermediate && !p.stored.intermediate {
+                    shown.push(Arc::new(StoredImage { intermediate: false, ..StoredImage::clone(&there) }));
+                }
                 continue;
             }
             for (digest, from) in &p.blobs {
@@ -262,6 +298,9 @@ impl Images {
         if !lazy {
             let (unsynced, before) = self.take_unsynced()?;
             changes.extend(before);
+            for image in &shown {
+                changes.push(Change::put(Kind::Image, &image.image.id, &**image)?);
+            }
             let written = if moved || !unsynced.is_empty() { self.sync_files() } else { Ok(()) };
             if let Err(e) = written.and_then(|()| self.metadata().commit_blocking(changes)) {
                 self.give_up(unsynced);
@@ -278,6 +317,7 @@ impl Images {
                 state.images.insert(p.stored.image.id.clone(), Arc::new(p.stored.clone()));
             }
         }
+        state.images.extend(shown.into_iter().map(|image| (image.image.id.clone(), image)));
         names.into_iter().for_each(|naming| naming.apply(&mut state));
         tracing::debug!(images = prepared.len(), at = now_ns(), "images stored");
         Ok(())

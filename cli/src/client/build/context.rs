@@ -1,6 +1,5 @@
 //! The build context as an archive: a directory without what `.dockerignore` leaves out, or what comes on standard input.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Component, Path, PathBuf};
@@ -9,45 +8,14 @@ use anyhow::{Context, Result, bail};
 use skep_engine::dockerfile::Ignore;
 
 use super::super::api::{self, Body};
+use super::along::{Along, Beside};
+use super::layout::Layout;
 
 /// Name of a Dockerfile that is sent along from elsewhere.
 const SENT: &str = ".dockerfile.sent";
 
-/// A directory that is sent along, as a context of its own.
-pub(super) struct Along {
-    root: PathBuf,
-    /// Where in the archive it is.
-    at: PathBuf,
-}
-
-/// Reads `NAME=VALUE` of other contexts: what the daemon is told of them, and what is sent along.
-pub(super) fn named(given: &[String]) -> Result<(BTreeMap<String, String>, Vec<Along>)> {
-    let (mut told, mut along) = (BTreeMap::new(), Vec::new());
-    // Whatever the context has, it has nothing of that name.
-    let unused = format!(".skep-context-{:016x}", rand::random::<u64>());
-    for text in given {
-        let read = text.split_once('=').filter(|(name, value)| !name.is_empty() && !value.is_empty());
-        let (name, value) =
-            read.with_context(|| format!("invalid context value: {text}, expected key=value"))?;
-        let value = match value.contains("://") || is_far(value) {
-            true => value.to_owned(),
-            false => {
-                let root = Path::new(value);
-                if !root.is_dir() {
-                    bail!("failed to get build context {name}: {value:?} not found or not a directory");
-                }
-                let at = PathBuf::from(format!("{unused}-{}", along.len()));
-                let sent = format!("sent:{}", slashes(&at));
-                along.push(Along { root: fs::canonicalize(root)?, at });
-                sent
-            }
-        };
-        told.insert(name.to_owned(), value);
-    }
-    Ok((told, along))
-}
-
-fn is_far(path: &str) -> bool {
+/// Whether the daemon is to fetch what a path means.
+pub(super) fn is_far(path: &str) -> bool {
     let far = ["http://", "https://", "git://", "git@", "ssh://", "github.com/"];
     far.iter().any(|p| path.starts_with(p)) && !Path::new(path).is_dir()
 }
@@ -70,7 +38,7 @@ pub(super) fn remote(path: &Path, file: Option<&Path>) -> Result<Option<(String,
 pub(super) fn open(path: &Path, file: Option<&Path>, along: Vec<Along>) -> Result<(Body, String)> {
     if path == Path::new("-") {
         if !along.is_empty() {
-            bail!("a directory as --build-context does not go with a context on standard input");
+            bail!("a directory or a layout as --build-context does not go with a context on standard input");
         }
         return from_stdin(file);
     }
@@ -112,15 +80,21 @@ fn send(
         let ignore = ignore(&root, &name)?;
         parts.push(Part { root, at: PathBuf::new(), ignore, needed: Some(name), text });
     }
-    for Along { root, at } in along {
-        let ignore = read_ignore(&root, ".dockerignore")?.unwrap_or_default();
-        parts.push(Part { root, at, ignore, needed: None, text: None });
+    let mut layouts = Vec::new();
+    for Along { what, at } in along {
+        match what {
+            Beside::Directory(root) => {
+                let ignore = read_ignore(&root, ".dockerignore")?.unwrap_or_default();
+                parts.push(Part { root, at, ignore, needed: None, text: None });
+            }
+            Beside::Layout(layout) => layouts.push((layout, at)),
+        }
     }
     let (reader, writer) = io::pipe()?;
     let from = tokio::fs::File::from_std(fs::File::from(std::os::fd::OwnedFd::from(reader)));
     std::thread::spawn(move || {
         // The daemon's refusal says more than a broken pipe.
-        if let Err(e) = pack(&parts, writer)
+        if let Err(e) = pack(&parts, &layouts, writer)
             && e.downcast_ref::<io::Error>().is_none_or(|e| e.kind() != io::ErrorKind::BrokenPipe)
         {
             eprintln!("ERROR: the build context cannot be sent whole: {e:#}");
@@ -158,7 +132,8 @@ fn dockerfile(root: &Path, file: Option<&Path>) -> Result<(Option<Vec<u8>>, Stri
     }
 }
 
-fn slashes(path: &Path) -> String {
+/// A path as archives have it.
+pub(super) fn slashes(path: &Path) -> String {
     let parts = path.components().filter_map(|c| match c {
         Component::Normal(n) => Some(n.to_string_lossy().into_owned()),
         _ => None,
@@ -196,11 +171,14 @@ struct Part {
     text: Option<Vec<u8>>,
 }
 
-fn pack(parts: &[Part], to: impl Write) -> Result<()> {
+fn pack(parts: &[Part], layouts: &[(Layout, PathBuf)], to: impl Write) -> Result<()> {
     let mut out = tar::Builder::new(BufWriter::with_capacity(1 << 16, to));
     out.follow_symlinks(false);
     for part in parts {
         pack_part(part, &mut out)?;
+    }
+    for (layout, at) in layouts {
+        layout.pack(at, &mut out)?;
     }
     out.into_inner()?.flush()?;
     Ok(())
@@ -258,7 +236,8 @@ fn pack_part(part: &Part, out: &mut tar::Builder<impl Write>) -> Result<()> {
     Ok(())
 }
 
-fn written(out: &mut tar::Builder<impl Write>, name: &str, text: &[u8]) -> Result<()> {
+/// Writes a file that is at no path.
+pub(super) fn written(out: &mut tar::Builder<impl Write>, name: &str, text: &[u8]) -> Result<()> {
     let mut header = tar::Header::new_gnu();
     header.set_mode(0o600);
     header.set_size(text.len() as u64);

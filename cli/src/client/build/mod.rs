@@ -1,8 +1,10 @@
 //! `build`: a directory packed and sent to the daemon, which builds an image of it.
 
 mod agent;
+mod along;
 mod context;
 mod debug;
+mod layout;
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
@@ -55,7 +57,7 @@ pub struct BuildArgs {
     /// MEMs in which to allow execution (0-3, 0,1)
     #[arg(long, value_name = "string")]
     cpuset_mems: Option<String>,
-    /// Another context, which FROM, COPY and RUN know by its name: a directory, docker-image://REFERENCE, a URL or a repository
+    /// Another context, which FROM, COPY and RUN know by its name: a directory, docker-image://REFERENCE, oci-layout://PATH[:TAG|@DIGEST], a URL or a repository
     #[arg(long, value_name = "NAME=PATH")]
     build_context: Vec<String>,
     /// Open a shell in the state that a failed step left
@@ -190,7 +192,7 @@ pub async fn build(api: &Api, args: &BuildArgs) -> Result<String> {
         Some(_) => None,
         None => context::remote(&args.path, args.file.as_deref())?,
     };
-    let (named, along) = context::named(&args.build_context)?;
+    let (named, along) = along::named(&args.build_context)?;
     let (context, dockerfile) = match (&remote, &args.inline) {
         (Some((_, dockerfile)), _) => (context::alone(along)?, dockerfile.clone()),
         (None, Some(text)) => context::with_dockerfile(&args.path, text, along)?,
