@@ -4,6 +4,7 @@
 //! it, also ones this client has never heard of.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
@@ -19,7 +20,7 @@ use tokio_rustls::TlsConnector;
 
 use super::context::Endpoint;
 use super::credentials::Store;
-use super::dry_run::Plan;
+use super::dry_run::{Instead, Plan};
 use super::tls;
 
 /// Path all requests are made under.
@@ -47,19 +48,24 @@ pub struct Api {
     host: String,
     config: Option<PathBuf>,
     tls: Option<TlsConnector>,
-    plan: Option<Plan>,
+    instead: Option<Arc<dyn Instead>>,
 }
 
 impl Api {
     /// The daemon at an endpoint; `config` is the directory of `--config`.
     pub fn new(endpoint: Endpoint, config: Option<PathBuf>) -> Self {
-        Self { host: endpoint.host, config, tls: endpoint.tls, plan: None }
+        Self { host: endpoint.host, config, tls: endpoint.tls, instead: None }
     }
 
     /// The same daemon, whose swarm nothing is changed of: what would be is kept in the plan.
     pub fn planning(&self) -> (Self, Plan) {
         let plan = Plan::default();
-        (Self { plan: Some(plan.clone()), ..self.clone() }, plan)
+        (self.instead(plan.clone()), plan)
+    }
+
+    /// The same daemon, in whose place another answers what would change something.
+    pub fn instead(&self, other: impl Instead + 'static) -> Self {
+        Self { instead: Some(Arc::new(other)), ..self.clone() }
     }
 
     /// The credentials that this user has kept.
@@ -120,6 +126,9 @@ impl Api {
         body: Body,
         headers: &[(&str, &str)],
     ) -> Result<Response<Incoming>> {
+        if let Some(instead) = &self.instead {
+            instead.lets_through(&method, path)?;
+        }
         let (mut sender, connection) = http1::handshake(TokioIo::new(self.connect().await?)).await?;
         // Ends with the connection; an error of it shows where the answer is read.
         tokio::spawn(async move { connection.with_upgrades().await });
@@ -173,21 +182,25 @@ impl Api {
 
     /// GET.
     pub async fn get(&self, path: &str, query: &Query) -> Result<Value> {
-        self.call(Method::GET, path, query, None).await
+        let answer = self.call(Method::GET, path, query, None).await;
+        match &self.instead {
+            Some(instead) => instead.answer(path, answer),
+            None => answer,
+        }
     }
 
     /// POST of JSON.
     pub async fn post(&self, path: &str, query: &Query, body: Option<&Value>) -> Result<Value> {
-        if let Some(plan) = &self.plan {
-            return Ok(plan.add("POST", path, query, body, ""));
+        if let Some(instead) = &self.instead {
+            return instead.change("POST", path, query, body, "");
         }
         self.call(Method::POST, path, query, body).await
     }
 
     /// POST of JSON, with the credentials (`X-Registry-Auth`; may be empty) that the daemon may use for it.
     pub async fn post_as(&self, path: &str, query: &Query, body: &Value, auth: &str) -> Result<Value> {
-        if let Some(plan) = &self.plan {
-            return Ok(plan.add("POST", path, query, Some(body), auth));
+        if let Some(instead) = &self.instead {
+            return instead.change("POST", path, query, Some(body), auth);
         }
         let headers = [("Content-Type", "application/json"), ("X-Registry-Auth", auth)];
         let headers = if auth.is_empty() { &headers[..1] } else { &headers[..] };
@@ -199,8 +212,8 @@ impl Api {
 
     /// DELETE.
     pub async fn delete(&self, path: &str, query: &Query) -> Result<Value> {
-        if let Some(plan) = &self.plan {
-            return Ok(plan.add("DELETE", path, query, None, ""));
+        if let Some(instead) = &self.instead {
+            return instead.change("DELETE", path, query, None, "");
         }
         self.call(Method::DELETE, path, query, None).await
     }
@@ -281,6 +294,15 @@ impl Query {
     }
 }
 
+impl Query {
+    /// The value of a parameter.
+    pub fn get(&self, name: &str) -> Option<String> {
+        let pairs = self.0.trim_start_matches('?').split('&').filter_map(|p| p.split_once('='));
+        let value = pairs.filter(|(key, _)| *key == name).map(|(_, value)| value).next_back()?;
+        Some(decode(value))
+    }
+}
+
 impl std::fmt::Display for Query {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.0)
@@ -298,4 +320,23 @@ pub fn encode(text: &str) -> String {
         }
     }
     out
+}
+
+/// What [`encode`] was given.
+pub fn decode(text: &str) -> String {
+    let (mut out, mut rest) = (Vec::with_capacity(text.len()), text.as_bytes());
+    while let Some((byte, after)) = rest.split_first() {
+        let hex = after.get(..2).and_then(|h| u8::from_str_radix(std::str::from_utf8(h).ok()?, 16).ok());
+        rest = match (byte, hex) {
+            (b'%', Some(value)) => {
+                out.push(value);
+                &after[2..]
+            }
+            _ => {
+                out.push(*byte);
+                after
+            }
+        };
+    }
+    String::from_utf8_lossy(&out).into_owned()
 }

@@ -10,6 +10,31 @@ use serde_json::{Value, json};
 use super::api::{Api, Query};
 use super::output::{Column, Listing, say, text};
 
+/// What answers in the daemon's place.
+pub trait Instead: Send + Sync {
+    /// The answer to a request that would change something.
+    fn change(
+        &self,
+        method: &str,
+        path: &str,
+        query: &Query,
+        body: Option<&Value>,
+        auth: &str,
+    ) -> Result<Value>;
+
+    /// What the daemon would say of a path if all of them had been done; `answer` is what it says.
+    fn answer(&self, path: &str, answer: Result<Value>) -> Result<Value> {
+        let _ = path;
+        answer
+    }
+
+    /// Refuses what would reach the daemon all the same, and change something there.
+    fn lets_through(&self, method: &Method, path: &str) -> Result<()> {
+        let _ = (method, path);
+        Ok(())
+    }
+}
+
 /// What would be asked.
 #[derive(Clone, Default)]
 pub struct Plan(Arc<Mutex<Vec<Value>>>);
@@ -18,9 +43,16 @@ const COLUMNS: &[Column] =
     &[("After", "AFTER"), ("Act", "ACTION"), ("Task", "TASK"), ("Node", "NODE"), ("Why", "REASON")];
 const TABLE: &str = "{{.After}}\t{{.Act}}\t{{.Task}}\t{{.Node}}\t{{.Why}}";
 
-impl Plan {
+impl Instead for Plan {
     /// Keeps a request; answers as the daemon would, with the ID that what it makes is known by from then on.
-    pub fn add(&self, method: &str, path: &str, query: &Query, body: Option<&Value>, auth: &str) -> Value {
+    fn change(
+        &self,
+        method: &str,
+        path: &str,
+        query: &Query,
+        body: Option<&Value>,
+        auth: &str,
+    ) -> Result<Value> {
         let mut requests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let id = format!("planned{}", requests.len());
         if moves_tasks(method, path) {
@@ -28,9 +60,11 @@ impl Plan {
                 "Method": method, "Path": format!("{path}{query}"), "Body": body, "Auth": auth, "ID": id,
             }));
         }
-        json!({ "ID": id, "Id": id })
+        Ok(json!({ "ID": id, "Id": id }))
     }
+}
 
+impl Plan {
     /// Asks what would come of it, and shows that.
     pub async fn show(&self, api: &Api) -> Result<()> {
         let requests = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -82,10 +116,13 @@ mod tests {
     fn what_moves_no_task_is_left_out_and_what_is_made_has_an_id() {
         let plan = Plan::default();
         let query = Query::new().with("version", "7");
-        plan.add("POST", "/secrets/abc/update", &query, None, "");
-        plan.add("DELETE", "/secrets/abc", &Query::new(), None, "");
-        let network = plan.add("POST", "/networks/create", &Query::new(), Some(&json!({"Name": "n"})), "");
-        let service = plan.add("POST", "/services/web/update", &query, Some(&json!({})), "a");
+        let change = |method: &str, path: &str, query: &Query, body: Option<&Value>, auth: &str| {
+            plan.change(method, path, query, body, auth).expect("kept")
+        };
+        change("POST", "/secrets/abc/update", &query, None, "");
+        change("DELETE", "/secrets/abc", &Query::new(), None, "");
+        let network = change("POST", "/networks/create", &Query::new(), Some(&json!({"Name": "n"})), "");
+        let service = change("POST", "/services/web/update", &query, Some(&json!({})), "a");
         assert_ne!(network["ID"], service["ID"]);
         let kept = plan.0.lock().expect("no panic").clone();
         assert_eq!(kept.len(), 2);

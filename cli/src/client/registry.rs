@@ -12,6 +12,7 @@ use super::images::{familiar, full_name, split};
 use super::messages::{self, Show};
 use super::output::{Column, Listing, say, text};
 use super::reference;
+use super::service_image;
 
 /// Commands that stand by themselves and under `image`.
 #[derive(Subcommand)]
@@ -276,6 +277,13 @@ pub async fn pull(api: &Api, image: &str, platform: Option<&str>, quiet: bool) -
     let (name, tag) = split(image);
     let show = if quiet { Show::Nowhere } else { Show::Err };
     fetch(api, name, tag, platform, show).await
+}
+
+/// What an image's registry has under its name, asked as who would pull it.
+pub async fn in_registry(api: &Api, image: &str) -> Result<Value> {
+    let name = familiar(image);
+    let auth = api.credentials_for(&name)?;
+    service_image::told(api, &name, &auth).await
 }
 
 async fn fetch(api: &Api, name: &str, tag: &str, platform: Option<&str>, show: Show) -> Result<()> {

@@ -57,11 +57,49 @@ impl Drop for Silent {
     }
 }
 
+/// Standard input key by key and without echo, until this goes. Keys that send signals still do.
+pub struct Keys {
+    before: Termios,
+}
+
+impl Keys {
+    /// None where standard input is no terminal, or one that others read: to ask it for keys would stop us.
+    pub fn enter() -> Result<Option<Self>> {
+        use nix::sys::termios::LocalFlags;
+        let stdin = std::io::stdin();
+        let others = nix::unistd::tcgetpgrp(stdin.as_fd()).is_ok_and(|group| group != nix::unistd::getpgrp());
+        if !stdin.is_terminal() || others {
+            return Ok(None);
+        }
+        let before = tcgetattr(stdin.as_fd()).context("read the terminal's settings")?;
+        let mut keys = before.clone();
+        keys.local_flags.remove(LocalFlags::ECHO | LocalFlags::ICANON);
+        tcsetattr(stdin.as_fd(), SetArg::TCSANOW, &keys).context("read the terminal key by key")?;
+        Ok(Some(Self { before }))
+    }
+}
+
+impl Drop for Keys {
+    fn drop(&mut self) {
+        // The terminal may be gone; there is nobody to tell then.
+        let _ = tcsetattr(std::io::stdin().as_fd(), SetArg::TCSANOW, &self.before);
+    }
+}
+
 /// Rows and columns of our output, if it is a terminal.
 pub fn size() -> Option<(u16, u16)> {
+    size_of(libc::STDOUT_FILENO)
+}
+
+/// Those of standard error.
+pub fn size_of_errors() -> Option<(u16, u16)> {
+    size_of(libc::STDERR_FILENO)
+}
+
+fn size_of(descriptor: i32) -> Option<(u16, u16)> {
     let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: TIOCGWINSZ (ioctl_tty(2)) writes one winsize through the pointer, which is valid for it.
-    let code = unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &raw mut size) };
+    let code = unsafe { libc::ioctl(descriptor, libc::TIOCGWINSZ, &raw mut size) };
     (code == 0 && size.ws_row > 0 && size.ws_col > 0).then_some((size.ws_row, size.ws_col))
 }
 

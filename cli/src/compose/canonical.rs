@@ -9,6 +9,8 @@ pub struct Context<'a> {
     pub dir: &'a std::path::Path,
     /// Variables have not been put in: what has one stays short.
     pub variables_stay: bool,
+    /// Paths are made whole.
+    pub whole_paths: bool,
     /// Build contexts and watched paths are looked for here.
     pub builds: bool,
 }
@@ -277,6 +279,9 @@ fn env_files(node: &mut Node, context: &Context<'_>) {
 /// A path as seen from anywhere: `~` is the home directory, what is relative begins where its file lies.
 fn absolute(node: &mut Node, context: &Context<'_>) {
     let Kind::Scalar(Type::Str, text) = &mut node.kind else { return };
+    if !context.whole_paths {
+        return;
+    }
     *text = clean(context.dir, text).to_string_lossy().into_owned();
 }
 

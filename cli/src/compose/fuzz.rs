@@ -50,6 +50,9 @@ fn read(text: &[u8], part: &[u8], vars: &[u8]) -> Result<(), TestCaseError> {
         profiles: vec!["extra".into()],
         services: Vec::new(),
         interpolate: true,
+        env_files: true,
+        whole_paths: true,
+        consistent: true,
         dialect: Dialect::Project,
         directory: None,
     };
@@ -105,6 +108,9 @@ fn the_good_project_is_good() {
         profiles: vec!["extra".into()],
         services: Vec::new(),
         interpolate: true,
+        env_files: true,
+        whole_paths: true,
+        consistent: true,
         dialect: Dialect::Project,
         directory: None,
     };
@@ -123,6 +129,9 @@ fn bombs_end_with_an_error() {
             profiles: Vec::new(),
             services: Vec::new(),
             interpolate: true,
+            env_files: true,
+            whole_paths: true,
+            consistent: true,
             dialect: Dialect::Project,
             directory: None,
         };

@@ -166,3 +166,52 @@ fn braced(text: &str, vars: &Variables, depth: usize, unset: &mut Vec<String>) -
         _ => Err(Bad::Format),
     }
 }
+
+/// A variable as a file uses it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Used {
+    pub name: String,
+    /// The file is of no use without a value.
+    pub required: bool,
+    /// What is taken where it has none.
+    pub default: String,
+    /// What is taken where it has one.
+    pub alternate: String,
+}
+
+/// The variables of a text that was not expanded, those within defaults included. What is no variable is passed over.
+pub fn used(text: &str, found: &mut Vec<Used>) {
+    used_in(text, 0, found);
+}
+
+fn used_in(text: &str, depth: usize, found: &mut Vec<Used>) {
+    let mut rest = text;
+    while let Some(dollar) = rest.find('$') {
+        rest = &rest[dollar + 1..];
+        if let Some(more) = rest.strip_prefix('$') {
+            rest = more;
+        } else if let Some((inner, end)) = rest.strip_prefix('{').and_then(|i| Some((i, closing(i)?))) {
+            let body = &inner[..end];
+            rest = &inner[end + 1..];
+            let (name, operation) = body.split_at(body.find(|c| !is_name(c)).unwrap_or(body.len()));
+            if !name.starts_with(is_name_start) || depth == MOST_DEPTH {
+                continue;
+            }
+            let mut one = Used { name: name.to_owned(), ..Used::default() };
+            let operation = operation.strip_prefix(':').unwrap_or(operation);
+            let word = operation.chars().next().map_or("", |c| &operation[c.len_utf8()..]).to_owned();
+            match operation.chars().next() {
+                Some('-') => one.default.clone_from(&word),
+                Some('?') => one.required = true,
+                Some('+') => one.alternate.clone_from(&word),
+                _ => {}
+            }
+            found.push(one);
+            used_in(&word, depth + 1, found);
+        } else if rest.starts_with(is_name_start) {
+            let end = rest.find(|c| !is_name(c)).unwrap_or(rest.len());
+            found.push(Used { name: rest[..end].to_owned(), ..Used::default() });
+            rest = &rest[end..];
+        }
+    }
+}

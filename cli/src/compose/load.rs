@@ -52,6 +52,12 @@ pub struct Options<'a> {
     pub services: Vec<String>,
     /// Whether variables are put in; without it they stay as they are written.
     pub interpolate: bool,
+    /// Whether env files are read; without it they stay named.
+    pub env_files: bool,
+    /// Whether paths are made whole.
+    pub whole_paths: bool,
+    /// Whether what names something else is checked.
+    pub consistent: bool,
     pub dialect: Dialect,
     /// Where relative paths begin; none: where the first file lies.
     pub directory: Option<PathBuf>,
@@ -80,10 +86,12 @@ pub fn load(options: &Options<'_>) -> Result<Project, Error> {
         merge::unite(&mut root);
     }
     let inactive = loader.leave_out_inactive(&mut root);
-    if options.interpolate {
+    if options.interpolate && options.env_files {
         env_file::fold(&mut root, &options.variables, options.dialect)?;
     }
-    references::check(&root, options.dialect, &inactive)?;
+    if options.consistent {
+        references::check(&root, options.dialect, &inactive)?;
+    }
     shape::sort(&mut root, &schema::FILE);
     loader.warnings.dedup();
     Ok(Project { root, inactive, warnings: loader.warnings })
@@ -187,6 +195,7 @@ impl<'a> Loader<'a> {
         let context = Context {
             dir,
             variables_stay: !self.options.interpolate,
+            whole_paths: self.options.whole_paths,
             builds: self.options.dialect == Dialect::Project,
         };
         canonical::file(&mut root, &context)?;

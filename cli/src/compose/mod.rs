@@ -27,7 +27,7 @@ pub mod units;
 mod yaml;
 
 pub use emit::document as to_yaml;
-pub use interpolate::Variables;
+pub use interpolate::{Used, Variables, used};
 pub use load::{Dialect, Error, Options, Project, declared_name, directory, load};
 pub use node::{At, Key, Kind, Node, Problem, Type};
 

@@ -214,6 +214,7 @@ const HOOKS: Shape = List(&HOOK);
 const ULIMITS: Shape = Map(&Or(&[Int, Object(&[("soft", Int), ("hard", Int)])]));
 
 const SERVICE_FIELDS: Fields = &[
+    ("profiles", STRINGS),
     ("annotations", PAIRS),
     ("attach", Bool),
     ("blkio_config", BLKIO),
@@ -300,7 +301,6 @@ const SERVICE_FIELDS: Fields = &[
     ("post_start", HOOKS),
     ("pre_stop", HOOKS),
     ("privileged", Bool),
-    ("profiles", STRINGS),
     ("provider", Any),
     ("pull_policy", Str),
     ("read_only", Bool),

@@ -22,6 +22,9 @@ fn loaded(files: &[(&str, &str)], named: &[&str]) -> (tempfile::TempDir, Result<
         profiles,
         services: Vec::new(),
         interpolate: true,
+        env_files: true,
+        whole_paths: true,
+        consistent: true,
         dialect: Dialect::Stack,
         directory: None,
     });
@@ -213,13 +216,35 @@ fn services_extend_others_and_profiles_leave_some_out() {
     let base = "services:\n  common:\n    image: a\n    env_file: e\n    environment: {A: 1}\n";
     let text = "x-e: &e\n  labels: {l: m}\nservices:\n  web:\n    <<: *e\n    extends: {file: base.yml, service: common}\n    environment: {B: 2}\n  tool: {image: t, profiles: [debug]}\n  more: {image: m, profiles: [extra]}\n";
     let files = [("base.yml", base), ("c.yml", text), ("e", "# c\nE=f g\nHOME_TOWN\nA=9\n")];
-    let wanted = "services:\n  more:\n    image: m\n    profiles:\n      - extra\n  web:\n    environment:\n      E: f g\n      HOME_TOWN: x\n      A: \"1\"\n      B: \"2\"\n    image: a\n    labels:\n      l: m\nx-e:\n  labels:\n    l: m\n";
+    let wanted = "services:\n  more:\n    profiles:\n      - extra\n    image: m\n  web:\n    environment:\n      E: f g\n      HOME_TOWN: x\n      A: \"1\"\n      B: \"2\"\n    image: a\n    labels:\n      l: m\nx-e:\n  labels:\n    l: m\n";
     let out = outcome(&files, &["c.yml"]);
     let sorted = wanted.replace(
         "      E: f g\n      HOME_TOWN: x\n      A: \"1\"\n      B: \"2\"\n",
         "      A: \"1\"\n      B: \"2\"\n      E: f g\n      HOME_TOWN: x\n",
     );
     assert_eq!(out, sorted);
+}
+
+#[test]
+fn variables_are_listed_with_what_stands_in_their_place() {
+    let mut found = Vec::new();
+    super::used("$A ${B} ${C:-c} ${D?why} ${E:+e${F-${G}}} $$H ${ $ ${1} }", &mut found);
+    let shown: Vec<String> =
+        found.iter().map(|u| format!("{}/{}/{}/{}", u.name, u.required, u.default, u.alternate)).collect();
+    assert_eq!(
+        shown,
+        [
+            "A/false//",
+            "B/false//",
+            "C/false/c/",
+            "D/true//",
+            "E/false//e${F-${G}}",
+            "F/false/${G}/",
+            "G/false//"
+        ]
+    );
+    let deep = "${A-".repeat(100_000) + &"}".repeat(100_000);
+    super::used(&deep, &mut found);
 }
 
 #[test]

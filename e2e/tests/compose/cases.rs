@@ -67,7 +67,7 @@ const TOLD: &[(&str, &[&str], i32, &str)] = &[
         0,
         "a\nb\n",
     ),
-    ("services: {a: {image: bb}, b: {image: bb, profiles: [x]}}", &["config", "--services", "b"], 0, "b\n"),
+    ("services: {a: {image: bb}, b: {image: bb, profiles: [x]}}", &["config", "b"], 0, "  b:\n"),
     (
         "services: {a: {image: bb, profiles: [y]}, b: {image: bb, profiles: [x]}}",
         &["config", "--profiles"],

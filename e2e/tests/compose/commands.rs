@@ -62,6 +62,8 @@ fn said(client: Client, host: &Host, dir: &Path) -> Result<Vec<(String, String)>
         &["port", "--protocol", "udp", "web", "53"],
         &["port", "web", "81"],
         &["port", "nope", "80"],
+        &["top", "nope"],
+        &["images", "-q", "nope"],
         &["ls", "-q"],
         &["ls", "--filter", "name=nothing", "-q"],
         &["volumes", "-q"],

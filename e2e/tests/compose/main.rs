@@ -4,8 +4,11 @@
 mod builds;
 mod cases;
 mod commands;
+mod config;
+mod dry_run;
 mod parity;
 mod projects;
+mod terminal;
 mod watching;
 
 use std::path::{Path, PathBuf};

@@ -16,6 +16,7 @@ use super::super::attach;
 use super::super::create_body::Streams;
 use super::super::output::{say, text};
 use super::found::{self, Found};
+use super::menu::{Key, Menu};
 use super::output::Printer;
 use super::project::Project;
 use super::watch::Watched;
@@ -47,6 +48,9 @@ pub struct Attach {
     pub code_from: Option<String>,
     /// Files that are watched meanwhile: containers that end come back with the next change.
     pub watched: Option<Watched>,
+    /// Keys do something.
+    pub menu: bool,
+    pub quiet_build: bool,
 }
 
 /// As of a program that SIGINT ended.
@@ -89,7 +93,7 @@ impl View<'_> {
         let Some(seen) = self.seen.get_mut(id).filter(|s| !s.streaming) else { return Ok(()) };
         let again = seen.again.take();
         if let Some(code) = seen.ended.take() {
-            say!("{} exited with code {code}", seen.name)?;
+            self.s.report.write(|| say!("{} exited with code {code}", seen.name))?;
         }
         if let Some(since) = again {
             self.follow(id, &since);
@@ -101,14 +105,13 @@ impl View<'_> {
 /// Starts services and shows what they say; the exit code.
 pub async fn run(s: &Session<'_>, project: &Project, mut asked: Attach) -> Result<u8> {
     let mut watched = asked.watched.take();
-    let watches = watched.is_some();
     let mut watching: Option<Pin<Box<dyn Future<Output = Result<()>> + '_>>> = None;
     let asked = &asked;
     let (mut interrupts, mut terms) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let mut events = found::events(s.api, &project.name).await?.lines();
     let list = found::of(s.api, &project.name, &asked.shown).await?;
     let names: Vec<String> = list.iter().map(|c| c.shown(&project.name)).collect();
-    let printer = Printer::new(names.iter().map(String::as_str), s.ansi, asked.no_colour, asked.prefix);
+    let printer = Printer::new(names.iter().map(String::as_str), s, asked.no_colour, asked.prefix);
     let query = Query::new().flag("stdout", true).flag("stderr", true).flag("timestamps", asked.timestamps);
     let mut view = View {
         s,
@@ -118,6 +121,7 @@ pub async fn run(s: &Session<'_>, project: &Project, mut asked: Attach) -> Resul
         streams: FuturesUnordered::new(),
         alive: list.iter().map(|c| c.id.clone()).collect(),
     };
+    s.report.settle();
     say!("Attaching to {}", names.join(", "))?;
     for (index, (container, name)) in list.into_iter().zip(names).enumerate() {
         let found = s.api.get(&format!("{}/json", container.path()), &Query::new()).await?;
@@ -139,13 +143,18 @@ pub async fn run(s: &Session<'_>, project: &Project, mut asked: Attach) -> Resul
             Ok(id)
         }));
     }
+    let mut menu = if asked.menu { Menu::open(&s.report)? } else { None };
     let mut starting = Box::pin(start::all(s, project, &asked.services));
     let mut started = false;
     let mut stopping: Option<Pin<Box<dyn Future<Output = Result<()>> + '_>>> = None;
     let (mut code, mut interrupted, mut first) = (0, false, true);
     loop {
+        let watches = watched.is_some() || watching.is_some();
         if started && stopping.is_none() && view.alive.is_empty() && !watches {
             break;
+        }
+        if let Some(menu) = &menu {
+            menu.show(watches);
         }
         tokio::select! {
             done = &mut starting, if !started && stopping.is_none() => {
@@ -174,6 +183,7 @@ pub async fn run(s: &Session<'_>, project: &Project, mut asked: Attach) -> Resul
                     Ends::FirstFailure => ended != 0,
                 };
                 if ends && stopping.is_none() {
+                    menu = None;
                     eprintln!("Aborting on container exit...");
                     stopping = Some(Box::pin(stop(s, project, asked)));
                 }
@@ -182,11 +192,29 @@ pub async fn run(s: &Session<'_>, project: &Project, mut asked: Attach) -> Resul
                 done?;
                 watching = None;
             }
+            key = async { match &mut menu { Some(m) => m.key().await, None => std::future::pending().await } }, if stopping.is_none() => {
+                match key {
+                    // What runs goes on.
+                    Key::Detach => return Ok(0),
+                    Key::Watch if watches => {
+                        (watched, watching) = (None, None);
+                        s.report.note("Watch disabled");
+                    }
+                    Key::Watch => match Watched::begin(project, &asked.services, asked.quiet_build) {
+                        Ok(begun) if started => watching = Some(Box::pin(begun.follow(s, project))),
+                        Ok(begun) => watched = Some(begun),
+                        Err(e) => s.report.note(&format!("Watch → {e:#}")),
+                    },
+                    Key::Line => s.report.note(""),
+                }
+            }
             _ = interrupts.recv() => {
+                menu = None;
                 stopping = Some(on_signal(s, project, asked, interrupted));
                 interrupted = true;
             }
             _ = terms.recv() => {
+                menu = None;
                 stopping = Some(on_signal(s, project, asked, interrupted));
                 interrupted = true;
             }
@@ -196,6 +224,7 @@ pub async fn run(s: &Session<'_>, project: &Project, mut asked: Attach) -> Resul
             }
         }
     }
+    drop(menu);
     // What they said last.
     while let Some(ended) = view.streams.next().await {
         let id = ended?;

@@ -7,9 +7,8 @@ use clap::Args;
 
 use super::super::build::{self as one, BuildArgs};
 use super::super::compose_parts::strings;
-use super::super::registry;
 use super::project::Project;
-use super::{Session, graph, service};
+use super::{Session, graph, pull, service};
 use crate::compose::{Node, Problem};
 
 /// Flags of `compose build`.
@@ -76,7 +75,7 @@ pub async fn run(s: &Session<'_>, flags: &BuildFlags) -> Result<()> {
     if flags.push {
         for name in &names {
             let image = service::image(&project.name, name, project.service(name)?);
-            registry::push_quietly(s.api, &image, flags.quiet).await?;
+            pull::push_one(s, &image, flags.quiet).await?;
         }
     }
     Ok(())
@@ -98,7 +97,19 @@ pub async fn all(s: &Session<'_>, project: &Project, names: &[String], options: 
         args.to_stderr = options.to_stderr;
         args.named = (names.len() > 1).then(|| name.clone());
         s.report.tell("Service", &name, "Building");
-        one::build(s.api, &args).await.with_context(|| format!("service {name:?}: build"))?;
+        match &s.rehearsal {
+            Some(rehearsal) => {
+                rehearsal.has_image(&service::image(&project.name, &name, project.service(&name)?));
+            }
+            None => {
+                // What it says comes below.
+                let _aside = s.report.aside();
+                one::build(s.api, &args)
+                    .await
+                    .map(drop)
+                    .with_context(|| format!("service {name:?}: build"))?;
+            }
+        }
         s.report.tell("Service", &name, "Built");
         Ok(())
     })

@@ -61,7 +61,7 @@ pub async fn run(s: &Session<'_>, flags: CopyFlags) -> Result<()> {
         let args = CopyArgs {
             archive: flags.archive,
             follow_link: flags.follow_link,
-            quiet: s.report.quiet.then_some(true),
+            quiet: s.report.is_quiet().then_some(true),
             source: from.map_or_else(|| flags.source.clone(), at),
             destination: to.map_or_else(|| flags.destination.clone(), at),
         };

@@ -107,10 +107,10 @@ async fn orphans(s: &Session<'_>, project: &Project, all: &[Found], remove: bool
         && !std::env::var("COMPOSE_IGNORE_ORPHANS").is_ok_and(|v| v == "1" || v == "true")
     {
         let names: Vec<&str> = orphans.iter().map(|c| c.name.as_str()).collect();
-        eprintln!(
+        s.report.note(&format!(
             "Found orphan containers ([{}]) for this project. If you removed or renamed this service in your compose file, you can run this command with the --remove-orphans flag to clean it up.",
             names.join(" ")
-        );
+        ));
     }
     Ok(())
 }
@@ -314,11 +314,13 @@ pub async fn from(
     let files = injected::of(project, service)?;
     let created = s.api.post("/containers/create", &query, Some(body)).await?;
     for warning in created["Warnings"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-        eprintln!("{named}: {warning}");
+        s.report.note(&format!("{named}: {warning}"));
     }
     let id = text(&created, "Id");
     let path = format!("/containers/{}", encode(&id));
-    if let Err(e) = injected::write(s.api, &path, &files).await {
+    if s.rehearsal.is_none()
+        && let Err(e) = injected::write(s.api, &path, &files).await
+    {
         // Without its files it is not what was asked for.
         let _ = s.api.delete(&path, &Query::new().flag("force", true)).await;
         return Err(e.context(format!("write secrets and configs into {named}")));

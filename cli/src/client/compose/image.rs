@@ -5,9 +5,9 @@ use serde_json::Value;
 
 use super::super::api::{Api, Query, encode};
 use super::super::output::text;
-use super::super::{human, is_not_found, registry};
+use super::super::{human, is_not_found};
 use super::project::Project;
-use super::{Session, build, service};
+use super::{Session, build, pull, service};
 use crate::compose::{Node, Problem, units};
 
 /// What is asked for beside the files.
@@ -63,14 +63,17 @@ pub async fn ensure(
     let pulling = pulls.iter().map(|(name, image)| async move {
         s.report.tell(name, "", "Pulling");
         let platform = project.service(name)?.text_of("platform");
-        let done = registry::pull(s.api, image, platform, wanted.quiet_pull || s.report.quiet).await;
+        let done = pull::one(s, image, platform, wanted.quiet_pull || s.report.is_quiet()).await;
         done.with_context(|| format!("service {name:?}: pull {image}"))?;
         s.report.tell(name, "", "Pulled");
         Ok::<_, anyhow::Error>(())
     });
     futures::future::try_join_all(pulling).await?;
-    let options =
-        build::Options { quiet: wanted.quiet_build || s.report.quiet, to_stderr: true, ..Default::default() };
+    let options = build::Options {
+        quiet: wanted.quiet_build || s.report.is_quiet(),
+        to_stderr: true,
+        ..Default::default()
+    };
     build::all(s, project, &builds, &options).await
 }
 

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::super::output::{Column, Listing, say, text};
 use super::super::{human, images};
-use super::{Session, found, image, lifecycle};
+use super::{Session, found, image};
 
 /// Flags of `compose images`.
 #[derive(Args)]
@@ -36,7 +36,6 @@ const TABLE: &str =
 pub async fn run(s: &Session<'_>, flags: &ImageFlags) -> Result<()> {
     let subject = s.files.find(&flags.services)?;
     let found = found::of(s.api, &subject.name, &flags.services).await?;
-    lifecycle::known(&subject, &flags.services, &found)?;
     let (mut listing, mut rows, mut ids) = (Listing::new(COLUMNS, TABLE), Vec::new(), Vec::new());
     for container in &found {
         let id = text(&container.raw, "ImageID");

@@ -123,7 +123,7 @@ pub fn services_of(containers: &[Found]) -> Vec<String> {
 pub async fn before_stop(s: &Session<'_>, service: Option<&Node>, container: &Found) {
     for hook in service.and_then(|s| s.get("pre_stop")).map(Node::items).unwrap_or_default() {
         if let Err(e) = starting::hook(s, container, hook).await {
-            eprintln!("{e:#}");
+            s.report.note(&format!("{e:#}"));
         }
     }
 }
@@ -246,11 +246,9 @@ pub async fn kill_container(s: &Session<'_>, container: &Found, signal: &str) ->
 
 pub async fn pause(s: &Session<'_>, services: &[String], on: bool) -> Result<()> {
     let (_, found) = subject(s, services).await?;
-    let (verb, doing, done) =
-        if on { ("pause", "Pausing", "Paused") } else { ("unpause", "Unpausing", "Unpaused") };
+    let (verb, done) = if on { ("pause", "Paused") } else { ("unpause", "Unpaused") };
     let wanted = if on { "running" } else { "paused" };
     let outcomes = found.iter().filter(|c| c.state == wanted).map(|c| async move {
-        s.report.container(&c.name, doing);
         s.api.post(&format!("{}/{verb}", c.path()), &Query::new(), None).await?;
         s.report.container(&c.name, done);
         Ok(())

@@ -58,8 +58,7 @@ pub async fn run(s: &Session<'_>, flags: &LogFlags) -> Result<()> {
     lifecycle::known(&subject, &flags.services, &list)?;
     list.retain(|c| flags.index.is_none_or(|i| c.number == i));
     let names: Vec<String> = list.iter().map(|c| c.shown(&subject.name)).collect();
-    let printer =
-        Printer::new(names.iter().map(String::as_str), s.ansi, flags.no_color, !flags.no_log_prefix);
+    let printer = Printer::new(names.iter().map(String::as_str), s, flags.no_color, !flags.no_log_prefix);
     let mut query =
         Query::new().flag("stdout", true).flag("stderr", true).flag("timestamps", flags.timestamps);
     query = query.flag("follow", flags.follow);

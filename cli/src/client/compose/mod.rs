@@ -12,6 +12,7 @@ mod config;
 mod container;
 mod copy;
 mod create;
+mod digests;
 mod down;
 mod endpoints;
 mod events;
@@ -25,15 +26,19 @@ mod injected;
 mod lifecycle;
 mod logs;
 mod ls;
+mod menu;
 mod mounts;
 mod networks;
 mod one_container;
 mod one_off;
 mod output;
 mod port;
+mod progress;
 mod project;
 mod ps;
 mod pull;
+mod refused;
+mod rehearsal;
 mod scale;
 mod service;
 mod start;
@@ -51,8 +56,9 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 
 use super::api::Api;
-use output::Report;
+use progress::Report;
 use project::FileFlags;
+use rehearsal::Rehearsal;
 
 /// Flags before the command, and the command.
 #[derive(Args)]
@@ -62,8 +68,11 @@ pub struct ComposeArgs {
     /// Control when to print ANSI control characters ("never"|"always"|"auto")
     #[arg(long, value_name = "string", default_value = "auto", value_parser = ["never", "always", "auto"])]
     ansi: String,
-    /// Set type of progress output (auto, plain, quiet)
-    #[arg(long, value_name = "string", default_value = "auto", value_parser = ["auto", "plain", "quiet"])]
+    /// Execute command in dry run mode: tell what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Set type of progress output (auto, tty, plain, json, quiet)
+    #[arg(long, value_name = "string", env = "COMPOSE_PROGRESS", hide_env = true, default_value = "auto", value_parser = progress::MODES)]
     progress: String,
     #[command(subcommand)]
     command: Command,
@@ -138,6 +147,8 @@ enum Command {
     Wait(lifecycle::WaitFlags),
     /// Watch build context for service and rebuild/refresh containers when files are updated
     Watch(watch::WatchFlags),
+    #[command(flatten)]
+    Refused(refused::Refused),
 }
 
 /// What every command has.
@@ -145,14 +156,19 @@ pub struct Session<'a> {
     pub api: &'a Api,
     pub files: &'a FileFlags,
     pub report: Report,
+    /// `--dry-run`: `api` changes nothing, and this says what it would have.
+    pub rehearsal: Option<Rehearsal>,
     /// `--ansi`
     ansi: &'a str,
 }
 
 /// Runs a command; its exit code.
 pub async fn run(api: &Api, args: ComposeArgs) -> Result<u8> {
-    let report = Report { quiet: args.progress == "quiet" };
-    let session = Session { api, files: &args.files, report, ansi: &args.ansi };
+    let report = Report::new(&args.progress, &args.ansi, args.dry_run)?;
+    let rehearsal = args.dry_run.then(Rehearsal::default);
+    let rehearsed = rehearsal.as_ref().map(|r| api.instead(r.clone()));
+    let api = rehearsed.as_ref().unwrap_or(api);
+    let session = Session { api, files: &args.files, report, rehearsal, ansi: &args.ansi };
     let s = &session;
     match args.command {
         Command::Up(flags) => return up::run(s, *flags).await,
@@ -188,6 +204,7 @@ pub async fn run(api: &Api, args: ComposeArgs) -> Result<u8> {
         Command::Version(flags) => version::run(&flags),
         Command::Volumes(flags) => volume_list::run(s, &flags).await,
         Command::Watch(flags) => watch::run(s, &flags).await,
+        Command::Refused(command) => command.refuse(),
     }
     .map(|()| 0)
 }

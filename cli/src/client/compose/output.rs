@@ -1,33 +1,12 @@
-//! What is told of the things that are made, on standard error, as `docker compose` tells it in plain progress; and the
-//! coloured lines of containers.
+//! The coloured lines of containers.
 
 use std::io::{IsTerminal, Write};
 
 use anyhow::Result;
 
 use super::super::output;
-
-/// Tells of what happens.
-#[derive(Clone, Copy)]
-pub struct Report {
-    /// `--progress quiet`
-    pub quiet: bool,
-}
-
-impl Report {
-    /// ` Container demo-web-1  Started`
-    pub fn tell(self, kind: &str, name: &str, what: &str) {
-        if !self.quiet {
-            // Nobody may be reading, which stops nothing.
-            let _ = writeln!(std::io::stderr(), " {kind} {name}  {what}");
-        }
-    }
-
-    /// The same of a container.
-    pub fn container(self, name: &str, what: &str) {
-        self.tell("Container", name, what);
-    }
-}
+use super::Session;
+use super::progress::Report;
 
 /// The colours of containers' names, in this order.
 const COLOURS: &[&str] = &["36", "33", "32", "35", "34", "36;1", "33;1", "32;1", "35;1", "34;1"];
@@ -37,15 +16,22 @@ pub struct Printer {
     width: usize,
     colour: bool,
     prefix: bool,
+    report: Report,
 }
 
 impl Printer {
     /// For containers of these names.
-    pub fn new<'a>(names: impl Iterator<Item = &'a str>, ansi: &str, no_colour: bool, prefix: bool) -> Self {
+    pub fn new<'a>(
+        names: impl Iterator<Item = &'a str>,
+        s: &Session<'_>,
+        no_colour: bool,
+        prefix: bool,
+    ) -> Self {
+        let ansi = s.ansi;
         let width = names.map(|n| n.chars().count()).max().unwrap_or(0);
         let terminal = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         let colour = !no_colour && (ansi == "always" || ansi == "auto" && terminal);
-        Self { width, colour, prefix }
+        Self { width, colour, prefix, report: s.report.clone() }
     }
 
     /// A container's line, without its end; `index` chooses the colour.
@@ -60,10 +46,10 @@ impl Printer {
         }
         out.extend_from_slice(line);
         out.push(b'\n');
-        match error {
+        self.report.write(|| match error {
             true => output::bytes(&mut std::io::stderr(), &out),
             false => output::bytes(&mut std::io::stdout(), &out),
-        }
+        })
     }
 }
 

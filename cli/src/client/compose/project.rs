@@ -21,6 +21,9 @@ const OVERRIDES: &[&str] = &[
 /// Flags that say which project is meant.
 #[derive(Args, Clone)]
 pub struct FileFlags {
+    /// Include all resources, even those not used by services
+    #[arg(long)]
+    pub all_resources: bool,
     /// Specify an alternate environment file
     #[arg(long, value_name = "stringArray")]
     env_file: Vec<String>,
@@ -36,6 +39,27 @@ pub struct FileFlags {
     /// Project name
     #[arg(short, long, value_name = "string")]
     project_name: Option<String>,
+}
+
+/// How far files are read; all the way by default.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading {
+    /// Variables have their values.
+    pub interpolate: bool,
+    /// Env files are read.
+    pub env_files: bool,
+    /// Paths are whole.
+    pub whole_paths: bool,
+    /// What names something else is checked.
+    pub consistent: bool,
+    /// What is left unsaid is said.
+    pub complete: bool,
+}
+
+impl Default for Reading {
+    fn default() -> Self {
+        Self { interpolate: true, env_files: true, whole_paths: true, consistent: true, complete: true }
+    }
 }
 
 /// A loaded project.
@@ -66,11 +90,11 @@ struct NoFile;
 impl FileFlags {
     /// Loads the project. `services` are wanted whatever their profiles.
     pub fn load(&self, services: &[String]) -> Result<Project> {
-        self.load_as(services, true)
+        self.load_as(services, Reading::default())
     }
 
-    /// The same; without `interpolate`, variables stay as they are written.
-    pub fn load_as(&self, services: &[String], interpolate: bool) -> Result<Project> {
+    /// The same, not read to the end.
+    pub fn load_as(&self, services: &[String], reading: Reading) -> Result<Project> {
         let cwd = std::env::current_dir().context("find the current directory")?;
         // A variable that is not text cannot stand in a file either.
         let text = |(k, v): (OsString, OsString)| Some((k.into_string().ok()?, v.into_string().ok()?));
@@ -96,7 +120,10 @@ impl FileFlags {
             variables: variables.clone(),
             profiles,
             services: services.to_vec(),
-            interpolate,
+            interpolate: reading.interpolate,
+            env_files: reading.env_files,
+            whole_paths: reading.whole_paths,
+            consistent: reading.consistent,
             dialect: Dialect::Project,
             directory: Some(dir.clone()),
         };
@@ -104,7 +131,10 @@ impl FileFlags {
         loaded.warnings.iter().for_each(|w| eprintln!("{w}"));
         let mut root = loaded.root;
         supported::check(&root)?;
-        super::service::complete(&mut root, &name);
+        match reading.complete {
+            true => super::service::complete(&mut root, &name, self.all_resources),
+            false => super::service::complete_sparsely(&mut root, &name, self.all_resources),
+        }
         let whole = |file: &String| match file.as_str() {
             "-" => "-".to_owned(),
             file => super::super::copy::clean(&cwd.join(file).to_string_lossy()),

@@ -71,13 +71,13 @@ pub async fn pull(s: &Session<'_>, flags: &PullFlags) -> Result<()> {
             images.push((name, image.to_owned(), platform, buildable));
         }
     }
-    let quiet = flags.quiet || s.report.quiet;
+    let quiet = flags.quiet || s.report.is_quiet();
     let pulls = images.iter().map(|(name, image, platform, buildable)| async move {
         s.report.tell(name, "", "Pulling");
-        match registry::pull(s.api, image, platform.as_deref(), quiet).await {
+        match one(s, image, platform.as_deref(), quiet).await {
             Ok(()) => s.report.tell(name, "", "Pulled"),
             Err(e) if flags.ignore_pull_failures || *buildable => {
-                eprintln!("service {name:?}: pull {image}: {e:#}");
+                s.report.note(&format!("service {name:?}: pull {image}: {e:#}"));
             }
             Err(e) => return Err(e.context(format!("service {name:?}: pull {image}"))),
         }
@@ -97,11 +97,37 @@ pub async fn push(s: &Session<'_>, flags: &PushFlags) -> Result<()> {
         }
         let image = service::image(&project.name, &name, service);
         s.report.tell(&name, "", "Pushing");
-        match registry::push_quietly(s.api, &image, flags.quiet || s.report.quiet).await {
+        match push_one(s, &image, flags.quiet).await {
             Ok(()) => s.report.tell(&name, "", "Pushed"),
-            Err(e) if flags.ignore_push_failures => eprintln!("service {name:?}: push {image}: {e:#}"),
+            Err(e) if flags.ignore_push_failures => {
+                s.report.note(&format!("service {name:?}: push {image}: {e:#}"));
+            }
             Err(e) => outcomes.push(Err(e).with_context(|| format!("service {name:?}: push {image}"))),
         }
     }
     super::output::gathered(outcomes)
+}
+
+/// Pulls an image; in a rehearsal, asks the registry whether it is there.
+pub async fn one(s: &Session<'_>, image: &str, platform: Option<&str>, quiet: bool) -> Result<()> {
+    let Some(rehearsal) = &s.rehearsal else {
+        // The layers' lines are drawn below.
+        let _aside = s.report.aside();
+        return registry::pull(s.api, image, platform, quiet).await;
+    };
+    registry::in_registry(s.api, image).await?;
+    rehearsal.has_image(image);
+    Ok(())
+}
+
+/// Pushes an image; in a rehearsal, looks whether there is one.
+pub async fn push_one(s: &Session<'_>, image: &str, quiet: bool) -> Result<()> {
+    if s.rehearsal.is_some() {
+        return match image::id(s.api, image).await? {
+            Some(_) => Ok(()),
+            None => anyhow::bail!("No such image: {image}"),
+        };
+    }
+    let _aside = s.report.aside();
+    registry::push_quietly(s.api, image, quiet || s.report.is_quiet()).await
 }

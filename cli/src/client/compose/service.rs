@@ -1,12 +1,29 @@
 //! Questions to a service of a loaded project.
 
+use std::collections::BTreeSet;
+
 use crate::compose::{Key, Kind, Node};
 
+/// The parts of a file whose things have names on the host.
+const SECTIONS: [&str; 4] = ["networks", "volumes", "secrets", "configs"];
+
 /// Gives what a project leaves unsaid: the default network, and the name on the host of each thing. Networks, volumes,
-/// secrets and configs that no service uses are left out.
-pub fn complete(root: &mut Node, project: &str) {
-    let mut used = std::collections::BTreeSet::<(&str, String)>::new();
-    let at = root.at.clone();
+/// secrets and configs that no service uses are left out, unless `all` are wanted.
+pub fn complete(root: &mut Node, project: &str, all: bool) {
+    say_networks(root);
+    leave_out_unused(root, all);
+    say_names(root, project);
+    done(root, project);
+}
+
+/// The same, but nothing is said that the files leave unsaid.
+pub fn complete_sparsely(root: &mut Node, project: &str, all: bool) {
+    leave_out_unused(root, all);
+    done(root, project);
+}
+
+/// Puts services without networks in the default one.
+fn say_networks(root: &mut Node) {
     for (_, service) in root.get_mut("services").map(Node::entries_mut).unwrap_or_default() {
         let alone = service.get("network_mode").is_some() || service.get("networks").is_some();
         if !alone {
@@ -14,6 +31,22 @@ pub fn complete(root: &mut Node, project: &str) {
             networks.set("default", Node::null(&service.at));
             service.set("networks", networks);
         }
+    }
+    if used(root).contains(&("networks", "default".into())) && root.path(&["networks", "default"]).is_none() {
+        let at = root.at.clone();
+        if root.get("networks").is_none() {
+            root.set("networks", Node::map(&at));
+        }
+        if let Some(networks) = root.get_mut("networks") {
+            networks.set("default", Node::map(&at));
+        }
+    }
+}
+
+/// What services use, by section and name.
+fn used(root: &Node) -> BTreeSet<(&'static str, String)> {
+    let mut used = BTreeSet::new();
+    for (_, service) in root.get("services").map(Node::entries).unwrap_or_default() {
         if service.get("network_mode").is_none() {
             let networks = service.get("networks").map(Node::entries).unwrap_or_default();
             used.extend(networks.iter().map(|(k, _)| ("networks", k.text.clone())));
@@ -30,18 +63,23 @@ pub fn complete(root: &mut Node, project: &str) {
         let secrets = service.path(&["build", "secrets"]).map(Node::items).unwrap_or_default().iter();
         used.extend(secrets.filter_map(|i| Some(("secrets", i.text_of("source")?.to_owned()))));
     }
-    if used.contains(&("networks", "default".into())) && root.path(&["networks", "default"]).is_none() {
-        if root.get("networks").is_none() {
-            root.set("networks", Node::map(&at));
-        }
-        if let Some(networks) = root.get_mut("networks") {
-            networks.set("default", Node::map(&at));
+    used
+}
+
+fn leave_out_unused(root: &mut Node, all: bool) {
+    let used = used(root);
+    for section in SECTIONS {
+        let Some(Node { kind: Kind::Map(entries), .. }) = root.get_mut(section) else { continue };
+        entries.retain(|(k, _): &(Key, Node)| all || used.contains(&(section, k.text.clone())));
+        if entries.is_empty() {
+            root.remove(section);
         }
     }
-    for section in ["networks", "volumes", "secrets", "configs"] {
-        let Some(Node { kind: Kind::Map(entries), .. }) = root.get_mut(section) else { continue };
-        entries.retain(|(k, _): &(Key, Node)| used.contains(&(section, k.text.clone())));
-        for (key, node) in entries {
+}
+
+fn say_names(root: &mut Node, project: &str) {
+    for section in SECTIONS {
+        for (key, node) in root.get_mut(section).map(Node::entries_mut).unwrap_or_default() {
             if node.text_of("name").is_none() {
                 let name = match node.is_set("external") {
                     true => key.text.clone(),
@@ -52,13 +90,10 @@ pub fn complete(root: &mut Node, project: &str) {
             }
         }
     }
-    let empty: Vec<&str> = ["networks", "volumes", "secrets", "configs"]
-        .into_iter()
-        .filter(|s| root.get(s).is_some_and(|n| n.entries().is_empty()))
-        .collect();
-    for section in empty {
-        root.remove(section);
-    }
+}
+
+fn done(root: &mut Node, project: &str) {
+    let at = root.at.clone();
     root.set("name", Node::string(&at, project));
     // Said by the file's name now.
     root.remove("version");

@@ -46,7 +46,7 @@ pub async fn needs(s: &Session<'_>, project: &Project, name: &str, service: &Nod
         let waits = containers.iter().map(|c| wait::container(s, c, what));
         match futures::future::try_join_all(waits).await {
             Err(e) if !need.required => {
-                eprintln!("optional dependency {:?} of {name:?} failed: {e:#}", need.service);
+                s.report.note(&format!("optional dependency {:?} of {name:?} failed: {e:#}", need.service));
                 Ok(())
             }
             other => other.map(drop).context("dependency failed to start"),
@@ -68,6 +68,10 @@ async fn one(s: &Session<'_>, service: &Node, container: &Found) -> Result<()> {
 
 /// Runs a command in a container, as `post_start` and `pre_stop` say; it has to succeed.
 pub async fn hook(s: &Session<'_>, container: &Found, hook: &Node) -> Result<()> {
+    if s.rehearsal.is_some() {
+        return Ok(());
+    }
+    let _aside = s.report.aside();
     let env = super::super::compose_parts::environment(hook);
     let body = json!({
         "Cmd": strings(hook.get("command")), "User": hook.text_of("user").unwrap_or_default(),
@@ -83,7 +87,7 @@ pub async fn hook(s: &Session<'_>, container: &Found, hook: &Node) -> Result<()>
     let attached = attached.ask(s.api, &format!("{path}/start"), &Query::new(), Some(&start)).await?;
     let mut output = attached.into_stream();
     while let Some((_, data)) = stream::frame(&mut output).await? {
-        if !s.report.quiet {
+        if !s.report.is_quiet() {
             super::super::output::bytes(&mut std::io::stderr(), &data)?;
         }
     }

@@ -7,12 +7,11 @@ use serde_json::Value;
 
 use super::super::api::Query;
 use super::super::output::say;
-use super::{Session, found, lifecycle};
+use super::{Session, found};
 
 pub async fn run(s: &Session<'_>, services: &[String]) -> Result<()> {
     let subject = s.files.find(services)?;
     let found = found::of(s.api, &subject.name, services).await?;
-    lifecycle::known(&subject, services, &found)?;
     let mut titles: Vec<String> = vec!["SERVICE".into(), "#".into()];
     let mut rows: Vec<BTreeMap<String, String>> = Vec::new();
     for container in found.iter().filter(|c| c.running()) {

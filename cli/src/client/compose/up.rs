@@ -1,11 +1,13 @@
 //! `compose up` and `compose create`.
 
 use std::collections::BTreeMap;
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
+use super::super::output::say;
 use super::attached::{self, Attach, Ends};
 use super::create::{self, Options, Recreate};
 use super::image::{self, Wanted};
@@ -88,6 +90,9 @@ pub struct UpFlags {
     /// Produce monochrome output
     #[arg(long)]
     no_color: bool,
+    /// Enable interactive shortcuts when running attached (w: watch, d: detach); by default on a terminal
+    #[arg(long, env = "COMPOSE_MENU", hide_env = true, value_name = "bool", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    menu: Option<String>,
     /// Don't start linked services
     #[arg(long)]
     no_deps: bool,
@@ -219,6 +224,11 @@ pub async fn run(s: &Session<'_>, flags: UpFlags) -> Result<u8> {
     if flags.no_start {
         return Ok(0);
     }
+    if s.rehearsal.is_some() && !detach {
+        s.report.close();
+        say!("end of 'compose up' output, interactive run is not supported in dry-run mode")?;
+        return Ok(0);
+    }
     if detach {
         start::all(s, &project, &services).await?;
         if flags.wait {
@@ -250,8 +260,15 @@ pub async fn run(s: &Session<'_>, flags: UpFlags) -> Result<u8> {
         },
         code_from: flags.exit_code_from.clone(),
         watched,
+        menu: std::io::stdout().is_terminal() && flags.menu.as_deref().is_none_or(is_true),
+        quiet_build: flags.quiet_build,
     };
     attached::run(s, &project, attach).await
+}
+
+/// As Docker reads variables.
+fn is_true(text: &str) -> bool {
+    matches!(text.to_ascii_lowercase().as_str(), "1" | "t" | "true" | "y" | "yes")
 }
 
 /// Waits until services are running, or healthy where they have a health check, or done where others want them done.

@@ -46,18 +46,18 @@ async fn one(s: &Session<'_>, project: &Project, key: &str, name: &str, node: &N
     if let Some(held) = held {
         let (owner, before) = (text(&held["Labels"], PROJECT), text(&held["Labels"], HASH));
         if owner.is_empty() {
-            eprintln!(
+            s.report.note(&format!(
                 "volume {name:?} already exists but was not created by compose. Use `external: true` to use an existing volume"
-            );
+            ));
         } else if owner != project.name {
-            eprintln!(
+            s.report.note(&format!(
                 "volume {name:?} already exists but was created for project {owner:?} (expected {:?}). Use `external: true` to use an existing volume",
                 project.name
-            );
+            ));
         } else if before != hash && text(&held["Labels"], VERSION) == env!("CARGO_PKG_VERSION") {
-            eprintln!(
+            s.report.note(&format!(
                 "volume {name:?} exists but is not what the file says now: it stays as it is, with its data, until it is removed"
-            );
+            ));
         }
         return Ok(());
     }

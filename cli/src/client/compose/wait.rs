@@ -23,6 +23,12 @@ pub enum For {
 /// Waits for a container.
 pub async fn container(s: &Session<'_>, container: &Found, what: For) -> Result<()> {
     s.report.container(&container.name, "Waiting");
+    if s.rehearsal.is_some() {
+        // All goes well.
+        let done = if what == For::Completed { "Exited" } else { "Healthy" };
+        s.report.container(&container.name, done);
+        return Ok(());
+    }
     match what {
         For::Completed => {
             let code = Exit::of(s.api, &container.path(), "not-running").await?.code().await?;

@@ -214,7 +214,7 @@ impl Watched {
         if !initial.paths.is_empty() {
             act(s, project, &firsts, &initial, quiet).await?;
         }
-        eprintln!("Watch enabled");
+        s.report.note("Watch enabled");
         let all: Vec<&Rule> = rules.iter().collect();
         let mut todo = Batch::default();
         loop {
@@ -230,7 +230,7 @@ impl Watched {
             // What could not be done this time is done with the next change.
             match act(s, project, &all, &todo, quiet).await {
                 Ok(()) => todo = Batch::default(),
-                Err(e) => eprintln!("{e:#}"),
+                Err(e) => s.report.note(&format!("{e:#}")),
             }
         }
     }
@@ -271,20 +271,20 @@ async fn act_on(
         return Ok(());
     }
     if hit.iter().any(|(r, _)| r.rebuild) {
-        eprintln!("Rebuilding service {name:?} after changes were detected...");
+        s.report.note(&format!("Rebuilding service {name:?} after changes were detected..."));
         let options = build::Options { quiet, to_stderr: true, ..Default::default() };
         let one = &[name.to_owned()];
         build::all(s, project, one, &options).await?;
         create::all(s, project, one, one, &Options::default()).await?;
         start::all(s, project, one).await?;
-        eprintln!("service {name:?} successfully built");
+        s.report.note(&format!("service {name:?} successfully built"));
         // What is built has all that would be copied.
         return Ok(());
     }
     let containers = found::of(s.api, &project.name, &[name.to_owned()]).await?;
     let running: Vec<&Found> = containers.iter().filter(|c| c.running()).collect();
     for (rule, paths) in hit.iter().filter(|(r, _)| r.sync) {
-        eprintln!("Syncing service {name:?} after {} changes were detected", paths.len());
+        s.report.note(&format!("Syncing service {name:?} after {} changes were detected", paths.len()));
         for container in &running {
             sync(s, container, rule, paths, batch.lost)
                 .await

@@ -114,6 +114,9 @@ impl FileFlags {
             profiles,
             services: Vec::new(),
             interpolate,
+            env_files: true,
+            whole_paths: true,
+            consistent: true,
             dialect: Dialect::Stack,
             directory: None,
         };

@@ -61,6 +61,9 @@ mod tests {
             profiles: Vec::new(),
             services: Vec::new(),
             interpolate: true,
+            env_files: true,
+            whole_paths: true,
+            consistent: true,
             dialect: compose::Dialect::Stack,
             directory: None,
         };
