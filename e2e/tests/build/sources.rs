@@ -256,7 +256,7 @@ fn what_is_missing_is_named_with_the_reason() -> Result<()> {
     for (line, words) in [
         ("COPY x.log /", "the pattern \"*.log\" of .dockerignore leaves it out"),
         ("COPY none /", "stat none: file does not exist (step 2/2, Dockerfile:2)"),
-        ("COPY ../outside /", "stat ../outside: file does not exist"),
+        ("COPY ../outside /", "forbidden path outside the build context: ../outside"),
         ("COPY up /", "up"),
         ("COPY away /", "away"),
         ("COPY --chmod=u+q Dockerfile /", "invalid chmod parameter: \"u+q\""),

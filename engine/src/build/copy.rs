@@ -131,7 +131,7 @@ const LINK_TO_NOTHING: &str = " (it is a link, or there is one on the way, and w
 const LEADS_OUT: &str = " (no `..` leads out of what is copied from)";
 
 /// Whether a path goes further up than it came down.
-fn leads_out(path: &str) -> bool {
+pub(super) fn leads_out(path: &str) -> bool {
     let mut depth = 0_usize;
     for part in path.split('/') {
         match part {

@@ -216,6 +216,12 @@ impl Stage {
         if repositories.len() + urls.len() + paths.len() + c.heredocs.len() > 1 && !directory {
             return Err(not_a_directory(keyword));
         }
+        // In an image the root is the top; a context has something above it, which is nobody's to have.
+        if let Some(path) = paths.iter().find(|p| !rules.keep_owner && copy::leads_out(p)) {
+            return Err(Error::Invalid(format!(
+                "{keyword} failed: forbidden path outside the build context: {path} (copy what is above from a context of its own, `--build-context`)"
+            )));
+        }
         let files = shared.source(number, c.from.as_deref(), done, out).await?;
         let mut groups = vec![(files, paths, c.heredocs.clone(), rules.clone())];
         for repository in &repositories {
