@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use skep_engine::shim::Relay;
 use skep_engine::{
-    Attachment, BoundPort, ContainerConfig, ContainerId, Endpoint, Endpoint6, NetworkError, NetworkJoin,
-    NetworkMode, Networking, Userns,
+    Attachment, BoundPort, ContainerConfig, ContainerId, Endpoint, Endpoint6, Linked, NetworkError,
+    NetworkJoin, NetworkMode, Networking, Userns,
 };
 use skep_overlay::{AttachRequest, Attached, DEFAULT_BRIDGE, DataPlane, Join, Publish, UserNamespace};
 
@@ -25,6 +25,12 @@ impl LocalNetworking {
     /// addresses as containers are told of them; none = the default bridge network's.
     pub fn new(plane: DataPlane, attachments: Attachments, host_gateway: Vec<IpAddr>) -> Self {
         Self { plane, attachments, host_gateway }
+    }
+
+    /// Whether it is the default bridge network, of which the daemon was told that there is none: as with Docker, containers
+    /// have a loopback interface then, and no more.
+    fn is_left_out(&self, asked: &NetworkJoin) -> bool {
+        asked.network == DEFAULT_BRIDGE && self.plane.inspect_bridge(DEFAULT_BRIDGE).is_err()
     }
 
     /// The network as the data plane knows it, with the address that a manager has given where it is the swarm's.
@@ -95,12 +101,13 @@ impl Networking for LocalNetworking {
         name: &str,
         config: &ContainerConfig,
         userns: Option<&Userns>,
+        linked: Vec<Linked>,
     ) -> Result<Attachment, NetworkError> {
         let NetworkMode::Networks(joins) = &config.network else {
             return Err("this container joins no network that needs preparing".into());
         };
         let mut networks = Vec::with_capacity(joins.len());
-        for asked in joins {
+        for asked in joins.iter().filter(|j| !self.is_left_out(j)) {
             networks.push(self.join(id, name, config, asked).await?);
         }
         let attached = self
@@ -110,6 +117,10 @@ impl Networking for LocalNetworking {
                 name: name.to_owned(),
                 networks,
                 ports: ports(config),
+                linked: linked
+                    .into_iter()
+                    .map(|l| skep_overlay::Linked { container_id: l.container_id, ports: l.ports })
+                    .collect(),
                 dns_servers: config.dns.clone(),
                 dns_search: config.dns_search.clone(),
                 dns_options: config.dns_options.clone(),

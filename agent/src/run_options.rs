@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use skep_engine::{
-    ContainerConfig, DeviceConfig, DeviceRate, DeviceRequest, DeviceWeight, IoRate, IpcMode, PidMode,
+    ContainerConfig, DeviceConfig, DeviceRate, DeviceRequest, DeviceWeight, IoRate, PidMode, ipc_mode,
     parse_size,
 };
 use skep_proto::gpus::{GPU, are_counted};
@@ -39,9 +39,10 @@ pub(crate) fn apply(
     }
     config.shm_size = u64::try_from(run.shm_size).ok().filter(|n| *n > 0);
     config.pid_mode = PidMode::parse(&run.pid_mode).ok_or_else(|| wrong("PID", &run.pid_mode))?;
-    config.ipc_mode = IpcMode::parse(&run.ipc_mode).ok_or_else(|| wrong("IPC", &run.ipc_mode))?;
+    config.ipc_mode = ipc_mode(&run.ipc_mode)?;
     config.host_uts = run.uts_mode == "host";
-    config.host_cgroupns = run.cgroupns_mode == "host";
+    // Of their own, also where others are in the host's (cgroups v1).
+    config.host_cgroupns = Some(run.cgroupns_mode == "host");
     config.host_userns = run.userns_mode == "host";
     config.masked_paths = run.masked_paths.as_ref().map(|p| p.paths.clone());
     config.readonly_paths = run.readonly_paths.as_ref().map(|p| p.paths.clone());

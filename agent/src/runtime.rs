@@ -322,6 +322,8 @@ fn container_config(a: &v1::TaskAssignment, host: &HostInfo) -> Result<Container
     let parse_ip = |s: &String| s.parse().map_err(|_| format!("DNS server {s:?} is not an IP address"));
     let mut config = ContainerConfig {
         image: c.image.clone(),
+        // Of its own, also where others are in the host's (cgroups v1).
+        host_cgroupns: Some(false),
         entrypoint: (!c.command.is_empty()).then(|| c.command.clone()),
         cmd: (!c.args.is_empty()).then(|| c.args.clone()),
         env: c

@@ -1,5 +1,6 @@
 //! What every handler is given: the handles of the daemon's parts.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -27,6 +28,12 @@ pub struct DaemonInfo {
     pub labels: Vec<String>,
     /// Generic resources of this host, as its node has them in a swarm.
     pub generic: Vec<skep_proto::v1::GenericResource>,
+    /// What is told of the seccomp filter of containers that name none: `builtin`, `unconfined`, or a file.
+    pub seccomp_profile: String,
+    /// Whether containers outlive the daemon.
+    pub live_restore: bool,
+    /// Options of new networks that do not give them themselves, by driver.
+    pub network_options: BTreeMap<String, BTreeMap<String, String>>,
     /// Whether it logs at level debug.
     pub debug: bool,
     /// Whether it tells clients that they may use what Docker calls experimental.

@@ -78,8 +78,9 @@ where
             instance: instance.clone(),
             helper_exe: helper_exe.clone(),
             solo: false,
-            default_ipv6: false,
-            default_subnet6: None,
+            default_bridge: Default::default(),
+            pools: Default::default(),
+            without_relays: false,
         })
         .await
         .expect("a data plane");

@@ -138,7 +138,7 @@ pub fn run(args: RegistryArgs) -> Result<()> {
 }
 
 fn serve(args: ServeArgs) -> Result<()> {
-    let _ = start_logging(args.log_level);
+    let _ = start_logging(args.log_level, false);
     let options = options(args)?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("skep-registry").build();
@@ -209,7 +209,7 @@ fn options(args: ServeArgs) -> Result<Options> {
 }
 
 fn gc(args: &GcArgs) -> Result<()> {
-    let _ = start_logging(tracing::Level::WARN);
+    let _ = start_logging(tracing::Level::WARN, false);
     let options = GcOptions {
         dry_run: args.dry_run,
         untagged: args.delete_untagged,

@@ -300,9 +300,11 @@ pub struct DeviceRequest {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Seccomp {
-    /// Docker's default profile.
+    /// As the daemon says, which is Docker's default profile unless it was told of another.
     #[default]
     Default,
+    /// Docker's default profile.
+    Builtin,
     /// None at all.
     Unconfined,
     /// A profile in Docker's JSON form.
@@ -399,14 +401,14 @@ pub struct ContainerConfig {
     pub security: SecurityLabels,
     /// PID namespace.
     pub pid_mode: PidMode,
-    /// IPC namespace.
-    pub ipc_mode: IpcMode,
+    /// IPC namespace; none = as the daemon says, which is decided when the container is made.
+    pub ipc_mode: Option<IpcMode>,
     /// In the host's user namespace, whatever the daemon has others be in.
     pub host_userns: bool,
     /// In the host's UTS namespace.
     pub host_uts: bool,
-    /// In the host's cgroup namespace; see [`in_hosts_cgroup_namespace`].
-    pub host_cgroupns: bool,
+    /// In the host's cgroup namespace; none = as the daemon says, which is decided when the container is made.
+    pub host_cgroupns: Option<bool>,
     /// Devices of the host.
     pub devices: Vec<DeviceConfig>,
     /// Devices asked for otherwise.
@@ -554,16 +556,5 @@ impl Container {
     /// What it is linked to by an alias.
     pub(crate) fn link(&self, alias: &str) -> Option<&str> {
         self.config.links.iter().find(|(_, a)| a == alias).map(|(target, _)| target.as_str())
-    }
-}
-
-/// What `--cgroupns` means (`host`, `private`); empty = Docker's default, which is the host's namespace under cgroups v1.
-/// None when it means nothing.
-pub fn in_hosts_cgroup_namespace(mode: &str) -> Option<bool> {
-    match mode {
-        "host" => Some(true),
-        "private" => Some(false),
-        "" => Some(crate::runtime::cgroup::version() == 1),
-        _ => None,
     }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::sync::{Semaphore, SemaphorePermit, broadcast};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -77,6 +78,8 @@ struct Inner {
     volumes: Volumes,
     table: Table,
     execs: Execs,
+    /// What containers can be made by now.
+    runtimes: ArcSwap<Runtimes>,
     closing: CancellationToken,
     /// Turns to start: see [`Engine::turn_to_start`].
     starting: Semaphore,
@@ -157,6 +160,7 @@ impl Engine {
         )?;
         let cgroup_parent =
             options.cgroup_parent.clone().unwrap_or_else(|| format!("skep-{}", options.instance));
+        let runtimes = ArcSwap::from_pointee(options.runtimes.clone());
         let inner = Inner {
             cgroup_parent: cgroup_parent.trim_matches('/').to_owned(),
             options,
@@ -170,6 +174,7 @@ impl Engine {
             volumes,
             table: Table::default(),
             execs: Execs::default(),
+            runtimes,
             closing: CancellationToken::new(),
             starting: Semaphore::new(2 * std::thread::available_parallelism().map_or(1, usize::from)),
             cleaning: TaskTracker::new(),
@@ -310,8 +315,13 @@ impl Engine {
     }
 
     /// What containers can be made by.
-    pub fn runtimes(&self) -> &Runtimes {
-        &self.0.options.runtimes
+    pub fn runtimes(&self) -> Arc<Runtimes> {
+        self.0.runtimes.load_full()
+    }
+
+    /// From now on containers can be made by these. Those there are that another one made cannot be started without it.
+    pub fn use_runtimes(&self, runtimes: Runtimes) {
+        self.0.runtimes.store(Arc::new(runtimes));
     }
 
     pub(crate) fn cgroup_parent(&self) -> &str {

@@ -104,7 +104,7 @@ pub enum Error {
         id: String,
     },
     /// The container could not be started; the code is what `inspect` shows as its exit code.
-    #[error("{}", unless_of_user(reason, || format!("cannot start container {id}: ")))]
+    #[error("{}", unless_of_user(reason, NOT_CREATED))]
     StartFailed {
         /// The container.
         id: String,
@@ -120,7 +120,7 @@ pub enum Error {
         id: String,
     },
     /// A command could not be started in a container.
-    #[error("{}", unless_of_user(reason, || "OCI runtime exec failed: exec failed: unable to start container process: ".into()))]
+    #[error("{}", unless_of_user(reason, if reason == RELATIVE { EXEC_REFUSED } else { EXEC_FAILED }))]
     ExecFailed {
         /// The exec.
         id: String,
@@ -217,11 +217,20 @@ pub enum Error {
     ShuttingDown,
 }
 
+/// What Docker, containerd and runc say before the reason that a container does not start, by which clients know it.
+const NOT_CREATED: &str = "failed to create task for container: failed to create shim task: OCI runtime create failed: runc create failed: unable to start container process: ";
+/// The same of an exec.
+const EXEC_FAILED: &str = "OCI runtime exec failed: exec failed: unable to start container process: ";
+/// Of one that is not even tried.
+const EXEC_REFUSED: &str = "OCI runtime exec failed: exec failed: ";
+/// runc's words for an exec in a directory whose path is relative.
+pub(crate) const RELATIVE: &str = "Cwd must be an absolute path";
+
 /// The reason with what comes before it; Docker looks users and groups up itself, and then says no more than that.
-fn unless_of_user(reason: &str, before: impl Fn() -> String) -> String {
+fn unless_of_user(reason: &str, before: &str) -> String {
     match crate::runtime::refuses_user(reason) {
         true => reason.to_owned(),
-        false => format!("{}{reason}", before()),
+        false => format!("{before}{reason}"),
     }
 }
 

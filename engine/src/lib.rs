@@ -63,6 +63,7 @@ pub use image::{
 pub use log_config::{LOG_DRIVERS, LogConfig, LogSubject};
 pub use logs::{LogFrame, LogOptions, StdStream};
 pub use metrics::Metrics;
+pub use modes::{cgroup_namespace, ipc_mode};
 pub use mount::*;
 pub use network::*;
 pub use outflow::SavedArchive;

@@ -1,6 +1,8 @@
 //! Words of Docker's for namespaces and confinement, as containers and services are asked for them.
 
 use crate::config::{ContainerConfig, IpcMode, PidMode, Seccomp};
+use crate::runtime::capabilities::Capabilities;
+use crate::runtime::seccomp::Filter;
 
 fn other(text: &str) -> Option<String> {
     text.strip_prefix("container:").filter(|name| !name.is_empty()).map(str::to_owned)
@@ -18,15 +20,39 @@ impl PidMode {
 }
 
 impl IpcMode {
-    /// `private`, `none`, `shareable`, `host`, `container:NAME`, or nothing.
+    /// `private`, `none`, `shareable`, `host` or `container:NAME`.
     pub fn parse(text: &str) -> Option<Self> {
         match text {
-            "" | "private" => Some(Self::Private),
+            "private" => Some(Self::Private),
             "none" => Some(Self::None),
             "shareable" => Some(Self::Shareable),
             "host" => Some(Self::Host),
             _ => other(text).map(Self::Container),
         }
+    }
+}
+
+impl Seccomp {
+    /// Checks that it can be loaded, for a container with Docker's usual capabilities.
+    pub fn check(&self) -> Result<(), String> {
+        let of = || Filter::compile(self, Capabilities::resolve(&[], &[], false)?, false);
+        of().map(drop).map_err(|e| e.to_string())
+    }
+}
+
+/// What `--ipc` means, where it says anything.
+pub fn ipc_mode(text: &str) -> Result<Option<IpcMode>, String> {
+    let wrong = || format!("invalid IPC mode: {text}");
+    Some(text).filter(|t| !t.is_empty()).map(|t| IpcMode::parse(t).ok_or_else(wrong)).transpose()
+}
+
+/// What `--cgroupns` means (`host`, `private`), where it says anything: whether in the host's cgroup namespace.
+pub fn cgroup_namespace(text: &str) -> Result<Option<bool>, String> {
+    match text {
+        "" => Ok(None),
+        "host" => Ok(Some(true)),
+        "private" => Ok(Some(false)),
+        _ => Err(format!("invalid cgroup namespace mode: {text}")),
     }
 }
 
@@ -38,7 +64,7 @@ impl ContainerConfig {
             ("no-new-privileges", "" | "true") => self.no_new_privileges = Some(true),
             ("no-new-privileges", "false") => self.no_new_privileges = Some(false),
             ("seccomp", "unconfined") => self.seccomp = Seccomp::Unconfined,
-            ("seccomp", "builtin") => self.seccomp = Seccomp::Default,
+            ("seccomp", "builtin") => self.seccomp = Seccomp::Builtin,
             ("seccomp", profile) if profile.starts_with('{') => {
                 self.seccomp = Seccomp::Profile(profile.to_owned());
             }

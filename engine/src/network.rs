@@ -21,17 +21,27 @@ pub struct Userns {
     pub shared: Option<PathBuf>,
 }
 
+/// A container that another one is linked to, and its ports: what a link opens where containers are kept from each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Linked {
+    /// Its ID.
+    pub container_id: String,
+    /// Protocol and port of each that it exposes.
+    pub ports: Vec<(String, u16)>,
+}
+
 /// Prepares and removes the network of containers whose mode is [`crate::NetworkMode::Networks`].
 #[async_trait::async_trait]
 pub trait Networking: Send + Sync + 'static {
     /// Makes (or finds, when called again for the same container) the namespace and its interfaces. With `userns`
-    /// the namespace belongs to that user namespace.
+    /// the namespace belongs to that user namespace. `linked` are those it is linked to in the default network.
     async fn attach(
         &self,
         id: &ContainerId,
         name: &str,
         config: &ContainerConfig,
         userns: Option<&Userns>,
+        linked: Vec<Linked>,
     ) -> Result<Attachment, NetworkError>;
     /// How a container is connected now; none = it is not.
     async fn attached(&self, id: &ContainerId) -> Option<Attachment>;
@@ -67,6 +77,7 @@ impl Networking for NoNetworks {
         _: &str,
         _: &ContainerConfig,
         _: Option<&Userns>,
+        _: Vec<Linked>,
     ) -> Result<Attachment, NetworkError> {
         Err("this engine has no networks: use --network none or host".into())
     }

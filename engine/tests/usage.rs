@@ -225,11 +225,11 @@ async fn namespaces_can_be_shared_and_nothing_is_left_running() -> Outcome {
     let e = &f.engine;
     let host = |name: &str| std::fs::read_link(format!("/proc/self/ns/{name}"));
     let of = |pid: u32, name: &str| std::fs::read_link(format!("/proc/{pid}/ns/{name}"));
-    let donor = ContainerConfig { ipc_mode: IpcMode::Shareable, ..sh(IDLE) };
+    let donor = ContainerConfig { ipc_mode: Some(IpcMode::Shareable), ..sh(IDLE) };
     let donor = started(e, "donor", donor).await?;
     let pid = e.inspect(&donor)?.pid.ok_or("runs")?;
     let joined = ContainerConfig {
-        ipc_mode: IpcMode::Container("donor".into()),
+        ipc_mode: Some(IpcMode::Container("donor".into())),
         pid_mode: PidMode::Container("donor".into()),
         ..sh("echo shared >/dev/shm/x; kill -0 1; while :; do sleep 1000; done")
     };
@@ -245,7 +245,7 @@ async fn namespaces_can_be_shared_and_nothing_is_left_running() -> Outcome {
     }
     e.remove(&guest, true).await?;
     // With the donor's first process goes its PID namespace, and with it the guest.
-    let refused = ContainerConfig { ipc_mode: IpcMode::Container("plain".into()), ..sh("true") };
+    let refused = ContainerConfig { ipc_mode: Some(IpcMode::Container("plain".into())), ..sh("true") };
     started(e, "plain", sh(IDLE)).await?;
     let refused = e.create(None, refused).await?;
     let error = e.start(refused.as_str()).await.err().ok_or("not shareable")?;
@@ -254,9 +254,9 @@ async fn namespaces_can_be_shared_and_nothing_is_left_running() -> Outcome {
 
     let all = ContainerConfig {
         pid_mode: PidMode::Host,
-        ipc_mode: IpcMode::Host,
+        ipc_mode: Some(IpcMode::Host),
         host_uts: true,
-        host_cgroupns: true,
+        host_cgroupns: Some(true),
         ..sh("sleep 1000 & sleep 2000")
     };
     let id = started(e, "open", all).await?;
@@ -281,7 +281,8 @@ async fn namespaces_can_be_shared_and_nothing_is_left_running() -> Outcome {
         assert!(stat.is_empty() || stat.contains(") Z "), "{pid} is left: {stat}");
     }
     assert_eq!(e.exec_inspect(&exec)?.exit_code, Some(137));
-    let none = ContainerConfig { ipc_mode: IpcMode::None, ..sh("test ! -d /dev/shm || ! touch /dev/shm/x") };
+    let none =
+        ContainerConfig { ipc_mode: Some(IpcMode::None), ..sh("test ! -d /dev/shm || ! touch /dev/shm/x") };
     assert_eq!(finish(e, none).await?.0, 0);
     Ok(())
 }

@@ -27,11 +27,11 @@ mod sysctl;
 mod vip;
 pub mod wireguard;
 
-pub use bridge::unknown_options;
+pub use bridge::{DefaultBridge, Pool, Pools, check_options, unknown_options};
 pub use error::{Error, Result};
 pub use model::{
     Applied, AttachRequest, Attached, Bound, BridgeInfo, BridgeSpec, ConfigNetwork, DataPlaneOptions,
-    Endpoint, Endpoint6, Join, LocalDriver, Member, Publish, Range6, Relayed, UserNamespace,
+    Endpoint, Endpoint6, Join, Linked, LocalDriver, Member, Publish, Range6, Relayed, UserNamespace,
 };
 pub use plane::{DataPlane, Figures, Report};
 pub use state::DEFAULT_BRIDGE;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::bridge::{DefaultBridge, Pools};
 use crate::cidr::{Cidr, Cidr6};
 
 /// Where a data plane keeps its things and how they are named.
@@ -21,10 +22,13 @@ pub struct DataPlaneOptions {
     pub helper_exe: PathBuf,
     /// The swarm has this node only: no tunnel is made, and nothing listens for one.
     pub solo: bool,
-    /// The default bridge network has IPv6.
-    pub default_ipv6: bool,
-    /// Its range of IPv6; none = one of ours.
-    pub default_subnet6: Option<Cidr6>,
+    /// What the default bridge network is to be.
+    pub default_bridge: DefaultBridge,
+    /// What networks are cut from that ask for no range.
+    pub pools: Pools,
+    /// Ports of IPv6 are not served for containers that have IPv4 only, nor to clients with a link-local address: no process
+    /// of the host's takes part in any connection.
+    pub without_relays: bool,
 }
 
 /// One network to join.
@@ -51,7 +55,7 @@ pub struct Join {
 }
 
 /// A port to publish on the host.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Publish {
     /// `tcp`, `udp` or `sctp`.
     pub protocol: String,
@@ -67,6 +71,15 @@ pub struct Publish {
     pub host_port_end: u16,
 }
 
+/// A container that another one may reach by some ports.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Linked {
+    /// Its ID.
+    pub container_id: String,
+    /// Protocol and port of each.
+    pub ports: Vec<(String, u16)>,
+}
+
 /// A container to connect.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AttachRequest {
@@ -78,6 +91,8 @@ pub struct AttachRequest {
     pub networks: Vec<Join>,
     /// Published ports.
     pub ports: Vec<Publish>,
+    /// Those it may reach in the default bridge network, also where containers are kept from each other there.
+    pub linked: Vec<Linked>,
     /// DNS servers, instead of the host's.
     pub dns_servers: Vec<IpAddr>,
     /// DNS search domains.

@@ -30,11 +30,11 @@ pub use figures::Figures;
 
 use crate::bridge::Ports;
 use crate::error::{Error, Result};
-use crate::model::{BridgeSpec, DataPlaneOptions};
+use crate::model::DataPlaneOptions;
 use crate::names::Names;
 use crate::netlink::Socket;
 use crate::nft::{Family, Gate};
-use crate::state::{DEFAULT_BRIDGE, State, Store};
+use crate::state::{State, Store};
 use crate::vip::SwarmMaps;
 use crate::{isolation, nft, reconcile, sysctl, wireguard};
 
@@ -157,16 +157,6 @@ impl DataPlane {
     /// line and keeps it there.
     pub async fn start(options: DataPlaneOptions) -> Result<Self> {
         let plane = blocking("starting the data plane", move || Self::open(options)).await?;
-        let missing = !plane.inner.state().bridges.contains_key(DEFAULT_BRIDGE);
-        if missing {
-            let spec = BridgeSpec {
-                name: DEFAULT_BRIDGE.into(),
-                ipv6: plane.inner.options.default_ipv6,
-                subnet6: plane.inner.options.default_subnet6,
-                ..BridgeSpec::default()
-            };
-            plane.create_bridge(spec).await?;
-        }
         let inner = plane.inner.clone();
         blocking("settling the default bridge network", move || inner.settle_default()).await?;
         plane.resume_swarm().await;
@@ -277,7 +267,8 @@ impl DataPlane {
             match crate::link::Links::open() {
                 Ok(mut host) => {
                     let bridges = inner.state().bridges.clone();
-                    errors.extend(bridges.values().filter_map(|b| host.delete(&b.interface).err()));
+                    let ours = bridges.values().filter(|b| !b.foreign);
+                    errors.extend(ours.filter_map(|b| host.delete(&b.interface).err()));
                     let direct = inner.state().direct.clone();
                     let ours = direct.values().filter(|n| n.direct.as_ref().is_some_and(|d| d.made));
                     errors.extend(ours.filter_map(|n| host.delete(&n.interface).err()));

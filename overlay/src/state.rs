@@ -16,7 +16,7 @@ use crate::direct::Direct;
 use crate::error::{Error, Result};
 use crate::link::{Mac, Upper};
 use crate::mesh::Mesh;
-use crate::model::{Bound, ConfigNetwork, Endpoint, Range6, Relayed, UserNamespace};
+use crate::model::{Bound, ConfigNetwork, Endpoint, Linked, Publish, Range6, Relayed, UserNamespace};
 use crate::names::Names;
 
 /// A container's connection, as wired.
@@ -32,6 +32,12 @@ pub struct Record {
     /// Ports that are open on interfaces; where those are now is among the others.
     #[serde(default)]
     pub doors: Vec<DoorPort>,
+    /// What was asked to be published; empty in records of earlier versions, which keep their ports as they are.
+    #[serde(default)]
+    pub asked: Vec<Publish>,
+    /// Those it may reach in the default bridge network.
+    #[serde(default)]
+    pub linked: Vec<Linked>,
     /// Those of IPv6 are held, and served where the kernel does not, by the container's shim: until its next start.
     #[serde(default)]
     pub relayed: bool,
@@ -168,6 +174,9 @@ pub struct Bridge {
     /// The gateway's IPv4 address is for somebody else to have.
     #[serde(default)]
     pub inhibited: bool,
+    /// The interface is the user's: it is there, has its addresses, and is neither made, changed nor removed.
+    #[serde(default)]
+    pub foreign: bool,
     /// What the containers' interfaces are called, before their number; empty = `eth`.
     #[serde(default)]
     pub guests: String,
@@ -201,6 +210,12 @@ impl Bridge {
     pub fn hosted6(&self) -> Option<Cidr6> {
         let v6 = self.v6.as_ref()?;
         v6.gateway().map(|addr| Cidr { addr, len: v6.subnet.len })
+    }
+
+    /// Whether the host answers for containers that are kept from each other when they look for one another, so that what
+    /// links open passes through it.
+    pub fn answers_for_others(&self) -> bool {
+        self.isolated && self.name == DEFAULT_BRIDGE && self.subnet.is_some()
     }
 
     /// What containers send to others by, where they may: an address that the user has named so comes first.
@@ -420,7 +435,7 @@ impl Record {
     pub fn has_rules(&self) -> bool {
         let link_local = |m: &Membership| !m.endpoint.link_local.is_empty();
         let wired = self.routed().is_some() || self.interfaces.len() > 1;
-        !self.ports.is_empty() || wired || self.members().any(link_local)
+        !self.ports.is_empty() || !self.linked.is_empty() || wired || self.members().any(link_local)
     }
 
     /// Whether it has a DNS server of its own: in all but the default bridge network.

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use lab::{Host, ask, knock, request, serve, up};
-use skep_overlay::{Attached, BridgeSpec, DataPlane, Endpoint6, Publish};
+use skep_overlay::{Attached, BridgeSpec, DataPlane, DefaultBridge, Endpoint6, Publish};
 
 const LOOPBACK: Ipv6Addr = Ipv6Addr::LOCALHOST;
 
@@ -381,8 +381,10 @@ fn the_default_network_has_ipv6_when_the_daemon_is_told_so() {
     host.run(async {
         start(&host).await.shutdown().await;
         let subnet = Some("fd66:7::/64".parse().expect("subnet"));
-        let told =
-            skep_overlay::DataPlaneOptions { default_ipv6: true, default_subnet6: subnet, ..host.options() };
+        let told = skep_overlay::DataPlaneOptions {
+            default_bridge: DefaultBridge { ipv6: true, fixed6: subnet, ..Default::default() },
+            ..host.options()
+        };
         let plane = DataPlane::start(told).await.expect("data plane");
         let a = up(&plane, request("a", &["bridge"])).await;
         assert_eq!(place(&a).addr, six("fd66:7::2"));

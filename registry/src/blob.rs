@@ -15,11 +15,13 @@ use crate::session::{Call, Session, header};
 
 /// Longest wait for the next bytes.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Failures in a row, without `PROGRESS` bytes between them, after which it is given up.
+/// Failures in a row, without `PROGRESS` bytes between them, after which it is given up unless the options say otherwise.
 const ATTEMPTS: u32 = 5;
 const PROGRESS: u64 = 64 << 10;
 /// First pause; each further one is twice as long.
 const PAUSE: Duration = Duration::from_millis(500);
+/// After so many, all are as long.
+const LONGEST: u32 = 6;
 
 /// A blob being read. It is not verified here: whoever takes the bytes hashes them.
 #[derive(Debug)]
@@ -98,10 +100,10 @@ impl Download {
             }
             self.failed_at = self.at;
             self.failures += 1;
-            if !e.is_passing() || self.failures >= ATTEMPTS {
+            if !e.is_passing() || self.failures >= self.session.attempts().unwrap_or(ATTEMPTS) {
                 return Err(e);
             }
-            let pause = PAUSE * 2u32.pow(self.failures - 1);
+            let pause = PAUSE * 2u32.pow((self.failures - 1).min(LONGEST));
             tracing::debug!(digest = self.digest, at = self.at, error = %e, "asking for the rest of a blob");
             retrying(pause);
             tokio::time::sleep(pause).await;

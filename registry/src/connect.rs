@@ -17,8 +17,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::endpoints::host_of;
+use crate::proxy::Proxies;
 use crate::system_words::of_io;
-use crate::{proxy, tls};
+use crate::tls;
 
 /// Longest wait for one address, and for the TLS handshake.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -28,17 +29,22 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) struct Connector {
     pub(crate) lax: bool,
     pub(crate) certificates: Arc<Vec<PathBuf>>,
+    pub(crate) proxies: Arc<Proxies>,
 }
 
 trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Socket for T {}
 
 /// A connection, plain or TLS.
-pub(crate) struct Stream(TokioIo<Box<dyn Socket>>);
+pub(crate) struct Stream {
+    io: TokioIo<Box<dyn Socket>>,
+    /// The other end is a proxy, which is told whole URLs.
+    to_proxy: bool,
+}
 
 impl Connection for Stream {
     fn connected(&self) -> Connected {
-        Connected::new()
+        Connected::new().proxy(self.to_proxy)
     }
 }
 
@@ -48,21 +54,21 @@ impl Read for Stream {
         cx: &mut Context<'_>,
         buf: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
+        Pin::new(&mut self.io).poll_read(cx, buf)
     }
 }
 
 impl Write for Stream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
+        Pin::new(&mut self.io).poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.io).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }
 
@@ -88,16 +94,18 @@ impl Connector {
         let host = uri.host().unwrap_or_default();
         let name = if host.starts_with('[') { host_of(host) } else { host };
         let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
-        let tcp = match proxy::of(name, port).filter(|_| secure) {
-            Some(proxy) => {
+        let proxy = self.proxies.of(secure, name, port);
+        let tcp = match &proxy {
+            Some(proxy) if secure => {
                 let tcp = dial(&proxy.host, proxy.port).await?;
                 proxy.connect(tcp, name, port).await?
             }
+            Some(proxy) => dial(&proxy.host, proxy.port).await?,
             None => dial(name, port).await?,
         };
         tcp.set_nodelay(true)?;
         if !secure {
-            return Ok(Stream(TokioIo::new(Box::new(tcp))));
+            return Ok(Stream { io: TokioIo::new(Box::new(tcp)), to_proxy: proxy.is_some() });
         }
         let (authority, lax, folders) = (authority.to_owned(), self.lax, self.certificates.clone());
         let config = tokio::task::spawn_blocking(move || tls::config(&authority, lax, &folders))
@@ -109,7 +117,7 @@ impl Connector {
             .await
             .map_err(|_| io::Error::other("net/http: TLS handshake timeout"))?
             .map_err(|e| io::Error::other(tls::reason(&e)))?;
-        Ok(Stream(TokioIo::new(Box::new(tls))))
+        Ok(Stream { io: TokioIo::new(Box::new(tls)), to_proxy: false })
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::Error;
 use crate::http::Http;
+use crate::proxy::Proxies;
 
 /// The registry of names without one.
 pub const DOCKER_HUB: &str = "docker.io";
@@ -25,6 +26,10 @@ pub struct Options {
     pub certificates: Vec<PathBuf>,
     /// What the client calls itself.
     pub user_agent: String,
+    /// By which proxies servers are reached; what is empty is as the environment says.
+    pub proxies: Proxies,
+    /// How often the download of a blob is tried that gets nowhere; 0 = five times.
+    pub attempts: u32,
 }
 
 impl Options {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Frame, Incoming, SizeHint};
-use hyper::header::{AUTHORIZATION, HOST, LOCATION, USER_AGENT};
+use hyper::header::{AUTHORIZATION, HOST, LOCATION, PROXY_AUTHORIZATION, USER_AGENT};
 use hyper::{HeaderMap, Method, Request, Response, Uri};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use crate::Error;
 use crate::connect::Connector;
 use crate::endpoints::Options;
+use crate::proxy::Proxies;
 
 /// Body of a request.
 pub type Body = BoxBody<Bytes, std::io::Error>;
@@ -40,20 +41,22 @@ pub(crate) struct Http {
     strict: Client<Connector, Body>,
     lax: Client<Connector, Body>,
     user_agent: String,
+    proxies: Arc<Proxies>,
 }
 
 impl Http {
     pub(crate) fn new(options: &Options) -> Self {
         let certificates = Arc::new(options.certificates.clone());
+        let proxies = Arc::new(options.proxies.or_environment());
         let client = |lax| {
             Client::builder(TokioExecutor::new())
                 .pool_timer(TokioTimer::new())
                 .pool_idle_timeout(Duration::from_secs(30))
-                .build(Connector { lax, certificates: certificates.clone() })
+                .build(Connector { lax, certificates: certificates.clone(), proxies: proxies.clone() })
         };
         let user_agent =
             if options.user_agent.is_empty() { "skep".into() } else { options.user_agent.clone() };
-        Self { strict: client(false), lax: client(true), user_agent }
+        Self { strict: client(false), lax: client(true), user_agent, proxies }
     }
 
     /// One request and its answer's head, whatever its status.
@@ -67,8 +70,10 @@ impl Http {
     ) -> Result<Response<Incoming>, Error> {
         let failed = |reason: String| transport(method, url, reason);
         let mut request = Request::builder().method(method.clone()).uri(url);
+        let to_proxy = request.uri_ref().and_then(|uri| self.proxies.authorization(uri));
         if let Some(all) = request.headers_mut() {
             all.extend(headers.clone());
+            all.extend(to_proxy.map(|value| (PROXY_AUTHORIZATION, value)));
             if let Ok(agent) = self.user_agent.parse() {
                 all.insert(USER_AGENT, agent);
             }

@@ -36,6 +36,7 @@ pub use manifest::{
     media,
 };
 pub use name::{is_name_component, is_tag};
+pub use proxy::Proxies;
 pub use resolve::resolve;
 pub use search::Found;
 pub use session::{Access, Repository, Session};

@@ -1,12 +1,16 @@
-//! A proxy towards registries with TLS, as HTTPS_PROXY and NO_PROXY of the environment say (as Go reads them).
+//! Proxies towards registries and other servers, as the daemon is told or HTTP_PROXY, HTTPS_PROXY and NO_PROXY of the
+//! environment say (as Go reads them).
 
 use std::io;
 use std::net::IpAddr;
 
 use base64::Engine;
+use hyper::Uri;
+use hyper::header::HeaderValue;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::Error;
 use crate::endpoints::Network;
 
 /// Longest head of a proxy's answer.
@@ -21,19 +25,85 @@ pub(crate) struct Proxy {
     authorization: Option<String>,
 }
 
-/// The proxy for a host, if there is one.
-pub(crate) fn of(host: &str, port: u16) -> Option<Proxy> {
-    let from_env =
-        |names: [&str; 2]| names.iter().find_map(|n| std::env::var(n).ok().filter(|v| !v.is_empty()));
-    let proxy = from_env(["HTTPS_PROXY", "https_proxy"])?;
-    let spared = from_env(["NO_PROXY", "no_proxy"]).unwrap_or_default();
-    if is_spared(host, port, &spared) { None } else { parse(&proxy) }
+/// Proxies as they are told: URLs, and who is reached without.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Proxies {
+    /// Towards servers without TLS.
+    pub http: String,
+    /// Towards servers with TLS.
+    pub https: String,
+    /// Names, addresses and networks with commas between them.
+    pub none: String,
+}
+
+impl Proxies {
+    /// These, where they can be understood.
+    ///
+    /// # Errors
+    /// A URL is none of a proxy that is spoken to by HTTP.
+    pub fn checked(self) -> Result<Self, Error> {
+        for url in [&self.http, &self.https].into_iter().filter(|url| !url.is_empty()) {
+            let scheme = url.split_once("://").map_or("http", |(scheme, _)| scheme);
+            if scheme != "http" || parse(url).is_none_or(|p| p.host.is_empty()) {
+                let shown = masked(url);
+                return Err(Error::Invalid(format!(
+                    "proxy {shown:?}: want http://[USER:PASSWORD@]HOST[:PORT]"
+                )));
+            }
+        }
+        Ok(self)
+    }
+
+    /// With what the environment says where they are empty: HTTP_PROXY, HTTPS_PROXY, NO_PROXY, or the same in small letters.
+    pub fn or_environment(&self) -> Self {
+        let or = |told: &String, names: [&str; 2]| match told.is_empty() {
+            true => {
+                names.iter().find_map(|n| std::env::var(n).ok().filter(|v| !v.is_empty())).unwrap_or_default()
+            }
+            false => told.clone(),
+        };
+        Self {
+            http: or(&self.http, ["HTTP_PROXY", "http_proxy"]),
+            https: or(&self.https, ["HTTPS_PROXY", "https_proxy"]),
+            none: or(&self.none, ["NO_PROXY", "no_proxy"]),
+        }
+    }
+
+    /// Without what nobody is to see, as Docker shows them.
+    pub fn shown(&self) -> Self {
+        Self { http: masked(&self.http), https: masked(&self.https), none: self.none.clone() }
+    }
+
+    /// The proxy for a server, if there is one.
+    pub(crate) fn of(&self, secure: bool, host: &str, port: u16) -> Option<Proxy> {
+        let url = Some(if secure { &self.https } else { &self.http }).filter(|url| !url.is_empty())?;
+        if is_spared(host, port, &self.none) { None } else { parse(url) }
+    }
+
+    /// What a request to a URL has to say to its proxy, where that is not the business of the connection.
+    pub(crate) fn authorization(&self, url: &Uri) -> Option<HeaderValue> {
+        let plain = url.scheme_str() == Some("http");
+        let host = url.host().filter(|_| plain)?.trim_start_matches('[').trim_end_matches(']');
+        let proxy = self.of(false, host, url.port_u16().unwrap_or(80))?;
+        HeaderValue::from_str(&proxy.authorization?).ok()
+    }
+}
+
+fn masked(url: &str) -> String {
+    match (url.find("://").map_or(0, |at| at + 3), url.rfind('@')) {
+        (start, Some(at)) if start <= at => format!("{}xxxxx:xxxxx{}", &url[..start], &url[at..]),
+        _ => url.to_owned(),
+    }
 }
 
 fn parse(url: &str) -> Option<Proxy> {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest).trim_end_matches('/');
     let (user, at) = rest.rsplit_once('@').map_or((None, rest), |(user, at)| (Some(user), at));
-    let (host, port) = at.rsplit_once(':').unwrap_or((at, "80"));
+    let (host, port) = match at.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, port),
+        _ => (at, "80"),
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
     let authorization =
         user.map(|u| format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(u)));
     Some(Proxy { host: host.to_owned(), port: port.parse().ok()?, authorization })
@@ -113,5 +183,27 @@ mod tests {
             assert_eq!(is_spared(host, port, list), spared, "{host}:{port}");
         }
         assert!(is_spared("any.example", 1, "*"));
+    }
+
+    #[test]
+    fn a_proxy_is_chosen_by_whether_there_is_tls_and_its_password_is_not_shown() {
+        let proxies = Proxies {
+            http: "http://u:p@[fd00::1]:3128".into(),
+            https: "proxy.example".into(),
+            none: "inner.example".into(),
+        };
+        let proxies = proxies.checked().expect("valid");
+        let at = |secure, host| proxies.of(secure, host, 5000).map(|p| (p.host, p.port));
+        assert_eq!(at(false, "r.example"), Some(("fd00::1".into(), 3128)));
+        assert_eq!(at(true, "r.example"), Some(("proxy.example".into(), 80)));
+        assert_eq!((at(true, "inner.example"), at(false, "a.inner.example")), (None, None));
+        assert_eq!(proxies.shown().http, "http://xxxxx:xxxxx@[fd00::1]:3128");
+        let said = |url: &str| proxies.authorization(&url.parse().expect("a URL"));
+        assert!(said("http://r.example:5000/v2/").is_some());
+        assert!(said("https://r.example/").is_none() && said("http://inner.example/").is_none());
+        for bad in ["socks5://h:1", "http://", "https://h:1", "http://h:port"] {
+            let https = bad.to_owned();
+            assert!(Proxies { https, ..Proxies::default() }.checked().is_err(), "{bad}");
+        }
     }
 }

@@ -122,6 +122,11 @@ impl Session {
         &self.0.endpoints[self.0.chosen.load(Ordering::Relaxed).min(self.0.endpoints.len() - 1)]
     }
 
+    /// How often a blob is tried that gets nowhere, where that was said.
+    pub(crate) fn attempts(&self) -> Option<u32> {
+        Some(self.0.registries.options().attempts).filter(|n| *n > 0)
+    }
+
     fn scope(&self, also: Option<&str>) -> String {
         let actions = if self.0.access == Access::Push { "pull,push" } else { "pull" };
         let mut scope = format!("repository:{}:{actions}", self.0.repository.path);

@@ -159,6 +159,10 @@ async fn create(State(s): State<ApiState>, request: Request) -> ApiResult {
                 spec.config_from.clone_from(&from.spec.name);
                 spec = network::with_settings(spec, &from.spec);
             }
+            if spec.config_from.is_empty() {
+                let usual = s.info().network_options.get(spec.driver.as_str()).cloned().unwrap_or_default();
+                spec.options = usual.into_iter().chain(std::mem::take(&mut spec.options)).collect();
+            }
             let strange = skep_overlay::unknown_options(&spec);
             let made = s.dataplane().create_bridge(spec).await?;
             tell_local(&s, "create", (&made.id, &made.name, made.driver.as_str()));

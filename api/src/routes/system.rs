@@ -89,9 +89,10 @@ async fn version(State(s): State<ApiState>) -> Response {
 async fn info(State(s): State<ApiState>) -> Response {
     let (info, host) = (s.info(), s.engine().info());
     let (swarm, mut warnings) = swarm_info(&s).await;
+    let seccomp = format!("name=seccomp,profile={}", info.seccomp_profile);
     let mut security: Vec<&str> =
         skep_engine::lsm::apparmor::is_enabled().then_some("name=apparmor").into_iter().collect();
-    security.push("name=seccomp,profile=builtin");
+    security.push(&seccomp);
     security.extend(skep_engine::lsm::selinux::is_enabled().then_some("name=selinux"));
     let trouble = tokio::task::spawn_blocking(skep_engine::lsm::apparmor::trouble).await.ok().flatten();
     warnings.extend(trouble.map(|t| format!("WARNING: containers run unconfined by AppArmor: {t}")));
@@ -103,6 +104,7 @@ async fn info(State(s): State<ApiState>) -> Response {
     let devices = tokio::task::spawn_blocking(move || engine.cdi_devices()).await.unwrap_or_default();
     warnings.extend(devices.errors.iter().map(|e| format!("CDI: {e}")));
     let now = time::from_ns(time::now_ns());
+    let proxies = s.engine().images().registries().options().proxies.or_environment().shown();
     let mut out = json!({
         "ID": info.id,
         "Containers": host.containers,
@@ -143,19 +145,19 @@ async fn info(State(s): State<ApiState>) -> Response {
         "MemTotal": host.mem_total,
         "GenericResources": if info.generic.is_empty() { Value::Null } else { generic::write(&info.generic) },
         "DockerRootDir": info.data_root,
-        "HttpProxy": "",
-        "HttpsProxy": "",
-        "NoProxy": "",
+        "HttpProxy": proxies.http,
+        "HttpsProxy": proxies.https,
+        "NoProxy": proxies.none,
         "Name": host.hostname,
         "Labels": info.labels,
         "ExperimentalBuild": info.experimental,
         "ServerVersion": info.version,
-        "Runtimes": runtimes(s.engine().runtimes()),
+        "Runtimes": runtimes(&s.engine().runtimes()),
         "DefaultRuntime": s.engine().runtimes().default,
         "Swarm": swarm,
-        "LiveRestoreEnabled": true,
+        "LiveRestoreEnabled": info.live_restore,
         "Isolation": "",
-        "InitBinary": "skep",
+        "InitBinary": s.engine().defaults().init_path.as_deref().unwrap_or("skep".as_ref()),
         "SecurityOptions": security,
         "CDISpecDirs": s.engine().cdi_spec_dirs(),
         "DiscoveredDevices": devices.names().map(|n| json!({ "Source": "cdi", "ID": n })).collect::<Vec<_>>(),

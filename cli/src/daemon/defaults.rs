@@ -1,11 +1,12 @@
 //! What containers have that say nothing of it themselves: flags of `skep daemon` and keys of its file, with dockerd's names.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde::Deserialize;
-use skep_engine::{Defaults, UlimitConfig};
+use skep_engine::{Defaults, Seccomp, UlimitConfig};
 
 use super::file::File;
 
@@ -33,7 +34,25 @@ pub struct DefaultArgs {
     /// Keep containers' processes from gaining privileges, unless they say otherwise
     #[arg(long)]
     pub no_new_privileges: bool,
+    /// Seccomp profile (JSON) of containers that name none, builtin or unconfined [default: builtin]
+    #[arg(long, value_name = "FILE")]
+    pub seccomp_profile: Option<String>,
+    /// IPC namespace of containers that do not say which: private or shareable [default: private]
+    #[arg(long, value_name = "MODE")]
+    pub default_ipc_mode: Option<String>,
+    /// Cgroup namespace of containers that do not say which: private or host [default: private, under cgroups v1 host]
+    #[arg(long, value_name = "MODE")]
+    pub default_cgroupns_mode: Option<String>,
+    /// Program that is the init of containers which run one, statically linked [default: our own]
+    #[arg(long, value_name = "FILE")]
+    pub init_path: Option<PathBuf>,
+    /// Option of storage: overlay2.size=BYTES, the size of containers' writable layers that name none
+    #[arg(long = "storage-opt", value_name = "NAME=VALUE")]
+    pub storage_opts: Vec<String>,
 }
+
+/// What is told of the default seccomp filter.
+pub const BUILTIN: &str = "builtin";
 
 /// Limits in a file: texts like the flag's, or tables, as dockerd has them.
 #[derive(Clone, Debug)]
@@ -101,13 +120,17 @@ pub enum Size {
 }
 
 /// Decides from both; flags win, and lists are joined, the file's first.
-pub fn decide(args: DefaultArgs, file: &File) -> Result<Defaults> {
+///
+/// Answers also what is told of the seccomp filter.
+pub fn decide(args: DefaultArgs, file: &File) -> Result<(Defaults, String)> {
+    let seccomp_profile = args.seccomp_profile.or(file.seccomp_profile.clone()).filter(|p| !p.is_empty());
+    let seccomp_profile = seccomp_profile.unwrap_or_else(|| BUILTIN.into());
     let dns = [file.dns.clone(), args.dns].concat();
     let server = |text: &String| {
         text.parse().map_err(|_| anyhow::anyhow!("--dns {text:?}: want the IP address of a name server"))
     };
     let size = args.default_shm_size.map(Size::Text).or_else(|| file.default_shm_size.clone());
-    Ok(Defaults {
+    let defaults = Defaults {
         ulimits: ulimits(file.default_ulimits.clone(), args.default_ulimits)?,
         dns: dns.iter().map(server).collect::<Result<_>>()?,
         dns_search: [file.dns_search.clone(), args.dns_search].concat(),
@@ -115,7 +138,72 @@ pub fn decide(args: DefaultArgs, file: &File) -> Result<Defaults> {
         init: args.init || file.init,
         shm_size: size.map(shm_size).transpose()?,
         no_new_privileges: args.no_new_privileges || file.no_new_privileges,
-    })
+        seccomp: seccomp(&seccomp_profile)?,
+        shareable_ipc: match args
+            .default_ipc_mode
+            .as_ref()
+            .or(file.default_ipc_mode.as_ref())
+            .map(String::as_str)
+        {
+            None | Some("" | "private") => false,
+            Some("shareable") => true,
+            Some(mode) => bail!("--default-ipc-mode {mode:?}: use private or shareable"),
+        },
+        host_cgroupns: skep_engine::cgroup_namespace(
+            args.default_cgroupns_mode
+                .as_ref()
+                .or(file.default_cgroupns_mode.as_ref())
+                .map_or("", String::as_str),
+        )
+        .map_err(|e| anyhow::anyhow!("--default-cgroupns-mode: {e}: use private or host"))?,
+        init_path: args.init_path.or(file.init_path.clone()).map(init_path).transpose()?,
+        storage_size: storage_size(file.storage_opts.iter().chain(&args.storage_opts))?,
+        own_oom_score: false,
+    };
+    Ok((defaults, seccomp_profile))
+}
+
+fn seccomp(profile: &str) -> Result<Seccomp> {
+    match profile {
+        BUILTIN => Ok(Seccomp::Default),
+        "unconfined" => Ok(Seccomp::Unconfined),
+        path => {
+            let text = std::fs::read_to_string(path).with_context(|| format!("--seccomp-profile {path}"))?;
+            let profile = Seccomp::Profile(text);
+            profile.check().map_err(|e| anyhow::anyhow!("--seccomp-profile {path}: {e}"))?;
+            Ok(profile)
+        }
+    }
+}
+
+fn init_path(path: PathBuf) -> Result<PathBuf> {
+    use std::os::unix::fs::PermissionsExt;
+    let found = path.canonicalize().with_context(|| format!("--init-path {}", path.display()))?;
+    let runs = std::fs::metadata(&found).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
+    match runs {
+        true => Ok(found),
+        false => bail!("--init-path {}: no program can be run there", path.display()),
+    }
+}
+
+/// What overlay2 knew that is of use: a size. Kernels that have to be told that they can are too old for all else.
+fn storage_size<'a>(options: impl Iterator<Item = &'a String>) -> Result<Option<u64>> {
+    let mut size = None;
+    for option in options {
+        match option.split_once('=').map(|(name, value)| (name.trim().to_ascii_lowercase(), value.trim())) {
+            Some((name, value)) if name == "overlay2.size" => {
+                let bytes = skep_engine::parse_size(value);
+                size = Some(
+                    bytes.with_context(|| format!("--storage-opt {option:?}: want bytes, such as 10g"))?,
+                );
+            }
+            Some((name, "true" | "1")) if name == "overlay2.override_kernel_check" => {}
+            _ => bail!(
+                "--storage-opt {option:?}: want overlay2.size=BYTES: there is no other option of storage"
+            ),
+        }
+    }
+    Ok(size.filter(|n| *n > 0))
 }
 
 fn shm_size(size: Size) -> Result<u64> {
@@ -169,7 +257,7 @@ mod tests {
     fn default_ulimits_have_names_and_values_that_go_together() {
         let with = |texts: &[&str]| {
             let default_ulimits = texts.iter().map(|t| (*t).to_owned()).collect();
-            decide(DefaultArgs { default_ulimits, ..Default::default() }, &File::default())
+            decide(DefaultArgs { default_ulimits, ..Default::default() }, &File::default()).map(|d| d.0)
         };
         let all = with(&["nofile=1:2", "core=0", "nofile=3:-1"]).expect("valid").ulimits;
         assert_eq!((all.len(), all[1].soft, all[1].hard), (2, 3, -1));
@@ -178,7 +266,7 @@ mod tests {
         }
         let tables = |json: &str| {
             let default_ulimits = serde_json::from_str(json).expect("read");
-            decide(DefaultArgs::default(), &File { default_ulimits, ..Default::default() })
+            decide(DefaultArgs::default(), &File { default_ulimits, ..Default::default() }).map(|d| d.0)
         };
         let docker = r#"{ "nofile": { "Name": "nofile", "Hard": 64000, "Soft": 32000 } }"#;
         let limit = UlimitConfig { name: "nofile".into(), soft: 32000, hard: 64000 };
@@ -199,20 +287,49 @@ mod tests {
             default_shm_size: Some(Size::Text("1m".into())),
             ..Default::default()
         };
-        let decided = decide(args(), &file).expect("valid");
+        let decided = decide(args(), &file).expect("valid").0;
         assert_eq!(
             decided.dns.iter().map(ToString::to_string).collect::<Vec<_>>(),
             ["10.0.0.53", "fd00::53"]
         );
         assert_eq!(decided.shm_size, Some(1 << 20));
         let own = DefaultArgs { default_shm_size: Some("2m".into()), ..args() };
-        assert_eq!(decide(own, &file).expect("valid").shm_size, Some(2 << 20));
+        assert_eq!(decide(own, &file).expect("valid").0.shm_size, Some(2 << 20));
         for (flag, bad) in [
             ("--dns \"here\"", DefaultArgs { dns: strings(&["here"]), ..Default::default() }),
             ("--default-shm-size \"0\"", DefaultArgs { default_shm_size: Some("0".into()), ..args() }),
             ("--default-shm-size \"big\"", DefaultArgs { default_shm_size: Some("big".into()), ..args() }),
         ] {
             assert!(error(decide(bad, &file)).contains(flag), "{flag}");
+        }
+    }
+
+    #[test]
+    fn what_confines_containers_is_checked_before_any_is_made() {
+        let with = |json: &str| {
+            let file: File = serde_json::from_str(json).expect("a file");
+            decide(DefaultArgs::default(), &file)
+        };
+        let (usual, told) = with("{}").expect("nothing");
+        assert_eq!((usual.seccomp, told.as_str(), usual.host_cgroupns), (Seccomp::Default, "builtin", None));
+        let (other, told) = with(
+            r#"{ "seccomp-profile": "unconfined", "default-ipc-mode": "shareable", "default-cgroupns-mode": "host",
+                "storage-opts": ["overlay2.size=1g", "overlay2.override_kernel_check=true"], "init-path": "/bin/sh" }"#,
+        )
+        .expect("all of them");
+        assert_eq!((other.seccomp, told.as_str()), (Seccomp::Unconfined, "unconfined"));
+        assert_eq!((other.shareable_ipc, other.host_cgroupns), (true, Some(true)));
+        assert_eq!(other.storage_size, Some(1 << 30));
+        assert!(other.init_path.is_some_and(|p| p.is_absolute()));
+        for (bad, told) in [
+            (r#"{ "seccomp-profile": "/etc/passwd" }"#, "--seccomp-profile /etc/passwd"),
+            (r#"{ "seccomp-profile": "/no/such" }"#, "/no/such"),
+            (r#"{ "default-ipc-mode": "host" }"#, "--default-ipc-mode \"host\""),
+            (r#"{ "default-cgroupns-mode": "none" }"#, "--default-cgroupns-mode"),
+            (r#"{ "init-path": "/etc/passwd" }"#, "--init-path /etc/passwd"),
+            (r#"{ "storage-opts": ["dm.basesize=1g"] }"#, "dm.basesize=1g"),
+        ] {
+            assert!(error(with(bad)).contains(told), "{bad}");
         }
     }
 }

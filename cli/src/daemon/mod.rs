@@ -2,15 +2,22 @@
 //! until a signal. Containers outlive it.
 
 mod address;
+mod bridge;
 mod defaults;
 mod description;
 mod file;
+mod fixed;
+mod hosts;
 mod instance;
+mod lifetime;
 mod membership;
 mod metrics;
+mod networks;
 mod node;
 mod options;
+mod reload;
 mod runtimes;
+mod transfers;
 mod userns;
 
 use std::io::IsTerminal;
@@ -26,9 +33,11 @@ use skep_engine::{Engine, EngineOptions, RootLocks};
 use skep_overlay::{DataPlane, DataPlaneOptions};
 use tokio::signal::unix::{SignalKind, signal};
 
+use hosts::Host;
+use lifetime::Lifetime;
 use node::{Node, NodeOptions};
+use options::Config;
 pub use options::DaemonArgs;
-use options::{Config, Host};
 
 /// Flags of `skep dev`.
 #[derive(Args, Clone, Debug, Default)]
@@ -43,14 +52,30 @@ pub struct DevArgs {
 
 /// Runs the daemon until SIGTERM or SIGINT.
 pub fn run(args: DaemonArgs) -> Result<()> {
-    let config = Config::decide(args.clone())?;
-    let set_level = start_logging(config.log_level);
+    let validates = args.validate;
+    let config = Config::decide(args.clone()).with_context(|| match validates {
+        true => "the configuration is not valid",
+        false => "unable to configure the daemon",
+    })?;
+    if validates {
+        eprintln!("configuration OK");
+        return Ok(());
+    }
+    let set_level = start_logging(config.log_level, config.raw_logs);
+    warn_of(&config.warnings);
+    lifetime::set_oom_score(config.lifetime.oom_score)?;
     runtime()?.block_on(async {
         let daemon = Daemon::start(config.clone()).await?;
         notify_ready();
         tracing::info!("skep {} is ready", env!("CARGO_PKG_VERSION"));
-        let outcome = daemon.until_signalled(|| daemon.reload(&args, &config, &set_level)).await;
-        daemon.stop(false).await;
+        let now = std::cell::Cell::new(config.lifetime);
+        let outcome =
+            daemon.until_signalled(|| now.set(daemon.reload(&args, &config, now.get(), &set_level))).await;
+        let containers = match now.get() {
+            Lifetime { live_restore: true, .. } => Containers::GoOn,
+            Lifetime { patience, .. } => Containers::Stop(patience),
+        };
+        daemon.stop(containers).await;
         outcome
     })
 }
@@ -72,7 +97,7 @@ pub fn dev(args: DevArgs) -> Result<()> {
         config_file: Some("/dev/null".into()),
         ..Default::default()
     })?;
-    let _ = start_logging(config.log_level);
+    let _ = start_logging(config.log_level, false);
     let socket = config.exec_root.join("skep.sock");
     config.solo = true;
     runtime()?.block_on(async {
@@ -88,7 +113,7 @@ pub fn dev(args: DevArgs) -> Result<()> {
         println!("A single-node swarm is ready. In another shell:\n\n  export DOCKER_HOST=unix://{}\n\nctrl-C stops it; its state stays in {}.", socket.display(), dir.display());
         // There is no file to read again.
         let outcome = daemon.until_signalled(|| {}).await;
-        daemon.stop(true).await;
+        daemon.stop(Containers::Remove).await;
         outcome
     })
 }
@@ -103,8 +128,13 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
     runtime.context("start the daemon's runtime")
 }
 
-/// Starts to log at a level; what is returned sets another. SKEP_LOG wins over both.
-pub fn start_logging(level: tracing::Level) -> impl Fn(tracing::Level) {
+/// What of a configuration has no effect, and what else it is to be told of.
+fn warn_of(warnings: &[String]) {
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+}
+
+/// Starts to log at a level; what is returned sets another. SKEP_LOG wins over both. `raw` = without colours.
+pub fn start_logging(level: tracing::Level, raw: bool) -> impl Fn(tracing::Level) {
     let filter = |level: tracing::Level| {
         tracing_subscriber::EnvFilter::builder()
             .with_default_directive(level.into())
@@ -113,7 +143,7 @@ pub fn start_logging(level: tracing::Level) -> impl Fn(tracing::Level) {
     };
     let logger = tracing_subscriber::fmt().with_env_filter(filter(level)).with_writer(std::io::stderr);
     // Colours are for a person at a terminal: in a file or the journal they stand in the way of searching.
-    let logger = logger.with_ansi(std::io::stderr().is_terminal()).with_filter_reloading();
+    let logger = logger.with_ansi(!raw && std::io::stderr().is_terminal()).with_filter_reloading();
     let handle = logger.reload_handle();
     logger.init();
     move |level| {
@@ -143,6 +173,17 @@ fn identifier(data_root: &std::path::Path) -> Result<String> {
     Ok(id)
 }
 
+/// What becomes of the containers of a daemon that stops.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Containers {
+    /// They outlive it.
+    GoOn,
+    /// They stop, and are waited for so long; none = as long as they take.
+    Stop(Option<std::time::Duration>),
+    /// They stop, and nothing of their network is left.
+    Remove,
+}
+
 struct Daemon {
     engine: Engine,
     plane: DataPlane,
@@ -164,7 +205,12 @@ impl Daemon {
         let mut listeners = Vec::with_capacity(config.hosts.len());
         for host in &config.hosts {
             listeners.push(match host {
-                Host::Unix(path) => Listener::unix(path).await?,
+                Host::Unix(path) => {
+                    let listener = Listener::unix(path).await?;
+                    std::os::unix::fs::chown(path, None, config.group)
+                        .with_context(|| format!("--group: give {} to group {:?}", path.display(), config.group))?;
+                    listener
+                }
                 Host::Tcp(addr) => {
                     if tls.is_none() && !addr.ip().is_loopback() {
                         tracing::warn!(%addr, "the API is served without TLS: whoever reaches it is root on this host");
@@ -185,8 +231,9 @@ impl Daemon {
             instance: instance.clone(),
             helper_exe: helper_exe.clone(),
             solo: config.solo,
-            default_ipv6: config.ipv6,
-            default_subnet6: config.fixed_cidr_v6,
+            default_bridge: config.bridge.clone(),
+            pools: config.pools.clone(),
+            without_relays: config.without_relays,
         })
         .await
         .context("start the data plane")?;
@@ -215,6 +262,7 @@ impl Daemon {
         };
         let engine = Engine::open_held(options, locks).await.context("start the engine")?;
         engine.images().use_registries(skep_registry::Registries::new(config.registries.clone()));
+        engine.images().limit_transfers(config.transfers.downloads, config.transfers.uploads);
         let live: Vec<String> =
             engine.list().iter().filter(|c| c.pid.is_some()).map(|c| c.id.to_string()).collect();
         plane.retain(&live).await.context("remove networks of containers that are gone")?;
@@ -230,6 +278,7 @@ impl Daemon {
             generic: config.generic.clone(),
             exchange: (!config.solo).then(|| Exchange::new(engine.images().clone(), config.image_share_rate)),
             allowed: config.allowed.clone(),
+            advertise_addr: config.advertise_addr.clone(),
         })
         .await?;
         std::fs::write(&config.pidfile, std::process::id().to_string())
@@ -244,6 +293,9 @@ impl Daemon {
             debug: config.log_level >= tracing::Level::DEBUG,
             experimental: config.experimental,
             generic: config.generic.clone(),
+            seccomp_profile: config.seccomp_profile.clone(),
+            live_restore: config.lifetime.live_restore,
+            network_options: config.network_options.clone(),
         };
         let sources = metrics::Sources {
             engine: engine.clone(),
@@ -268,7 +320,7 @@ impl Daemon {
         let mut hup = signal(SignalKind::hangup())?;
         loop {
             tokio::select! {
-                _ = term.recv() => tracing::info!("SIGTERM: stopping, containers go on"),
+                _ = term.recv() => tracing::info!("SIGTERM: stopping"),
                 _ = int.recv() => tracing::info!("SIGINT: stopping"),
                 _ = hup.recv() => {
                     reload();
@@ -279,70 +331,26 @@ impl Daemon {
         }
     }
 
-    /// Reads the configuration again: labels, log level, mirrors and insecure registries change at once, the rest
-    /// with the next start.
-    fn reload(&self, args: &DaemonArgs, began: &Config, set_level: &impl Fn(tracing::Level)) {
-        let config = match Config::decide(args.clone()) {
-            Ok(config) => config,
-            Err(e) => {
-                tracing::error!(
-                    error = format!("{e:#}"),
-                    "SIGHUP: the configuration cannot be read; nothing changes"
-                );
-                return;
-            }
-        };
-        set_level(config.log_level);
-        self.state.reload(|info| {
-            info.labels.clone_from(&config.labels);
-            info.debug = config.log_level >= tracing::Level::DEBUG;
-        });
-        self.labels.send_if_modified(|told| {
-            let changed = *told != config.labels;
-            told.clone_from(&config.labels);
-            changed
-        });
-        if *self.engine.images().registries().options() != config.registries {
-            self.engine.images().use_registries(skep_registry::Registries::new(config.registries.clone()));
-        }
-        let same = Config {
-            labels: began.labels.clone(),
-            log_level: began.log_level,
-            registries: began.registries.clone(),
-            ..config.clone()
-        };
-        if same != *began {
-            tracing::warn!(
-                "SIGHUP: only labels, log level, mirrors and insecure registries change now; the rest waits for a restart"
-            );
-        }
-        let attributes = [
-            ("debug", (config.log_level >= tracing::Level::DEBUG).to_string()),
-            ("labels", format!("{:?}", config.labels)),
-            ("insecure-registries", format!("{:?}", config.registries.insecure)),
-            ("registry-mirrors", format!("{:?}", config.registries.mirrors)),
-        ];
-        let attributes = attributes.map(|(k, v)| (k.to_owned(), v)).into();
-        self.engine.tell("daemon", "reload", &self.state.id(), attributes);
-        tracing::info!(level = %config.log_level, "SIGHUP: read the configuration again");
-    }
-
-    /// Stops everything of the daemon; with `containers`, also the containers.
-    async fn stop(self, containers: bool) {
+    /// Stops everything of the daemon.
+    async fn stop(self, containers: Containers) {
         self.stop.cancel();
         self.node.shutdown().await;
-        if containers {
-            let running = self.engine.list().into_iter().filter(|c| c.pid.is_some());
-            let stops = running.map(|c| {
-                let engine = self.engine.clone();
-                async move {
-                    let grace = Some(std::time::Duration::from_secs(2));
-                    if let Err(e) = engine.stop(c.id.as_str(), grace).await {
-                        tracing::warn!(container = %c.name, error = %e, "could not be stopped");
+        match containers {
+            Containers::GoOn => {}
+            Containers::Stop(patience) => self.engine.stop_with_daemon(patience).await,
+            Containers::Remove => {
+                let running = self.engine.list().into_iter().filter(|c| c.pid.is_some());
+                let stops = running.map(|c| {
+                    let engine = self.engine.clone();
+                    async move {
+                        let grace = Some(std::time::Duration::from_secs(2));
+                        if let Err(e) = engine.stop(c.id.as_str(), grace).await {
+                            tracing::warn!(container = %c.name, error = %e, "could not be stopped");
+                        }
                     }
-                }
-            });
-            futures::future::join_all(stops).await;
+                });
+                futures::future::join_all(stops).await;
+            }
         }
         match tokio::time::timeout(std::time::Duration::from_secs(2), self.api).await {
             Ok(Ok(Err(e))) => tracing::error!(error = %e, "the API ended with an error"),
@@ -350,7 +358,7 @@ impl Daemon {
             Ok(Ok(Ok(()))) | Err(_) => {}
         }
         self.engine.shutdown().await;
-        if !containers {
+        if containers != Containers::Remove {
             self.plane.shutdown().await;
         } else if let Err(e) = self.plane.uninstall().await {
             tracing::warn!(error = %e, "the data plane could not be taken down");

@@ -8,12 +8,18 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use skep_api::TlsFiles;
 use skep_engine::{CDI_SPEC_DIRS, Defaults, IdMaps, LogConfig, Runtimes};
-use skep_overlay::desired::Cidr6;
+use skep_overlay::{DefaultBridge, Pools};
 use skep_proto::privileges::Privilege;
 use skep_proto::v1::GenericResource;
 
+use super::bridge::{self, BridgeArgs};
 use super::defaults::{self, DefaultArgs};
 use super::file;
+use super::fixed::{self, FixedArgs};
+use super::hosts::{self, Host};
+use super::lifetime::{self, Lifetime, LifetimeArgs};
+use super::networks::{self, NetworkArgs};
+use super::transfers::{self, Limits, TransferArgs};
 use super::{runtimes, userns};
 use crate::generic_resource;
 
@@ -110,12 +116,39 @@ pub struct DaemonArgs {
     /// Runtime of containers that ask for none [default: skep, which is built in]
     #[arg(long, value_name = "NAME")]
     pub default_runtime: Option<String>,
-    /// Give the default bridge network IPv6
+    /// What the default bridge network is.
+    #[command(flatten)]
+    pub bridge: BridgeArgs,
+    /// What networks have that say nothing of it.
+    #[command(flatten)]
+    pub networks: NetworkArgs,
+    /// How images are transferred.
+    #[command(flatten)]
+    pub transfers: TransferArgs,
+    /// What becomes of containers when the daemon stops.
+    #[command(flatten)]
+    pub lifetime: LifetimeArgs,
+    /// Serve ports of IPv6 for containers that have IPv4 only, by their shims [default: true]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub userland_proxy: Option<bool>,
+    /// Address or interface that other nodes of a swarm reach this one at, where `swarm init` and `join` name none
+    #[arg(long, value_name = "ADDRESS")]
+    pub swarm_default_advertise_addr: Option<String>,
+    /// Group that may use the API's unix sockets
+    #[arg(short = 'G', long, value_name = "GROUP")]
+    pub group: Option<String>,
+    /// Log without colours, also to a terminal
     #[arg(long)]
-    pub ipv6: bool,
-    /// IPv6 subnet of the default bridge network [default: a unique local one]
-    #[arg(long, value_name = "SUBNET")]
-    pub fixed_cidr_v6: Option<String>,
+    pub raw_logs: bool,
+    /// Form of the log: text
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+    /// Judge flags and configuration file, and end
+    #[arg(long)]
+    pub validate: bool,
+    /// What has one value.
+    #[command(flatten)]
+    pub fixed: FixedArgs,
     /// Address that `host-gateway` in --add-host stands for, one of each family [default: those of the default bridge network]
     #[arg(long = "host-gateway-ip", value_name = "IP")]
     pub host_gateway_ips: Vec<String>,
@@ -162,10 +195,28 @@ pub struct Config {
     pub image_share_rate: Option<u64>,
     /// What services may have here.
     pub allowed: Vec<Privilege>,
-    /// The default bridge network has IPv6.
-    pub ipv6: bool,
-    /// In this range.
-    pub fixed_cidr_v6: Option<Cidr6>,
+    /// The default bridge network.
+    pub bridge: DefaultBridge,
+    /// What networks are cut from that ask for no range.
+    pub pools: Pools,
+    /// Options of new networks, by driver.
+    pub network_options: networks::Options,
+    /// How many layers are transferred at once.
+    pub transfers: Limits,
+    /// What becomes of containers when the daemon stops.
+    pub lifetime: Lifetime,
+    /// No process takes part in connections to published ports.
+    pub without_relays: bool,
+    /// What is told of the seccomp filter of containers that name none.
+    pub seccomp_profile: String,
+    /// Where other nodes reach this one, where nobody says.
+    pub advertise_addr: Option<String>,
+    /// The group that may use unix sockets.
+    pub group: Option<u32>,
+    /// The log has no colours.
+    pub raw_logs: bool,
+    /// What the daemon is to tell of its configuration.
+    pub warnings: Vec<String>,
     /// What `host-gateway` stands for, at most one address of each family.
     pub host_gateway: Vec<IpAddr>,
     /// TLS of the TCP sockets.
@@ -174,46 +225,29 @@ pub struct Config {
     pub solo: bool,
 }
 
-/// A socket to serve the API on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Host {
-    /// `unix:///path`.
-    Unix(PathBuf),
-    /// `tcp://address:port`.
-    Tcp(std::net::SocketAddr),
-}
-
-impl Host {
-    fn parse(text: &str) -> Result<Self> {
-        if let Some(path) = text.strip_prefix("unix://") {
-            if !path.starts_with('/') {
-                bail!(
-                    "host {text:?}: the path of a unix socket must be absolute, like unix:///run/skep/skep.sock"
-                );
-            }
-            return Ok(Self::Unix(path.into()));
-        }
-        if let Some(addr) = text.strip_prefix("tcp://") {
-            let addr = addr.parse().with_context(|| {
-                format!("host {text:?}: want tcp://address:port, like tcp://127.0.0.1:2375")
-            })?;
-            return Ok(Self::Tcp(addr));
-        }
-        bail!("host {text:?}: want unix:///path or tcp://address:port")
-    }
-}
-
 impl Config {
     /// Decides from flags and file, and makes the directories.
     pub fn decide(args: DaemonArgs) -> Result<Self> {
         let file = file::read(args.config_file.as_deref())?;
-        let defaults = defaults::decide(args.defaults, &file)?;
+        let (mut defaults, seccomp_profile) = defaults::decide(args.defaults, &file)?;
+        let fixed = fixed::decide(args.fixed, &file)?;
+        let bridge = bridge::decide(args.bridge, &file)?;
+        let (pools, network_options) = networks::decide(args.networks, &file)?;
+        let (transfers, attempts, proxies) = transfers::decide(args.transfers, &file)?;
+        let lifetime = lifetime::decide(args.lifetime, &file)?;
+        defaults.own_oom_score = lifetime.oom_score.is_some();
+        // To be judged is not to be made.
+        let directory = |path: PathBuf| match args.validate {
+            true => std::path::absolute(&path).with_context(|| format!("directory {}", path.display())),
+            false => directory(path),
+        };
         let exec_root = directory(args.exec_root.or(file.exec_root).unwrap_or_else(|| "/run/skep".into()))?;
         let data_root =
             directory(args.data_root.or(file.data_root).unwrap_or_else(|| "/var/lib/skep".into()))?;
         let mut hosts = args.hosts;
         hosts.extend(file.hosts);
-        let mut hosts = hosts.iter().map(|h| Host::parse(h)).collect::<Result<Vec<_>>>()?;
+        let with_tls = args.tls || file.tls || args.tlsverify || file.tlsverify;
+        let mut hosts = hosts.iter().map(|h| Host::parse(h, with_tls)).collect::<Result<Vec<_>>>()?;
         if hosts.is_empty() {
             hosts.push(Host::Unix(exec_root.join("skep.sock")));
         }
@@ -225,6 +259,8 @@ impl Config {
         )?;
         let debug = (args.debug || file.debug).then(|| "debug".to_owned());
         let level = args.log_level.or(debug).or(file.log_level).unwrap_or_else(|| "info".into());
+        // Of dockerd's, those that end it log no more than errors.
+        let level = if matches!(level.as_str(), "fatal" | "panic") { "error".to_owned() } else { level };
         let log_level = level
             .parse()
             .map_err(|_| anyhow::anyhow!("log level {level:?}: want trace, debug, info, warn or error"))?;
@@ -240,16 +276,13 @@ impl Config {
         }
         // An empty name turns it off, as with dockerd.
         cdi_spec_dirs.retain(|d| !d.as_os_str().is_empty());
-        let ipv6 = args.ipv6 || file.ipv6;
-        let fixed_cidr_v6 = args.fixed_cidr_v6.or(file.fixed_cidr_v6);
-        if fixed_cidr_v6.is_some() && !ipv6 {
-            bail!("--fixed-cidr-v6 does nothing without --ipv6");
+        if !fixed.cdi {
+            cdi_spec_dirs.clear();
         }
-        let fixed_cidr_v6 = fixed_cidr_v6
-            .map(|text| text.parse().map_err(|e| anyhow::anyhow!("--fixed-cidr-v6: {e}")))
-            .transpose()?;
-        if file.live_restore == Some(false) {
-            bail!("live-restore = false: containers outlive the daemon here; `skep dev` ends what it ran");
+        if let Some(format) =
+            args.log_format.or(file.log_format).filter(|f| !matches!(f.as_str(), "" | "text"))
+        {
+            bail!("--log-format {format:?}: want text: the log has no other form");
         }
         let log = log(args.log_driver.or(file.log_driver), file.log_opts, &args.log_opts)?;
         Ok(Self {
@@ -262,10 +295,14 @@ impl Config {
             experimental: args.experimental || file.experimental,
             cgroup_parent: args.cgroup_parent.or(file.cgroup_parent),
             labels,
-            registries: registries(
-                [args.insecure_registries, file.insecure_registries].concat(),
-                [args.registry_mirrors, file.registry_mirrors].concat(),
-            )?,
+            registries: skep_registry::Options {
+                proxies,
+                attempts,
+                ..registries(
+                    [args.insecure_registries, file.insecure_registries].concat(),
+                    [args.registry_mirrors, file.registry_mirrors].concat(),
+                )?
+            },
             runtimes: runtimes::decide(
                 args.add_runtimes,
                 file.runtimes,
@@ -289,8 +326,20 @@ impl Config {
                 .map(|text| image_share_rate(&text))
                 .transpose()?,
             allowed: allowed(&[file.allow_in_services, args.allow_in_services].concat())?,
-            ipv6,
-            fixed_cidr_v6,
+            bridge,
+            pools,
+            network_options,
+            transfers,
+            lifetime,
+            without_relays: !args.userland_proxy.or(file.userland_proxy).unwrap_or(true),
+            seccomp_profile,
+            advertise_addr: args
+                .swarm_default_advertise_addr
+                .or(file.swarm_default_advertise_addr)
+                .filter(|a| !a.is_empty()),
+            group: hosts::group(args.group.or(file.group))?,
+            raw_logs: args.raw_logs || file.raw_logs,
+            warnings: fixed.warnings,
             host_gateway: host_gateway(if args.host_gateway_ips.is_empty() {
                 file.host_gateway_ips.into_iter().chain(file.host_gateway_ip).collect()
             } else {
@@ -367,6 +416,7 @@ fn registries(insecure: Vec<String>, mirrors: Vec<String>) -> Result<skep_regist
         mirrors,
         certificates: CERTIFICATES.map(PathBuf::from).into(),
         user_agent: format!("skep/{}", env!("CARGO_PKG_VERSION")),
+        ..skep_registry::Options::default()
     };
     Ok(options.checked()?)
 }
@@ -473,11 +523,7 @@ mod tests {
         assert_eq!((config.defaults.init, config.defaults.shm_size), (true, Some(128 << 20)));
         assert_eq!((config.defaults.ulimits.len(), config.defaults.dns.len()), (1, 1));
         assert_eq!(with("").expect("empty").defaults, Defaults::default());
-        for (bad, told) in [
-            (r#"{ "colour": "red" }"#, "unknown field `colour`"),
-            (r#"{ "live-restore": false }"#, "containers outlive the daemon here"),
-            ("{", "daemon.json"),
-        ] {
+        for (bad, told) in [(r#"{ "colour": "red" }"#, "unknown field `colour`"), ("{", "daemon.json")] {
             let error = with(bad).expect_err(bad);
             assert!(error.contains(told), "{error}");
         }
@@ -537,17 +583,6 @@ mod tests {
             }),
         ] {
             assert!(with(change).expect_err(error).contains(error));
-        }
-    }
-
-    #[test]
-    fn hosts_that_are_not_sockets_are_refused_by_name() {
-        let dir = tempfile::tempdir().expect("temp dir");
-        for bad in ["unix://relative", "tcp://nowhere", "http://x", ""] {
-            let mut a = args(dir.path());
-            a.hosts = vec![bad.into()];
-            let error = format!("{:#}", Config::decide(a).expect_err("bad host"));
-            assert!(error.contains(&format!("{bad:?}")), "{error}");
         }
     }
 }

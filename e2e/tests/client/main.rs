@@ -22,6 +22,8 @@ mod refused;
 mod runtimes;
 mod saved;
 mod served;
+mod settings;
+mod start_errors;
 mod storage;
 mod swarm;
 mod usage;

@@ -95,7 +95,8 @@ impl Context {
         })
         .await?;
         if let Some(repository) = Repository::named(url) {
-            let found = repository.fetch(&dir.join("repository"), keep_git, None, None).await?;
+            let proxies = engine.images().registries().options().proxies.clone();
+            let found = repository.fetch(&dir.join("repository"), keep_git, None, None, &proxies).await?;
             let to = files.clone();
             blocking(move || std::fs::rename(&found, &to).map_err(Error::io("move the context to", &to)))
                 .await?;

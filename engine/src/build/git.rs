@@ -10,6 +10,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::sys::stat::{UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::Pid;
+use skep_registry::Proxies;
 use tokio::process::Command;
 
 use super::ssh::Forwarded;
@@ -21,17 +22,7 @@ use crate::runtime::resolve::Root;
 /// Longest that one command of git may take.
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
 /// What of the daemon's environment git sees.
-const SEEN: [&str; 9] = [
-    "PATH",
-    "http_proxy",
-    "https_proxy",
-    "all_proxy",
-    "no_proxy",
-    "HTTPS_PROXY",
-    "ALL_PROXY",
-    "NO_PROXY",
-    "SSL_CERT_FILE",
-];
+const SEEN: [&str; 4] = ["PATH", "all_proxy", "ALL_PROXY", "SSL_CERT_FILE"];
 
 /// A repository, and what of it is wanted: `URL#REF:DIRECTORY`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +61,7 @@ impl Repository {
         keep_git: bool,
         checksum: Option<&str>,
         agent: Option<&Forwarded>,
+        proxies: &Proxies,
     ) -> Result<PathBuf, Error> {
         let bad = |why: String| {
             let shown = without_password(&self.url);
@@ -80,7 +72,7 @@ impl Repository {
         if wanted.starts_with('-') || self.url.starts_with('-') {
             return Err(bad(format!("{wanted:?} is no reference")));
         }
-        let git = Git { work, agent, failed: &bad };
+        let git = Git { work, agent, proxies: proxies.or_environment(), failed: &bad };
         let to = work.to_path_buf();
         blocking(move || make_dir(&to, 0o755)).await?;
         git.run(&["init", "-q", "--template="]).await?;
@@ -164,6 +156,7 @@ struct Git<'a> {
     /// Where it works.
     work: &'a Path,
     agent: Option<&'a Forwarded>,
+    proxies: Proxies,
     failed: &'a (dyn Fn(String) -> Error + Sync),
 }
 
@@ -186,6 +179,12 @@ impl Git<'_> {
         let mut command = Command::new("git");
         command.args(args).current_dir(self.work).env_clear();
         command.envs(SEEN.iter().filter_map(|name| Some((*name, std::env::var_os(name)?))));
+        let Proxies { http, https, none } = &self.proxies;
+        for (name, value) in [("http_proxy", http), ("https_proxy", https), ("no_proxy", none)] {
+            if !value.is_empty() {
+                command.env(name, value);
+            }
+        }
         // What a repository has is no configuration of ours.
         command.env("HOME", self.work.parent().unwrap_or(self.work)).env("LC_ALL", "C");
         command.env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_CONFIG_GLOBAL", "/dev/null");

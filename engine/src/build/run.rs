@@ -224,6 +224,8 @@ pub(super) fn of_step(shared: &Shared, stage: &Stage, image: String) -> Result<C
         working_dir: Some(working_dir.to_owned()),
         user: Some(stage.config.user.clone()).filter(|u| !u.is_empty()),
         of_build: true,
+        // Of its own, also where containers are in the host's (cgroups v1).
+        host_cgroupns: Some(false),
         extra_hosts: request.extra_hosts.clone(),
         resources: request.resources.clone(),
         ulimits: request.ulimits.clone(),

@@ -228,7 +228,8 @@ impl Stage {
             let dir = shared.context.scratch().await?;
             let agent = shared.agent(&dir)?;
             let (work, checksum) = (dir.join("work"), c.checksum.as_deref());
-            let files = repository.fetch(&work, c.keep_git_dir, checksum, agent.as_ref()).await?;
+            let proxies = &shared.engine.images().registries().options().proxies.clone();
+            let files = repository.fetch(&work, c.keep_git_dir, checksum, agent.as_ref(), proxies).await?;
             let files = Source::directory(files).await?;
             groups.push((files, vec!["/".to_owned()], Vec::new(), Rules { unpack: false, ..rules.clone() }));
         }

@@ -17,7 +17,7 @@ use super::slot::Slot;
 use super::start::with;
 use crate::config::ContainerState;
 use crate::engine::Engine;
-use crate::error::Error;
+use crate::error::{Error, RELATIVE};
 use crate::events::now_ns;
 use crate::logs::{LogFrame, StdStream};
 use crate::shim::{self, ExecEvent, ExecSpec, ShimError};
@@ -135,12 +135,6 @@ impl Engine {
         if config.argv.is_empty() {
             return Err(Error::Invalid("No exec command specified".into()));
         }
-        if !config.working_dir.is_empty() && !config.working_dir.starts_with('/') {
-            return Err(Error::Invalid(format!(
-                "the working directory '{}' is invalid, it needs to be an absolute path",
-                config.working_dir
-            )));
-        }
         env(&[], &config.env)?;
         let linked = self.links(&slot.container())?.env;
         let id = hex::encode(rand::random::<[u8; 32]>());
@@ -189,7 +183,12 @@ impl Engine {
         let action = format!("exec_start: {}", exec.config.argv.join(" "));
         self.emit(&exec.slot, &action, &[("execID", &exec.id)]);
         let spec = exec.spec(size, attach);
+        // As with Docker, the runtime's business: the exec is there, and tells how it ended.
+        let relative = !exec.config.working_dir.is_empty() && !exec.config.working_dir.starts_with('/');
         let started = match spec {
+            Ok(_) if relative => {
+                Err(Error::ExecFailed { id: id.to_owned(), code: 128, reason: RELATIVE.to_owned() })
+            }
             Ok(spec) => shim.exec(&spec).await.map_err(|e| not_started(id, &e)),
             Err(e) => Err(e),
         };

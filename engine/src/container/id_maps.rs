@@ -24,12 +24,12 @@ pub(super) fn check(c: &ContainerConfig, external: bool) -> Result<(), Error> {
     if c.pid_mode == PidMode::Host {
         return refused("cannot share the host PID namespace when user namespaces are enabled");
     }
-    if c.ipc_mode == IpcMode::Host {
+    if c.ipc_mode == Some(IpcMode::Host) {
         return refused(
             "cannot share the host IPC namespace when user namespaces are enabled: run it with --userns host",
         );
     }
-    if c.host_cgroupns && crate::runtime::cgroup::version() == 2 {
+    if c.host_cgroupns == Some(true) && crate::runtime::cgroup::version() == 2 {
         return refused(
             "cannot share the host cgroup namespace when user namespaces are enabled: run it with --userns host",
         );

@@ -14,7 +14,7 @@ use crate::config::{Container, ContainerState};
 use crate::engine::Engine;
 use crate::error::{Error, blocking};
 use crate::metadata::{Change, Kind};
-use crate::network::Endpoint;
+use crate::network::{Endpoint, Linked};
 
 /// Name of the network that such links are in.
 const DEFAULT_NETWORK: &str = "bridge";
@@ -57,6 +57,23 @@ impl Engine {
 }
 
 impl Engine {
+    /// What a container's links lead to, with the ports that they open: those that are exposed or published.
+    pub(super) fn linked(&self, c: &Container) -> Vec<Linked> {
+        let of = |target: &String| {
+            let other = self.table().find(target).ok()?.container();
+            let exposed = other.config.exposed.iter().filter_map(|port| {
+                let (port, protocol) = port.split_once('/')?;
+                Some((protocol.to_owned(), port.parse().ok()?))
+            });
+            let published = other.config.ports.iter().map(|p| (p.protocol.clone(), p.container_port));
+            let mut ports: Vec<_> = exposed.chain(published).collect();
+            ports.sort();
+            ports.dedup();
+            Some(Linked { container_id: other.id.to_string(), ports })
+        };
+        c.config.links.iter().filter_map(|(target, _)| of(target)).collect()
+    }
+
     /// The further names that links give to containers, by ID: `container/alias`.
     pub fn link_names(&self) -> BTreeMap<String, Vec<String>> {
         let mut names: BTreeMap<String, Vec<String>> = BTreeMap::new();

@@ -33,7 +33,7 @@ fn needed(c: &Container) -> impl Iterator<Item = &str> {
         _ => None,
     };
     let ipc = match &g.ipc_mode {
-        IpcMode::Container(other) => Some(other),
+        Some(IpcMode::Container(other)) => Some(other),
         _ => None,
     };
     g.links.iter().map(|(target, _)| target).chain(network).chain(pid).chain(ipc).map(String::as_str)

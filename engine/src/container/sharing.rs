@@ -28,7 +28,7 @@ impl Engine {
             _ => None,
         };
         let ipc = match &mut config.ipc_mode {
-            IpcMode::Container(other) => Some(other),
+            Some(IpcMode::Container(other)) => Some(other),
             _ => None,
         };
         for other in pid.into_iter().chain(ipc) {
@@ -41,7 +41,7 @@ impl Engine {
 
     /// The user namespace of the container whose PID or IPC namespace one is to be in, which it has to be in then.
     pub(super) fn shared_userns(&self, c: &Container) -> Option<PathBuf> {
-        let ((PidMode::Container(other), _) | (_, IpcMode::Container(other))) =
+        let ((PidMode::Container(other), _) | (_, Some(IpcMode::Container(other)))) =
             (&c.config.pid_mode, &c.config.ipc_mode)
         else {
             return None;
@@ -60,14 +60,14 @@ impl Engine {
     }
 
     pub(super) fn ipc_namespace(&self, c: &Container) -> Result<(Namespace, Shm), Error> {
-        Ok(match &c.config.ipc_mode {
+        Ok(match c.config.ipc_mode.as_ref().unwrap_or(&IpcMode::Private) {
             IpcMode::Private => (Namespace::New, Shm::Private),
             IpcMode::None => (Namespace::New, Shm::None),
             IpcMode::Shareable => (Namespace::New, Shm::Shared),
             IpcMode::Host => (Namespace::Host, Shm::Path("/dev/shm".into())),
             IpcMode::Container(other) => {
                 let (slot, path) = self.namespace_of(other, "IPC", "ipc")?;
-                if slot.container().config.ipc_mode != IpcMode::Shareable {
+                if slot.container().config.ipc_mode != Some(IpcMode::Shareable) {
                     return Err(Error::Conflict(format!(
                         "failed to join IPC namespace: container {other}: non-shareable IPC (hint: use IpcMode:shareable for the donor container)"
                     )));

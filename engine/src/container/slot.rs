@@ -57,6 +57,8 @@ pub(crate) struct Life {
 pub(super) struct Volatile {
     pub(super) shim: Option<Arc<Shim>>,
     pub(super) stopped_by_user: bool,
+    /// The daemon stops, and the container with it: no policy starts it again before the next daemon does.
+    pub(super) ends_with_daemon: bool,
     /// Attached before the start.
     pub(super) pending: Vec<Pending>,
     pub(super) detach_network: bool,

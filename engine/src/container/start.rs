@@ -256,7 +256,9 @@ impl Engine {
                 let _timer = self.metrics().network.allocate.start_timer();
                 let userns =
                     self.next_ids(&c.config).map(|ids| Userns { ids, shared: self.shared_userns(c) });
-                let attached = self.networking().attach(&c.id, &c.name, &c.config, userns.as_ref()).await;
+                let networks = self.networking();
+                let attached =
+                    networks.attach(&c.id, &c.name, &c.config, userns.as_ref(), self.linked(c)).await;
                 let a = attached.map_err(|source| Error::Network { id: slot.id.clone(), source })?;
                 slot.update(|c| {
                     c.endpoints.clone_from(&a.endpoints);
@@ -374,7 +376,7 @@ impl Engine {
             ipc: wired.ipc,
             shm: wired.shm,
             uts: if g.host_uts { Namespace::Host } else { Namespace::New },
-            cgroupns: if g.host_cgroupns { Namespace::Host } else { Namespace::New },
+            cgroupns: if g.host_cgroupns == Some(true) { Namespace::Host } else { Namespace::New },
             devices: g.devices.clone(),
             device_rules: g.device_rules.clone(),
             masked_paths: g.masked_paths.clone(),
@@ -396,6 +398,7 @@ impl Engine {
             ..ShimSpec::default()
         };
         devices.apply(&mut spec);
+        self.defaults().with_init(&mut spec);
         Ok(spec)
     }
 }

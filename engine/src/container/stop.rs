@@ -11,6 +11,8 @@ use crate::error::Error;
 use crate::metadata::{Change, Kind};
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+/// What a daemon that stops its containers waits beyond the time that they have, as with Docker.
+const SPARE: Duration = Duration::from_secs(5);
 /// How long the kernel may take to end what was killed.
 const KILL_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -21,24 +23,53 @@ impl Engine {
         if !slot.is_active() {
             return Err(Error::NotRunning { id: slot.id.clone() });
         }
-        let c = slot.container();
-        let timeout = timeout.or(c.config.stop_timeout).unwrap_or(DEFAULT_TIMEOUT);
         self.mark_stopped(&slot).await?;
+        self.end(&slot, timeout.unwrap_or(stop_timeout(&slot))).await
+    }
+
+    async fn end(&self, slot: &Arc<Slot>, timeout: Duration) -> Result<(), Error> {
         if let Some(shim) = slot.shim() {
             match shim.signal(slot.plan.stop_signal).await {
-                Ok(()) => self.tell_signal(&slot, slot.plan.stop_signal),
+                Ok(()) => self.tell_signal(slot, slot.plan.stop_signal),
                 Err(e) => tracing::debug!(container = slot.id, error = %e, "the stop signal was not taken"),
             }
-            self.thaw_to_end(&slot).await;
-            if !self.ends_within(&slot, timeout).await {
-                self.tell_signal(&slot, libc::SIGKILL);
-                self.kill_and_wait(&slot).await?;
+            self.thaw_to_end(slot).await;
+            if !self.ends_within(slot, timeout).await {
+                self.tell_signal(slot, libc::SIGKILL);
+                self.kill_and_wait(slot).await?;
             }
         }
         // Whatever the exit has to tidy up has been tidied up when this lock is free.
         drop(slot.op.lock().await);
-        self.emit(&slot, "stop", &[]);
+        self.emit(slot, "stop", &[]);
         Ok(())
+    }
+
+    /// Ends what runs, as the daemon is about to (dockerd's `live-restore=false`): each container gets the time it has to stop
+    /// by itself. None counts as stopped by a user, so policies start them with the next daemon. After `patience`, and no
+    /// sooner than each has had its time, what still runs is left; none = it is waited for.
+    pub async fn stop_with_daemon(&self, patience: Option<Duration>) {
+        let running: Vec<_> = self.table().all().into_iter().filter(|slot| slot.shim().is_some()).collect();
+        let longest = running.iter().map(|slot| stop_timeout(slot)).max().unwrap_or_default();
+        let stops = running.into_iter().map(|slot| async move {
+            slot.volatile().ends_with_daemon = true;
+            if let Err(e) = self.end(&slot, stop_timeout(&slot)).await {
+                tracing::warn!(container = slot.id, error = %e, "could not be stopped");
+            }
+        });
+        let all = futures::future::join_all(stops);
+        match patience {
+            None => drop(all.await),
+            Some(patience) => {
+                let patience = patience.max(longest.saturating_add(SPARE));
+                if tokio::time::timeout(patience, all).await.is_err() {
+                    tracing::warn!(
+                        seconds = patience.as_secs(),
+                        "containers have not stopped in time, and go on"
+                    );
+                }
+            }
+        }
     }
 
     /// A user wants it stopped: no policy starts it again, also not after a crash from here on.
@@ -143,4 +174,9 @@ impl Engine {
         let Some(shim) = slot.shim() else { return Err(Error::NotRunning { id: slot.id.clone() }) };
         shim.resize(rows, cols).await.map_err(|e| Error::Shim { id: slot.id.clone(), reason: e.to_string() })
     }
+}
+
+/// How long a container has to stop by itself.
+fn stop_timeout(slot: &Slot) -> Duration {
+    slot.container().config.stop_timeout.unwrap_or(DEFAULT_TIMEOUT)
 }

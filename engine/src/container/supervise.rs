@@ -56,7 +56,10 @@ impl Engine {
             ran: Duration::from_nanos(
                 u64::try_from(exit.finished_at_ns.saturating_sub(c.started_at_ns)).unwrap_or(0),
             ),
-            by_user: slot.volatile().stopped_by_user,
+            by_user: {
+                let volatile = slot.volatile();
+                volatile.stopped_by_user || volatile.ends_with_daemon
+            },
             restarts,
             last_delay,
         };

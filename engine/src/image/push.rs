@@ -22,9 +22,6 @@ use super::store::Images;
 use super::upload::send;
 use crate::error::{Error, blocking};
 
-/// Layers uploaded at once, as with Docker.
-const AT_ONCE: usize = 5;
-
 /// What is to be pushed.
 #[derive(Clone, Debug)]
 pub struct PushRequest {
@@ -113,7 +110,7 @@ impl Images {
             once.entry(&layer.descriptor.digest).or_insert(layer);
         }
         futures::stream::iter(once.into_values().map(Ok::<_, Error>))
-            .try_for_each_concurrent(AT_ONCE, |layer| send(session, layer, tell))
+            .try_for_each_concurrent(self.transfers().uploads(), |layer| send(session, layer, tell))
             .await?;
         let config = Outgoing {
             diff_id: String::new(),

@@ -3,7 +3,9 @@
 //! pull that comes back to it goes on from there.
 
 use std::collections::HashMap;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -20,8 +22,10 @@ use super::progress::Progress;
 use super::store::Images;
 use crate::error::{Error, blocking};
 
-/// Layers downloaded at once, as with Docker.
-const AT_ONCE: usize = 3;
+/// Layers downloaded at once where nothing else is said, as with Docker.
+const DOWNLOADS: usize = 3;
+/// Layers uploaded at once by a push, likewise.
+const UPLOADS: usize = 5;
 /// Layers from other nodes that are hashed and unpacked at once. For each two threads wait for what comes, which is
 /// written by a thread, too: the runtime has 512 of them.
 const RECEIVED_AT_ONCE: usize = 64;
@@ -85,6 +89,9 @@ type Key = (Repository, String, String);
 #[derive(Debug)]
 pub(super) struct Transfers {
     turns: Arc<Semaphore>,
+    /// How many turns there are, or will be once those of more have ended.
+    downloads: Mutex<usize>,
+    uploads: AtomicUsize,
     /// Of layers that come from other nodes.
     pub(super) receiving: Arc<Semaphore>,
     running: Mutex<HashMap<Key, Weak<Transfer>>>,
@@ -93,14 +100,49 @@ pub(super) struct Transfers {
 impl Default for Transfers {
     fn default() -> Self {
         Self {
-            turns: Arc::new(Semaphore::new(AT_ONCE)),
+            turns: Arc::new(Semaphore::new(DOWNLOADS)),
+            downloads: Mutex::new(DOWNLOADS),
+            uploads: AtomicUsize::new(UPLOADS),
             receiving: Arc::new(Semaphore::new(RECEIVED_AT_ONCE)),
             running: Mutex::default(),
         }
     }
 }
 
+impl Transfers {
+    /// Layers that one push sends at once.
+    pub(super) fn uploads(&self) -> usize {
+        self.uploads.load(Ordering::Relaxed)
+    }
+}
+
 impl Images {
+    /// From now on so many layers are downloaded at once, and so many uploaded by each push; none = as with Docker. What is
+    /// under way goes on.
+    pub fn limit_transfers(&self, downloads: Option<NonZeroUsize>, uploads: Option<NonZeroUsize>) {
+        let transfers = self.transfers();
+        transfers.uploads.store(uploads.map_or(UPLOADS, NonZeroUsize::get), Ordering::Relaxed);
+        let wanted = downloads.map_or(DOWNLOADS, NonZeroUsize::get).min(Semaphore::MAX_PERMITS);
+        let before = {
+            let mut now = transfers.downloads.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *now, wanted)
+        };
+        if wanted > before {
+            transfers.turns.add_permits(wanted - before);
+            return;
+        }
+        let turns = transfers.turns.clone();
+        for _ in wanted..before {
+            let turns = turns.clone();
+            // As they become free.
+            tokio::spawn(async move {
+                if let Ok(turn) = turns.acquire_owned().await {
+                    turn.forget();
+                }
+            });
+        }
+    }
+
     /// The transfer of a layer, begun now unless somebody has begun it.
     pub(super) fn transfer(&self, session: &Session, wanted: &Wanted) -> Followed {
         let digest = wanted.descriptor.digest.clone();

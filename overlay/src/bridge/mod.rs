@@ -1,15 +1,19 @@
 //! Local bridge networks: the networks themselves, their addresses, and the ports published from them.
 
+mod default;
 mod ipam;
 mod options;
+mod pools;
 mod ports;
 mod v6;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-pub use ipam::{free_address, free_subnet};
-pub use options::check_interface;
+pub use default::{Changed, DefaultBridge};
+pub use ipam::free_address;
+pub use options::{check as check_options, check_interface};
+pub use pools::{Pool, Pools};
 pub use ports::{Ports, Wanted};
 pub use v6::plan as plan6;
 
@@ -32,6 +36,8 @@ pub struct Surroundings {
     pub taken6: Vec<Cidr6>,
     /// Random, and always the same on one host.
     pub host: u64,
+    /// What networks are cut from that ask for no range.
+    pub pools: Pools,
 }
 
 /// Checks the request against what there is and makes the network's record.
@@ -53,7 +59,7 @@ pub fn plan(state: &State, spec: &BridgeSpec, names: &Names, around: &Surroundin
             let swarm = state.swarm.iter().flat_map(|s| s.desired.networks.values());
             let used: Vec<_> =
                 around.taken.iter().copied().chain(ours).chain(swarm.map(|n| n.subnet)).collect();
-            Some(free_subnet(&used).ok_or_else(|| Error::NoSubnet(spec.name.clone()))?)
+            Some(around.pools.free(&used).ok_or_else(|| Error::NoSubnet(spec.name.clone()))?)
         }
     };
     if let (Some(gateway), Some(subnet)) = (spec.gateway, subnet)
@@ -123,6 +129,7 @@ pub fn plan(state: &State, spec: &BridgeSpec, names: &Names, around: &Surroundin
         source: options.source,
         source6: options.source6,
         inhibited: options.inhibited,
+        foreign: false,
         guests: options.prefix.unwrap_or_default(),
         host_binding: options.host_binding,
         direct,

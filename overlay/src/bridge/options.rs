@@ -5,11 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::error::{Error, Result};
 
-const NAME: &str = "com.docker.network.bridge.name";
-const ICC: &str = "com.docker.network.bridge.enable_icc";
-const MASQUERADE: &str = "com.docker.network.bridge.enable_ip_masquerade";
-const HOST_BINDING: &str = "com.docker.network.bridge.host_binding_ipv4";
-const MTU: &str = "com.docker.network.driver.mtu";
+pub(super) const NAME: &str = "com.docker.network.bridge.name";
+pub(super) const ICC: &str = "com.docker.network.bridge.enable_icc";
+pub(super) const MASQUERADE: &str = "com.docker.network.bridge.enable_ip_masquerade";
+pub(super) const HOST_BINDING: &str = "com.docker.network.bridge.host_binding_ipv4";
+pub(super) const MTU: &str = "com.docker.network.driver.mtu";
 const IPV4: &str = "com.docker.network.enable_ipv4";
 const IPV6: &str = "com.docker.network.enable_ipv6";
 const MODE: &str = "com.docker.network.bridge.gateway_mode_ipv4";
@@ -137,6 +137,11 @@ fn address<A: std::str::FromStr>(name: &'static str, value: Option<&str>) -> Res
     let family = if name == SOURCE { "IPv4" } else { "IPv6" };
     let parse = |v: &str| v.parse().map_err(|_| invalid(name, v, &format!("it must be an {family} address")));
     value.map(parse).transpose()
+}
+
+/// Checks options that networks are to have which say nothing of them.
+pub fn check(options: &BTreeMap<String, String>) -> Result<()> {
+    Options::read(options).map(drop)
 }
 
 /// The options that mean nothing to a bridge. They are taken as Docker takes them, and shown.

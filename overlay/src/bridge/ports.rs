@@ -94,6 +94,66 @@ impl Ports {
         Ok(bound)
     }
 
+    /// Makes an owner's ports those that are wanted now: what it has of them stays as it is, with the port of the host that
+    /// was found for it, and the rest is given back first. All or none; `relayed` as in [`Ports::retake`]. Those on
+    /// interfaces stay: see [`Ports::follow`].
+    pub fn renew(
+        &mut self,
+        owner: &str,
+        had: &[Bound],
+        wanted: &[Wanted],
+        relayed: bool,
+    ) -> Result<Vec<Bound>> {
+        let (followed, mut left): (Vec<_>, Vec<_>) = had.iter().cloned().partition(|b| b.interface.is_some());
+        let (mut kept, mut fresh) = (Vec::new(), Vec::new());
+        for each in wanted {
+            let publish = &each.publish;
+            let last = publish.host_port_end.max(publish.host_port);
+            let fits = |port: u16| match publish.host_port {
+                0 => port != 0,
+                first => (first..=last).contains(&port),
+            };
+            let mut keep = |host: &IpAddr, good: &dyn Fn(u16) -> bool| {
+                let same = |b: &Bound| {
+                    (&b.protocol, b.container_port, b.host_ip)
+                        == (&publish.protocol, publish.container_port, *host)
+                        && good(b.host_port)
+                };
+                let at = left.iter().position(same)?;
+                kept.push(left.remove(at));
+                kept.last().map(|b| b.host_port)
+            };
+            let mut more = Wanted { hosts: Vec::new(), opened: Vec::new(), ..each.clone() };
+            for host in &each.hosts {
+                match keep(host, &fits) {
+                    // The same for all addresses.
+                    Some(port) => (more.publish.host_port, more.publish.host_port_end) = (port, 0),
+                    None => more.hosts.push(*host),
+                }
+            }
+            more.opened.extend(each.opened.iter().filter(|host| keep(host, &|port| port == 0).is_none()));
+            if !more.hosts.is_empty() || !more.opened.is_empty() {
+                fresh.push(more);
+            }
+        }
+        if let Some(held) = self.held.get_mut(owner) {
+            held.retain(|h| !left.contains(&h.bound));
+        }
+        let taken = match self.take(owner, &fresh) {
+            Ok(taken) => taken,
+            Err(error) => {
+                let lost = self.retake(owner, &left, relayed);
+                lost.iter()
+                    .for_each(|error| tracing::warn!(owner, %error, "a port could not be taken again"));
+                return Err(error);
+            }
+        };
+        kept.extend(taken);
+        kept.sort_by_key(|b| (b.container_port, b.host_ip.is_ipv6(), b.host_port));
+        kept.extend(followed);
+        Ok(kept)
+    }
+
     /// Takes again what an owner had, after a restart; what cannot be taken is returned. `relayed` = its shim holds
     /// those of IPv6. Those on interfaces are left to be followed.
     pub fn retake(&mut self, owner: &str, ports: &[Bound], relayed: bool) -> Vec<Error> {

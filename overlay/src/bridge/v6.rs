@@ -1,6 +1,5 @@
 //! The IPv6 range of a bridge network.
 
-use super::ipam::free_subnet6;
 use super::{Surroundings, within};
 use crate::cidr::{Address as _, Cidr, Cidr6};
 use crate::error::{Error, Result};
@@ -34,7 +33,7 @@ pub fn plan(
         None => {
             let ours = state.local().filter_map(|b| b.v6.as_ref()).map(|r| r.subnet);
             let used: Vec<_> = around.taken6.iter().copied().chain(ours).collect();
-            free_subnet6(around.host, &used).ok_or_else(|| Error::NoSubnet(spec.name.clone()))?
+            around.pools.free6(around.host, &used).ok_or_else(|| Error::NoSubnet(spec.name.clone()))?
         }
     };
     let first = std::net::Ipv6Addr::from_number(subnet.first().number() + 1);

@@ -4,6 +4,7 @@
 //! our own chain, so other firewalls of the host keep their say.
 
 mod idle;
+mod linked;
 mod mesh;
 mod opened;
 mod v6;
@@ -49,6 +50,7 @@ pub fn table(state: &State, names: &Names, maps: &SwarmMaps) -> Table {
         ("confined", confined(state)),
         ("hairpin", hairpin(state)),
         ("opened", opened::ports(state)),
+        ("linked", linked::ports(state)),
         ("mesh_local", mesh::local(state)),
         ("ports_any", ports_any),
         ("ports_one", ports_one),
@@ -224,7 +226,9 @@ fn bridged(state: &State) -> Set {
     let mut set = Set::ranges(&[Field::Interface, Field::Addr]);
     for (bridge, subnet) in bridges(state) {
         let name = interface_key(&bridge.interface);
-        let (first, last) = (subnet.first().octets(), subnet.last().octets());
+        // A bridge of the user's may lead further than to containers.
+        let from = if bridge.foreign { Cidr::all() } else { subnet };
+        let (first, last) = (from.first().octets(), from.last().octets());
         set.add_range(vip::key(&[&name, &first]), vip::key(&[&name, &last]));
     }
     for (bridge, addr) in link_local(state) {
@@ -379,6 +383,7 @@ fn guard(state: &State, maps: &SwarmMaps, links: &Links) -> Chain {
         Rule::to("same network").pair_in("same_network").accept(),
         Rule::to("from a host of the swarm").iif(&links.tunnel).source_in("nodes").accept(),
     ]);
+    rules.extend(linked::admitted(state, Rule::to));
     rules.extend(mesh::admitted(Family::V4, mesh, links));
     for (bridge, subnet) in bridges(state).filter(|(b, _)| !b.internal) {
         if bridge.open {

@@ -139,7 +139,9 @@ fn bridged(state: &State) -> Set {
     let mut set = Set::ranges(&[Field::Interface, Field::Addr6]);
     for (bridge, subnet) in networks(state) {
         let name = interface_key(&bridge.interface);
-        for range in [subnet, LINK_LOCAL, NOBODY] {
+        // A bridge of the user's may lead further than to containers.
+        let all = [subnet, LINK_LOCAL, NOBODY];
+        for range in if bridge.foreign { vec![Cidr6::all()] } else { all.to_vec() } {
             let first = key(&[&name, &range.first().octets()]);
             set.add_range(first, key(&[&name, &range.last().octets()]));
         }

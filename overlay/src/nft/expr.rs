@@ -275,6 +275,14 @@ impl Builder {
         self.source(R0).destination(second).lookup(set, None, false)
     }
 
+    /// `meta l4proto . ip saddr . ip daddr . th dport` is in the set.
+    pub fn link_in(self, set: &str) -> Self {
+        let second = self.after(R0 + 1);
+        let port = self.after(second);
+        let rule = self.meta(META_L4PROTO, R0).source(R0 + 1).destination(second);
+        rule.payload(2, 2, 2, port).lookup(set, None, false)
+    }
+
     /// `meta l4proto . ip daddr . th dport` is in the set.
     pub fn port_in(self, set: &str) -> Self {
         let port = self.after(R0 + 1);

@@ -63,7 +63,7 @@ impl DataPlane {
         let Some(record) = record else { return Ok(()) };
         self.inner.end_names(container_id).await;
         self.inner.refresh_zones(Some(&record));
-        let has_rules = record.has_rules();
+        let has_rules = self.inner.has_rules(&record);
         let inner = self.inner.clone();
         let unplugged = blocking("disconnecting a container", move || inner.disconnect(&record)).await;
         let rules = if has_rules { self.inner.commit(generation).await } else { Ok(()) };
@@ -81,6 +81,16 @@ impl DataPlane {
             errors.extend(self.detach(&id).await.err());
         }
         Error::gather(errors)
+    }
+}
+
+/// What kept a container's ports from being published.
+pub(super) fn unprogrammed(record: &Record, source: Error) -> Error {
+    let place = record.way().or(record.way6());
+    Error::Unprogrammed {
+        container: record.name.clone(),
+        endpoint_id: place.map(|m| m.endpoint.endpoint_id.clone()).unwrap_or_default(),
+        source: source.into(),
     }
 }
 
@@ -117,7 +127,7 @@ impl Inner {
         if known && netns::is_pinned(&self.pins.join(id)) {
             return Ok((record, None));
         }
-        let outcome = self.connect_planned(request, &mut record);
+        let outcome = self.connect_planned(&mut record);
         if outcome.is_err() {
             self.reaper.expect(&hosts(&record));
             self.change(|state| state.containers.remove(id));
@@ -129,17 +139,12 @@ impl Inner {
         Ok((record, generation))
     }
 
-    fn connect_planned(&self, request: &AttachRequest, record: &mut Record) -> Result<Option<u64>> {
+    fn connect_planned(&self, record: &mut Record) -> Result<Option<u64>> {
         let id = &record.container_id;
         self.ports().release(id);
-        let wanted = self.published(request, record)?;
-        let unprogrammed = |record: &Record, source: Error| {
-            let place = record.way().or(record.way6());
-            let endpoint_id = place.map(|m| m.endpoint.endpoint_id.clone()).unwrap_or_default();
-            Error::Unprogrammed { container: record.name.clone(), endpoint_id, source: source.into() }
-        };
+        let wanted = self.published(record)?;
         record.ports = self.ports().take(id, &wanted).map_err(|e| unprogrammed(record, e))?;
-        record.doors = request.ports.iter().filter_map(DoorPort::of).collect();
+        record.doors = record.asked.iter().filter_map(DoorPort::of).collect();
         if !record.doors.is_empty() {
             let names = record.doors.iter().map(|d| d.interface.clone()).collect();
             let (held, failed) = self.hold_doors(record, &addresses(&names)?);
@@ -148,7 +153,7 @@ impl Inner {
             }
             record.ports.extend(held);
         }
-        record.relayed = record.is_to_be_relayed();
+        record.relayed = !self.options.without_relays && record.is_to_be_relayed();
         if record.relayed {
             self.ports().hand_over(id);
         }
@@ -156,7 +161,13 @@ impl Inner {
         self.store.save_container(record)?;
         // The endpoints' rules come with the veth there: no address opens before it has its owner.
         let (_, generation) = self.change(|state| state.containers.insert(id.clone(), record.clone()));
-        Ok(record.has_rules().then_some(generation))
+        Ok(self.has_rules(record).then_some(generation))
+    }
+
+    /// Whether there are rules of a container's own: see [`Record::has_rules`], and those of links that lead to it.
+    pub(super) fn has_rules(&self, record: &Record) -> bool {
+        let leads_here = |r: &Record| r.linked.iter().any(|l| l.container_id == record.container_id);
+        record.has_rules() || self.state().containers.values().any(leads_here)
     }
 
     fn disconnect(self: &Arc<Self>, record: &Record) -> Result<()> {
@@ -191,7 +202,7 @@ impl Inner {
     /// The ports asked for, with the addresses of the host: where none is given, those that the container's network
     /// publishes on, and those of all families that the host has. Where a network translates nothing, an address of the
     /// host says no more than the family, as with Docker.
-    fn published(&self, request: &AttachRequest, record: &Record) -> Result<Vec<Wanted>> {
+    pub(super) fn published(&self, record: &Record) -> Result<Vec<Wanted>> {
         let state = self.state();
         let bridge = |place: Option<&Membership>| {
             place.and_then(|m| state.bridges.values().find(|b| b.id == m.endpoint.network_id))
@@ -206,7 +217,8 @@ impl Inner {
         let any = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
         let place = |publish: &Publish| {
             // By the kernel, or by the shim.
-            let six = six || (four && publish.protocol != "sctp" && sysctl::has_ipv6());
+            let relayed = !self.options.without_relays && publish.protocol != "sctp" && sysctl::has_ipv6();
+            let six = six || (four && relayed);
             let refuse = |reason: String| {
                 let (port, protocol) = (publish.container_port, publish.protocol.clone());
                 Err(Error::Unpublishable { port, protocol, reason })
@@ -237,7 +249,7 @@ impl Inner {
         if !four && !six && record.is_direct() {
             return Ok(Vec::new());
         }
-        request.ports.iter().map(place).collect()
+        record.asked.iter().map(place).collect()
     }
 
     /// Whether the state has moved on since this repair was planned.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::doors::addresses;
 use super::{DataPlane, Inner, blocking};
 use crate::error::{Error, Result};
 use crate::model::{Attached, Join};
@@ -78,7 +79,7 @@ impl DataPlane {
 
     /// Rules and names of a container that went from one record to another.
     async fn publish(&self, old: &Record, new: &Record, generation: u64) -> Result<()> {
-        if old.has_rules() || new.has_rules() {
+        if old.has_rules() || self.inner.has_rules(new) {
             self.inner.commit(generation).await?;
         }
         if new.has_dns() {
@@ -97,14 +98,13 @@ impl Inner {
         decide: impl Fn(&Inner, &crate::state::State, &Record) -> Result<Record>,
     ) -> Result<(Record, Record, u64)> {
         let _alone = self.busy.hold(id);
-        let (planned, generation) = self.change(|state| {
+        let (planned, _) = self.change(|state| {
             let old = state
                 .containers
                 .get(id)
                 .cloned()
                 .ok_or_else(|| Error::NotConnected { container: id.to_owned(), network: "any".to_owned() })?;
-            let mut new = decide(self, state, &old)?;
-            new.relayed |= new.is_to_be_relayed();
+            let new = decide(self, state, &old)?;
             let kept = |host: &String| new.interfaces.iter().any(|i| i.host == *host);
             let leaving: Vec<String> =
                 old.interfaces.iter().map(|i| i.host.clone()).filter(|host| !kept(host)).collect();
@@ -112,20 +112,61 @@ impl Inner {
             state.containers.insert(id.to_owned(), new.clone());
             Ok::<_, Error>((old, new, leaving))
         });
-        let (old, new, leaving) = planned?;
+        let (old, mut new, leaving) = planned?;
         let pin = self.pins.join(id);
+        if let Err(error) = self.rebind(&old, &mut new) {
+            self.change(|state| state.containers.insert(id.to_owned(), old));
+            self.reaper.keep(&leaving);
+            return Err(error);
+        }
         let wired = reconcile::rewire(&old, &new, &pin).and_then(|()| self.store.save_container(&new));
         self.reaper.remove(&leaving);
         if let Err(error) = wired {
             self.change(|state| state.containers.insert(id.to_owned(), old.clone()));
+            self.bind_back(&new, &old);
             return Err(match reconcile::rewire(&new, &old, &pin) {
                 Ok(()) => error,
                 Err(more) => Error::Several(vec![error, more]),
             });
         }
-        if new.relayed && !old.relayed {
+        let (_, generation) = self.change(|state| state.containers.insert(id.to_owned(), new.clone()));
+        if new.relayed {
             self.ports().hand_over(id);
         }
         Ok((old, new, generation))
+    }
+
+    /// Binds a container's ports as the networks have it that it is in now: one network may translate them from the host's,
+    /// and another open them at the container's own address. Without a way out, they stay as they are.
+    fn rebind(&self, old: &Record, new: &mut Record) -> Result<()> {
+        let reached = new.target().is_some() || new.target6().is_some();
+        if !new.asked.is_empty() && reached {
+            let wanted = self.published(new)?;
+            let renewed = self.ports().renew(&new.container_id, &old.ports, &wanted, old.relayed);
+            new.ports = renewed.map_err(|e| super::attach::unprogrammed(new, e))?;
+            if !new.doors.is_empty() {
+                let names = new.doors.iter().map(|d| d.interface.clone()).collect();
+                let (held, failed) = self.hold_doors(new, &addresses(&names)?);
+                for error in failed {
+                    tracing::warn!(container = new.name, %error, "a port is not open on an address of its interface");
+                }
+                new.ports.retain(|p| p.interface.is_none());
+                new.ports.extend(held);
+            }
+        }
+        new.relayed = (old.relayed || !self.options.without_relays) && new.is_to_be_relayed();
+        Ok(())
+    }
+
+    /// Gives a container the ports back that it had.
+    fn bind_back(&self, new: &Record, old: &Record) {
+        if new.ports == old.ports {
+            return;
+        }
+        let mut ports = self.ports();
+        ports.release(&old.container_id);
+        for error in ports.retake(&old.container_id, &old.ports, old.relayed) {
+            tracing::warn!(container = old.name, %error, "a port could not be taken again");
+        }
     }
 }

@@ -1,11 +1,10 @@
 //! Networks of this host alone: made, removed, shown.
 
 use super::{DataPlane, Inner, blocking};
-use crate::bridge::{self, Surroundings};
-use crate::cidr::Cidr;
+use crate::bridge::{self, Changed, Surroundings};
 use crate::desired::Network;
 use crate::error::{Error, Result};
-use crate::link::{Links, step};
+use crate::link::Links;
 use crate::model::{BridgeInfo, BridgeSpec, Member};
 use crate::state::{Bridge, DEFAULT_BRIDGE, State};
 use crate::{direct, isolation, nft, reconcile, sysctl};
@@ -17,7 +16,7 @@ impl DataPlane {
         let inner = self.inner.clone();
         let (made, generation) = blocking("making a bridge network", move || {
             let mut host = Links::open()?;
-            let around = inner.surroundings(&mut host)?;
+            let around = inner.surroundings(&mut host, None)?;
             let bridge = bridge::plan(&inner.state(), &spec, &inner.names, &around)?;
             if bridge.direct.is_some() {
                 return inner.make_direct(&mut host, bridge);
@@ -132,12 +131,14 @@ fn find(state: &State, key: &str) -> Result<Bridge> {
 }
 
 impl Inner {
-    /// What this host routes already.
-    fn surroundings(&self, host: &mut Links) -> Result<Surroundings> {
+    /// What this host routes already, other than by one interface.
+    fn surroundings(&self, host: &mut Links, besides: Option<u32>) -> Result<Surroundings> {
+        let elsewhere = |index: u32| Some(index) != besides;
         Ok(Surroundings {
-            taken: host.routes()?.into_iter().map(|(_, r)| r.to).collect(),
-            taken6: host.routes()?.into_iter().map(|(_, r)| r.to).collect(),
+            taken: host.routes()?.into_iter().filter(|(i, _)| elsewhere(*i)).map(|(_, r)| r.to).collect(),
+            taken6: host.routes()?.into_iter().filter(|(i, _)| elsewhere(*i)).map(|(_, r)| r.to).collect(),
             host: nft::digest(self.public_key.as_bytes()),
+            pools: self.options.pools.clone(),
         })
     }
 
@@ -177,46 +178,46 @@ impl Inner {
         reconcile::make_bridge(host, bridge).map(drop)
     }
 
-    /// Gives the default bridge network IPv6, or takes it away, as the daemon was told.
+    /// Makes the default bridge network what the daemon was told, where no container is in it; else says what waits.
     pub(super) fn settle_default(&self) -> Result<()> {
-        let Some(mut bridge) = self.state().bridges.get(DEFAULT_BRIDGE).cloned() else { return Ok(()) };
-        let options = &self.options;
-        let subnet = options.default_subnet6.map(|s| s.network());
-        let as_told = match &bridge.v6 {
-            Some(v6) => options.default_ipv6 && subnet.is_none_or(|s| s == v6.subnet),
-            None => !options.default_ipv6,
+        let mut others = self.state().clone();
+        let held = others.bridges.remove(DEFAULT_BRIDGE);
+        let told = &self.options.default_bridge;
+        let mut host = Links::open()?;
+        let wanted = match told.absent {
+            true => None,
+            false => {
+                let own = held.as_ref().map(|b| host.find(&b.interface)).transpose()?.flatten();
+                let around = self.surroundings(&mut host, own.map(|link| link.index))?;
+                Some(told.wanted(held.as_ref(), &others, &self.names, &around, &mut host)?)
+            }
         };
-        if as_told {
+        if held == wanted {
             return Ok(());
         }
-        if !bridge::info(&self.state(), &bridge).containers.is_empty() {
+        if let Some(held) = &held
+            && !bridge::info(&self.state(), held).containers.is_empty()
+        {
+            let changed = wanted.as_ref().map_or(vec!["bridge"], |wanted| Changed::between(held, wanted).0);
             tracing::warn!(
-                "the default bridge network's IPv6 stays as it is while containers are in it: stop them, and start the daemon again"
+                "containers are in the default bridge network, which stays as it is: stop them and start the daemon again for {} to take effect",
+                changed.join(", ")
             );
             return Ok(());
         }
-        let mut host = Links::open()?;
-        let spec = BridgeSpec {
-            name: DEFAULT_BRIDGE.into(),
-            ipv6: options.default_ipv6,
-            subnet6: subnet,
-            ..BridgeSpec::default()
-        };
-        let gone = bridge.v6.take();
-        let around = self.surroundings(&mut host)?;
-        let others = {
-            let mut state = self.state().clone();
-            state.bridges.remove(DEFAULT_BRIDGE);
-            state
-        };
-        bridge.v6 = bridge::plan6(&others, &spec, None, true, &around)?;
-        self.save_with(|bridges| drop(bridges.insert(bridge.name.clone(), bridge.clone())))?;
-        self.change(|state| state.bridges.insert(bridge.name.clone(), bridge.clone()));
-        if let (Some(gone), Some(link)) = (gone, host.find(&bridge.interface)?) {
-            let addr = Cidr { addr: gone.gateway, len: gone.subnet.len };
-            host.run(vec![step::drop_address(link.index, addr)], &[nix::errno::Errno::EADDRNOTAVAIL])?;
+        // What is left of it after a crash from here on is removed with the next start.
+        if let Some(held) = held.filter(|b| !b.foreign) {
+            host.delete(&held.interface)?;
         }
-        Ok(())
+        self.save_with(|bridges| match &wanted {
+            Some(wanted) => drop(bridges.insert(wanted.name.clone(), wanted.clone())),
+            None => drop(bridges.remove(DEFAULT_BRIDGE)),
+        })?;
+        self.change(|state| match &wanted {
+            Some(wanted) => drop(state.bridges.insert(wanted.name.clone(), wanted.clone())),
+            None => drop(state.bridges.remove(DEFAULT_BRIDGE)),
+        });
+        wanted.map_or(Ok(()), |wanted| self.raise_bridge(&mut host, &wanted))
     }
 
     /// Saves the bridges as they are with one change, which the state gets later.

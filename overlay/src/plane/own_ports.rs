@@ -81,7 +81,7 @@ impl Inner {
             let before = record.ports.clone();
             record.ports.retain(|p| p.interface.is_none());
             record.ports.extend(held);
-            record.relayed |= record.is_to_be_relayed();
+            record.relayed |= !self.options.without_relays && record.is_to_be_relayed();
             if record.ports == before {
                 continue;
             }

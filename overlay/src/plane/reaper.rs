@@ -23,6 +23,12 @@ impl Reaper {
         self.leaving.lock().unwrap_or_else(PoisonError::into_inner).extend(links.iter().cloned());
     }
 
+    /// Says that these stay after all, once the state knows them again.
+    pub fn keep(&self, links: &[String]) {
+        self.leaving.lock().unwrap_or_else(PoisonError::into_inner).retain(|l| !links.contains(l));
+        self.idle.notify_waiters();
+    }
+
     /// Removes them. Blocks.
     pub fn remove(&self, links: &[String]) {
         let outcome = Links::open().map(|mut host| {

@@ -10,7 +10,10 @@ use std::sync::Mutex;
 use super::mesh;
 use super::six::{Held6, forward6, routed6, tunnel6};
 use super::way::{Way, differences};
-use super::wire::{SETTINGS, SETTINGS6, host_routes, isolates, make_bridge, ours, port_steps, settle6, wire};
+use super::wire::{
+    SETTINGS, SETTINGS6, answers_for_others, host_routes, isolates, make_bridge, ours, port_steps, settle6,
+    wire,
+};
 use crate::cidr::Cidr;
 use crate::direct;
 use crate::error::{Error, Result};
@@ -126,7 +129,9 @@ pub fn plan(state: &State, names: &Names, pins: &Path, leaving: &BTreeSet<String
         let fine = links.get(&bridge.interface).is_some_and(|link| {
             let addressed6 = bridge.hosted6().is_none_or(|a| addresses6.contains(&(link.index, a)));
             let settled6 = bridge.v6.is_none() || (addressed6 && settled6(&bridge.interface));
-            link.up && addressed && settled(&bridge.interface) && settled6
+            // Of one of the user's, addresses are the user's business, too.
+            let whole = bridge.foreign || (link.up && addressed && settled6);
+            whole && settled(&bridge.interface) && answers_for_others(bridge)
         });
         if !fine {
             repairs.push(Repair::Bridge(Box::new(bridge.clone())));

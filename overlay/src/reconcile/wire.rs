@@ -274,9 +274,20 @@ pub fn ours(name: &str) -> Result<()> {
 pub const SETTINGS: [(&str, &str); 3] =
     [("route_localnet", "1"), ("rp_filter", "0"), ("send_redirects", "0")];
 
-/// Makes a bridge with its address where it is missing, and gives it back.
+/// Makes a bridge with its address where it is missing, and gives it back. One of the user's is looked up, and no more
+/// than its settings are ours.
 pub fn make_bridge(host: &mut Links, network: &Bridge) -> Result<Link> {
     let name = &network.interface;
+    if network.foreign {
+        let found = host.find(name)?.ok_or_else(|| Error::Io {
+            operation: "look up bridge",
+            subject: name.clone(),
+            source: Errno::ENODEV.into(),
+        })?;
+        ours(name)?;
+        answer_for_others(network)?;
+        return Ok(found);
+    }
     let mac = match (&network.v6, network.subnet) {
         (Some(v6), None) => bridge::mac_of6(v6.gateway),
         _ => bridge::mac_of(network.gateway),
@@ -296,5 +307,23 @@ pub fn make_bridge(host: &mut Links, network: &Bridge) -> Result<Link> {
     steps.push(step::set(link.index, None, None));
     host.run(steps, &[])?;
     ours(name)?;
+    answer_for_others(network)?;
     Ok(link)
+}
+
+/// Settings of a bridge whose host answers for its containers: when one looks for another, and at once.
+fn answering(network: &Bridge) -> Vec<(String, &'static str)> {
+    let name = &network.interface;
+    let all = [("conf", "proxy_arp_pvlan", "1"), ("neigh", "proxy_delay", "0")];
+    let all = all.into_iter().filter(|_| network.answers_for_others());
+    all.map(|(kind, key, value)| (format!("ipv4/{kind}/{name}/{key}"), value)).collect()
+}
+
+fn answer_for_others(network: &Bridge) -> Result<()> {
+    answering(network).iter().try_for_each(|(key, value)| sysctl::write(key, value))
+}
+
+/// Whether those settings are as they should be.
+pub fn answers_for_others(network: &Bridge) -> bool {
+    answering(network).iter().all(|(key, value)| sysctl::read(key).as_deref() == Some(*value))
 }

@@ -74,6 +74,8 @@ pub fn plan(state: &State, request: &AttachRequest, names: &Names) -> Result<Rec
         order: Vec::new(),
         ports: Vec::new(),
         doors: Vec::new(),
+        asked: request.ports.clone(),
+        linked: request.linked.clone(),
         relayed: false,
         dns: Dns {
             servers: request.dns_servers.clone(),
@@ -543,6 +545,8 @@ mod tests {
     /// The default routes as (interface, next hop, source).
     fn defaults(interfaces: Vec<Interface>) -> Vec<(usize, String, String)> {
         let record = Record {
+            asked: Vec::new(),
+            linked: Vec::new(),
             container_id: String::new(),
             name: String::new(),
             interfaces,

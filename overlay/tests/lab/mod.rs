@@ -62,8 +62,9 @@ impl Host {
             instance: self.instance.clone(),
             helper_exe: std::env::current_exe().expect("own path"),
             solo: false,
-            default_ipv6: false,
-            default_subnet6: None,
+            default_bridge: Default::default(),
+            pools: Default::default(),
+            without_relays: false,
         }
     }
 

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 use skep_engine::{
-    ContainerConfig, DeviceConfig, DeviceRequest, IpcMode, LogConfig, PidMode, RestartPolicy,
-    in_hosts_cgroup_namespace, parse_size,
+    ContainerConfig, DeviceConfig, DeviceRequest, LogConfig, PidMode, RestartPolicy, cgroup_namespace,
+    ipc_mode, parse_size,
 };
 
 use super::networking::{read_links, read_ports};
@@ -115,15 +115,13 @@ fn read_namespaces(f: &mut Fields, config: &mut ContainerConfig) -> ApiResult<()
     let wrong = |key: &str, value: &str| ApiError::bad_request(format!("invalid {key} mode: {value}"));
     let (pid, ipc) = (f.string("PidMode")?, f.string("IpcMode")?);
     config.pid_mode = PidMode::parse(&pid).ok_or_else(|| wrong("PID", &pid))?;
-    config.ipc_mode = IpcMode::parse(&ipc).ok_or_else(|| wrong("IPC", &ipc))?;
+    config.ipc_mode = ipc_mode(&ipc).map_err(ApiError::bad_request)?;
     config.host_uts = match f.string("UTSMode")?.as_str() {
         "host" => true,
         "" => false,
         mode => return Err(wrong("UTS", mode)),
     };
-    let mode = f.string("CgroupnsMode")?;
-    config.host_cgroupns =
-        in_hosts_cgroup_namespace(&mode).ok_or_else(|| wrong("cgroup namespace", &mode))?;
+    config.host_cgroupns = cgroup_namespace(&f.string("CgroupnsMode")?).map_err(ApiError::bad_request)?;
     Ok(())
 }
 

@@ -163,8 +163,8 @@ fn host_config(c: &Container) -> Value {
         "Privileged": g.privileged,
         "ReadonlyRootfs": g.read_only,
         "ShmSize": g.shm_size.unwrap_or(64 << 20),
-        "CgroupnsMode": if g.host_cgroupns { "host" } else { "private" },
-        "IpcMode": match &g.ipc_mode {
+        "CgroupnsMode": if g.host_cgroupns == Some(true) { "host" } else { "private" },
+        "IpcMode": match g.ipc_mode.as_ref().unwrap_or(&IpcMode::Private) {
             IpcMode::Private => "private".to_owned(),
             IpcMode::None => "none".to_owned(),
             IpcMode::Shareable => "shareable".to_owned(),

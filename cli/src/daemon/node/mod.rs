@@ -57,6 +57,8 @@ pub struct NodeOptions {
     pub exchange: Option<Exchange>,
     /// What they may have here beyond Docker's.
     pub allowed: Vec<Privilege>,
+    /// Where other nodes reach this one, where nobody says.
+    pub advertise_addr: Option<String>,
 }
 
 /// The swarm side of the daemon; a cheap handle.

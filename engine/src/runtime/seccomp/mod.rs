@@ -28,7 +28,7 @@ impl Filter {
             return Ok(None);
         }
         let program = match seccomp {
-            Seccomp::Default => profile::default_program(capabilities),
+            Seccomp::Default | Seccomp::Builtin => profile::default_program(capabilities),
             Seccomp::Unconfined => return Ok(None),
             Seccomp::Profile(json) => profile::custom_program(json, capabilities)?,
         };

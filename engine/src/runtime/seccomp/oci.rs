@@ -20,7 +20,7 @@ pub fn profile(
     match seccomp {
         _ if privileged => Ok(None),
         Seccomp::Unconfined => Ok(None),
-        Seccomp::Default => Ok(Some(built_in(capabilities))),
+        Seccomp::Default | Seccomp::Builtin => Ok(Some(built_in(capabilities))),
         Seccomp::Profile(json) => custom(json, capabilities).map(Some),
     }
 }
