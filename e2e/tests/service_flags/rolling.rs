@@ -65,7 +65,8 @@ fn removed(host: &Host, outcome: Result<()>) -> Result<()> {
     outcome
 }
 
-fn state(host: &Host, name: &str, wanted: &str) -> Result<()> {
+/// Waits until the service's update has come to this.
+pub fn state(host: &Host, name: &str, wanted: &str) -> Result<()> {
     eventually(&format!("its update is {wanted}"), LONG, || {
         prints(host, &format!("service inspect -f '{{{{.UpdateStatus.State}}}}' {name}"), wanted)
     })

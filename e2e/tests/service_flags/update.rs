@@ -272,9 +272,10 @@ pub fn drive(tally: &mut Tally<'_>, lab: &Lab) -> Result<()> {
             if !*another {
                 return see(host, NAME, &[], seen);
             }
-            // The next update is of a service at rest.
+            // The next update is of a service at rest: the leader's last word on this one would be in its way.
             if !matches!(seen, Waits(_)) {
                 container(host, NAME, &before)?;
+                rolling::state(host, NAME, "completed")?;
             }
             see(host, NAME, &before, seen)
         });
@@ -341,12 +342,12 @@ fn max_concurrent(lab: &Lab) -> Result<()> {
 
 fn no_resolve_image(lab: &Lab) -> Result<()> {
     let host = lab.host(1);
-    idle(host, "u-resolve", "")?;
+    idle(host, "u-resolve", "--update-monitor 1ms")?;
     let outcome = [("--no-resolve-image", false), ("", true)].into_iter().try_for_each(|(flags, pinned)| {
         docker(host, &format!("service update -d {flags} --image other u-resolve"))?;
         let image = docker(host, "service inspect -f {{.Spec.TaskTemplate.ContainerSpec.Image}} u-resolve")?;
         ensure!(image.contains("@sha256:") == pinned, "{flags}: {image}");
-        Ok(())
+        rolling::state(host, "u-resolve", "completed")
     });
     docker(host, "service rm u-resolve")?;
     outcome
@@ -384,10 +385,11 @@ fn replicas_max_per_node(lab: &Lab) -> Result<()> {
 
 fn rollback(lab: &Lab) -> Result<()> {
     let host = lab.host(1);
-    idle(host, "u-rollback", "--env A=1 --rollback-monitor 1ms")?;
+    idle(host, "u-rollback", "--env A=1 --update-monitor 1ms --rollback-monitor 1ms")?;
     let outcome = container(host, "u-rollback", &[]).and_then(|first| {
         docker(host, "service update -d --env-add A=2 u-rollback")?;
         let second = container(host, "u-rollback", std::slice::from_ref(&first))?;
+        rolling::state(host, "u-rollback", "completed")?;
         docker(host, "service update -d --rollback u-rollback")?;
         see(host, "u-rollback", &[first, second], &Says("echo $A", "1"))
     });
