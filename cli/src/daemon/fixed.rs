@@ -19,7 +19,7 @@ pub struct FixedArgs {
     /// overlay2
     #[arg(short = 's', long, value_name = "DRIVER")]
     pub storage_driver: Option<String>,
-    /// Features by name: buildkit=false, containerd-snapshotter=false; cdi=false turns devices by CDI off
+    /// Features by name: cdi=false turns devices by CDI off; containerd-snapshotter=false; buildkit has no effect
     #[arg(long = "feature", value_name = "NAME=BOOL")]
     pub features: Vec<String>,
     /// true: networks are made of rules in a table of their own, beside those of the host's firewall
@@ -195,7 +195,8 @@ pub fn decide(args: FixedArgs, file: &File) -> Result<Decided> {
         );
     }
     warnings.extend(selinux(args.selinux_enabled.or(file.selinux_enabled)));
-    Ok(Decided { cdi: features(&args.features, &file.features)?, warnings })
+    let cdi = features(&args.features, &file.features, &mut warnings)?;
+    Ok(Decided { cdi, warnings })
 }
 
 const RULES: &str = "networks, published ports and the swarm are made of nftables rules in a table of Skep's own, which other firewalls of the host judge beside";
@@ -227,7 +228,7 @@ fn selinux(asked: Option<bool>) -> Option<String> {
 }
 
 /// Whether devices can be asked for by CDI.
-fn features(flags: &[String], file: &BTreeMap<String, bool>) -> Result<bool> {
+fn features(flags: &[String], file: &BTreeMap<String, bool>, warnings: &mut Vec<String>) -> Result<bool> {
     let mut all = file.clone();
     for text in flags {
         let (name, value) = text.split_once('=').unwrap_or((text, "true"));
@@ -239,8 +240,10 @@ fn features(flags: &[String], file: &BTreeMap<String, bool>) -> Result<bool> {
         match (name.as_str(), on) {
             ("cdi", on) => cdi = on,
             ("buildkit" | "containerd-snapshotter", false) => {}
-            ("buildkit", true) => bail!(
-                "feature buildkit = true is not supported: builds are those of the classic builder's protocol (`docker build` with DOCKER_BUILDKIT=0, `skep build`); leave it out"
+            // Written in many a file, where it chose the builder of clients that know both.
+            ("buildkit", true) => warnings.push(
+                "feature buildkit = true has no effect: builds are asked for by the classic builder's protocol (`docker build` with DOCKER_BUILDKIT=0, `skep build`)"
+                    .into(),
             ),
             ("containerd-snapshotter", true) => {
                 bail!("feature containerd-snapshotter = true is not supported: {NO_CONTAINERD}; leave it out")
@@ -273,6 +276,8 @@ mod tests {
             "allow-nondistributable-artifacts": ["r.example"] }"#;
         let taken = told(all).expect("the one way");
         assert!(!taken.cdi && taken.warnings[0].contains("allow-nondistributable-artifacts"), "{taken:?}");
+        let buildkit = told(r#"{ "features": { "buildkit": true } }"#).expect("a warning");
+        assert!(buildkit.warnings[0].contains("buildkit = true has no effect"), "{buildkit:?}");
         assert_eq!(told("{}"), Ok(Decided { cdi: true, warnings: Vec::new() }));
         for (json, reason) in [
             (r#"{ "exec-opts": ["native.cgroupdriver=systemd"] }"#, "shims of containers make their cgroups"),
@@ -284,7 +289,7 @@ mod tests {
             (r#"{ "ip-forward": false }"#, "has to forward"),
             (r#"{ "firewall-backend": "iptables" }"#, "use nftables"),
             (r#"{ "allow-direct-routing": true }"#, "trusted_host_interfaces"),
-            (r#"{ "features": { "buildkit": true } }"#, "classic builder"),
+            (r#"{ "features": { "containerd-snapshotter": true } }"#, "no containerd"),
             (r#"{ "features": { "magic": false } }"#, "\"magic\""),
             (r#"{ "authorization-plugins": ["x"] }"#, "no plugins"),
             (r#"{ "userland-proxy-path": "/x" }"#, "userland-proxy-path"),

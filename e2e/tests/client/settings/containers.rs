@@ -106,7 +106,7 @@ fn what_has_one_value_is_refused_by_name_and_judged_without_a_start() -> Result<
         (r#"{ "colour": 1 }"#, &[], "unknown field `colour`"),
         (r#"{ "exec-opts": ["native.cgroupdriver=systemd"] }"#, &[], "native.cgroupdriver=cgroupfs"),
         (r#"{ "iptables": false }"#, &[], "iptables = false is not supported"),
-        (r#"{ "features": { "buildkit": true } }"#, &[], "buildkit = true"),
+        (r#"{ "features": { "buildkit": true } }"#, &[], "configuration OK"),
         (r#"{ "bip": "10.9.0.0/24" }"#, &[], "--bip 10.9.0.0/24"),
         (r#"{ "seccomp-profile": "/no/such" }"#, &[], "/no/such"),
         ("{}", &["--storage-driver", "zfs"], "use overlay2"),
