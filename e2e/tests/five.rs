@@ -38,15 +38,17 @@ fn each_leads_to(lab: &Lab, hosts: &[u32], tasks: usize) -> Result<()> {
     Ok(())
 }
 
-/// What every task of the global service has of its secret.
-fn secrets_are_there(hosts: &[&Host]) -> Result<()> {
-    for host in hosts {
-        let filter = "label=com.docker.swarm.service.name=every";
-        let id = host.docker(&["ps", "-q", "--filter", filter])?;
-        let read = host.docker(&["cp", &format!("{}:/run/secrets/word", id.trim()), "-"])?;
-        ensure!(read.contains("five of five"), "host {}: {read:?}", host.number);
-    }
-    Ok(())
+/// Waits until each host runs its task of the global service, which has the secret.
+fn secrets_are_there(lab: &Lab) -> Result<()> {
+    lab.hosts().iter().try_for_each(|host| {
+        eventually(&format!("host {} has the secret", host.number), LONG, || {
+            let filter = "label=com.docker.swarm.service.name=every";
+            let id = host.docker(&["ps", "-q", "--filter", filter])?;
+            let read = host.docker(&["cp", &format!("{}:/run/secrets/word", id.trim()), "-"])?;
+            ensure!(read.contains("five of five"), "{read:?}");
+            Ok(())
+        })
+    })
 }
 
 #[test]
@@ -65,7 +67,7 @@ fn five_managers_go_on_without_two_say_why_they_wait_without_three_and_come_back
     nodes.dedup();
     ensure!(nodes.len() == 5, "one replica each: {nodes:?}");
     wait_running(one, "every", 5)?;
-    secrets_are_there(&lab.hosts().iter().collect::<Vec<_>>())?;
+    secrets_are_there(&lab)?;
     each_leads_to(&lab, &[1, 2, 3, 4, 5], 5)?;
     let names = inside(lab.host(5), "every", &["busybox", "nslookup", "tasks.web", "127.0.0.11"])?;
     ensure!(names.matches("Address").count() == 6, "five addresses, and the server's: {names}");
@@ -103,7 +105,7 @@ fn five_managers_go_on_without_two_say_why_they_wait_without_three_and_come_back
     all_ready(one)?;
     wait_running(one, "every", 5)?;
     wait_running(one, "web", 5)?;
-    secrets_are_there(&lab.hosts().iter().collect::<Vec<_>>())?;
+    secrets_are_there(&lab)?;
     each_leads_to(&lab, &[1, 2, 3, 4, 5], 5)?;
 
     // A drained node's tasks go to the other four; its global task to nobody.

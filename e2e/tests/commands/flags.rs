@@ -41,7 +41,7 @@ const NO_QUOTA: &str = "--storage-opt is supported only for overlay over xfs wit
 
 /// Flag, arguments (`DISK`: a block device of this machine), how it is seen.
 const SEEN: &[(&str, &str, Seen)] = &[
-    ("add-host", "--add-host db:10.9.8.7", Says("grep db /etc/hosts | tr '\\t' ' '", "10.9.8.7 db")),
+    ("add-host", "--add-host db:10.9.8.7", Says("grep -w db /etc/hosts | tr '\\t' ' '", "10.9.8.7 db")),
     (
         "blkio-weight",
         "--blkio-weight 300",

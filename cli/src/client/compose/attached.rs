@@ -65,6 +65,27 @@ struct Seen {
     ended: Option<i64>,
     /// It runs again since then, in the API's time.
     again: Option<String>,
+    /// When it had ended last, as its state says; nothing where it was made since.
+    finished: String,
+}
+
+/// What `up` ends with: the code of the service that was named, else of the first that ended.
+#[derive(Default)]
+struct Code {
+    code: u8,
+    counted: bool,
+}
+
+impl Code {
+    fn count(&mut self, asked: &Attach, service: &str, ended: i64) {
+        let counts = match &asked.code_from {
+            Some(named) => named == service,
+            None => !self.counted,
+        };
+        if counts {
+            *self = Self { code: u8::try_from(ended).unwrap_or(1), counted: true };
+        }
+    }
 }
 
 struct View<'a> {
@@ -133,6 +154,7 @@ pub async fn run(s: &Session<'_>, project: &Project, mut asked: Attach) -> Resul
             streaming: true,
             ended: None,
             again: None,
+            finished: text(&found["State"], "FinishedAt"),
         };
         view.seen.insert(id.clone(), seen);
         let streams = Streams { stdin: false, stdout: true, stderr: true };
@@ -147,7 +169,7 @@ pub async fn run(s: &Session<'_>, project: &Project, mut asked: Attach) -> Resul
     let mut starting = Box::pin(start::all(s, project, &asked.services));
     let mut started = false;
     let mut stopping: Option<Pin<Box<dyn Future<Output = Result<()>> + '_>>> = None;
-    let (mut code, mut interrupted, mut first) = (0, false, true);
+    let (mut code, mut interrupted) = (Code::default(), false);
     loop {
         let watches = watched.is_some() || watching.is_some();
         if started && stopping.is_none() && view.alive.is_empty() && !watches {
@@ -173,10 +195,7 @@ pub async fn run(s: &Session<'_>, project: &Project, mut asked: Attach) -> Resul
                 let Some(line) = line? else { anyhow::bail!("the daemon has closed its stream of events") };
                 let event: Value = serde_json::from_str(&line)?;
                 let Some((ended, service)) = event_of(&mut view, project, asked, &event).await? else { continue };
-                if asked.code_from.as_deref().is_none_or(|s| s == service) && (asked.code_from.is_some() || first) {
-                    code = u8::try_from(ended).unwrap_or(1);
-                    first = false;
-                }
+                code.count(asked, &service, ended);
                 let ends = match asked.ends {
                     Ends::Last => false,
                     Ends::First => true,
@@ -233,12 +252,25 @@ pub async fn run(s: &Session<'_>, project: &Project, mut asked: Attach) -> Resul
         }
         view.say_ended(&id)?;
     }
+    // A stop may be over before the event of the last end has come.
+    for id in view.alive.clone() {
+        let Some(seen) = view.seen.get_mut(&id) else { continue };
+        let Ok(found) = s.api.get(&format!("{}/json", seen.container.path()), &Query::new()).await else {
+            continue;
+        };
+        let state = &found["State"];
+        if text(state, "Status") == "exited" && text(state, "FinishedAt") != seen.finished {
+            let ended = state["ExitCode"].as_i64().unwrap_or(0);
+            seen.ended = Some(ended);
+            code.count(asked, &seen.container.service, ended);
+        }
+    }
     let left: Vec<String> = view.seen.keys().cloned().collect();
     left.iter().try_for_each(|id| view.say_ended(id))?;
     Ok(match (interrupted, asked.ends, &asked.code_from) {
         (true, ..) => INTERRUPTED,
         (_, Ends::Last, None) => 0,
-        _ => code,
+        _ => code.code,
     })
 }
 
@@ -267,7 +299,8 @@ async fn event_of(
                     let all = found::of(view.s.api, &project.name, &[service]).await?;
                     if let Some(container) = all.into_iter().find(|c| c.id == id) {
                         let name = container.shown(&project.name);
-                        let seen = Seen { container, name, streaming: false, ended: None, again: None };
+                        let (ended, again, finished) = (None, None, String::new());
+                        let seen = Seen { container, name, streaming: false, ended, again, finished };
                         view.seen.insert(id.clone(), seen);
                         view.alive.insert(id.clone());
                         view.follow(&id, "0");
