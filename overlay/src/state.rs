@@ -174,7 +174,8 @@ pub struct Bridge {
     /// The gateway's IPv4 address is for somebody else to have.
     #[serde(default)]
     pub inhibited: bool,
-    /// The interface is the user's: it is there, has its addresses, and is neither made, changed nor removed.
+    /// The interface is the user's: it is there, has its addresses, and is neither made nor removed. Of it, only the kernel's
+    /// settings (sysctls) are changed that ports and ways need.
     #[serde(default)]
     pub foreign: bool,
     /// What the containers' interfaces are called, before their number; empty = `eth`.
@@ -213,9 +214,9 @@ impl Bridge {
     }
 
     /// Whether the host answers for containers that are kept from each other when they look for one another, so that what
-    /// links open passes through it.
+    /// links open passes through it. Not on a bridge of the user's: whoever else is on it would be answered too.
     pub fn answers_for_others(&self) -> bool {
-        self.isolated && self.name == DEFAULT_BRIDGE && self.subnet.is_some()
+        self.isolated && !self.foreign && self.name == DEFAULT_BRIDGE && self.subnet.is_some()
     }
 
     /// What containers send to others by, where they may: an address that the user has named so comes first.

@@ -11,6 +11,9 @@ use skep_overlay::desired::{Address, Cidr};
 
 use super::file::File;
 
+/// The least MTU of a link that IPv6 goes over (RFC 8200, section 5).
+const MTU_OF_IPV6: u32 = 1280;
+
 /// The flags.
 #[derive(Args, Clone, Debug, Default)]
 pub struct BridgeArgs {
@@ -85,7 +88,38 @@ pub fn decide(args: BridgeArgs, file: &File) -> Result<DefaultBridge> {
     if let Some(mtu) = mtu.filter(|mtu| !(576..=65_535).contains(mtu)) {
         bail!("--mtu {mtu}: want 576 to 65535 bytes");
     }
+    if let Some(mtu) = mtu.filter(|mtu| ipv6 && *mtu < MTU_OF_IPV6) {
+        bail!(
+            "--mtu {mtu}: with --ipv6 want at least {MTU_OF_IPV6} bytes, the least that IPv6 goes over (RFC 8200, section 5)"
+        );
+    }
+    let isolated = !args.icc.or(file.icc).unwrap_or(true);
+    let unmasked = !args.ip_masq.or(file.ip_masq).unwrap_or(true);
     let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    let binding = read("ip", text(args.ip, &file.ip))?.filter(|addr| *addr != any);
+    let of_a_network = [
+        ("fixed-cidr", fixed.is_some()),
+        ("fixed-cidr-v6", fixed6.is_some()),
+        ("default-gateway", way.is_some()),
+        ("default-gateway-v6", way6.is_some()),
+        ("ipv6", ipv6),
+        ("mtu", mtu.is_some()),
+        ("icc=false", isolated),
+        ("ip-masq=false", unmasked),
+        ("ip", binding.is_some()),
+    ];
+    if let Some((name, _)) = of_a_network.iter().find(|(_, given)| absent && *given) {
+        bail!(
+            "--{name} does nothing with --bridge=none: there is no default bridge network; leave one of them out"
+        );
+    }
+    if let Some(bridge) = interface.as_deref().filter(|_| isolated && !absent) {
+        bail!(
+            "--icc=false does not go with --bridge={bridge}: the host would answer for others on a bridge of yours, which may \
+             lead to more than containers; leave one of them out, or make a network with \
+             -o com.docker.network.bridge.enable_icc=false"
+        );
+    }
     Ok(DefaultBridge {
         absent,
         interface: interface.filter(|_| !absent),
@@ -97,9 +131,9 @@ pub fn decide(args: BridgeArgs, file: &File) -> Result<DefaultBridge> {
         way6,
         ipv6,
         mtu,
-        isolated: !args.icc.or(file.icc).unwrap_or(true),
-        unmasked: !args.ip_masq.or(file.ip_masq).unwrap_or(true),
-        binding: read("ip", text(args.ip, &file.ip))?.filter(|addr| *addr != any),
+        isolated,
+        unmasked,
+        binding,
     })
 }
 
@@ -157,6 +191,8 @@ mod tests {
         assert_eq!(all.binding, Some(IpAddr::from([127, 0, 0, 1])));
         let none = told(r#"{ "bridge": "none", "ip": "0.0.0.0", "mtu": 0, "bip": "" }"#).expect("none");
         assert_eq!(none, DefaultBridge { absent: true, ..DefaultBridge::default() });
+        told(r#"{ "mtu": 1280, "ipv6": true }"#).expect("the least of IPv6");
+        told(r#"{ "bridge": "br0", "mtu": 1279 }"#).expect("IPv4 alone");
         for (bad, told_of) in [
             (r#"{ "bip": "10.7.0.0/24" }"#, "--bip 10.7.0.0/24: want the host's own address"),
             (r#"{ "bip": "10.7.0.1" }"#, "--bip"),
@@ -172,6 +208,17 @@ mod tests {
             (r#"{ "bip6": "fd07::1/64" }"#, "--bip6 does nothing without --ipv6"),
             (r#"{ "fixed-cidr-v6": "fd07::/64" }"#, "--fixed-cidr-v6 does nothing without --ipv6"),
             (r#"{ "mtu": 100 }"#, "--mtu 100"),
+            (r#"{ "mtu": 1279, "ipv6": true }"#, "--mtu 1279: with --ipv6 want at least 1280"),
+            (r#"{ "bridge": "br0", "icc": false }"#, "--icc=false does not go with --bridge=br0"),
+            (r#"{ "bridge": "none", "mtu": 1400 }"#, "--mtu does nothing with --bridge=none"),
+            (r#"{ "bridge": "none", "icc": false }"#, "--icc=false does nothing with --bridge=none"),
+            (r#"{ "bridge": "none", "ip-masq": false }"#, "--ip-masq=false does nothing with --bridge=none"),
+            (
+                r#"{ "bridge": "none", "fixed-cidr": "10.7.0.0/24" }"#,
+                "--fixed-cidr does nothing with --bridge=none",
+            ),
+            (r#"{ "bridge": "none", "ip": "127.0.0.1" }"#, "--ip does nothing with --bridge=none"),
+            (r#"{ "bridge": "none", "ipv6": true }"#, "--ipv6 does nothing with --bridge=none"),
             (r#"{ "ip": "here" }"#, "--ip \"here\""),
         ] {
             let error = told(bad).expect_err(bad);

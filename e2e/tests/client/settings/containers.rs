@@ -102,7 +102,7 @@ fn what_has_one_value_is_refused_by_name_and_judged_without_a_start() -> Result<
             &[],
             "configuration OK",
         ),
-        ("{}", &["--icc=false", "--iptables", "--ip-forward=true", "-b", "none"], "configuration OK"),
+        ("{}", &["--icc", "--iptables", "--ip-forward=true", "-b", "none"], "configuration OK"),
         (r#"{ "colour": 1 }"#, &[], "unknown field `colour`"),
         (r#"{ "exec-opts": ["native.cgroupdriver=systemd"] }"#, &[], "native.cgroupdriver=cgroupfs"),
         (r#"{ "iptables": false }"#, &[], "iptables = false is not supported"),
