@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::model::{AttachRequest, Attached, Publish};
 use crate::reconcile::{self, Repair};
 use crate::state::{DoorPort, Membership, Record};
-use crate::{netns, routed, sysctl};
+use crate::{netns, routed};
 
 impl DataPlane {
     /// Connects a container; once more for the same container, says how it is connected.
@@ -217,8 +217,7 @@ impl Inner {
         let any = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
         let place = |publish: &Publish| {
             // By the kernel, or by the shim.
-            let relayed = !self.options.without_relays && publish.protocol != "sctp" && sysctl::has_ipv6();
-            let six = six || (four && relayed);
+            let six = six || (four && self.relays(&publish.protocol));
             let refuse = |reason: String| {
                 let (port, protocol) = (publish.container_port, publish.protocol.clone());
                 Err(Error::Unpublishable { port, protocol, reason })

@@ -142,11 +142,13 @@ impl Inner {
         let reached = new.target().is_some() || new.target6().is_some();
         if !new.asked.is_empty() && reached {
             let wanted = self.published(new)?;
+            // Before the old ones are given up: whoever cannot look at the interfaces keeps its ports.
+            let names = new.doors.iter().map(|d| d.interface.clone()).collect();
+            let interfaces = addresses(&names)?;
             let renewed = self.ports().renew(&new.container_id, &old.ports, &wanted, old.relayed);
             new.ports = renewed.map_err(|e| super::attach::unprogrammed(new, e))?;
             if !new.doors.is_empty() {
-                let names = new.doors.iter().map(|d| d.interface.clone()).collect();
-                let (held, failed) = self.hold_doors(new, &addresses(&names)?);
+                let (held, failed) = self.hold_doors(new, &interfaces);
                 for error in failed {
                     tracing::warn!(container = new.name, %error, "a port is not open on an address of its interface");
                 }

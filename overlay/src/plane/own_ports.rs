@@ -51,14 +51,20 @@ impl DoorPort {
 }
 
 impl Inner {
+    /// Whether the shim serves ports of IPv6 for a container that has IPv4 only.
+    pub(super) fn relays(&self, protocol: &str) -> bool {
+        !self.options.without_relays && protocol != "sctp" && sysctl::has_ipv6()
+    }
+
     /// Holds a container's ports on interfaces where those have addresses now; all that are held, and what went wrong.
     pub(super) fn hold_doors(
         &self,
         record: &Record,
         interfaces: &BTreeMap<String, BTreeSet<IpAddr>>,
     ) -> (Vec<Bound>, Vec<Error>) {
-        let wanted = wanted(&self.state(), record, interfaces);
-        let relayed = record.relayed || wanted.iter().any(Bound::is_relayed);
+        let wanted = wanted(&self.state(), record, interfaces, |protocol| self.relays(protocol));
+        let relayed =
+            record.relayed || (!self.options.without_relays && wanted.iter().any(Bound::is_relayed));
         let mut ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
         ports.follow(&record.container_id, &wanted, relayed)
     }
@@ -105,12 +111,15 @@ impl Inner {
 
 /// The ports of a container on the addresses that its interfaces have, by whichever family it is reached: by the kernel, or
 /// of IPv6 by its shim. Where its network translates nothing they are open at its own address instead.
-fn wanted(state: &State, record: &Record, interfaces: &BTreeMap<String, BTreeSet<IpAddr>>) -> Vec<Bound> {
+fn wanted(
+    state: &State,
+    record: &Record,
+    interfaces: &BTreeMap<String, BTreeSet<IpAddr>>,
+    relays: impl Fn(&str) -> bool,
+) -> Vec<Bound> {
     let (untranslated4, untranslated6) = state.untranslated(record);
     let four = record.target().is_some();
-    let six = |port: &DoorPort| {
-        record.target6().is_some() || (four && port.protocol != "sctp" && sysctl::has_ipv6())
-    };
+    let six = |port: &DoorPort| record.target6().is_some() || (four && relays(&port.protocol));
     let reached = |port: &DoorPort, addr: &IpAddr| match addr {
         IpAddr::V4(_) => four && !untranslated4,
         IpAddr::V6(_) => six(port) && !untranslated6,
