@@ -127,7 +127,11 @@ fn network(view: &v1::NetworkView) -> Result<desired::Network, String> {
             public_key: p.wireguard_public_key.clone(),
             keeps_client_address: p.keeps_client_address,
             keeps_client_address6: p.keeps_client_address6,
-            addresses: p.addresses.iter().filter_map(|a| a.parse().ok()).collect(),
+            addresses: p
+                .addresses
+                .iter()
+                .map(|a| a.parse().map_err(|e| text(e, a)))
+                .collect::<Result<_, _>>()?,
             overlay_addr: p.overlay_addr.parse().map_err(|e| text(e, &p.overlay_addr))?,
             overlay_addr6: six(&p.overlay_addr6)?,
         });

@@ -10,6 +10,8 @@ pub const HEARTBEAT_GRACE: u32 = 3;
 pub const MANAGER_PORT: u16 = 2377;
 /// TCP port that nodes hand images to each other on, where it is free (Docker's port for traffic between nodes).
 pub const EXCHANGE_PORT: u16 = 7946;
+/// Addresses of its own that a node tells others of, and that are taken from it, at most: all nodes keep rules about them.
+pub const HOST_ADDRESSES: usize = 256;
 /// UDP port of the WireGuard data path.
 pub const DATA_PATH_PORT: u16 = 4789;
 /// Delay before a failed task is started again (Docker: 5 s).

@@ -1,9 +1,11 @@
 //! What the leader makes of reports: descriptions and states of nodes, statuses of their tasks.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use skep_proto::defaults::HOST_ADDRESSES;
 use skep_proto::v1::{self, NodeState};
 use tonic::Status;
 
@@ -93,7 +95,7 @@ fn outcome(view: &StoreView, request: &v1::ReportRequest) -> Outcome {
             }
             // Also where nothing else changes: something else may still be on its way.
             node.registration += 1;
-            node.description = Some(description.clone());
+            node.description = Some(sound(description.clone()));
             node.addr.clone_from(&report.addr);
             node.data_path_addr.clone_from(&report.data_path_addr);
         }
@@ -106,6 +108,13 @@ fn outcome(view: &StoreView, request: &v1::ReportRequest) -> Outcome {
     nodes.retain(|id, node| view.node(id).is_none_or(|stored| **stored != *node));
     let nodes = nodes.into_values().map(put);
     Outcome { changes: nodes.chain(tasks.into_values().map(put)).collect(), late }
+}
+
+/// A description as managers keep it: all nodes read what it says of addresses, and keep rules about them.
+fn sound(mut description: v1::NodeDescription) -> v1::NodeDescription {
+    description.addresses.retain(|addr| addr.parse::<IpAddr>().is_ok());
+    description.addresses.truncate(HOST_ADDRESSES);
+    description
 }
 
 /// A task's observed state only moves forward, and only its own node may say so.
@@ -136,4 +145,18 @@ fn take_status<'a>(
     let mut task = current.clone();
     task.status = Some(status.clone());
     tasks.insert(&update.task_id, task);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_that_nodes_tell_are_addresses_and_not_too_many() {
+        let many = (0..400u32).map(|n| std::net::Ipv4Addr::from(n + 0x0a00_0000).to_string());
+        let addresses: Vec<String> =
+            ["here".to_owned(), "fd00::1".to_owned()].into_iter().chain(many).collect();
+        let kept = sound(v1::NodeDescription { addresses, ..Default::default() }).addresses;
+        assert_eq!((kept.len(), kept[0].as_str(), kept[1].as_str()), (HOST_ADDRESSES, "fd00::1", "10.0.0.0"));
+    }
 }

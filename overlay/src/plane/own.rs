@@ -11,9 +11,9 @@ use super::{DataPlane, Inner, blocking};
 use crate::cidr::Cidr;
 use crate::error::Result;
 use crate::link::Links;
-use crate::state::State;
+use crate::state::{Bridge, State};
 
-/// So many are told of at most: all nodes keep rules about them.
+/// So many are told of at most, and no more are taken (`skep_proto::defaults::HOST_ADDRESSES`): all nodes keep rules about them.
 const MOST: usize = 256;
 
 impl DataPlane {
@@ -67,17 +67,46 @@ fn of_host(has_ipv6: bool) -> Result<BTreeSet<IpAddr>> {
     Ok(all)
 }
 
-/// Whether it is this host's in one of its own networks.
+/// Whether it is this host's in one of its own networks. A bridge of the user's may lead to others, who know the host by it.
 fn is_of_containers(state: &State, addr: &IpAddr) -> bool {
     let overlay = state.swarm.as_ref().map(|s| &s.desired);
+    let own = state.bridges.values().filter(|b| !b.foreign);
     match addr {
         IpAddr::V4(addr) => {
-            let mut bridges = state.bridges.values().filter_map(|b| b.hosted());
+            let mut bridges = own.filter_map(Bridge::hosted);
             bridges.any(|b| b.addr == *addr) || overlay.and_then(|d| d.overlay_addr) == Some(*addr)
         }
         IpAddr::V6(addr) => {
-            let mut bridges = state.bridges.values().filter_map(|b| b.hosted6());
+            let mut bridges = own.filter_map(Bridge::hosted6);
             bridges.any(|b| b.addr == *addr) || overlay.and_then(|d| d.overlay_addr6) == Some(*addr)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn on(foreign: bool) -> State {
+        let bridge = serde_json::json!({
+            "id": "1", "name": "bridge", "interface": "br0", "subnet": "192.168.7.0/24", "gateway": "192.168.7.2",
+            "internal": false, "mtu": 1500, "foreign": foreign, "labels": {}, "options": {}, "created_at_ns": 0,
+            "isolated": true,
+        });
+        let bridge: Bridge = serde_json::from_value(bridge).expect("a bridge");
+        State { bridges: [(bridge.name.clone(), bridge)].into(), ..State::default() }
+    }
+
+    #[test]
+    fn the_hosts_address_on_a_bridge_of_the_users_is_its_own() {
+        let addr = IpAddr::from([192, 168, 7, 2]);
+        assert!(is_of_containers(&on(false), &addr));
+        assert!(!is_of_containers(&on(true), &addr));
+    }
+
+    #[test]
+    fn the_host_answers_for_others_on_bridges_of_its_own_only() {
+        assert!(on(false).bridges["bridge"].answers_for_others());
+        assert!(!on(true).bridges["bridge"].answers_for_others());
     }
 }
