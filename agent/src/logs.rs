@@ -7,6 +7,7 @@ use skep_engine::{Engine, LogOptions, StdStream};
 use skep_proto::v1::{self, logs_client::LogsClient};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Channel;
 
 use crate::runtime::TASK_LABEL;
@@ -15,24 +16,22 @@ const SERVICE_LABEL: &str = "com.docker.swarm.service.id";
 /// Entries in one message to the manager.
 const BATCH: usize = 256;
 
-/// Serves subscriptions from one manager until the connection ends.
+/// Serves subscriptions from one manager until the connection ends, however it does: a next session gets them anew.
 pub async fn serve(channel: Channel, engine: Engine, node_id: String) -> Result<(), tonic::Status> {
     let mut client = LogsClient::new(channel);
     let mut subscriptions = client.listen_subscriptions(v1::Empty {}).await?.into_inner();
     let mut running = HashMap::new();
     while let Some(subscription) = subscriptions.message().await? {
-        running.retain(|_, task: &mut tokio::task::JoinHandle<()>| !task.is_finished());
+        running.retain(|_, task: &mut AbortOnDropHandle<()>| !task.is_finished());
         if subscription.close {
-            if let Some(task) = running.remove(&subscription.id) {
-                task.abort();
-            }
+            running.remove(&subscription.id);
             continue;
         }
         let publisher =
             Publisher { client: client.clone(), engine: engine.clone(), node_id: node_id.clone() };
-        running.insert(subscription.id.clone(), tokio::spawn(publisher.publish(subscription)));
+        let id = subscription.id.clone();
+        running.insert(id, AbortOnDropHandle::new(tokio::spawn(publisher.publish(subscription))));
     }
-    running.into_values().for_each(|task| task.abort());
     Ok(())
 }
 
