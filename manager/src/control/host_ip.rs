@@ -18,7 +18,8 @@ pub(super) fn check(port: &v1::PortConfig) -> Result<(), Status> {
         ))),
         Some(HostIp::Interface(_)) if port.mode() == v1::PublishMode::Host && port.published_port == 0 => {
             Err(Status::invalid_argument(format!(
-                "{of} is an interface, whose addresses come and go: a port in mode=host that follows them needs a number                  (published=8080)"
+                "{of} is an interface, whose addresses come and go: a port in mode=host that follows them needs a number \
+                 (published=8080)"
             )))
         }
         Some(_) => Ok(()),
@@ -40,4 +41,18 @@ pub(super) fn possible(view: &StoreView, spec: &v1::ServiceSpec) -> Result<(), S
          `docker network create --ingress --driver overlay --ipv6`, or name an IPv4 address",
         port.host_ip, port.published_port
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interface_of_the_host_needs_a_number_and_is_told_so_in_one_line() {
+        let mode = v1::PublishMode::Host.into();
+        let port = v1::PortConfig { host_ip: "eth0".into(), mode, ..Default::default() };
+        let refused = check(&port).expect_err("no number");
+        assert!(refused.message().contains("needs a number (published=8080)"), "{refused}");
+        check(&v1::PortConfig { published_port: 8080, ..port }).expect("a number");
+    }
 }
