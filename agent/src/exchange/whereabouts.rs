@@ -10,9 +10,7 @@ use skep_proto::v1::{ManagersAtRequest, ManagersAtResponse};
 use tonic::{Request, Response, Status};
 
 use super::Exchange;
-
-/// As many managers as no swarm has.
-const MOST: usize = 64;
+use crate::remotes::MOST;
 
 #[tonic::async_trait]
 impl Whereabouts for Exchange {
