@@ -253,10 +253,27 @@ fn repositories_come_by_https_that_is_trusted_and_passwords_are_told_nobody() ->
     let mut wrong = host.skep_command();
     wrong.args(["build", "https://me:wrong@127.0.0.1:8443/private/two.git"]);
     let (ok, said) = run(wrong)?;
-    ensure!(!ok && said.contains("https://me:xxxxx@127.0.0.1") && !said.contains("wrong"), "{said}");
+    ensure!(!ok && said.contains("https://xxxxx:xxxxx@127.0.0.1") && !said.contains("wrong"), "{said}");
     let log = fs::read_to_string(host.log())?;
     ensure!(!log.contains("wrong"), "the password is in the log");
     host.skep(&["build", "-t", "private", "https://me:secret@127.0.0.1:8443/private/two.git"])?;
     ensure!(Image::read(host, "private", &[])?.file("/a")?.content == b"private/two.git");
+    // Nor does it stay where the repository's own directory comes into the image.
+    let (ok, said) = {
+        let url = "https://me:secret@127.0.0.1:8443/private/two.git";
+        fs::write(context.join("Dockerfile"), format!("FROM bb\nADD --keep-git-dir=true {url} /r/\n"))?;
+        run(docker_build(host, &["-t", "kept"], &context))?
+    };
+    ensure!(ok, "{said}");
+    let kept = Image::read(host, "kept", &[])?;
+    let config = String::from_utf8(kept.file("/r/.git/config")?.content.clone())?;
+    ensure!(config.contains("url = https://xxxxx:xxxxx@127.0.0.1:8443/private/two.git"), "{config}");
+    ensure!(kept.file("/r/.git/FETCH_HEAD").is_err() && kept.file("/r/.git/logs/HEAD").is_err());
+    let asked =
+        ["build", "--build-arg", "BUILDKIT_CONTEXT_KEEP_GIT_DIR=yes", "https://127.0.0.1:8443/public.git"];
+    let mut refused = host.skep_command();
+    refused.args(asked);
+    let (ok, said) = run(refused)?;
+    ensure!(!ok && said.contains("BUILDKIT_CONTEXT_KEEP_GIT_DIR") && said.contains("\"yes\""), "{said}");
     lab.down()
 }

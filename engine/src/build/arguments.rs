@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::BuildRequest;
+use crate::error::Error;
+use crate::log_config::parse_bool;
 
 /// Arguments that commands see without `ARG`, and that no image nor cache key tells of unless there is one.
 const PROXIES: [&str; 10] = [
@@ -22,10 +24,15 @@ const PROXIES: [&str; 10] = [
 /// <https://docs.docker.com/reference/dockerfile/#buildkit-built-in-build-args>
 const KEEP_GIT_DIR: &str = "BUILDKIT_CONTEXT_KEEP_GIT_DIR";
 
-/// Whether it does.
-pub(super) fn keeps_git_dir(request: &BuildRequest) -> bool {
-    let given = request.args.get(KEEP_GIT_DIR).cloned().flatten();
-    given.is_some_and(|value| matches!(value.as_str(), "1" | "true"))
+/// Whether it does, in the words of Go's `ParseBool`.
+///
+/// # Errors
+/// It is none of them.
+pub(super) fn keeps_git_dir(request: &BuildRequest) -> Result<bool, Error> {
+    let Some(given) = request.args.get(KEEP_GIT_DIR).and_then(Option::as_deref) else { return Ok(false) };
+    parse_bool(given).ok_or_else(|| {
+        Error::Invalid(format!("build argument {KEEP_GIT_DIR}: want true or false, not {given:?}"))
+    })
 }
 
 /// What `FROM` knows without `ARG`, and stages with it.

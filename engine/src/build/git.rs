@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use skep_registry::Proxies;
 use tokio::process::Command;
 
+use super::credentials;
 use super::ssh::Forwarded;
 use crate::container::evaluate;
 use crate::data_root::{make_dir, remove_tree};
@@ -64,8 +65,8 @@ impl Repository {
         proxies: &Proxies,
     ) -> Result<PathBuf, Error> {
         let bad = |why: String| {
-            let shown = without_password(&self.url);
-            let why = why.replace(&self.url, &shown);
+            let shown = credentials::hidden(&self.url);
+            let why = credentials::hidden(&why.replace(&self.url, &shown));
             Error::Invalid(format!("cannot fetch the repository {shown}: {why}"))
         };
         let wanted = self.reference.as_deref().unwrap_or("HEAD");
@@ -109,6 +110,10 @@ impl Repository {
         let time = time.trim().parse().map_err(|_| bad(format!("its commit is of {time:?}")))?;
         let (work, directory) = (work.to_path_buf(), self.directory.clone().unwrap_or_default());
         let files = blocking(move || {
+            if keep_git {
+                let git = work.join(".git");
+                credentials::forget(&git).map_err(Error::io("take the credentials out of", &git))?;
+            }
             tidy(&work, keep_git, time).map_err(Error::io("tidy up", &work))?;
             let root = Root::at(&work).map_err(Error::io("open", &work))?;
             let real = evaluate(&root, &Path::new("/").join(&directory)).ok();
@@ -120,17 +125,6 @@ impl Repository {
             bad(format!("it has no directory {}", self.directory.as_deref().unwrap_or_default()))
         })
     }
-}
-
-/// A URL as it may be shown.
-fn without_password(url: &str) -> String {
-    let hidden = || {
-        let (scheme, rest) = url.split_once("://")?;
-        let (user, host) = rest.split_once('/').map_or(rest, |(authority, _)| authority).rsplit_once('@')?;
-        let (name, _) = user.split_once(':')?;
-        Some(format!("{scheme}://{name}:xxxxx@{host}{}", &rest[user.len() + 1 + host.len()..]))
-    };
-    hidden().unwrap_or_else(|| url.to_owned())
 }
 
 /// Gives all files one time, and takes git's own away.
@@ -220,19 +214,6 @@ impl Git<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn passwords_are_not_shown() {
-        for (url, shown) in [
-            ("https://me:se@cret@h:1/p@q.git", "https://me:xxxxx@h:1/p@q.git"),
-            ("https://me@h/p", "https://me@h/p"),
-            ("https://h:1/p:q@r", "https://h:1/p:q@r"),
-            ("git@h:p", "git@h:p"),
-            ("https://me:x@h", "https://me:xxxxx@h"),
-        ] {
-            assert_eq!(without_password(url), shown);
-        }
-    }
 
     #[test]
     fn repositories_are_told_from_other_sources() {

@@ -7,6 +7,7 @@ mod cache;
 mod caches;
 mod context;
 mod copy;
+mod credentials;
 mod debug;
 mod fetch;
 mod files;
@@ -119,7 +120,7 @@ impl Engine {
                     true => Some(context::Context::receive(self.root().temporary(), context).await?),
                     false => None,
                 };
-                let keep_git = arguments::keeps_git_dir(&request);
+                let keep_git = arguments::keeps_git_dir(&request)?;
                 (context::Context::fetch(self, url, &request.dockerfile, keep_git).await?, sent)
             }
         };
