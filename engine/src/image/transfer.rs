@@ -131,10 +131,10 @@ impl Images {
             transfers.turns.add_permits(wanted - before);
             return;
         }
-        let turns = transfers.turns.clone();
-        for _ in wanted..before {
-            let turns = turns.clone();
-            // As they become free.
+        // Those that are free go at once, the others as they become free: no more than downloads are under way.
+        let free = transfers.turns.forget_permits(before - wanted);
+        for _ in free..before - wanted {
+            let turns = transfers.turns.clone();
             tokio::spawn(async move {
                 if let Ok(turn) = turns.acquire_owned().await {
                     turn.forget();
