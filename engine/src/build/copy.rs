@@ -187,8 +187,9 @@ fn fitting(
         return Ok(());
     }
     for name in files.names(dir)? {
-        let (path, Some(name)) = (dir.join(&name), name.to_str()) else { continue };
-        let below = format!("{below}{name}");
+        let path = dir.join(&name);
+        // A name that is no UTF-8 fits with the signs that stand for what cannot be read.
+        let below = format!("{below}{}", name.to_string_lossy());
         match glob.matches(&below) {
             true => found.push(path),
             false => fitting(files, &path, &format!("{below}/"), glob, found)?,
@@ -213,7 +214,7 @@ fn expand(files: Files<'_>, at: PathBuf, parts: &[String], found: &mut Vec<PathB
         other => other?,
     };
     for name in names {
-        if name.to_str().is_some_and(|n| glob.matches(n)) {
+        if glob.matches(&name.to_string_lossy()) {
             expand(files, at.join(name), rest, found)?;
         }
     }
