@@ -93,6 +93,12 @@ impl LocalNetworking {
     }
 }
 
+/// Links as the data plane has them.
+fn to_plane(linked: Vec<Linked>) -> Vec<skep_overlay::Linked> {
+    let one = |l: Linked| skep_overlay::Linked { container_id: l.container_id, ports: l.ports };
+    linked.into_iter().map(one).collect()
+}
+
 #[async_trait::async_trait]
 impl Networking for LocalNetworking {
     async fn attach(
@@ -117,10 +123,7 @@ impl Networking for LocalNetworking {
                 name: name.to_owned(),
                 networks,
                 ports: ports(config),
-                linked: linked
-                    .into_iter()
-                    .map(|l| skep_overlay::Linked { container_id: l.container_id, ports: l.ports })
-                    .collect(),
+                linked: to_plane(linked),
                 dns_servers: config.dns.clone(),
                 dns_search: config.dns_search.clone(),
                 dns_options: config.dns_options.clone(),
@@ -172,6 +175,10 @@ impl Networking for LocalNetworking {
         let Ok(bridge) = self.plane.inspect_bridge(DEFAULT_BRIDGE) else { return Vec::new() };
         let v6 = bridge.v6.map(|v6| IpAddr::V6(v6.gateway));
         bridge.gateway.map(IpAddr::V4).into_iter().chain(v6).collect()
+    }
+
+    async fn relink(&self, id: &ContainerId, linked: Vec<Linked>) -> Result<(), NetworkError> {
+        Ok(self.plane.relink(id.as_str(), to_plane(linked)).await?)
     }
 
     async fn rename(&self, id: &ContainerId, name: &str) -> Result<(), NetworkError> {

@@ -59,6 +59,8 @@ pub trait Networking: Send + Sync + 'static {
     async fn ports_changed(&self) -> ContainerId;
     /// The host's addresses as containers reach it (`host-gateway`); none = there is no default bridge network.
     fn host_gateway(&self) -> Vec<IpAddr>;
+    /// Tells what a running container is linked to from now on.
+    async fn relink(&self, id: &ContainerId, linked: Vec<Linked>) -> Result<(), NetworkError>;
     /// Tells a running container's new name.
     async fn rename(&self, id: &ContainerId, name: &str) -> Result<(), NetworkError>;
     /// Removes all that `attach` made. Idempotent; goes on past errors and reports all of them.
@@ -106,6 +108,10 @@ impl Networking for NoNetworks {
 
     fn host_gateway(&self) -> Vec<IpAddr> {
         Vec::new()
+    }
+
+    async fn relink(&self, _: &ContainerId, _: Vec<Linked>) -> Result<(), NetworkError> {
+        Ok(())
     }
 
     async fn rename(&self, _: &ContainerId, _: &str) -> Result<(), NetworkError> {

@@ -13,6 +13,7 @@ mod networks;
 mod own;
 mod own_ports;
 mod reaper;
+mod relink;
 mod solo;
 mod swarm;
 

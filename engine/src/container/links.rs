@@ -96,8 +96,8 @@ impl Engine {
         c.config.links.iter().map(|(to, alias)| format!("/{}:/{}/{alias}", name(to), c.name)).collect()
     }
 
-    /// Removes a link, named `container/alias`, and nothing else. Its line in /etc/hosts goes too; variables stay until
-    /// the next start.
+    /// Removes a link, named `container/alias`, and nothing else. Its line in /etc/hosts goes too, and the way to the ports
+    /// that it opened; variables stay until the next start.
     pub async fn remove_link(&self, name: &str) -> Result<(), Error> {
         let target = self.table().find(name)?;
         let Some((parent, alias)) = name.strip_prefix('/').unwrap_or(name).split_once('/') else {
@@ -116,7 +116,10 @@ impl Engine {
         if c.pid.is_some() {
             let names = names(&target.container(), alias);
             let layout = Layout { dir: self.root().container(&slot.id) };
-            blocking(move || layout.renew_name(&names, &[])).await?;
+            let renamed = blocking(move || layout.renew_name(&names, &[])).await;
+            let relinked = self.networking().relink(&c.id, self.linked(&c)).await;
+            relinked.map_err(|source| Error::Network { id: slot.id.clone(), source })?;
+            renamed?;
         }
         Ok(())
     }

@@ -102,6 +102,12 @@ fn the_default_bridge_is_what_the_daemon_was_told() -> Result<()> {
     );
     let report = host.skep(&["system", "check"])?;
     ensure!(!report.contains("differs"), "{report}");
+    // What a link opens is closed with it, at once.
+    host.docker(&["rm", "--link", "cc/friend"])?;
+    ensure!(asks(host, "cc", "http://10.71.0.128/").is_err(), "a link that is gone opens nothing");
+    host.docker(&["rm", "-f", "cc"])?;
+    run(host, "cc", &["--link", "aa:friend"])?;
+    ensure!(asks(host, "cc", "http://10.71.0.128/")? == "aa", "a link opens what is exposed");
     // The address may be another's next.
     host.docker(&["rm", "-f", "aa"])?;
     run(host, "dd", &[])?;
