@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -81,6 +82,8 @@ struct Inner {
     /// What containers can be made by now.
     runtimes: ArcSwap<Runtimes>,
     closing: CancellationToken,
+    /// The daemon stops, and its containers with it.
+    stops_containers: AtomicBool,
     /// Turns to start: see [`Engine::turn_to_start`].
     starting: Semaphore,
     /// Deletions that nobody waits for but the shutdown.
@@ -176,6 +179,7 @@ impl Engine {
             execs: Execs::default(),
             runtimes,
             closing: CancellationToken::new(),
+            stops_containers: AtomicBool::new(false),
             starting: Semaphore::new(2 * std::thread::available_parallelism().map_or(1, usize::from)),
             cleaning: TaskTracker::new(),
         };
@@ -333,6 +337,16 @@ impl Engine {
     /// is bounded, and who has waited long enough goes without a turn.
     pub(crate) async fn turn_to_start(&self) -> Option<SemaphorePermit<'_>> {
         tokio::time::timeout(LONGEST_TURN, self.0.starting.acquire()).await.ok()?.ok()
+    }
+
+    /// Whether containers end with the daemon, which stops: none is started any more.
+    pub(crate) fn stops_containers(&self) -> bool {
+        self.0.stops_containers.load(Ordering::SeqCst)
+    }
+
+    /// The daemon stops, and its containers with it.
+    pub(crate) fn refuse_starts(&self) {
+        self.0.stops_containers.store(true, Ordering::SeqCst);
     }
 
     pub(crate) fn closing(&self) -> &CancellationToken {

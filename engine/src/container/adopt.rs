@@ -32,7 +32,7 @@ impl Engine {
                 self.finish_removal(record).await?;
                 continue;
             }
-            let was_running = was_running(&record.container);
+            let was_running = was_running(&record.container) || record.ended_with_daemon;
             let slot = Arc::new(Slot::new(record));
             self.table().insert(slot.clone());
             let run = self.find_run(&slot).await;

@@ -141,7 +141,13 @@ impl Engine {
             netns: Default::default(),
             config,
         };
-        let record = Record { container, plan, chain_ids: image.chain_ids, stopped_by_user: false };
+        let record = Record {
+            container,
+            plan,
+            chain_ids: image.chain_ids,
+            stopped_by_user: false,
+            ended_with_daemon: false,
+        };
         let change = Change::put(Kind::Container, id, &record)?;
         let slot = Arc::new(Slot::new(record));
         // The directory and the record are made side by side; a start finds and sweeps one without the other.

@@ -14,7 +14,7 @@ const GOOD_RUN: Duration = Duration::from_secs(10);
 pub(super) struct Ended {
     pub(super) code: i32,
     pub(super) ran: Duration,
-    /// By `stop`, `kill` or `remove`.
+    /// By `stop`, `kill` or `remove`, or as the daemon stops.
     pub(super) by_user: bool,
     /// Restarts so far, in a row.
     pub(super) restarts: u32,
@@ -41,7 +41,8 @@ pub(super) fn next_start(policy: &RestartPolicy, ended: Ended) -> Option<Duratio
     })
 }
 
-/// Whether a container that does not run is started when the daemon starts.
+/// Whether a container that does not run is started when the daemon starts. `was_running` says that it ran until the last
+/// daemon ended, be it that this one ended it.
 pub(super) fn at_daemon_start(
     policy: &RestartPolicy,
     was_running: bool,
@@ -84,5 +85,7 @@ mod tests {
         assert!(at_daemon_start(&RestartPolicy::Always, false, true, 0));
         assert!(!at_daemon_start(&RestartPolicy::UnlessStopped, true, true, 0));
         assert!(!at_daemon_start(&RestartPolicy::OnFailure(0), true, false, 0));
+        assert!(at_daemon_start(&RestartPolicy::OnFailure(0), true, false, 7));
+        assert!(!at_daemon_start(&RestartPolicy::OnFailure(0), false, false, 7));
     }
 }

@@ -23,6 +23,9 @@ pub(crate) struct Record {
     /// Layers, bottom first.
     pub(crate) chain_ids: Vec<String>,
     pub(super) stopped_by_user: bool,
+    /// Its last run was ended because the daemon stopped.
+    #[serde(default)]
+    pub(super) ended_with_daemon: bool,
 }
 
 impl Record {
@@ -57,8 +60,8 @@ pub(crate) struct Life {
 pub(super) struct Volatile {
     pub(super) shim: Option<Arc<Shim>>,
     pub(super) stopped_by_user: bool,
-    /// The daemon stops, and the container with it: no policy starts it again before the next daemon does.
-    pub(super) ends_with_daemon: bool,
+    /// The last run ended as the daemon stopped: for the policy to start it with the next one.
+    pub(super) ended_with_daemon: bool,
     /// Attached before the start.
     pub(super) pending: Vec<Pending>,
     pub(super) detach_network: bool,
@@ -90,7 +93,11 @@ impl Slot {
             id: c.id.0.clone(),
             plan: record.plan,
             chain_ids: record.chain_ids,
-            volatile: Mutex::new(Volatile { stopped_by_user: record.stopped_by_user, ..Volatile::default() }),
+            volatile: Mutex::new(Volatile {
+                stopped_by_user: record.stopped_by_user,
+                ended_with_daemon: record.ended_with_daemon,
+                ..Volatile::default()
+            }),
             op: Arc::default(),
             life: watch::Sender::new(life),
             no_restart: Notify::new(),
@@ -121,11 +128,16 @@ impl Slot {
     }
 
     pub(super) fn record(&self) -> Record {
+        let (stopped_by_user, ended_with_daemon) = {
+            let volatile = self.volatile();
+            (volatile.stopped_by_user, volatile.ended_with_daemon)
+        };
         Record {
             container: Container::clone(&self.container()),
             plan: self.plan.clone(),
             chain_ids: self.chain_ids.clone(),
-            stopped_by_user: self.volatile().stopped_by_user,
+            stopped_by_user,
+            ended_with_daemon,
         }
     }
 

@@ -60,6 +60,9 @@ impl Engine {
         last_delay: Duration,
         restarts: u32,
     ) -> Result<(), Error> {
+        if self.stops_containers() {
+            return Err(Error::ShuttingDown);
+        }
         match slot.container().state {
             ContainerState::Running => return Err(Error::AlreadyStarted { id: slot.id.clone() }),
             ContainerState::Paused => {
@@ -70,7 +73,11 @@ impl Engine {
             }
             _ => {}
         }
-        slot.volatile().stopped_by_user = false;
+        {
+            let mut volatile = slot.volatile();
+            volatile.stopped_by_user = false;
+            volatile.ended_with_daemon = false;
+        }
         let before = slot.container();
         // What a power cut must not undo: that the policy has something to start, and that there was a start at all. A
         // start by the policy changes nothing of that, and what is `--rm` would be gone: neither waits for the disk.

@@ -47,13 +47,21 @@ impl Engine {
 
     /// Ends what runs, as the daemon is about to (dockerd's `live-restore=false`): each container gets the time it has to stop
     /// by itself. None counts as stopped by a user, so policies start them with the next daemon. After `patience`, and no
-    /// sooner than each has had its time, what still runs is left; none = it is waited for.
+    /// sooner than each has had its time, what still runs is left; none = it is waited for. No container starts from here on.
     pub async fn stop_with_daemon(&self, patience: Option<Duration>) {
-        let running: Vec<_> = self.table().all().into_iter().filter(|slot| slot.shim().is_some()).collect();
-        let longest = running.iter().map(|slot| stop_timeout(slot)).max().unwrap_or_default();
-        let stops = running.into_iter().map(|slot| async move {
-            slot.volatile().ends_with_daemon = true;
-            if let Err(e) = self.end(&slot, stop_timeout(&slot)).await {
+        self.refuse_starts();
+        // One that has no process, and nothing under way that may start one, stays so.
+        let may_run = |slot: &Arc<Slot>| slot.shim().is_some() || slot.op.try_lock().is_err();
+        let slots: Vec<_> = self.table().all().into_iter().filter(may_run).collect();
+        let longest = slots.iter().map(|slot| stop_timeout(slot)).max().unwrap_or_default();
+        let stops = slots.into_iter().map(|slot| async move {
+            // A start that was under way is done when this lock is free.
+            if slot.shim().is_none() {
+                drop(slot.op.lock().await);
+            }
+            if slot.shim().is_some()
+                && let Err(e) = self.end(&slot, stop_timeout(&slot)).await
+            {
                 tracing::warn!(container = slot.id, error = %e, "could not be stopped");
             }
         });

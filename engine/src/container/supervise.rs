@@ -51,20 +51,22 @@ impl Engine {
     ) {
         let op = slot.op.lock().await;
         let c = slot.container();
+        let stops = self.stops_containers();
         let ended = Ended {
             code: exit.code,
             ran: Duration::from_nanos(
                 u64::try_from(exit.finished_at_ns.saturating_sub(c.started_at_ns)).unwrap_or(0),
             ),
-            by_user: {
-                let volatile = slot.volatile();
-                volatile.stopped_by_user || volatile.ends_with_daemon
-            },
+            by_user: slot.volatile().stopped_by_user || stops,
             restarts,
             last_delay,
         };
         let delay = next_start(&c.config.restart, ended);
-        slot.volatile().shim = None;
+        {
+            let mut volatile = slot.volatile();
+            volatile.shim = None;
+            volatile.ended_with_daemon = stops;
+        }
         slot.update(|c| {
             c.state = if delay.is_some() { ContainerState::Restarting } else { ContainerState::Exited };
             c.pid = None;
@@ -122,7 +124,8 @@ impl Engine {
     pub(super) async fn restart(&self, slot: &Arc<Slot>, delay: Duration, restarts: u32) {
         self.await_needed(&slot.container()).await;
         let _op = slot.op.lock().await;
-        if slot.container().state != ContainerState::Restarting {
+        // What a daemon that stops leaves waiting is the next one's.
+        if slot.container().state != ContainerState::Restarting || self.stops_containers() {
             return;
         }
         if let Err(e) = self.start_locked(slot, delay, restarts).await {

@@ -19,6 +19,8 @@ fn states(host: &Host) -> Result<String> {
         "policy",
         "plain",
         "stubborn",
+        "failing",
+        "cleanly",
     ])
 }
 
@@ -55,15 +57,43 @@ fn containers_stop_with_a_daemon_that_was_told_so_and_policies_start_them_again(
         "sleep",
         "100000",
     ])?;
-    let pids = host.docker(&["inspect", "-f", "{{.State.Pid}}", "policy", "plain", "stubborn"])?;
+    let cleanly = quits.replace("exit 7", "exit 0");
+    for (name, script) in [("failing", quits), ("cleanly", cleanly.as_str())] {
+        host.docker(&[
+            "run",
+            "-d",
+            "--name",
+            name,
+            "--restart",
+            "on-failure",
+            "busybox",
+            "sh",
+            "-c",
+            script,
+        ])?;
+    }
+    // One that is always about to start again must not do so while the others stop.
+    host.docker(&["run", "-d", "--name", "again", "--restart", "always", "busybox", "sh", "-c", "exit 1"])?;
+    let pids = host.docker(&[
+        "inspect",
+        "-f",
+        "{{.State.Pid}}",
+        "policy",
+        "plain",
+        "stubborn",
+        "failing",
+        "cleanly",
+    ])?;
     host.stop_daemon("-TERM")?;
     for pid in pids.split_whitespace() {
         ensure!(host.exec(&["kill", "-0", pid]).is_err(), "process {pid} outlives the daemon");
     }
     host.start_daemon()?;
-    eventually("the one with a policy runs again, and no other", LONG, || {
+    host.docker(&["rm", "-f", "again"])?;
+    eventually("those whose policy says so run again, and no other", LONG, || {
         let states = states(host)?;
-        ensure!(states == "/policy running 0\n/plain exited 7\n/stubborn exited 137\n", "{states}");
+        let wanted = "/policy running 0\n/plain exited 7\n/stubborn exited 137\n/failing running 0\n/cleanly exited 0\n";
+        ensure!(states == wanted, "{states}");
         Ok(())
     })?;
 
