@@ -16,6 +16,10 @@ use crate::endpoints::Network;
 /// Longest head of a proxy's answer.
 const LONGEST: usize = 16 << 10;
 
+/// Variables that name the proxy towards servers without TLS, and with it.
+const HTTP: [&str; 2] = ["HTTP_PROXY", "http_proxy"];
+const HTTPS: [&str; 2] = ["HTTPS_PROXY", "https_proxy"];
+
 /// Where a proxy is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Proxy {
@@ -54,6 +58,24 @@ impl Proxies {
         Ok(self)
     }
 
+    /// That what is taken from the environment can be understood too, where one of these is empty: who goes by a proxy
+    /// must not get past it by a mistake.
+    ///
+    /// # Errors
+    /// The value of a variable, which is named, is none of a proxy that is spoken to by HTTP.
+    pub fn check_environment(&self) -> Result<(), Error> {
+        for (own, names) in [(&self.http, HTTP), (&self.https, HTTPS)] {
+            let mut told = names.iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
+            if let Some((name, value)) = told.find(|(_, value)| own.is_empty() && !value.is_empty()) {
+                let refused = |why: String| Error::Invalid(format!("{name} of the environment: {why}"));
+                let http = value.into_string().map_err(|_| refused("it is no UTF-8".into()))?;
+                let given = Self { http, ..Self::default() };
+                given.checked().map_err(|e| refused(e.to_string()))?;
+            }
+        }
+        Ok(())
+    }
+
     /// With what the environment says where they are empty: HTTP_PROXY, HTTPS_PROXY, NO_PROXY, or the same in small letters.
     pub fn or_environment(&self) -> Self {
         let or = |told: &String, names: [&str; 2]| match told.is_empty() {
@@ -63,8 +85,8 @@ impl Proxies {
             false => told.clone(),
         };
         Self {
-            http: or(&self.http, ["HTTP_PROXY", "http_proxy"]),
-            https: or(&self.https, ["HTTPS_PROXY", "https_proxy"]),
+            http: or(&self.http, HTTP),
+            https: or(&self.https, HTTPS),
             none: or(&self.none, ["NO_PROXY", "no_proxy"]),
         }
     }
@@ -104,9 +126,28 @@ fn parse(url: &str) -> Option<Proxy> {
         _ => (at, "80"),
     };
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    let authorization =
-        user.map(|u| format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(u)));
+    let authorization = user.map(|user| {
+        // Apart: a sign that is encoded may be the one between them (RFC 3986, 3.2.1; RFC 7617, 2).
+        let (name, password) = user.split_once(':').unwrap_or((user, ""));
+        let both = [decoded(name), b":".to_vec(), decoded(password)].concat();
+        format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(both))
+    });
     Some(Proxy { host: host.to_owned(), port: port.parse().ok()?, authorization })
+}
+
+/// Without percent-encoding (RFC 3986, 2.1). What is none stays as it is.
+fn decoded(text: &str) -> Vec<u8> {
+    let (mut out, mut rest) = (Vec::with_capacity(text.len()), text.as_bytes());
+    while let Some((&first, after)) = rest.split_first() {
+        let digit = |at: usize| after.get(at).and_then(|d| char::from(*d).to_digit(16));
+        let (byte, left) = match (first, digit(0), digit(1)) {
+            (b'%', Some(high), Some(low)) => (u8::try_from(high << 4 | low).unwrap_or(first), &after[2..]),
+            _ => (first, after),
+        };
+        out.push(byte);
+        rest = left;
+    }
+    out
 }
 
 /// `NO_PROXY` is a list of `*`, addresses, networks, and names that cover what is below them too.
@@ -169,6 +210,13 @@ mod tests {
         let proxy = parse("http://u:p@proxy.example:3128/").expect("a proxy");
         assert_eq!((proxy.host.as_str(), proxy.port), ("proxy.example", 3128));
         assert_eq!(proxy.authorization.as_deref(), Some("Basic dTpw"));
+        for (user, both) in
+            [("a%40b:p%3Aq%25", "a@b:p:q%"), ("a%3Ab:c", "a:b:c"), ("me", "me:"), ("%zz:%4", "%zz:%4")]
+        {
+            let proxy = parse(&format!("http://{user}@h")).expect("a proxy");
+            let wanted = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(both));
+            assert_eq!(proxy.authorization, Some(wanted), "{user}");
+        }
         let list = "10.0.0.0/8, .inner.example,r.example:5000";
         for (host, port, spared) in [
             ("localhost", 443, true),

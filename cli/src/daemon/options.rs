@@ -234,6 +234,7 @@ impl Config {
         let bridge = bridge::decide(args.bridge, &file)?;
         let (pools, network_options) = networks::decide(args.networks, &file)?;
         let (transfers, attempts, proxies) = transfers::decide(args.transfers, &file)?;
+        proxies.check_environment()?;
         let lifetime = lifetime::decide(args.lifetime, &file)?;
         defaults.own_oom_score = lifetime.oom_score.is_some();
         // To be judged is not to be made.
