@@ -76,21 +76,26 @@ fn registries_are_reached_by_proxies_and_downloads_are_tried_so_often() -> Resul
     let lab = lab("sp")?;
     let host = lab.host(1);
     busybox(host)?;
-    let _registry = Registry::start(host, "127.0.0.1:5000", &RegistryOptions::default())?;
+    let _registry = Registry::start(host, "0.0.0.0:5000", &RegistryOptions::default())?;
+    // By no address of the loopback network, which is reached without a proxy whatever is told.
+    let spared = format!("{}:5000", host.addr);
     host.docker(&["tag", "busybox", "127.0.0.1:5000/team/busybox"])?;
     host.docker(&["push", "-q", "127.0.0.1:5000/team/busybox"])?;
     let proxy = Proxy::start(host)?;
     told(
         host,
-        "insecure-registries = [\"reg.example:5000\"]\nmax-download-attempts = 2\n\
-         [proxies]\nhttp-proxy = \"http://me:secret@127.0.0.1:3128\"\nhttps-proxy = \"http://127.0.0.1:1\"\nno-proxy = \"127.0.0.0/8\"\n",
+        &format!(
+            "insecure-registries = [\"reg.example:5000\", \"{spared}\"]\nmax-download-attempts = 2\n\
+             [proxies]\nhttp-proxy = \"http://me:secret@127.0.0.1:3128\"\nhttps-proxy = \"http://127.0.0.1:1\"\nno-proxy = \"{}/32\"\n",
+            host.addr
+        ),
     )?;
     shown(
         host,
         &[(
             "proxies",
             &["info", "-f", "{{.HTTPProxy}} {{.HTTPSProxy}} {{.NoProxy}}"],
-            "http://xxxxx:xxxxx@127.0.0.1:3128 http://127.0.0.1:1 127.0.0.0/8",
+            &format!("http://xxxxx:xxxxx@127.0.0.1:3128 http://127.0.0.1:1 {}/32", host.addr),
         )],
     )?;
     // Of what the registry itself is asked without a proxy, all is here.
@@ -111,7 +116,7 @@ fn registries_are_reached_by_proxies_and_downloads_are_tried_so_often() -> Resul
     host.docker(&["run", "--rm", "reg.example:5000/team/busybox", "/bin/busybox", "true"])?;
     // Who is spared is reached without.
     let before = proxy.asked("");
-    host.docker(&["pull", "-q", "127.0.0.1:5000/team/busybox"])?;
+    host.docker(&["pull", "-q", &format!("{spared}/team/busybox")])?;
     ensure!(proxy.asked("") == before, "no-proxy");
     lab.down()
 }
