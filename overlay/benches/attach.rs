@@ -5,22 +5,9 @@ mod lab;
 
 use std::time::{Duration, Instant};
 
-use lab::{Host, ask, assert_same, knock, request, up};
-use skep_overlay::{DataPlane, Publish};
+use lab::{Host, ask, assert_same, in_order, knock, publish, request, up};
 
 const TIMES: usize = 40;
-
-/// `host_port:container_port` over TCP.
-fn publish(host_port: u16, container_port: u16) -> Publish {
-    Publish {
-        protocol: "tcp".into(),
-        container_port,
-        host_ip: None,
-        interface: None,
-        host_port,
-        host_port_end: 0,
-    }
-}
 
 fn report(what: &str, mut times: Vec<Duration>) {
     times.sort_unstable();
@@ -33,7 +20,7 @@ fn main() {
     let list = "ip -o link | cut -d: -f2; nft list ruleset";
     let before = host.sh(list);
     host.run(async {
-        let plane = DataPlane::start(host.options()).await.expect("data plane");
+        let plane = lab::start(&host).await;
         for (what, ports) in [("bridge", false), ("bridge, one published port", true)] {
             let (mut on, mut off) = (Vec::new(), Vec::new());
             for number in 0..TIMES {
@@ -67,6 +54,7 @@ fn main() {
         ask(far.netns(), door, 8080).expect("answer");
         println!("first connection by a published port: {:.2?}", start.elapsed());
         knock(far.netns(), door, 8080).expect("answer");
+        in_order(&plane).await;
         plane.uninstall().await.expect("uninstall");
     });
     assert_same(&before, &host.sh(list));

@@ -7,26 +7,10 @@ mod names;
 
 use std::net::Ipv4Addr;
 
-use lab::{Host, ask, request, serve, up};
-use skep_overlay::{BridgeSpec, DataPlane, Error, Join, Publish};
+use lab::{Host, ask, in_order, publish, request, serve, start, up};
+use skep_overlay::{BridgeSpec, Error, Join, Publish};
 
 const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
-
-async fn start(host: &Host) -> DataPlane {
-    DataPlane::start(host.options()).await.expect("data plane")
-}
-
-/// `host_port:container_port` over TCP.
-fn publish(host_port: u16, container_port: u16) -> Publish {
-    Publish {
-        protocol: "tcp".into(),
-        container_port,
-        host_ip: None,
-        interface: None,
-        host_port,
-        host_port_end: 0,
-    }
-}
 
 fn spec(name: &str, subnet: &str) -> BridgeSpec {
     BridgeSpec { name: name.into(), subnet: Some(subnet.parse().expect("subnet")), ..BridgeSpec::default() }
@@ -47,7 +31,7 @@ fn containers_of_one_bridge_reach_each_other_and_nobody_else() {
         assert_eq!(ask(&a.netns, addr_b, 80), Some(("b".into(), "10.77.1.2".into())));
         assert_eq!(lab::knock(&a.netns, addr_c, 80), None, "networks are apart");
         assert_eq!(ask(host.netns(), addr_c, 80).map(|r| r.0), Some("c".into()));
-        assert_eq!(plane.check().await.expect("check"), Vec::<String>::new());
+        in_order(&plane).await;
         assert!(a.resolv_conf.starts_with("nameserver 127.0.0.11\n"), "{}", a.resolv_conf);
         plane.shutdown().await;
     });
@@ -204,7 +188,7 @@ fn a_restarted_daemon_takes_up_what_it_finds() {
         assert_ne!(next.endpoints[0].addr.expect("IPv4"), addr);
         assert!(plane.inspect_bridge("bridge").expect("bridge").containers.is_empty());
         plane.shutdown().await;
-        assert_eq!(plane.check().await.expect("check"), Vec::<String>::new());
+        in_order(&plane).await;
     });
 }
 
@@ -314,7 +298,7 @@ fn what_cannot_be_is_refused_with_a_reason() {
         plane.detach("n3").await.expect("detach");
         plane.attach(request("full", &["blue=10.77.1.5"])).await.expect("its address is free");
         plane.shutdown().await;
-        assert_eq!(plane.check().await.expect("check"), Vec::<String>::new());
+        in_order(&plane).await;
     });
 }
 
@@ -408,7 +392,7 @@ fn comings_goings_and_repairs_at_once_end_in_order() {
         }
         assert_eq!(addresses.len(), 12, "no address twice");
         plane.shutdown().await;
-        assert_eq!(plane.check().await.expect("check"), Vec::<String>::new());
+        in_order(&plane).await;
     });
 }
 
@@ -417,8 +401,6 @@ fn networks_of_a_running_container_come_and_go() {
     let host = Host::new();
     let join =
         |network: &str| Join { network: network.into(), aliases: vec!["db".into()], ..Join::default() };
-    let in_order =
-        async |plane: &DataPlane| assert_eq!(plane.check().await.expect("check"), Vec::<String>::new());
     host.run(async {
         let plane = start(&host).await;
         plane.create_bridge(spec("blue", "10.77.1.0/24")).await.expect("blue");
@@ -495,7 +477,7 @@ fn gateway_modes_open_a_network_or_keep_the_host_out() {
             None,
             "networks are apart"
         );
-        assert_eq!(plane.check().await.expect("check"), Vec::<String>::new());
+        in_order(&plane).await;
 
         let alone = with("isolated", spec("alone", "10.77.3.0/24"));
         let error = plane.create_bridge(alone.clone()).await.expect_err("not internal").to_string();
@@ -507,7 +489,7 @@ fn gateway_modes_open_a_network_or_keep_the_host_out() {
         assert_eq!(a.endpoints[0].addr.expect("IPv4"), Ipv4Addr::new(10, 77, 3, 1));
         assert_eq!(ask(&b.netns, a.endpoints[0].addr.expect("IPv4"), 80).map(|r| r.0), Some("a".into()));
         assert_eq!(host.sh(&format!("ip -4 -o addr show dev {}", made.interface)), "");
-        assert_eq!(plane.check().await.expect("check"), Vec::<String>::new());
+        in_order(&plane).await;
         plane.shutdown().await;
     });
 }
@@ -551,7 +533,7 @@ fn the_way_out_and_the_names_of_interfaces_are_as_asked() {
             let error = plane.connect("a", bad).await.expect_err(name).to_string();
             assert!(error.contains(value) || error.contains(name), "{error}");
         }
-        assert_eq!(plane.check().await.expect("check"), Vec::<String>::new());
+        in_order(&plane).await;
         plane.shutdown().await;
     });
 }

@@ -7,7 +7,7 @@ mod names;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
-use lab::{Host, ask, knock, request, serve, up};
+use lab::{Host, ask, in_order, knock, request, serve, start, up};
 use skep_overlay::{Attached, BridgeSpec, DataPlane, DefaultBridge, Endpoint6, Publish};
 
 const LOOPBACK: Ipv6Addr = Ipv6Addr::LOCALHOST;
@@ -27,22 +27,7 @@ fn spec(name: &str, subnet6: &str) -> BridgeSpec {
 
 fn publish(host_ip: Option<&str>, host_port: u16) -> Publish {
     let host_ip = host_ip.map(|ip| ip.parse().expect("address"));
-    Publish {
-        protocol: "tcp".into(),
-        container_port: 80,
-        host_ip,
-        interface: None,
-        host_port,
-        host_port_end: 0,
-    }
-}
-
-async fn start(host: &Host) -> DataPlane {
-    DataPlane::start(host.options()).await.expect("data plane")
-}
-
-async fn in_order(plane: &DataPlane) {
-    assert_eq!(plane.check().await.expect("check"), Vec::<String>::new());
+    Publish { host_ip, ..lab::publish(host_port, 80) }
 }
 
 fn place(attached: &Attached) -> &Endpoint6 {

@@ -9,12 +9,8 @@ mod names;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use lab::{Host, ask, request, serve, up};
-use skep_overlay::{BridgeSpec, DataPlane, Error, Join, LocalDriver, Publish};
-
-async fn start(host: &Host) -> DataPlane {
-    DataPlane::start(host.options()).await.expect("data plane")
-}
+use lab::{Host, ask, in_order, publish, request, serve, start, up};
+use skep_overlay::{BridgeSpec, Error, Join, LocalDriver};
 
 fn options(all: &[(&str, &str)]) -> BTreeMap<String, String> {
     all.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
@@ -28,10 +24,6 @@ fn spec(driver: LocalDriver, name: &str, subnet: &str, more: &[(&str, &str)]) ->
         options: options(more),
         ..BridgeSpec::default()
     }
-}
-
-async fn in_order(plane: &DataPlane) {
-    assert_eq!(plane.check().await.expect("check"), Vec::<String>::new());
 }
 
 /// Whether this kernel makes links of a kind, on `lan` where it must be on one.
@@ -64,15 +56,7 @@ fn containers_on_the_hosts_interface_are_neighbours_of_other_hosts() {
         let made = plane.create_bridge(lan).await.expect("lan");
         assert_eq!((made.driver, made.interface.as_str()), (LocalDriver::Macvlan, "lan"));
         let mut web = request("web", &["lan"]);
-        let publish = Publish {
-            protocol: "tcp".into(),
-            container_port: 80,
-            host_ip: None,
-            interface: None,
-            host_port: 8080,
-            host_port_end: 0,
-        };
-        web.ports = vec![publish];
+        web.ports = vec![publish(8080, 80)];
         let web = up(&plane, web).await;
         let other = up(&plane, request("other", &["lan=10.88.0.200"])).await;
         assert_eq!(web.ports, [], "it has an address of its own");

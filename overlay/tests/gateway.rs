@@ -8,8 +8,8 @@ mod names;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
-use lab::{Host, ask, knock, request, serve, up};
-use skep_overlay::{Attached, BridgeSpec, DataPlane, Error, Publish};
+use lab::{Host, ask, in_order, knock, request, serve, start, up};
+use skep_overlay::{Attached, BridgeSpec, Error, Publish};
 
 const MODE: &str = "com.docker.network.bridge.gateway_mode_ipv4";
 const MODE6: &str = "com.docker.network.bridge.gateway_mode_ipv6";
@@ -31,15 +31,7 @@ fn spec(name: &str, subnet: &str, subnet6: &str, options: &[(&str, &str)]) -> Br
 
 fn publish(host_ip: Option<&str>, host_port: u16, container_port: u16) -> Publish {
     let host_ip = host_ip.map(|ip| ip.parse().expect("address"));
-    Publish { protocol: "tcp".into(), container_port, host_ip, interface: None, host_port, host_port_end: 0 }
-}
-
-async fn start(host: &Host) -> DataPlane {
-    DataPlane::start(host.options()).await.expect("data plane")
-}
-
-async fn in_order(plane: &DataPlane) {
-    assert_eq!(plane.check().await.expect("check"), Vec::<String>::new());
+    Publish { host_ip, ..lab::publish(host_port, container_port) }
 }
 
 /// Two hosts with a link of both families; the far one knows the way to the containers.

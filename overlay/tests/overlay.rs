@@ -225,7 +225,7 @@ impl Drop for Swarm {
 }
 
 fn start(host: &Host) -> DataPlane {
-    host.run(DataPlane::start(host.options())).expect("data plane")
+    host.run(lab::start(host))
 }
 
 /// How often each server answers.

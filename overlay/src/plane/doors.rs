@@ -94,6 +94,7 @@ impl Inner {
         let opened = blocking("following the addresses of interfaces", move || inner.open_ports()).await;
         let (_, generation) = self.change(|_| ());
         let rules = self.commit(generation).await;
+        self.heard.tell();
         Error::gather([opened, rules].into_iter().filter_map(Result::err).collect())
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::PoisonError;
+use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::mpsc;
 
@@ -15,6 +15,8 @@ use crate::sysctl;
 
 /// Who hears of containers whose ports have changed.
 pub struct Heard {
+    /// Those whose change is written down, and not in the kernel yet.
+    noted: Mutex<BTreeSet<String>>,
     tell: mpsc::UnboundedSender<String>,
     hear: tokio::sync::Mutex<mpsc::UnboundedReceiver<String>>,
 }
@@ -22,7 +24,20 @@ pub struct Heard {
 impl Default for Heard {
     fn default() -> Self {
         let (tell, hear) = mpsc::unbounded_channel();
-        Self { tell, hear: tokio::sync::Mutex::new(hear) }
+        Self { noted: Mutex::default(), tell, hear: tokio::sync::Mutex::new(hear) }
+    }
+}
+
+impl Heard {
+    fn note(&self, id: String) {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+    }
+
+    /// Tells of all that were noted, once the kernel has their rules.
+    pub(super) fn tell(&self) {
+        for id in std::mem::take(&mut *self.noted.lock().unwrap_or_else(PoisonError::into_inner)) {
+            let _ = self.tell.send(id);
+        }
     }
 }
 
@@ -102,7 +117,7 @@ impl Inner {
             });
             if there {
                 errors.extend(self.store.save_container(&record).err());
-                let _ = self.heard.tell.send(id.clone());
+                self.heard.note(id);
             }
         }
         Error::gather(errors)

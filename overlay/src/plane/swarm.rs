@@ -61,6 +61,7 @@ impl DataPlane {
         })
         .await;
         let rules = self.inner.commit(generation).await;
+        self.inner.heard.tell();
         let inner = self.inner.clone();
         let mesh = blocking("leaving the ingress mesh", move || inner.repair_tunnel()).await;
         let device = self.inner.tunnel.lock().await.take();
@@ -100,6 +101,7 @@ impl DataPlane {
         let (_, generation) = self.inner.change(|_| ());
         self.inner.refresh_zones(None);
         let rules = self.inner.commit(generation).await;
+        self.inner.heard.tell();
         let inner = self.inner.clone();
         let routes = blocking("setting routes into the tunnel", move || inner.repair_tunnel()).await;
         Error::gather([tunnel, doors, rules, routes].into_iter().filter_map(Result::err).collect())?;

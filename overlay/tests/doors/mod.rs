@@ -95,12 +95,8 @@ pub fn containers_doors() {
     host.sh(&format!("ip addr add {six}/64 dev side nodad"));
     let addr = |text: &str| text.parse::<IpAddr>().expect("address");
     let publish = |interface: &str, container_port| Publish {
-        protocol: "tcp".into(),
-        container_port,
-        host_ip: None,
         interface: Some(interface.into()),
-        host_port: 8090,
-        host_port_end: 0,
+        ..lab::publish(8090, container_port)
     };
     let spec = BridgeSpec { name: "six".into(), ipv6: true, ..BridgeSpec::default() };
     let web = host.run(async {
@@ -136,23 +132,16 @@ pub fn containers_doors() {
         host.run(async {
             let follow = async {
                 loop {
+                    assert_eq!(plane.ports_changed().await, "web");
                     let ports = plane.attached("web").await.expect("attached").ports;
                     if at(&ports) == wanted {
                         return;
                     }
-                    assert_eq!(plane.ports_changed().await, "web");
                 }
             };
             tokio::time::timeout(PATIENCE, follow).await.expect("told of it");
-        });
-        // What is told is written down first; the kernel has it a moment later.
-        host.run(async {
-            let in_order = async {
-                while !plane.check().await.expect("check").is_empty() {
-                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-                }
-            };
-            tokio::time::timeout(PATIENCE, in_order).await.expect("the kernel has it");
+            // What is told is in the kernel.
+            lab::in_order(plane).await;
         });
     };
     host.sh(&format!("ip addr add {second}/24 dev side && ip addr del {six}/64 dev side"));

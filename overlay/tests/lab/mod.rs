@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns};
 use skep_overlay::netns::{Namespace, unpin};
-use skep_overlay::{AttachRequest, Attached, DataPlane, DataPlaneOptions, Join};
+use skep_overlay::{AttachRequest, Attached, DataPlane, DataPlaneOptions, Join, Publish};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -176,6 +176,28 @@ pub fn request(id: &str, networks: &[&str]) -> AttachRequest {
         networks: networks.iter().map(join).collect(),
         ..AttachRequest::default()
     }
+}
+
+/// `host_port:container_port` over TCP.
+pub fn publish(host_port: u16, container_port: u16) -> Publish {
+    Publish {
+        protocol: "tcp".into(),
+        container_port,
+        host_ip: None,
+        interface: None,
+        host_port,
+        host_port_end: 0,
+    }
+}
+
+/// A host's data plane.
+pub async fn start(host: &Host) -> DataPlane {
+    DataPlane::start(host.options()).await.expect("data plane")
+}
+
+/// The kernel has what was computed for it.
+pub async fn in_order(plane: &DataPlane) {
+    assert_eq!(plane.check().await.expect("check"), Vec::<String>::new());
 }
 
 /// Attaches and serves port 80 under the container's ID.
