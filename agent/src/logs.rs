@@ -1,6 +1,8 @@
 //! Publishes what tasks wrote to those who asked for service logs.
 
 use std::collections::HashMap;
+use std::fmt::Display;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use futures::StreamExt;
 use skep_engine::{Engine, LogOptions, StdStream};
@@ -13,6 +15,9 @@ use tonic::transport::Channel;
 use crate::runtime::TASK_LABEL;
 
 const SERVICE_LABEL: &str = "com.docker.swarm.service.id";
+/// The streams, as `LogEntry` numbers them.
+const STDOUT: u32 = 1;
+const STDERR: u32 = 2;
 /// Entries in one message to the manager.
 const BATCH: usize = 256;
 
@@ -132,8 +137,9 @@ impl Source {
         let frames = match self.engine.logs(&self.container, read).await {
             Ok(frames) => frames,
             Err(e) => {
-                let warning = format!("logs of task {}: {e}", self.task_id);
-                let _ = sender.send(self.message(Vec::new(), warning)).await;
+                let (mut entries, mut warning) = (Vec::new(), String::new());
+                self.tell(options.follow, &e, &mut entries, &mut warning);
+                let _ = sender.send(self.message(entries, warning)).await;
                 return;
             }
         };
@@ -143,21 +149,45 @@ impl Source {
             let mut warning = String::new();
             for frame in batch {
                 match frame {
-                    Ok(f) => entries.push(v1::LogEntry {
-                        service_id: self.service_id.clone(),
-                        task_id: self.task_id.clone(),
-                        node_id: self.node_id.clone(),
-                        timestamp_ns: f.timestamp_ns,
-                        stream: if f.stream == StdStream::Stderr { 2 } else { 1 },
-                        data: f.data.to_vec(),
-                    }),
-                    Err(e) => warning = format!("logs of task {}: {e}", self.task_id),
+                    Ok(f) => {
+                        let stream = if f.stream == StdStream::Stderr { STDERR } else { STDOUT };
+                        entries.push(self.entry(f.timestamp_ns, stream, f.data.to_vec()));
+                    }
+                    Err(e) => self.tell(options.follow, &e, &mut entries, &mut warning),
                 }
             }
             if sender.send(self.message(entries, warning)).await.is_err() {
                 return;
             }
         }
+    }
+
+    fn entry(&self, timestamp_ns: i64, stream: u32, data: Vec<u8>) -> v1::LogEntry {
+        v1::LogEntry {
+            service_id: self.service_id.clone(),
+            task_id: self.task_id.clone(),
+            node_id: self.node_id.clone(),
+            timestamp_ns,
+            stream,
+            data,
+        }
+    }
+
+    /// Says what went wrong: to one that follows by a line of the task's, since a warning comes at the end only.
+    fn tell(
+        &self,
+        follow: bool,
+        error: &impl Display,
+        entries: &mut Vec<v1::LogEntry>,
+        warning: &mut String,
+    ) {
+        let why = format!("logs of task {}: {error}", self.task_id);
+        if !follow {
+            return *warning = why;
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
+        let now = i64::try_from(now).unwrap_or(i64::MAX);
+        entries.push(self.entry(now, STDERR, format!("warning: {why}\n").into_bytes()));
     }
 
     fn message(&self, entries: Vec<v1::LogEntry>, warning: String) -> v1::PublishLogsMessage {

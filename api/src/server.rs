@@ -77,9 +77,9 @@ pub enum Listener {
 }
 
 impl Listener {
-    /// Listens on a socket file: mode 0660, group `docker` or `skep` where there is one. A file that
+    /// Listens on a socket file: mode 0660, of a group, else of `docker` or `skep` where there is one. A file that
     /// nobody answers on is replaced.
-    pub async fn unix(path: impl Into<PathBuf>) -> Result<Self, ServeError> {
+    pub async fn unix(path: impl Into<PathBuf>, group: Option<u32>) -> Result<Self, ServeError> {
         let path: PathBuf = path.into();
         clear(&path).await?;
         if let Some(parent) = path.parent() {
@@ -88,7 +88,7 @@ impl Listener {
                 .map_err(failed("make the directory", parent.display()))?;
         }
         let listener = UnixListener::bind(&path).map_err(failed("listen on", path.display()))?;
-        restrict(&path).await?;
+        restrict(&path, group).await?;
         Ok(Self::Unix(listener, path))
     }
 
@@ -114,9 +114,11 @@ async fn clear(path: &Path) -> Result<(), ServeError> {
     }
 }
 
-async fn restrict(path: &Path) -> Result<(), ServeError> {
+/// Only then does the group have its access, so that no other ever had it.
+async fn restrict(path: &Path, group: Option<u32>) -> Result<(), ServeError> {
     let groups = tokio::fs::read_to_string("/etc/group").await.unwrap_or_default();
-    if let Some(group) = ["docker", "skep"].iter().find_map(|name| group_id(&groups, name)) {
+    if let Some(group) = group.or_else(|| ["docker", "skep"].iter().find_map(|name| group_id(&groups, name)))
+    {
         chown(path, None, Some(Gid::from_raw(group)))
             .map_err(|e| failed("give to its group", path.display())(e.into()))?;
     }
@@ -331,13 +333,13 @@ mod tests {
     async fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
         let dir = tempfile::tempdir().expect("temporary directory");
         let path = dir.path().join("sub/skep.sock");
-        let live = Listener::unix(&path).await.expect("first");
+        let live = Listener::unix(&path, None).await.expect("first");
         assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o660);
-        assert!(matches!(Listener::unix(&path).await, Err(ServeError::InUse { .. })));
+        assert!(matches!(Listener::unix(&path, None).await, Err(ServeError::InUse { .. })));
         drop(live);
-        Listener::unix(&path).await.expect("replaced");
+        Listener::unix(&path, None).await.expect("replaced");
         let file = dir.path().join("file");
         std::fs::write(&file, "").expect("written");
-        assert!(matches!(Listener::unix(&file).await, Err(ServeError::NotASocket { .. })));
+        assert!(matches!(Listener::unix(&file, None).await, Err(ServeError::NotASocket { .. })));
     }
 }

@@ -103,7 +103,7 @@ where
         let info = DaemonInfo { version: "1.2.3".into(), ..DaemonInfo::default() };
         let state = ApiState::new(engine.clone(), dataplane.clone(), Arc::new(Alone), info);
         let socket = root.join("api.sock");
-        let listener = Listener::unix(&socket).await.expect("a socket");
+        let listener = Listener::unix(&socket, None).await.expect("a socket");
         let stop = CancellationToken::new();
         let served = tokio::spawn(skep_api::serve(vec![listener], state, stop.clone().cancelled_owned()));
         test(Client(socket.clone())).await;

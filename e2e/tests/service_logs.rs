@@ -73,6 +73,12 @@ fn every_flag_shows_what_it_is_for_and_what_is_out_of_reach_is_named() -> Result
     for followed in [following, late] {
         followed.hears("out 3")?;
     }
+    // One whose log cannot be read says so to who follows, while it runs.
+    let mute = ["service", "create", "-d", "--no-resolve-image", "--name", "mute", "--log-driver", "none"];
+    lab.host(1).docker(&[&mute[..], &["--stop-signal", "KILL", "bb", "sh", "-c", SCRIPT]].concat())?;
+    wait_running(lab.host(1), "mute", 1)?;
+    let mute = Followed::begin(lab.host(2), &["--follow", "mute"])?;
+    mute.hears("configured logging driver does not support reading")?;
     lab.down()
 }
 

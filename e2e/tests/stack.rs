@@ -372,7 +372,7 @@ services:
     pids_limit: 33
     domainname: corp.example
     annotations: {tier: front}
-    deploy: {resources: {limits: {memory: 32M}}}
+    deploy: {resources: {limits: {memory: 64M}}}
 "#;
 
 /// Keys that a container of one host has, and a service by other words.
@@ -400,7 +400,17 @@ fn short_keys_of_a_container_hold_for_tasks_too() -> Result<()> {
         ("cpus: 0.5", "cpus: half", "short.yml:8:11: services.web.cpus: want a number of CPUs like 0.5"),
         ("mem_limit: 64m", "mem_limit: much", "services.web.mem_limit: want a size like 64m"),
         ("scale: 2", "scale: -1", "services.web.scale: want a whole number from zero"),
-        ("deploy: {", "deploy: {mode: global, ", "replicas can only be used with replicated"),
+        (
+            "deploy: {",
+            "deploy: {mode: global, ",
+            "services.web.scale: replicas can only be used with replicated",
+        ),
+        (
+            "memory: 64M",
+            "memory: 32M",
+            "9:16: services.web: can't set distinct values on 'mem_limit' and 'deploy.resources.limits.memory'",
+        ),
+        ("deploy: {", "deploy: {replicas: 3, ", "can't set distinct values on 'scale' and 'deploy.replicas'"),
     ] {
         rewrite(&dir, "short.yml", from, to)?;
         let out = skep(host).args(deploy).output()?;

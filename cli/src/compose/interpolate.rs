@@ -170,6 +170,7 @@ fn braced(text: &str, vars: &Variables, depth: usize, unset: &mut Vec<String>) -
 /// A variable as a file uses it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Used {
+    /// What it is called.
     pub name: String,
     /// The file is of no use without a value.
     pub required: bool,

@@ -34,6 +34,7 @@ pub fn check(root: &Node, dialect: Dialect, inactive: &[String]) -> Result<(), E
         depends::in_order(services, depends::of)?;
     }
     for (key, service) in services {
+        one_value(key, service, &mut problems);
         let mut want = |section: &str, kind: &str, name: &str, at: &At| {
             let entries = root.get(section).map(Node::entries).unwrap_or_default();
             if !entries.iter().any(|(k, _)| k.text == name) {
@@ -62,6 +63,33 @@ pub fn check(root: &Node, dialect: Dialect, inactive: &[String]) -> Result<(), E
         }
     }
     if problems.is_empty() { Ok(()) } else { Err(Error::Invalid(problems)) }
+}
+
+/// What can be said in two ways cannot be said with two values.
+fn one_value(key: &Key, service: &Node, problems: &mut Vec<Problem>) {
+    let whole = |text: &str| text.parse::<i64>().ok().map(|n| n as f64);
+    let bytes = |text: &str| skep_engine::parse_size(text).map(|n| n as f64);
+    let ways: [(_, &[&str], &dyn Fn(&str) -> Option<f64>); 5] = [
+        ("scale", &["deploy", "replicas"], &whole),
+        ("cpus", &["deploy", "resources", "limits", "cpus"], &|text| text.parse().ok()),
+        ("mem_limit", &["deploy", "resources", "limits", "memory"], &bytes),
+        ("mem_reservation", &["deploy", "resources", "reservations", "memory"], &bytes),
+        ("pids_limit", &["deploy", "resources", "limits", "pids"], &whole),
+    ];
+    for (short, long, read) in ways {
+        let (Some(one), Some(other)) = (service.get(short), service.path(long)) else { continue };
+        let value = |node: &Node| node.text().and_then(read);
+        if let (Some(a), Some(b)) = (value(one), value(other))
+            && a != b
+        {
+            let what = format!(
+                "services.{}: can't set distinct values on '{short}' and '{}'",
+                key.text,
+                long.join(".")
+            );
+            problems.push(Problem::new(&one.at, what));
+        }
+    }
 }
 
 /// What a service of a project cannot be called, nor ask for.

@@ -7,7 +7,6 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 use super::defaults::{Size, Ulimits};
-use super::fixed::Anything;
 use super::networks::{self, PoolEntry};
 use super::runtimes;
 use super::transfers::ProxyEntries;
@@ -100,7 +99,7 @@ pub struct File {
     pub network_diagnostic_port: Option<u16>,
     pub api_cors_header: Option<String>,
     pub bridge_accept_fwmark: Option<String>,
-    pub builder: Option<Anything>,
+    pub builder: Option<serde_json::Value>,
     pub swarm_raft_heartbeat_tick: Option<u32>,
     pub swarm_raft_election_tick: Option<u32>,
     /// Docker's name for one.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use serde::de::IgnoredAny;
+use serde_json::Value;
 
 use super::file::File;
 
@@ -131,7 +131,9 @@ pub fn decide(args: FixedArgs, file: &File) -> Result<Decided> {
     {
         bail!("--firewall-backend {other:?}: {RULES}: use nftables, or leave it out");
     }
-    let pick = |flag: &Option<String>, key: &Option<String>| flag.is_some() || key.is_some();
+    let pick = |flag: &Option<String>, key: &Option<String>| {
+        flag.as_ref().or(key.as_ref()).is_some_and(|text| !text.is_empty())
+    };
     for (name, given, why) in [
         (
             "authorization-plugins",
@@ -174,7 +176,7 @@ pub fn decide(args: FixedArgs, file: &File) -> Result<Decided> {
         ),
         (
             "builder",
-            file.builder.is_some(),
+            file.builder.as_ref().is_some_and(|builder| !collects_nothing(builder)),
             "the cache of builds is kept until `builder prune` takes it away",
         ),
         (
@@ -227,6 +229,14 @@ fn selinux(asked: Option<bool>) -> Option<String> {
     }
 }
 
+/// Whether the builder is to collect nothing by itself, and to give no more leave than it does.
+fn collects_nothing(builder: &Value) -> bool {
+    let off = |gc: &Value| {
+        gc.as_object().is_some_and(|gc| gc.is_empty() || gc.get("enabled") == Some(&Value::Bool(false)))
+    };
+    builder.as_object().is_some_and(|all| all.iter().all(|(key, value)| key == "gc" && off(value)))
+}
+
 /// Whether devices can be asked for by CDI.
 fn features(flags: &[String], file: &BTreeMap<String, bool>, warnings: &mut Vec<String>) -> Result<bool> {
     let mut all = file.clone();
@@ -256,9 +266,6 @@ fn features(flags: &[String], file: &BTreeMap<String, bool>, warnings: &mut Vec<
     Ok(cdi)
 }
 
-/// Of what is refused, no more is read than that it is there.
-pub type Anything = IgnoredAny;
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -271,7 +278,7 @@ mod tests {
         };
         let all = r#"{ "exec-opts": ["native.cgroupdriver=cgroupfs"], "storage-driver": "overlay2", "iptables": true,
             "ip6tables": true, "ip-forward": true, "ip-forward-no-drop": true, "firewall-backend": "nftables",
-            "allow-direct-routing": false, "selinux-enabled": false, "network-control-plane-mtu": 1500,
+            "allow-direct-routing": false, "builder": { "gc": { "enabled": false } }, "containerd": "", "selinux-enabled": false, "network-control-plane-mtu": 1500,
             "features": { "buildkit": false, "cdi": false, "containerd-snapshotter": false },
             "allow-nondistributable-artifacts": ["r.example"] }"#;
         let taken = told(all).expect("the one way");
@@ -296,6 +303,7 @@ mod tests {
             (r#"{ "containerd": "/x" }"#, "no containerd"),
             (r#"{ "builder": { "gc": { "enabled": true } } }"#, "builder prune"),
             (r#"{ "network-control-plane-mtu": 1400 }"#, "network-control-plane-mtu"),
+            (r#"{ "builder": { "entitlements": { "network-host": true } } }"#, "builder is not supported"),
             (r#"{ "swarm-raft-election-tick": 10 }"#, "swarm-raft"),
         ] {
             let error = told(json).expect_err(json);

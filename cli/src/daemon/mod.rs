@@ -58,6 +58,7 @@ pub fn run(args: DaemonArgs) -> Result<()> {
         false => "unable to configure the daemon",
     })?;
     if validates {
+        config.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
         eprintln!("configuration OK");
         return Ok(());
     }
@@ -116,6 +117,16 @@ pub fn dev(args: DevArgs) -> Result<()> {
         daemon.stop(Containers::Remove).await;
         outcome
     })
+}
+
+/// Until the next SIGTERM or SIGINT.
+async fn told_again() {
+    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+        (Ok(mut term), Ok(mut int)) => {
+            tokio::select! { _ = term.recv() => {} _ = int.recv() => {} }
+        }
+        _ => std::future::pending().await,
+    }
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {
@@ -205,12 +216,7 @@ impl Daemon {
         let mut listeners = Vec::with_capacity(config.hosts.len());
         for host in &config.hosts {
             listeners.push(match host {
-                Host::Unix(path) => {
-                    let listener = Listener::unix(path).await?;
-                    std::os::unix::fs::chown(path, None, config.group)
-                        .with_context(|| format!("--group: give {} to group {:?}", path.display(), config.group))?;
-                    listener
-                }
+                Host::Unix(path) => Listener::unix(path, config.group).await?,
                 Host::Tcp(addr) => {
                     if tls.is_none() && !addr.ip().is_loopback() {
                         tracing::warn!(%addr, "the API is served without TLS: whoever reaches it is root on this host");
@@ -337,7 +343,12 @@ impl Daemon {
         self.node.shutdown().await;
         match containers {
             Containers::GoOn => {}
-            Containers::Stop(patience) => self.engine.stop_with_daemon(patience).await,
+            Containers::Stop(patience) => {
+                tokio::select! {
+                    () = self.engine.stop_with_daemon(patience) => {}
+                    () = told_again() => tracing::warn!("told to stop once more: what still runs goes on"),
+                }
+            }
             Containers::Remove => {
                 let running = self.engine.list().into_iter().filter(|c| c.pid.is_some());
                 let stops = running.map(|c| {

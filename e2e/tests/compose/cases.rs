@@ -38,6 +38,37 @@ const TOLD: &[(&str, &[&str], i32, &str)] = &[
         1,
         "services.a.deploy.replicas: must be greater than or equal to 0",
     ),
+    (
+        "services: {a: {image: bb, scale: 5, deploy: {replicas: 2}}}",
+        &["config"],
+        1,
+        "services.a: can't set distinct values on 'scale' and 'deploy.replicas'",
+    ),
+    (
+        "services: {a: {image: bb, cpus: 1, deploy: {resources: {limits: {cpus: \"2\"}}}}}",
+        &["config"],
+        1,
+        "services.a: can't set distinct values on 'cpus' and 'deploy.resources.limits.cpus'",
+    ),
+    (
+        "services: {a: {image: bb, mem_limit: 64m, deploy: {resources: {limits: {memory: 65m}}}}}",
+        &["config"],
+        1,
+        "services.a: can't set distinct values on 'mem_limit' and 'deploy.resources.limits.memory'",
+    ),
+    (
+        "services: {a: {image: bb, mem_reservation: 1g, deploy: {resources: {reservations: {memory: 64m}}}}}",
+        &["config"],
+        1,
+        "services.a: can't set distinct values on 'mem_reservation' and 'deploy.resources.reservations.memory'",
+    ),
+    (
+        "services: {a: {image: bb, pids_limit: 5, deploy: {resources: {limits: {pids: 6}}}}}",
+        &["config"],
+        1,
+        "services.a: can't set distinct values on 'pids_limit' and 'deploy.resources.limits.pids'",
+    ),
+    ("services: {a: {image: bb, scale: 2, deploy: {replicas: 2}}}", &["config"], 0, "replicas: 2"),
     ("services: {\"a b\": {image: bb}}", &["config"], 1, "services: \"a b\" is no name"),
     (
         "services: {a: {image: bb}}\n---\nservices: {a: {environment: {A: \"1\"}}}\n---\nservices: {a: {image: cc}}",

@@ -84,6 +84,17 @@ fn what_would_be_done_is_told_and_nothing_is_done() -> Result<()> {
         let (code, said) = told(Client::Skep, host, &dir, args)?;
         ensure!(code != 0 && said.iter().any(|l| l.contains("--dry-run")), "{args:?}: {code} {said:?}");
     }
+    // What comes to this side is not written either.
+    for (args, line) in [
+        (&["export", "-o", "web.tar", "web"][..], " DRY-RUN MODE -  Container dry-web-1  Exported"),
+        (&["cp", "web:/bin/busybox", "taken"], " DRY-RUN MODE -  Container dry-web-1  Copied"),
+        (&["cp", "compose.yaml", "web:/given"], " DRY-RUN MODE -  Container dry-web-1  Copied"),
+    ] {
+        let (code, said) = told(Client::Skep, host, &dir, args)?;
+        ensure!(code == 0 && said == [line], "{args:?}: {code} {said:?}");
+    }
+    ensure!(!dir.join("web.tar").exists() && !dir.join("taken").exists());
+    ensure!(host.docker(&["exec", "dry-web-1", "ls", "/given"]).is_err());
     ensure!(there(host)? == before);
     skep(host, &dir, &["down", "-v", "-t", "0"])?;
     lab.down()

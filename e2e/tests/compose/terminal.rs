@@ -34,6 +34,17 @@ fn keys_watch_and_detach_while_containers_run() -> Result<()> {
     up.until("none of the selected services is configured for watch")?;
     up.write(b"d")?;
     ensure!(up.wait()? == Some(0));
+    // Left while services wait for others: what was asked for is started before the command ends.
+    let slow = "services:\n  late: {image: bb, init: true, command: sleep 1000, depends_on: {slow: {condition: service_healthy}}}\n  slow: {image: bb, init: true, command: sh -c 'sleep 2; touch /ready; sleep 1000', healthcheck: {test: ls /ready, interval: 100ms, retries: 300}}\n";
+    write(&dir, &[("slow.yaml", slow)])?;
+    let mut up = Client::Skep.command(host, &dir)?;
+    up.args(["-f", "slow.yaml", "-p", "s", "up"]);
+    let mut up = Terminal::start(up)?;
+    up.until("Enable Watch")?;
+    up.write(b"d")?;
+    ensure!(up.wait()? == Some(0));
+    ensure!(field(host, "s-late-1", "{{.State.Running}}")? == "true", "it was asked for");
+    skep(host, &dir, &["-f", "slow.yaml", "-p", "s", "down", "-t", "0"])?;
     // Without a menu keys mean nothing.
     let mut up = Client::Skep.command(host, &dir)?;
     up.args(["-p", "t", "up", "--menu=false", "--abort-on-container-exit", "side"]);
@@ -62,6 +73,17 @@ fn progress_is_told_as_it_is_asked_for() -> Result<()> {
         let (code, out, err) =
             Client::Skep.run(host, &dir, &["--progress", "quiet", "-p", "g", "down", "-t", "0"])?;
         ensure!(code == 0 && out.is_empty() && err.is_empty(), "{code} {out}{err}");
+    }
+    // A variable that is set to nothing says nothing; a word that is none of those there are is named.
+    let mut unset = Client::Skep.command(host, &dir)?;
+    let status = unset.args(["-p", "g", "ps"]).env("COMPOSE_PROGRESS", "").output()?;
+    ensure!(status.status.success(), "{status:?}");
+    for (args, words) in [
+        (&["--progress", "odd", "ps"][..], "unsupported --progress value \"odd\""),
+        (&["up", "--menu=flase"], "invalid argument \"flase\" for \"--menu\""),
+    ] {
+        let (code, _, err) = Client::Skep.run(host, &dir, args)?;
+        ensure!(code != 0 && err.contains(words), "{args:?}: {code} {err}");
     }
     for (flags, words) in [
         (

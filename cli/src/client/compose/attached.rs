@@ -50,6 +50,7 @@ pub struct Attach {
     pub watched: Option<Watched>,
     /// Keys do something.
     pub menu: bool,
+    /// What builds say is not shown where `w` begins to watch.
     pub quiet_build: bool,
 }
 
@@ -169,11 +170,15 @@ pub async fn run(s: &Session<'_>, project: &Project, mut asked: Attach) -> Resul
     let mut starting = Box::pin(start::all(s, project, &asked.services));
     let mut started = false;
     let mut stopping: Option<Pin<Box<dyn Future<Output = Result<()>> + '_>>> = None;
-    let (mut code, mut interrupted) = (Code::default(), false);
+    let (mut code, mut interrupted, mut detaching) = (Code::default(), false, false);
     loop {
         let watches = watched.is_some() || watching.is_some();
         if started && stopping.is_none() && view.alive.is_empty() && !watches {
             break;
+        }
+        // What runs goes on, once all that was asked for does.
+        if detaching && started && stopping.is_none() {
+            return Ok(0);
         }
         if let Some(menu) = &menu {
             menu.show(watches);
@@ -197,6 +202,7 @@ pub async fn run(s: &Session<'_>, project: &Project, mut asked: Attach) -> Resul
                 let Some((ended, service)) = event_of(&mut view, project, asked, &event).await? else { continue };
                 code.count(asked, &service, ended);
                 let ends = match asked.ends {
+                    _ if detaching => false,
                     Ends::Last => false,
                     Ends::First => true,
                     Ends::FirstFailure => ended != 0,
@@ -213,8 +219,7 @@ pub async fn run(s: &Session<'_>, project: &Project, mut asked: Attach) -> Resul
             }
             key = async { match &mut menu { Some(m) => m.key().await, None => std::future::pending().await } }, if stopping.is_none() => {
                 match key {
-                    // What runs goes on.
-                    Key::Detach => return Ok(0),
+                    Key::Detach => (menu, detaching) = (None, true),
                     Key::Watch if watches => {
                         (watched, watching) = (None, None);
                         s.report.note("Watch disabled");

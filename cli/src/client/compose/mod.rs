@@ -72,7 +72,7 @@ pub struct ComposeArgs {
     #[arg(long)]
     dry_run: bool,
     /// Set type of progress output (auto, tty, plain, json, quiet)
-    #[arg(long, value_name = "string", env = "COMPOSE_PROGRESS", hide_env = true, default_value = "auto", value_parser = progress::MODES)]
+    #[arg(long, value_name = "string", env = "COMPOSE_PROGRESS", hide_env = true, default_value = "auto")]
     progress: String,
     #[command(subcommand)]
     command: Command,

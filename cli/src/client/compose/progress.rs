@@ -10,9 +10,6 @@ use serde_json::json;
 
 use super::super::terminal;
 
-/// Values of `--progress`.
-pub const MODES: [&str; 6] = ["auto", "tty", "plain", "json", "quiet", "none"];
-
 /// How often a block whose things are not done is drawn.
 const FRAME: Duration = Duration::from_millis(100);
 /// What turns before a thing that is not done.
@@ -32,8 +29,12 @@ struct Inner {
 struct State {
     mode: Mode,
     block: Block,
+    /// The block is drawn from time to time, whichever it is.
+    ticking: bool,
     /// The last line of the terminal, below all that is written.
     footer: String,
+    /// So many others write now, as they like: nothing is drawn meanwhile.
+    asides: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,8 +68,6 @@ struct Block {
     lines: Vec<Line>,
     /// So many lines of the terminal are ours.
     drawn: usize,
-    /// It is drawn from time to time.
-    ticking: bool,
 }
 
 impl Stage {
@@ -89,6 +88,8 @@ impl Stage {
 impl Report {
     /// As `--progress` and `--ansi` say; `dry` = nothing is done.
     pub fn new(progress: &str, ansi: &str, dry: bool) -> Result<Self> {
+        // A variable that is set to nothing says nothing.
+        let progress = if progress.is_empty() { "auto" } else { progress };
         let mode = match (progress, ansi) {
             ("auto", "never") => Mode::Plain,
             ("auto", _) if std::io::stderr().is_terminal() => Mode::Terminal,
@@ -99,11 +100,19 @@ impl Report {
             ("plain", _) => Mode::Plain,
             ("json", _) => Mode::Json,
             ("quiet" | "none", _) => Mode::Quiet,
-            (other, _) => bail!("unsupported --progress value {other:?}"),
+            (other, _) => {
+                bail!("unsupported --progress value {other:?}: want auto, tty, plain, json or quiet")
+            }
         };
         Ok(Self(Arc::new(Inner {
             dry,
-            state: Mutex::new(State { mode, block: Block::default(), footer: String::new() }),
+            state: Mutex::new(State {
+                mode,
+                block: Block::default(),
+                ticking: false,
+                footer: String::new(),
+                asides: 0,
+            }),
         })))
     }
 
@@ -122,7 +131,15 @@ impl Report {
         let mut state = self.state();
         match state.mode {
             Mode::Quiet => {}
-            Mode::Plain => {
+            Mode::Terminal if state.asides == 0 => {
+                state.block.take(id, what);
+                state.block.draw(self.0.dry);
+                if !state.ticking && state.block.is_working() {
+                    state.ticking = true;
+                    tokio::spawn(tick(Arc::downgrade(&self.0)));
+                }
+            }
+            Mode::Plain | Mode::Terminal => {
                 let prefix = if self.0.dry { format!(" {DRY_RUN}") } else { String::new() };
                 state.above(|| print(format_args!("{prefix} {id}  {what}\n")));
             }
@@ -132,14 +149,6 @@ impl Report {
                     event["dry-run"] = true.into();
                 }
                 print(format_args!("{event}\n"));
-            }
-            Mode::Terminal => {
-                state.block.take(id, what);
-                state.block.draw(self.0.dry);
-                if !state.block.ticking && state.block.is_working() {
-                    state.block.ticking = true;
-                    tokio::spawn(tick(Arc::downgrade(&self.0)));
-                }
             }
         }
     }
@@ -175,37 +184,47 @@ impl Report {
         self.state().above(write)
     }
 
-    /// What stands below all that is written from now on; empty = nothing. What stood there before.
-    pub fn footer(&self, text: &str) -> String {
+    /// What stands below all that is written from now on; empty = nothing.
+    pub fn footer(&self, text: &str) {
         let mut state = self.state();
         let before = std::mem::replace(&mut state.footer, text.to_owned());
-        if before != text {
+        if state.asides == 0 && before != text {
             draw(&before, text);
         }
-        before
     }
 
-    /// Others write until the result goes: what was drawn stays as it is, and the footer is away.
+    /// Others write until the result goes: what was drawn stays as it is, what happens is told line by line, and the
+    /// footer is away.
     pub fn aside(&self) -> Aside {
-        self.close();
-        Aside { footer: self.footer(""), report: self.clone() }
+        let mut state = self.state();
+        state.block = Block::default();
+        if state.asides == 0 {
+            draw(&state.footer, "");
+        }
+        state.asides += 1;
+        drop(state);
+        Aside(self.clone())
     }
 }
 
-/// The footer comes back when this goes.
-pub struct Aside {
-    report: Report,
-    footer: String,
-}
+/// With the last of them the footer comes back.
+pub struct Aside(Report);
 
 impl Drop for Aside {
     fn drop(&mut self) {
-        self.report.footer(&self.footer);
+        let mut state = self.0.state();
+        state.asides -= 1;
+        if state.asides == 0 {
+            draw("", &state.footer);
+        }
     }
 }
 
 impl State {
     fn above<T>(&mut self, write: impl FnOnce() -> T) -> T {
+        if self.asides > 0 {
+            return write();
+        }
         draw(&self.footer, "");
         let done = write();
         draw("", &self.footer);
@@ -235,7 +254,7 @@ async fn tick(inner: Weak<Inner>) {
         let Some(inner) = inner.upgrade() else { return };
         let mut state = inner.state.lock().unwrap_or_else(PoisonError::into_inner);
         if !state.block.is_working() {
-            state.block.ticking = false;
+            state.ticking = false;
             return;
         }
         state.block.draw(inner.dry);
@@ -305,6 +324,26 @@ impl Block {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_drawn_while_others_write_and_one_task_draws_whatever_block_there_is() {
+        let report = Report::new("tty", "auto", false).expect("a mode");
+        report.tell("Container", "a", "Creating");
+        assert_eq!(report.state().block.drawn, 2);
+        let (one, two) = (report.aside(), report.aside());
+        report.footer("keys");
+        drop(one);
+        report.tell("Image", "b", "Pulling");
+        assert_eq!((report.state().block.drawn, report.state().footer.as_str()), (0, "keys"));
+        drop(two);
+        // The task of the first block has not woken since.
+        report.tell("Image", "b", "Pulling");
+        assert!(report.state().ticking);
+        assert_eq!(Arc::weak_count(&report.0), 1, "one task");
+        report.tell("Image", "b", "Pulled");
+        tokio::time::sleep(2 * FRAME).await;
+        assert!(!report.state().ticking);
+    }
 
     #[test]
     fn a_block_is_drawn_over_itself_and_never_wider_or_higher_than_the_terminal() {

@@ -10,6 +10,7 @@ pub struct Anything {
     _words: Vec<String>,
 }
 
+/// The commands.
 #[derive(Subcommand)]
 pub enum Refused {
     /// Docker's experiments

@@ -91,8 +91,8 @@ pub struct UpFlags {
     #[arg(long)]
     no_color: bool,
     /// Enable interactive shortcuts when running attached (w: watch, d: detach); by default on a terminal
-    #[arg(long, env = "COMPOSE_MENU", hide_env = true, value_name = "bool", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    menu: Option<String>,
+    #[arg(long, env = "COMPOSE_MENU", hide_env = true, value_name = "bool", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = yes_or_no)]
+    menu: Option<bool>,
     /// Don't start linked services
     #[arg(long)]
     no_deps: bool,
@@ -260,15 +260,19 @@ pub async fn run(s: &Session<'_>, flags: UpFlags) -> Result<u8> {
         },
         code_from: flags.exit_code_from.clone(),
         watched,
-        menu: std::io::stdout().is_terminal() && flags.menu.as_deref().is_none_or(is_true),
+        menu: std::io::stdout().is_terminal() && flags.menu.unwrap_or(true),
         quiet_build: flags.quiet_build,
     };
     attached::run(s, &project, attach).await
 }
 
-/// As Docker reads variables.
-fn is_true(text: &str) -> bool {
-    matches!(text.to_ascii_lowercase().as_str(), "1" | "t" | "true" | "y" | "yes")
+/// As Docker reads variables; what is neither is refused.
+fn yes_or_no(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "1" | "t" | "true" | "y" | "yes" => Ok(true),
+        "0" | "f" | "false" | "n" | "no" | "" => Ok(false),
+        _ => Err("want true or false".into()),
+    }
 }
 
 /// Waits until services are running, or healthy where they have a health check, or done where others want them done.

@@ -100,8 +100,8 @@ fn mode(name: &str, service: &Node, deploy: &Node) -> Result<Value> {
         None => (service, "scale"),
     };
     let (replicas, count) = (at.get(key), number(at, key));
+    let within = if key == "scale" { "" } else { "deploy." };
     if let Some(node) = replicas.filter(|_| count.is_some_and(|n| n < 0)) {
-        let within = if key == "scale" { "" } else { "deploy." };
         let what = format!("services.{name}.{within}{key}: want a whole number from zero");
         return Err(Problem::new(&node.at, what).into());
     }
@@ -114,7 +114,7 @@ fn mode(name: &str, service: &Node, deploy: &Node) -> Result<Value> {
         global => match replicas {
             Some(node) => {
                 let what = format!(
-                    "services.{name}.deploy: replicas can only be used with replicated or replicated-job mode"
+                    "services.{name}.{within}{key}: replicas can only be used with replicated or replicated-job mode"
                 );
                 Err(Problem::new(&node.at, what).into())
             }
@@ -124,7 +124,7 @@ fn mode(name: &str, service: &Node, deploy: &Node) -> Result<Value> {
     }
 }
 
-/// What `deploy.resources` says, and of limits what the short keys of a container say, which win as with one host.
+/// What `deploy.resources` says, and of limits what the short keys of a container say.
 fn resources(name: &str, service: &Node, deploy: &Node) -> Result<Value> {
     let wrong = |node: &Node, key: &str, want: &str| -> anyhow::Error {
         Problem::new(&node.at, format!("services.{name}.{key}: want {want}")).into()

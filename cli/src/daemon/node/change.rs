@@ -14,16 +14,15 @@ use super::lock::Keys;
 use super::{Member, Node, failed, lock, reached_at, swarm_events};
 
 impl Node {
-    /// Where others reach this node: as it was asked for, else, where it listens on all addresses, as the daemon was told.
-    fn advertised(&self, listen: &str, asked: &mut String) {
-        let everywhere = listen.is_empty() || listen.starts_with("0.0.0.0") || listen.starts_with("[::]");
-        if asked.is_empty() && everywhere {
+    /// Where others reach this node: as it was asked for, else as the daemon was told.
+    fn advertised(&self, asked: &mut String) {
+        if asked.is_empty() {
             *asked = self.inner.options.advertise_addr.clone().unwrap_or_default();
         }
     }
 
     pub(super) async fn try_init(&self, mut request: InitRequest) -> Result<String, SwarmError> {
-        self.advertised(&request.listen_addr, &mut request.advertise_addr);
+        self.advertised(&mut request.advertise_addr);
         let (listen, advertise) = addresses(&request.listen_addr, &request.advertise_addr, None)?;
         let data_path_addr = address::data_path(&request.data_path_addr)?;
         let init = InitOptions {
@@ -126,7 +125,7 @@ impl Node {
     }
 
     pub(super) async fn try_join(&self, mut request: JoinRequest) -> Result<(), SwarmError> {
-        self.advertised(&request.listen_addr, &mut request.advertise_addr);
+        self.advertised(&mut request.advertise_addr);
         if request.remote_addrs.is_empty() {
             return Err(SwarmError::Invalid("name at least one manager of the swarm to join".into()));
         }
