@@ -119,13 +119,16 @@ pub fn dev(args: DevArgs) -> Result<()> {
     })
 }
 
-/// Until the next SIGTERM or SIGINT.
-async fn told_again() {
-    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-        (Ok(mut term), Ok(mut int)) => {
-            tokio::select! { _ = term.recv() => {} _ = int.recv() => {} }
+/// Until the next SIGTERM or SIGINT from now on, also before it is waited for.
+fn told_again() -> impl Future<Output = ()> {
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    async move {
+        match signals {
+            (Ok(mut term), Ok(mut int)) => {
+                tokio::select! { _ = term.recv() => {} _ = int.recv() => {} }
+            }
+            _ => std::future::pending().await,
         }
-        _ => std::future::pending().await,
     }
 }
 
@@ -339,6 +342,7 @@ impl Daemon {
 
     /// Stops everything of the daemon.
     async fn stop(self, containers: Containers) {
+        let told_again = told_again();
         self.stop.cancel();
         self.node.shutdown().await;
         match containers {
@@ -346,7 +350,7 @@ impl Daemon {
             Containers::Stop(patience) => {
                 tokio::select! {
                     () = self.engine.stop_with_daemon(patience) => {}
-                    () = told_again() => tracing::warn!("told to stop once more: what still runs goes on"),
+                    () = told_again => tracing::warn!("told to stop once more: what still runs goes on"),
                 }
             }
             Containers::Remove => {

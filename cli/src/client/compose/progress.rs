@@ -334,7 +334,8 @@ mod tests {
         report.footer("keys");
         drop(one);
         report.tell("Image", "b", "Pulling");
-        assert_eq!((report.state().block.drawn, report.state().footer.as_str()), (0, "keys"));
+        assert_eq!(report.state().block.drawn, 0);
+        assert_eq!(report.state().footer, "keys");
         drop(two);
         // The task of the first block has not woken since.
         report.tell("Image", "b", "Pulling");

@@ -112,6 +112,35 @@ fn containers_stop_with_a_daemon_that_was_told_so_and_policies_start_them_again(
 }
 
 #[test]
+fn a_daemon_that_waits_for_containers_ends_when_it_is_told_again() -> Result<()> {
+    let lab = lab("sg")?;
+    let host = lab.host(1);
+    busybox(host)?;
+    told(host, "log-level = \"info\"\nlive-restore = false\nshutdown-timeout = -1\n")?;
+    host.docker(&[
+        "run",
+        "-d",
+        "--name",
+        "deaf",
+        "--stop-timeout",
+        "100000",
+        "busybox",
+        B,
+        "sleep",
+        "100000",
+    ])?;
+    let pid = host.docker(&["inspect", "-f", "{{.State.Pid}}", "deaf"])?;
+    host.exec(&["kill", "-TERM", &host.daemon_pid()?.to_string()])?;
+    eventually("it stops", LONG, || super::logged(host, "SIGTERM: stopping"))?;
+    host.stop_daemon("-TERM")?;
+    super::logged(host, "what still runs goes on")?;
+    host.exec(&["kill", "-0", pid.trim()])?;
+    host.start_daemon()?;
+    shown(host, &[("running", &["inspect", "-f", "{{.State.Pid}}", "deaf"], pid.trim())])?;
+    lab.down()
+}
+
+#[test]
 fn sighup_changes_what_dockerd_changes() -> Result<()> {
     let lab = lab("sh")?;
     let host = lab.host(1);
