@@ -28,7 +28,7 @@ mod websocket;
 
 pub use error::{ApiError, ApiResult};
 pub use routes::router;
-pub use server::{Listener, ServeError, serve, serve_task};
+pub use server::{Listener, ServeError, group_id, serve, serve_task};
 pub use state::{ApiState, DaemonInfo};
 pub use swarm::Swarm;
 pub use tls::{TlsError, TlsFiles};

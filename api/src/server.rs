@@ -127,7 +127,7 @@ async fn restrict(path: &Path, group: Option<u32>) -> Result<(), ServeError> {
 }
 
 /// The number of a group in the text of /etc/group (a static binary has no NSS to ask).
-fn group_id(groups: &str, name: &str) -> Option<u32> {
+pub fn group_id(groups: &str, name: &str) -> Option<u32> {
     groups.lines().find_map(|line| {
         let mut parts = line.split(':');
         (parts.next() == Some(name)).then(|| parts.nth(1)?.parse().ok()).flatten()

@@ -20,7 +20,7 @@ use tokio_rustls::TlsConnector;
 
 use super::context::Endpoint;
 use super::credentials::Store;
-use super::dry_run::{Instead, Plan};
+use super::dry_run::{Change, Instead, Plan};
 use super::tls;
 
 /// Path all requests are made under.
@@ -192,7 +192,7 @@ impl Api {
     /// POST of JSON.
     pub async fn post(&self, path: &str, query: &Query, body: Option<&Value>) -> Result<Value> {
         if let Some(instead) = &self.instead {
-            return instead.change("POST", path, query, body, "");
+            return instead.change(Change { method: "POST", path, query, body, auth: "" });
         }
         self.call(Method::POST, path, query, body).await
     }
@@ -200,7 +200,7 @@ impl Api {
     /// POST of JSON, with the credentials (`X-Registry-Auth`; may be empty) that the daemon may use for it.
     pub async fn post_as(&self, path: &str, query: &Query, body: &Value, auth: &str) -> Result<Value> {
         if let Some(instead) = &self.instead {
-            return instead.change("POST", path, query, Some(body), auth);
+            return instead.change(Change { method: "POST", path, query, body: Some(body), auth });
         }
         let headers = [("Content-Type", "application/json"), ("X-Registry-Auth", auth)];
         let headers = if auth.is_empty() { &headers[..1] } else { &headers[..] };
@@ -213,7 +213,7 @@ impl Api {
     /// DELETE.
     pub async fn delete(&self, path: &str, query: &Query) -> Result<Value> {
         if let Some(instead) = &self.instead {
-            return instead.change("DELETE", path, query, None, "");
+            return instead.change(Change { method: "DELETE", path, query, body: None, auth: "" });
         }
         self.call(Method::DELETE, path, query, None).await
     }

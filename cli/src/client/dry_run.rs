@@ -10,17 +10,25 @@ use serde_json::{Value, json};
 use super::api::{Api, Query};
 use super::output::{Column, Listing, say, text};
 
+/// A request that would change something.
+#[derive(Clone, Copy)]
+pub struct Change<'a> {
+    /// `POST` or `DELETE`.
+    pub method: &'a str,
+    /// Without the API's version.
+    pub path: &'a str,
+    /// What is asked behind the path.
+    pub query: &'a Query,
+    /// What is sent.
+    pub body: Option<&'a Value>,
+    /// Value of `X-Registry-Auth`; empty = none.
+    pub auth: &'a str,
+}
+
 /// What answers in the daemon's place.
 pub trait Instead: Send + Sync {
-    /// The answer to a request that would change something.
-    fn change(
-        &self,
-        method: &str,
-        path: &str,
-        query: &Query,
-        body: Option<&Value>,
-        auth: &str,
-    ) -> Result<Value>;
+    /// The answer to what would change something.
+    fn change(&self, asked: Change<'_>) -> Result<Value>;
 
     /// What the daemon would say of a path if all of them had been done; `answer` is what it says.
     fn answer(&self, path: &str, answer: Result<Value>) -> Result<Value> {
@@ -45,14 +53,7 @@ const TABLE: &str = "{{.After}}\t{{.Act}}\t{{.Task}}\t{{.Node}}\t{{.Why}}";
 
 impl Instead for Plan {
     /// Keeps a request; answers as the daemon would, with the ID that what it makes is known by from then on.
-    fn change(
-        &self,
-        method: &str,
-        path: &str,
-        query: &Query,
-        body: Option<&Value>,
-        auth: &str,
-    ) -> Result<Value> {
+    fn change(&self, Change { method, path, query, body, auth }: Change<'_>) -> Result<Value> {
         let mut requests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let id = format!("planned{}", requests.len());
         if moves_tasks(method, path) {
@@ -117,7 +118,7 @@ mod tests {
         let plan = Plan::default();
         let query = Query::new().with("version", "7");
         let change = |method: &str, path: &str, query: &Query, body: Option<&Value>, auth: &str| {
-            plan.change(method, path, query, body, auth).expect("kept")
+            plan.change(Change { method, path, query, body, auth }).expect("kept")
         };
         change("POST", "/secrets/abc/update", &query, None, "");
         change("DELETE", "/secrets/abc", &Query::new(), None, "");

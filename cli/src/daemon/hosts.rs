@@ -55,8 +55,7 @@ impl Host {
 pub fn group(asked: Option<String>) -> Result<Option<u32>> {
     let Some(asked) = asked.filter(|g| !g.is_empty()) else { return Ok(None) };
     let all = std::fs::read_to_string("/etc/group").context("read /etc/group")?;
-    let named = all.lines().map(|l| l.split(':').collect::<Vec<_>>()).find(|f| f[0] == asked);
-    let id = named.and_then(|f| f.get(2)?.parse().ok()).or_else(|| asked.parse().ok());
+    let id = skep_api::group_id(&all, &asked).or_else(|| asked.parse().ok());
     id.map(Some).with_context(|| format!("--group {asked:?}: there is no such group (groupadd {asked})"))
 }
 

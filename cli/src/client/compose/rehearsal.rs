@@ -8,8 +8,8 @@ use anyhow::Result;
 use hyper::Method;
 use serde_json::{Map, Value, json};
 
-use super::super::api::{Query, decode};
-use super::super::dry_run::Instead;
+use super::super::api::decode;
+use super::super::dry_run::{Change, Instead};
 
 /// Cheap handle.
 #[derive(Clone, Default)]
@@ -53,14 +53,7 @@ fn refused(method: &str, path: &str) -> anyhow::Error {
 }
 
 impl Instead for Rehearsal {
-    fn change(
-        &self,
-        method: &str,
-        path: &str,
-        query: &Query,
-        body: Option<&Value>,
-        _auth: &str,
-    ) -> Result<Value> {
+    fn change(&self, Change { method, path, query, body, auth: _ }: Change<'_>) -> Result<Value> {
         let mut state = self.state();
         let parts = parts(path);
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
@@ -160,13 +153,16 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::api::Query;
     use super::*;
 
     #[test]
     fn what_would_be_done_is_told_as_if_it_had_been() {
         let rehearsal = Rehearsal::default();
         let post = |path: &str, query: Query, body: Value| {
-            rehearsal.change("POST", path, &query, Some(&body), "").expect("kept")
+            rehearsal
+                .change(Change { method: "POST", path, query: &query, body: Some(&body), auth: "" })
+                .expect("kept")
         };
         let missing = || Err(anyhow::anyhow!("no such thing"));
         assert!(rehearsal.answer("/images/a%2Fb%3A1/json", missing()).is_err());
@@ -181,7 +177,9 @@ mod tests {
         post(&format!("/containers/{id}/start"), Query::new(), Value::Null);
         post("/containers/old/stop", Query::new(), Value::Null);
         post("/containers/old/rename", Query::new().with("name", "p-old 2"), Value::Null);
-        rehearsal.change("DELETE", "/containers/gone", &Query::new(), None, "").expect("kept");
+        let none = Query::new();
+        let bare = |method, path| Change { method, path, query: &none, body: None, auth: "" };
+        rehearsal.change(bare("DELETE", "/containers/gone")).expect("kept");
         let there = json!([
             { "Id": "old", "Names": ["/p-old-1"], "State": "running" },
             { "Id": "gone", "Names": ["/p-gone-1"], "State": "running" },
@@ -195,6 +193,6 @@ mod tests {
         assert!(rehearsal.answer("/volumes/p_default", missing()).is_err());
         assert!(rehearsal.lets_through(&Method::GET, "/events").is_ok());
         assert!(rehearsal.lets_through(&Method::POST, "/build").is_err());
-        assert!(rehearsal.change("POST", "/containers/old/exec", &Query::new(), None, "").is_err());
+        assert!(rehearsal.change(bare("POST", "/containers/old/exec")).is_err());
     }
 }
