@@ -95,7 +95,7 @@ const SEEN: &[(&str, &str, Seen)] = &[
         Container("{{.Config.Healthcheck.Timeout}}", "7s"),
     ),
     ("no-healthcheck", "--no-healthcheck", Container("{{json .Config.Healthcheck.Test}}", "[\"NONE\"]")),
-    ("host", "--host db:10.9.8.7", Says("grep db /etc/hosts | tr '\\t' ' '", "10.9.8.7 db")),
+    ("host", "--host mysql:10.9.8.7", Says("grep mysql /etc/hosts | tr '\\t' ' '", "10.9.8.7 mysql")),
     ("hostname", "--hostname '{{.Service.Name}}-{{.Task.Slot}}'", Says("hostname", "NAME-1")),
     ("init", "--init", Says("test \"$(readlink /proc/1/exe)\" = /bin/busybox || echo another", "another")),
     ("isolation", "--isolation default", Says("echo runs", "runs")),

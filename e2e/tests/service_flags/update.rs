@@ -125,8 +125,13 @@ const SEEN: &[(&str, &str, bool, Seen)] = &[
         true,
         Container("{{json .Config.Healthcheck.Test}}", "[\"NONE\"]"),
     ),
-    ("host-add", "--host-add db:10.9.8.7", true, Says("grep db /etc/hosts | tr '\\t' ' '", "10.9.8.7 db")),
-    ("host-rm", "--host-rm db:10.9.8.7", true, Says("grep -c db /etc/hosts", "0")),
+    (
+        "host-add",
+        "--host-add mysql:10.9.8.7",
+        true,
+        Says("grep mysql /etc/hosts | tr '\\t' ' '", "10.9.8.7 mysql"),
+    ),
+    ("host-rm", "--host-rm mysql:10.9.8.7", true, Says("grep -c mysql /etc/hosts", "0")),
     ("hostname", "--hostname at-{{.Task.Slot}}", true, Says("hostname", "at-1")),
     ("image", "--no-resolve-image --image other", true, Container("{{.Config.Image}}", "other:latest")),
     (
