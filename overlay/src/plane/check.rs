@@ -32,9 +32,11 @@ pub struct Report {
 }
 
 impl DataPlane {
-    /// What differs between the state and the kernel; empty = nothing.
+    /// What differs between the state and the kernel; empty = nothing. It waits for a change that is on its way: until that has
+    /// reached the kernel the state is ahead of it.
     pub async fn check(&self) -> Result<Vec<String>> {
         let inner = self.inner.clone();
+        let _unchanging = self.inner.changing.lock().await;
         let mut differences = self.check_tunnel().await?;
         let mut rules = inner.rules.clone().lock_owned().await;
         let found = blocking("comparing with the kernel", move || {

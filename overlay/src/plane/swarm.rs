@@ -1,11 +1,11 @@
 //! The swarm's part: its whole desired state, put into force; the latest wins.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::{DataPlane, INGRESS, blocking};
 use crate::conntrack::forget_datagrams;
-use crate::desired::{Cidr, Desired};
+use crate::desired::{Address, Cidr, Desired, Peer};
 use crate::error::{Error, Result};
 use crate::model::Applied;
 use crate::state::Swarm;
@@ -21,14 +21,11 @@ impl DataPlane {
         let saved = swarm.clone();
         blocking("saving the swarm's network state", move || inner.store.save_swarm(Some(&saved))).await?;
         let ((gone, gone6), _) = self.inner.change(|state| {
-            let (mut gone, mut gone6) =
-                state.swarm.as_ref().map(|s| datagrams(&s.desired)).unwrap_or_default();
+            let (four, six) = state.swarm.as_ref().map(|s| datagrams(&s.desired)).unwrap_or_default();
             let (now, now6) = datagrams(&swarm.desired);
-            gone.retain(|addr| !now.contains(addr));
-            gone6.retain(|addr| !now6.contains(addr));
             state.swarm = Some(swarm);
             state.swarm_generation += 1;
-            (gone, gone6)
+            (ended(&four, &now), ended(&six, &now6))
         });
         let applied = self.enforce().await;
         if !gone.is_empty() || !gone6.is_empty() {
@@ -179,18 +176,39 @@ impl DataPlane {
     }
 }
 
-/// Addresses that datagrams to published ports may be answered from.
-fn datagrams(desired: &Desired) -> (BTreeSet<Ipv4Addr>, BTreeSet<Ipv6Addr>) {
+/// Addresses that datagrams to published ports may be answered from, each with whether these carry their client's address there.
+type Answering<A> = BTreeSet<(A, bool)>;
+
+fn datagrams(desired: &Desired) -> (Answering<Ipv4Addr>, Answering<Ipv6Addr>) {
     let ports = || desired.ports.iter().filter(|p| p.protocol == "udp");
     let four = ports().flat_map(|p| p.backends.iter().map(|b| b.addr).chain(p.leaving.iter().copied()));
     let six =
         ports().flat_map(|p| p.backends.iter().filter_map(|b| b.addr6).chain(p.leaving6.iter().copied()));
-    (four.collect(), six.collect())
+    let ingress = desired.networks.values().find(|n| n.ingress);
+    let nodes = |keeps: fn(&Peer) -> bool| {
+        let members = ingress.into_iter().flat_map(|n| &n.peers).filter(move |p| keeps(p));
+        members.map(|p| p.node_id.as_str()).collect::<BTreeSet<_>>()
+    };
+    let (keep, keep6) = (nodes(|p| p.keeps_client_address), nodes(|p| p.keeps_client_address6));
+    let by_mesh = |a| ingress.is_some_and(|n| is_in(&n.blocks, &keep, a));
+    let by_mesh6 = |a| ingress.is_some_and(|n| is_in(&n.blocks6, &keep6, a));
+    (four.map(|a| (a, by_mesh(a))).collect(), six.map(|a| (a, by_mesh6(a))).collect())
+}
+
+/// Whether an address is in a block of one of these nodes.
+fn is_in<A: Address>(blocks: &BTreeMap<Cidr<A>, String>, nodes: &BTreeSet<&str>, addr: A) -> bool {
+    blocks.iter().any(|(block, node)| block.contains(addr) && nodes.contains(node.as_str()))
+}
+
+/// Those that flows are not led to any more, or no longer by the same way: the translation of a flow is that of its first
+/// datagram, and another way would not take it.
+fn ended<A: Address>(before: &Answering<A>, now: &Answering<A>) -> BTreeSet<A> {
+    before.difference(now).map(|(addr, _)| *addr).collect()
 }
 
 /// Peers by key: each with its own address and all blocks it holds, in whatever network.
 fn peers(desired: &Desired) -> Vec<PeerConfig> {
-    let mut all = std::collections::BTreeMap::new();
+    let mut all = BTreeMap::new();
     for network in desired.networks.values() {
         for peer in &network.peers {
             let config = all.entry(peer.public_key.clone()).or_insert_with(|| PeerConfig {

@@ -164,7 +164,11 @@ pub fn ipv6_client_addresses() {
     assert_eq!(names, again);
     drop(connections);
 
-    // A node that knows nothing of it gets such connections as the asked node's own; and no more once it does.
+    // A node that knows nothing of it gets such connections as the asked node's own; and no more once it does. A flow of
+    // datagrams goes on meanwhile, which has one translation as long as it is remembered.
+    swarm.apply(&BACKENDS);
+    let flows: Vec<_> = (0..12).map(|_| mesh::Datagrams::open(&from, DOOR, 8083).expect("port")).collect();
+    assert!(flows.iter().all(|f| f.ask().expect("an answer").1 == CLIENT.to_string()));
     for knows in [false, true] {
         for node in 0..2 {
             let mut desired = swarm.desired(node, &BACKENDS);
@@ -174,6 +178,10 @@ pub fn ipv6_client_addresses() {
         }
         swarm.check();
         let own = |name: &str| knows || name == "c130";
+        for flow in &flows {
+            let (name, seen) = flow.ask().expect("a flow that goes on");
+            assert_eq!(seen, if own(&name) { CLIENT } else { six(255, 2) }.to_string(), "{name}");
+        }
         all_see(&from, DOOR, |name| if own(name) { CLIENT } else { six(255, 2) });
         let four = ask(&from, super::super::DOOR, 8080).map(|a| a.1);
         assert_eq!(four.as_deref(), Some("10.67.0.9"), "IPv4 meanwhile");
