@@ -1,6 +1,6 @@
 //! `cargo xtask test`: everything that must hold before a change lands.
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, ensure};
 
 use crate::{build, compat, deny, packages, proto, sdks, software, vm};
 
@@ -22,9 +22,17 @@ pub fn run() -> Result<()> {
         let fetched = packages.join().map_err(|_| anyhow!("fetching packages panicked"))?;
         built.and(fetched)
     })?;
-    build::cargo(&["test", "--workspace", "--no-fail-fast"])?;
-    compat::run(compat::CompatArgs::default())?;
-    vm::run(vm::VmArgs::default())
+    // One that fails does not hide what the others would find.
+    let failures: Vec<String> = [
+        ("the tests", build::cargo(&["test", "--workspace", "--no-fail-fast"])),
+        ("compatibility", compat::run(compat::CompatArgs::default())),
+        ("the virtual machine", vm::run(vm::VmArgs::default())),
+    ]
+    .into_iter()
+    .filter_map(|(what, outcome)| Some(format!("{what}: {:#}", outcome.err()?)))
+    .collect();
+    ensure!(failures.is_empty(), "{}", failures.join("\n"));
+    Ok(())
 }
 
 /// Checks what can be checked without running it, and builds the tests.
