@@ -23,8 +23,8 @@ services:
     configs: [{source: app, mode: 0440}]
     profiles: []
   db: {image: bb, networks: [back], tmpfs: /t, ulimits: {nofile: 5}, labels: [a=b], cpus: "1.5"}
-  off: {image: bb, profiles: [p1]}
-networks: {back: {internal: true}, unused: {}}
+  off: {image: "bb:${OFF:-1}", profiles: [p1]}
+networks: {back: {internal: true}, unused: {labels: {a: "${UNUSED:-u}"}}}
 volumes: {data: , other: {}}
 secrets: {key: {file: ./key}}
 configs: {app: {content: "hi $$x"}}
@@ -63,6 +63,7 @@ fn both_clients_print_the_same_of_a_file() -> Result<()> {
         &["config", "--networks"][..],
         &["config", "--images"],
         &["config", "--variables"],
+        &["config", "--variables", "db"],
         &["--all-resources", "config", "--volumes"],
         &["--all-resources", "config", "--networks"],
     ] {

@@ -84,6 +84,7 @@ pub async fn run(s: &Session<'_>, flags: &ConfigFlags) -> Result<()> {
         whole_paths: !flags.no_path_resolution,
         consistent: !flags.no_consistency,
         complete: !flags.no_normalize,
+        everything: false,
     };
     // Of services, all are listed.
     let named: &[String] = if flags.services { &[] } else { &flags.names };
@@ -167,10 +168,16 @@ pub async fn run(s: &Session<'_>, flags: &ConfigFlags) -> Result<()> {
     }
 }
 
-/// The variables of the files, and what is taken where they have no value.
+/// The variables of the files, whatever is used of them and named, and what is taken where they have no value.
 fn variables(s: &Session<'_>, flags: &ConfigFlags) -> Result<()> {
-    let reading = Reading { interpolate: false, complete: false, ..Reading::default() };
-    let project = s.files.load_as(&flags.names, reading)?;
+    let reading = Reading {
+        interpolate: false,
+        consistent: false,
+        complete: false,
+        everything: true,
+        ..Reading::default()
+    };
+    let project = s.files.load_as(&[], reading)?;
     let (mut found, mut todo) = (Vec::new(), vec![&project.root]);
     while let Some(node) = todo.pop() {
         match &node.kind {

@@ -54,11 +54,20 @@ pub struct Reading {
     pub consistent: bool,
     /// What is left unsaid is said.
     pub complete: bool,
+    /// All that the files say stays, whether it is used, or could be made, or not: services of all profiles, too.
+    pub everything: bool,
 }
 
 impl Default for Reading {
     fn default() -> Self {
-        Self { interpolate: true, env_files: true, whole_paths: true, consistent: true, complete: true }
+        Self {
+            interpolate: true,
+            env_files: true,
+            whole_paths: true,
+            consistent: true,
+            complete: true,
+            everything: false,
+        }
     }
 }
 
@@ -111,7 +120,10 @@ impl FileFlags {
         }
         let name = self.name(&dir, &files, &variables)?;
         variables.insert("COMPOSE_PROJECT_NAME".into(), name.clone());
-        let mut profiles = self.profile.clone();
+        let mut profiles = match reading.everything {
+            true => vec!["*".to_owned()],
+            false => self.profile.clone(),
+        };
         if let Some(named) = variables.get("COMPOSE_PROFILES").filter(|_| profiles.is_empty()) {
             profiles.extend(named.split(',').map(str::trim).filter(|p| !p.is_empty()).map(str::to_owned));
         }
@@ -130,10 +142,13 @@ impl FileFlags {
         let loaded = compose::load(&options)?;
         loaded.warnings.iter().for_each(|w| eprintln!("{w}"));
         let mut root = loaded.root;
-        supported::check(&root)?;
+        if !reading.everything {
+            supported::check(&root)?;
+        }
+        let all = self.all_resources || reading.everything;
         match reading.complete {
-            true => super::service::complete(&mut root, &name, self.all_resources),
-            false => super::service::complete_sparsely(&mut root, &name, self.all_resources),
+            true => super::service::complete(&mut root, &name, all),
+            false => super::service::complete_sparsely(&mut root, &name, all),
         }
         let whole = |file: &String| match file.as_str() {
             "-" => "-".to_owned(),
