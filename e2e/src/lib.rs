@@ -18,7 +18,7 @@ mod terminal;
 mod wait;
 mod whoami;
 
-pub use busybox::busybox_image;
+pub use busybox::{busybox_image, busybox_image_of};
 pub use capture::Capture;
 pub use exposition::{Exposition, Sample};
 pub use host::Host;

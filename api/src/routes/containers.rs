@@ -111,15 +111,9 @@ struct Create {
 }
 
 async fn create(State(s): State<ApiState>, Query(q): Query<Create>, request: Request) -> ApiResult {
-    if let Some(other) = transfer::platform(q.platform.as_deref().unwrap_or_default())? {
-        let ours = Platform::host();
-        if ours.served_by(&other).is_none() {
-            return Err(ApiError::bad_request(format!(
-                "platform {other} is not run by this host, which is {ours}: leave out --platform"
-            )));
-        }
-    }
-    let create = container::read(&body::read(request).await?)?;
+    let platform = transfer::platform(q.platform.as_deref().unwrap_or_default())?;
+    let mut create = container::read(&body::read(request).await?)?;
+    create.warnings.extend(platform_fits(&s, &create.config.image, platform)?);
     if let NetworkMode::Networks(joins) = &create.config.network {
         for join in joins {
             networks::check_place(&s, join).map_err(|e| {
@@ -142,6 +136,23 @@ async fn create(State(s): State<ApiState>, Query(q): Query<Create>, request: Req
         e => e.into(),
     })?;
     Ok(body::json(StatusCode::CREATED, &json!({ "Id": id, "Warnings": create.warnings })))
+}
+
+/// Looks whether an image is for the platform that was asked for; without one, warns of an image that this host runs by
+/// an emulator at best. In the words of Docker's daemon, whose client pulls the other image after an error of this kind.
+fn platform_fits(s: &ApiState, name: &str, wanted: Option<Platform>) -> ApiResult<Option<String>> {
+    // One that is not there is told of further on.
+    let Ok(image) = s.engine().images().resolve(name) else { return Ok(None) };
+    let (held, host) = (image.platform(), Platform::host());
+    match wanted {
+        Some(wanted) if wanted.served_by(&held).is_none() => Err(ApiError::not_found(format!(
+            "image with reference {name} was found but its platform ({held}) does not match the specified platform ({wanted})"
+        ))),
+        None if host.served_by(&held).is_none() => Ok(Some(format!(
+            "The requested image's platform ({held}) does not match the detected host platform ({host}) and no specific platform was requested"
+        ))),
+        _ => Ok(None),
+    }
 }
 
 #[derive(Deserialize)]

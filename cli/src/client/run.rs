@@ -125,7 +125,9 @@ async fn make(api: &Api, flags: &CreateFlags, body: Value) -> Result<String> {
         Err(e)
             if is_not_found(&e)
                 && matches!(flags.pull.as_str(), "" | "missing")
-                && e.to_string().contains("No such image") =>
+                && ["No such image", "does not match the specified platform"]
+                    .iter()
+                    .any(|w| e.to_string().contains(w)) =>
         {
             if !flags.quiet {
                 eprintln!("Unable to find image '{}' locally", images::familiar(image));

@@ -8,6 +8,7 @@ mod failed;
 mod image;
 mod layers;
 mod mount_caches;
+mod platforms;
 mod projects;
 mod repositories;
 mod secrets;

@@ -3,6 +3,7 @@
 
 mod apparmor;
 mod devices;
+mod emulation;
 mod groups;
 mod limits;
 mod nfs;

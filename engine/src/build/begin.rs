@@ -25,8 +25,9 @@ pub(super) async fn stage(shared: &Shared, number: usize, done: &Done, out: &Out
     let plan = &shared.plan.stages[number];
     let args = Arguments::new(&shared.request);
     let platform = plan.platform.as_deref();
+    let nothing = || Ok::<_, Error>(Stage::empty(shared.wanted(platform)?.unwrap_or_else(Platform::host)));
     let mut stage = match &plan.base {
-        Base::Scratch => Stage { args, ..Stage::empty() },
+        Base::Scratch => Stage { args, ..nothing()? },
         // With the arguments that were declared there.
         Base::Stage(n) => Stage {
             cmd_set: false,
@@ -36,7 +37,7 @@ pub(super) async fn stage(shared: &Shared, number: usize, done: &Done, out: &Out
         Base::Image(name) => of_image(shared, shared.base(name, platform, out).await?, args).await?,
         Base::Context(name) => match named::of(&shared.named, name) {
             Some(Named::Files(context)) => {
-                let mut stage = Stage { args, ..Stage::empty() };
+                let mut stage = Stage { args, ..nothing()? };
                 stage.take_files(shared, context.clone(), &plan.from.text, out).await?;
                 stage
             }
@@ -78,8 +79,8 @@ fn fits(image: &Image, wanted: &Platform) -> bool {
 
 impl Stage {
     /// As Docker has it of images that begin with nothing.
-    fn empty() -> Self {
-        let mut stage = Self::default();
+    fn empty(platform: Platform) -> Self {
+        let mut stage = Self { platform, ..Self::default() };
         stage.config.env.push(format!("PATH={DEFAULT_PATH}"));
         stage
     }
@@ -109,6 +110,11 @@ impl Stage {
 }
 
 impl Shared {
+    /// The platform that a stage is for: that of its `FROM`, else the build's; none = this host's.
+    fn wanted(&self, named: Option<&str>) -> Result<Option<Platform>, Error> {
+        Ok(named.map(parse).transpose()?.or_else(|| self.request.platform.clone()))
+    }
+
     /// A base image, pulled where it is missing.
     pub(super) async fn base(
         &self,
@@ -116,10 +122,7 @@ impl Shared {
         platform: Option<&str>,
         out: &Output,
     ) -> Result<Image, Error> {
-        let wanted = match platform {
-            Some(text) => Some(parse(text)?),
-            None => self.request.platform.clone(),
-        };
+        let wanted = self.wanted(platform)?;
         let images = self.engine.images();
         let right = |i: &&Image| wanted.as_ref().is_none_or(|w| fits(i, w));
         let here = images.resolve(name).ok();
@@ -156,6 +159,7 @@ impl Shared {
         Ok(Stage {
             image: bare,
             chain: image.chain_ids.last().cloned().unwrap_or_default(),
+            platform: image.platform(),
             config: image.config.clone(),
             history: image.history.clone(),
             author: image.author.clone(),

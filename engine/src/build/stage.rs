@@ -6,6 +6,7 @@ use std::sync::Arc;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, TryStreamExt};
 use sha2::{Digest, Sha256};
+use skep_registry::Platform;
 use tokio::sync::watch;
 
 use super::BuildRequest;
@@ -29,6 +30,8 @@ pub(super) struct Stage {
     pub(super) image: Option<String>,
     /// Chain ID of its topmost layer; empty = there is none.
     pub(super) chain: String,
+    /// What its image runs on.
+    pub(super) platform: Platform,
     pub(super) config: ImageConfig,
     pub(super) history: Vec<History>,
     pub(super) author: String,
@@ -195,7 +198,8 @@ async fn finish(shared: &Shared, stage: &Stage, output: &Output) -> Result<Strin
     config.labels.extend(shared.request.labels.clone());
     let steps: Vec<_> = stage.history.iter().map(|h| (&h.created_by, h.empty_layer, &h.author)).collect();
     let squash = shared.request.squash.then_some((&stage.base.image, &stage.base.id));
-    let known = ("result", &stage.chain, &config, &steps, &stage.author, shared.latest, squash);
+    let known =
+        ("result", &stage.chain, &stage.platform, &config, &steps, &stage.author, shared.latest, squash);
     let text = serde_json::to_vec(&known)
         .map_err(|e| Error::Invalid(format!("cannot encode the configuration: {e}")))?;
     let key = hex::encode(Sha256::digest(text));
@@ -213,6 +217,7 @@ async fn finish(shared: &Shared, stage: &Stage, output: &Output) -> Result<Strin
                 false => stage,
             };
             let done = Finished {
+                platform: stage.platform.clone(),
                 config,
                 history: stage.history.clone(),
                 author: stage.author.clone(),

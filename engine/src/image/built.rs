@@ -6,6 +6,8 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use skep_registry::Platform;
+
 use super::archive::{Found, Member, Scratch};
 use super::config::{ConfigBlob, History, ImageConfig, RootfsBlob};
 use super::layer::{Staged, chain_ids, stage};
@@ -23,6 +25,8 @@ const NOTHING: u64 = 1024;
 /// An image that is done.
 #[derive(Clone, Debug)]
 pub(crate) struct Finished {
+    /// Whatever that of the layers' first image was: layers are shared by what they hold.
+    pub(crate) platform: Platform,
     pub(crate) config: ImageConfig,
     pub(crate) history: Vec<History>,
     pub(crate) author: String,
@@ -120,6 +124,9 @@ impl Images {
         let _changing = self.changing().blocking_lock();
         let (below, layers) = self.below(base)?;
         let blob = ConfigBlob {
+            os: done.platform.os,
+            architecture: done.platform.architecture,
+            variant: done.platform.variant,
             created: done.created,
             author: done.author,
             comment: String::new(),
@@ -136,7 +143,7 @@ impl Images {
     pub(super) fn below(&self, base: Option<&str>) -> Result<(ConfigBlob, Vec<Member>), Error> {
         let Some(id) = base else {
             let blob = ConfigBlob {
-                architecture: skep_registry::Platform::host().architecture,
+                architecture: Platform::host().architecture,
                 os: "linux".into(),
                 rootfs: RootfsBlob { kind: "layers".into(), diff_ids: Vec::new() },
                 ..ConfigBlob::default()

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize};
+use skep_registry::Platform;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -42,6 +43,20 @@ pub struct Image {
     pub chain_ids: Vec<String>,
     /// How it was built.
     pub history: Vec<History>,
+}
+
+impl Image {
+    /// What it runs on; what it does not say is as this host has it.
+    pub fn platform(&self) -> Platform {
+        let host = Platform::host();
+        let or = |said: &String, host: String| if said.is_empty() { host } else { said.clone() };
+        Platform {
+            os: or(&self.os, host.os),
+            architecture: or(&self.architecture, host.architecture),
+            variant: self.variant.clone(),
+            ..Platform::default()
+        }
+    }
 }
 
 /// How containers of an image run. Absent and null are the same.

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 
 use serde_json::{Value, json};
-use skep_registry::{Platform, digest_of, media};
+use skep_registry::{digest_of, media};
 
 use super::catalogue::StoredImage;
 use super::compression::{Compression, kind_of};
@@ -87,7 +87,7 @@ impl Images {
                 append(&mut archive, &member(&digest), &manifest)?;
             }
             let descriptor = json!({
-                "mediaType": media::OCI_MANIFEST, "digest": digest, "size": manifest.len(), "platform": platform(stored),
+                "mediaType": media::OCI_MANIFEST, "digest": digest, "size": manifest.len(), "platform": stored.image.platform(),
             });
             if tags.is_empty() {
                 index.push(descriptor.clone());
@@ -146,21 +146,10 @@ impl Images {
             "mediaType": media::OCI_MANIFEST,
             "config": {
                 "mediaType": media::OCI_CONFIG, "digest": id,
-                "size": std::fs::metadata(self.blob_path(id))?.len(), "platform": platform(stored),
+                "size": std::fs::metadata(self.blob_path(id))?.len(), "platform": stored.image.platform(),
             },
             "layers": layers,
         }))
-    }
-}
-
-fn platform(stored: &StoredImage) -> Platform {
-    let (image, host) = (&stored.image, Platform::host());
-    let or = |said: &String, host: String| if said.is_empty() { host } else { said.clone() };
-    Platform {
-        os: or(&image.os, host.os),
-        architecture: or(&image.architecture, host.architecture),
-        variant: image.variant.clone(),
-        ..Platform::default()
     }
 }
 

@@ -1,14 +1,17 @@
 //! The command: found as a shell would find it, with Docker's answers when it is not there.
 
 use std::convert::Infallible;
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::unistd::{AccessFlags, eaccess};
 
 use super::descriptors;
 use super::error::Error;
+use super::foreign;
 use super::user::User;
 use crate::shim::ShimSpec;
 
@@ -53,7 +56,16 @@ impl Command {
             Err(errno) => errno,
             Ok(never) => match never {},
         };
-        Err(failure(&self.given, errno.into()))
+        let path = Path::new(OsStr::from_bytes(self.path.as_bytes()));
+        Err(match failure(&self.given, errno.into()) {
+            Error::NotFound { command, reason } => {
+                Error::NotFound { command, reason: reason + &foreign::unreachable(path) }
+            }
+            Error::NotExecutable { command, reason } if errno == Errno::ENOEXEC => {
+                Error::NotExecutable { command, reason: reason + &foreign::unregistered(path) }
+            }
+            other => other,
+        })
     }
 }
 

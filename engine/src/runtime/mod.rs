@@ -26,6 +26,7 @@ mod command;
 mod confinement;
 pub(crate) mod descriptors;
 mod devices;
+mod foreign;
 mod gate;
 pub(crate) mod hooks;
 mod keyring;

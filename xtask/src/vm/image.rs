@@ -21,12 +21,19 @@ const DIRECTORIES: &[&str] = &["mnt", "proc", "sys", "dev", "tmp", "run", "root"
 /// Where the programs lie in the machine, beside each other as in `target/debug`.
 const PROGRAMS: &str = "/skep";
 
-/// Writes the archive to `to`. `arguments` are given to each test.
-pub fn write(to: &Path, kernel: &Kernel, tests: &[Test], arguments: &[String]) -> Result<()> {
+/// Writes the archive to `to`. `foreign` are files of another platform, and `arguments` are given to each test.
+pub fn write(
+    to: &Path,
+    kernel: &Kernel,
+    tests: &[Test],
+    foreign: Vec<(PathBuf, String)>,
+    arguments: &[String],
+) -> Result<()> {
     let cache = to.with_file_name("stripped");
     let skep = build::binary_path("skep", false);
     let beside = skep.parent().context("the folder of binaries")?;
     let mut files: Vec<(PathBuf, String)> = commands()?;
+    files.extend(foreign);
     let programs = [
         ("", "skep"),
         ("", "skep-lab-init"),

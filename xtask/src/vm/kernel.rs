@@ -13,6 +13,7 @@ const META: &str = "linux-image-cloud-amd64";
 /// machine.
 const MODULES: &[&str] = &[
     "kernel/fs/overlayfs/",
+    "kernel/fs/binfmt_misc.ko",
     "kernel/fs/nfs/",
     "kernel/fs/nfsd/",
     "kernel/fs/ext4/",

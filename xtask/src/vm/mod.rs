@@ -5,6 +5,7 @@
 //! It runs on qemu's interpreter, which needs nothing of the processor, at a tenth of the speed.
 
 mod cpio;
+mod foreign;
 mod image;
 mod kernel;
 mod machine;
@@ -47,7 +48,8 @@ pub fn run(args: VmArgs) -> Result<()> {
     let tests = programs::build_tests(&wanted)?;
     let names: Vec<&str> = tests.iter().map(|t| t.name).collect();
     let image = dir.join("initramfs.cpio");
-    image::write(&image, &kernel, &tests, &args.arguments)?;
+    let foreign = foreign::fetch(&dir)?;
+    image::write(&image, &kernel, &tests, foreign, &args.arguments)?;
     let machine = Machine { kernel: &kernel, image: &image, dir: &dir };
     if args.shell {
         return machine.shell();
