@@ -1,14 +1,15 @@
 //! One laboratory host: its namespaces, its daemon, and running commands in it or against it.
 
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::wait::eventually;
+use crate::swarm::LONG;
+use crate::wait::{eventually, eventually_some};
 
 /// A host of a laboratory.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -59,7 +60,7 @@ impl Host {
         let text = pid.display().to_string();
         self.exec(&["sh", "-c", script, "sh", &port.to_string(), &text])?;
         let url = format!("http://127.0.0.1:{port}/");
-        eventually("the port is held", Duration::from_secs(20), || {
+        eventually("the port is held", LONG, || {
             self.exec(&["curl", "-sS", "-o", "/dev/null", &url]).map(drop)
         })?;
         Ok(std::fs::read_to_string(pid)?.trim().to_owned())
@@ -132,15 +133,15 @@ impl Host {
         use std::os::unix::process::CommandExt;
         command.process_group(0);
         let mut child = command.spawn().context("start skep daemon")?;
-        let outcome = eventually("daemon answers", Duration::from_secs(20), || {
-            if let Some(status) = child.try_wait()? {
-                bail!("skep daemon ended with {status}; its log: {}", self.log_tail());
+        let outcome = eventually_some("daemon answers", LONG, || match child.try_wait()? {
+            Some(status) => {
+                Ok(Some(Err(anyhow!("skep daemon ended with {status}; its log: {}", self.log_tail()))))
             }
-            self.ping()
+            None => self.ping().map(|()| Some(Ok(()))),
         });
         // Not waited for: it is reaped when this process ends, or by a later call.
         std::thread::spawn(move || child.wait());
-        outcome.with_context(|| format!("host {}", self.number))
+        outcome.and_then(|answered| answered).with_context(|| format!("host {}", self.number))
     }
 
     fn ping(&self) -> Result<()> {
@@ -167,7 +168,7 @@ impl Host {
     pub fn stop_daemon(&self, signal: &str) -> Result<()> {
         let pid = self.daemon_pid()?.to_string();
         self.exec(&["kill", signal, &pid])?;
-        eventually("daemon is gone", Duration::from_secs(20), || match self.exec(&["kill", "-0", &pid]) {
+        eventually("daemon is gone", LONG, || match self.exec(&["kill", "-0", &pid]) {
             Ok(_) => bail!("daemon {pid} still runs"),
             Err(_) => Ok(()),
         })
@@ -190,12 +191,22 @@ impl Host {
         let Some(init) = self.init.take() else { return Ok(()) };
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(init), nix::sys::signal::Signal::SIGKILL)
             .with_context(|| format!("kill init {init} of host {}", self.number))?;
-        eventually("host is dead", Duration::from_secs(20), || {
-            if Path::new(&format!("/proc/{init}/ns/net")).exists() {
-                bail!("init {init} still runs");
-            }
+        eventually("host is dead", LONG, || {
+            ensure!(ended(init)?, "init {init} still runs");
             Ok(())
         })
+    }
+}
+
+/// Whether a process has come to its end: of the first one of a namespace, whether all others there have, too. It may
+/// stay as a zombie where nobody reaps it (`proc_pid_stat(5)`).
+fn ended(pid: i32) -> Result<bool> {
+    match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => Ok(stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with(['Z', 'X']))),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound || e.raw_os_error() == Some(libc::ESRCH) => {
+            Ok(true)
+        }
+        Err(e) => Err(e).with_context(|| format!("read the state of process {pid}")),
     }
 }
 

@@ -301,7 +301,7 @@ fn remove_tree(dir: &Path) -> Result<()> {
             remove_tree(&entry.path())?;
         }
     }
-    crate::wait::eventually("cgroup goes", std::time::Duration::from_secs(5), || {
+    crate::wait::eventually("cgroup goes", crate::swarm::LONG, || {
         std::fs::remove_dir(dir).with_context(|| format!("remove cgroup {}", dir.display()))
     })
 }

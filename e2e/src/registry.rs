@@ -71,7 +71,7 @@ impl Registry {
         let child = command.spawn().context("start docker-registry")?;
         let mut registry = Self { child, name: name.to_owned() };
         let url = format!("{}://{name}/v2/", if options.tls.is_some() { "https" } else { "http" });
-        eventually("the registry answers", Duration::from_secs(30), || {
+        eventually("the registry answers", Duration::from_secs(60), || {
             if let Some(status) = registry.child.try_wait()? {
                 bail!(
                     "docker-registry ended with {status}: {}",

@@ -75,7 +75,7 @@ fn archives_that_are_no_images_are_refused_whole() -> Result<()> {
     std::io::Write::write_all(early.stdin.as_mut().context("its input")?, &saved[..1 << 16])?;
     early.kill()?;
     early.wait()?;
-    eventually("nothing of them is kept", Duration::from_secs(20), || {
+    eventually("nothing of them is kept", Duration::from_secs(60), || {
         let now = one.docker(&["images", "-a", "--format", "{{.Repository}}:{{.Tag}} {{.ID}}"])?;
         ensure!(now == before, "{now}");
         let left = one.exec(&["find", path(&one.dir.join("data")), "-path", "*blobs*", "-type", "f"])?;

@@ -229,10 +229,10 @@ fn tcp_is_for_clients_with_a_certificate_and_sighup_reads_the_configuration_agai
     eventually("the new label is shown", LONG, || {
         let shown = labels(&skep)?;
         ensure!(shown == "[\"zone=b\"]", "{shown}");
+        let out = ask(host, clients[0], Some(&dir), &["info", "-f", "{{.Debug}}"])?;
+        ensure!(out.stdout == b"true\n", "{out:?}");
         Ok(())
     })?;
-    let out = ask(host, clients[0], Some(&dir), &["info", "-f", "{{.Debug}}"])?;
-    ensure!(out.stdout == b"true\n", "{out:?}");
     // Registries too, and what the swarm knows of this engine.
     let out = ask(host, clients[0], Some(&dir), &["swarm", "init", "--advertise-addr", "127.0.0.1"])?;
     ensure!(out.status.success(), "{out:?}");

@@ -80,7 +80,7 @@ fn connections_may_be_idle_for_as_long_as_their_service_says() -> Result<()> {
         let mut all = Vec::new();
         for number in (1..=3).cycle().take(9) {
             let mut stream = TcpStream::connect(format!("10.99.0.{number}:8080"))?;
-            stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+            stream.set_read_timeout(Some(LONG))?;
             all.push((ask(&mut stream)?, stream));
         }
         std::thread::sleep(Duration::from_secs(3));
@@ -99,7 +99,7 @@ fn connections_may_be_idle_for_as_long_as_their_service_says() -> Result<()> {
     ensure!(one.docker(&["service", "ps", "-q", "web"])? == tasks, "the same tasks");
     let mut stream = three.at(None, || {
         let mut stream = TcpStream::connect("10.99.0.1:8080")?;
-        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        stream.set_read_timeout(Some(LONG))?;
         ask(&mut stream)?;
         Ok(stream)
     })?;

@@ -259,7 +259,7 @@ fn a_cut_connection_is_taken_up_where_it_was_and_nothing_half_is_kept() -> Resul
     barren.cut(i64::MAX);
     refused(one, &["pull", "127.0.0.1:5003/big:1"], &["127.0.0.1:5003"])?;
     ensure!(one.docker(&["images", "-aq"])?.is_empty(), "an image is there");
-    eventually("nothing half-made is left", Duration::from_secs(20), || {
+    eventually("nothing half-made is left", Duration::from_secs(60), || {
         ensure!(stored(one)?.is_empty(), "{}", stored(one)?);
         Ok(())
     })?;
@@ -271,7 +271,7 @@ fn a_cut_connection_is_taken_up_where_it_was_and_nothing_half_is_kept() -> Resul
     ensure!(one.docker(&["inspect", "-f", "{{.Id}}", "127.0.0.1:5002/big:1"])? == id, "another image came");
     ensure!(one.docker(&["run", "--rm", "127.0.0.1:5002/big:1"])? == "hello\n", "it does not run");
     // The container that ran is put aside there on its way out.
-    eventually("nothing half-made is left", Duration::from_secs(20), || {
+    eventually("nothing half-made is left", Duration::from_secs(60), || {
         ensure!(!stored(one)?.contains("data/tmp/"), "{}", stored(one)?);
         Ok(())
     })?;
@@ -291,7 +291,7 @@ fn a_cut_connection_is_taken_up_where_it_was_and_nothing_half_is_kept() -> Resul
     one.docker(&["pull", "127.0.0.1:5005/big:1"])?;
     ensure!(once.ranges() == 1, "{} requests for the rest", once.ranges());
     ensure!(one.docker(&["inspect", "-f", "{{.Id}}", "127.0.0.1:5005/big:1"])? == id, "another image came");
-    eventually("nothing is kept of what is in the store", Duration::from_secs(20), || {
+    eventually("nothing is kept of what is in the store", Duration::from_secs(60), || {
         ensure!(!stored(one)?.contains("data/tmp/"), "{}", stored(one)?);
         Ok(())
     })?;
@@ -303,7 +303,7 @@ fn a_cut_connection_is_taken_up_where_it_was_and_nothing_half_is_kept() -> Resul
     slow.cut(i64::MAX);
     let mut child =
         pull.args(["pull", "127.0.0.1:5004/big:1"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
-    eventually("the pull has begun", Duration::from_secs(20), || {
+    eventually("the pull has begun", Duration::from_secs(60), || {
         ensure!(stored(one)?.contains("data/tmp/"), "nothing is under way");
         Ok(())
     })?;
@@ -426,7 +426,11 @@ fn services_run_images_that_only_a_guarded_registry_has() -> Result<()> {
     let raw = one.request("GET", "/v1.50/services/app", "")?.body;
     let tasks = one.request("GET", "/v1.50/tasks", "")?.body;
     for text in [&spec, &raw, &tasks] {
-        ensure!(!text.to_lowercase().contains("auth") && !text.contains("secret"), "{text}");
+        // Without IDs, which may spell anything.
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| word.len() != 25);
+        for word in words.map(str::to_lowercase) {
+            ensure!(!word.contains("auth") && !word.contains("secret"), "{word} in {text}");
+        }
     }
     one.docker(&["service", "rm", "app"])?;
 

@@ -60,8 +60,12 @@ fn nginx(host: &Host) -> Result<()> {
         ensure!(page == "a page of nginx\n", "{page:?}");
         Ok(())
     })?;
-    let logged = host.docker(&["exec", "web", "cat", "/var/log/nginx/access.log"])?;
-    ensure!(logged.contains("\"GET / HTTP/1.1\" 200"), "{logged}");
+    // Written once the answer has been sent.
+    eventually("nginx has logged it", LONG, || {
+        let logged = host.docker(&["exec", "web", "cat", "/var/log/nginx/access.log"])?;
+        ensure!(logged.contains("\"GET / HTTP/1.1\" 200"), "{logged}");
+        Ok(())
+    })?;
     // Master and workers end in good order.
     host.docker(&["stop", "web"])?;
     ensure!(shown(host, "web", "{{.State.ExitCode}}")? == "0", "nginx did not end by itself");

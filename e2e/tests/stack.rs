@@ -276,7 +276,7 @@ services:
   night:
     image: box:1
     command: sh -c "exit 0"
-    x-schedule: "30 2 * * *"
+    x-schedule: "30 2 1 1 *"
     deploy: {mode: replicated-job}
   often:
     image: box:1
@@ -313,7 +313,7 @@ fn a_schedule_and_the_placement_of_data_are_what_the_file_says() -> Result<()> {
     };
     said(&mut skep(host), &deploy)?;
     let night = shown("night")?;
-    let wanted = json!({ "Cron": "30 2 * * *", "Concurrency": "forbid", "Suspend": false });
+    let wanted = json!({ "Cron": "30 2 1 1 *", "Concurrency": "forbid", "Suspend": false });
     ensure!(night["Spec"]["Schedule"] == wanted, "{night}");
     ensure!(night["ScheduleStatus"]["NextRun"].is_string(), "it waits for its time: {night}");
     ensure!(containers(host, "own_night")?.is_empty(), "and is not begun before");
@@ -328,7 +328,7 @@ fn a_schedule_and_the_placement_of_data_are_what_the_file_says() -> Result<()> {
     ensure!(db["Spec"]["DataPlacement"] == "prefer", "{db}");
 
     // What the file has no more, the services have no more.
-    rewrite(&dir, "own.yml", "    x-schedule: \"30 2 * * *\"\n", "")?;
+    rewrite(&dir, "own.yml", "    x-schedule: \"30 2 1 1 *\"\n", "")?;
     rewrite(&dir, "own.yml", "suspend: true", "suspend: false")?;
     rewrite(&dir, "own.yml", "x-data-placement: prefer", "x-data-placement: stay")?;
     said(&mut skep(host), &deploy)?;

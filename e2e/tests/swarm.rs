@@ -155,6 +155,13 @@ fn a_service_is_updated_and_a_node_drained_and_a_daemon_restarted_under_it() -> 
                 .concat(),
         )
     };
+    eventually("what was stopped has said so", LONG, || {
+        let filter = ["--filter", "desired-state=shutdown", "--format", "{{.CurrentState}}"];
+        let states = one.docker(&[&["service", "ps", "web"][..], &filter].concat())?;
+        let over = |s: &str| ["Shutdown ", "Complete ", "Failed "].iter().any(|word| s.starts_with(word));
+        ensure!(states.lines().all(over), "{states}");
+        Ok(())
+    })?;
     let began = since()?;
     // As a daemon leaves it that is killed while it removes a container of a task, and as an earlier membership does.
     let own = three.docker(&["node", "inspect", "self", "--format", "{{.ID}}"])?;

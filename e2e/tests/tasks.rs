@@ -96,7 +96,11 @@ fn any_manager_reaches_into_the_container_of_any_task() -> Result<()> {
     attached(&one, &two, &full)?;
 
     // The slot's name is that of its present task; the task's own is of it alone, also when that has ended.
-    wait_running(&one, "web", 1)?;
+    eventually("another task runs in its place", LONG, || {
+        let now = task(&one, "{{.ID}} {{.Status.State}}")?;
+        ensure!(now.ends_with(" running") && !now.starts_with(&id), "{now}");
+        Ok(())
+    })?;
     ensure!(two.docker(&["inspect", "-f", "{{.State.ExitCode}}", &full])?.trim() == "5");
     ensure!(two.docker(&["inspect", "-f", "{{.State.Running}}", "web.1"])?.trim() == "true");
     refused(&two, &["exec", &full, "true"], &["is not running"])?;

@@ -22,7 +22,7 @@ impl Agent {
         let mut generate = Command::new("ssh-keygen");
         generate.args(["-q", "-t", "ed25519", "-N", "", "-C", "the-forwarded-key", "-f"]).arg(&key);
         ensure!(generate.status()?.success(), "no key is made");
-        eventually("the agent takes the key", Duration::from_secs(20), || {
+        eventually("the agent takes the key", Duration::from_secs(60), || {
             let mut add = Command::new("ssh-add");
             add.arg("-q").arg(&key).env("SSH_AUTH_SOCK", &socket).stderr(Stdio::null());
             ensure!(add.status()?.success(), "it does not");

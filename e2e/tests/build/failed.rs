@@ -20,7 +20,7 @@ fn the_state_of_a_failed_step_can_be_looked_at() -> Result<()> {
                 RUN --mount=type=secret,id=word --mount=type=secret,id=word,env=WORD echo half > after && false\n";
     fs::write(context.join("Dockerfile"), text)?;
     let nothing_left = || {
-        eventually("nothing is left", Duration::from_secs(30), || {
+        eventually("nothing is left", Duration::from_secs(60), || {
             let left = host.docker(&["ps", "-aq"])?;
             ensure!(left.trim().is_empty(), "{left}");
             Ok(())
@@ -58,7 +58,7 @@ fn the_state_of_a_failed_step_can_be_looked_at() -> Result<()> {
     let mut command = host.skep_command();
     command.args(["build", "--debug"]).arg(&context);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
-    eventually("the shell runs", Duration::from_secs(30), || {
+    eventually("the shell runs", Duration::from_secs(60), || {
         ensure!(host.docker(&["ps", "-q"])?.lines().count() == 1, "nothing runs");
         Ok(())
     })?;

@@ -190,7 +190,7 @@ fn what_a_build_leaves_behind_is_what_was_asked_for() -> Result<()> {
     // What a crash leaves of a step is nobody's.
     fs::write(context.join("Dockerfile"), "FROM bb\nRUN sleep 1000\n")?;
     let mut cut = docker_build(host, &[], &context).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
-    eventually("the step runs", Duration::from_secs(30), || {
+    eventually("the step runs", Duration::from_secs(60), || {
         ensure!(host.docker(&["ps", "-q"])?.lines().count() == 1, "nothing runs");
         Ok(())
     })?;
@@ -203,13 +203,13 @@ fn what_a_build_leaves_behind_is_what_was_asked_for() -> Result<()> {
     // Who leaves a build ends it.
     fs::write(context.join("Dockerfile"), "FROM bb\nRUN sleep 1001\n")?;
     let mut left = docker_build(host, &[], &context).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
-    eventually("the step runs", Duration::from_secs(30), || {
+    eventually("the step runs", Duration::from_secs(60), || {
         ensure!(host.docker(&["ps", "-q"])?.lines().count() == 1, "nothing runs");
         Ok(())
     })?;
     left.kill()?;
     left.wait()?;
-    eventually("the step is gone", Duration::from_secs(30), || {
+    eventually("the step is gone", Duration::from_secs(60), || {
         ensure!(containers()? == 2, "it is there");
         Ok(())
     })?;
@@ -263,7 +263,7 @@ fn what_add_fetches_is_checked_and_kept_by_its_content() -> Result<()> {
     let mut server = host.command("busybox")?;
     server.args(["httpd", "-f", "-p", "127.0.0.1:8000", "-h", path(&served)]);
     let mut server = server.spawn()?;
-    eventually("the server answers", Duration::from_secs(20), || {
+    eventually("the server answers", Duration::from_secs(60), || {
         host.exec(&["busybox", "wget", "-qO", "/dev/null", "http://127.0.0.1:8000/f.txt"]).map(drop)
     })?;
     let sum = "sha256:f65af1f2ba35d6d3ac40b57ea5cb4a2b0acb4ed91f0d3a3cb2d1a9c5ba4ad2a6";

@@ -82,7 +82,7 @@ fn sshd(host: &Host) -> Result<(Running, PathBuf)> {
     server.env("LD_LIBRARY_PATH", tools.join("usr/lib/x86_64-linux-gnu"));
     server.stderr(fs::File::create(dir.join("log"))?);
     let server = Running(server.spawn()?);
-    eventually("sshd listens", Duration::from_secs(30), || {
+    eventually("sshd listens", Duration::from_secs(60), || {
         host.exec(&["busybox", "nc", "-w", "2", "127.0.0.1", "22"]).map(drop)
     })?;
     Ok((server, dir.join("user")))
@@ -108,7 +108,7 @@ fn repositories_come_by_ssh_with_the_hosts_key_or_the_agent_that_is_forwarded() 
     let socket = host.dir.join("agent");
     let _agent =
         Running(Command::new("ssh-agent").arg("-D").arg("-a").arg(&socket).stdout(Stdio::null()).spawn()?);
-    eventually("the agent takes the key", Duration::from_secs(20), || {
+    eventually("the agent takes the key", Duration::from_secs(60), || {
         let mut add = Command::new("ssh-add");
         add.arg("-q").arg(&key).env("SSH_AUTH_SOCK", &socket).stderr(Stdio::null());
         ensure!(add.status()?.success(), "it does not");

@@ -60,7 +60,7 @@ fn repository(host: &Host) -> Result<(Server, [String; 2])> {
     server.args(["daemon", "--export-all", "--reuseaddr", "--listen=127.0.0.1"]);
     server.arg(format!("--base-path={}", host.dir.join("git").display()));
     let server = Server(server.spawn()?);
-    eventually("the repository is served", Duration::from_secs(30), || {
+    eventually("the repository is served", Duration::from_secs(60), || {
         host.exec(&["git", "ls-remote", "git://127.0.0.1/repo"]).map(drop)
     })?;
     Ok((server, commits))
@@ -163,7 +163,7 @@ fn urls_are_contexts_and_archives_of_all_kinds_are_unpacked() -> Result<()> {
     server.args(["httpd", "-f", "-p", "127.0.0.1:8000", "-h", path(&served)]);
     let _server = Server(server.spawn()?);
     fs::write(served.join("one.Dockerfile"), "FROM bb\nRUN echo alone > /alone\n")?;
-    eventually("the server answers", Duration::from_secs(20), || {
+    eventually("the server answers", Duration::from_secs(60), || {
         host.exec(&["busybox", "wget", "-qO", "/dev/null", "http://127.0.0.1:8000/one.Dockerfile"]).map(drop)
     })?;
     host.skep(&["build", "-t", "alone", "http://127.0.0.1:8000/one.Dockerfile"])?;

@@ -1,7 +1,10 @@
 //! Both clients, command by command: what they print, and what they end with.
 
+use std::time::Instant;
+
 use anyhow::{Result, ensure};
 use skep_e2e::Host;
+use skep_e2e::swarm::LONG;
 
 use crate::{Outcome, docker, skep};
 
@@ -16,19 +19,26 @@ impl<'a> Compare<'a> {
         Self { host, differences: Vec::new() }
     }
 
-    /// A command that changes nothing. Docker's runs before and after ours, since what is shown ages.
+    /// A command that changes nothing. Docker's runs before and after ours, since what is shown ages: what Docker's itself
+    /// shows otherwise by then may have been a third thing meanwhile, and is looked at again.
     pub fn same(&mut self, line: &str) -> Result<()> {
         let args = words(line);
-        let (mut before, mut ours, mut after) =
-            (docker(self.host, &args)?, skep(self.host, &args)?, docker(self.host, &args)?);
-        if ["images", "image ls", "service logs"].iter().any(|c| line.starts_with(c)) {
-            // An image's names come out of a Go map, tasks' lines as their readers answer: in any order.
-            [&mut before, &mut ours, &mut after].into_iter().for_each(sort);
+        let begun = Instant::now();
+        loop {
+            let (mut before, mut ours, mut after) =
+                (docker(self.host, &args)?, skep(self.host, &args)?, docker(self.host, &args)?);
+            if ["images", "image ls", "service logs"].iter().any(|c| line.starts_with(c)) {
+                // An image's names come out of a Go map, tasks' lines as their readers answer: in any order.
+                [&mut before, &mut ours, &mut after].into_iter().for_each(sort);
+            }
+            if ours == before || ours == after || between(&ours, &before, &after) {
+                return Ok(());
+            }
+            if before == after || begun.elapsed() > LONG {
+                self.differences.push(format!("{line}\n  docker: {before:?}\n  skep:   {ours:?}"));
+                return Ok(());
+            }
         }
-        if ours != before && ours != after && !between(&ours, &before, &after) {
-            self.differences.push(format!("{line}\n  docker: {before:?}\n  skep:   {ours:?}"));
-        }
-        Ok(())
     }
 
     /// The same of a JSON document: Docker's client makes it anew of the fields it knows and leaves empty ones out.
@@ -133,12 +143,15 @@ fn words(line: &str) -> Vec<&str> {
         .collect()
 }
 
-/// A text with IDs, which differ by nature, made alike: long hexadecimal ones and base-36 ones.
+/// A text with IDs, which differ by nature, made alike: long hexadecimal ones and base-36 ones. Now and then one has no
+/// digit, and is known by its length.
 fn ids(text: &str) -> String {
     let id = |w: &str| {
+        let digit = w.chars().any(|c| c.is_ascii_digit());
+        let hexadecimal = w.chars().all(|c| c.is_ascii_hexdigit());
         w.len() >= 12
             && w.chars().all(|c| c.is_ascii_digit() || c.is_ascii_lowercase())
-            && w.chars().any(|c| c.is_ascii_digit())
+            && (digit || hexadecimal || w.len() == 25)
     };
     text.split_inclusive(|c: char| !c.is_ascii_alphanumeric())
         .map(|w| {

@@ -184,9 +184,9 @@ fn restarts(host: &Host) -> Result<()> {
             &["run", "-d", "--name", name, "--restart", "always", "busybox", "sh", "-c", "exit 3"],
         )?)?;
     }
-    // By then it waits for three seconds.
+    // By then it waits for six seconds.
     eventually("a long wait", Duration::from_secs(60), || match state("w1")?.trim().split_once(' ') {
-        Some(("restarting", n)) if n.parse::<u32>()? >= 5 => Ok(()),
+        Some(("restarting", n)) if n.parse::<u32>()? >= 6 => Ok(()),
         other => bail!("{other:?}"),
     })?;
     for (args, said) in [

@@ -123,7 +123,7 @@ fn what_is_typed_reaches_a_container_attached_in_every_way() -> Result<()> {
     let url = "http://skep/containers/kept/attach?stream=1&stdin=1&stdout=1";
     let mut curl = Command::new("curl");
     curl.arg("--unix-socket").arg(host.socket());
-    let out = typed(curl, &["-sS", "--max-time", "20", "-X", "POST", "-T", "-", url], b"as a body\n")?;
+    let out = typed(curl, &["-sS", "--max-time", "60", "-X", "POST", "-T", "-", url], b"as a body\n")?;
     ensure!(out.status.success() && out.stdout.ends_with(b"as a body\n"), "{out:?}");
     host.docker(&["rm", "-f", "kept"])?;
 

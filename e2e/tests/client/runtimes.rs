@@ -293,6 +293,10 @@ fn taken_up(host: &Host, runtime: &str) -> Result<()> {
     let (shim, first) = pids.trim().split_once(' ').context("two PIDs")?;
     host.exec(&["kill", "-KILL", shim])?;
     ensure!(host.docker(&["wait", &name])?.trim() == "255");
-    ensure!(host.exec(&["kill", "-0", first]).is_err(), "{first} goes on");
+    // Whose parent it was is gone: the host's first process reaps it.
+    eventually("it has ended with it", LONG, || {
+        ensure!(host.exec(&["kill", "-0", first]).is_err(), "{first} goes on");
+        Ok(())
+    })?;
     host.docker(&["rm", &name]).map(drop)
 }

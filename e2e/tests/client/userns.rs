@@ -105,7 +105,10 @@ fn root_of_containers_is_a_subordinate_id_and_everything_works_with_it() -> Resu
     ensure!(owner.trim() == format!("{FIRST}:{FIRST}"), "{owner}");
     let ask = format!("until {B} nc -w 5 up 80 < /dev/null | {B} grep here; do {B} sleep 0.2; done");
     ensure!(run(&["--network", "net1", "busybox", "sh", "-c", &ask])?.contains("here"), "no answer");
-    let shared = format!("{B} nc -w 5 127.0.0.1 80 < /dev/null; {B} ip link set lo mtu 1400 && echo changed");
+    // Between two answers nobody listens.
+    let shared = format!(
+        "until {B} nc -w 5 127.0.0.1 80 < /dev/null; do {B} sleep 0.2; done; {B} ip link set lo mtu 1400 && echo changed"
+    );
     let shared =
         run(&["--network", "container:up", "--cap-add", "NET_ADMIN", "busybox", "sh", "-c", &shared])?;
     ensure!(shared == "here\nchanged\n", "{shared}");

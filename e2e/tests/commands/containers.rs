@@ -29,10 +29,12 @@ pub fn drive(tally: &mut Tally<'_>) -> Result<()> {
         refuses(h, "start nosuch", "no such container: nosuch")
     });
     tally.drive("container logs", |h| {
-        eventually("it has written", LONG, || says(h, "logs one", "out"))?;
-        let output = h.docker_command().args(["logs", "-t", "--details", "one"]).output()?;
-        let (out, err) = (String::from_utf8(output.stdout)?, String::from_utf8(output.stderr)?);
-        ensure!(out.ends_with(" out\n") && err.ends_with(" err\n") && out.contains('T'), "{out}{err}");
+        eventually("it has written", LONG, || {
+            let output = h.docker_command().args(["logs", "-t", "--details", "one"]).output()?;
+            let (out, err) = (String::from_utf8(output.stdout)?, String::from_utf8(output.stderr)?);
+            ensure!(out.ends_with(" out\n") && err.ends_with(" err\n") && out.contains('T'), "{out}{err}");
+            Ok(())
+        })?;
         prints(h, "logs -n 0 one", "")?;
         prints(h, "logs --until 1h one", "")?;
         says(h, "logs --since 1h one", "out")

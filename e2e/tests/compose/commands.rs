@@ -162,6 +162,12 @@ fn followed(client: Client, host: &Host, dir: &Path) -> Result<()> {
         return Ok(());
     }
     client.ok(host, dir, &["start"])?;
+    // Before its trap is set, it does not hear the signal.
+    let began = field(host, "cmd-web-1", "{{.State.StartedAt}}")?;
+    eventually("it ticks again", LONG, || {
+        ensure!(host.docker(&["logs", "--since", &began, "cmd-web-1"])?.contains("tick"));
+        Ok(())
+    })?;
     let before = waits(host)?;
     let (mut waiting, _) = begin(client, host, dir, &["wait", "--down-project", "web", "side"])?;
     eventually("it waits for both", LONG, || {

@@ -73,7 +73,7 @@ fn only_what_changed_is_made_anew() -> Result<()> {
 fn in_the_foreground_all_is_shown_and_ends_together() -> Result<()> {
     let (lab, dir) = lab("cfg")?;
     let host = lab.host(1);
-    let file = "services:\n  loop: {image: bb, command: sh -c \"trap 'echo stopping; exit 0' TERM; echo up; while true; do sleep 0.1; done\"}\n  once: {image: bb, command: sh -c \"echo one; sleep 1; echo two >&2; exit 3\"}\n";
+    let file = "services:\n  loop: {image: bb, command: sh -c \"trap 'echo stopping; exit 0' TERM; echo up; touch /s/up; while true; do sleep 0.1; done\", volumes: [\"s:/s\"]}\n  once: {image: bb, command: sh -c \"echo one; until test -e /s/up; do sleep 0.1; done; rm /s/up; echo two >&2; exit 3\", volumes: [\"s:/s\"]}\nvolumes: {s: {}}\n";
     write(&dir, &[("compose.yaml", file)])?;
     let (code, out, err) = Client::Skep.run(host, &dir, &["-p", "fg", "up", "--abort-on-container-exit"])?;
     for line in [

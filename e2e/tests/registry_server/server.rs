@@ -1,9 +1,10 @@
 //! A `skep registry` that runs until it is dropped, and requests to it as no client sends them.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -71,10 +72,26 @@ pub fn random(bytes: usize) -> Vec<u8> {
     std::iter::repeat_with(rand::random::<u8>).take(bytes).collect()
 }
 
+/// A port of this machine's loopback that nobody has, below those that the kernel gives by itself (ip(7),
+/// `ip_local_port_range`): one of those could be a client's own while a server that comes back wants it again.
+fn free_port() -> Result<u16> {
+    const FIRST: u16 = 20_000;
+    const COUNT: u16 = 10_000;
+    static TAKEN: AtomicU16 = AtomicU16::new(0);
+    let own = std::process::id().wrapping_mul(37) as u16 % COUNT;
+    for _ in 0..COUNT {
+        let port = FIRST + (own + TAKEN.fetch_add(1, Ordering::Relaxed) % COUNT) % COUNT;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    bail!("no port from {FIRST} on is free");
+}
+
 impl Served {
     /// On this machine's loopback.
     pub fn start(dir: &Path, more: &[&str]) -> Result<Self> {
-        Self::spawn(Command::new(binaries()?.0), dir, "127.0.0.1:0", more)
+        Self::spawn(Command::new(binaries()?.0), dir, &format!("127.0.0.1:{}", free_port()?), more)
     }
 
     /// Where another has been.

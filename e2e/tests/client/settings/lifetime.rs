@@ -31,7 +31,7 @@ fn containers_stop_with_a_daemon_that_was_told_so_and_policies_start_them_again(
     busybox(host)?;
     told(host, "live-restore = false\nshutdown-timeout = 60\n")?;
     shown(host, &[("live-restore", &["info", "-f", "{{.LiveRestoreEnabled}}"], "false")])?;
-    let quits = "trap 'exit 7' TERM; while :; do /bin/busybox sleep 0.05; done";
+    let quits = "trap 'exit 7' TERM; echo ready; while :; do /bin/busybox sleep 0.05; done";
     host.docker(&[
         "run",
         "-d",
@@ -71,6 +71,13 @@ fn containers_stop_with_a_daemon_that_was_told_so_and_policies_start_them_again(
             "-c",
             script,
         ])?;
+    }
+    // Before its trap is set, a shell that is the first process does not hear the signal.
+    for name in ["policy", "plain", "failing", "cleanly"] {
+        eventually(&format!("{name} is ready"), LONG, || {
+            ensure!(host.docker(&["logs", name])? == "ready\n");
+            Ok(())
+        })?;
     }
     // One that is always about to start again must not do so while the others stop.
     host.docker(&["run", "-d", "--name", "again", "--restart", "always", "busybox", "sh", "-c", "exit 1"])?;
