@@ -13,7 +13,7 @@ use skep_registry::digest_of;
 use crate::{AuthOptions, Options, Server};
 
 /// Longest wait for an answer; whatever takes as long hangs.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 const BLOB: &[u8] = b"a blob that is there";
 
 /// A request and whether all of it is sent, so that an answer has to come.

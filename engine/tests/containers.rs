@@ -335,7 +335,7 @@ async fn a_new_daemon_takes_up_running_containers_and_finds_exits() -> Outcome {
     // While no daemon runs, one of them ends.
     let exec = f.dir().join("exec/containers").join(ends.as_str()).join("exit.json");
     std::fs::write(root_of(&f, "ends", &end_upper)?.join("tmp/go"), b"")?;
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !exec.exists() {
         assert!(Instant::now() < deadline, "the container never ends");
         tokio::time::sleep(Duration::from_millis(10)).await;

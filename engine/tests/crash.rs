@@ -146,17 +146,21 @@ fn check(dir: &Path, expected: &Expected, seed: u64) {
 
 #[test]
 fn a_killed_daemon_leaves_nothing_half_made_and_loses_nothing() {
-    let first = number("SKEP_SEED", rand::random::<u32>().into());
+    let first = number("SKEP_SEED", 1);
     println!("SKEP_SEED={first}");
     let dir = tempfile::tempdir().expect("a directory");
     let _tidy = Tidy(dir.path().to_owned());
     let mut expected = Expected::default();
-    for seed in first..first + number("SKEP_CRASHES", 12) {
+    let crashes = number("SKEP_CRASHES", 12);
+    for (done, seed) in (first..).enumerate() {
+        // A slow machine does nothing before so early an end, again and again: that has tried nothing.
+        if done as u64 >= crashes && expected.done > 0 {
+            break;
+        }
         expected.kill(dir.path(), seed);
         check(dir.path(), &expected, seed);
     }
     println!("{} done, {} there", expected.done, expected.there.len());
-    assert!(expected.done > 0, "it was killed before it did anything");
 }
 
 /// Ends what a test left running.

@@ -3,7 +3,8 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
 
 use skep_identity::{Bootstrap, Identity, Network, Role, Tcp, bootstrap};
 use skep_manager::{InitOptions, Manager, ManagerOptions, Start};
@@ -13,6 +14,9 @@ use skep_proto::v1::control_server::Control;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tonic::{Request, Status};
+
+/// Longest wait for anything on a busy machine.
+const LONG: Duration = Duration::from_secs(60);
 
 /// One host that may run a manager.
 struct Host {
@@ -36,9 +40,16 @@ fn tcp() -> Arc<dyn Network> {
     Arc::new(Tcp)
 }
 
+/// An address that nobody has, on a port below those that the kernel gives by itself (ip(7), `ip_local_port_range`): one
+/// of those could be a connection's own while a manager that was killed wants it again.
 fn free_addr() -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
-    listener.local_addr().expect("addr").to_string()
+    const FIRST: u16 = 20_000;
+    const COUNT: u16 = 10_000;
+    static TAKEN: AtomicU16 = AtomicU16::new(0);
+    let own = std::process::id().wrapping_mul(37) as u16 % COUNT;
+    let ports = (0..COUNT).map(|_| FIRST + (own + TAKEN.fetch_add(1, Ordering::Relaxed) % COUNT) % COUNT);
+    let mut addrs = ports.map(|port| std::net::SocketAddr::from(([127, 0, 0, 1], port)));
+    addrs.find(|addr| std::net::TcpListener::bind(addr).is_ok()).expect("a free port").to_string()
 }
 
 impl Host {
@@ -68,7 +79,7 @@ impl Host {
     fn kill(&mut self) {
         let (runtime, manager) = self.running.take().expect("running");
         // With all it holds: the next one listens at the same address.
-        runtime.shutdown_timeout(Duration::from_secs(30));
+        runtime.shutdown_timeout(LONG);
         drop(manager);
     }
 
@@ -146,12 +157,18 @@ impl Cluster {
         self.test.block_on(control.create_service(request)).map(|r| r.into_inner().service.expect("there"))
     }
 
+    /// By a read that the leader has confirmed, once it does.
     fn services(&self, at: usize) -> Vec<String> {
         let control = self.hosts[at].manager().control();
-        let answer =
-            self.test.block_on(control.list_services(Request::new(v1::ListServicesRequest::default())));
-        let answer = answer.expect("read").into_inner();
-        assert!(!answer.stale, "a confirmed read");
+        let begun = Instant::now();
+        let answer = loop {
+            let request = Request::new(v1::ListServicesRequest::default());
+            let answer = self.test.block_on(control.list_services(request)).expect("read").into_inner();
+            if !answer.stale {
+                break answer;
+            }
+            assert!(begun.elapsed() < LONG, "never a confirmed read");
+        };
         let name = |s: v1::ServiceWithStatus| {
             s.service.and_then(|s| s.spec).and_then(|s| s.annotations).map(|a| a.name)
         };
@@ -170,11 +187,7 @@ impl Cluster {
         let mut leader = self.hosts[at].manager().leader();
         let known = self.test.block_on(async {
             let known = leader.wait_for(|l| l.is_some());
-            tokio::time::timeout(Duration::from_secs(10), known)
-                .await
-                .expect("a leader")
-                .expect("running")
-                .clone()
+            tokio::time::timeout(LONG, known).await.expect("a leader").expect("running").clone()
         });
         let id = known.expect("known").node_id;
         let is = |h: &Host| h.identity.as_ref().is_some_and(|i| i.node_id().as_str() == id);
@@ -182,9 +195,9 @@ impl Cluster {
     }
 
     fn until(&self, what: &str, mut condition: impl FnMut() -> bool) {
-        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        let begun = Instant::now();
         while !condition() {
-            assert!(std::time::Instant::now() < deadline, "never {what}");
+            assert!(begun.elapsed() < LONG, "never {what}");
             std::thread::sleep(Duration::from_millis(50));
         }
     }

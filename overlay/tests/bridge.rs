@@ -7,7 +7,7 @@ mod names;
 
 use std::net::Ipv4Addr;
 
-use lab::{Host, ask, in_order, publish, request, serve, start, up};
+use lab::{Host, ask, in_order, notices, publish, request, serve, start, up};
 use skep_overlay::{BridgeSpec, Error, Join, Publish};
 
 const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
@@ -218,8 +218,7 @@ fn drift_is_seen_and_repaired() {
             ),
         ];
         for breakage in breakages {
-            host.sh(&breakage);
-            assert!(!plane.check().await.expect("check").is_empty(), "unseen: {breakage}");
+            assert!(notices(&plane, &host, &breakage).await, "unseen: {breakage}");
             plane.reconcile().await.expect("reconcile");
             assert_eq!(plane.check().await.expect("check"), Vec::<String>::new(), "{breakage}");
             let answer = ask(host.netns(), LOOPBACK, 8080);

@@ -7,7 +7,7 @@ mod names;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
-use lab::{Host, ask, in_order, knock, request, serve, start, up};
+use lab::{Host, ask, in_order, knock, notices, request, serve, start, up};
 use skep_overlay::{Attached, BridgeSpec, DataPlane, DefaultBridge, Endpoint6, Publish};
 
 const LOOPBACK: Ipv6Addr = Ipv6Addr::LOCALHOST;
@@ -343,8 +343,7 @@ fn a_restart_and_drift_change_nothing_and_removal_leaves_nothing() {
             "sysctl -qw net.ipv6.conf.all.forwarding=0".to_owned(),
             format!("ip link del {bridge}"),
         ] {
-            host.sh(&breakage);
-            assert!(!plane.check().await.expect("check").is_empty(), "unseen: {breakage}");
+            assert!(notices(&plane, &host, &breakage).await, "unseen: {breakage}");
             plane.reconcile().await.expect("reconcile");
             in_order(&plane).await;
             let answer = ask(host.netns(), LOOPBACK, 8080);

@@ -9,7 +9,7 @@ mod names;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use lab::{Host, ask, in_order, publish, request, serve, start, up};
+use lab::{Host, ask, in_order, notices, publish, request, serve, start, up};
 use skep_overlay::{BridgeSpec, Error, Join, LocalDriver};
 
 fn options(all: &[(&str, &str)]) -> BTreeMap<String, String> {
@@ -84,8 +84,8 @@ fn containers_on_the_hosts_interface_are_neighbours_of_other_hosts() {
         in_order(&plane).await;
         let now = plane.inspect_bridge("lan").expect("lan").containers["web"].endpoint.addr;
         assert_eq!(ask(far.netns(), now.expect("IPv4"), 80).map(|a| a.0), Some("web".into()));
-        host.sh(&format!("nsenter --net={} ip link del eth0", other.netns.display()));
-        assert!(!plane.check().await.expect("check").is_empty());
+        let breakage = format!("nsenter --net={} ip link del eth0", other.netns.display());
+        assert!(notices(&plane, &host, &breakage).await, "unseen: {breakage}");
         plane.reconcile().await.expect("repaired");
         in_order(&plane).await;
         assert_eq!(ask(far.netns(), Ipv4Addr::new(10, 88, 0, 200), 80).map(|a| a.0), Some("other".into()));

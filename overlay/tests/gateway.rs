@@ -8,7 +8,7 @@ mod names;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
-use lab::{Host, ask, in_order, knock, request, serve, start, up};
+use lab::{Host, ask, in_order, knock, notices, request, serve, start, up};
 use skep_overlay::{Attached, BridgeSpec, Error, Publish};
 
 const MODE: &str = "com.docker.network.bridge.gateway_mode_ipv4";
@@ -124,8 +124,7 @@ fn a_network_without_ipv4_has_ipv6_names_and_ports() {
             format!("ip -6 addr flush dev {} scope global", made.interface),
             format!("ip link del {}", made.interface),
         ] {
-            host.sh(&breakage);
-            assert!(!plane.check().await.expect("check").is_empty(), "unseen: {breakage}");
+            assert!(notices(&plane, &host, &breakage).await, "unseen: {breakage}");
             plane.reconcile().await.expect("reconcile");
             in_order(&plane).await;
             assert_eq!(
@@ -231,8 +230,7 @@ fn routed_networks_are_reached_by_published_ports_of_their_own_addresses() {
             format!("nft delete table ip {table}"),
             format!("ip link del {}", made.interface),
         ] {
-            host.sh(&breakage);
-            assert!(!plane.check().await.expect("check").is_empty(), "unseen: {breakage}");
+            assert!(notices(&plane, &host, &breakage).await, "unseen: {breakage}");
             plane.reconcile().await.expect("reconcile");
             in_order(&plane).await;
             for addr in [four, six_] {

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 /// How long anything may take on a loaded machine.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 /// How long silence lasts before it counts as "unreachable".
 const SILENCE: Duration = Duration::from_millis(700);
 
@@ -144,7 +144,7 @@ pub fn serve(netns: &Path, port: u16, name: &str) {
 /// What the server says: its name and the address it saw; none = unreachable. Patient with a loaded
 /// machine.
 pub fn ask(netns: &Path, addr: impl Into<IpAddr>, port: u16) -> Option<(String, String)> {
-    ask_for(netns, addr.into(), port, Duration::from_secs(5))
+    ask_for(netns, addr.into(), port, PATIENCE)
 }
 
 /// Who answers at once, where nobody should.
@@ -198,6 +198,18 @@ pub async fn start(host: &Host) -> DataPlane {
 /// The kernel has what was computed for it.
 pub async fn in_order(plane: &DataPlane) {
     assert_eq!(plane.check().await.expect("check"), Vec::<String>::new());
+}
+
+/// Whether the check finds what somebody else broke. The plane's own, every 30 s, may have come first and repaired it:
+/// not twice in a row.
+pub async fn notices(plane: &DataPlane, host: &Host, breakage: &str) -> bool {
+    for _ in 0..2 {
+        host.sh(breakage);
+        if !plane.check().await.expect("check").is_empty() {
+            return true;
+        }
+    }
+    false
 }
 
 /// Attaches and serves port 80 under the container's ID.

@@ -46,14 +46,14 @@ pub fn ipv6() {
         Some(("c131".into(), "fd40:2::47".into())),
         "second network"
     );
-    let counts = tally(300, || {
+    let counts = tally(600, || {
         let answer = ask(&caller.netns, VIP6, 80);
         assert_eq!(answer.as_ref().map(|a| a.1.as_str()), Some("fd40:1::4b"), "client's address");
         answer
     });
-    assert_thirds(&counts, 300, &["c130", "c70", "c71"]);
+    assert_thirds(&counts, 600, &["c130", "c70", "c71"]);
     for from in [&*own.netns, &*remote.netns, swarm.hosts[1].netns()] {
-        assert_thirds(&tally(90, || ask(from, VIP6, 80)), 90, &["c130", "c70", "c71"]);
+        assert_thirds(&tally(300, || ask(from, VIP6, 80)), 300, &["c130", "c70", "c71"]);
     }
     let answers = |from: &Attached, to: Ipv6Addr| lab::knock(&from.netns, to, 80);
     for (what, from, to) in [

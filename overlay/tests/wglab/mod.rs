@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use skep_overlay::wireguard::{Device, DeviceOptions, PeerConfig};
 
 /// How long anything may take on a loaded machine.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long a ping goes on before its target counts as unreachable.
 const PING_PATIENCE: Duration = Duration::from_secs(8);
