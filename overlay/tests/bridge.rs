@@ -4,10 +4,13 @@
 mod lab;
 #[path = "lab/names.rs"]
 mod names;
+#[path = "lab/notices.rs"]
+mod notices;
 
 use std::net::Ipv4Addr;
 
-use lab::{Host, ask, in_order, notices, publish, request, serve, start, up};
+use lab::{Host, ask, in_order, publish, request, serve, start, up};
+use notices::notices;
 use skep_overlay::{BridgeSpec, Error, Join, Publish};
 
 const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;

@@ -5,11 +5,14 @@
 mod lab;
 #[path = "lab/names.rs"]
 mod names;
+#[path = "lab/notices.rs"]
+mod notices;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use lab::{Host, ask, in_order, notices, publish, request, serve, start, up};
+use lab::{Host, ask, in_order, publish, request, serve, start, up};
+use notices::notices;
 use skep_overlay::{BridgeSpec, Error, Join, LocalDriver};
 
 fn options(all: &[(&str, &str)]) -> BTreeMap<String, String> {

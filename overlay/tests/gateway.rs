@@ -4,11 +4,14 @@
 mod lab;
 #[path = "lab/names.rs"]
 mod names;
+#[path = "lab/notices.rs"]
+mod notices;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
-use lab::{Host, ask, in_order, knock, notices, request, serve, start, up};
+use lab::{Host, ask, in_order, knock, request, serve, start, up};
+use notices::notices;
 use skep_overlay::{Attached, BridgeSpec, Error, Publish};
 
 const MODE: &str = "com.docker.network.bridge.gateway_mode_ipv4";

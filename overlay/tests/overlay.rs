@@ -6,6 +6,8 @@ mod doors;
 mod idle;
 mod lab;
 mod mesh;
+#[path = "lab/notices.rs"]
+mod notices;
 mod six;
 
 use std::collections::BTreeMap;
@@ -82,7 +84,7 @@ const DOOR: Ipv4Addr = Ipv4Addr::new(10, 67, 0, 1);
 impl Swarm {
     /// Whether the check finds what somebody else broke on a node.
     pub fn notices(&self, node: usize, breakage: &str) -> bool {
-        self.hosts[node].run(lab::notices(&self.planes[node], &self.hosts[node], breakage))
+        self.hosts[node].run(notices::notices(&self.planes[node], &self.hosts[node], breakage))
     }
 
     fn new() -> Self {

@@ -169,8 +169,13 @@ steps.a_container_lives = async () => {
 };
 
 steps.logs_are_read = async () => {
-  const c = await sleeper('logs', { Cmd: ['sh', '-c', 'echo 1; echo 2; echo e >&2; sleep 1000'] });
-  await eventually('lines', async () => (await c.logs({ stdout: true, stderr: true })).toString().includes('e\n'));
+  // Which of two streams' lines came first, that were written at once, is nobody's promise.
+  const script = 'echo 1; echo 2; until test -e /go; do sleep 0.1; done; echo e >&2; sleep 1000';
+  const c = await sleeper('logs', { Cmd: ['sh', '-c', script] });
+  const has = (text) => async () => (await c.logs({ stdout: true, stderr: true })).toString().includes(text);
+  await eventually('lines', has('2\n'));
+  await exec(c, { Cmd: ['sh', '-c', 'echo >/go'] });
+  await eventually('all lines', has('e\n'));
   const once = new PassThrough();
   once.end(await c.logs({ stdout: true, stderr: true }));
   assert.deepStrictEqual(await demuxed(once), ['1\n2\n', 'e\n']);

@@ -114,7 +114,8 @@ fn ensure_blocking(options: &DeviceOptions, mtu: u16) -> Result<bool, Error> {
 /// Whether a live process is the one we need: same network namespace, answering.
 fn usable(pid: Pid, name: &str) -> Result<(), String> {
     let namespace = |of: &str| std::fs::metadata(format!("/proc/{of}/ns/net")).map(|m| (m.dev(), m.ino()));
-    match (namespace("self"), namespace(&pid.to_string())) {
+    // Of this thread: each has its own, where the hosts of a test are in one process.
+    match (namespace("thread-self"), namespace(&pid.to_string())) {
         (Ok(ours), Ok(its)) if ours == its => {}
         (Ok(_), Ok(_)) => return Err("it lives in another network namespace".into()),
         (Err(e), _) | (_, Err(e)) => return Err(format!("its namespace cannot be read: {e}")),

@@ -200,18 +200,6 @@ pub async fn in_order(plane: &DataPlane) {
     assert_eq!(plane.check().await.expect("check"), Vec::<String>::new());
 }
 
-/// Whether the check finds what somebody else broke. The plane's own, every 30 s, may have come first and repaired it:
-/// not twice in a row.
-pub async fn notices(plane: &DataPlane, host: &Host, breakage: &str) -> bool {
-    for _ in 0..2 {
-        host.sh(breakage);
-        if !plane.check().await.expect("check").is_empty() {
-            return true;
-        }
-    }
-    false
-}
-
 /// Attaches and serves port 80 under the container's ID.
 pub async fn up(plane: &DataPlane, request: AttachRequest) -> Attached {
     let id = request.container_id.clone();

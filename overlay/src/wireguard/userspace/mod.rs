@@ -16,6 +16,7 @@ use std::ffi::OsString;
 use std::io::{Read as _, Write as _};
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::stat::{Mode, umask};
@@ -28,6 +29,8 @@ use super::helper::{lock, log, whole_file};
 /// Most packets that the process takes joined into one; the interface's `gso_max_segs` keeps the
 /// kernel to it.
 pub(super) const SEGMENTS: u32 = 128;
+/// How long the end of the device may take, which a read of the interface may hold up.
+const END: Duration = Duration::from_secs(1);
 /// What the process tells its parent when it serves.
 const READY: &[u8] = b"ready";
 
@@ -116,7 +119,8 @@ fn child(options: &Options, parent: &mut Option<std::fs::File>) -> Result<(), St
         }
     };
     let result = runtime.block_on(serve::serve(options, &lock_path, ready));
-    runtime.shutdown_background();
+    // Whoever finds the lock free finds the port free, too.
+    runtime.shutdown_timeout(END);
     drop(held);
     result
 }

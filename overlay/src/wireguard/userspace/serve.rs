@@ -3,7 +3,7 @@
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::pin::pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
@@ -18,6 +18,9 @@ use crate::wireguard::load_or_create_key;
 
 /// How often to look whether the daemon's state was removed under us.
 const ORPHAN_CHECK: Duration = Duration::from_secs(5);
+/// How long the port may still be that of a process before this one, and how often to look.
+const PORT_PATIENCE: Duration = Duration::from_secs(2);
+const PORT_STEP: Duration = Duration::from_millis(10);
 /// How long to go on telling a peer that this process took over from a dead one.
 const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(20);
 
@@ -44,7 +47,7 @@ pub(super) async fn serve(options: &Options, lock: &Path, ready: impl FnOnce()) 
         .build()
         .await
         .map_err(|e| format!("making the device: {e}"))?;
-    control::listen(&device, options.listen_port)
+    listen(&device, options.listen_port)
         .await
         .map_err(|e| format!("UDP port {}: {e}", options.listen_port))?;
     let mut end = signal(SignalKind::terminate()).map_err(|e| format!("SIGTERM: {e}"))?;
@@ -82,6 +85,19 @@ pub(super) async fn serve(options: &Options, lock: &Path, ready: impl FnOnce()) 
     // Whoever looks for the socket next must not find one that nobody answers.
     let _ = std::fs::remove_file(helper::socket(&options.name));
     Ok(())
+}
+
+/// Takes the port. The kernel lets go of the lock of a process that was killed a moment before its sockets.
+async fn listen(device: &Device, port: u16) -> std::io::Result<()> {
+    let deadline = Instant::now() + PORT_PATIENCE;
+    loop {
+        match control::listen(device, port).await {
+            Err(e) if e.kind() == std::io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                tokio::time::sleep(PORT_STEP).await;
+            }
+            result => return result,
+        }
+    }
 }
 
 /// Returns once the lock file that this process holds has been unlinked.
