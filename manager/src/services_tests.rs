@@ -20,6 +20,7 @@ use skep_proto::v1::{self, TaskState};
 use tokio_stream::StreamExt;
 use tonic::{Code, Request};
 
+use crate::consensus::Member;
 use harness::{swarm, web};
 
 #[tokio::test]
@@ -403,6 +404,36 @@ async fn logs_come_from_agents_at_every_manager() {
     let mut expected = agents.each_ref().map(|a| a.node_id.clone()).to_vec();
     expected.sort();
     assert_eq!(nodes, expected);
+}
+
+/// A line that says so names a task, and clients look that up: the API keeps what names none until the stream ends.
+#[tokio::test]
+async fn one_that_follows_a_service_without_tasks_hears_of_what_is_missing_with_the_first() {
+    let swarm = swarm().await;
+    let service = swarm.create(0, web(0, &[])).await.expect("created");
+    let peer = v1::RaftPeer { raft_id: 4, node_id: "manager4".into(), addr: "127.0.0.1:1".into() };
+    let unreachable = Member { peer, voter: true, reachable: false };
+    swarm.log.members.lock().expect("no panic").push(unreachable);
+    let request = v1::SubscribeLogsRequest {
+        selector: Some(v1::LogSelector { service_ids: vec![service.id.clone()], task_ids: Vec::new() }),
+        options: Some(v1::LogOptions { follow: true, stdout: true, tail: -1, ..Default::default() }),
+    };
+    let stream = swarm.managers[0].logs.subscribe_logs(Request::new(request)).await;
+    let mut stream = stream.expect("subscribed").into_inner();
+    let update = v1::UpdateServiceRequest {
+        id: service.id.clone(),
+        version: swarm.service(0, &service.id).await.meta.map_or(0, |m| m.version),
+        spec: Some(web(1, &[])),
+        ..Default::default()
+    };
+    swarm.managers[0].control.update_service(Request::new(update)).await.expect("scaled");
+    let first = tokio::time::timeout(Duration::from_secs(20), stream.next()).await.expect("at once");
+    let message = first.expect("open").expect("no error");
+    let said: Vec<_> = message.entries.iter().map(|e| String::from_utf8_lossy(&e.data)).collect();
+    assert!(message.warning.is_empty() && said.len() == 1, "{message:?}");
+    assert!(said[0].starts_with("warning: logs of agents at manager manager4 are missing"), "{said:?}");
+    let task = swarm.log.stores[0].view().task(&message.entries[0].task_id).cloned();
+    assert_eq!(task.map(|t| t.service_id.clone()), Some(service.id));
 }
 
 #[tokio::test]

@@ -1,60 +1,97 @@
 //! What a subscriber is told of logs that are out of reach.
 //!
-//! One that follows gets a line of standard error beside those of the tasks: an error of the stream would end it. One
-//! that does not is told by a warning, which the API keeps until all that there is has been sent.
+//! One that follows gets a line of standard error beside those of the tasks: an error of the stream would end it. A line
+//! names a task, which clients look up; while there is none of the service, none of its logs is missing either, and the
+//! line comes with the first. One that does not follow is told by a warning, which the API keeps until all that there is
+//! has been sent.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use skep_proto::v1;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
 
-use super::{can_be_told, tasks_of};
+use super::tasks_of;
+use crate::context::Context;
 use crate::store::StoreView;
 
 /// Standard error, as `LogEntry` numbers it.
 const STDERR: u32 = 2;
 
+/// Where a subscriber's messages go.
+type Subscriber = mpsc::Sender<Result<v1::SubscribeLogsMessage, Status>>;
+
 #[derive(Clone)]
 pub(super) struct Missing {
-    /// Of a subscriber that follows: on whose behalf to speak, by node. A line names a task, which clients look up.
-    speakers: Option<Arc<BTreeMap<String, Arc<v1::Task>>>>,
-    now_ms: i64,
+    ctx: Arc<Context>,
+    selector: v1::LogSelector,
+    follow: bool,
+    to: Subscriber,
+    stop: CancellationToken,
 }
 
 impl Missing {
-    pub fn new(view: &StoreView, selector: &v1::LogSelector, options: v1::LogOptions, now_ms: i64) -> Self {
-        let speakers = options.follow.then(|| {
-            let tasks = tasks_of(view, selector).filter(|t| !t.node_id.is_empty());
-            let told = tasks.filter(|t| can_be_told(view, &t.id, true));
-            Arc::new(told.map(|t| (t.node_id.clone(), t.clone())).collect())
-        });
-        Self { speakers, now_ms }
+    pub fn new(
+        ctx: Arc<Context>,
+        selector: v1::LogSelector,
+        follow: bool,
+        to: Subscriber,
+        stop: CancellationToken,
+    ) -> Self {
+        Self { ctx, selector, follow, to, stop }
     }
 
-    /// Why the logs of a node's tasks are missing; none where they are not.
-    pub fn of_node(&self, view: &StoreView, node_id: &str) -> Option<v1::SubscribeLogsMessage> {
+    /// Tells why the logs of a node's tasks are missing, if they are.
+    pub async fn tell_of_node(&self, view: &StoreView, node_id: &str) {
         let why = match view.node(node_id) {
             None => format!("node {node_id} has left the swarm: its logs are missing"),
             Some(n) if n.state() != v1::NodeState::Ready => {
                 format!("node {node_id} is not reachable: its logs are missing")
             }
-            Some(_) => return None,
+            Some(_) => return,
         };
-        Some(self.message(Some(node_id), why))
+        self.tell(Some(node_id), why).await;
     }
 
-    /// The message that says so, on behalf of a task of the node where one is named.
-    pub fn message(&self, node_id: Option<&str>, why: String) -> v1::SubscribeLogsMessage {
-        let speakers = self.speakers.as_deref();
-        let of_node = node_id.and_then(|n| speakers?.get(n));
-        let Some(task) = of_node.or_else(|| speakers?.values().next()) else {
-            return v1::SubscribeLogsMessage { warning: why, ..Default::default() };
+    /// Tells why logs are missing: of a node's tasks where one is named.
+    pub async fn tell(&self, node_id: Option<&str>, why: String) {
+        let warning = |why| v1::SubscribeLogsMessage { warning: why, ..Default::default() };
+        let message = if self.follow {
+            tokio::select! {
+                task = self.speaker(node_id) => self.line(&task, &why),
+                () = self.to.closed() => return,
+                // Its stream ends, and with it the wait for a task.
+                () = self.stop.cancelled() => warning(why),
+            }
+        } else {
+            warning(why)
         };
+        // The subscriber may have left.
+        let _ = self.to.send(Ok(message)).await;
+    }
+
+    /// A task on whose behalf to speak, as soon as there is one: of the node, or else one that has a node.
+    async fn speaker(&self, node_id: Option<&str>) -> Arc<v1::Task> {
+        let (mut view, mut updates) = self.ctx.store().subscribe();
+        loop {
+            let rank = |t: &&Arc<v1::Task>| (node_id == Some(t.node_id.as_str()), !t.node_id.is_empty());
+            if let Some(task) = tasks_of(&view, &self.selector).max_by_key(rank) {
+                return task.clone();
+            }
+            match updates.next().await {
+                Some(update) => view = update.view().clone(),
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    fn line(&self, task: &v1::Task, why: &str) -> v1::SubscribeLogsMessage {
         let entry = v1::LogEntry {
             service_id: task.service_id.clone(),
             task_id: task.id.clone(),
             node_id: task.node_id.clone(),
-            timestamp_ns: self.now_ms.saturating_mul(1_000_000),
+            timestamp_ns: self.ctx.now_ms().saturating_mul(1_000_000),
             stream: STDERR,
             data: format!("warning: {why}\n").into_bytes(),
         };

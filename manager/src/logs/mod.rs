@@ -100,33 +100,35 @@ impl LogsHandle {
                     Err(status) => {
                         let why = skep_identity::explain(&manager.addr, &status);
                         let why = format!("logs of agents at manager {} are missing: {why}", manager.node_id);
-                        let _ = tx.send(Ok(missing.message(None, why))).await;
-                        return;
+                        return Some(why);
                     }
                 };
                 loop {
                     let message = tokio::select! {
                         message = stream.message() => message,
-                        () = tx.closed() => return,
+                        () = tx.closed() => return None,
                     };
                     match message {
                         Ok(Some(message)) => {
                             if tx.send(Ok(message)).await.is_err() {
-                                return;
+                                return None;
                             }
                         }
-                        Ok(None) => return,
+                        Ok(None) => return None,
                         Err(status) => {
                             let why =
                                 format!("logs from manager {} ended: {}", manager.node_id, status.message());
-                            let _ = tx.send(Ok(missing.message(None, why))).await;
-                            return;
+                            return Some(why);
                         }
                     }
                 }
             };
             let stop = self.stop.clone();
-            tokio::spawn(async move { stop.run_until_cancelled(pump).await });
+            tokio::spawn(async move {
+                if let Some(Some(why)) = stop.run_until_cancelled(pump).await {
+                    missing.tell(None, why).await;
+                }
+            });
         }
     }
 }
@@ -176,18 +178,21 @@ impl Logs for LogsHandle {
         let nodes = nodes_of(&view, &selector);
         let options = request.options.unwrap_or_default();
         if !forwarded {
-            let missing = Missing::new(&view, &selector, options, self.ctx.now_ms());
-            let said: Vec<_> = nodes.iter().filter_map(|n| missing.of_node(&view, n)).map(Ok).collect();
-            let to = tx.clone();
+            let missing = Missing::new(
+                self.ctx.clone(),
+                selector.clone(),
+                options.follow,
+                tx.clone(),
+                self.stop.clone(),
+            );
+            self.fan_out(&request, &tx, &missing);
+            let (view, nodes) = (view.clone(), nodes.clone());
             // The subscriber reads once it has its stream.
             tokio::spawn(async move {
-                for message in said {
-                    if to.send(message).await.is_err() {
-                        return;
-                    }
+                for node in &nodes {
+                    missing.tell_of_node(&view, node).await;
                 }
             });
-            self.fan_out(&request, &tx, &missing);
         }
         let mut active = Active::new(id.clone(), selector, options, tx.clone());
         {
