@@ -11,9 +11,10 @@ use skep_proto::gpus::{GPU, are_counted};
 use skep_proto::privileges::{Privilege, needed};
 use skep_proto::v1::{self, GenericResource};
 
-/// Refuses what this node does not allow. Managers place no such task here; one of an older version may.
-pub(crate) fn check(c: &v1::ContainerSpec, allowed: &[Privilege]) -> Result<(), String> {
-    match needed(c).into_iter().find(|(p, _)| !allowed.contains(p)) {
+/// Refuses what this node does not allow. Managers place no such task here; one of an older version may, or one that does
+/// not know yet what containers without a runtime have here since a moment ago: Skep's `own` one or another.
+pub(crate) fn check(c: &v1::ContainerSpec, own: bool, allowed: &[Privilege]) -> Result<(), String> {
+    match needed(c, own).into_iter().find(|(p, _)| !allowed.contains(p)) {
         None => Ok(()),
         Some((p, what)) => Err(format!(
             "this node does not allow {what} in services: start its daemon with --allow-in-services {}",

@@ -148,7 +148,8 @@ impl TaskRuntime for EngineRuntime {
             return Ok(());
         }
         if let Some(c) = a.spec.as_ref().and_then(|s| s.container.as_ref()) {
-            run_options::check(c, &self.allowed).map_err(TaskError::Rejected)?;
+            let own = self.engine.runtimes().default_is_own();
+            run_options::check(c, own, &self.allowed).map_err(TaskError::Rejected)?;
         }
         let config = container_config(a, &self.host).map_err(TaskError::Rejected)?;
         let created = self.engine.create(Some(name), config).await;

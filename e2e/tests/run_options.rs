@@ -166,6 +166,17 @@ fn services_have_what_run_has_where_nodes_allow_it() -> Result<()> {
         &["--shm-size", "1m", "--ipc", "none", "--security-opt", "no-new-privileges", "--constraint", &here],
     )?;
     wait_running(one, "small", 1)?;
+    // Annotations are for whoever acts on them: other runtimes than ours may.
+    let knows = one.skep(&["node", "inspect", "-f", "{{json .Description.Knows}}", &three.name])?;
+    ensure!(knows.contains("annotations") && knows.contains("storage-opt"), "{knows}");
+    let noted = ["--annotation", "run.oci.note=1", "--constraint"];
+    made("noted", &[&noted[..], &[&here]].concat())?;
+    ensure!(wait_running(one, "noted", 1)? == [one.name.as_str()]);
+    made("acted", &[&noted[..], &[&format!("node.hostname!={}", two.name), "--runtime", "runc"]].concat())?;
+    waits_for(one, "acted", "2 of 3 do not allow annotations for another OCI runtime")?;
+    made("runc", &[&noted[..], &[&format!("node.hostname!={}", one.name), "--runtime", "runc"]].concat())?;
+    ensure!(wait_running(one, "runc", 1)? == [two.name.as_str()]);
+    one.docker(&["service", "rm", "noted", "acted", "runc"])?;
     for (flags, said) in [
         (&["--pid", "container:x"][..], "another node"),
         (&["--gpus", "all"], "give a number"),

@@ -36,6 +36,11 @@ impl Default for Runtimes {
 }
 
 impl Runtimes {
+    /// Whether containers that ask for no runtime have ours.
+    pub fn default_is_own(&self) -> bool {
+        self.default == OWN
+    }
+
     /// All names there are.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         std::iter::once(OWN).chain(self.external.keys().map(String::as_str))

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod defaults;
+pub mod features;
 pub mod gpus;
 pub mod host_ip;
 pub mod ids;

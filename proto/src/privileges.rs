@@ -6,6 +6,9 @@ use std::collections::BTreeMap;
 use crate::gpus::are_counted;
 use crate::v1::ContainerSpec;
 
+/// Name of Skep's own runtime.
+const OWN_RUNTIME: &str = "skep";
+
 /// Capabilities by which a container is as good as the host's root.
 const DANGEROUS: [&str; 9] = [
     "ALL",
@@ -32,12 +35,21 @@ pub enum Privilege {
     Unconfined,
     /// Capabilities that amount to the host's.
     Capabilities,
+    /// Annotations for an OCI runtime other than Skep's own: some act on them as the host's root (crun runs hooks, keeps
+    /// groups, unmasks paths by `run.oci.*`).
+    Annotations,
 }
 
 impl Privilege {
     /// All there are.
-    pub const ALL: [Self; 5] =
-        [Self::Privileged, Self::Devices, Self::HostNamespaces, Self::Unconfined, Self::Capabilities];
+    pub const ALL: [Self; 6] = [
+        Self::Privileged,
+        Self::Devices,
+        Self::HostNamespaces,
+        Self::Unconfined,
+        Self::Capabilities,
+        Self::Annotations,
+    ];
 
     /// Its name in settings and in a node's description.
     pub fn word(self) -> &'static str {
@@ -47,6 +59,7 @@ impl Privilege {
             Self::HostNamespaces => "host-namespaces",
             Self::Unconfined => "unconfined",
             Self::Capabilities => "capabilities",
+            Self::Annotations => "annotations",
         }
     }
 
@@ -56,8 +69,9 @@ impl Privilege {
     }
 }
 
-/// What a container asks for that needs leave, each with what to call it.
-pub fn needed(c: &ContainerSpec) -> BTreeMap<Privilege, String> {
+/// What a container asks for that needs leave, each with what to call it, on a node whose containers that ask for no runtime
+/// have Skep's `own` one or another.
+pub fn needed(c: &ContainerSpec, own: bool) -> BTreeMap<Privilege, String> {
     let mut needed = BTreeMap::new();
     let named = |c: &&String| {
         let upper = c.to_ascii_uppercase();
@@ -99,6 +113,10 @@ pub fn needed(c: &ContainerSpec) -> BTreeMap<Privilege, String> {
     if let Some(what) = option.or_else(|| paths.then(|| "paths of /proc and /sys unmasked".into())) {
         needed.insert(Privilege::Unconfined, what);
     }
+    let own = if run.runtime.is_empty() { own } else { run.runtime == OWN_RUNTIME };
+    if !own && !run.annotations.is_empty() {
+        needed.insert(Privilege::Annotations, "annotations for another OCI runtime than Skep's own".into());
+    }
     needed
 }
 
@@ -109,7 +127,7 @@ mod tests {
 
     #[test]
     fn what_is_dangerous_needs_leave_and_the_rest_does_not() {
-        let of = |c: ContainerSpec| needed(&c).into_iter().collect::<Vec<_>>();
+        let of = |c: ContainerSpec| needed(&c, true).into_iter().collect::<Vec<_>>();
         let run = |run: RunOptions| of(ContainerSpec { run: Some(run), ..Default::default() });
         let caps = |list: &[&str]| {
             of(ContainerSpec { cap_add: list.iter().map(|c| (*c).into()).collect(), ..Default::default() })
@@ -135,6 +153,18 @@ mod tests {
                 (Privilege::Privileged, "privileged containers".into()),
                 (Privilege::HostNamespaces, "the host's PID namespace".into())
             ]
+        );
+        let noted = |runtime: &str, own: bool| {
+            let annotations = [("run.oci.keep_original_groups".to_owned(), "1".to_owned())].into();
+            let run = RunOptions { runtime: runtime.into(), annotations, ..Default::default() };
+            needed(&ContainerSpec { run: Some(run), ..Default::default() }, own)
+                .into_keys()
+                .collect::<Vec<_>>()
+        };
+        assert_eq!([noted("", true), noted("skep", false)], [[], []]);
+        assert_eq!(
+            [noted("", false), noted("crun", true)],
+            [[Privilege::Annotations], [Privilege::Annotations]]
         );
         for p in Privilege::ALL {
             assert_eq!(Privilege::of(p.word()), Some(p));

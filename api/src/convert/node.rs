@@ -57,6 +57,9 @@ pub fn node(n: &Node) -> Value {
     if !d.allows.is_empty() {
         out["Description"]["Allows"] = json!(d.allows);
     }
+    if !d.knows.is_empty() {
+        out["Description"]["Knows"] = json!(d.knows);
+    }
     if !annotations.name.is_empty() {
         out["Spec"]["Name"] = annotations.name.into();
     }

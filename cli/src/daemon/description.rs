@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use skep_proto::features::Feature;
 use skep_proto::gpus::GPU;
 use skep_proto::v1;
 
@@ -10,7 +11,7 @@ use super::node::NodeOptions;
 /// The description of this host.
 pub fn describe(options: &NodeOptions, labels: &[String], exchange_port: u16) -> v1::NodeDescription {
     let NodeOptions { engine, plane, generic, allowed, .. } = options;
-    let host = engine.info();
+    let (host, runtimes) = (engine.info(), engine.runtimes());
     let mut generic = generic.clone();
     // GPUs of CDI are told of unless the operator has resources of that kind.
     if !generic.iter().any(|g| g.kind == GPU) {
@@ -40,6 +41,8 @@ pub fn describe(options: &NodeOptions, labels: &[String], exchange_port: u16) ->
         has_idle_timeouts: plane.has_idle_timeouts(),
         takes_tunnels: true,
         exchange_port: exchange_port.into(),
+        knows: Feature::ALL.map(|f| f.word().to_owned()).into(),
+        default_runtime: if runtimes.default_is_own() { String::new() } else { runtimes.default.clone() },
         // Filled in by the agent, at each session.
         tls: None,
         certified_role: 0,

@@ -110,7 +110,7 @@ pub struct DaemonArgs {
     /// Bytes a second, such as 50m, that this node sends of its images to other nodes of the swarm [default: no limit]
     #[arg(long, value_name = "BYTES")]
     pub image_share_rate: Option<String>,
-    /// What containers of services may have here beyond Docker's: privileged, devices, host-namespaces, unconfined, capabilities, or all
+    /// What containers of services may have here beyond Docker's: privileged, devices, host-namespaces, unconfined, capabilities, annotations, or all
     #[arg(long = "allow-in-services", value_name = "PRIVILEGE")]
     pub allow_in_services: Vec<String>,
     /// Runtime of containers that ask for none [default: skep, which is built in]

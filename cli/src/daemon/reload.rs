@@ -32,18 +32,20 @@ impl Daemon {
             info.debug = debug;
             info.live_restore = config.lifetime.live_restore;
         });
-        self.labels.send_if_modified(|told| {
-            let changed = *told != config.labels;
-            told.clone_from(&config.labels);
-            changed
-        });
         if *self.engine.images().registries().options() != config.registries {
             self.engine.images().use_registries(skep_registry::Registries::new(config.registries.clone()));
         }
         self.engine.images().limit_transfers(config.transfers.downloads, config.transfers.uploads);
-        if *self.engine.runtimes() != config.runtimes {
+        let other_runtimes = *self.engine.runtimes() != config.runtimes;
+        if other_runtimes {
             self.engine.use_runtimes(config.runtimes.clone());
         }
+        // The node's description has the default runtime beside the labels.
+        self.labels.send_if_modified(|told| {
+            let changed = *told != config.labels;
+            told.clone_from(&config.labels);
+            changed || other_runtimes
+        });
         let same = Config {
             labels: began.labels.clone(),
             log_level: began.log_level,

@@ -4,6 +4,7 @@
 mod cluster;
 mod dependencies;
 mod extras;
+mod features;
 mod foresight;
 mod host_ip;
 mod idle;
@@ -42,6 +43,16 @@ pub struct ControlHandle {
 impl ControlHandle {
     pub(crate) fn new(ctx: Arc<Context>) -> Self {
         Self { ctx }
+    }
+
+    /// Refuses here what the leader, if it is of an older version, would not even see.
+    async fn known(&self, spec: Option<&v1::ServiceSpec>, id: &str) -> Result<(), Status> {
+        if !features::any(spec) {
+            return Ok(());
+        }
+        let (view, _) = self.ctx.read().await;
+        let before = read::find_service(&view, id).ok().and_then(|s| s.spec.as_ref());
+        features::possible(&view, spec, before)
     }
 }
 
@@ -103,12 +114,19 @@ impl Control for ControlHandle {
         &self,
         request: Request<v1::CreateServiceRequest>,
     ) -> Result<Response<v1::ServiceResponse>, Status> {
+        if !is_forwarded(request.metadata()) {
+            self.known(request.get_ref().spec.as_ref(), "").await?;
+        }
         on_leader!(self, request, create_service, services::create)
     }
     async fn update_service(
         &self,
         request: Request<v1::UpdateServiceRequest>,
     ) -> Result<Response<v1::ServiceResponse>, Status> {
+        let asked = request.get_ref();
+        if !is_forwarded(request.metadata()) && !asked.rollback && !asked.rebalance {
+            self.known(asked.spec.as_ref(), &asked.id).await?;
+        }
         on_leader!(self, request, update_service, services::update)
     }
     async fn remove_service(

@@ -2,7 +2,7 @@
 //! was, or where no node allows it.
 
 use skep_proto::gpus::{GPU, are_counted};
-use skep_proto::privileges::needed;
+use skep_proto::privileges::{Privilege, needed};
 use skep_proto::v1;
 
 use crate::store::StoreView;
@@ -46,11 +46,14 @@ pub(super) fn warnings(
                 .to_owned(),
         );
     }
-    let allows = |n: &v1::Node, word: &str| {
-        n.description.as_ref().is_some_and(|d| d.allows.iter().any(|allowed| allowed == word))
+    let (by_own, by_another) = (needed(container, true), needed(container, false));
+    let takes = |n: &v1::Node, p: Privilege| {
+        let d = n.description.as_ref();
+        let needed = if d.is_none_or(|d| d.default_runtime.is_empty()) { &by_own } else { &by_another };
+        !needed.contains_key(&p) || d.is_some_and(|d| d.allows.iter().any(|word| word == p.word()))
     };
-    for (p, what) in needed(container) {
-        if !view.nodes().any(|n| allows(n, p.word())) {
+    for (p, what) in &by_another {
+        if !view.nodes().any(|n| takes(n, *p)) {
             warnings.push(format!(
                 "no node allows {what} in services yet: start daemons with --allow-in-services {}",
                 p.word()

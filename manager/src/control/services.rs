@@ -4,7 +4,7 @@
 use skep_proto::v1::{self, service_spec::Mode};
 use tonic::Status;
 
-use super::{check_version, dependencies, extras, host_ip, idle, read, run_options, validate};
+use super::{check_version, dependencies, extras, features, host_ip, idle, read, run_options, validate};
 use crate::context::Context;
 use crate::rebalancer;
 use crate::store::StoreView;
@@ -36,6 +36,7 @@ pub(super) fn creation(
     host_ip::possible(view, &spec)?;
     extras::bound(&mut spec, None)?;
     run_options::keep(&mut spec, None);
+    features::possible(view, Some(&spec), None)?;
     dependencies::resolve(view, &spec)?;
     extras::no_cycle(view, id, &spec)?;
     let revision = revision(id, 1, &spec);
@@ -116,6 +117,7 @@ pub(super) fn changes(
     if mode(service.spec.as_ref()) != mode(Some(&wanted)) {
         return Err(Status::unimplemented("service mode change is not allowed"));
     }
+    features::possible(view, Some(&wanted), service.spec.as_ref())?;
     // What the previous one named may be gone since.
     dependencies::resolve(view, &wanted)?;
     extras::no_cycle(view, &service.id, &wanted)?;

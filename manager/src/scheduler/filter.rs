@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use skep_proto::features::{Feature, asked};
 use skep_proto::privileges::{Privilege, needed};
 use skep_proto::v1;
 
@@ -21,6 +22,10 @@ pub(super) struct Demand {
     pub ports: Vec<v1::PortConfig>,
     /// What only some nodes allow, each with what to call it.
     pub privileges: BTreeMap<Privilege, String>,
+    /// The same on nodes whose default runtime is another than Skep's own.
+    pub privileges_by_another: BTreeMap<Privilege, String>,
+    /// What only newer nodes know.
+    pub features: Vec<Feature>,
 }
 
 impl Demand {
@@ -42,7 +47,9 @@ impl Demand {
             platforms: placement.platforms,
             max_replicas: placement.max_replicas,
             ports: host_ports(ports).cloned().collect(),
-            privileges: spec.container.as_ref().map(needed).unwrap_or_default(),
+            privileges: spec.container.as_ref().map(|c| needed(c, true)).unwrap_or_default(),
+            privileges_by_another: spec.container.as_ref().map(|c| needed(c, false)).unwrap_or_default(),
+            features: spec.container.as_ref().map(asked).unwrap_or_default(),
         }
     }
 }
@@ -69,7 +76,7 @@ type Static = fn(&NodeLoad, &Demand) -> Option<Refusal>;
 type Dynamic = fn(&NodeLoad, &Demand, u32) -> Option<Refusal>;
 
 /// Filters that placing tasks of the group does not change.
-const STATIC: [Static; 4] = [ready, constraints, platform, privileges];
+const STATIC: [Static; 5] = [ready, constraints, platform, features, privileges];
 /// Filters that every task placed may change.
 const DYNAMIC: [Dynamic; 3] = [resources, ports, max_replicas];
 
@@ -125,11 +132,21 @@ fn platform(load: &NodeLoad, demand: &Demand) -> Option<Refusal> {
     Refusal::new(format!("is not {names}"), format!("are not {names}"))
 }
 
+fn features(load: &NodeLoad, demand: &Demand) -> Option<Refusal> {
+    let known = |f: &Feature| load.node.description.as_ref().is_some_and(|d| f.is_known_to(d));
+    let what = demand.features.iter().find(|f| !known(f))?.what();
+    Refusal::new(
+        format!("runs an older version of Skep, which does not know {what}"),
+        format!("run older versions of Skep, which do not know {what}"),
+    )
+}
+
 fn privileges(load: &NodeLoad, demand: &Demand) -> Option<Refusal> {
-    let allowed = |p: &Privilege| {
-        load.node.description.as_ref().is_some_and(|d| d.allows.iter().any(|word| word == p.word()))
-    };
-    let (_, what) = demand.privileges.iter().find(|(p, _)| !allowed(p))?;
+    let node = load.node.description.as_ref();
+    let allowed = |p: &Privilege| node.is_some_and(|d| d.allows.iter().any(|word| word == p.word()));
+    let own = node.is_none_or(|d| d.default_runtime.is_empty());
+    let needed = if own { &demand.privileges } else { &demand.privileges_by_another };
+    let (_, what) = needed.iter().find(|(p, _)| !allowed(p))?;
     Refusal::new(format!("does not allow {what}"), format!("do not allow {what}"))
 }
 

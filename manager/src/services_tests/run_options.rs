@@ -1,4 +1,5 @@
-//! What services ask for as `run` does: kept where an update says nothing of it, taken away where it says so.
+//! What services ask for as `run` does: kept where an update says nothing of it, taken away where it says so, refused where a
+//! manager would drop it.
 
 use skep_proto::v1;
 use skep_proto::v1::control_server::Control;
@@ -74,4 +75,45 @@ async fn what_run_has_stays_until_it_is_taken_away_and_is_told_of() {
     assert!(bare.warnings.is_empty(), "{:?}", bare.warnings);
     let bare = bare.service.expect("there");
     assert_eq!((run(&bare), bare.revision, reserved(&bare)), (None, 3, vec![]));
+}
+
+#[tokio::test]
+async fn what_a_manager_of_an_older_version_would_drop_is_refused() {
+    let swarm = swarm().await;
+    let mut noted = web(0, &[]);
+    noted.task.get_or_insert_default().container.get_or_insert_default().run =
+        Some(v1::RunOptions { annotations: [("a".to_owned(), "b".to_owned())].into(), ..Default::default() });
+    let version = |knows: &[&str]| v1::NodeDescription {
+        hostname: "elder".into(),
+        engine_version: "0.1.0".into(),
+        knows: knows.iter().map(|w| (*w).to_owned()).collect(),
+        ..Default::default()
+    };
+    let plain = swarm.create(1, web(0, &[])).await.expect("asks for nothing new");
+    // By whichever manager: the leader may be the one that would not even see it.
+    for elder in ["manager1", "manager3"] {
+        swarm.describe(elder, version(&["domainname", "storage-opt"])).await;
+        let refused = swarm.create(1, noted.clone()).await.expect_err("one does not know it");
+        assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
+        assert!(
+            refused.message().contains("annotations of containers") && refused.message().contains("elder"),
+            "{refused}"
+        );
+        let service = swarm.service(0, &plain.id).await;
+        let request = v1::UpdateServiceRequest {
+            id: plain.id.clone(),
+            version: service.meta.map_or(0, |m| m.version),
+            spec: Some(noted.clone()),
+            ..Default::default()
+        };
+        let refused = swarm.managers[1].control.update_service(Request::new(request)).await;
+        assert!(refused.expect_err("one does not know it").message().contains("elder"));
+        assert_eq!(run(&swarm.service(0, &plain.id).await), None, "nothing was changed");
+        swarm.describe(elder, version(&["annotations"])).await;
+    }
+    let updated = update(&swarm, &plain.id, noted.clone()).await.service.expect("there");
+    assert!(run(&updated).is_some_and(|r| r.annotations.contains_key("a")));
+    // What holds already goes on, whoever joins later.
+    swarm.describe("manager3", version(&[])).await;
+    update(&swarm, &plain.id, web(0, &[])).await;
 }

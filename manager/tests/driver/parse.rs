@@ -2,6 +2,7 @@
 
 use skep_manager::store::StoreView;
 use skep_manager::store::change::put;
+use skep_proto::features::Feature;
 use skep_proto::v1;
 
 use super::Result;
@@ -98,6 +99,11 @@ pub fn node(view: &StoreView, words: &Words) -> Result<v1::Node> {
     if let Some(arch) = words.get("arch") {
         description.platform.get_or_insert_default().architecture = arch.to_owned();
     }
+    // `older`: of a version that says nothing of what it knows.
+    let all: Vec<String> = Feature::ALL.map(|f| f.word().to_owned()).into();
+    description.knows = if words.has("older") { Vec::new() } else { all };
+    description.allows.extend(words.all("allows").map(str::to_owned));
+    description.default_runtime = words.get("runtime").unwrap_or_default().to_owned();
     let spec = node.spec.get_or_insert_default();
     if let Some((k, v)) = words.get("label").and_then(|l| l.split_once(':')) {
         spec.annotations.get_or_insert_default().labels.insert(k.to_owned(), v.to_owned());
@@ -300,6 +306,7 @@ fn task_spec(task: &mut v1::TaskSpec, words: &Words) -> Result<()> {
     if !mounts.is_empty() {
         task.container.get_or_insert_default().mounts = mounts;
     }
+    run_options(words, task);
     let restart = task.restart.get_or_insert_default();
     match words.get("restart") {
         Some("none") => restart.set_condition(v1::RestartCondition::None),
@@ -323,6 +330,21 @@ fn task_spec(task: &mut v1::TaskSpec, words: &Words) -> Result<()> {
         words.all("network").map(|n| v1::NetworkAttachment { network: n.to_owned(), ..Default::default() }),
     );
     Ok(())
+}
+
+/// domainname=NAME annotation=KEY:VALUE storage=SIZE runtime=NAME
+fn run_options(words: &Words, task: &mut v1::TaskSpec) {
+    let pair = |a: &str| a.split_once(':').map(|(k, v)| (k.to_owned(), v.to_owned()));
+    let run = v1::RunOptions {
+        domainname: words.get("domainname").unwrap_or_default().to_owned(),
+        annotations: words.all("annotation").filter_map(pair).collect(),
+        storage_opt: words.all("storage").map(|s| ("size".to_owned(), s.to_owned())).collect(),
+        runtime: words.get("runtime").unwrap_or_default().to_owned(),
+        ..Default::default()
+    };
+    if run != v1::RunOptions::default() {
+        task.container.get_or_insert_default().run = Some(run);
+    }
 }
 
 /// 8080:80, 8080:80/udp, 8080:80/host

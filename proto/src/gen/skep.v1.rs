@@ -204,7 +204,7 @@ pub struct NodeDescription {
     #[prost(bool, tag = "20")]
     pub takes_tunnels: bool,
     /// What it lets containers of services have beyond Docker's: privileged, devices, host-namespaces, unconfined,
-    /// capabilities.
+    /// capabilities, annotations.
     #[prost(string, repeated, tag = "21")]
     pub allows: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// The role in its present certificate.
@@ -219,6 +219,13 @@ pub struct NodeDescription {
     /// Addresses of its host, of both families: connections from them may lead back to its own tasks.
     #[prost(string, repeated, tag = "25")]
     pub addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What it knows of containers that older versions do not, by the words of features.rs: they drop it without a word, so
+    /// no task that asks for it is placed on a node that does not say that it knows it.
+    #[prost(string, repeated, tag = "26")]
+    pub knows: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The OCI runtime of its containers that ask for none; empty = Skep's own.
+    #[prost(string, tag = "27")]
+    pub default_runtime: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ManagerStatus {
