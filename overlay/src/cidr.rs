@@ -131,6 +131,23 @@ impl<A: Address> Cidr<A> {
     }
 }
 
+/// All addresses but those of these ranges: the first and the last of each run.
+pub fn besides<A: Address>(taken: impl IntoIterator<Item = Cidr<A>>) -> Vec<(A, A)> {
+    let mut taken: Vec<_> = taken.into_iter().map(|c| (c.first().number(), c.last().number())).collect();
+    taken.sort_unstable();
+    let last = Cidr::<A>::all().last().number();
+    let (mut free, mut next) = (Vec::new(), Some(0));
+    for (from, to) in taken {
+        let Some(at) = next else { break };
+        if from > at {
+            free.push((A::from_number(at), A::from_number(from - 1)));
+        }
+        next = to.checked_add(1).filter(|n| *n <= last).map(|n| n.max(at));
+    }
+    free.extend(next.map(|at| (A::from_number(at), A::from_number(last))));
+    free
+}
+
 impl<A: Address> FromStr for Cidr<A> {
     type Err = String;
     fn from_str(s: &str) -> Result<Self, String> {

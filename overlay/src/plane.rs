@@ -268,8 +268,9 @@ impl DataPlane {
             match crate::link::Links::open() {
                 Ok(mut host) => {
                     let bridges = inner.state().bridges.clone();
-                    let ours = bridges.values().filter(|b| !b.foreign);
-                    errors.extend(ours.filter_map(|b| host.delete(&b.interface).err()));
+                    let (lent, ours): (Vec<_>, Vec<_>) = bridges.values().partition(|b| b.foreign);
+                    errors.extend(ours.iter().filter_map(|b| host.delete(&b.interface).err()));
+                    errors.extend(lent.iter().filter_map(|b| reconcile::give_back(b).err()));
                     let direct = inner.state().direct.clone();
                     let ours = direct.values().filter(|n| n.direct.as_ref().is_some_and(|d| d.made));
                     errors.extend(ours.filter_map(|n| host.delete(&n.interface).err()));

@@ -178,6 +178,9 @@ pub struct Bridge {
     /// settings (sysctls) are changed that ports and ways need.
     #[serde(default)]
     pub foreign: bool,
+    /// Those settings of an interface of the user's as they were before.
+    #[serde(default)]
+    pub lent: BTreeMap<String, String>,
     /// What the containers' interfaces are called, before their number; empty = `eth`.
     #[serde(default)]
     pub guests: String,

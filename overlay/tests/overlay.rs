@@ -5,6 +5,7 @@
 mod doors;
 mod idle;
 mod lab;
+mod lan;
 mod mesh;
 #[path = "lab/notices.rs"]
 mod notices;
@@ -32,7 +33,7 @@ fn main() {
         std::process::exit(skep_overlay::wireguard_main(&args[2..]));
     }
     let filter = args.iter().skip(1).filter_map(|a| a.to_str()).find(|a| !a.starts_with('-'));
-    let tests: [(&str, fn()); 15] = [
+    let tests: [(&str, fn()); 16] = [
         ("virtual_addresses", virtual_addresses),
         ("isolation", isolation),
         ("published_ports", published_ports),
@@ -41,6 +42,7 @@ fn main() {
         ("restart_and_drift", restart_and_drift),
         ("leaving", leaving),
         ("idle_timeouts", idle::idle_timeouts),
+        ("bridge_of_the_users", lan::bridge_of_the_users),
         ("doors", doors::doors),
         ("containers_doors", doors::containers_doors),
         ("ipv6", six::ipv6),

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::link::Links;
 use crate::model::BridgeSpec;
 use crate::names::Names;
+use crate::reconcile::earlier;
 use crate::state::{Bridge, DEFAULT_BRIDGE, State};
 
 /// What the daemon was told of the default bridge network. The default is Docker's.
@@ -104,6 +105,9 @@ impl DefaultBridge {
         }
         wanted.foreign = self.interface.is_some();
         wanted.interface = self.interface.clone().unwrap_or_else(|| names.bridge(&wanted.id));
+        if wanted.foreign {
+            wanted.lent = earlier(&wanted.interface, held);
+        }
         Ok(wanted)
     }
 

@@ -130,6 +130,7 @@ pub fn plan(state: &State, spec: &BridgeSpec, names: &Names, around: &Surroundin
         source6: options.source6,
         inhibited: options.inhibited,
         foreign: false,
+        lent: BTreeMap::new(),
         guests: options.prefix.unwrap_or_default(),
         host_binding: options.host_binding,
         direct,

@@ -1,8 +1,8 @@
 //! The rules of the ingress mesh: its packets come from nodes only, connections remember the node they came by, and
 //! answers go back there. See [`crate::mesh`].
 
-use super::{FILTER, LOOPBACK, Links, MANGLE, RAW, base};
-use crate::cidr::Address;
+use super::{FILTER, LOOPBACK, Links, MANGLE, RAW, base, places};
+use crate::cidr::{Address, Cidr};
 use crate::mesh::{MARK_MASK, Mesh};
 use crate::nft::{
     Builder, Chain, Direction, Family, Field, INPUT, OUTPUT, POSTROUTING, PREROUTING, Rule, Set,
@@ -98,12 +98,19 @@ fn shared_sources<A: Address>(family: Family, local: A, links: &Links) -> [Rule;
     ]
 }
 
-/// Addresses that other hosts may have too.
+/// Addresses that other hosts may have too: those of bridges. Of one of the user's only containers' own: who else is
+/// on it is a client like those of any interface.
 pub fn local(state: &State) -> Set {
     let mut set = Set::ranges(&[Field::Addr, Field::Addr]);
-    for (_, subnet) in super::bridges(state) {
-        let (first, last) = (subnet.first().octets(), subnet.last().octets());
-        set.add_range(vip::key(&[&first, &[0; 4]]), vip::key(&[&last, &[255; 4]]));
+    for (bridge, subnet) in super::bridges(state) {
+        let ranges = match bridge.foreign {
+            true => places(state, bridge).filter_map(|e| e.addr).map(Cidr::host).collect(),
+            false => vec![subnet],
+        };
+        for range in ranges {
+            let (first, last) = (range.first().octets(), range.last().octets());
+            set.add_range(vip::key(&[&first, &[0; 4]]), vip::key(&[&last, &[255; 4]]));
+        }
     }
     set
 }

@@ -14,8 +14,10 @@ use std::net::{IpAddr, Ipv4Addr};
 
 pub use v6::table as table6;
 
+use crate::cidr::besides;
 use crate::desired::Cidr;
 use crate::mesh::Mesh;
+use crate::model::Endpoint;
 use crate::names::Names;
 use crate::nft::{
     Builder, Chain, FORWARD, Family, Field, Gate, Hook, OUTPUT, POSTROUTING, PREROUTING, Rule, Set, Table,
@@ -226,10 +228,14 @@ fn bridged(state: &State) -> Set {
     let mut set = Set::ranges(&[Field::Interface, Field::Addr]);
     for (bridge, subnet) in bridges(state) {
         let name = interface_key(&bridge.interface);
-        // A bridge of the user's may lead further than to containers.
-        let from = if bridge.foreign { Cidr::all() } else { subnet };
-        let (first, last) = (from.first().octets(), from.last().octets());
-        set.add_range(vip::key(&[&name, &first]), vip::key(&[&name, &last]));
+        // A bridge of the user's may lead further than to containers, but not to where those of other networks are.
+        let from = match bridge.foreign {
+            true => besides(others(state, subnet)),
+            false => vec![(subnet.first(), subnet.last())],
+        };
+        for (first, last) in from {
+            set.add_range(vip::key(&[&name, &first.octets()]), vip::key(&[&name, &last.octets()]));
+        }
     }
     for (bridge, addr) in link_local(state) {
         let key = vip::key(&[&interface_key(bridge), &addr.octets()]);
@@ -238,16 +244,30 @@ fn bridged(state: &State) -> Set {
     set
 }
 
+/// What is of the networks beside one, and of the swarm's hosts.
+fn others(state: &State, own: Cidr) -> impl Iterator<Item = Cidr> {
+    let networks = networks(state).into_keys().filter(move |range| *range != own);
+    networks.chain(node_addresses(state).map(Cidr::host))
+}
+
 /// Overlay addresses of the swarm's hosts.
+fn node_addresses(state: &State) -> impl Iterator<Item = Ipv4Addr> {
+    state.swarm.iter().map(|s| &s.desired).flat_map(|desired| {
+        let peers = desired.networks.values().flat_map(|n| &n.peers).map(|p| p.overlay_addr);
+        peers.chain(desired.overlay_addr)
+    })
+}
+
 fn nodes(state: &State) -> Set {
     let mut set = Set::of(&[Field::Addr]);
-    for desired in state.swarm.iter().map(|s| &s.desired) {
-        let peers = desired.networks.values().flat_map(|n| &n.peers).map(|p| p.overlay_addr);
-        for addr in peers.chain(desired.overlay_addr) {
-            set.add(addr.octets().to_vec());
-        }
-    }
+    node_addresses(state).for_each(|addr| set.add(addr.octets().to_vec()));
     set
+}
+
+/// The places of containers in a network of this host.
+fn places<'a>(state: &'a State, bridge: &'a Bridge) -> impl Iterator<Item = &'a Endpoint> {
+    let all = state.containers.values().flat_map(Record::members).map(|m| &m.endpoint);
+    all.filter(|e| e.network_id == bridge.id)
 }
 
 /// Addresses in the ingress network of containers that are in internal networks otherwise: nothing new leaves by them.

@@ -7,8 +7,8 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 
-use super::{DNAT, FILTER, Links, MANGLE, RAW, SNAT, base, idle, interface_key, mesh, opened};
-use crate::cidr::{Cidr, Cidr6};
+use super::{DNAT, FILTER, Links, MANGLE, RAW, SNAT, base, idle, interface_key, mesh, opened, places};
+use crate::cidr::{Cidr, Cidr6, besides};
 use crate::desired::PublishedPort;
 use crate::mesh::Mesh;
 use crate::names::Names;
@@ -37,7 +37,7 @@ pub fn table(state: &State, names: &Names, maps: &SwarmMaps) -> Table {
         ("egress", egress(state, &overlays, |_| true)),
         ("masked", egress(state, &overlays, |b| !b.unmasked && !b.untranslated6)),
         ("owned", owned(state)),
-        ("bridged", bridged(state)),
+        ("bridged", bridged(state, &overlays)),
         ("nodes", nodes(state)),
         ("confined", confined(state)),
         ("hairpin", hairpin(state)),
@@ -135,15 +135,17 @@ fn egress(state: &State, overlays: &BTreeMap<Cidr6, Overlay6>, which: impl Fn(&B
 }
 
 /// Which bridge may send from which range. Those without IPv6 send none at all.
-fn bridged(state: &State) -> Set {
+fn bridged(state: &State, overlays: &BTreeMap<Cidr6, Overlay6>) -> Set {
     let mut set = Set::ranges(&[Field::Interface, Field::Addr6]);
     for (bridge, subnet) in networks(state) {
         let name = interface_key(&bridge.interface);
-        // A bridge of the user's may lead further than to containers.
-        let all = [subnet, LINK_LOCAL, NOBODY];
-        for range in if bridge.foreign { vec![Cidr6::all()] } else { all.to_vec() } {
-            let first = key(&[&name, &range.first().octets()]);
-            set.add_range(first, key(&[&name, &range.last().octets()]));
+        // A bridge of the user's may lead further than to containers, but not to where those of other networks are.
+        let from = match bridge.foreign {
+            true => besides(others(state, overlays, subnet)),
+            false => [subnet, LINK_LOCAL, NOBODY].map(|range| (range.first(), range.last())).into(),
+        };
+        for (first, last) in from {
+            set.add_range(key(&[&name, &first.octets()]), key(&[&name, &last.octets()]));
         }
     }
     set
@@ -161,15 +163,23 @@ fn owned(state: &State) -> Set {
     set
 }
 
+/// What is of the networks beside one, and of the swarm's hosts.
+fn others(state: &State, overlays: &BTreeMap<Cidr6, Overlay6>, own: Cidr6) -> impl Iterator<Item = Cidr6> {
+    let bridges = networks(state).map(|(_, range)| range).filter(move |range| *range != own);
+    bridges.chain(overlays.keys().copied()).chain(node_addresses(state).map(Cidr6::host))
+}
+
 /// Overlay addresses of the swarm's hosts.
+fn node_addresses(state: &State) -> impl Iterator<Item = Ipv6Addr> {
+    state.swarm.iter().map(|s| &s.desired).flat_map(|desired| {
+        let peers = desired.networks.values().flat_map(|n| &n.peers).filter_map(|p| p.overlay_addr6);
+        peers.chain(desired.overlay_addr6)
+    })
+}
+
 fn nodes(state: &State) -> Set {
     let mut set = Set::of(&[Field::Addr6]);
-    for desired in state.swarm.iter().map(|s| &s.desired) {
-        let peers = desired.networks.values().flat_map(|n| &n.peers).filter_map(|p| p.overlay_addr6);
-        for addr in peers.chain(desired.overlay_addr6) {
-            set.add(addr.octets().to_vec());
-        }
-    }
+    node_addresses(state).for_each(|addr| set.add(addr.octets().to_vec()));
     set
 }
 
@@ -197,11 +207,13 @@ fn hairpin(state: &State) -> Set {
     set
 }
 
-/// Addresses that other hosts may have too.
+/// Addresses that other hosts may have too: as of IPv4 ([`mesh::local`]).
 fn mesh_local(state: &State) -> Set {
     let mut set = Set::ranges(&[Field::Addr6, Field::Addr6]);
-    for (_, subnet) in networks(state) {
-        add_pair(&mut set, subnet, Cidr6::all());
+    for (bridge, subnet) in networks(state) {
+        let own = || places(state, bridge).filter_map(|e| e.v6.as_ref()).map(|v6| Cidr6::host(v6.addr));
+        let ranges = if bridge.foreign { own().collect() } else { vec![subnet] };
+        ranges.into_iter().for_each(|range| add_pair(&mut set, range, Cidr6::all()));
     }
     set
 }

@@ -164,10 +164,16 @@ impl Inner {
         Ok(self.has_rules(record).then_some(generation))
     }
 
-    /// Whether there are rules of a container's own: see [`Record::has_rules`], and those of links that lead to it.
+    /// Whether there are rules of a container's own: see [`Record::has_rules`], those of links that lead to it, and those
+    /// that tell it from others on a bridge of the user's.
     pub(super) fn has_rules(&self, record: &Record) -> bool {
         let leads_here = |r: &Record| r.linked.iter().any(|l| l.container_id == record.container_id);
-        record.has_rules() || self.state().containers.values().any(leads_here)
+        let state = self.state();
+        let is_among_others = record.bridged().any(|m| {
+            let of = state.bridges.values().find(|b| b.id == m.endpoint.network_id);
+            of.is_some_and(|b| b.foreign)
+        });
+        record.has_rules() || is_among_others || state.containers.values().any(leads_here)
     }
 
     fn disconnect(self: &Arc<Self>, record: &Record) -> Result<()> {

@@ -79,7 +79,7 @@ impl DataPlane {
 
     /// Rules and names of a container that went from one record to another.
     async fn publish(&self, old: &Record, new: &Record, generation: u64) -> Result<()> {
-        if old.has_rules() || self.inner.has_rules(new) {
+        if self.inner.has_rules(old) || self.inner.has_rules(new) {
             self.inner.commit(generation).await?;
         }
         if new.has_dns() {

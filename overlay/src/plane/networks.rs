@@ -195,7 +195,12 @@ impl Inner {
         if held == wanted {
             return Ok(());
         }
+        let settled = wanted.as_ref().zip(held.as_ref()).is_some_and(|(wanted, held)| {
+            // Only what somebody else has set meanwhile is to be remembered.
+            Bridge { lent: held.lent.clone(), ..wanted.clone() } == *held
+        });
         if let Some(held) = &held
+            && !settled
             && !bridge::info(&self.state(), held).containers.is_empty()
         {
             let changed = wanted.as_ref().map_or(vec!["bridge"], |wanted| Changed::between(held, wanted).0);
@@ -206,8 +211,14 @@ impl Inner {
             return Ok(());
         }
         // What is left of it after a crash from here on is removed with the next start.
-        if let Some(held) = held.filter(|b| !b.foreign) {
-            host.delete(&held.interface)?;
+        match &held {
+            Some(held) if !held.foreign => host.delete(&held.interface)?,
+            Some(held) if wanted.as_ref().is_none_or(|w| w.interface != held.interface) => {
+                if let Err(error) = reconcile::give_back(held) {
+                    tracing::warn!(bridge = held.interface, %error, "its earlier settings are not put back");
+                }
+            }
+            _ => {}
         }
         self.save_with(|bridges| match &wanted {
             Some(wanted) => drop(bridges.insert(wanted.name.clone(), wanted.clone())),

@@ -2,6 +2,7 @@
 //! that remove it.
 
 mod home;
+mod lent;
 mod links;
 mod mesh;
 mod six;
@@ -9,6 +10,7 @@ mod way;
 mod wire;
 mod zones;
 
+pub use lent::{earlier, give_back};
 pub use links::{Repair, plan, plan_tunnel, repair};
 pub use mesh::probe;
 pub use wire::{make_bridge, rewire, settle6, unplace, wire};

@@ -167,6 +167,9 @@ fn a_default_bridge_in_use_stays_as_it_is_until_it_is_free() -> Result<()> {
         "-c",
         "ip link add br9 type bridge && ip addr add 10.74.0.7/24 dev br9 && ip link set br9 up",
     ])?;
+    let settings =
+        ["sh", "-c", "cd /proc/sys/net/ipv4/conf/br9 && cat route_localnet rp_filter send_redirects"];
+    let before = host.exec(&settings)?;
     told(host, "bridge = \"br9\"\nfixed-cidr = \"10.74.0.32/27\"\n")?;
     shown(host, &[("bridge", &ranges("bridge"), "10.74.0.0/24 10.74.0.7 10.74.0.32/27|")])?;
     run(host, "aa", &["-p", "8074:80"])?;
@@ -178,6 +181,8 @@ fn a_default_bridge_in_use_stays_as_it_is_until_it_is_free() -> Result<()> {
     host.docker(&["rm", "-f", "aa"])?;
     told(host, "")?;
     ensure!(host.exec(&["ip", "-o", "addr", "show", "br9"])?.contains("10.74.0.7/24"), "br9 is the user's");
+    let after = host.exec(&settings)?;
+    ensure!(after == before, "br9 is as it was before: {before:?}, {after:?}");
     let after = host.docker(&ranges("bridge"))?;
     ensure!(after.starts_with("172."), "{after}");
 
