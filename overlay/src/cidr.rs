@@ -115,6 +115,23 @@ impl<A: Address> Cidr<A> {
         (self.first()..=self.last()).contains(&addr)
     }
 
+    /// Whether it is a pair of IPv4 addresses, or one: those have neither a network's nor a broadcast address (RFC 3021).
+    pub fn is_pair(&self) -> bool {
+        A::BITS == 32 && self.len >= 31
+    }
+
+    /// Whether a host may have the address in this network: of IPv4 neither the first nor the last of more than a pair, of
+    /// IPv6 not the first (RFC 4291, 2.6.1).
+    pub fn hosts(&self, addr: A) -> bool {
+        let broadcast = A::BITS == 32 && addr == self.last();
+        self.contains(addr) && (self.is_pair() || !(addr == self.first() || broadcast))
+    }
+
+    /// What stands for no address of this network: one that no host may have.
+    pub fn nobody(&self) -> A {
+        if self.is_pair() { A::UNSPECIFIED } else { self.first() }
+    }
+
     /// Whether the two ranges share an address.
     pub fn overlaps(&self, other: &Self) -> bool {
         self.first() <= other.last() && other.first() <= self.last()
@@ -199,5 +216,35 @@ mod tests {
         assert_eq!(Cidr6::all().mask(), [0; 16]);
         assert_eq!(Cidr::host(Ipv6Addr::LOCALHOST).mask(), [255; 16]);
         assert!("10.0.0.0/33".parse::<Cidr>().is_err() && "fd00::/64".parse::<Cidr>().is_err());
+    }
+
+    #[test]
+    fn a_pair_has_two_hosts_and_other_ranges_have_two_less() {
+        let hosts = |range: &str| -> Vec<String> {
+            let range: Cidr = range.parse().expect("valid");
+            let all = u32::from(range.first())..=u32::from(range.last());
+            let all = all.map(Ipv4Addr::from).filter(|a| range.hosts(*a) && *a != range.nobody());
+            all.map(|a| a.to_string()).collect()
+        };
+        assert_eq!(hosts("10.0.0.4/31"), ["10.0.0.4", "10.0.0.5"]);
+        assert_eq!(hosts("10.0.0.4/30"), ["10.0.0.5", "10.0.0.6"]);
+        let six: Cidr6 = "fd00::/126".parse().expect("valid");
+        assert!(!six.hosts(six.first()) && six.hosts(six.last()));
+    }
+
+    #[test]
+    fn what_ranges_leave_of_all_addresses_is_found() {
+        let of = |texts: &[&str]| {
+            let ranges = texts.iter().map(|t| t.parse::<Cidr>().expect("valid"));
+            besides(ranges).iter().map(|(a, b)| format!("{a}-{b}")).collect::<Vec<_>>()
+        };
+        assert_eq!(of(&[]), ["0.0.0.0-255.255.255.255"]);
+        assert_eq!(of(&["0.0.0.0/0", "10.0.0.0/8"]), [""; 0]);
+        assert_eq!(
+            of(&["10.1.0.0/16", "10.0.0.0/16", "10.1.2.0/24", "192.168.0.1/32"]),
+            ["0.0.0.0-9.255.255.255", "10.2.0.0-192.168.0.0", "192.168.0.2-255.255.255.255"]
+        );
+        assert_eq!(of(&["0.0.0.0/1", "255.255.255.255/32"]), ["128.0.0.0-255.255.255.254"]);
+        assert_eq!(besides(["8000::/1".parse::<Cidr6>().expect("valid")]).len(), 1);
     }
 }

@@ -128,7 +128,7 @@ pub struct Bridge {
     pub interface: String,
     /// Range of IPv4; none = it has none.
     pub subnet: Option<Cidr>,
-    /// The first address of the subnet, which nobody can have, is none; so is 0.0.0.0 where there is no subnet.
+    /// What nobody can have is none: the first address of the subnet, or 0.0.0.0 where there is no subnet or one of a pair.
     pub gateway: Ipv4Addr,
     pub internal: bool,
     #[serde(default)]
@@ -201,7 +201,7 @@ pub struct Bridge {
 impl Bridge {
     /// Its gateway, where it has one.
     pub fn gateway(&self) -> Option<Ipv4Addr> {
-        self.subnet.map(|_| self.gateway).filter(|g| Some(*g) != self.subnet.map(|s| s.first()))
+        self.subnet.filter(|s| self.gateway != s.nobody()).map(|_| self.gateway)
     }
 
     /// What of that the host has itself, with the range.

@@ -11,7 +11,7 @@ use std::net::Ipv4Addr;
 
 use lab::{Host, ask, in_order, publish, request, serve, start, up};
 use notices::notices;
-use skep_overlay::{BridgeSpec, Error, Join, Publish};
+use skep_overlay::{AttachRequest, BridgeSpec, DataPlane, DefaultBridge, Error, Join, Publish};
 
 const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
@@ -275,7 +275,7 @@ fn what_cannot_be_is_refused_with_a_reason() {
             spec("over", "10.77.0.0/16"),
             spec("-bad", "10.77.5.0/24"),
             spec("host", "10.77.5.0/24"),
-            spec("tiny", "10.77.5.0/31"),
+            spec("tiny", "10.77.5.0/32"),
             spec("loop", "127.0.0.0/8"),
             BridgeSpec { gateway: Some(Ipv4Addr::new(10, 1, 1, 1)), ..spec("gate", "10.77.5.0/24") },
             BridgeSpec {
@@ -301,6 +301,41 @@ fn what_cannot_be_is_refused_with_a_reason() {
         plane.attach(request("full", &["blue=10.77.1.5"])).await.expect("its address is free");
         plane.shutdown().await;
         in_order(&plane).await;
+    });
+}
+
+/// RFC 3021: of two addresses one is the host's and the other a container's.
+#[test]
+fn a_pair_of_addresses_is_a_network() {
+    let host = Host::new();
+    serve(host.netns(), 81, "host");
+    host.run(async {
+        let addr = Some("10.77.7.1/31".parse().expect("address"));
+        let told = skep_overlay::DataPlaneOptions {
+            default_bridge: DefaultBridge { addr, ..Default::default() },
+            ..host.options()
+        };
+        let plane = DataPlane::start(told).await.expect("data plane");
+        plane.create_bridge(spec("pair", "10.77.6.0/31")).await.expect("pair");
+        for (network, gateway, given) in
+            [("pair", [10, 77, 6, 0], [10, 77, 6, 1]), ("bridge", [10, 77, 7, 1], [10, 77, 7, 0])]
+        {
+            let (gateway, given) = (Ipv4Addr::from(gateway), Ipv4Addr::from(given));
+            assert_eq!(plane.inspect_bridge(network).expect("network").gateway, Some(gateway));
+            let one =
+                up(&plane, AttachRequest { ports: vec![publish(8080, 80)], ..request("one", &[network]) })
+                    .await;
+            let place = &one.endpoints[0];
+            assert_eq!((place.addr, place.prefix_len, place.gateway), (Some(given), 31, Some(gateway)));
+            assert_eq!(ask(host.netns(), given, 80), Some(("one".into(), gateway.to_string())));
+            assert_eq!(ask(host.netns(), LOOPBACK, 8080).map(|a| a.0), Some("one".into()));
+            assert_eq!(ask(&one.netns, gateway, 81), Some(("host".into(), given.to_string())));
+            let full = plane.attach(request("two", &[network])).await.expect_err("there are two");
+            assert!(matches!(full, Error::Exhausted { .. }), "{full}");
+            in_order(&plane).await;
+            plane.detach("one").await.expect("detach");
+        }
+        plane.shutdown().await;
     });
 }
 

@@ -146,7 +146,7 @@ fn read<T: FromStr<Err: Display>>(name: &str, text: Option<String>) -> Result<Op
 fn host<A: Address>(name: &str, text: Option<String>) -> Result<Option<Cidr<A>>> {
     let cidr: Option<Cidr<A>> = read(name, text)?;
     if let Some(cidr) = cidr
-        && (cidr.addr == cidr.first() || (A::BITS == 32 && cidr.addr == cidr.last()))
+        && !cidr.hosts(cidr.addr)
     {
         bail!("--{name} {cidr}: want the host's own address in the network, like its first");
     }
@@ -191,6 +191,7 @@ mod tests {
         assert_eq!(all.binding, Some(IpAddr::from([127, 0, 0, 1])));
         let none = told(r#"{ "bridge": "none", "ip": "0.0.0.0", "mtu": 0, "bip": "" }"#).expect("none");
         assert_eq!(none, DefaultBridge { absent: true, ..DefaultBridge::default() });
+        told(r#"{ "bip": "10.7.0.0/31" }"#).expect("either of a pair");
         told(r#"{ "mtu": 1280, "ipv6": true }"#).expect("the least of IPv6");
         told(r#"{ "bridge": "br0", "mtu": 1279 }"#).expect("IPv4 alone");
         for (bad, told_of) in [

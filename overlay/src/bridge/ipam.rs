@@ -10,9 +10,10 @@ pub fn free_address<A: Address>(
     gateway: A,
     used: &BTreeSet<A>,
 ) -> Option<A> {
-    let first = range.first().number().max(subnet.first().number() + 1);
-    let end = (range.last().number() + 1).min(subnet.last().number());
-    (first..end).map(A::from_number).find(|addr| *addr != gateway && !used.contains(addr))
+    let edge = u128::from(!subnet.is_pair());
+    let first = range.first().number().max(subnet.first().number() + edge);
+    let last = range.last().number().min(subnet.last().number() - edge);
+    (first..=last).map(A::from_number).find(|addr| *addr != gateway && !used.contains(addr))
 }
 
 #[cfg(test)]
@@ -24,6 +25,17 @@ mod tests {
 
     fn cidr(text: &str) -> Cidr {
         text.parse().expect("a literal network")
+    }
+
+    #[test]
+    fn a_pair_is_the_host_and_one_container() {
+        for (gateway, given) in [(0, Some(1)), (1, Some(0))] {
+            let addr = |n| Ipv4Addr::new(10, 1, 0, n);
+            let (pair, mut used) = (cidr("10.1.0.0/31"), BTreeSet::new());
+            assert_eq!(free_address(pair, pair, addr(gateway), &used), given.map(addr));
+            used.extend(given.map(addr));
+            assert_eq!(free_address(pair, pair, addr(gateway), &used), None);
+        }
     }
 
     #[test]

@@ -63,7 +63,7 @@ pub fn plan(state: &State, spec: &BridgeSpec, names: &Names, around: &Surroundin
         }
     };
     if let (Some(gateway), Some(subnet)) = (spec.gateway, subnet)
-        && (!subnet.contains(gateway) || gateway == subnet.first() || gateway == subnet.last())
+        && !subnet.hosts(gateway)
     {
         return Err(Error::Invalid {
             what: "gateway",
@@ -100,9 +100,10 @@ pub fn plan(state: &State, spec: &BridgeSpec, names: &Names, around: &Surroundin
         return Err(Error::Parent("gateway mode 'isolated' can only be used for an internal network".into()));
     }
     let gateway = subnet.map_or(Ipv4Addr::UNSPECIFIED, |subnet| match on_bridge {
-        true if isolated(options.mode) => subnet.first(),
+        true if isolated(options.mode) => subnet.nobody(),
+        true if subnet.is_pair() => spec.gateway.unwrap_or(subnet.first()),
         true => spec.gateway.unwrap_or_else(|| next(subnet.first())),
-        false => spec.gateway.unwrap_or(subnet.first()),
+        false => spec.gateway.unwrap_or(subnet.nobody()),
     });
     let hosted6 = on_bridge && !isolated(options.mode6);
     let v6 = plan6(state, spec, options.ipv6, hosted6, around)?;
@@ -201,11 +202,11 @@ fn check_name(name: &str) -> Result<()> {
 
 fn check_subnet(state: &State, subnet: Cidr) -> Result<Cidr> {
     let subnet = subnet.network();
-    if !(8..=30).contains(&subnet.len) || subnet.addr.is_loopback() || subnet.addr.is_multicast() {
+    if !(8..=31).contains(&subnet.len) || subnet.addr.is_loopback() || subnet.addr.is_multicast() {
         return Err(Error::Invalid {
             what: "subnet",
             value: subnet.to_string(),
-            reason: "it must be a unicast range between /8 and /30".into(),
+            reason: "it must be a unicast range between /8 and /31".into(),
         });
     }
     let bridges = state.local().filter_map(|b| Some((b.subnet?, &b.name)));

@@ -200,8 +200,7 @@ impl<A: Address> Range<'_, A> {
         match asked {
             Some(_) if !self.chosen => Err(Error::UnchosenSubnet),
             Some(addr) => {
-                let broadcast = A::BITS == 32 && addr == subnet.last();
-                if !subnet.contains(addr) || addr == subnet.first() || broadcast {
+                if !subnet.hosts(addr) {
                     return Err(Error::Invalid {
                         what: "address",
                         value: addr.to_string(),

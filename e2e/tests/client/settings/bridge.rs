@@ -153,6 +153,23 @@ fn a_default_bridge_in_use_stays_as_it_is_until_it_is_free() -> Result<()> {
     ensure!(way.contains("via 10.73.0.9"), "default-gateway: {way}");
     host.docker(&["rm", "-f", "aa"])?;
 
+    // Of a pair of addresses (RFC 3021) one is the host's, the other a container's.
+    told(host, "bip = \"10.73.8.1/31\"\n")?;
+    run(host, "aa", &[])?;
+    shown(
+        host,
+        &[
+            ("bip of a pair", &ranges("bridge"), "10.73.8.0/31 10.73.8.1 |"),
+            ("its other", &["inspect", "-f", ADDRESS, "aa"], "10.73.8.0 10.73.8.1 "),
+        ],
+    )?;
+    host.docker(&["network", "create", "--subnet", "10.73.9.0/31", "pair"])?;
+    shown(host, &[("a pair", &ranges("pair"), "10.73.9.0/31 10.73.9.0 |")])?;
+    run(host, "bb", &["--network", "pair"])?;
+    shown(host, &[("a pair's other", &["inspect", "-f", ADDRESS, "bb"], "10.73.9.1 10.73.9.0 ")])?;
+    host.docker(&["rm", "-f", "aa", "bb"])?;
+    host.docker(&["network", "rm", "pair"])?;
+
     // No such network at all: containers have their loopback.
     told(host, "bridge = \"none\"\n")?;
     let none = docker(host, &["network", "inspect", "bridge"])?;
