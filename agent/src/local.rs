@@ -192,6 +192,11 @@ impl Networking for LocalNetworking {
         self.attachments.detach(id.as_str(), None).await;
         Ok(detached?)
     }
+
+    async fn retain(&self, running: &[ContainerId]) -> Result<(), NetworkError> {
+        let running: Vec<String> = running.iter().map(ToString::to_string).collect();
+        Ok(self.plane.retain(&running).await?)
+    }
 }
 
 /// The further names of a container: its aliases and, as in Docker, the host name it was given. A service's tasks

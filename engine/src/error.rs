@@ -143,6 +143,12 @@ pub enum Error {
         /// As the data plane said it.
         source: crate::network::NetworkError,
     },
+    /// What is left of the networks of containers that ended could not be removed.
+    #[error("remove networks of containers that are gone: {source}")]
+    LeftNetworks {
+        /// As the data plane said it.
+        source: crate::network::NetworkError,
+    },
     /// An archive that is not an image, is cut short, or tries something it must not.
     #[error("cannot read the image archive: {0}")]
     Archive(String),

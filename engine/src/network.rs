@@ -65,6 +65,8 @@ pub trait Networking: Send + Sync + 'static {
     async fn rename(&self, id: &ContainerId, name: &str) -> Result<(), NetworkError>;
     /// Removes all that `attach` made. Idempotent; goes on past errors and reports all of them.
     async fn detach(&self, id: &ContainerId) -> Result<(), NetworkError>;
+    /// Removes what `attach` made for containers other than these: what is left of those that ended while nobody saw it.
+    async fn retain(&self, running: &[ContainerId]) -> Result<(), NetworkError>;
 }
 
 /// The networking of an engine that has none: only containers without a network of their own run.
@@ -119,6 +121,10 @@ impl Networking for NoNetworks {
     }
 
     async fn detach(&self, _: &ContainerId) -> Result<(), NetworkError> {
+        Ok(())
+    }
+
+    async fn retain(&self, _: &[ContainerId]) -> Result<(), NetworkError> {
         Ok(())
     }
 }

@@ -272,9 +272,6 @@ impl Daemon {
         let engine = Engine::open_held(options, locks).await.context("start the engine")?;
         engine.images().use_registries(skep_registry::Registries::new(config.registries.clone()));
         engine.images().limit_transfers(config.transfers.downloads, config.transfers.uploads);
-        let live: Vec<String> =
-            engine.list().iter().filter(|c| c.pid.is_some()).map(|c| c.id.to_string()).collect();
-        plane.retain(&live).await.context("remove networks of containers that are gone")?;
         let (labels, described) = tokio::sync::watch::channel(config.labels.clone());
         let (tunnels, to_serve) = tokio::sync::mpsc::channel(16);
         let node = Node::start(NodeOptions {

@@ -47,6 +47,11 @@ impl Engine {
         }
         self.volumes().unmount_idle().await;
         self.sweep_bundles(known).await?;
+        // Before any is started: what it is given then stays.
+        let all = self.list();
+        let running: Vec<_> = all.iter().filter(|c| c.pid.is_some()).map(|c| c.id.clone()).collect();
+        let retained = self.networking().retain(&running).await;
+        retained.map_err(|source| Error::LeftNetworks { source })?;
         // Only now that all are known: one may need another.
         for Unwatched { slot, exit, error } in ended {
             let engine = self.clone();
