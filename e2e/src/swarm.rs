@@ -1,9 +1,10 @@
 //! What every story about a swarm begins with and asks again and again, with the real `docker` client.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -28,18 +29,27 @@ pub fn binaries() -> Result<(PathBuf, PathBuf)> {
     Ok((skep, init))
 }
 
+/// A laboratory's name that no other of this process has, also where two tests at once ask for the same.
+fn unique(name: &str) -> String {
+    static GIVEN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut own = format!("{name}{}", std::process::id() % 10_000);
+    while !given.insert(own.clone()) {
+        own.push('x');
+    }
+    own
+}
+
 /// Hosts with no image, in no swarm.
 pub fn plain(name: &str, hosts: u32) -> Result<Lab> {
     let (skep, init) = binaries()?;
-    let name = format!("{name}{}", std::process::id() % 10_000);
-    Lab::up(LabOptions { name, hosts, skep, init })
+    Lab::up(LabOptions { name: unique(name), hosts, skep, init })
 }
 
 /// A host without a daemon, for one with settings of its own.
 pub fn bare(name: &str) -> Result<Lab> {
     let (skep, init) = binaries()?;
-    let name = format!("{name}{}", std::process::id() % 10_000);
-    Lab::bare(LabOptions { name, hosts: 1, skep, init })
+    Lab::bare(LabOptions { name: unique(name), hosts: 1, skep, init })
 }
 
 /// Hosts with the images `whoami:1` and `whoami:2`, in no swarm.
