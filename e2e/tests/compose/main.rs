@@ -6,6 +6,7 @@ mod cases;
 mod commands;
 mod config;
 mod dry_run;
+mod flags;
 mod parity;
 mod projects;
 mod terminal;

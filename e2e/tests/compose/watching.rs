@@ -62,6 +62,30 @@ fn files_that_change_are_copied_or_built_or_have_a_service_restarted() -> Result
         ensure!(containers(host)? != before && cat("/made")? == "new\n", "{}", told());
         Ok(())
     })?;
+    // What the image was before goes, unless it is to stay.
+    let nameless = || host.docker(&["images", "-q", "-f", "dangling=true"]).map(|i| i.lines().count());
+    eventually("the old image is gone", LONG, || {
+        ensure!(nameless()? == 0, "{}", told());
+        Ok(())
+    })?;
+    watch.kill()?;
+    watch.wait()?;
+    let mut watch = Client::Skep.command(host, &dir)?;
+    let mut watch = watch
+        .args(["-p", "w", "watch", "--no-up", "--prune=false"])
+        .stdout(Stdio::null())
+        .stderr(std::fs::File::create(&log)?)
+        .spawn()?;
+    eventually("it watches again", LONG, || {
+        ensure!(told().contains("Watch enabled"), "{}", told());
+        Ok(())
+    })?;
+    write(&dir, &[("Dockerfile", "FROM bb\nRUN echo newer > /made\n")])?;
+    eventually("it is built once more", LONG, || {
+        ensure!(told().contains("successfully built") && cat("/made")? == "newer\n", "{}", told());
+        Ok(())
+    })?;
+    ensure!(nameless()? == 1);
     watch.kill()?;
     watch.wait()?;
     skep(host, &dir, &["-p", "w", "down", "-t", "1"])?;

@@ -19,7 +19,7 @@ use super::found::{self, Found};
 use super::menu::{Key, Menu};
 use super::output::Printer;
 use super::project::Project;
-use super::watch::Watched;
+use super::watch::{Rebuild, Watched};
 use super::{Session, graph, lifecycle, logs, start};
 
 /// When all of it ends.
@@ -224,7 +224,11 @@ pub async fn run(s: &Session<'_>, project: &Project, mut asked: Attach) -> Resul
                         (watched, watching) = (None, None);
                         s.report.note("Watch disabled");
                     }
-                    Key::Watch => match Watched::begin(project, &asked.services, asked.quiet_build) {
+                    Key::Watch => match Watched::begin(
+                        project,
+                        &asked.services,
+                        Rebuild { quiet: asked.quiet_build, prune: false },
+                    ) {
                         Ok(begun) if started => watching = Some(Box::pin(begun.follow(s, project))),
                         Ok(begun) => watched = Some(begun),
                         Err(e) => s.report.note(&format!("Watch → {e:#}")),

@@ -74,7 +74,7 @@ pub async fn run(s: &Session<'_>, flags: &BuildFlags) -> Result<()> {
     all(s, &project, &names, &options).await?;
     if flags.push {
         for name in &names {
-            let image = service::image(&project.name, name, project.service(name)?);
+            let image = service::image(&project, name, project.service(name)?);
             pull::push_one(s, &image, flags.quiet).await?;
         }
     }
@@ -96,10 +96,11 @@ pub async fn all(s: &Session<'_>, project: &Project, names: &[String], options: 
         (args.inline, args.secrets) = (words.inline, words.secrets);
         args.to_stderr = options.to_stderr;
         args.named = (names.len() > 1).then(|| name.clone());
+        let _place = s.place().await;
         s.report.tell("Service", &name, "Building");
         match &s.rehearsal {
             Some(rehearsal) => {
-                rehearsal.has_image(&service::image(&project.name, &name, project.service(&name)?));
+                rehearsal.has_image(&service::image(project, &name, project.service(&name)?));
             }
             None => {
                 // What it says comes below.
@@ -165,7 +166,7 @@ fn words(project: &Project, name: &str, options: &Options) -> Result<Words> {
     let build = service.get("build").with_context(|| format!("service {name:?} has no build section"))?;
     let mut out = Vec::new();
     let mut put = |flag: &str, value: &str| out.extend([format!("--{flag}={value}")]);
-    put("tag", &service::image(&project.name, name, service));
+    put("tag", &service::image(project, name, service));
     for tag in strings(build.get("tags")) {
         put("tag", tag);
     }
@@ -208,7 +209,7 @@ fn words(project: &Project, name: &str, options: &Options) -> Result<Words> {
         let value = match text.strip_prefix("service:") {
             Some(base) => {
                 let of = project.service(base)?;
-                format!("docker-image://{}", service::image(&project.name, base, of))
+                format!("docker-image://{}", service::image(project, base, of))
             }
             None => text.to_owned(),
         };

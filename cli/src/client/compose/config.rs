@@ -113,7 +113,7 @@ pub async fn run(s: &Session<'_>, flags: &ConfigFlags) -> Result<()> {
     } else if flags.networks {
         Some(names("networks"))
     } else if flags.images {
-        Some(project.services().map(|(n, s)| service::image(&project.name, n, s)).collect())
+        Some(project.services().map(|(n, s)| service::image(&project, n, s)).collect())
     } else if flags.profiles {
         let all = s.files.load_all()?;
         let of = |s: &Node| super::super::compose_parts::strings(s.get("profiles")).join("\n");

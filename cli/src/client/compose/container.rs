@@ -86,7 +86,7 @@ fn bare(project: &Project, name: &str, service: &Node, made: &Made) -> Result<Va
     let env = environment(service);
     let (exposed, bound) = ports(name, service)?;
     let mut body = json!({
-        "Image": service::image(&project.name, name, service),
+        "Image": service::image(project, name, service),
         "Hostname": service.text_of("hostname"), "Domainname": service.text_of("domainname"),
         "User": service.text_of("user"), "WorkingDir": service.text_of("working_dir"),
         "StopSignal": service.text_of("stop_signal"), "Env": env.into_iter().filter(|e| e.contains('=')).collect::<Vec<_>>(),

@@ -149,7 +149,7 @@ impl Work<'_> {
     async fn service(&self, name: &str) -> Result<()> {
         let service = self.project.service(name)?;
         let wanted = wanted(name, service, self.options)?;
-        let image = service::image(&self.project.name, name, service);
+        let image = service::image(self.project, name, service);
         let Some(image) = image::id(self.s.api, &image).await? else { bail!("No such image: {image}") };
         let made = Made { image, others: self.others(name, service)?, ..Made::default() };
         let hash = container::hash(self.project, name, service, &made)?;
@@ -186,7 +186,7 @@ impl Work<'_> {
         let kept = futures::future::try_join_all(kept);
         let new = (0..missing).map(|i| {
             let number = next + u32::try_from(i).unwrap_or(u32::MAX - next);
-            let named = service::container_name(&self.project.name, name, service, number);
+            let named = service::container_name(self.project, name, service, number);
             let made = Made { number, named: named.clone(), ..made.clone() };
             async move {
                 self.s.report.container(&named, "Creating");
@@ -249,7 +249,7 @@ impl Work<'_> {
 
     /// Makes another container in the place of one; its ID.
     async fn replace(&self, name: &str, service: &Node, old: &Found, made: &Made) -> Result<String> {
-        let named = service::container_name(&self.project.name, name, service, old.number);
+        let named = service::container_name(self.project, name, service, old.number);
         self.s.report.container(&named, "Recreate");
         let inherited = match self.options.renew {
             true => BTreeMap::new(),
@@ -257,7 +257,7 @@ impl Work<'_> {
                 mounts::anonymous(&self.s.api.get(&format!("{}/json", old.path()), &Query::new()).await?)
             }
         };
-        let replaces = Some(format!("{name}-{}", old.number));
+        let replaces = Some(format!("{name}{}{}", self.project.separator, old.number));
         let made = Made { number: old.number, named: named.clone(), inherited, replaces, ..made.clone() };
         let meanwhile = format!("{}_{named}", old.id.get(..12).unwrap_or(&old.id));
         let id = self.make(name, service, &meanwhile, &made).await?;

@@ -72,12 +72,14 @@ pub async fn run(s: &Session<'_>, flags: &DownFlags) -> Result<()> {
                 .services()
                 .filter(|(n, _)| flags.services.is_empty() || flags.services.iter().any(|f| f == n))
                 .filter(|(_, s): &(&str, &Node)| which == "all" || s.get("image").is_none())
-                .map(|(n, s)| service::image(name, n, s))
+                .map(|(n, s)| service::image(project, n, s))
                 .collect(),
             None => todo
                 .iter()
                 .map(|c| super::super::output::text(&c.raw, "Image"))
-                .filter(|i| which == "all" || i.starts_with(&format!("{name}-")))
+                .filter(|i| {
+                    which == "all" || ['-', '_'].iter().any(|sep| i.starts_with(&format!("{name}{sep}")))
+                })
                 .collect(),
         };
         images.sort();

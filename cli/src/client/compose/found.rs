@@ -58,7 +58,7 @@ impl Found {
 
     /// `web-1`, or the name it was given.
     pub fn shown(&self, project: &str) -> String {
-        let own = self.name.strip_prefix(&format!("{project}-"));
+        let own = self.name.strip_prefix(project).and_then(|n| n.strip_prefix(['-', '_']));
         own.map_or_else(|| self.name.clone(), str::to_owned)
     }
 

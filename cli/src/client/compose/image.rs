@@ -54,13 +54,14 @@ pub async fn ensure(
         match todo(s.api, project, name, service, wanted).await? {
             Todo::Nothing => {}
             Todo::Build => builds.push(name.clone()),
-            Todo::Pull => pulls.push((name.clone(), service::image(&project.name, name, service))),
+            Todo::Pull => pulls.push((name.clone(), service::image(project, name, service))),
         }
     }
     // An image that several services have is got once.
     pulls.sort_by(|a, b| a.1.cmp(&b.1));
     pulls.dedup_by(|a, b| a.1 == b.1);
     let pulling = pulls.iter().map(|(name, image)| async move {
+        let _place = s.place().await;
         s.report.tell(name, "", "Pulling");
         let platform = project.service(name)?.text_of("platform");
         let done = pull::one(s, image, platform, wanted.quiet_pull || s.report.is_quiet()).await;
@@ -87,7 +88,7 @@ async fn todo(api: &Api, project: &Project, name: &str, service: &Node, wanted: 
     if wanted.build && builds {
         return Ok(Todo::Build);
     }
-    let image = service::image(&project.name, name, service);
+    let image = service::image(project, name, service);
     let held = inspect(api, &image).await?;
     let get = if builds && service.get("image").is_none() { Todo::Build } else { Todo::Pull };
     let missing = || match (builds, wanted.no_build) {

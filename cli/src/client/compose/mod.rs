@@ -54,6 +54,7 @@ mod watch;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::api::Api;
 use progress::Report;
@@ -71,6 +72,16 @@ pub struct ComposeArgs {
     /// Execute command in dry run mode: tell what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
+    /// Control max parallelism of builds and pulls, -1 for unlimited
+    #[arg(
+        long,
+        value_name = "int",
+        env = "COMPOSE_PARALLEL_LIMIT",
+        hide_env = true,
+        default_value_t = -1,
+        allow_negative_numbers = true
+    )]
+    parallel: i32,
     /// Set type of progress output (auto, tty, plain, json, quiet)
     #[arg(long, value_name = "string", env = "COMPOSE_PROGRESS", hide_env = true, default_value = "auto")]
     progress: String,
@@ -158,8 +169,21 @@ pub struct Session<'a> {
     pub report: Report,
     /// `--dry-run`: `api` changes nothing, and this says what it would have.
     pub rehearsal: Option<Rehearsal>,
+    /// `--parallel`: places for builds and pulls; none = as many as there are.
+    places: Option<Semaphore>,
     /// `--ansi`
     ansi: &'a str,
+}
+
+impl Session<'_> {
+    /// Waits for a place to build or to pull; it is given back with what comes of this.
+    async fn place(&self) -> Option<SemaphorePermit<'_>> {
+        match &self.places {
+            // They are never closed.
+            Some(places) => places.acquire().await.ok(),
+            None => None,
+        }
+    }
 }
 
 /// Runs a command; its exit code.
@@ -168,7 +192,9 @@ pub async fn run(api: &Api, args: ComposeArgs) -> Result<u8> {
     let rehearsal = args.dry_run.then(Rehearsal::default);
     let rehearsed = rehearsal.as_ref().map(|r| api.instead(r.clone()));
     let api = rehearsed.as_ref().unwrap_or(api);
-    let session = Session { api, files: &args.files, report, rehearsal, ansi: &args.ansi };
+    // As with Docker, nought and less are no limit.
+    let places = usize::try_from(args.parallel).ok().filter(|n| *n > 0).map(Semaphore::new);
+    let session = Session { api, files: &args.files, report, rehearsal, places, ansi: &args.ansi };
     let s = &session;
     match args.command {
         Command::Up(flags) => return up::run(s, *flags).await,

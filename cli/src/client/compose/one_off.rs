@@ -136,8 +136,10 @@ pub async fn run(s: &Session<'_>, flags: RunFlags) -> Result<u8> {
     let mut slug = [0_u8; 32];
     rand::fill(&mut slug);
     let slug = hex(&slug);
-    let named = flags.name.clone().unwrap_or_else(|| format!("{}-{name}-run-{}", project.name, &slug[..12]));
-    let image = image::id(s.api, &service::image(&project.name, name, service)).await?;
+    let named = flags.name.clone().unwrap_or_else(|| {
+        format!("{}{sep}{name}{sep}run{sep}{}", project.name, &slug[..12], sep = project.separator)
+    });
+    let image = image::id(s.api, &service::image(&project, name, service)).await?;
     let image = image.context("no such image")?;
     let mut made = Made { one_off: Some(slug), named: named.clone(), image, ..Made::default() };
     for container in found::of(s.api, &project.name, &needed).await? {

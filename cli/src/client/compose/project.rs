@@ -24,6 +24,10 @@ pub struct FileFlags {
     /// Include all resources, even those not used by services
     #[arg(long)]
     pub all_resources: bool,
+    /// Run compose in backward compatibility mode: containers and images have the names that `docker-compose` gave them,
+    /// with `_` in them
+    #[arg(long)]
+    compatibility: bool,
     /// Specify an alternate environment file
     #[arg(long, value_name = "stringArray")]
     env_file: Vec<String>,
@@ -83,6 +87,8 @@ pub struct Project {
     /// Services that are left out by their profiles.
     pub inactive: Vec<String>,
     pub variables: Variables,
+    /// What stands between the words of names of containers and images.
+    pub separator: char,
 }
 
 /// A project of which perhaps only the name is known.
@@ -150,12 +156,15 @@ impl FileFlags {
             true => super::service::complete(&mut root, &name, all),
             false => super::service::complete_sparsely(&mut root, &name, all),
         }
+        let compatible =
+            self.compatibility || variables.get("COMPOSE_COMPATIBILITY").is_some_and(|v| is_yes(v));
+        let separator = if compatible { '_' } else { '-' };
         let whole = |file: &String| match file.as_str() {
             "-" => "-".to_owned(),
             file => super::super::copy::clean(&cwd.join(file).to_string_lossy()),
         };
         let files = files.iter().map(whole).collect();
-        Ok(Project { name, dir, files, root, inactive: loaded.inactive, variables })
+        Ok(Project { name, dir, files, root, inactive: loaded.inactive, variables, separator })
     }
 
     /// The project with the services of all profiles.
@@ -238,6 +247,11 @@ impl FileFlags {
         }
         Ok(name.to_owned())
     }
+}
+
+/// What Docker's takes for yes in a variable.
+fn is_yes(text: &str) -> bool {
+    matches!(text.to_ascii_lowercase().as_str(), "1" | "t" | "true" | "y" | "yes")
 }
 
 /// A name that was chosen has to be right.

@@ -73,6 +73,7 @@ pub async fn pull(s: &Session<'_>, flags: &PullFlags) -> Result<()> {
     }
     let quiet = flags.quiet || s.report.is_quiet();
     let pulls = images.iter().map(|(name, image, platform, buildable)| async move {
+        let _place = s.place().await;
         s.report.tell(name, "", "Pulling");
         match one(s, image, platform.as_deref(), quiet).await {
             Ok(()) => s.report.tell(name, "", "Pulled"),
@@ -95,7 +96,7 @@ pub async fn push(s: &Session<'_>, flags: &PushFlags) -> Result<()> {
             s.report.tell(&name, "", "Skipped");
             continue;
         }
-        let image = service::image(&project.name, &name, service);
+        let image = service::image(&project, &name, service);
         s.report.tell(&name, "", "Pushing");
         match push_one(s, &image, flags.quiet).await {
             Ok(()) => s.report.tell(&name, "", "Pushed"),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::project::Project;
 use crate::compose::{Key, Kind, Node};
 
 /// The parts of a file whose things have names on the host.
@@ -101,8 +102,9 @@ fn done(root: &mut Node, project: &str) {
 }
 
 /// The image a service runs.
-pub fn image(project: &str, name: &str, service: &Node) -> String {
-    service.text_of("image").map_or_else(|| format!("{project}-{name}"), str::to_owned)
+pub fn image(project: &Project, name: &str, service: &Node) -> String {
+    let own = || format!("{}{}{name}", project.name, project.separator);
+    service.text_of("image").map_or_else(own, str::to_owned)
 }
 
 /// How many containers it has.
@@ -112,8 +114,9 @@ pub fn replicas(service: &Node) -> usize {
 }
 
 /// The name of one of its containers.
-pub fn container_name(project: &str, name: &str, service: &Node, number: u32) -> String {
-    service.text_of("container_name").map_or_else(|| format!("{project}-{name}-{number}"), str::to_owned)
+pub fn container_name(project: &Project, name: &str, service: &Node, number: u32) -> String {
+    let own = || format!("{}{sep}{name}{sep}{number}", project.name, sep = project.separator);
+    service.text_of("container_name").map_or_else(own, str::to_owned)
 }
 
 /// A name on the host of what the file calls `key` in a section.

@@ -13,7 +13,7 @@ use super::create::{self, Options, Recreate};
 use super::image::{self, Wanted};
 use super::project::Project;
 use super::wait::{self, For};
-use super::watch::Watched;
+use super::watch::{Rebuild, Watched};
 use super::{Session, found, start};
 use crate::compose::depends::{self, Condition};
 
@@ -217,8 +217,11 @@ pub async fn run(s: &Session<'_>, flags: UpFlags) -> Result<u8> {
     if let Some(name) = &flags.exit_code_from {
         project.service(name)?;
     }
-    let watched =
-        if flags.watch { Some(Watched::begin(&project, &services, flags.quiet_build)?) } else { None };
+    let watched = if flags.watch {
+        Some(Watched::begin(&project, &services, Rebuild { quiet: flags.quiet_build, prune: false })?)
+    } else {
+        None
+    };
     image::ensure(s, &project, &services, flags.making.wanted(flags.quiet_build)).await?;
     create::all(s, &project, &services, &targets, &options).await?;
     if flags.no_start {

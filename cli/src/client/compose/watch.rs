@@ -10,9 +10,11 @@ use hyper::Method;
 use skep_engine::dockerfile::Ignore;
 use tokio_util::io::SyncIoBridge;
 
-use super::super::api::{Query, reader};
+use super::super::api::{Query, encode, reader};
 use super::super::build::ignored;
 use super::super::compose_parts::strings;
+use super::super::is_not_found;
+use super::super::output::text;
 use super::changes::{Batch, Changes};
 use super::create::{self, Options};
 use super::found::{self, Found};
@@ -27,6 +29,9 @@ pub struct WatchFlags {
     /// Do not build & start services before watching
     #[arg(long)]
     no_up: bool,
+    /// Prune dangling images on rebuild
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    prune: bool,
     /// Hide build output
     #[arg(long)]
     quiet: bool,
@@ -154,7 +159,8 @@ impl Rule {
 
 pub async fn run(s: &Session<'_>, flags: &WatchFlags) -> Result<()> {
     let project = s.files.load(&flags.services)?;
-    let watched = Watched::begin(&project, &project.selected(&flags.services, false)?, flags.quiet)?;
+    let how = Rebuild { quiet: flags.quiet, prune: flags.prune };
+    let watched = Watched::begin(&project, &project.selected(&flags.services, false)?, how)?;
     if !flags.no_up {
         let services = project.selected(&flags.services, true)?;
         let wanted = Wanted { build: true, quiet_build: flags.quiet, ..Wanted::default() };
@@ -165,18 +171,27 @@ pub async fn run(s: &Session<'_>, flags: &WatchFlags) -> Result<()> {
     watched.follow(s, &project).await
 }
 
+/// How services are built anew.
+#[derive(Clone, Copy, Debug)]
+pub struct Rebuild {
+    /// Builds say nothing.
+    pub quiet: bool,
+    /// What an image was before it was built anew is removed.
+    pub prune: bool,
+}
+
 /// Files that are watched, from before anything is built: no change is missed meanwhile.
 pub struct Watched {
     rules: Vec<Rule>,
     changes: Changes,
     /// What is copied in the beginning.
     initial: Batch,
-    quiet: bool,
+    how: Rebuild,
 }
 
 impl Watched {
     /// Has the files of services watched, of which at least one must say what to do.
-    pub fn begin(project: &Project, services: &[String], quiet: bool) -> Result<Self> {
+    pub fn begin(project: &Project, services: &[String], how: Rebuild) -> Result<Self> {
         let mut rules = Vec::new();
         for name in services {
             let service = project.service(name)?;
@@ -203,16 +218,16 @@ impl Watched {
             };
             rule.watch(&mut changes, &wanted, &mut seen)?;
         }
-        Ok(Self { rules, changes, initial, quiet })
+        Ok(Self { rules, changes, initial, how })
     }
 
     /// Does what changes ask for, until it is dropped or cannot watch any more. The services run.
     pub async fn follow(self, s: &Session<'_>, project: &Project) -> Result<()> {
-        let Self { rules, mut changes, initial, quiet } = self;
+        let Self { rules, mut changes, initial, how } = self;
         let wanted = |path: &Path| wanted(&rules, path);
         let firsts: Vec<&Rule> = rules.iter().filter(|r| r.initial && r.sync).collect();
         if !initial.paths.is_empty() {
-            act(s, project, &firsts, &initial, quiet).await?;
+            act(s, project, &firsts, &initial, how).await?;
         }
         s.report.note("Watch enabled");
         let all: Vec<&Rule> = rules.iter().collect();
@@ -228,7 +243,7 @@ impl Watched {
             todo.paths.extend(batch.paths);
             todo.lost |= batch.lost;
             // What could not be done this time is done with the next change.
-            match act(s, project, &all, &todo, quiet).await {
+            match act(s, project, &all, &todo, how).await {
                 Ok(()) => todo = Batch::default(),
                 Err(e) => s.report.note(&format!("{e:#}")),
             }
@@ -242,13 +257,13 @@ fn wanted(rules: &[Rule], path: &Path) -> bool {
 }
 
 /// Does what rules say of changes; a service that fails keeps the others from nothing.
-async fn act(s: &Session<'_>, project: &Project, rules: &[&Rule], batch: &Batch, quiet: bool) -> Result<()> {
+async fn act(s: &Session<'_>, project: &Project, rules: &[&Rule], batch: &Batch, how: Rebuild) -> Result<()> {
     let mut services: Vec<&str> = rules.iter().map(|r| r.service.as_str()).collect();
     services.sort_unstable();
     services.dedup();
     let mut outcomes = Vec::new();
     for name in services {
-        outcomes.push(act_on(s, project, name, rules, batch, quiet).await);
+        outcomes.push(act_on(s, project, name, rules, batch, how).await);
     }
     super::output::gathered(outcomes)
 }
@@ -260,7 +275,7 @@ async fn act_on(
     name: &str,
     rules: &[&Rule],
     batch: &Batch,
-    quiet: bool,
+    how: Rebuild,
 ) -> Result<()> {
     let own = rules.iter().filter(|r| r.service == name);
     let hit: Vec<(&Rule, Vec<&PathBuf>)> = own
@@ -272,12 +287,15 @@ async fn act_on(
     }
     if hit.iter().any(|(r, _)| r.rebuild) {
         s.report.note(&format!("Rebuilding service {name:?} after changes were detected..."));
-        let options = build::Options { quiet, to_stderr: true, ..Default::default() };
+        let options = build::Options { quiet: how.quiet, to_stderr: true, ..Default::default() };
         let one = &[name.to_owned()];
         build::all(s, project, one, &options).await?;
         create::all(s, project, one, one, &Options::default()).await?;
         start::all(s, project, one).await?;
         s.report.note(&format!("service {name:?} successfully built"));
+        if how.prune {
+            prune(s, project).await?;
+        }
         // What is built has all that would be copied.
         return Ok(());
     }
@@ -301,6 +319,19 @@ async fn act_on(
     for hook in hit.iter().filter_map(|(r, _)| r.exec.as_ref()) {
         for container in &running {
             start::hook(s, container, hook).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes images of the project that have no name any more; what is in use stays.
+async fn prune(s: &Session<'_>, project: &Project) -> Result<()> {
+    let filters = ["dangling=true".to_owned(), format!("label={}={}", found::PROJECT, project.name)];
+    let images = s.api.get("/images/json", &Query::new().filters(&filters)?).await?;
+    for image in images.as_array().into_iter().flatten() {
+        match s.api.delete(&format!("/images/{}", encode(&text(image, "Id"))), &Query::new()).await {
+            Err(e) if !is_not_found(&e) && !e.to_string().contains("being used") => return Err(e),
+            _ => {}
         }
     }
     Ok(())

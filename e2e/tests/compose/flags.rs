@@ -1,0 +1,74 @@
+//! Flags that stand before the command.
+
+use anyhow::{Result, ensure};
+
+use super::{Client, containers, lab, skep, write};
+
+#[test]
+fn names_are_those_of_old_in_compatibility_mode() -> Result<()> {
+    let (lab, dir) = lab("ccompat")?;
+    let host = lab.host(1);
+    let file = "services:\n  web: {build: ., init: true, command: sleep 1000, stop_grace_period: 1s}\n  one: {image: bb, init: true, command: sleep 1000, container_name: mine, stop_grace_period: 1s}\n";
+    write(&dir, &[("compose.yaml", file), ("Dockerfile", "FROM bb\nRUN true\n")])?;
+    let seen = |client: Client, compatible: bool| -> Result<(Vec<String>, String)> {
+        let ask = |args: &[&str]| {
+            let mut command = client.command(host, &dir)?;
+            match client {
+                // One by the flag, the other by the variable: they are the same.
+                Client::Skep if compatible => command.arg("--compatibility"),
+                _ if compatible => command.env("COMPOSE_COMPATIBILITY", "true"),
+                _ => &mut command,
+            };
+            let out = command.args(["-p", "old"]).args(args).output()?;
+            ensure!(out.status.success(), "{client:?} {args:?}: {out:?}");
+            Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+        };
+        ask(&["up", "-d", "--scale", "web=2"])?;
+        let names = containers(host)?.into_keys().collect();
+        let images = ask(&["config", "--images"])?;
+        let mut images: Vec<&str> = images.lines().collect();
+        images.sort_unstable();
+        let run = ask(&["run", "--rm", "-T", "web", "hostname"])?;
+        ensure!(!run.is_empty(), "a container of its own");
+        ask(&["down", "-t", "1", "--rmi", "local"])?;
+        Ok((names, images.join(" ")))
+    };
+    for (compatible, names, image) in [
+        (true, ["mine", "old_web_1", "old_web_2"], "old_web"),
+        (false, ["mine", "old-web-1", "old-web-2"], "old-web"),
+    ] {
+        let (theirs, own) = (seen(Client::Docker, compatible)?, seen(Client::Skep, compatible)?);
+        ensure!(theirs == own, "docker compose: {theirs:?}\nskep compose: {own:?}");
+        ensure!(own.0 == names && own.1 == format!("bb {image}"), "{own:?}");
+        // Docker's leaves the image with the old name.
+        let left = host.docker(&["images", "--format", "{{.Repository}}"])?;
+        ensure!(!left.contains(image), "{left}");
+    }
+    // What one has made the other finds.
+    skep(host, &dir, &["--compatibility", "-p", "old", "up", "-d"])?;
+    ensure!(skep(host, &dir, &["-p", "old", "ps", "-q"])?.lines().count() == 2);
+    skep(host, &dir, &["-p", "old", "down", "-t", "1"])?;
+    ensure!(containers(host)?.is_empty());
+    lab.down()
+}
+
+#[test]
+fn no_more_is_built_at_once_than_was_asked_for() -> Result<()> {
+    let (lab, dir) = lab("cparallel")?;
+    let host = lab.host(1);
+    let file = "services:\n  one: {build: .}\n  two: {build: .}\n  three: {build: .}\n";
+    // Each would find the other's directory.
+    let text =
+        "FROM bb\nRUN --mount=type=cache,target=/c mkdir /c/busy && sleep 1 && ls /c && rm -r /c/busy\n";
+    write(&dir, &[("compose.yaml", file), ("Dockerfile", text)])?;
+    skep(host, &dir, &["-p", "par", "--parallel", "1", "build", "--no-cache"])?;
+    let mut command = Client::Skep.command(host, &dir)?;
+    let out =
+        command.env("COMPOSE_PARALLEL_LIMIT", "1").args(["-p", "par", "build", "--no-cache"]).output()?;
+    ensure!(out.status.success(), "{out:?}");
+    let images = host.docker(&["images", "-q", "--filter", "reference=par-*"])?;
+    ensure!(images.lines().count() == 3, "{images}");
+    let (code, _, err) = Client::Skep.run(host, &dir, &["--parallel", "many", "build"])?;
+    ensure!(code != 0 && err.contains("--parallel") && err.contains("many"), "{err}");
+    lab.down()
+}
