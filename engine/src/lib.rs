@@ -33,6 +33,7 @@ pub mod network;
 mod outflow;
 mod permissions;
 mod quota;
+mod reserve;
 mod root_lock;
 pub mod runtime;
 mod runtimes;

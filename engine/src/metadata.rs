@@ -6,9 +6,13 @@
 //! before that; all of it is derived again at start: whether a container runs and how it ended from its
 //! shim's own files, that it was removed from its missing directory. So a short-lived container costs one
 //! fsync, not four.
+//!
+//! Where the disk refuses (it is full, say), who waits is told, and what it wanted is not written later either; what nobody waits
+//! for is tried again. The file is opened anew before the next try, as redb wants it after an error, and is then as of
+//! the last commit.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -18,9 +22,14 @@ use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
 use crate::error::Error;
+use crate::reserve::Reserve;
 
 /// How long a lazy write may wait for company.
 const LAZY: Duration = Duration::from_millis(100);
+/// How long it waits after one that failed, unless somebody asks.
+const RETRY: Duration = Duration::from_secs(5);
+/// redb's own memory, in bytes.
+const CACHE: usize = 4 << 20;
 
 const TABLE: TableDefinition<&str, &[u8]> = TableDefinition::new("objects");
 
@@ -115,19 +124,21 @@ impl Metadata {
         // It holds containers' environments, and with them their secrets.
         private(path).map_err(Error::io("make", path))?;
         let db = Database::builder()
-            .set_cache_size(4 << 20)
+            .set_cache_size(CACHE)
             .create(path)
             .map_err(Error::metadata("open the metadata file (skep.redb under the data root)"))?;
         let stored = read_all(&db).map_err(Error::metadata("read the metadata file"))?;
         let (writer, inbox) = mpsc::channel();
+        let reserve = Reserve::new(path.with_extension("reserve"));
+        let file = File { path: path.to_owned(), db: Some(db), reserve };
         std::thread::Builder::new()
             .name("skep-metadata".into())
-            .spawn(move || write_loop(&db, &inbox))
+            .spawn(move || write_loop(file, &inbox))
             .map_err(Error::metadata("start the writer thread"))?;
         Ok((Self { writer }, stored))
     }
 
-    /// All changes or none; on disk when this returns.
+    /// All changes or none; on disk when this returns. After an error they are not, and will not be.
     pub(crate) async fn commit(&self, changes: Vec<Change>) -> Result<(), Error> {
         let (done, wait) = oneshot::channel();
         self.send(Message::Write(changes, Some(done)))?;
@@ -184,47 +195,96 @@ fn read_all(db: &Database) -> Result<Stored, redb::Error> {
     Ok(Stored(all))
 }
 
+/// What waits to be written.
+#[derive(Default)]
+struct Pending {
+    changes: HashMap<String, Option<Vec<u8>>>,
+    /// What somebody waits for has replaced: nothing, or a change that nobody waits for.
+    replaced: HashMap<String, Option<Option<Vec<u8>>>>,
+}
+
+impl Pending {
+    /// Nobody waits for it.
+    fn add(&mut self, changes: Vec<Change>) {
+        for Change { key, value } in changes {
+            self.replaced.remove(&key);
+            self.changes.insert(key, value);
+        }
+    }
+
+    /// Somebody does.
+    fn add_awaited(&mut self, changes: Vec<Change>) {
+        for Change { key, value } in changes {
+            let before = self.changes.insert(key.clone(), value);
+            self.replaced.entry(key).or_insert(before);
+        }
+    }
+
+    /// Who waited is told that it is not written: it shall not be, then.
+    fn withdraw_awaited(&mut self) {
+        for (key, before) in self.replaced.drain() {
+            match before {
+                Some(before) => self.changes.insert(key, before),
+                None => self.changes.remove(&key),
+            };
+        }
+    }
+
+    /// Whether somebody waits, and everything that is waited for is a removal.
+    fn removes_only(&self) -> bool {
+        let mut awaited = self.replaced.keys().peekable();
+        awaited.peek().is_some() && awaited.all(|key| self.changes.get(key).is_some_and(Option::is_none))
+    }
+
+    fn clear(&mut self) {
+        self.changes.clear();
+        self.replaced.clear();
+    }
+}
+
 /// Gathers changes (a later one of the same key replaces an earlier one) until somebody waits or the
 /// oldest has waited long enough, then commits all in one transaction.
-fn write_loop(db: &Database, inbox: &mpsc::Receiver<Message>) {
-    let mut pending: HashMap<String, Option<Vec<u8>>> = HashMap::new();
-    let mut oldest: Option<Instant> = None;
+fn write_loop(mut file: File, inbox: &mpsc::Receiver<Message>) {
+    let mut pending = Pending::default();
+    let mut due: Option<Instant> = None;
     loop {
-        let first = match oldest {
+        let first = match due {
             None => inbox.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected),
-            Some(t) => inbox.recv_timeout(LAZY.saturating_sub(t.elapsed())),
+            Some(at) => inbox.recv_timeout(at.saturating_duration_since(Instant::now())),
         };
         let mut waiters = Vec::new();
-        let mut take = |m: Message, pending: &mut HashMap<_, _>| match m {
-            Message::Write(changes, done) => {
-                pending.extend(changes.into_iter().map(|c| (c.key, c.value)));
-                waiters.extend(done);
+        let mut take = |message, pending: &mut Pending| match message {
+            Message::Write(changes, None) => pending.add(changes),
+            Message::Write(changes, Some(done)) => {
+                pending.add_awaited(changes);
+                waiters.push(done);
             }
             Message::Flush(done) => waiters.push(done),
         };
         let closed = matches!(first, Err(mpsc::RecvTimeoutError::Disconnected));
-        let due = first.is_err();
+        let now = first.is_err();
         if let Ok(m) = first {
             take(m, &mut pending);
         }
         while let Ok(m) = inbox.try_recv() {
             take(m, &mut pending);
         }
-        if pending.is_empty() {
-            oldest = None;
+        if pending.changes.is_empty() {
+            due = None;
         } else {
-            oldest.get_or_insert_with(Instant::now);
+            due.get_or_insert_with(|| Instant::now() + LAZY);
         }
-        if due || !waiters.is_empty() {
-            let result =
-                if pending.is_empty() { Ok(()) } else { write(db, &pending).map_err(|e| e.to_string()) };
+        if now || !waiters.is_empty() {
+            let empty = pending.changes.is_empty();
+            let result = if empty { Ok(()) } else { file.write(&pending).map_err(|e| e.to_string()) };
             match &result {
                 Ok(()) => pending.clear(),
                 Err(e) => {
-                    tracing::error!(error = %e, "metadata commit failed; it is tried again with the next")
+                    tracing::error!(error = %e, "metadata commit failed: what nobody waits for is tried again");
+                    pending.withdraw_awaited();
                 }
             }
-            oldest = (!pending.is_empty()).then(Instant::now);
+            due = (!pending.changes.is_empty()).then(|| Instant::now() + RETRY);
             for w in waiters {
                 let _ = w.send(result.clone());
             }
@@ -235,11 +295,45 @@ fn write_loop(db: &Database, inbox: &mpsc::Receiver<Message>) {
     }
 }
 
-fn write(db: &Database, pending: &HashMap<String, Option<Vec<u8>>>) -> Result<(), redb::Error> {
+/// The file; closed after an error.
+struct File {
+    path: PathBuf,
+    db: Option<Database>,
+    reserve: Reserve,
+}
+
+impl File {
+    /// Where the disk is full, what removes something may use the reserve.
+    fn write(&mut self, pending: &Pending) -> Result<(), redb::Error> {
+        let mut outcome = self.try_write(&pending.changes);
+        let full =
+            |e: &redb::Error| matches!(e, redb::Error::Io(e) if e.kind() == std::io::ErrorKind::StorageFull);
+        if outcome.as_ref().is_err_and(full) && pending.removes_only() && self.reserve.give() {
+            outcome = self.try_write(&pending.changes);
+        }
+        if outcome.is_ok() {
+            self.reserve.keep();
+        }
+        outcome
+    }
+
+    fn try_write(&mut self, changes: &HashMap<String, Option<Vec<u8>>>) -> Result<(), redb::Error> {
+        let db = match self.db.take() {
+            Some(db) => db,
+            // Never a new one: that would be without all that is known.
+            None => Database::builder().set_cache_size(CACHE).open(&self.path)?,
+        };
+        write(&db, changes)?;
+        self.db = Some(db);
+        Ok(())
+    }
+}
+
+fn write(db: &Database, changes: &HashMap<String, Option<Vec<u8>>>) -> Result<(), redb::Error> {
     let tx = db.begin_write()?;
     {
         let mut table = tx.open_table(TABLE)?;
-        for (key, value) in pending {
+        for (key, value) in changes {
             match value {
                 Some(v) => table.insert(key.as_str(), v.as_slice())?,
                 None => table.remove(key.as_str())?,

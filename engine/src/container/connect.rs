@@ -9,7 +9,6 @@ use super::slot::Slot;
 use crate::config::{Container, ContainerId, ContainerState, NetworkJoin, NetworkMode};
 use crate::engine::Engine;
 use crate::error::{Error, blocking};
-use crate::metadata::{Change, Kind};
 use crate::network::{Attachment, NetworkError};
 
 /// A network, as its user and its keeper know it.
@@ -127,7 +126,7 @@ impl Engine {
 
     async fn set_networks(&self, slot: &Slot, joins: Vec<NetworkJoin>) -> Result<(), Error> {
         slot.update(|c| c.config.network = NetworkMode::Networks(joins.clone()));
-        self.metadata().commit(vec![Change::put(Kind::Container, &slot.id, &slot.record())?]).await
+        self.store(slot).await
     }
 }
 

@@ -180,7 +180,7 @@ impl Engine {
         let slot = self.table().find(id)?;
         let _op = slot.op.lock().await;
         slot.update(|c| c.config.of_build = false);
-        self.metadata().commit(vec![Change::put(Kind::Container, &slot.id, &slot.record())?]).await
+        self.store(&slot).await
     }
 
     /// Gives a container another name.

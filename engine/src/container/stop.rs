@@ -8,7 +8,6 @@ use super::slot::Slot;
 use crate::config::ContainerState;
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::metadata::{Change, Kind};
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a daemon that stops its containers waits beyond the time that they have, as with Docker.
@@ -87,7 +86,7 @@ impl Engine {
         if slot.container().config.restart == crate::config::RestartPolicy::No {
             return Ok(());
         }
-        self.metadata().commit(vec![Change::put(Kind::Container, &slot.id, &slot.record())?]).await
+        self.store(slot).await
     }
 
     /// Whatever ends from here on stays so, and what waits for its restart does so no longer.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::slot::Slot;
 use crate::engine::Engine;
+use crate::error::Error;
 use crate::metadata::{Change, Kind};
 use crate::network::Endpoint;
 
@@ -16,14 +17,17 @@ impl Engine {
         }
     }
 
-    /// Writes the container down before it returns. Where the disk refuses it goes on, as with Docker: it is tried again
-    /// with the next write.
+    /// Writes the container down before it returns. Where the disk refuses it is tried again later: the container is, by
+    /// then, what is to be written.
+    pub(super) async fn store(&self, slot: &Slot) -> Result<(), Error> {
+        let written =
+            self.metadata().commit(vec![Change::put(Kind::Container, &slot.id, &slot.record())?]).await;
+        written.inspect_err(|_| self.store_later(slot))
+    }
+
+    /// The same, for what goes on where the disk refuses, as with Docker.
     pub(super) async fn store_now(&self, slot: &Slot) {
-        let written = match Change::put(Kind::Container, &slot.id, &slot.record()) {
-            Ok(change) => self.metadata().commit(vec![change]).await,
-            Err(e) => Err(e),
-        };
-        if let Err(e) = written {
+        if let Err(e) = self.store(slot).await {
             tracing::error!(container = slot.id, error = %e, "cannot write a container down");
         }
     }

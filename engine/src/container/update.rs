@@ -3,7 +3,6 @@
 use crate::config::{ContainerState, ResourceLimits, RestartPolicy};
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::metadata::{Change, Kind};
 
 impl Engine {
     /// Takes over what `limits` and `restart` say of; what they leave out stays as it is.
@@ -39,7 +38,7 @@ impl Engine {
                 c.config.restart.clone_from(restart);
             }
         });
-        self.metadata().commit(vec![Change::put(Kind::Container, &slot.id, &slot.record())?]).await?;
+        self.store(&slot).await?;
         self.emit(&slot, "update", &[]);
         Ok(())
     }

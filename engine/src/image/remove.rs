@@ -34,19 +34,24 @@ impl Images {
         }
         let removed: Vec<Removed> = untag.iter().cloned().map(Removed::Untagged).collect();
         // Out of sight first, so that no container can be made from what is going.
+        let mut hidden = State::default();
         {
             let mut state = self.state();
             if delete {
                 // Somebody may have come to use it between the plan and now.
                 in_use(&state, &id, force)?;
-                state.images.remove(&id);
-                state.tagged.remove(&id);
+                hidden.images.extend(state.images.remove_entry(&id));
+                hidden.tagged.extend(state.tagged.remove_entry(&id));
             }
-            for r in &untag {
-                state.references.remove(r);
-            }
+            hidden.references.extend(untag.iter().filter_map(|r| state.references.remove_entry(r)));
         }
-        self.metadata().commit(changes).await?;
+        if let Err(e) = self.metadata().commit(changes).await {
+            let mut state = self.state();
+            state.images.extend(hidden.images);
+            state.tagged.extend(hidden.tagged);
+            state.references.extend(hidden.references);
+            return Err(e);
+        }
         // Once for what was asked for: digests that go with the last tag go without a word, as with Docker.
         let by_name = untag.first().is_some_and(|r| !r.contains('@')) && !id_prefix(&id, reference);
         for _ in untag.iter().take(if by_name { 1 } else { untag.len() }) {

@@ -306,7 +306,12 @@ impl Volumes {
             std::fs::rename(&dir, &away).map_err(Error::io("move away", &dir))
         })
         .await?;
-        self.0.metadata.commit(vec![Change::delete(Kind::Volume, name)]).await?;
+        if let Err(e) = self.0.metadata.commit(vec![Change::delete(Kind::Volume, name)]).await {
+            // It stays, with all that is in it.
+            let dir = self.0.root.volume(name);
+            blocking(move || std::fs::rename(&trash, &dir).map_err(Error::io("move back", &dir))).await?;
+            return Err(e);
+        }
         self.state().all.remove(name);
         self.emit("destroy", name, [("driver", volume.driver.as_str())]);
         // It is gone for everybody; to delete what it held may take long.
