@@ -50,7 +50,7 @@ fn a_join_that_cannot_be_says_what_is_wrong_with_token_or_address() -> Result<()
 fn a_refusal_waits_for_the_body(host: &Host) -> Result<()> {
     let mut api = UnixStream::connect(host.socket())?;
     api.write_all(
-        b"POST /containers/create?platform=linux/s390x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+        b"POST /containers/create?platform=linux/s390x/no/such HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
           Content-Type: application/json\r\nContent-Length: 2\r\n\r\n",
     )?;
     api.set_read_timeout(Some(Duration::from_millis(300)))?;
@@ -60,7 +60,7 @@ fn a_refusal_waits_for_the_body(host: &Host) -> Result<()> {
     api.write_all(b"{}")?;
     let mut answer = String::new();
     api.read_to_string(&mut answer)?;
-    ensure!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("linux/s390x"), "{answer}");
+    ensure!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("linux/s390x/no/such"), "{answer}");
     Ok(())
 }
 
