@@ -53,7 +53,7 @@ fn the_swarm_is_listed_and_told_of_as_docker_does() -> Result<()> {
     let job =
         ["--replicas", "3", "--max-concurrent", "2", "--no-resolve-image", "whoami:1", "/skep", "--version"];
     host.docker(&[&["service", "create", "--name", "once", "--mode", "replicated-job"][..], &job].concat())?;
-    host.docker(&["secret", "create", "-l", "tier=db", "pw", "/etc/hostname"])?;
+    host.docker(&["secret", "create", "-l", "tier=db", "pass-word", "/etc/hostname"])?;
     host.docker(&["config", "create", "--template-driver", "golang", "conf", "/etc/hostname"])?;
     let mut compare = Compare::new(host);
     for line in [
@@ -64,8 +64,8 @@ fn the_swarm_is_listed_and_told_of_as_docker_does() -> Result<()> {
         "secret ls --filter name=p --filter label=tier=db",
         "secret ls --filter nonsense=1",
         "secret inspect nope",
-        "secret inspect -f '{{.Spec.Name}} {{json .Spec.Labels}}' pw",
-        "secret create pw /etc/hostname",
+        "secret inspect -f '{{.Spec.Name}} {{json .Spec.Labels}}' pass-word",
+        "secret create pass-word /etc/hostname",
         "secret create pw2 /nope",
         "secret create -d vault pw2 /etc/hostname",
         "secret create -d vault pw2",
@@ -85,7 +85,7 @@ fn the_swarm_is_listed_and_told_of_as_docker_does() -> Result<()> {
         "config rm nope",
         "service create --secret nope whoami:1",
         "service create --config source=conf,target=a --config source=conf,target=a whoami:1",
-        "inspect -f '{{.Spec.Name}}' pw",
+        "inspect -f '{{.Spec.Name}}' pass-word",
         "node ls",
         "node ls -q",
         "node ls --format json",
@@ -190,9 +190,9 @@ fn the_swarm_is_listed_and_told_of_as_docker_does() -> Result<()> {
         "secret create x-@ /etc/hostname",
         "secret rm x-@",
         "config create -l a=b x-@ /etc/hostname",
-        "service create -d --no-resolve-image --name x-@s --secret source=pw,target=/a,uid=1,gid=2,mode=0400 --config x-@ whoami:1 /skep whoami",
+        "service create -d --no-resolve-image --name x-@s --secret source=pass-word,target=/a,uid=1,gid=2,mode=0400 --config x-@ whoami:1 /skep whoami",
         "service inspect -f '{{range .Spec.TaskTemplate.ContainerSpec.Secrets}}{{.SecretName}} {{.File.Name}} {{.File.UID}} {{.File.GID}}{{end}}' x-@s",
-        "service update -d --secret-rm pw --config-add source=conf,target=/b x-@s",
+        "service update -d --secret-rm pass-word --config-add source=conf,target=/b x-@s",
         "service inspect -f '{{range .Spec.TaskTemplate.ContainerSpec.Configs}}{{.ConfigName}} {{.File.Name}} {{end}}' x-@s",
         "config rm x-@",
         "service rm x-@s",

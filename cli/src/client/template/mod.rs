@@ -151,8 +151,9 @@ mod tests {
             ("{{.Nope}}", "template: :1:2: executing \"\" at <.Nope>: map has no entry for key \"Nope\""),
             (
                 "a\n{{.Name.Deep}}",
-                "template: :2:2: executing \"\" at <.Name.Deep>: can't evaluate field Deep",
+                "template: :2:7: executing \"\" at <.Name.Deep>: can't evaluate field Deep",
             ),
+            ("{{.Nope.On.End}}", "template: :1:7: executing \"\" at <.Nope.On.End>: map has no entry"),
             ("{{.Name", "template: :1: unclosed action"),
             ("{{if .Name}}", "unexpected EOF"),
             ("{{end}}", "unexpected {{end}}"),

@@ -184,7 +184,14 @@ fn pipeline(tokens: Vec<Token>, offset: usize, depth: usize) -> Result<Pipeline,
             }
             Kind::Field(name) => {
                 match command.last_mut() {
-                    Some(before) if token.glued => before.fields.push(name.clone()),
+                    Some(before) if token.glued => {
+                        // A chain of fields is where Go's parser sees that it is one.
+                        let first = usize::from(matches!(before.base, Base::Dot));
+                        if before.fields.len() == first {
+                            before.offset = token.offset;
+                        }
+                        before.fields.push(name.clone());
+                    }
                     _ => command.push(Operand {
                         offset: token.offset,
                         base: Base::Dot,
