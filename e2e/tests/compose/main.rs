@@ -7,6 +7,7 @@ mod commands;
 mod config;
 mod dry_run;
 mod flags;
+mod lifecycle;
 mod parity;
 mod projects;
 mod terminal;

@@ -93,6 +93,58 @@ fn files_that_change_are_copied_or_built_or_have_a_service_restarted() -> Result
 }
 
 #[test]
+fn files_that_change_have_a_service_restarted_or_a_command_run_in_it() -> Result<()> {
+    let (lab, dir) = lab("cwatchrun")?;
+    let host = lab.host(1);
+    let file = "services:\n  web:\n    image: bb\n    init: true\n    command: sleep 1000\n    develop:\n      watch:\n        - {action: restart, path: ./conf}\n        - {action: sync+exec, path: ./src, target: /app, exec: {command: [sh, -c, 'cat /app/a > $$NAME'], user: \"3:4\", working_dir: /app, environment: {NAME: seen}}}\n  other: {image: bb, init: true, command: sleep 1000}\n";
+    for client in [Client::Docker, Client::Skep] {
+        write(&dir, &[("compose.yaml", file), ("conf/c", "1"), ("src/a", "1")])?;
+        client.ok(host, &dir, &["-p", "w", "up", "-d"])?;
+        // Whoever runs the command may write there.
+        host.docker(&["exec", "w-web-1", "sh", "-c", "busybox mkdir -m 777 /app"])?;
+        let log = host.dir.join("watch.log");
+        let out = std::fs::File::create(&log)?;
+        let mut watch = client.command(host, &dir)?;
+        watch.args(["-p", "w", "watch", "--no-up"]).stdout(out.try_clone()?).stderr(out);
+        let mut watch = watch.spawn()?;
+        let told = || std::fs::read_to_string(&log).unwrap_or_default();
+        eventually("it watches", LONG, || {
+            ensure!(told().contains("Watch enabled"), "{client:?}: {}", told());
+            Ok(())
+        })?;
+        let began = |name: &str| field(host, name, "{{.State.StartedAt}}");
+        let (made, web, other) = (containers(host)?, began("w-web-1")?, began("w-other-1")?);
+        let sh = |script: &str| host.docker(&["exec", "w-web-1", "sh", "-c", script]);
+        // In one event, so that nothing is done twice.
+        let change = |name: &str| -> Result<()> {
+            write(&dir, &[("changed", "2")])?;
+            Ok(std::fs::rename(dir.join("changed"), dir.join(name))?)
+        };
+        change("src/a")?;
+        eventually("the command has run with the file", LONG, || {
+            ensure!(sh("cat /app/a /app/seen")? == "22", "{client:?}: {}", told());
+            Ok(())
+        })?;
+        let owner = sh("busybox stat -c %u:%g /app/seen")?;
+        ensure!(owner == "3:4\n", "{client:?}: {owner}");
+        ensure!(began("w-web-1")? == web, "{client:?}: what runs a command is not started anew");
+        change("conf/c")?;
+        eventually("it is started anew", LONG, || {
+            let state = field(host, "w-web-1", "{{.State.Running}}")?;
+            ensure!(began("w-web-1")? != web && state == "true", "{client:?}: {}", told());
+            Ok(())
+        })?;
+        // As the same container, with nothing copied; the other service is left alone.
+        ensure!(containers(host)? == made && began("w-other-1")? == other, "{client:?}: {}", told());
+        ensure!(sh("cat /app/seen; ls /conf /app/c 2> /dev/null; true")? == "2", "{client:?}: {}", told());
+        watch.kill()?;
+        watch.wait()?;
+        client.ok(host, &dir, &["-p", "w", "down", "-t", "1"])?;
+    }
+    lab.down()
+}
+
+#[test]
 fn up_watches_too_and_shows_what_the_new_containers_say() -> Result<()> {
     let (lab, dir) = lab("cupwatch")?;
     let host = lab.host(1);
