@@ -103,6 +103,8 @@ fn what_is_refused_leaves_nothing_and_room_makes_all_go_on() -> Result<()> {
     }
     host.docker(&["volume", "rm", refused.first().context("one")?])?;
     told.volumes.extend(refused.into_iter().skip(1));
+    let reserve = host.exec(&["stat", "-c", "%s", path(&data.join("skep.reserve"))])?;
+    ensure!(reserve.trim() == "2097152", "room is kept for the next time: {reserve}");
     ensure!(Told::by(host)? == told, "{:?} {told:?}", Told::by(host)?);
     // Nor by the next daemon.
     host.stop_daemon("-KILL")?;

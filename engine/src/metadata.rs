@@ -12,6 +12,7 @@
 //! the last commit.
 
 use std::collections::HashMap;
+use std::io::ErrorKind::{QuotaExceeded, StorageFull};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -306,8 +307,7 @@ impl File {
     /// Where the disk is full, what removes something may use the reserve.
     fn write(&mut self, pending: &Pending) -> Result<(), redb::Error> {
         let mut outcome = self.try_write(&pending.changes);
-        let full =
-            |e: &redb::Error| matches!(e, redb::Error::Io(e) if e.kind() == std::io::ErrorKind::StorageFull);
+        let full = |e: &redb::Error| matches!(e, redb::Error::Io(e) if [StorageFull, QuotaExceeded].contains(&e.kind()));
         if outcome.as_ref().is_err_and(full) && pending.removes_only() && self.reserve.give() {
             outcome = self.try_write(&pending.changes);
         }

@@ -220,15 +220,16 @@ impl Engine {
         }
         mounted.retain(|found| gone.contains(&found.name));
         let cache = self.build_cache();
-        let kept: BTreeSet<String> = {
+        let (hidden, kept): (Vec<_>, BTreeSet<String>) = {
             let mut entries = cache.entries();
-            for key in &gone {
-                entries.remove(key);
-            }
-            entries.values().filter_map(|e| e.image.clone()).collect()
+            let hidden = gone.iter().filter_map(|key| entries.remove_entry(key)).collect();
+            (hidden, entries.values().filter_map(|e| e.image.clone()).collect())
         };
         let changes = gone.iter().map(|k| Change::delete(Kind::BuildStep, k)).collect();
-        cache.metadata.commit(changes).await?;
+        if let Err(e) = cache.metadata.commit(changes).await {
+            cache.entries().extend(hidden);
+            return Err(e);
+        }
         let (_, mut bytes) = self.images().remove_intermediates(kept).await?;
         let (caches, trash) = (self.build_caches(), self.root().temporary());
         bytes += blocking(move || caches::prune(&caches, &mounted, &trash)).await?;

@@ -199,6 +199,8 @@ impl Engine {
         changes.extend(self.follow_name(&old, &name)?);
         if let Err(e) = self.metadata().commit(changes).await {
             slot.update(|c| c.name.clone_from(&old));
+            // Something else of it may have been written down meanwhile, with that name.
+            self.store_later(&slot);
             self.follow_name(&name, &old)?;
             self.table().free_name(&name);
             return Err(e);

@@ -111,6 +111,8 @@ impl Engine {
         let change = Change::put(Kind::Container, &slot.id, &slot.record())?;
         if let Err(e) = self.metadata().commit(vec![change]).await {
             slot.update(|c| c.config.links.clone_from(&before));
+            // Something else of it may have been written down meanwhile, without that link.
+            self.store_later(&slot);
             return Err(e);
         }
         if c.pid.is_some() {

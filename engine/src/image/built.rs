@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use skep_registry::Platform;
 
 use super::archive::{Found, Member, Scratch};
+use super::catalogue::State;
 use super::config::{ConfigBlob, History, ImageConfig, RootfsBlob};
 use super::layer::{Staged, chain_ids, stage};
 use super::pin::Held;
@@ -169,6 +170,7 @@ impl Images {
         kept: BTreeSet<String>,
     ) -> Result<(Vec<String>, u64), Error> {
         let _changing = self.changing().lock().await;
+        let mut hidden = State::default();
         let (gone, before) = {
             let mut state = self.state();
             let used = |id: &str| {
@@ -180,19 +182,13 @@ impl Images {
                 .filter(|(id, i)| i.intermediate && !kept.contains(*id) && !used(id))
                 .map(|(id, _)| id.clone())
                 .collect();
-            for id in &gone {
-                state.images.remove(id);
-                state.tagged.remove(id);
-            }
+            hidden.images.extend(gone.iter().filter_map(|id| state.images.remove_entry(id)));
+            hidden.tagged.extend(gone.iter().filter_map(|id| state.tagged.remove_entry(id)));
             (gone, state.layers.values().map(|l| l.size).sum::<u64>())
         };
-        self.metadata()
-            .commit(
-                gone.iter()
-                    .flat_map(|id| [Kind::Image, Kind::Tagged].map(|kind| Change::delete(kind, id)))
-                    .collect(),
-            )
-            .await?;
+        let changes =
+            gone.iter().flat_map(|id| [Kind::Image, Kind::Tagged].map(|kind| Change::delete(kind, id)));
+        self.commit_gone(hidden, changes.collect()).await?;
         self.collect().await?;
         let after = self.state().layers.values().map(|l| l.size).sum::<u64>();
         Ok((gone, before.saturating_sub(after)))

@@ -45,13 +45,7 @@ impl Images {
             }
             hidden.references.extend(untag.iter().filter_map(|r| state.references.remove_entry(r)));
         }
-        if let Err(e) = self.metadata().commit(changes).await {
-            let mut state = self.state();
-            state.images.extend(hidden.images);
-            state.tagged.extend(hidden.tagged);
-            state.references.extend(hidden.references);
-            return Err(e);
-        }
+        self.commit_gone(hidden, changes).await?;
         // Once for what was asked for: digests that go with the last tag go without a word, as with Docker.
         let by_name = untag.first().is_some_and(|r| !r.contains('@')) && !id_prefix(&id, reference);
         for _ in untag.iter().take(if by_name { 1 } else { untag.len() }) {
@@ -64,6 +58,19 @@ impl Images {
             removed.extend(self.collect().await?.into_iter().map(Removed::Deleted));
         }
         Ok(removed)
+    }
+
+    /// Writes down that something is gone, which is out of sight already; where the disk refuses it is there again.
+    pub(super) async fn commit_gone(&self, hidden: State, changes: Vec<Change>) -> Result<(), Error> {
+        let written = self.metadata().commit(changes).await;
+        if written.is_err() {
+            let mut state = self.state();
+            state.images.extend(hidden.images);
+            state.tagged.extend(hidden.tagged);
+            state.references.extend(hidden.references);
+            state.layers.extend(hidden.layers);
+        }
+        written
     }
 
     /// Removes images that no container uses and `wanted` agrees to: those without a tag, or `all`. What went, and
@@ -122,6 +129,7 @@ impl Images {
 
     /// Removes the layers and blobs that no image or container needs. The caller holds `changing`.
     pub(super) async fn collect(&self) -> Result<Vec<String>, Error> {
+        let mut hidden = State::default();
         let (layers, chains, blobs) = {
             let mut state = self.state();
             let known: Vec<String> = state.layers.keys().cloned().collect();
@@ -130,12 +138,11 @@ impl Images {
             let blobs: BTreeSet<String> =
                 blobs.iter().map(|d| d.trim_start_matches("sha256:").to_owned()).collect();
             let chains: BTreeSet<String> = chains.iter().map(|c| hex_of(c).to_owned()).collect();
-            for c in &gone {
-                state.layers.remove(c);
-            }
+            hidden.layers.extend(gone.iter().filter_map(|c| state.layers.remove_entry(c)));
             (gone, chains, blobs)
         };
-        self.metadata().commit(layers.iter().map(|c| Change::delete(Kind::Layer, c)).collect()).await?;
+        let changes = layers.iter().map(|c| Change::delete(Kind::Layer, c)).collect();
+        self.commit_gone(hidden, changes).await?;
         let (layer_dir, blob_dir) = (self.layer_dir(""), self.blob_path(""));
         blocking(move || {
             let mut reasons = Vec::new();
