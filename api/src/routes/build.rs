@@ -232,6 +232,7 @@ fn read(q: Vec<(String, String)>, headers: &HeaderMap) -> ApiResult<(BuildReques
         security_options,
         secrets: secrets(headers)?,
         allow_insecure: a.flag("insecure"),
+        allow_host_network: a.flag("host-network"),
         keep_all,
         keep_failed,
         squash: a.flag("squash"),

@@ -212,7 +212,7 @@ pub async fn prune_containers(api: &Api, args: &PruneArgs) -> Result<()> {
     prune::told("Deleted Containers:", &pruned["ContainersDeleted"], &pruned)
 }
 
-/// Removes the build cache, of which there is none.
+/// Removes the build cache, but for what was used last and is to be kept.
 pub async fn prune_builds(api: &Api, args: &BuilderPruneArgs) -> Result<()> {
     let warning = match args.all {
         true => "WARNING! This will remove all build cache.",

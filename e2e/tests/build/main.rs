@@ -4,12 +4,16 @@
 mod agents;
 mod cases;
 mod contexts;
+mod entitlements;
 mod failed;
 mod image;
+mod kept;
 mod layers;
+mod limits;
 mod mount_caches;
 mod platforms;
 mod projects;
+mod pulled;
 mod repositories;
 mod secrets;
 mod sources;

@@ -87,6 +87,8 @@ pub struct BuildRequest {
     pub secrets: BTreeMap<String, Vec<u8>>,
     /// `RUN --security=insecure` is allowed.
     pub allow_insecure: bool,
+    /// `RUN --network=host` is allowed; where `network` is the host's, it is so anyway.
+    pub allow_host_network: bool,
     /// Leave the containers of all `RUN`s that succeeded.
     pub keep_all: bool,
     /// Leave the container of a `RUN` that failed.

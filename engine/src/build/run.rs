@@ -7,7 +7,7 @@ use super::output::Output;
 use super::settings::argv;
 use super::shared::Shared;
 use super::stage::Stage;
-use super::{debug, layer, mounts};
+use super::{BuildRequest, debug, layer, mounts};
 use crate::config::{ContainerConfig, NetworkMode};
 use crate::container::pack::{write_and_tidy, write_layer};
 use crate::container::{AttachOptions, MADE_BY_US, WaitCondition};
@@ -104,6 +104,24 @@ impl Drop for Guard {
     }
 }
 
+/// Refuses a step what whoever builds does not allow, as BuildKit does without an entitlement (Dockerfile reference, `RUN
+/// --network` and `RUN --security`).
+pub(super) fn allowed(run: &Run, request: &BuildRequest) -> Result<(), Error> {
+    let refused = |flag: &str, entitlement: &str, besides: &str| {
+        let words =
+            format!("RUN {flag} is not allowed: build with skep build --allow {entitlement}{besides}");
+        Err(Error::Invalid(words))
+    };
+    if run.security == Security::Insecure && !request.allow_insecure {
+        return refused("--security=insecure", "security.insecure", "");
+    }
+    let within = request.allow_host_network || request.network == NetworkMode::Host;
+    if run.network.as_deref() == Some("host") && !within {
+        return refused("--network=host", "network.host", ", or with --network=host");
+    }
+    Ok(())
+}
+
 /// Runs it. The image of the layers with what it changed; none = it changed nothing.
 pub(super) async fn run(
     shared: &Shared,
@@ -119,9 +137,6 @@ pub(super) async fn run(
         ));
     };
     let (engine, request) = (&shared.engine, &shared.request);
-    if run.security == Security::Insecure && !request.allow_insecure {
-        return Err(Error::Invalid("RUN --security=insecure is not allowed: allow security.insecure".into()));
-    }
     let scratch = shared.context.scratch().await?;
     let (caches, agents) = (engine.build_caches(), (&request.agents, &shared.aside));
     let working_dir = if stage.config.working_dir.is_empty() { "/" } else { &stage.config.working_dir };

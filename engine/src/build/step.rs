@@ -127,6 +127,8 @@ impl Stage {
             Ok(())
         })
         .map_err(Error::Invalid)?;
+        // What an earlier build was allowed is not taken from the cache by one that is not.
+        run::allowed(&r, &shared.request)?;
         let (argv, script) = run::command(&self.config, &r);
         let told = self.args.told(&self.config.env);
         let mut sources = Sources::default();

@@ -30,7 +30,7 @@ pub struct BuildArgs {
     /// Add a custom host-to-IP mapping (host:ip)
     #[arg(long, value_name = "list", value_parser = values::host)]
     add_host: Vec<String>,
-    /// Allow extra privileges: security.insecure
+    /// Allow extra privileges: security.insecure, network.host
     #[arg(long, value_name = "entitlement")]
     allow: Vec<String>,
     /// Set build-time variables
@@ -296,7 +296,7 @@ fn query(args: &BuildArgs, dockerfile: &str) -> Result<Query> {
     for entitlement in &args.allow {
         match entitlement.as_str() {
             "security.insecure" => q = q.with("insecure", "1"),
-            "network.host" => {}
+            "network.host" => q = q.with("host-network", "1"),
             other => bail!("invalid entitlement {other:?}: security.insecure or network.host"),
         }
     }

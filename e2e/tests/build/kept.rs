@@ -1,0 +1,51 @@
+//! How much of the cache stays by `builder prune --keep-storage`, and which part of it.
+
+use std::fs;
+
+use anyhow::{Result, ensure};
+use skep_e2e::Host;
+
+use crate::{builder, cached, docker_build, run};
+
+const MEGABYTE: usize = 1_000_000;
+
+#[test]
+fn what_was_used_last_stays_up_to_the_limit() -> Result<()> {
+    let (lab, context) = builder("bkeep")?;
+    let host = lab.host(1);
+    // A layer of a megabyte each, of a build of its own.
+    let build = |name: &str| -> Result<usize> {
+        fs::write(context.join(name), vec![name.as_bytes()[0]; MEGABYTE])?;
+        fs::write(context.join("Dockerfile"), format!("FROM bb\nCOPY {name} /{name}\n"))?;
+        let (ok, said) = run(docker_build(host, &[], &context))?;
+        ensure!(ok, "{said}");
+        Ok(cached(&said))
+    };
+    // Images without a name would keep the layers.
+    let prune = |prune: fn(&Host, &[&str]) -> Result<String>, limit: &str| -> Result<String> {
+        host.docker(&["image", "prune", "-f"])?;
+        prune(host, &["builder", "prune", "-af", "--keep-storage", limit])
+    };
+    for client in [Host::docker as fn(&Host, &[&str]) -> Result<String>, Host::skep] {
+        for name in ["a", "b", "c"] {
+            ensure!(build(name)? == 0, "{name} is new");
+        }
+        // Used last: a, then c.
+        ensure!(build("a")? == 1);
+        let said = prune(client, "4m")?;
+        ensure!(said.contains("Total reclaimed space: 0B"), "all of it is within the limit: {said}");
+        let said = prune(client, "2500k")?;
+        ensure!(said.contains("Total reclaimed space: 1MB"), "one goes: {said}");
+        ensure!(build("c")? == 1 && build("a")? == 1, "those that were used last stay");
+        ensure!(build("b")? == 0, "the other has gone");
+        let said = prune(client, "1k")?;
+        ensure!(said.contains("Total reclaimed space: 3MB"), "none of them is so small: {said}");
+        let (ok, said) = {
+            let mut command = host.skep_command();
+            command.args(["builder", "prune", "-f", "--keep-storage", "much"]);
+            run(command)?
+        };
+        ensure!(!ok && said.contains("much"), "{said}");
+    }
+    lab.down()
+}
