@@ -24,6 +24,10 @@ const PROXIES: [&str; 10] = [
 /// <https://docs.docker.com/reference/dockerfile/#buildkit-built-in-build-args>
 const KEEP_GIT_DIR: &str = "BUILDKIT_CONTEXT_KEEP_GIT_DIR";
 
+/// The time that an image and its files tell of, in seconds since 1970.
+/// <https://reproducible-builds.org/specs/source-date-epoch/>
+pub(super) const EPOCH: &str = "SOURCE_DATE_EPOCH";
+
 /// Whether it does, in the words of Go's `ParseBool`.
 ///
 /// # Errors
@@ -120,7 +124,8 @@ impl Arguments {
     /// Build arguments that no `ARG` asked for.
     pub(super) fn unused<'a>(request: &'a BuildRequest, asked: &[String]) -> Vec<&'a str> {
         let known = platform(request);
-        let ours = |n: &str| PROXIES.contains(&n) || n == KEEP_GIT_DIR || known.contains_key(n);
+        let ours =
+            |n: &str| PROXIES.contains(&n) || [KEEP_GIT_DIR, EPOCH].contains(&n) || known.contains_key(n);
         let wanted = |n: &str| asked.iter().any(|a| a == n) || ours(n);
         request.args.keys().map(String::as_str).filter(|n| !wanted(n)).collect()
     }

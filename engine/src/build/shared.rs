@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::arguments::EPOCH;
 use super::context::Context;
 use super::mounts::{Source, SourceRoot};
 use super::named::{self, Named};
@@ -42,14 +43,15 @@ impl Shared {
         plan: Plan,
         aside: Output,
     ) -> Result<Self, Error> {
-        let epoch = request.args.get("SOURCE_DATE_EPOCH").cloned().flatten();
+        let epoch = request.args.get(EPOCH).cloned().flatten();
         let latest = epoch.as_deref().map(|t| {
-            t.parse::<i64>().map_err(|_| Error::Invalid(format!("invalid SOURCE_DATE_EPOCH: {t:?}")))
+            t.parse::<i64>()
+                .map_err(|_| Error::Invalid(format!("invalid {EPOCH}: {t:?}: want seconds since 1970")))
         });
         let latest = latest.transpose()?;
         let now = match latest {
             Some(t) => time::OffsetDateTime::from_unix_timestamp(t)
-                .map_err(|_| Error::Invalid(format!("invalid SOURCE_DATE_EPOCH: {t}")))?,
+                .map_err(|_| Error::Invalid(format!("invalid {EPOCH}: {t}: no such time")))?,
             None => time::OffsetDateTime::now_utc(),
         };
         let now = rfc3339(now)?;

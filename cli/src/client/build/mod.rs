@@ -33,7 +33,7 @@ pub struct BuildArgs {
     /// Allow extra privileges: security.insecure, network.host
     #[arg(long, value_name = "entitlement")]
     allow: Vec<String>,
-    /// Set build-time variables
+    /// Set build-time variables (SOURCE_DATE_EPOCH is taken from the environment where it is not given)
     #[arg(long, value_name = "list", value_parser = values::variable)]
     build_arg: Vec<String>,
     /// Images to consider as cache sources (what was built here is found by its content)
@@ -307,16 +307,9 @@ fn query(args: &BuildArgs, dockerfile: &str) -> Result<Query> {
         }
         q = security.options.iter().fold(q, |q, option| q.with("securityopt", option));
     }
-    if !args.build_arg.is_empty() {
-        let mut map = BTreeMap::new();
-        for arg in &args.build_arg {
-            let (name, value) = match arg.split_once('=') {
-                Some((n, v)) => (n, Some(v.to_owned())),
-                None => (arg.as_str(), std::env::var(arg).ok()),
-            };
-            map.insert(name.to_owned(), value);
-        }
-        q = q.with("buildargs", serde_json::to_string(&map)?);
+    let given = build_args(&args.build_arg);
+    if !given.is_empty() {
+        q = q.with("buildargs", serde_json::to_string(&given)?);
     }
     if !args.label.is_empty() {
         q = q.with("labels", serde_json::to_string(&create_body::pairs(&args.label))?);
@@ -329,6 +322,25 @@ fn query(args: &BuildArgs, dockerfile: &str) -> Result<Query> {
         q = q.with("ulimits", serde_json::to_string(&list)?);
     }
     Ok(q)
+}
+
+/// Taken from the environment where no flag gives it, as by buildx.
+/// <https://reproducible-builds.org/specs/source-date-epoch/>
+const EPOCH: &str = "SOURCE_DATE_EPOCH";
+
+/// Build arguments; what has no value is unset.
+fn build_args(given: &[String]) -> BTreeMap<String, Option<String>> {
+    let mut all: BTreeMap<_, _> = given
+        .iter()
+        .map(|arg| match arg.split_once('=') {
+            Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
+            None => (arg.clone(), std::env::var(arg).ok()),
+        })
+        .collect();
+    if let Some(time) = std::env::var(EPOCH).ok().filter(|time| !time.is_empty()) {
+        all.entry(EPOCH.to_owned()).or_insert(Some(time));
+    }
+    all
 }
 
 /// Secrets by their IDs, their contents in base64.
