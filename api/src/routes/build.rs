@@ -216,6 +216,8 @@ fn read(q: Vec<(String, String)>, headers: &HeaderMap) -> ApiResult<(BuildReques
         remote: Some(remote).filter(|r| !r.is_empty()),
         contexts: contexts(a.json("skep-contexts")?),
         dockerfile,
+        // Of `skep build`: Docker's classic client knows no other than `.dockerignore`.
+        dockerignore: Some(a.take("skep-dockerignore")).filter(|name| !name.is_empty()),
         tags,
         target: Some(a.take("target")).filter(|t| !t.is_empty()),
         args: a.json::<BTreeMap<String, Option<String>>>("buildargs")?,

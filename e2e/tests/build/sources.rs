@@ -169,7 +169,15 @@ fn urls_are_contexts_and_archives_of_all_kinds_are_unpacked() -> Result<()> {
     host.skep(&["build", "-t", "alone", "http://127.0.0.1:8000/one.Dockerfile"])?;
     Image::read(host, "alone", &[])?.file("/alone")?;
     let mut tar = tar::Builder::new(Vec::new());
-    for (name, text) in [("Dockerfile", "FROM bb\nCOPY a /got\n"), ("a", "sent")] {
+    for (name, text) in [
+        ("Dockerfile", "FROM bb\nCOPY a /got\n"),
+        ("a", "sent"),
+        (".dockerignore", "Own\n"),
+        ("Own", "FROM bb\nCOPY . /got/\n"),
+        ("Own.dockerignore", "a\n*.dockerignore\n"),
+        ("Wants", "FROM bb\nCOPY a /\n"),
+        ("Wants.dockerignore", "*\n"),
+    ] {
         let mut header = tar::Header::new_gnu();
         header.set_mode(0o644);
         header.set_size(text.len() as u64);
@@ -178,6 +186,14 @@ fn urls_are_contexts_and_archives_of_all_kinds_are_unpacked() -> Result<()> {
     fs::write(served.join("context.tar"), tar.into_inner()?)?;
     host.skep(&["build", "-t", "sent", "http://127.0.0.1:8000/context.tar"])?;
     ensure!(Image::read(host, "sent", &[])?.file("/got")?.content == b"sent", "the context is unpacked");
+    // A Dockerfile's own rules count, and no others.
+    host.skep(&["build", "-t", "sent", "-f", "Own", "http://127.0.0.1:8000/context.tar"])?;
+    let tree = Image::read(host, "sent", &[])?.tree("/got");
+    ensure!(tree == ["Dockerfile", "Own", "Wants"], "{tree:?}");
+    let output =
+        host.skep_command().args(["build", "-f", "Wants", "http://127.0.0.1:8000/context.tar"]).output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(said.contains("the pattern \"*\" of Wants.dockerignore leaves it out"), "{said}");
     let output = host.skep_command().args(["build", "http://127.0.0.1:8000/none"]).output()?;
     ensure!(String::from_utf8_lossy(&output.stderr).contains("404"), "{output:?}");
     lab.down()
@@ -241,6 +257,72 @@ fn contexts_beside_the_builds_own_are_known_by_their_names() -> Result<()> {
         let (ok, said) = build(flags, text)?;
         ensure!(!ok && said.contains(words), "{flags:?} {text}: {said}");
     }
+    lab.down()
+}
+
+#[test]
+fn a_dockerfiles_own_rules_count_instead_of_the_contexts() -> Result<()> {
+    let (lab, context) = builder("bi")?;
+    let host = lab.host(1);
+    let beside = host.dir.join("beside");
+    for dir in [&beside, &context.join("sub")] {
+        fs::create_dir_all(dir)?;
+    }
+    let text = "FROM bb\nCOPY . /all/\n";
+    for (name, text) in [
+        (".dockerignore", "*\n"),
+        ("a", "a"),
+        ("b", "b"),
+        ("sub/Own", text),
+        ("sub/Own.dockerignore", "b\n"),
+        ("sub/None", text),
+        ("sub/None.dockerignore", "sub\nb\n"),
+        ("sub/Wants", "FROM bb\nCOPY b /\n"),
+        ("sub/Wants.dockerignore", "# b\n[b]\n"),
+        ("../beside/Far", text),
+        ("../beside/Far.dockerignore", "sub\na\n"),
+        ("../beside/Wants", "FROM bb\nCOPY a /\n"),
+        ("../beside/Wants.dockerignore", "[a]\n"),
+    ] {
+        fs::write(context.join(name), text)?;
+    }
+    let build = |dockerfile: &Path| {
+        let mut command = host.skep_command();
+        command.args(["build", "-t", "got", "-f"]).arg(dockerfile).arg(&context);
+        run(command)
+    };
+    let sub = |name: &str| format!("sub/{name}");
+    let all =
+        ["None", "None.dockerignore", "Own", "Own.dockerignore", "Wants", "Wants.dockerignore"].map(sub);
+    let mut own = vec![".dockerignore".to_owned(), "a".to_owned()];
+    own.extend(all);
+    let few = |names: [&str; 2]| names.map(str::to_owned).to_vec();
+    for (dockerfile, tree) in [
+        // Neither the Dockerfile nor the context's `.dockerignore` goes by the latter's rules.
+        (context.join("sub/Own"), own),
+        // They go by its own: as what was sent only for the daemon to read it.
+        (context.join("sub/None"), few([".dockerignore", "a"])),
+        (beside.join("Far"), few([".dockerignore", "b"])),
+    ] {
+        let (ok, said) = build(&dockerfile)?;
+        ensure!(ok, "{said}");
+        let got = Image::read(host, "got", &[])?.tree("/all");
+        ensure!(got == tree, "{}: {got:?}", dockerfile.display());
+    }
+    for (dockerfile, words) in [
+        (context.join("sub/Wants"), "the pattern \"[b]\" of sub/Wants.dockerignore leaves it out"),
+        (beside.join("Wants"), "the pattern \"[a]\" of .dockerfile.sent.dockerignore leaves it out"),
+    ] {
+        let (ok, said) = build(&dockerfile)?;
+        ensure!(!ok && said.contains(words), "{said}");
+    }
+    // Docker's classic client knows the context's only, and so it is read of what that sends.
+    let (ok, said) = run(docker_build(host, &["-f", path(&context.join("sub/Wants"))], &context))?;
+    ensure!(!ok && said.contains("the pattern \"*\" of .dockerignore leaves it out"), "{said}");
+    // Rules that are none are named before anything is sent.
+    fs::write(context.join("sub/Own.dockerignore"), "[\n")?;
+    let (ok, said) = build(&context.join("sub/Own"))?;
+    ensure!(!ok && said.contains("sub/Own.dockerignore: line 1"), "{said}");
     lab.down()
 }
 

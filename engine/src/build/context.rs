@@ -10,10 +10,10 @@ use tokio::io::AsyncRead;
 use super::copy::{self, Item, Rules};
 use super::files::Files;
 use super::git::Repository;
-use super::{fetch, left_out};
+use super::left_out::LeftOut;
+use super::{BuildRequest, fetch, left_out};
 use crate::container::evaluate;
 use crate::data_root::{make_dir, remove_tree};
-use crate::dockerfile::Ignore;
 use crate::engine::Engine;
 use crate::error::{Error, blocking};
 use crate::image::extract::{self, CopyRules};
@@ -29,7 +29,7 @@ pub(super) struct Context {
     held: Held,
     /// A sent one lies unpacked in its place.
     unpacked: Mutex<bool>,
-    ignore: Ignore,
+    left_out: LeftOut,
     place: Place,
 }
 
@@ -79,8 +79,8 @@ impl Context {
         .map_err(|e| Error::Invalid(format!("the build context cannot be read: {e}")))
     }
 
-    /// Fetches it: a repository, an archive, or a Dockerfile alone, which is then called `dockerfile`. What a
-    /// `.dockerignore` in it names is left out, and `.git`, unless it is to be kept.
+    /// Fetches it: a repository, an archive, or a Dockerfile alone, which is then called `dockerfile`. What the
+    /// `.dockerignore` that counts names is left out, and `.git`, unless it is to be kept.
     pub(super) async fn fetch(
         engine: &Engine,
         url: &str,
@@ -128,17 +128,15 @@ impl Context {
         let dockerfile = dockerfile.to_owned();
         blocking(move || {
             let root = Root::at(&files).map_err(Error::io("open", &files))?;
-            if let Some(ignore) = ignored(Files::Root(&root), &dockerfile) {
-                leave_out(&ignore, &files, "", &dockerfile)
-                    .map_err(Error::io("leave files out of", &files))?;
-            }
-            Ok(Self::new(Held::Directory(root), place))
+            let left_out = LeftOut::of(Files::Root(&root), &dockerfile);
+            leave_out(&left_out, &files, "", &dockerfile).map_err(Error::io("leave files out of", &files))?;
+            Ok(Self { left_out, ..Self::new(Held::Directory(root), place) })
         })
         .await
     }
 
     fn new(held: Held, place: Place) -> Self {
-        Self { held, unpacked: Mutex::new(false), ignore: Ignore::default(), place }
+        Self { held, unpacked: Mutex::new(false), left_out: LeftOut::default(), place }
     }
 
     /// Its files.
@@ -165,15 +163,18 @@ impl Context {
         Ok(dir)
     }
 
-    /// Takes away what `.dockerignore` leaves out of what was sent all the same, as Docker does: no step sees it, and the
+    /// Takes away what is left out of the two files that are there all the same, as Docker does: no step sees them, and the
     /// random name that clients give a Dockerfile from elsewhere is in no image. The Dockerfile has been read.
-    pub(super) async fn take_away(mut self, dockerfile: &str) -> Result<Self, Error> {
-        let dockerfile = dockerfile.to_owned();
+    pub(super) async fn take_away(mut self, request: &BuildRequest) -> Result<Self, Error> {
+        let (dockerfile, file) = (request.dockerfile.clone(), request.dockerignore.clone());
+        let is_fetched = request.remote.is_some();
         blocking(move || {
-            self.ignore = left_out::patterns(self.files());
-            for name in [".dockerignore", &dockerfile] {
+            if !is_fetched {
+                self.left_out = LeftOut::read(self.files(), file.as_deref());
+            }
+            for name in [self.left_out.file(), &dockerfile] {
                 let name = name.trim_start_matches('/');
-                if self.ignore.excluded_by(name).is_none() {
+                if self.left_out.patterns.excluded_by(name).is_none() {
                     continue;
                 }
                 let path = Path::new("/").join(name);
@@ -207,9 +208,9 @@ impl Context {
         Ok(Self::new(held, place))
     }
 
-    /// What the context's `.dockerignore` says.
-    pub(super) fn ignore(&self) -> &Ignore {
-        &self.ignore
+    /// What it was sent or fetched without.
+    pub(super) fn left_out(&self) -> &LeftOut {
+        &self.left_out
     }
 
     /// A new directory for a step.
@@ -246,28 +247,20 @@ impl Context {
     }
 }
 
-/// What is left out of files that were fetched: `NAME.dockerignore` beside the Dockerfile, else `.dockerignore`.
-fn ignored(files: Files<'_>, dockerfile: &str) -> Option<Ignore> {
-    [format!("{dockerfile}.dockerignore"), ".dockerignore".to_owned()].into_iter().find_map(|name| {
-        let mut text = String::new();
-        let file = files.open(&Path::new("/").join(&name)).ok()?;
-        file.take(LONGEST).read_to_string(&mut text).ok()?;
-        Ignore::parse(&text).ok()
-    })
-}
-
-/// Removes it from a directory. The Dockerfile and `.dockerignore` stay until they have been read.
-fn leave_out(ignore: &Ignore, dir: &Path, at: &str, dockerfile: &str) -> io::Result<()> {
+/// Removes it from a directory. The Dockerfile and the file that says so stay until they have been read.
+fn leave_out(left_out: &LeftOut, dir: &Path, at: &str, dockerfile: &str) -> io::Result<()> {
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
         let Some(name) = entry.file_name().to_str().map(str::to_owned) else { continue };
         let path = if at.is_empty() { name } else { format!("{at}/{name}") };
         let is_dir = entry.file_type()?.is_dir();
-        let needed = path == dockerfile || path == ".dockerignore";
-        let out = ignore.excluded_by(&path).is_some() && !needed;
-        let within = dockerfile.starts_with(&format!("{path}/")) || ignore.may_keep_below(&path);
+        let ignore = &left_out.patterns;
+        let needed = [dockerfile, left_out.file()];
+        let out = ignore.excluded_by(&path).is_some() && !needed.contains(&path.as_str());
+        let below = format!("{path}/");
+        let within = needed.iter().any(|n| n.starts_with(&below)) || ignore.may_keep_below(&path);
         if is_dir && (!out || within) {
-            leave_out(ignore, &entry.path(), &path, dockerfile)?;
+            leave_out(left_out, &entry.path(), &path, dockerfile)?;
             // What of it is left is kept; an empty one is not.
             if out && std::fs::read_dir(entry.path())?.next().is_none() {
                 std::fs::remove_dir(entry.path())?;

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::files::{Files, Kind};
 use super::layer::make_directories;
-use super::left_out::blame;
+use super::left_out::LeftOut;
 use crate::container::pack::{Pack, Told};
 use crate::dockerfile::{Glob, Ignore};
 use crate::error::Error;
@@ -36,7 +36,7 @@ pub(super) enum Item {
 #[derive(Clone, Debug)]
 pub(super) struct Rules {
     /// What the context was sent without; nothing where the source is no context.
-    pub(super) left_out: Ignore,
+    pub(super) left_out: LeftOut,
     /// `COPY` or `ADD`.
     pub(super) keyword: &'static str,
     /// Owner as it was written.
@@ -59,7 +59,7 @@ impl Rules {
     /// Those of `RUN --mount=type=bind`: all as it is.
     pub(super) fn of_bind() -> Self {
         Self {
-            left_out: Ignore::default(),
+            left_out: LeftOut::default(),
             keyword: "--mount=type=bind",
             chown: None,
             mode: None,
@@ -116,7 +116,7 @@ pub(super) fn find(files: Files<'_>, sources: &[String], rules: &Rules) -> Resul
             return Err(Error::Invalid(format!(
                 "{} failed: file not found in build context or excluded by .dockerignore: stat {source}: file does not exist{}{}",
                 rules.keyword,
-                blame(&rules.left_out, source),
+                rules.left_out.blame(source),
                 if leads_out(source) { LEADS_OUT } else { "" },
             )));
         }

@@ -55,6 +55,8 @@ pub struct BuildRequest {
     pub contexts: BTreeMap<String, String>,
     /// Path of the Dockerfile in the context.
     pub dockerfile: String,
+    /// Path of the file in a context that is sent by which the client left files out; none = `.dockerignore`.
+    pub dockerignore: Option<String>,
     /// Names of the image.
     pub tags: Vec<Reference>,
     /// The stage to stop at; none = the last one.
@@ -127,7 +129,7 @@ impl Engine {
             }
         };
         let (context, text) = context.dockerfile(&request.dockerfile).await?;
-        let mut context = context.take_away(&request.dockerfile).await?;
+        let mut context = context.take_away(&request).await?;
         let with = sent.as_mut().unwrap_or(&mut context);
         let named = named::gather(self, &request.contexts, with, request.platform.as_ref()).await?;
         let plan = plan::Plan::new(&text, &request).map_err(|e| e.of(&request.dockerfile))?;

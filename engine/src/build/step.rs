@@ -10,13 +10,14 @@ use super::copy::{self, Item, Rules};
 use super::debug::At;
 use super::git::Repository;
 use super::layer::{Workspace, make_directories};
+use super::left_out::LeftOut;
 use super::mounts::{Source, Sources};
 use super::output::Output;
 use super::settings::{self, beneath};
 use super::shared::Shared;
 use super::stage::{Done, Stage};
 use super::{fetch, mounts, run};
-use crate::dockerfile::{Copy, Glob, Ignore, Instruction, Kind, MountKind, Run};
+use crate::dockerfile::{Copy, Glob, Instruction, Kind, MountKind, Run};
 use crate::error::{Error, blocking};
 use crate::image::Held;
 use crate::permissions::Permissions;
@@ -201,7 +202,7 @@ impl Stage {
         }
         refuse_flags(&c, (repositories.len(), urls.len(), paths.len()))?;
         let rules = Rules {
-            left_out: if c.from.is_none() { shared.context.ignore().clone() } else { Ignore::default() },
+            left_out: if c.from.is_none() { shared.context.left_out().clone() } else { LeftOut::default() },
             keyword,
             chown: c.chown.clone(),
             mode: c.chmod.as_deref().map(Permissions::parse).transpose().map_err(Error::Invalid)?,

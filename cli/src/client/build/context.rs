@@ -14,6 +14,25 @@ use super::layout::Layout;
 /// Name of a Dockerfile that is sent along from elsewhere.
 const SENT: &str = ".dockerfile.sent";
 
+/// The file that says what is left out where no Dockerfile has one of its own.
+const COMMON: &str = ".dockerignore";
+
+/// What is sent.
+pub(super) struct Sent {
+    pub(super) body: Body,
+    /// Path of the Dockerfile in it.
+    pub(super) dockerfile: String,
+    /// Path of the file by which others were left out, where that is not `.dockerignore`.
+    pub(super) dockerignore: Option<String>,
+}
+
+impl Sent {
+    /// What nothing was left out of here.
+    pub(super) fn whole(body: Body, dockerfile: impl Into<String>) -> Self {
+        Self { body, dockerfile: dockerfile.into(), dockerignore: None }
+    }
+}
+
 /// Whether the daemon is to fetch what a path means.
 pub(super) fn is_far(path: &str) -> bool {
     let far = ["http://", "https://", "git://", "git@", "ssh://", "github.com/"];
@@ -34,8 +53,8 @@ pub(super) fn remote(path: &Path, file: Option<&Path>) -> Result<Option<(String,
     Ok(Some((shown, file.map_or_else(|| "Dockerfile".to_owned(), slashes))))
 }
 
-/// What is sent, and the path of the Dockerfile in it.
-pub(super) fn open(path: &Path, file: Option<&Path>, along: Vec<Along>) -> Result<(Body, String)> {
+/// A directory, or what comes on standard input.
+pub(super) fn open(path: &Path, file: Option<&Path>, along: Vec<Along>) -> Result<Sent> {
     if path == Path::new("-") {
         if !along.is_empty() {
             bail!("a directory or a layout as --build-context does not go with a context on standard input");
@@ -43,8 +62,8 @@ pub(super) fn open(path: &Path, file: Option<&Path>, along: Vec<Along>) -> Resul
         return from_stdin(file);
     }
     let root = root(path)?;
-    let (text, name) = dockerfile(&root, file)?;
-    send(Some(root), text, name, along)
+    let dockerfile = Dockerfile::find(&root, file)?;
+    send(root, dockerfile, along)
 }
 
 /// What is sent along with a context that is not sent.
@@ -52,12 +71,12 @@ pub(super) fn alone(along: Vec<Along>) -> Result<Body> {
     if along.is_empty() {
         return Ok(api::full(Vec::new()));
     }
-    send(None, None, String::new(), along).map(|(body, _)| body)
+    archive(Vec::new(), along)
 }
 
 /// A directory with a Dockerfile that is in no file.
-pub(super) fn with_dockerfile(path: &Path, text: &str, along: Vec<Along>) -> Result<(Body, String)> {
-    send(Some(root(path)?), Some(text.as_bytes().to_vec()), SENT.to_owned(), along)
+pub(super) fn with_dockerfile(path: &Path, text: &str, along: Vec<Along>) -> Result<Sent> {
+    send(root(path)?, Dockerfile::of(text.as_bytes().to_vec()), along)
 }
 
 fn root(path: &Path) -> Result<PathBuf> {
@@ -68,24 +87,27 @@ fn root(path: &Path) -> Result<PathBuf> {
     fs::canonicalize(path).with_context(|| format!("unable to prepare context: {shown}"))
 }
 
-fn send(
-    root: Option<PathBuf>,
-    text: Option<Vec<u8>>,
-    name: String,
-    along: Vec<Along>,
-) -> Result<(Body, String)> {
-    let sent = name.clone();
-    let mut parts = Vec::new();
-    if let Some(root) = root {
-        let ignore = ignore(&root, &name)?;
-        parts.push(Part { root, at: PathBuf::new(), ignore, needed: Some(name), text });
-    }
+fn send(root: PathBuf, dockerfile: Dockerfile, along: Vec<Along>) -> Result<Sent> {
+    let Dockerfile { name, text, own } = dockerfile;
+    let rules = match own {
+        Some(own) => own,
+        None => Rules::of(&root, &name)?,
+    };
+    let (dockerfile, file) = (name.clone(), rules.file.clone());
+    let given = text.map(|text| (text, rules.text));
+    let needed = Some(Needed { dockerfile: name, dockerignore: rules.file, given });
+    let part = Part { root, at: PathBuf::new(), ignore: rules.ignore, needed };
+    let body = archive(vec![part], along)?;
+    Ok(Sent { body, dockerfile, dockerignore: Some(file).filter(|file| file != COMMON) })
+}
+
+fn archive(mut parts: Vec<Part>, along: Vec<Along>) -> Result<Body> {
     let mut layouts = Vec::new();
     for Along { what, at } in along {
         match what {
             Beside::Directory(root) => {
-                let ignore = read_ignore(&root, ".dockerignore")?.unwrap_or_default();
-                parts.push(Part { root, at, ignore, needed: None, text: None });
+                let ignore = Rules::read(&root.join(COMMON), COMMON)?.map(|rules| rules.ignore);
+                parts.push(Part { root, at, ignore: ignore.unwrap_or_default(), needed: None });
             }
             Beside::Layout(layout) => layouts.push((layout, at)),
         }
@@ -101,34 +123,53 @@ fn send(
             std::process::exit(1);
         }
     });
-    Ok((api::reader(from), sent))
+    Ok(api::reader(from))
 }
 
-/// The text of a Dockerfile that is not in the context, and the name it has there.
-fn dockerfile(root: &Path, file: Option<&Path>) -> Result<(Option<Vec<u8>>, String)> {
-    let Some(file) = file else {
-        let found = ["Dockerfile", "dockerfile"].iter().find(|n| root.join(n).exists());
-        let Some(name) = found else {
-            bail!(
-                "unable to prepare context: unable to evaluate symlinks in Dockerfile path: lstat {}: no such file or directory",
-                root.join("Dockerfile").display()
-            );
-        };
-        return Ok((None, (*name).to_owned()));
-    };
-    if file == Path::new("-") {
-        let mut text = Vec::new();
-        io::stdin().read_to_end(&mut text).context("read the Dockerfile from standard input")?;
-        return Ok((Some(text), SENT.to_owned()));
+/// A Dockerfile.
+struct Dockerfile {
+    /// Its path in the context.
+    name: String,
+    /// Its text, where it is in no file of the context.
+    text: Option<Vec<u8>>,
+    /// What the file of rules beside it says, where both are elsewhere.
+    own: Option<Rules>,
+}
+
+impl Dockerfile {
+    /// One that is in no file.
+    fn of(text: Vec<u8>) -> Self {
+        Self { name: SENT.to_owned(), text: Some(text), own: None }
     }
-    let found = [file.to_path_buf(), root.join(file)].into_iter().find(|p| p.exists());
-    let found = found.with_context(|| {
-        format!("unable to prepare context: unable to evaluate symlinks in Dockerfile path: lstat {}: no such file or directory", file.display())
-    })?;
-    let real = fs::canonicalize(&found)?;
-    match real.strip_prefix(root) {
-        Ok(inside) => Ok((None, slashes(inside))),
-        Err(_) => Ok((Some(fs::read(&real)?), SENT.to_owned())),
+
+    fn find(root: &Path, file: Option<&Path>) -> Result<Self> {
+        let Some(file) = file else {
+            let found = ["Dockerfile", "dockerfile"].iter().find(|n| root.join(n).exists());
+            let Some(name) = found else {
+                bail!(
+                    "unable to prepare context: unable to evaluate symlinks in Dockerfile path: lstat {}: no such file or directory",
+                    root.join("Dockerfile").display()
+                );
+            };
+            return Ok(Self { name: (*name).to_owned(), text: None, own: None });
+        };
+        if file == Path::new("-") {
+            let mut text = Vec::new();
+            io::stdin().read_to_end(&mut text).context("read the Dockerfile from standard input")?;
+            return Ok(Self::of(text));
+        }
+        let found = [file.to_path_buf(), root.join(file)].into_iter().find(|p| p.exists());
+        let found = found.with_context(|| {
+            format!("unable to prepare context: unable to evaluate symlinks in Dockerfile path: lstat {}: no such file or directory", file.display())
+        })?;
+        let real = fs::canonicalize(&found)?;
+        if let Ok(inside) = real.strip_prefix(root) {
+            return Ok(Self { name: slashes(inside), text: None, own: None });
+        }
+        let mut beside = found.into_os_string();
+        beside.push(COMMON);
+        let own = Rules::read(Path::new(&beside), &format!("{SENT}{COMMON}"))?;
+        Ok(Self { own, ..Self::of(fs::read(&real)?) })
     }
 }
 
@@ -141,22 +182,41 @@ pub(super) fn slashes(path: &Path) -> String {
     parts.collect::<Vec<_>>().join("/")
 }
 
-/// `NAME.dockerignore` beside the Dockerfile, else `.dockerignore`.
-pub fn ignore(root: &Path, dockerfile: &str) -> Result<Ignore> {
-    for name in [format!("{dockerfile}.dockerignore"), ".dockerignore".to_owned()] {
-        if let Some(found) = read_ignore(root, &name)? {
-            return Ok(found);
-        }
-    }
-    Ok(Ignore::default())
+/// What a file says of what is left out.
+struct Rules {
+    /// Its path in the context.
+    file: String,
+    text: String,
+    ignore: Ignore,
 }
 
-fn read_ignore(root: &Path, name: &str) -> Result<Option<Ignore>> {
-    match fs::read_to_string(root.join(name)) {
-        Ok(text) => Ignore::parse(&text).map(Some).map_err(|e| anyhow::anyhow!("{name}: {e}")),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(e).with_context(|| format!("read {name}")),
+impl Rules {
+    /// `NAME.dockerignore` beside the Dockerfile, else `.dockerignore`, which may be missing.
+    /// <https://docs.docker.com/build/concepts/context/#filename-and-location>
+    fn of(root: &Path, dockerfile: &str) -> Result<Self> {
+        for name in [format!("{dockerfile}{COMMON}"), COMMON.to_owned()] {
+            if let Some(found) = Self::read(&root.join(&name), &name)? {
+                return Ok(found);
+            }
+        }
+        Ok(Self { file: COMMON.to_owned(), text: String::new(), ignore: Ignore::default() })
     }
+
+    /// Reads what the context has, or is to have, as `file`.
+    fn read(path: &Path, file: &str) -> Result<Option<Self>> {
+        let text = match fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(e).with_context(|| format!("read {}", path.display())),
+        };
+        let ignore = Ignore::parse(&text).map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))?;
+        Ok(Some(Self { file: file.to_owned(), text, ignore }))
+    }
+}
+
+/// What a context's files are left out by, for a Dockerfile in it.
+pub fn ignore(root: &Path, dockerfile: &str) -> Result<Ignore> {
+    Rules::of(root, dockerfile).map(|rules| rules.ignore)
 }
 
 /// A directory that is sent.
@@ -165,10 +225,28 @@ struct Part {
     /// Where in the archive it is.
     at: PathBuf,
     ignore: Ignore,
-    /// Path of the Dockerfile in it, which the daemon needs.
-    needed: Option<String>,
-    /// The text of that, where it is in no file.
-    text: Option<Vec<u8>>,
+    needed: Option<Needed>,
+}
+
+/// What the daemon needs of a directory, whatever is left out.
+struct Needed {
+    /// Paths in it.
+    dockerfile: String,
+    dockerignore: String,
+    /// The texts of both, where the Dockerfile is in no file of it.
+    given: Option<(Vec<u8>, String)>,
+}
+
+impl Needed {
+    fn has(&self, path: &str) -> bool {
+        path == self.dockerfile || path == self.dockerignore
+    }
+
+    /// Whether one of them is below a directory.
+    fn is_below(&self, directory: &str) -> bool {
+        let below = format!("{directory}/");
+        self.dockerfile.starts_with(&below) || self.dockerignore.starts_with(&below)
+    }
 }
 
 fn pack(parts: &[Part], layouts: &[(Layout, PathBuf)], to: impl Write) -> Result<()> {
@@ -185,7 +263,7 @@ fn pack(parts: &[Part], layouts: &[(Layout, PathBuf)], to: impl Write) -> Result
 }
 
 fn pack_part(part: &Part, out: &mut tar::Builder<impl Write>) -> Result<()> {
-    let Part { root, at: within, ignore, needed: name, text } = part;
+    let Part { root, at: within, ignore, needed } = part;
     if !within.as_os_str().is_empty() {
         out.append_dir(within, root).with_context(|| format!("read {}", root.display()))?;
     }
@@ -199,16 +277,13 @@ fn pack_part(part: &Part, out: &mut tar::Builder<impl Write>) -> Result<()> {
             let path = dir.join(entry.file_name());
             let shown = slashes(&path);
             let is_dir = entry.file_type()?.is_dir();
-            // The daemon needs the one, and may want to see the other.
-            let needed = name.as_ref().is_some_and(|name| shown == *name || shown == ".dockerignore");
-            if text.is_some() && shown == ".dockerignore" {
+            let is_needed = needed.as_ref().is_some_and(|needed| needed.has(&shown));
+            if is_needed && needed.as_ref().is_some_and(|needed| needed.given.is_some()) {
                 continue;
             }
-            if !needed && ignore.excluded_by(&shown).is_some() {
-                if is_dir
-                    && (ignore.may_keep_below(&shown)
-                        || name.as_ref().is_some_and(|name| name.starts_with(&format!("{shown}/"))))
-                {
+            if !is_needed && ignore.excluded_by(&shown).is_some() {
+                let below = || needed.as_ref().is_some_and(|needed| needed.is_below(&shown));
+                if is_dir && (ignore.may_keep_below(&shown) || below()) {
                     walk.push(path);
                 }
                 continue;
@@ -226,12 +301,10 @@ fn pack_part(part: &Part, out: &mut tar::Builder<impl Write>) -> Result<()> {
             }
         }
     }
-    if let (Some(text), Some(name)) = (text, name) {
+    if let Some(Needed { dockerfile, dockerignore, given: Some((text, rules)) }) = needed {
         // The daemon takes away what this leaves out: no image gets the Dockerfile by a name that nobody gave it.
-        let mut ignored = fs::read(root.join(".dockerignore")).unwrap_or_default();
-        ignored.extend_from_slice(format!("\n.dockerignore\n{name}\n").as_bytes());
-        written(out, ".dockerignore", &ignored)?;
-        written(out, name, text)?;
+        written(out, dockerignore, format!("{rules}\n{dockerignore}\n{dockerfile}\n").as_bytes())?;
+        written(out, dockerfile, text)?;
     }
     Ok(())
 }
@@ -246,7 +319,7 @@ pub(super) fn written(out: &mut tar::Builder<impl Write>, name: &str, text: &[u8
 }
 
 /// An archive as it is, or a Dockerfile alone.
-fn from_stdin(file: Option<&Path>) -> Result<(Body, String)> {
+fn from_stdin(file: Option<&Path>) -> Result<Sent> {
     if super::is_typed() {
         bail!("\"skep build -\" wants an archive or a Dockerfile on standard input");
     }
@@ -269,7 +342,7 @@ fn from_stdin(file: Option<&Path>) -> Result<(Body, String)> {
         drop(stdin);
         let rest = tokio::io::AsyncReadExt::chain(io::Cursor::new(head), tokio::io::stdin());
         let name = file.map_or_else(|| "Dockerfile".to_owned(), slashes);
-        return Ok((api::reader(rest), name));
+        return Ok(Sent::whole(api::reader(rest), name));
     }
     if file.is_some() {
         bail!("ambiguous Dockerfile source: both stdin and flag correspond to Dockerfiles");
@@ -277,5 +350,5 @@ fn from_stdin(file: Option<&Path>) -> Result<(Body, String)> {
     stdin.read_to_end(&mut head)?;
     let mut out = tar::Builder::new(Vec::new());
     written(&mut out, "Dockerfile", &head)?;
-    Ok((api::full(out.into_inner()?), "Dockerfile".to_owned()))
+    Ok(Sent::whole(api::full(out.into_inner()?), "Dockerfile"))
 }

@@ -193,14 +193,15 @@ pub async fn build(api: &Api, args: &BuildArgs) -> Result<String> {
         None => context::remote(&args.path, args.file.as_deref())?,
     };
     let (named, along) = along::named(&args.build_context)?;
-    let (context, dockerfile) = match (&remote, &args.inline) {
-        (Some((_, dockerfile)), _) => (context::alone(along)?, dockerfile.clone()),
+    let context::Sent { body, dockerfile, dockerignore } = match (&remote, &args.inline) {
+        (Some((_, dockerfile)), _) => context::Sent::whole(context::alone(along)?, dockerfile),
         (None, Some(text)) => context::with_dockerfile(&args.path, text, along)?,
         (None, None) => context::open(&args.path, args.file.as_deref(), along)?,
     };
     let agents = agent::Agents::read(&args.ssh)?;
     let query = query(args, &dockerfile)?.with("skep-ssh", agents.ids());
     let query = remote.iter().fold(query, |q, (url, _)| q.with("remote", url));
+    let query = dockerignore.iter().fold(query, |q, name| q.with("skep-dockerignore", name));
     let query = match named.is_empty() {
         true => query,
         false => query.with("skep-contexts", serde_json::to_string(&named)?),
@@ -220,7 +221,7 @@ pub async fn build(api: &Api, args: &BuildArgs) -> Result<String> {
         headers.push(("X-Skep-Build-Secrets", text));
     }
     let headers: Vec<(&str, &str)> = headers.iter().map(|(n, v)| (*n, v.as_str())).collect();
-    let response = api.send(Method::POST, "/build", &query, context, &headers).await?;
+    let response = api.send(Method::POST, "/build", &query, body, &headers).await?;
     let mut id = String::new();
     let shown = match args.quiet && agents.is_empty() {
         true => messages::collect(response).await.map(|said| id = said.trim().to_owned()),
