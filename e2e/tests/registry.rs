@@ -326,6 +326,84 @@ fn a_cut_connection_is_taken_up_where_it_was_and_nothing_half_is_kept() -> Resul
     lab.down()
 }
 
+/// What a damaged registry has of a blob.
+type Damage = fn(&mut Vec<u8>);
+
+/// A registry that has what another one has, but for one blob.
+fn damaged(one: &Host, name: &str, like: &Registry, digest: &str, damage: Damage) -> Result<Registry> {
+    let (from, to) = (Registry::directory(one, &like.name), Registry::directory(one, name));
+    std::fs::create_dir_all(&to)?;
+    one.exec(&["cp", "-a", path(&from.join("data")), path(&to)])?;
+    let hash = digest.trim_start_matches("sha256:");
+    let blob = to.join("data/docker/registry/v2/blobs/sha256").join(&hash[..2]).join(hash).join("data");
+    let mut bytes = std::fs::read(&blob).with_context(|| format!("read {}", blob.display()))?;
+    damage(&mut bytes);
+    std::fs::write(&blob, bytes)?;
+    Registry::start(one, name, &RegistryOptions::default())
+}
+
+#[test]
+fn what_a_mirror_damages_is_refused_by_its_digest_and_fetched_elsewhere() -> Result<()> {
+    let lab = bare("regmir", 1)?;
+    let one = lab.host(1);
+    let sound = Registry::start(one, "127.0.0.1:5000", &RegistryOptions::default())?;
+    let image = "127.0.0.1:5000/library/big:1";
+    import(one, image, 8 << 20)?;
+    let id = one.docker(&["inspect", "-f", "{{.Id}}", image])?;
+    let manifest = pushed(&one.docker(&["push", image])?)?;
+    one.docker(&["rmi", image])?;
+    let url = format!("http://{}/v2/library/big/manifests/{manifest}", sound.name);
+    let accept = "Accept: application/vnd.docker.distribution.manifest.v2+json";
+    let read: serde_json::Value =
+        serde_json::from_str(&one.exec(&["curl", "-sS", "--fail", "-H", accept, &url])?)?;
+    let config = read["config"]["digest"].as_str().context("a configuration")?;
+    let layer = read["layers"][0]["digest"].as_str().context("a layer")?;
+
+    let flip: Damage = |bytes| {
+        let middle = bytes.len() / 4 * 3;
+        bytes[middle] ^= 1;
+    };
+    let wrong = damaged(one, "127.0.0.1:5001", &sound, layer, flip)?;
+    let short = damaged(one, "127.0.0.1:5002", &sound, layer, |bytes| bytes.truncate(bytes.len() / 2))?;
+    let odd = damaged(one, "127.0.0.1:5003", &sound, config, flip)?;
+    let other = damaged(one, "127.0.0.1:5004", &sound, &manifest, |bytes| bytes.push(b'\n'))?;
+    let cut = "127.0.0.1:5005";
+    let barren = CutProxy::start(one, cut, &sound.name, 2000)?;
+    barren.cut(i64::MAX);
+
+    // The registry itself has nothing behind it.
+    for (registry, what) in [(&wrong, "filesystem layer"), (&odd, "image"), (&other, "manifest")] {
+        let name = format!("{}/library/big:1", registry.name);
+        refused(one, &["pull", &name], &[&format!("{what} verification failed for digest sha256:")])?;
+    }
+    refused(one, &["pull", &format!("{}/library/big:1", short.name)], &[&short.name])?;
+    eventually("nothing half-made is left", Duration::from_secs(60), || {
+        ensure!(stored(one)?.is_empty(), "{}", stored(one)?);
+        Ok(())
+    })?;
+
+    // A mirror has the next one, from wherever it is left.
+    one.stop_daemon("-TERM")?;
+    let mirrors = [&other.name, &odd.name, cut, &short.name, &wrong.name, &sound.name];
+    let urls: Vec<String> = mirrors.iter().map(|m| format!("\"http://{m}\"")).collect();
+    std::fs::write(one.dir.join("daemon.toml"), format!("registry-mirrors = [{}]\n", urls.join(", ")))?;
+    one.start_daemon()?;
+    let said = one.docker(&["pull", "big:1"])?;
+    ensure!(said.contains(&format!("Digest: {manifest}")), "{said}");
+    ensure!(one.docker(&["inspect", "-f", "{{.Id}}", "big:1"])? == id, "another image came");
+    ensure!(one.docker(&["run", "--rm", "big:1"])? == "hello\n", "it does not run");
+    eventually("nothing half-made is left", Duration::from_secs(60), || {
+        ensure!(!stored(one)?.contains("data/tmp/"), "{}", stored(one)?);
+        Ok(())
+    })?;
+    let log = one.log_tail();
+    for left in [&other.name, &odd.name, cut, &wrong.name] {
+        let told = log.lines().any(|l| l.contains("the mirror is left") && l.contains(left));
+        ensure!(told, "{left} was not left: {log}");
+    }
+    lab.down()
+}
+
 /// An authority, and a certificate of it for an address; both certificates and the key in PEM.
 fn certificates(dir: &Path, address: &str) -> Result<(PathBuf, PathBuf, String)> {
     let ca_key = rcgen::KeyPair::generate()?;

@@ -30,6 +30,9 @@ pub struct Download {
     digest: String,
     size: u64,
     at: u64,
+    /// The endpoint that answered last, and the one that sent the first bytes.
+    from: usize,
+    began: Option<usize>,
     body: Option<Incoming>,
     /// What came after the place that was asked for, from a registry that knows no ranges.
     left_over: Option<Bytes>,
@@ -45,6 +48,8 @@ impl Session {
             digest: digest.to_owned(),
             size,
             at: 0,
+            from: 0,
+            began: None,
             body: None,
             left_over: None,
             failures: 0,
@@ -71,14 +76,20 @@ impl Session {
     pub async fn blob(&self, digest: &str, size: u64) -> Result<Vec<u8>, Error> {
         let mut download = self.download(digest, size);
         let mut all = Vec::with_capacity(usize::try_from(size).unwrap_or(0).min(16 << 20));
-        while let Some(chunk) = download.chunk(|_| {}).await? {
-            all.extend_from_slice(&chunk);
+        loop {
+            while let Some(chunk) = download.chunk(|_| {}).await? {
+                all.extend_from_slice(&chunk);
+            }
+            let got = crate::digest_of(&all);
+            if got == digest {
+                return Ok(all);
+            }
+            let wrong = Error::Digest { what: "image", wanted: digest.to_owned(), got };
+            if !download.begin_elsewhere(&wrong) {
+                return Err(wrong);
+            }
+            all.clear();
         }
-        let got = crate::digest_of(&all);
-        if got != digest {
-            return Err(Error::Digest { what: "image", wanted: digest.to_owned(), got });
-        }
-        Ok(all)
     }
 }
 
@@ -101,7 +112,11 @@ impl Download {
             self.failed_at = self.at;
             self.failures += 1;
             if !e.is_passing() || self.failures >= self.session.attempts().unwrap_or(ATTEMPTS) {
-                return Err(e);
+                if !self.session.leave(self.from, &e) {
+                    return Err(e);
+                }
+                (self.from, self.failures) = (self.from + 1, 0);
+                continue;
             }
             let pause = PAUSE * 2u32.pow((self.failures - 1).min(LONGEST));
             tracing::debug!(digest = self.digest, at = self.at, error = %e, "asking for the rest of a blob");
@@ -115,6 +130,16 @@ impl Download {
         self.at
     }
 
+    /// Begins again at the endpoint after the mirror that sent the first bytes, where what has come is not what the digest
+    /// says; false = there is none, and the error stands.
+    pub fn begin_elsewhere(&mut self, wrong: &Error) -> bool {
+        let leaves = self.began.is_some_and(|began| self.session.leave(began, wrong));
+        if leaves {
+            *self = self.session.download(&self.digest, self.size);
+        }
+        leaves
+    }
+
     /// Lets go of the connection; the next chunk asks for the rest.
     pub fn pause(&mut self) {
         (self.body, self.left_over) = (None, None);
@@ -122,12 +147,13 @@ impl Download {
 
     fn url(&self) -> String {
         let repository = &self.session.repository().path;
-        format!("{}/v2/{repository}/blobs/{}", self.session.endpoint().base, self.digest)
+        format!("{}/v2/{repository}/blobs/{}", self.session.endpoint_at(self.from).base, self.digest)
     }
 
     async fn attempt(&mut self) -> Result<Option<Bytes>, Error> {
         if self.body.is_none() {
-            (self.body, self.left_over) = self.request().await.map(|(body, rest)| (Some(body), rest))?;
+            let (body, left_over) = self.request().await?;
+            (self.body, self.left_over) = (Some(body), left_over);
         }
         if let Some(chunk) = self.left_over.take() {
             return self.took(chunk).map(Some);
@@ -157,17 +183,18 @@ impl Download {
     }
 
     fn took(&mut self, chunk: Bytes) -> Result<Bytes, Error> {
-        self.at += chunk.len() as u64;
-        if self.at > self.size {
+        if chunk.len() as u64 > self.size - self.at {
             return Err(Error::Invalid(format!(
                 "blob {} is longer than the {} bytes its manifest says",
                 self.digest, self.size
             )));
         }
+        self.at += chunk.len() as u64;
+        self.began.get_or_insert(self.from);
         Ok(chunk)
     }
 
-    async fn request(&self) -> Result<(Incoming, Option<Bytes>), Error> {
+    async fn request(&mut self) -> Result<(Incoming, Option<Bytes>), Error> {
         let path = format!("/blobs/{}", self.digest);
         let mut call = Call::new(Method::GET, &path);
         if self.at > 0
@@ -175,7 +202,8 @@ impl Download {
         {
             call.headers.insert(RANGE, range);
         }
-        let response = self.session.ask(&call).await?;
+        let (from, response) = self.session.ask_any(&call).await?;
+        self.from = from;
         match response.status() {
             StatusCode::PARTIAL_CONTENT => {
                 let told = header(&response, CONTENT_RANGE.as_str()).unwrap_or_default();

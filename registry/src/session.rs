@@ -119,7 +119,23 @@ impl Session {
     }
 
     pub(crate) fn endpoint(&self) -> &Endpoint {
-        &self.0.endpoints[self.0.chosen.load(Ordering::Relaxed).min(self.0.endpoints.len() - 1)]
+        self.endpoint_at(self.0.chosen.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn endpoint_at(&self, index: usize) -> &Endpoint {
+        &self.0.endpoints[index.min(self.0.endpoints.len() - 1)]
+    }
+
+    /// Leaves a mirror that does not send what it was asked for, or not all of it, for the endpoint after it; false = it is
+    /// none, and what comes from the registry itself is not to be had elsewhere.
+    pub(crate) fn leave(&self, index: usize, why: &Error) -> bool {
+        let endpoint = self.endpoint_at(index);
+        let leaves = endpoint.mirror && index + 1 < self.0.endpoints.len();
+        if leaves {
+            self.0.chosen.fetch_max(index + 1, Ordering::Relaxed);
+            tracing::warn!(mirror = endpoint.base, error = %why, "the mirror is left for the next endpoint");
+        }
+        leaves
     }
 
     /// How often a blob is tried that gets nowhere, where that was said.
@@ -138,6 +154,11 @@ impl Session {
 
     /// Asks the endpoint that answered last, then, where it does not answer, those after it.
     pub(crate) async fn ask(&self, call: &Call<'_>) -> Result<Response<Incoming>, Error> {
+        self.ask_any(call).await.map(|(_, response)| response)
+    }
+
+    /// The same; also which endpoint answered.
+    pub(crate) async fn ask_any(&self, call: &Call<'_>) -> Result<(usize, Response<Incoming>), Error> {
         let first = self.0.chosen.load(Ordering::Relaxed);
         let mut index = first;
         loop {
@@ -145,8 +166,8 @@ impl Session {
             let url = format!("{}/v2/{}{}", endpoint.base, self.0.repository.path, call.path);
             match self.ask_at(endpoint, &url, call).await {
                 Ok(response) => {
-                    self.0.chosen.store(index, Ordering::Relaxed);
-                    return Ok(response);
+                    self.0.chosen.fetch_max(index, Ordering::Relaxed);
+                    return Ok((index, response));
                 }
                 Err(e) => {
                     let goes_on = endpoint.mirror || matches!(e, Error::Transport { .. });
@@ -221,21 +242,19 @@ impl Session {
         }
     }
 
-    /// A manifest or an index by tag or digest, verified against the digest.
+    /// A manifest or an index by tag or digest, verified against the digest. A mirror's that is not what it should be is asked
+    /// for elsewhere.
     pub async fn manifest(&self, reference: &str) -> Result<Fetched, Error> {
         let path = format!("/manifests/{reference}");
         let mut call = Call::new(Method::GET, &path);
         call.headers.insert(ACCEPT, HeaderValue::from_static(ACCEPTED));
-        let response = self.ask(&call).await?;
-        let told = header(&response, "docker-content-digest");
-        let media_type = header(&response, "content-type").unwrap_or_default();
-        let bytes = http::read(&call.method, &path, response, LONGEST_MANIFEST).await?;
-        let digest = digest_of(&bytes);
-        let wanted = if is_digest(reference) { Some(reference.to_owned()) } else { told };
-        if let Some(wanted) = wanted.filter(|w| is_digest(w) && *w != digest) {
-            return Err(Error::Digest { what: "manifest", wanted, got: digest });
+        loop {
+            let (index, response) = self.ask_any(&call).await?;
+            match read_manifest(&call, reference, response).await {
+                Err(e) if self.leave(index, &e) => {}
+                outcome => return outcome,
+            }
         }
-        Fetched::read(bytes.to_vec(), &media_type, digest)
     }
 
     /// Every tag of the repository.
@@ -263,6 +282,22 @@ impl Session {
         }
         Ok(all)
     }
+}
+
+async fn read_manifest(
+    call: &Call<'_>,
+    reference: &str,
+    response: Response<Incoming>,
+) -> Result<Fetched, Error> {
+    let told = header(&response, "docker-content-digest");
+    let media_type = header(&response, "content-type").unwrap_or_default();
+    let bytes = http::read(&call.method, call.path, response, LONGEST_MANIFEST).await?;
+    let digest = digest_of(&bytes);
+    let wanted = if is_digest(reference) { Some(reference.to_owned()) } else { told };
+    if let Some(wanted) = wanted.filter(|w| is_digest(w) && *w != digest) {
+        return Err(Error::Digest { what: "manifest", wanted, got: digest });
+    }
+    Fetched::read(bytes.to_vec(), &media_type, digest)
 }
 
 /// What follows the repository in `<URL>; rel="next"`.

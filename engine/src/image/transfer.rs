@@ -281,14 +281,32 @@ async fn run(
     mut followed: watch::Receiver<usize>,
 ) -> Result<Arrived, Error> {
     let mut turn = Some(take_turn(&images, &mut followed).await?);
+    let mut download = session.download(&wanted.descriptor.digest, wanted.descriptor.size);
+    loop {
+        match bring(&images, &mut download, &wanted, &tell, &mut turn, &mut followed).await {
+            Err(Error::Registry { cause: wrong @ skep_registry::Error::Digest { .. }, .. })
+                if download.begin_elsewhere(&wrong) => {}
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Reads, verifies and unpacks what one endpoint has, and others where it does not answer. The turn ends with the download.
+async fn bring(
+    images: &Images,
+    download: &mut Download,
+    wanted: &Wanted,
+    tell: &watch::Sender<Stage>,
+    turn: &mut Option<OwnedSemaphorePermit>,
+    followed: &mut watch::Receiver<usize>,
+) -> Result<Arrived, Error> {
     tell.send_replace(Stage::Downloading(0));
     let temporary = images.temporary();
     // Held by the threads that write below it too: nothing is made in it after it is gone.
     let scratch = Arc::new(blocking(move || Scratch::new(&temporary, "pull")).await?);
     let (blob, dir) = (scratch.0.join("blob"), scratch.0.join("layer"));
     let file = Growing::create(&blob)?;
-    let unpacking =
-        (!wanted.blob_only).then(|| unpack(&images, &file, &wanted, scratch.clone(), tell.clone()));
+    let unpacking = (!wanted.blob_only).then(|| unpack(images, &file, wanted, scratch.clone(), tell.clone()));
     let (chunks, inbox) = mpsc::channel(16);
     let digest = wanted.descriptor.digest.clone();
     let kept = scratch.clone();
@@ -298,16 +316,15 @@ async fn run(
         written
     }));
     let fed = async {
-        let mut download = session.download(&wanted.descriptor.digest, wanted.descriptor.size);
         loop {
             tokio::select! {
-                fed = feed(&mut download, &chunks, &tell) => break fed,
+                fed = feed(download, &chunks, tell) => break fed,
                 _ = followed.wait_for(|n| *n == 0) => {}
             }
             // Nobody waits for it: the connection and the turn are for others.
             download.pause();
-            turn = None;
-            turn = Some(take_turn(&images, &mut followed).await?);
+            *turn = None;
+            *turn = Some(take_turn(images, followed).await?);
         }
     }
     .await;
@@ -322,7 +339,7 @@ async fn run(
         }
     }
     let file = writing.await.map_err(|_| Error::ShuttingDown)??;
-    drop(turn);
+    *turn = None;
     tell.send_replace(Stage::Downloaded);
     file.finish();
     let mut arrived = Arrived { _scratch: scratch, blob, unpacked: None };
