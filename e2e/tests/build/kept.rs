@@ -49,3 +49,28 @@ fn what_was_used_last_stays_up_to_the_limit() -> Result<()> {
     }
     lab.down()
 }
+
+#[test]
+fn a_step_stays_with_those_that_it_was_made_on() -> Result<()> {
+    let (lab, context) = builder("bkeepon")?;
+    let host = lab.host(1);
+    let build = |lines: &str| -> Result<usize> {
+        fs::write(context.join("Dockerfile"), format!("FROM bb\n{lines}"))?;
+        let (ok, said) = run(docker_build(host, &[], &context))?;
+        ensure!(ok, "{said}");
+        host.docker(&["image", "prune", "-f"])?;
+        Ok(cached(&said))
+    };
+    let makes = |name: &str, bytes: u32| format!("RUN busybox head -c {bytes} /dev/zero > /{name}\n");
+    // Made anew, a step's layer has other times: none that was made on it is of use then.
+    let two = makes("a", 1_000_000) + &makes("b", 1_000_000);
+    ensure!(build(&two)? == 0 && build(&two)? == 2);
+    host.docker(&["builder", "prune", "-af", "--keep-storage", "1500k"])?;
+    ensure!(build(&two)? == 1, "the first is kept, though the second was used later");
+    // Where the lower one is too much, the upper one goes too.
+    host.docker(&["builder", "prune", "-af"])?;
+    ensure!(build(&(makes("c", 2_000_000) + &makes("d", 1_000_000)))? == 0);
+    let said = host.docker(&["builder", "prune", "-af", "--keep-storage", "1500k"])?;
+    ensure!(said.contains("Total reclaimed space: 3MB"), "{said}");
+    lab.down()
+}

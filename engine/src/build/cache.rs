@@ -69,8 +69,16 @@ pub struct PruneBuilds {
 
     /// Only what was used last before this; nanoseconds since the Unix epoch.
     pub until_ns: Option<i64>,
-    /// What was used last stays, up to so many bytes.
+    /// What was used last stays, with what it was made on, up to so many bytes.
     pub keep_bytes: u64,
+}
+
+/// What a step was made on, without which it is of no use to a build.
+struct Below {
+    /// Chain IDs, its own the last; none = it made no layer.
+    layers: Vec<String>,
+    /// When it, or a step that was made on it, was used last.
+    used_at_ns: i64,
 }
 
 /// Cheap handle.
@@ -203,18 +211,47 @@ impl Engine {
             .collect()
     }
 
+    /// What each step was made on, by its key.
+    fn steps_below(&self) -> BTreeMap<String, Below> {
+        let mut steps = BTreeMap::new();
+        let mut used = BTreeMap::<String, i64>::new();
+        for (key, entry) in self.build_cache().entries().iter() {
+            let image = entry.image.as_deref().and_then(|i| self.images().resolve(i).ok());
+            let layers = image.map(|i| i.chain_ids).unwrap_or_default();
+            for layer in &layers {
+                let latest = used.entry(layer.clone()).or_default();
+                *latest = entry.used_at_ns.max(*latest);
+            }
+            steps.insert(key.clone(), Below { layers, used_at_ns: entry.used_at_ns });
+        }
+        for step in steps.values_mut() {
+            if let Some(latest) = step.layers.last().and_then(|top| used.get(top)) {
+                step.used_at_ns = *latest;
+            }
+        }
+        steps
+    }
+
     /// Forgets what builds have kept. The keys that went, and the bytes that are free again.
     pub async fn prune_builds(&self, which: PruneBuilds) -> Result<(Vec<String>, u64), Error> {
         let dir = self.build_caches();
         let mut mounted = blocking(move || caches::list(&dir)).await?;
         let mut usage = self.build_cache_usage().await?;
-        usage.sort_by_key(|u| std::cmp::Reverse(u.used_at_ns));
+        let steps = self.steps_below();
+        let below = |id: &str| steps.get(id).map(|s| s.layers.as_slice()).unwrap_or_default();
+        usage.sort_by_key(|u| {
+            let used = steps.get(&u.id).map_or(u.used_at_ns, |s| s.used_at_ns);
+            (std::cmp::Reverse(used), below(&u.id).len())
+        });
         let mut room = which.keep_bytes;
         let mut gone = Vec::new();
+        let mut lost = BTreeSet::new();
         for u in usage {
-            if !which.is_for(&u) || u.in_use || (room > 0 && u.size <= room) {
+            let fits = room > 0 && u.size <= room && !below(&u.id).iter().any(|l| lost.contains(l));
+            if !which.is_for(&u) || u.in_use || fits {
                 room = room.saturating_sub(u.size);
             } else {
+                lost.extend(below(&u.id).last());
                 gone.push(u.id);
             }
         }
