@@ -46,6 +46,18 @@ pub fn plain(name: &str, hosts: u32) -> Result<Lab> {
     Lab::up(LabOptions { name: unique(name), hosts, skep, init })
 }
 
+/// A host whose daemon has its data on a disk of a size as mount(8) takes it; and where.
+pub fn on_small_disk(name: &str, size: &str) -> Result<(Lab, PathBuf)> {
+    let lab = plain(name, 1)?;
+    let host = lab.host(1);
+    host.stop_daemon("-TERM")?;
+    let data = host.dir.join("data");
+    let options = format!("size={size},mode=711");
+    host.exec(&["mount", "-t", "tmpfs", "-o", &options, "skep-lab", path(&data)])?;
+    host.start_daemon()?;
+    Ok((lab, data))
+}
+
 /// A host without a daemon, for one with settings of its own.
 pub fn bare(name: &str) -> Result<Lab> {
     let (skep, init) = binaries()?;

@@ -31,12 +31,8 @@ impl Told {
 
 #[test]
 fn what_is_refused_leaves_nothing_and_room_makes_all_go_on() -> Result<()> {
-    let lab = skep_e2e::swarm::plain("fd", 1)?;
+    let (lab, data) = skep_e2e::swarm::on_small_disk("fd", "64m")?;
     let host = lab.host(1);
-    host.stop_daemon("-TERM")?;
-    let data = host.dir.join("data");
-    host.exec(&["mount", "-t", "tmpfs", "-o", "size=64m,mode=711", "skep-lab", path(&data)])?;
-    host.start_daemon()?;
     let archive = host.dir.join("busybox.tar");
     skep_e2e::busybox_image(&["sh", "cat", "sleep"], &archive)?;
     host.docker(&["import", path(&archive), "bb"])?;

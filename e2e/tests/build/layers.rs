@@ -216,12 +216,8 @@ fn a_build_that_is_killed_leaves_nothing_half_made() -> Result<()> {
 
 #[test]
 fn a_full_disk_leaves_no_half_image() -> Result<()> {
-    let lab = skep_e2e::swarm::plain("bf", 1)?;
+    let (lab, data) = skep_e2e::swarm::on_small_disk("bf", "64m")?;
     let host = lab.host(1);
-    host.stop_daemon("-TERM")?;
-    let data = host.dir.join("data");
-    host.exec(&["mount", "-t", "tmpfs", "-o", "size=64m,mode=711", "skep-lab", path(&data)])?;
-    host.start_daemon()?;
     let (archive, context) = (host.dir.join("busybox.tar"), host.dir.join("context"));
     skep_e2e::busybox_image(&["sh", "cat", "head", "test"], &archive)?;
     host.docker(&["import", path(&archive), "bb"])?;

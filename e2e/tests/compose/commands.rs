@@ -248,11 +248,7 @@ fn both_clients_do_the_same_with_a_project_that_runs() -> Result<()> {
             std::fs::remove_file(dir.join(file))?;
         }
     }
-    let pairs = all[0].iter().zip(&all[1]).filter(|(theirs, own)| theirs != own);
-    let differ: Vec<String> = pairs
-        .map(|(theirs, own)| format!("{}:\ndocker compose: {}\nskep compose: {}", own.0, theirs.1, own.1))
-        .collect();
-    ensure!(differ.is_empty(), "{}", differ.join("\n\n"));
+    super::alike(&all[0], &all[1])?;
     lab.down()
 }
 

@@ -197,10 +197,6 @@ fn services_are_stopped_restarted_shown_and_removed_alike() -> Result<()> {
         client.ok(host, &dir, &["down", "-v"])?;
         host.docker(&["volume", "prune", "-af"])?;
     }
-    let pairs = all[0].iter().zip(&all[1]).filter(|(theirs, own)| theirs != own);
-    let differ: Vec<String> = pairs
-        .map(|(theirs, own)| format!("{}:\ndocker compose: {}\nskep compose: {}", own.0, theirs.1, own.1))
-        .collect();
-    ensure!(differ.is_empty(), "{}", differ.join("\n\n"));
+    super::alike(&all[0], &all[1])?;
     lab.down()
 }

@@ -109,6 +109,17 @@ fn containers(host: &Host) -> Result<std::collections::BTreeMap<String, String>>
     Ok(out.lines().filter_map(|l| l.split_once(' ')).map(|(n, id)| (n.to_owned(), id.to_owned())).collect())
 }
 
+/// That both clients said the same, command by command: Docker's first.
+fn alike(theirs: &[(String, String)], own: &[(String, String)]) -> Result<()> {
+    ensure!(theirs.len() == own.len(), "{} commands and {}", theirs.len(), own.len());
+    let pairs = theirs.iter().zip(own).filter(|(theirs, own)| theirs != own);
+    let differ: Vec<String> = pairs
+        .map(|(theirs, own)| format!("{}:\ndocker compose: {}\nskep compose: {}", own.0, theirs.1, own.1))
+        .collect();
+    ensure!(differ.is_empty(), "{}", differ.join("\n\n"));
+    Ok(())
+}
+
 /// A field of a container by a template.
 fn field(host: &Host, container: &str, template: &str) -> Result<String> {
     Ok(host.docker(&["inspect", "-f", template, container])?.trim().to_owned())

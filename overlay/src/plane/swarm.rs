@@ -180,19 +180,25 @@ impl DataPlane {
 type Answering<A> = BTreeSet<(A, bool)>;
 
 fn datagrams(desired: &Desired) -> (Answering<Ipv4Addr>, Answering<Ipv6Addr>) {
-    let ports = || desired.ports.iter().filter(|p| p.protocol == "udp");
-    let four = ports().flat_map(|p| p.backends.iter().map(|b| b.addr).chain(p.leaving.iter().copied()));
-    let six =
-        ports().flat_map(|p| p.backends.iter().filter_map(|b| b.addr6).chain(p.leaving6.iter().copied()));
     let ingress = desired.networks.values().find(|n| n.ingress);
     let nodes = |keeps: fn(&Peer) -> bool| {
         let members = ingress.into_iter().flat_map(|n| &n.peers).filter(move |p| keeps(p));
         members.map(|p| p.node_id.as_str()).collect::<BTreeSet<_>>()
     };
     let (keep, keep6) = (nodes(|p| p.keeps_client_address), nodes(|p| p.keeps_client_address6));
-    let by_mesh = |a| ingress.is_some_and(|n| is_in(&n.blocks, &keep, a));
-    let by_mesh6 = |a| ingress.is_some_and(|n| is_in(&n.blocks6, &keep6, a));
-    (four.map(|a| (a, by_mesh(a))).collect(), six.map(|a| (a, by_mesh6(a))).collect())
+    let (mut four, mut six) = (BTreeSet::new(), BTreeSet::new());
+    for port in desired.ports.iter().filter(|p| p.protocol == "udp") {
+        for b in &port.backends {
+            four.insert((b.addr, keep.contains(b.node_id.as_str())));
+            six.extend(b.addr6.map(|addr| (addr, keep6.contains(b.node_id.as_str()))));
+        }
+        // Of those that leave only the address is told.
+        let by_mesh = |a| ingress.is_some_and(|n| is_in(&n.blocks, &keep, a));
+        four.extend(port.leaving.iter().map(|a| (*a, by_mesh(*a))));
+        let by_mesh = |a| ingress.is_some_and(|n| is_in(&n.blocks6, &keep6, a));
+        six.extend(port.leaving6.iter().map(|a| (*a, by_mesh(*a))));
+    }
+    (four, six)
 }
 
 /// Whether an address is in a block of one of these nodes.

@@ -293,8 +293,11 @@ async fn act_on(
         create::all(s, project, one, one, &Options::default()).await?;
         start::all(s, project, one).await?;
         s.report.note(&format!("service {name:?} successfully built"));
-        if how.prune {
-            prune(s, project).await?;
+        // What is left over is no reason to build the same again.
+        if how.prune
+            && let Err(e) = prune(s, project).await
+        {
+            s.report.note(&format!("images of earlier builds are left: {e:#}"));
         }
         // What is built has all that would be copied.
         return Ok(());
