@@ -12,8 +12,10 @@ mod failover;
 mod hosts;
 mod http;
 mod idle;
+mod large_image;
 mod peers;
 mod pull;
+mod push;
 mod registry;
 mod restart;
 mod service;
@@ -56,6 +58,8 @@ enum Bench {
     Engine,
     /// An image of 300 MB from a registry, against Docker and podman.
     Pull,
+    /// An image of 300 MB to a registry, against Docker and podman.
+    Push,
     /// Builds of ten steps, of two branches and of a context of 50,000 files, against Docker's own builder.
     Build,
     /// 300 MB to `skep registry` and back, against Debian's docker-registry.
@@ -137,6 +141,7 @@ pub fn run(args: BenchArgs) -> Result<()> {
             Bench::Container => container::run(&setup),
             Bench::Engine => engine::run(&setup),
             Bench::Pull => pull::run(&setup),
+            Bench::Push => push::run(&setup),
             Bench::Build => build::run(&setup),
             Bench::Registry => registry::run(&setup),
             Bench::Service => service::run(&setup),
