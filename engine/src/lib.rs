@@ -42,7 +42,7 @@ mod userns;
 mod volume;
 mod xattr;
 
-pub use build::{BuildEvent, BuildRequest, CacheUsage, CredentialsOf, PruneBuilds};
+pub use build::{BuildEvent, BuildRequest, CacheLimits, CacheUsage, CredentialsOf, PruneBuilds};
 pub use cdi::{CDI_SPEC_DIRS, Registry as CdiRegistry};
 pub use config::*;
 pub use container::{

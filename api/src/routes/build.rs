@@ -14,7 +14,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use skep_engine::{
-    BuildEvent, BuildRequest, ContainerConfig, Error, PruneBuilds, Reference, ResourceLimits, extra_host,
+    BuildEvent, BuildRequest, CacheLimits, ContainerConfig, Error, PruneBuilds, Reference, ResourceLimits,
+    extra_host,
 };
 use skep_registry::Credentials;
 use tokio::sync::mpsc;
@@ -323,7 +324,13 @@ async fn prune(State(s): State<ApiState>, Query(q): Query<Vec<(String, String)>>
     let until = until.collect::<ApiResult<Vec<_>>>()?.into_iter().min();
     // `all` takes what BuildKit keeps for itself besides, of which there is nothing here.
     let _ = a.flag("all");
-    let keep = [a.number::<u64>("keep-storage")?, a.number("reserved-space")?, a.number("max-used-space")?];
+    let (kept, reserved) = (a.number("keep-storage")?, a.number("reserved-space")?);
+    let limits = CacheLimits {
+        // The name of API versions before 1.48.
+        reserved: reserved.or(kept),
+        max_used: a.number("max-used-space")?,
+        min_free: a.number("min-free-space")?,
+    };
     a.refuse_rest()?;
     // `system prune` asks with its own filters; nothing of a build's has labels.
     if filters.has("label") {
@@ -338,7 +345,7 @@ async fn prune(State(s): State<ApiState>, Query(q): Query<Vec<(String, String)>>
         shared: said("shared").or_else(|| said("private").map(|p| !p)),
         in_use: said("inuse"),
         until_ns: until,
-        keep_bytes: keep.into_iter().flatten().max().unwrap_or(0),
+        limits,
     };
     let (gone, bytes) = s.engine().prune_builds(which).await?;
     let gone = if gone.is_empty() { Value::Null } else { json!(gone) };

@@ -59,9 +59,15 @@ pub struct BuilderPruneArgs {
     /// Do not prompt for confirmation
     #[arg(short, long)]
     force: bool,
-    /// Amount of disk space to keep for cache
+    /// Amount of disk space always allowed to keep for cache
+    #[arg(long, visible_alias = "keep-storage", value_name = "bytes")]
+    reserved_space: Option<String>,
+    /// Maximum amount of disk space allowed to keep for cache
     #[arg(long, value_name = "bytes")]
-    keep_storage: Option<String>,
+    max_used_space: Option<String>,
+    /// Target amount of free disk space after pruning
+    #[arg(long, value_name = "bytes")]
+    min_free_space: Option<String>,
 }
 
 const COLUMNS: &[Column] = &[
@@ -222,9 +228,14 @@ pub async fn prune_builds(api: &Api, args: &BuilderPruneArgs) -> Result<()> {
         return Ok(());
     }
     let mut query = Query::new().flag("all", args.all).filters(&args.filter)?;
-    if let Some(size) = &args.keep_storage {
-        let Some(bytes) = skep_engine::parse_size(size) else { bail!("invalid size: '{size}'") };
-        query = query.with("keep-storage", bytes.to_string());
+    for (name, size) in [
+        ("reserved-space", &args.reserved_space),
+        ("max-used-space", &args.max_used_space),
+        ("min-free-space", &args.min_free_space),
+    ] {
+        let Some(size) = size else { continue };
+        let Some(bytes) = skep_engine::parse_size(size) else { bail!("invalid size of --{name}: '{size}'") };
+        query = query.with(name, bytes.to_string());
     }
     let pruned = api.post("/build/prune", &query, None).await?;
     prune::told("Deleted build cache objects:", &pruned["CachesDeleted"], &pruned)

@@ -1,4 +1,4 @@
-//! How much of the cache stays by `builder prune --keep-storage`, and which part of it.
+//! How much of the cache stays by the limits of `builder prune`, and which part of it.
 
 use std::fs;
 
@@ -72,5 +72,63 @@ fn a_step_stays_with_those_that_it_was_made_on() -> Result<()> {
     ensure!(build(&(makes("c", 2_000_000) + &makes("d", 1_000_000)))? == 0);
     let said = host.docker(&["builder", "prune", "-af", "--keep-storage", "1500k"])?;
     ensure!(said.contains("Total reclaimed space: 3MB"), "{said}");
+    lab.down()
+}
+
+#[test]
+fn limits_are_of_what_stays_at_most_and_at_least_and_of_what_is_free() -> Result<()> {
+    let (lab, context) = builder("bkeeplim")?;
+    let host = lab.host(1);
+    // Three layers of a megabyte, of which one is an image's too.
+    let build = |name: &str, tag: &[&str]| -> Result<usize> {
+        fs::write(context.join(name), vec![name.as_bytes()[0]; MEGABYTE])?;
+        fs::write(context.join("Dockerfile"), format!("FROM bb\nCOPY {name} /{name}\n"))?;
+        let (ok, said) = run(docker_build(host, tag, &context))?;
+        ensure!(ok, "{said}");
+        Ok(cached(&said))
+    };
+    // What was asked for, and how many of two go; the one of an image takes no room.
+    const NEVER: u64 = 1 << 60;
+    for (limits, gone) in [
+        (&[("max-used-space", 2_500_000)][..], 0),
+        (&[("max-used-space", 1_500_000)], 1),
+        (&[("reserved-space", 1_500_000)], 1),
+        (&[("max-used-space", 1), ("reserved-space", 1_500_000)], 1),
+        (&[("max-used-space", 1)], 2),
+        (&[("min-free-space", 1)], 0),
+        (&[("min-free-space", 1), ("max-used-space", 1_500_000)], 1),
+        (&[("min-free-space", NEVER)], 2),
+        (&[("min-free-space", NEVER), ("reserved-space", 1_500_000)], 1),
+    ] {
+        for by_api in [false, true] {
+            build("a", &["-t", "named"])?;
+            build("b", &[])?;
+            build("c", &[])?;
+            host.docker(&["image", "prune", "-f"])?;
+            if by_api {
+                let query: String = limits.iter().map(|(name, bytes)| format!("&{name}={bytes}")).collect();
+                let answer = host.request("POST", &format!("/build/prune?all=1{query}"), "")?;
+                let said: serde_json::Value = serde_json::from_str(&answer.body)?;
+                let freed = said["SpaceReclaimed"].as_u64().unwrap_or_default();
+                ensure!(answer.status == 200 && freed / 1_000_000 == gone, "{limits:?}: {}", answer.body);
+            } else {
+                let flags = limits.iter().map(|(name, bytes)| format!("--{name}={bytes}"));
+                let said = host.skep_command().args(["builder", "prune", "-af"]).args(flags).output()?.stdout;
+                let said = String::from_utf8_lossy(&said).into_owned();
+                let freed = if gone == 0 { "0B".to_owned() } else { format!("{gone}MB") };
+                ensure!(said.contains(&format!("reclaimed space: {freed}\n")), "{limits:?}: {said}");
+            }
+            let left = build("c", &[])?;
+            ensure!(left == usize::from(gone < 2), "{limits:?}: what was used last stays");
+        }
+    }
+    for (flag, value) in [("--max-used-space", "much"), ("--min-free-space", "-1")] {
+        let mut command = host.skep_command();
+        command.args(["builder", "prune", "-f", &format!("{flag}={value}")]);
+        let (ok, said) = run(command)?;
+        ensure!(!ok && said.contains(value) && said.contains(flag), "{said}");
+    }
+    let answer = host.request("POST", "/build/prune?min-free-space=-1", "")?;
+    ensure!(answer.status == 400 && answer.body.contains("min-free-space"), "{}", answer.body);
     lab.down()
 }

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use nix::sys::statvfs::statvfs;
 use serde::{Deserialize, Serialize};
 
 use super::caches;
@@ -66,11 +67,22 @@ pub struct PruneBuilds {
     pub shared: Option<bool>,
     /// Only what is used, or what is not.
     pub in_use: Option<bool>,
-
     /// Only what was used last before this; nanoseconds since the Unix epoch.
     pub until_ns: Option<i64>,
-    /// What was used last stays, with what it was made on, up to so many bytes.
-    pub keep_bytes: u64,
+    /// How much of it stays: what was used last, with what it was made on.
+    pub limits: CacheLimits,
+}
+
+/// How many bytes of the cache a prune leaves; none of them is given = nothing stays. What images have too takes no room.
+/// <https://docs.docker.com/build/cache/garbage-collection/>
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CacheLimits {
+    /// So many stay in any case.
+    pub reserved: Option<u64>,
+    /// No more stay than this.
+    pub max_used: Option<u64>,
+    /// So many bytes of the disk are to be free afterwards, and no more goes for it than has to.
+    pub min_free: Option<u64>,
 }
 
 /// What a step was made on, without which it is of no use to a build.
@@ -145,6 +157,18 @@ impl BuildCache {
             Ok(change) => self.metadata.later(change),
             Err(e) => tracing::warn!(error = %e, "a step of a build is not kept for the next"),
         }
+    }
+}
+
+impl CacheLimits {
+    /// Bytes that may stay of those that are `taken`, where so many of the disk are `free`; none = nothing stays.
+    fn room(&self, taken: u64, free: u64) -> Option<u64> {
+        let kept = self.min_free.map(|wanted| taken.saturating_sub(wanted.saturating_sub(free)));
+        let most = match (self.max_used, kept) {
+            (Some(most), Some(kept)) => Some(most.min(kept)),
+            (most, kept) => most.or(kept),
+        };
+        most.max(self.reserved).filter(|bytes| *bytes > 0)
     }
 }
 
@@ -232,6 +256,17 @@ impl Engine {
         steps
     }
 
+    /// Bytes that are free on the disk of the data root.
+    async fn free_bytes(&self) -> Result<u64, Error> {
+        let root = self.root().path().to_path_buf();
+        blocking(move || {
+            let disk =
+                statvfs(&root).map_err(|e| Error::io("look how much is free below", &root)(e.into()))?;
+            Ok(disk.blocks_free() * disk.fragment_size())
+        })
+        .await
+    }
+
     /// Forgets what builds have kept. The keys that went, and the bytes that are free again.
     pub async fn prune_builds(&self, which: PruneBuilds) -> Result<(Vec<String>, u64), Error> {
         let dir = self.build_caches();
@@ -243,13 +278,29 @@ impl Engine {
             let used = steps.get(&u.id).map_or(u.used_at_ns, |s| s.used_at_ns);
             (std::cmp::Reverse(used), below(&u.id).len())
         });
-        let mut room = which.keep_bytes;
+        let (mut counted, mut taken) = (BTreeSet::new(), 0);
+        // Steps that made the same layer have it once.
+        let sizes: Vec<u64> = usage
+            .iter()
+            .map(|u| {
+                let again = below(&u.id).last().is_some_and(|layer| !counted.insert(layer));
+                let size = if u.shared || again { 0 } else { u.size };
+                taken += size;
+                size
+            })
+            .collect();
+        let free = match which.limits.min_free {
+            Some(_) => self.free_bytes().await?,
+            None => 0,
+        };
+        let mut room = which.limits.room(taken, free);
         let mut gone = Vec::new();
         let mut lost = BTreeSet::new();
-        for u in usage {
-            let fits = room > 0 && u.size <= room && !below(&u.id).iter().any(|l| lost.contains(l));
+        for (u, size) in usage.into_iter().zip(sizes) {
+            let left = room.and_then(|room| room.checked_sub(size));
+            let fits = left.is_some() && !below(&u.id).iter().any(|l| lost.contains(l));
             if !which.is_for(&u) || u.in_use || fits {
-                room = room.saturating_sub(u.size);
+                room = room.map(|room| room.saturating_sub(size));
             } else {
                 lost.extend(below(&u.id).last());
                 gone.push(u.id);
@@ -272,5 +323,32 @@ impl Engine {
         bytes += blocking(move || caches::prune(&caches, &mounted, &trash)).await?;
         self.event_sender().pruned("builder", bytes);
         Ok((gone, bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_leave_room() {
+        // Of 100 bytes, with 50 free: as BuildKit's `calculateKeepBytes`.
+        for (reserved, max_used, min_free, room) in [
+            (None, None, None, None),
+            (Some(0), Some(0), None, None),
+            (Some(30), None, None, Some(30)),
+            (None, Some(30), None, Some(30)),
+            (Some(40), Some(30), None, Some(40)),
+            (None, None, Some(40), Some(100)),
+            (None, None, Some(70), Some(80)),
+            (None, None, Some(1000), None),
+            (None, Some(30), Some(70), Some(30)),
+            (None, Some(90), Some(70), Some(80)),
+            (Some(85), Some(90), Some(70), Some(85)),
+            (Some(85), None, Some(1000), Some(85)),
+        ] {
+            let limits = CacheLimits { reserved, max_used, min_free };
+            assert_eq!(limits.room(100, 50), room, "{limits:?}");
+        }
     }
 }

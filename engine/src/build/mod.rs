@@ -32,7 +32,7 @@ use std::sync::Arc;
 use skep_registry::{Credentials, Platform};
 use tokio::io::AsyncRead;
 
-pub use cache::{BuildCache, CacheUsage, PruneBuilds};
+pub use cache::{BuildCache, CacheLimits, CacheUsage, PruneBuilds};
 pub use output::BuildEvent;
 pub(crate) use settings::apply as apply_setting;
 
