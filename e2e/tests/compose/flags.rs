@@ -53,6 +53,50 @@ fn names_are_those_of_old_in_compatibility_mode() -> Result<()> {
 }
 
 #[test]
+fn logs_are_coloured_where_that_is_asked_for() -> Result<()> {
+    let (lab, dir) = lab("ccolour")?;
+    let host = lab.host(1);
+    write(&dir, &[("compose.yaml", "services:\n  one: {image: bb, command: echo said}\n")])?;
+    skep(host, &dir, &["-p", "col", "up", "-d"])?;
+    host.docker(&["wait", "col-one-1"])?;
+    for client in [Client::Docker, Client::Skep] {
+        for (before, after, coloured) in [
+            (&["--ansi", "always"][..], &[][..], true),
+            (&["--ansi", "always"], &["--no-color"], false),
+            (&["--ansi", "never"], &[], false),
+            // No terminal.
+            (&[], &[], false),
+        ] {
+            let said = client.ok(host, &dir, &[&["-p", "col"], before, &["logs"], after].concat())?;
+            ensure!(
+                said.contains("said") && said.contains("\x1b[") == coloured,
+                "{client:?} {before:?}: {said:?}"
+            );
+        }
+    }
+    // Said by a variable, of the environment or of the project; the flag has the last word.
+    let mut command = Client::Skep.command(host, &dir)?;
+    let out = command.env("COMPOSE_ANSI", "always").args(["-p", "col", "logs"]).output()?;
+    ensure!(String::from_utf8_lossy(&out.stdout).contains("\x1b["), "{out:?}");
+    write(&dir, &[(".env", "COMPOSE_ANSI=always\nCOMPOSE_PROGRESS=json\nCOMPOSE_IGNORE_ORPHANS=true\n")])?;
+    ensure!(skep(host, &dir, &["-p", "col", "logs"])?.contains("\x1b["));
+    ensure!(!skep(host, &dir, &["-p", "col", "--ansi", "never", "logs"])?.contains("\x1b["));
+    write(&dir, &[("compose.yaml", "services:\n  two: {image: bb, command: echo said}\n")])?;
+    let (code, _, err) = Client::Skep.run(host, &dir, &["-p", "col", "up", "-d"])?;
+    ensure!(code == 0 && err.lines().all(|line| line.starts_with('{')), "{err}");
+    ensure!(!err.contains("orphan"), "{err}");
+    let (_, _, err) = Client::Skep.run(host, &dir, &["-p", "col", "--progress", "plain", "up", "-d"])?;
+    ensure!(!err.contains('{'), "{err}");
+    write(&dir, &[(".env", "COMPOSE_ANSI=green\nCOMPOSE_MENU=perhaps\n")])?;
+    let (code, _, err) = Client::Skep.run(host, &dir, &["-p", "col", "logs"])?;
+    ensure!(code != 0 && err.contains("COMPOSE_ANSI") && err.contains("green"), "{err}");
+    let (code, _, err) = Client::Skep.run(host, &dir, &["-p", "col", "--ansi", "auto", "up"])?;
+    ensure!(code != 0 && err.contains("COMPOSE_MENU") && err.contains("perhaps"), "{err}");
+    skep(host, &dir, &["-p", "col", "--ansi", "auto", "down", "--remove-orphans"])?;
+    lab.down()
+}
+
+#[test]
 fn no_more_is_built_at_once_than_was_asked_for() -> Result<()> {
     let (lab, dir) = lab("cparallel")?;
     let host = lab.host(1);
@@ -68,6 +112,15 @@ fn no_more_is_built_at_once_than_was_asked_for() -> Result<()> {
     ensure!(out.status.success(), "{out:?}");
     let images = host.docker(&["images", "-q", "--filter", "reference=par-*"])?;
     ensure!(images.lines().count() == 3, "{images}");
+    // Or a variable of the project's.
+    write(&dir, &[(".env", "COMPOSE_PARALLEL_LIMIT=1\n")])?;
+    skep(host, &dir, &["-p", "par", "build", "--no-cache"])?;
+    write(&dir, &[(".env", "COMPOSE_PARALLEL_LIMIT=few\n")])?;
+    for client in [Client::Docker, Client::Skep] {
+        let (code, _, err) = client.run(host, &dir, &["-p", "par", "build"])?;
+        let words = "COMPOSE_PARALLEL_LIMIT must be an integer (found: \"few\")";
+        ensure!(code != 0 && err.contains(words), "{client:?}: {err}");
+    }
     let (code, _, err) = Client::Skep.run(host, &dir, &["--parallel", "many", "build"])?;
     ensure!(code != 0 && err.contains("--parallel") && err.contains("many"), "{err}");
     lab.down()

@@ -104,7 +104,7 @@ async fn orphans(s: &Session<'_>, project: &Project, all: &[Found], remove: bool
             remove_container(s, container, None).await?;
         }
     } else if !orphans.is_empty()
-        && !std::env::var("COMPOSE_IGNORE_ORPHANS").is_ok_and(|v| v == "1" || v == "true")
+        && !project.variables.get("COMPOSE_IGNORE_ORPHANS").is_some_and(|v| v == "1" || v == "true")
     {
         let names: Vec<&str> = orphans.iter().map(|c| c.name.as_str()).collect();
         s.report.note(&format!(

@@ -52,7 +52,7 @@ mod volumes;
 mod wait;
 mod watch;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -61,30 +61,26 @@ use progress::Report;
 use project::FileFlags;
 use rehearsal::Rehearsal;
 
+/// What `--ansi` may be.
+const ANSI: [&str; 3] = ["never", "always", "auto"];
+
 /// Flags before the command, and the command.
 #[derive(Args)]
 pub struct ComposeArgs {
     #[command(flatten)]
     files: FileFlags,
     /// Control when to print ANSI control characters ("never"|"always"|"auto")
-    #[arg(long, value_name = "string", default_value = "auto", value_parser = ["never", "always", "auto"])]
-    ansi: String,
+    #[arg(long, value_name = "string", value_parser = ANSI)]
+    ansi: Option<String>,
     /// Execute command in dry run mode: tell what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
     /// Control max parallelism of builds and pulls, -1 for unlimited
-    #[arg(
-        long,
-        value_name = "int",
-        env = "COMPOSE_PARALLEL_LIMIT",
-        hide_env = true,
-        default_value_t = -1,
-        allow_negative_numbers = true
-    )]
-    parallel: i32,
+    #[arg(long, value_name = "int", allow_negative_numbers = true)]
+    parallel: Option<i32>,
     /// Set type of progress output (auto, tty, plain, json, quiet)
-    #[arg(long, value_name = "string", env = "COMPOSE_PROGRESS", hide_env = true, default_value = "auto")]
-    progress: String,
+    #[arg(long, value_name = "string")]
+    progress: Option<String>,
     #[command(subcommand)]
     command: Command,
 }
@@ -186,15 +182,45 @@ impl Session<'_> {
     }
 }
 
+/// What holds for every command: by its flag, else by a variable of the environment or of the env files.
+struct Given {
+    ansi: String,
+    parallel: i32,
+    progress: String,
+}
+
+impl Given {
+    fn read(args: &ComposeArgs) -> Result<Self> {
+        let variables = args.files.known();
+        // A variable that is set to nothing says nothing.
+        let variable = |name: &str| variables.get(name).filter(|value| !value.is_empty()).cloned();
+        let ansi = args.ansi.clone().or_else(|| variable("COMPOSE_ANSI")).unwrap_or("auto".into());
+        if !ANSI.contains(&ansi.as_str()) {
+            bail!("unsupported COMPOSE_ANSI value {ansi:?}: want {}", ANSI.join(", "));
+        }
+        let parallel = match (args.parallel, variable("COMPOSE_PARALLEL_LIMIT")) {
+            (Some(flag), _) => flag,
+            (None, None) => -1,
+            (None, Some(text)) => match text.parse() {
+                Ok(number) => number,
+                Err(_) => bail!("COMPOSE_PARALLEL_LIMIT must be an integer (found: {text:?})"),
+            },
+        };
+        let progress = args.progress.clone().or_else(|| variable("COMPOSE_PROGRESS"));
+        Ok(Self { ansi, parallel, progress: progress.unwrap_or("auto".into()) })
+    }
+}
+
 /// Runs a command; its exit code.
 pub async fn run(api: &Api, args: ComposeArgs) -> Result<u8> {
-    let report = Report::new(&args.progress, &args.ansi, args.dry_run)?;
+    let given = Given::read(&args)?;
+    let report = Report::new(&given.progress, &given.ansi, args.dry_run)?;
     let rehearsal = args.dry_run.then(Rehearsal::default);
     let rehearsed = rehearsal.as_ref().map(|r| api.instead(r.clone()));
     let api = rehearsed.as_ref().unwrap_or(api);
     // As with Docker, nought and less are no limit.
-    let places = usize::try_from(args.parallel).ok().filter(|n| *n > 0).map(Semaphore::new);
-    let session = Session { api, files: &args.files, report, rehearsal, places, ansi: &args.ansi };
+    let places = usize::try_from(given.parallel).ok().filter(|n| *n > 0).map(Semaphore::new);
+    let session = Session { api, files: &args.files, report, rehearsal, places, ansi: &given.ansi };
     let s = &session;
     match args.command {
         Command::Up(flags) => return up::run(s, *flags).await,

@@ -88,8 +88,6 @@ impl Stage {
 impl Report {
     /// As `--progress` and `--ansi` say; `dry` = nothing is done.
     pub fn new(progress: &str, ansi: &str, dry: bool) -> Result<Self> {
-        // A variable that is set to nothing says nothing.
-        let progress = if progress.is_empty() { "auto" } else { progress };
         let mode = match (progress, ansi) {
             ("auto", "never") => Mode::Plain,
             ("auto", _) if std::io::stderr().is_terminal() => Mode::Terminal,

@@ -102,28 +102,57 @@ pub struct Subject {
 #[error("no configuration file provided: not found")]
 struct NoFile;
 
+/// Where a project is.
+struct Located {
+    /// Where we are.
+    cwd: PathBuf,
+    /// Where its relative paths begin.
+    dir: PathBuf,
+    files: Vec<String>,
+    /// Those of the environment, and beneath them those of the env files.
+    variables: Variables,
+}
+
+/// The variables of the environment. One that is not text cannot stand in a file either.
+fn environment() -> Variables {
+    let text = |(k, v): (OsString, OsString)| Some((k.into_string().ok()?, v.into_string().ok()?));
+    std::env::vars_os().filter_map(text).collect()
+}
+
 impl FileFlags {
     /// Loads the project. `services` are wanted whatever their profiles.
     pub fn load(&self, services: &[String]) -> Result<Project> {
         self.load_as(services, Reading::default())
     }
 
-    /// The same, not read to the end.
-    pub fn load_as(&self, services: &[String], reading: Reading) -> Result<Project> {
+    /// Variables that are known before a project is: where one has no files, or wrong ones, those of the environment. Whoever
+    /// loads it says what is wrong. An env file that can be read once only (a pipe) is left to the loading.
+    pub fn known(&self) -> Variables {
+        let outer = environment();
+        match self.env_file.iter().all(|file| Path::new(file).is_file()) {
+            true => self.locate(&outer).map_or(outer, |found| found.variables),
+            false => outer,
+        }
+    }
+
+    fn locate(&self, outer: &Variables) -> Result<Located> {
         let cwd = std::env::current_dir().context("find the current directory")?;
-        // A variable that is not text cannot stand in a file either.
-        let text = |(k, v): (OsString, OsString)| Some((k.into_string().ok()?, v.into_string().ok()?));
-        let outer: Variables = std::env::vars_os().filter_map(text).collect();
         let given = self.project_directory.as_ref().map(|d| cwd.join(d));
         let beside = |file: &String| compose::directory(file);
         let first = given.clone().or(self.file.first().map(beside)).unwrap_or_else(|| cwd.clone());
-        let mut variables = self.variables(&first, &outer)?;
+        let mut variables = self.variables(&first, outer)?;
         let files = self.files(given.as_deref().unwrap_or(&cwd), &variables)?;
         let dir = given.unwrap_or_else(|| beside(&files[0]));
         let dir = PathBuf::from(super::super::copy::clean(&dir.to_string_lossy()));
         if dir != first && self.env_file.is_empty() {
-            variables = self.variables(&dir, &outer)?;
+            variables = self.variables(&dir, outer)?;
         }
+        Ok(Located { cwd, dir, files, variables })
+    }
+
+    /// The same, not read to the end.
+    pub fn load_as(&self, services: &[String], reading: Reading) -> Result<Project> {
+        let Located { cwd, dir, files, mut variables } = self.locate(&environment())?;
         let name = self.name(&dir, &files, &variables)?;
         variables.insert("COMPOSE_PROJECT_NAME".into(), name.clone());
         let mut profiles = match reading.everything {

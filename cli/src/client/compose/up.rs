@@ -91,7 +91,7 @@ pub struct UpFlags {
     #[arg(long)]
     no_color: bool,
     /// Enable interactive shortcuts when running attached (w: watch, d: detach); by default on a terminal
-    #[arg(long, env = "COMPOSE_MENU", hide_env = true, value_name = "bool", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = yes_or_no)]
+    #[arg(long, value_name = "bool", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = yes_or_no)]
     menu: Option<bool>,
     /// Don't start linked services
     #[arg(long)]
@@ -217,6 +217,13 @@ pub async fn run(s: &Session<'_>, flags: UpFlags) -> Result<u8> {
     if let Some(name) = &flags.exit_code_from {
         project.service(name)?;
     }
+    let menu = match (flags.menu, project.variables.get("COMPOSE_MENU")) {
+        (Some(flag), _) => flag,
+        (None, Some(text)) => {
+            yes_or_no(text).map_err(|why| anyhow::anyhow!("invalid value {text:?} of COMPOSE_MENU: {why}"))?
+        }
+        (None, None) => true,
+    };
     let watched = if flags.watch {
         Some(Watched::begin(&project, &services, Rebuild { quiet: flags.quiet_build, prune: false })?)
     } else {
@@ -263,7 +270,7 @@ pub async fn run(s: &Session<'_>, flags: UpFlags) -> Result<u8> {
         },
         code_from: flags.exit_code_from.clone(),
         watched,
-        menu: std::io::stdout().is_terminal() && flags.menu.unwrap_or(true),
+        menu: std::io::stdout().is_terminal() && menu,
         quiet_build: flags.quiet_build,
     };
     attached::run(s, &project, attach).await
