@@ -1,11 +1,12 @@
 //! A file by its URL, from a server that need be no registry.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::Stream;
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
+use hyper::header::{AUTHORIZATION, HeaderValue, LAST_MODIFIED};
 use hyper::{HeaderMap, Method};
 
 use crate::Error;
@@ -21,24 +22,35 @@ const SHOWN: usize = 4 << 10;
 #[derive(Debug)]
 pub struct Fetching {
     url: String,
+    last_modified: Option<SystemTime>,
     body: Incoming,
 }
 
 impl Registries {
-    /// Begins to fetch what an `http://` or `https://` URL names; redirects are followed.
+    /// Begins to fetch what an `http://` or `https://` URL names; redirects are followed, and to another server without
+    /// `authorization` (RFC 9110, 11.6.2).
     ///
     /// # Errors
     /// The server is not reached, or answers with a status of 400 and above.
-    pub async fn fetch(&self, url: &str) -> Result<Fetching, Error> {
+    pub async fn fetch(&self, url: &str, authorization: Option<&str>) -> Result<Fetching, Error> {
         if !["http://", "https://"].iter().any(|scheme| url.starts_with(scheme)) {
             return Err(Error::Invalid(format!(
                 "unsupported protocol scheme in {url:?}: want http:// or https://"
             )));
         }
-        let response = self.http().follow(false, &Method::GET, url, &HeaderMap::new()).await?;
+        let mut headers = HeaderMap::new();
+        if let Some(value) = authorization {
+            let value = HeaderValue::from_str(value);
+            let mut value = value.map_err(|_| Error::Invalid(format!("no authorization for {url}")))?;
+            value.set_sensitive(true);
+            headers.insert(AUTHORIZATION, value);
+        }
+        let response = self.http().follow(false, &Method::GET, url, &headers).await?;
         let status = response.status();
         if status.as_u16() < 400 {
-            return Ok(Fetching { url: url.to_owned(), body: response.into_body() });
+            let told = response.headers().get(LAST_MODIFIED).and_then(|value| value.to_str().ok());
+            let last_modified = told.and_then(|date| httpdate::parse_http_date(date).ok());
+            return Ok(Fetching { url: url.to_owned(), last_modified, body: response.into_body() });
         }
         let said = read(&Method::GET, url, response, SHOWN).await.unwrap_or_default();
         Err(Error::Fetch {
@@ -50,6 +62,11 @@ impl Registries {
 }
 
 impl Fetching {
+    /// When the file was last changed, where the server says so in a way that can be understood (RFC 9110, 8.8.2 and 5.6.7).
+    pub fn last_modified(&self) -> Option<SystemTime> {
+        self.last_modified
+    }
+
     /// Bytes in all, where the server says so.
     pub fn size(&self) -> Option<u64> {
         self.body.size_hint().exact()

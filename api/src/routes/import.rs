@@ -42,7 +42,7 @@ pub(super) async fn import(s: &ApiState, q: &[(String, String)], request: Reques
 async fn fetch(s: &ApiState, source: &str, asked: ImportRequest) -> ApiResult {
     let url = if source.contains("://") { source.to_owned() } else { format!("http://{source}") };
     let images = s.engine().images().clone();
-    let fetching = images.registries().fetch(&url).await.map_err(failed)?;
+    let fetching = images.registries().fetch(&url, None).await.map_err(failed)?;
     transfer::stream(|tell| async move {
         tell.say(Progress::Line { about: None, text: format!("Downloading from {url}") });
         let size = fetching.size().unwrap_or(0);

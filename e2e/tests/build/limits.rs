@@ -1,9 +1,11 @@
 //! Limits of `RUN`, as its own processes see them.
 
 use std::fs;
+use std::process::Stdio;
 
 use anyhow::{Result, ensure};
-use skep_e2e::swarm::path;
+use skep_e2e::eventually;
+use skep_e2e::swarm::{LONG, path};
 
 use crate::{builder, docker_build, run};
 
@@ -15,10 +17,12 @@ set -e
 cd /sys/fs/cgroup
 if test -e memory.max; then
   echo "memory $(cat memory.max)"
+  echo "swap $(cat memory.swap.max)"
   echo "cpu $(cat cpu.max)"
   echo "weight $(cat cpu.weight)"
 else
   echo "memory $(cat memory/memory.limit_in_bytes)"
+  echo "both $(cat memory/memory.memsw.limit_in_bytes)"
   echo "cpu $(cat cpu/cpu.cfs_quota_us) $(cat cpu/cpu.cfs_period_us)"
   echo "shares $(cat cpu/cpu.shares)"
 fi
@@ -37,6 +41,7 @@ fn steps_have_the_limits_that_were_asked_for() -> Result<()> {
     let flags = [
         "--no-cache",
         "--memory=64m",
+        "--memory-swap=96m",
         "--cpu-period=50000",
         "--cpu-quota=20000",
         "--cpu-shares=512",
@@ -62,6 +67,7 @@ fn steps_have_the_limits_that_were_asked_for() -> Result<()> {
         ] {
             ensure!(has(wanted), "{which:?}: no {wanted:?} in {said}");
         }
+        ensure!(has("swap 33554432") || has("both 100663296"), "{which:?}: {said}");
         ensure!(has("shares 512") || has("weight 20"), "{which:?}: {said}");
         let shm = said.lines().find_map(|l| l.strip_prefix("shm ")).unwrap_or_default();
         ensure!(shm.split(' ').nth(1) == Some("3072"), "{which:?}: {said}");
@@ -74,11 +80,50 @@ fn steps_have_the_limits_that_were_asked_for() -> Result<()> {
         ensure!(ok == fits && said.contains("No space left on device") != fits, "{size}: {said}");
     }
     // What is no limit is refused by its name.
-    for (flag, words) in [("--ulimit=nofile=60:50", "nofile"), ("--memory=1k", "memory")] {
+    for (flag, words) in [
+        ("--ulimit=nofile=60:50", "nofile"),
+        ("--memory=1k", "memory"),
+        ("--memory-swap=64m", "memory"),
+        ("--cgroup-parent=../x", "cgroup"),
+    ] {
         let mut command = host.skep_command();
         command.args(["build", "--no-cache", flag, path(&context)]);
         let (ok, said) = run(command)?;
         ensure!(!ok && said.to_lowercase().contains(words), "{flag}: {said}");
     }
+    lab.down()
+}
+
+#[test]
+fn steps_run_below_the_cgroup_that_was_asked_for() -> Result<()> {
+    let (lab, context) = builder("bgroup")?;
+    let host = lab.host(1);
+    fs::write(context.join("Dockerfile"), "FROM bb\nRUN sleep 1000\n")?;
+    let parent = format!("skep-builds-{}", std::process::id());
+    let docker = docker_build(host, &["--cgroup-parent", &parent], &context);
+    let mut skep = host.skep_command();
+    skep.args(["build", "--cgroup-parent", &parent]).arg(&context);
+    for mut command in [docker, skep] {
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut build = command.spawn()?;
+        let found = eventually("the step runs in its cgroup", LONG, || {
+            let id = host.docker(&["ps", "-q", "--no-trunc"])?;
+            let pid = host.docker(&["inspect", "-f", "{{.State.Pid}}", id.trim()])?;
+            let groups = host.exec(&["cat", &format!("/proc/{}/cgroup", pid.trim())])?;
+            let wanted = format!("/{parent}/{}", id.trim());
+            ensure!(groups.lines().any(|line| line.ends_with(&wanted)), "{groups}");
+            Ok(())
+        });
+        build.kill()?;
+        build.wait()?;
+        found?;
+        eventually("the step is gone", LONG, || {
+            let left = host.docker(&["ps", "-aq"])?;
+            ensure!(left.is_empty(), "{left}");
+            Ok(())
+        })?;
+    }
+    // The parent is whoever named it's; of either version of cgroups.
+    host.exec(&["find", "/sys/fs/cgroup", "-depth", "-name", &parent, "-exec", "rmdir", "{}", ";"])?;
     lab.down()
 }

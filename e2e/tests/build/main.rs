@@ -5,7 +5,9 @@ mod agents;
 mod cases;
 mod contexts;
 mod entitlements;
+mod errors;
 mod failed;
+mod fetched;
 mod image;
 mod kept;
 mod layers;
@@ -284,6 +286,12 @@ fn what_add_fetches_is_checked_and_kept_by_its_content() -> Result<()> {
     ensure!(cached(&changed) == 0, "{changed}");
     let (ok, said) = build(&format!("ADD --checksum={sum} http://127.0.0.1:8000/f.txt /x"))?;
     ensure!(!ok && said.contains("digest mismatch"), "{said}");
+    // Of "changed", by sha256sum(1).
+    let sum = host.exec(&["sha256sum", path(&served.join("f.txt"))])?;
+    let sum = sum.split(' ').next().unwrap_or_default();
+    let (ok, said) = build(&format!("ADD --checksum=sha256:{sum} http://127.0.0.1:8000/f.txt /x"))?;
+    ensure!(ok, "{said}");
+    ensure!(Image::read(host, "fetched", &[])?.file("/x")?.content == b"changed");
     let (ok, said) = build("ADD http://127.0.0.1:8000/none /x")?;
     ensure!(!ok && said.contains("404"), "{said}");
     let (ok, said) = build("ADD http://127.0.0.1:8000/ /x/")?;

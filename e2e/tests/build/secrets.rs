@@ -10,17 +10,23 @@ use crate::builder;
 
 const SECRET: &str = "s3cret-words-of-a-build";
 
-/// The files below a directory that have it.
-fn holding(dir: &Path, found: &mut Vec<String>) -> Result<()> {
+/// The files below a directory that have a secret.
+pub fn holding(dir: &Path, secret: &str) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    add_holding(dir, secret, &mut found)?;
+    Ok(found)
+}
+
+fn add_holding(dir: &Path, secret: &str, found: &mut Vec<String>) -> Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         let kind = entry.file_type()?;
         if kind.is_dir() {
-            holding(&entry.path(), found)?;
+            add_holding(&entry.path(), secret, found)?;
         } else if kind.is_file() {
             // Namespaces are files that nobody reads.
             let Ok(content) = fs::read(entry.path()) else { continue };
-            if content.windows(SECRET.len()).any(|w| w == SECRET.as_bytes()) {
+            if content.windows(secret.len()).any(|w| w == secret.as_bytes()) {
                 found.push(entry.path().display().to_string());
             }
         }
@@ -53,8 +59,7 @@ fn what_a_failed_step_leaves_knows_no_secret() -> Result<()> {
     ensure!(told.contains("WORD") && !told.contains(SECRET), "{told}");
     let archive = host.dir.join("told.tar");
     host.docker(&["save", "-o", path(&archive), "told"])?;
-    let mut found = Vec::new();
-    holding(&host.dir, &mut found)?;
+    let found = holding(&host.dir, SECRET)?;
     ensure!(found.is_empty(), "it is in {found:?}");
     ensure!(!said.contains(SECRET) && !failed.contains(SECRET), "{said}{failed}");
     lab.down()

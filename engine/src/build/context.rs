@@ -7,9 +7,10 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio::io::AsyncRead;
 
+use super::authorization::Secrets;
 use super::copy::{self, Item, Rules};
 use super::files::Files;
-use super::git::Repository;
+use super::git::{Access, Repository};
 use super::left_out::LeftOut;
 use super::{BuildRequest, fetch, left_out};
 use crate::container::evaluate;
@@ -84,6 +85,7 @@ impl Context {
     pub(super) async fn fetch(
         engine: &Engine,
         url: &str,
+        secrets: &Secrets,
         dockerfile: &str,
         keep_git: bool,
     ) -> Result<Self, Error> {
@@ -95,15 +97,16 @@ impl Context {
         })
         .await?;
         if let Some(repository) = Repository::named(url) {
-            let proxies = engine.images().registries().options().proxies.clone();
-            let found = repository.fetch(&dir.join("repository"), keep_git, None, None, &proxies).await?;
+            let proxies = &engine.images().registries().options().proxies.clone();
+            let access = Access { agent: None, proxies, secrets };
+            let found = repository.fetch(&dir.join("repository"), keep_git, None, access).await?;
             let to = files.clone();
             blocking(move || std::fs::rename(&found, &to).map_err(Error::io("move the context to", &to)))
                 .await?;
         } else if fetch::is_url(url) {
             let got = dir.join("fetched");
             let described = |e: Error| Error::Invalid(format!("failed to fetch the build context: {e}"));
-            fetch::download(engine, url, &got).await.map_err(described)?;
+            fetch::download(engine, url, secrets, &got).await.map_err(described)?;
             let (to, name) = (files.clone(), dockerfile.to_owned());
             blocking(move || {
                 make_dir(&to, 0o755)?;

@@ -7,6 +7,8 @@ use futures::StreamExt;
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
 
+use super::authorization::{self, Secrets};
+use super::shared::Shared;
 use crate::engine::Engine;
 use crate::error::{Error, blocking};
 
@@ -21,7 +23,7 @@ const UNNAMED: &str = "unnamed";
 /// Fetches into a directory; the file's name there, which is the last part of the URL's path. `named` says that it gets its
 /// name by its destination, so that the URL need have none.
 pub(super) async fn fetch(
-    engine: &Engine,
+    shared: &Shared,
     url: &str,
     checksum: Option<&str>,
     named: bool,
@@ -39,7 +41,7 @@ pub(super) async fn fetch(
         name => name,
     };
     let to = dir.join(name);
-    let digest = download(engine, url, &to).await?;
+    let digest = download(&shared.engine, url, &shared.request.secrets, &to).await?;
     if let Some(wanted) = checksum
         && wanted != digest
     {
@@ -64,10 +66,25 @@ fn failed(why: &str) -> Error {
     Error::Invalid(format!("ADD failed: {why}"))
 }
 
-/// Fetches into a new file, which is root's alone and as old as can be: whoever asks again gets the same. Its digest.
-pub(super) async fn download(engine: &Engine, url: &str, to: &Path) -> Result<String, Error> {
+/// Fetches into a new file, which is root's alone, and as old as the server says, else as old as can be: whoever asks again
+/// gets the same. Its digest.
+pub(super) async fn download(
+    engine: &Engine,
+    url: &str,
+    secrets: &Secrets,
+    to: &Path,
+) -> Result<String, Error> {
     let to = to.to_path_buf();
-    let fetching = engine.images().registries().fetch(url).await.map_err(|e| failed(&e.to_string()))?;
+    let authorization = authorization::of_url(secrets, url)?;
+    let fetching = engine.images().registries().fetch(url, authorization.as_deref()).await;
+    let fetching = fetching.map_err(|e| {
+        let hint = match e.status().map(|status| status.as_u16()) {
+            Some(401) => authorization::hint(url),
+            _ => String::new(),
+        };
+        failed(&format!("{e}{hint}"))
+    })?;
+    let time = fetching.last_modified().unwrap_or(SystemTime::UNIX_EPOCH);
     let mut file = tokio::fs::File::create(&to).await.map_err(Error::io("create", &to))?;
     let mut hash = Sha256::new();
     let mut bytes = Box::pin(fetching.into_stream());
@@ -80,7 +97,7 @@ pub(super) async fn download(engine: &Engine, url: &str, to: &Path) -> Result<St
     let digest = format!("sha256:{}", hex::encode(hash.finalize()));
     let file = file.into_std().await;
     blocking(move || {
-        file.set_modified(SystemTime::UNIX_EPOCH).map_err(Error::io("set the time of", &to))?;
+        file.set_modified(time).map_err(Error::io("set the time of", &to))?;
         std::os::unix::fs::fchown(&file, Some(0), Some(0)).map_err(Error::io("own", &to))?;
         file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))
             .map_err(Error::io("set the mode of", &to))

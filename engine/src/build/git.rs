@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use skep_registry::Proxies;
 use tokio::process::Command;
 
+use super::authorization::{self, Secrets};
 use super::credentials;
 use super::ssh::Forwarded;
 use crate::container::evaluate;
@@ -22,6 +23,9 @@ use crate::runtime::resolve::Root;
 
 /// Longest that one command of git may take.
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
+/// What is said of a server that redirects whoever has a secret for it.
+const REDIRECTED: &str =
+    " (it redirects, and no secret is taken along: name the repository by the URL it redirects to)";
 /// What of the daemon's environment git sees.
 const SEEN: [&str; 4] = ["PATH", "all_proxy", "ALL_PROXY", "SSL_CERT_FILE"];
 
@@ -61,8 +65,7 @@ impl Repository {
         work: &Path,
         keep_git: bool,
         checksum: Option<&str>,
-        agent: Option<&Forwarded>,
-        proxies: &Proxies,
+        access: Access<'_>,
     ) -> Result<PathBuf, Error> {
         let bad = |why: String| {
             let shown = credentials::hidden(&self.url);
@@ -73,7 +76,9 @@ impl Repository {
         if wanted.starts_with('-') || self.url.starts_with('-') {
             return Err(bad(format!("{wanted:?} is no reference")));
         }
-        let git = Git { work, agent, proxies: proxies.or_environment(), failed: &bad };
+        let settings = authorization::of_repository(access.secrets, &self.url)?;
+        let proxies = access.proxies.or_environment();
+        let git = Git { work, agent: access.agent, proxies, settings, failed: &bad };
         let to = work.to_path_buf();
         blocking(move || make_dir(&to, 0o755)).await?;
         git.run(&["init", "-q", "--template="]).await?;
@@ -145,12 +150,21 @@ fn tidy(dir: &Path, keep_git: bool, time: i64) -> std::io::Result<()> {
     Ok(())
 }
 
+/// As whom, and by which way, it is asked.
+pub(super) struct Access<'a> {
+    pub(super) agent: Option<&'a Forwarded>,
+    pub(super) proxies: &'a Proxies,
+    pub(super) secrets: &'a Secrets,
+}
+
 /// How git is run.
 struct Git<'a> {
     /// Where it works.
     work: &'a Path,
     agent: Option<&'a Forwarded>,
     proxies: Proxies,
+    /// Of its configuration.
+    settings: Vec<(String, String)>,
     failed: &'a (dyn Fn(String) -> Error + Sync),
 }
 
@@ -184,6 +198,11 @@ impl Git<'_> {
         command.env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_CONFIG_GLOBAL", "/dev/null");
         command.env("GIT_TERMINAL_PROMPT", "0").env("GIT_ALLOW_PROTOCOL", "git:http:https:ssh");
         command.env("GIT_SSH_COMMAND", "ssh -o BatchMode=yes -o StrictHostKeyChecking=accept-new");
+        // git-config(1), ENVIRONMENT
+        command.env("GIT_CONFIG_COUNT", self.settings.len().to_string());
+        for (n, (name, value)) in self.settings.iter().enumerate() {
+            command.env(format!("GIT_CONFIG_KEY_{n}"), name).env(format!("GIT_CONFIG_VALUE_{n}"), value);
+        }
         // What the daemon trusts, which curl(1) as Debian links it looks for elsewhere.
         if let Some(file) = std::env::var_os("SSL_CERT_FILE") {
             command.env("GIT_SSL_CAINFO", file);
@@ -205,7 +224,9 @@ impl Git<'_> {
         group.0 = None;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
-            return Err((self.failed)(format!("git {}: {said}", args[0])));
+            let redirected = !self.settings.is_empty() && said.contains("returned error: 30");
+            let hint = if redirected { REDIRECTED } else { "" };
+            return Err((self.failed)(format!("git {}: {said}{hint}", args[0])));
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }

@@ -2,6 +2,7 @@
 //! the target does not need do not run. Each step that makes a layer is kept for the next build ([`cache`]).
 
 mod arguments;
+mod authorization;
 mod begin;
 mod cache;
 mod caches;
@@ -85,7 +86,7 @@ pub struct BuildRequest {
     pub cgroup_parent: Option<String>,
     /// `--security-opt` of `RUN`.
     pub security_options: Vec<String>,
-    /// Secrets by their IDs, for `RUN --mount=type=secret`.
+    /// Secrets by their IDs, for `RUN --mount=type=secret`, and for servers that want to know who fetches ([`authorization`]).
     pub secrets: BTreeMap<String, Vec<u8>>,
     /// `RUN --security=insecure` is allowed.
     pub allow_insecure: bool,
@@ -125,13 +126,17 @@ impl Engine {
                     false => None,
                 };
                 let keep_git = arguments::keeps_git_dir(&request)?;
-                (context::Context::fetch(self, url, &request.dockerfile, keep_git).await?, sent)
+                (
+                    context::Context::fetch(self, url, &request.secrets, &request.dockerfile, keep_git)
+                        .await?,
+                    sent,
+                )
             }
         };
         let (context, text) = context.dockerfile(&request.dockerfile).await?;
         let mut context = context.take_away(&request).await?;
         let with = sent.as_mut().unwrap_or(&mut context);
-        let named = named::gather(self, &request.contexts, with, request.platform.as_ref()).await?;
+        let named = named::gather(self, &request, with).await?;
         let plan = plan::Plan::new(&text, &request).map_err(|e| e.of(&request.dockerfile))?;
         let built = stage::run(self.clone(), request, (Arc::new(context), named), plan, output).await;
         if built.is_err()

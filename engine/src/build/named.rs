@@ -9,8 +9,8 @@ use std::sync::Arc;
 use skep_registry::Platform;
 
 use super::context::Context;
-use super::fetch;
 use super::git::Repository;
+use super::{BuildRequest, fetch};
 use crate::container::pack::Pack;
 use crate::engine::Engine;
 use crate::error::{Error, blocking};
@@ -46,12 +46,12 @@ pub(super) fn is_sent(value: &str) -> bool {
 /// Gets those that are asked for; what was sent along is not in the context afterwards.
 pub(super) async fn gather(
     engine: &Engine,
-    asked: &BTreeMap<String, String>,
+    request: &BuildRequest,
     context: &mut Context,
-    platform: Option<&Platform>,
 ) -> Result<BTreeMap<String, Named>, Error> {
     let mut all = BTreeMap::new();
-    for (name, value) in asked {
+    let platform = request.platform.as_ref();
+    for (name, value) in &request.contexts {
         let named = if let Some(reference) = value.strip_prefix(IMAGE) {
             Named::Image(reference.to_owned())
         } else if let Some(path) = value.strip_prefix(SENT) {
@@ -63,7 +63,7 @@ pub(super) async fn gather(
             Named::Layout(loaded.map_err(|e| Error::Invalid(format!("the context {name} of a build: {e}")))?)
         } else if Repository::named(value).is_some() || fetch::is_url(value) {
             let file = value.rsplit('/').next().unwrap_or_default();
-            Named::Files(Arc::new(Context::fetch(engine, value, file, false).await?))
+            Named::Files(Arc::new(Context::fetch(engine, value, &request.secrets, file, false).await?))
         } else {
             return Err(Error::Invalid(format!(
                 "the context {name} of a build cannot be {value:?}: want a directory, {IMAGE}REFERENCE, oci-layout://PATH, a URL or a repository"

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::copy::{self, Item, Rules};
 use super::debug::At;
-use super::git::Repository;
+use super::git::{Access, Repository};
 use super::layer::{Workspace, make_directories};
 use super::left_out::LeftOut;
 use super::mounts::{Source, Sources};
@@ -232,7 +232,8 @@ impl Stage {
             let agent = shared.agent(&dir)?;
             let (work, checksum) = (dir.join("work"), c.checksum.as_deref());
             let proxies = &shared.engine.images().registries().options().proxies.clone();
-            let files = repository.fetch(&work, c.keep_git_dir, checksum, agent.as_ref(), proxies).await?;
+            let access = Access { agent: agent.as_ref(), proxies, secrets: &shared.request.secrets };
+            let files = repository.fetch(&work, c.keep_git_dir, checksum, access).await?;
             let files = Source::directory(files).await?;
             groups.push((files, vec!["/".to_owned()], Vec::new(), Rules { unpack: false, ..rules.clone() }));
         }
@@ -240,7 +241,7 @@ impl Stage {
             // Each lies in a directory of its own; archives are unpacked only where that is asked for.
             let dir = shared.context.scratch().await?;
             let named = !directory || c.unpack == Some(true);
-            let name = fetch::fetch(&shared.engine, url, c.checksum.as_deref(), named, &dir).await?;
+            let name = fetch::fetch(shared, url, c.checksum.as_deref(), named, &dir).await?;
             let rules = Rules { unpack: c.unpack == Some(true), ..rules.clone() };
             groups.push((Source::directory(dir).await?, vec![Glob::quoted(&name)], Vec::new(), rules));
         }
