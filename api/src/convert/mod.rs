@@ -1,5 +1,6 @@
 //! Docker's JSON on one side, the engine's and the swarm's own types on the other. Pure.
 
+pub mod cache_from;
 pub mod cluster;
 pub mod container;
 pub mod dependency;

@@ -23,7 +23,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{body, transfer};
-use crate::convert::{container, time};
+use crate::convert::{cache_from, container, time};
 use crate::error::{ApiError, ApiResult};
 use crate::fields::Fields;
 use crate::filters::Filters;
@@ -211,8 +211,6 @@ fn read(q: Vec<(String, String)>, headers: &HeaderMap) -> ApiResult<(BuildReques
         ContainerConfig::default().secure(option).map_err(ApiError::bad_request)?;
     }
     let network = container::read_network(&a.take("networkmode"), Fields::of(Value::Null, "")?)?;
-    // What earlier builds made is found by its content: nothing has to be named to be used.
-    let _: Vec<String> = a.json("cachefrom")?;
     let built = BuildRequest {
         remote: Some(remote).filter(|r| !r.is_empty()),
         contexts: contexts(a.json("skep-contexts")?),
@@ -224,6 +222,7 @@ fn read(q: Vec<(String, String)>, headers: &HeaderMap) -> ApiResult<(BuildReques
         args: a.json::<BTreeMap<String, Option<String>>>("buildargs")?,
         labels: a.json("labels")?,
         no_cache: a.flag("nocache"),
+        cache_from: cache_from::read(&a.json::<Vec<String>>("cachefrom")?)?,
         pull: a.flag("pull"),
         platform: transfer::platform(&a.take("platform"))?,
         network,

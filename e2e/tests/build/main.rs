@@ -2,6 +2,7 @@
 //! and pruned; what `skep build` and `docker build` have in common.
 
 mod agents;
+mod cache_from;
 mod cases;
 mod contexts;
 mod entitlements;

@@ -4,6 +4,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Result, ensure};
 use skep_e2e::eventually;
+use skep_e2e::swarm::path;
 
 use super::{Client, LONG, lab, skep, write};
 
@@ -57,5 +58,28 @@ fn builds_take_from_other_services_directories_and_agents() -> Result<()> {
     served?;
     far?;
     ensure!(host.docker(&["run", "--rm", "b-far", "cat", "/base"])? == "base\n");
+    lab.down()
+}
+
+#[test]
+fn builds_take_steps_from_images_that_are_named() -> Result<()> {
+    let (lab, dir) = lab("ccache")?;
+    let host = lab.host(1);
+    let file = "services:\n  app:\n    image: app\n    build:\n      context: .\n      cache_from: [\"type=registry,ref=127.0.0.1:1/none\", yesterday]\n      cache_to: [type=inline]\n";
+    let text = "FROM bb\nRUN cat /proc/sys/kernel/random/uuid > /uuid\n";
+    write(&dir, &[("compose.yaml", file), ("Dockerfile", text)])?;
+    host.skep(&["build", "-t", "yesterday", path(&dir)])?;
+    let uuid = |image: &str| host.docker(&["run", "--rm", image, "cat", "/uuid"]);
+    let built = uuid("yesterday")?;
+    for client in [Client::Docker, Client::Skep] {
+        host.docker(&["builder", "prune", "-af"])?;
+        let output = client.command(host, &dir)?.arg("build").output()?;
+        let said = format!("{output:?}");
+        ensure!(output.status.success() && said.contains("Using cache"), "{client:?}: {said}");
+        ensure!(said.contains("[Warning] cache-from 127.0.0.1:1/none is of no use"), "{client:?}: {said}");
+        ensure!(!said.contains("has no effect"), "{client:?}: {said}");
+        ensure!(uuid("app")? == built, "{client:?}: {said}");
+        host.docker(&["rmi", "app"])?;
+    }
     lab.down()
 }

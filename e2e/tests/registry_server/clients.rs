@@ -41,6 +41,27 @@ pub fn forget(host: &Host) -> Result<()> {
 }
 
 #[test]
+fn what_is_pushed_is_a_cache_for_builds_that_name_it() -> Result<()> {
+    let lab: Lab = plain("regk", 1)?;
+    let one = lab.host(1);
+    let _registry = Served::start_on(one, "127.0.0.1:5000", &[])?;
+    let dir = one.dir.join("context");
+    context(&dir, 1 << 20)?;
+    let image = "127.0.0.1:5000/team/app:1";
+    one.skep(&["build", "-q", "-t", image, path(&dir)])?;
+    one.docker(&["push", "-q", image])?;
+    let id = |name: &str| one.docker(&["image", "inspect", "-f", "{{.Id}}", name]);
+    let built = id(image)?;
+    for (client, name) in [(Host::docker as Client, "docker"), (Host::skep, "skep")] {
+        forget(one)?;
+        let said = client(one, &["build", "-t", "got", "--cache-from", image, path(&dir)])?;
+        let cached = said.lines().filter(|l| l.trim() == "---> Using cache").count();
+        ensure!(cached == 2 && id("got")? == built, "{name}: {said}");
+    }
+    lab.down()
+}
+
+#[test]
 fn everybodys_clients_push_and_pull() -> Result<()> {
     let lab: Lab = plain("regc", 1)?;
     let one = lab.host(1);

@@ -24,19 +24,35 @@ const PROXIES: [&str; 10] = [
 /// <https://docs.docker.com/reference/dockerfile/#buildkit-built-in-build-args>
 const KEEP_GIT_DIR: &str = "BUILDKIT_CONTEXT_KEEP_GIT_DIR";
 
+/// Whether the image carries what its steps are known by, for `--cache-from`. It does unless it is told not to.
+/// <https://docs.docker.com/build/cache/backends/inline/>
+const INLINE_CACHE: &str = "BUILDKIT_INLINE_CACHE";
+
 /// The time that an image and its files tell of, in seconds since 1970.
 /// <https://reproducible-builds.org/specs/source-date-epoch/>
 pub(super) const EPOCH: &str = "SOURCE_DATE_EPOCH";
 
-/// Whether it does, in the words of Go's `ParseBool`.
+/// Whether `.git` of a repository stays.
 ///
 /// # Errors
-/// It is none of them.
+/// It is neither true nor false.
 pub(super) fn keeps_git_dir(request: &BuildRequest) -> Result<bool, Error> {
-    let Some(given) = request.args.get(KEEP_GIT_DIR).and_then(Option::as_deref) else { return Ok(false) };
-    parse_bool(given).ok_or_else(|| {
-        Error::Invalid(format!("build argument {KEEP_GIT_DIR}: want true or false, not {given:?}"))
-    })
+    flag(request, KEEP_GIT_DIR, false)
+}
+
+/// Whether the image is to say what its steps are known by.
+///
+/// # Errors
+/// It is neither true nor false.
+pub(super) fn carries_inline_cache(request: &BuildRequest) -> Result<bool, Error> {
+    flag(request, INLINE_CACHE, true)
+}
+
+/// A switch, in the words of Go's `ParseBool`.
+fn flag(request: &BuildRequest, name: &str, otherwise: bool) -> Result<bool, Error> {
+    let Some(given) = request.args.get(name).and_then(Option::as_deref) else { return Ok(otherwise) };
+    parse_bool(given)
+        .ok_or_else(|| Error::Invalid(format!("build argument {name}: want true or false, not {given:?}")))
 }
 
 /// What `FROM` knows without `ARG`, and stages with it.
@@ -124,8 +140,9 @@ impl Arguments {
     /// Build arguments that no `ARG` asked for.
     pub(super) fn unused<'a>(request: &'a BuildRequest, asked: &[String]) -> Vec<&'a str> {
         let known = platform(request);
-        let ours =
-            |n: &str| PROXIES.contains(&n) || [KEEP_GIT_DIR, EPOCH].contains(&n) || known.contains_key(n);
+        let ours = |n: &str| {
+            PROXIES.contains(&n) || [KEEP_GIT_DIR, INLINE_CACHE, EPOCH].contains(&n) || known.contains_key(n)
+        };
         let wanted = |n: &str| asked.iter().any(|a| a == n) || ours(n);
         request.args.keys().map(String::as_str).filter(|n| !wanted(n)).collect()
     }

@@ -115,6 +115,11 @@ impl Shared {
         Ok(named.map(parse).transpose()?.or_else(|| self.request.platform.clone()))
     }
 
+    /// Whether an image is for the platform that is built for.
+    pub(super) fn builds_for(&self, image: &Image) -> bool {
+        self.request.platform.as_ref().is_none_or(|wanted| fits(image, wanted))
+    }
+
     /// A base image, pulled where it is missing.
     pub(super) async fn base(
         &self,
@@ -152,13 +157,15 @@ impl Shared {
         self.hold(images.keep(&id)?);
         let mut bare = None;
         if !image.chain_ids.is_empty() {
-            let held = blocking(move || images.bare_blocking(&id)).await?;
+            let count = image.chain_ids.len();
+            let held = blocking(move || images.bare_blocking(&id, count)).await?;
             bare = Some(held.image().to_owned());
             self.hold(held);
         }
         Ok(Stage {
             image: bare,
             chain: image.chain_ids.last().cloned().unwrap_or_default(),
+            layers: image.chain_ids.len(),
             platform: image.platform(),
             config: image.config.clone(),
             history: image.history.clone(),

@@ -5,6 +5,7 @@ mod arguments;
 mod authorization;
 mod begin;
 mod cache;
+mod cache_from;
 mod caches;
 mod context;
 mod copy;
@@ -68,7 +69,9 @@ pub struct BuildRequest {
     pub labels: BTreeMap<String, String>,
     /// Nothing is taken from earlier builds.
     pub no_cache: bool,
-    /// Base images are asked for anew.
+    /// Images that steps are taken from besides, by their references or IDs. None of them need be there.
+    pub cache_from: Vec<String>,
+    /// Base images, and those of `cache_from`, are asked for anew.
     pub pull: bool,
     /// Platform of base images; none = this host's.
     pub platform: Option<Platform>,

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::arguments::EPOCH;
+use super::arguments::{self, EPOCH};
+use super::cache_from::CacheFrom;
 use super::context::Context;
 use super::mounts::{Source, SourceRoot};
 use super::named::{self, Named};
@@ -32,6 +33,9 @@ pub(super) struct Shared {
     pub(super) now: String,
     /// What SOURCE_DATE_EPOCH says: no file of a layer is younger.
     pub(super) latest: Option<i64>,
+    /// The image carries what its steps are known by.
+    pub(super) inline_cache: bool,
+    pub(super) cache_from: CacheFrom,
     held: Mutex<Vec<Held>>,
 }
 
@@ -55,7 +59,19 @@ impl Shared {
             None => time::OffsetDateTime::now_utc(),
         };
         let now = rfc3339(now)?;
-        Ok(Self { engine, request, context, named, plan, aside, now, latest, held: Mutex::default() })
+        Ok(Self {
+            inline_cache: arguments::carries_inline_cache(&request)?,
+            engine,
+            request,
+            context,
+            named,
+            plan,
+            aside,
+            now,
+            latest,
+            cache_from: CacheFrom::default(),
+            held: Mutex::default(),
+        })
     }
 
     /// Keeps an image as long as the build.

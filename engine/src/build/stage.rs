@@ -21,7 +21,7 @@ use super::{begin, squash};
 use crate::dockerfile::{Expander, parse_one};
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::image::{Finished, History, ImageConfig};
+use crate::image::{Finished, History, ImageConfig, InlineStep};
 
 /// A stage as far as it has come.
 #[derive(Clone, Debug, Default)]
@@ -30,6 +30,8 @@ pub(super) struct Stage {
     pub(super) image: Option<String>,
     /// Chain ID of its topmost layer; empty = there is none.
     pub(super) chain: String,
+    /// How many there are.
+    pub(super) layers: usize,
     /// What its image runs on.
     pub(super) platform: Platform,
     pub(super) config: ImageConfig,
@@ -41,6 +43,8 @@ pub(super) struct Stage {
     /// Arguments that were asked for.
     pub(super) asked: Vec<String>,
     pub(super) base: squash::Beginning,
+    /// Its steps, as its image carries them.
+    pub(super) inline_cache: Vec<InlineStep>,
 }
 
 /// Stages that are done, by their numbers.
@@ -198,8 +202,20 @@ async fn finish(shared: &Shared, stage: &Stage, output: &Output) -> Result<Strin
     config.labels.extend(shared.request.labels.clone());
     let steps: Vec<_> = stage.history.iter().map(|h| (&h.created_by, h.empty_layer, &h.author)).collect();
     let squash = shared.request.squash.then_some((&stage.base.image, &stage.base.id));
-    let known =
-        ("result", &stage.chain, &stage.platform, &config, &steps, &stage.author, shared.latest, squash);
+    // Its layers are others than those of the steps.
+    let carries = shared.inline_cache && !shared.request.squash;
+    let carried = if carries { stage.inline_cache.clone() } else { Vec::new() };
+    let known = (
+        "result",
+        &stage.chain,
+        &stage.platform,
+        &config,
+        &steps,
+        &stage.author,
+        shared.latest,
+        squash,
+        &carried,
+    );
     let text = serde_json::to_vec(&known)
         .map_err(|e| Error::Invalid(format!("cannot encode the configuration: {e}")))?;
     let key = hex::encode(Sha256::digest(text));
@@ -223,8 +239,20 @@ async fn finish(shared: &Shared, stage: &Stage, output: &Output) -> Result<Strin
                 author: stage.author.clone(),
                 created: created.clone(),
                 references: shared.request.tags.clone(),
+                inline_cache: carried,
             };
-            let id = images.finish(stage.image.clone(), done).await?;
+            // With a time that is given, the same is made again anyway.
+            let known = match shared.latest {
+                None => shared.cache_from.result(images, stage.image.as_ref(), &done).await?,
+                Some(_) => None,
+            };
+            let id = match known {
+                Some(id) => {
+                    images.name(&id, &shared.request.tags).await?;
+                    id
+                }
+                None => images.finish(stage.image.clone(), done).await?,
+            };
             shared.engine.build_cache().keep(&key, Some(id.clone()), &created, "the image");
             id
         }

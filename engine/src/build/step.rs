@@ -19,7 +19,7 @@ use super::stage::{Done, Stage};
 use super::{fetch, mounts, run};
 use crate::dockerfile::{Copy, Glob, Instruction, Kind, MountKind, Run};
 use crate::error::{Error, blocking};
-use crate::image::Held;
+use crate::image::{Held, InlineStep};
 use crate::permissions::Permissions;
 use crate::runtime::resolve::Root;
 
@@ -85,11 +85,17 @@ impl Stage {
         let key = hex::encode(Sha256::digest(key.to_string()));
         let cache = shared.engine.build_cache();
         let images = shared.engine.images();
-        let kept = if shared.request.no_cache { None } else { cache.find(&key, images) };
+        let kept = match shared.request.no_cache {
+            true => None,
+            false => match cache.find(&key, images) {
+                Some((entry, held)) => Some((held, entry.created)),
+                None => self.taken(shared, &key, &created_by).await?,
+            },
+        };
         let (made, created) = match kept {
-            Some((entry, held)) => {
+            Some(kept) => {
                 out.line(" ---> Using cache".to_owned()).await;
-                (held, entry.created)
+                kept
             }
             None => {
                 let made = make.await?;
@@ -103,9 +109,24 @@ impl Stage {
             let image = images.resolve(held.image())?;
             self.chain = image.chain_ids.last().cloned().unwrap_or_default();
             self.image = Some(image.id);
+            self.layers = image.chain_ids.len();
             shared.hold(held);
         }
+        self.inline_cache.push(InlineStep { key, layers: self.layers, history: self.history.len() - 1 });
         Ok(())
+    }
+
+    /// A layer from an image that the build names for that; it is kept for builds that name none.
+    async fn taken(
+        &self,
+        shared: &Shared,
+        key: &str,
+        created_by: &str,
+    ) -> Result<Option<(Option<Held>, String)>, Error> {
+        let Some(taken) = shared.cache_from.find(shared, key, &self.chain).await? else { return Ok(None) };
+        let image = taken.image.as_ref().map(|held| held.image().to_owned());
+        shared.engine.build_cache().keep(key, image, &taken.created, created_by);
+        Ok(Some((taken.image, taken.created)))
     }
 
     async fn run(

@@ -11,7 +11,8 @@ use skep_registry::Platform;
 use super::archive::{Found, Member, Scratch};
 use super::catalogue::State;
 use super::config::{ConfigBlob, History, ImageConfig, RootfsBlob};
-use super::layer::{Staged, chain_ids, stage};
+use super::inline_cache::InlineStep;
+use super::layer::{Staged, chain_ids, digest_of, stage};
 use super::pin::Held;
 use super::recipe::{Announced, Recorder};
 use super::reference::Reference;
@@ -34,6 +35,26 @@ pub(crate) struct Finished {
     /// RFC 3339.
     pub(crate) created: String,
     pub(crate) references: Vec<Reference>,
+    /// The steps of the build, for others.
+    pub(crate) inline_cache: Vec<InlineStep>,
+}
+
+impl Finished {
+    /// The whole configuration, with the layers of another.
+    fn upon(self, below: ConfigBlob) -> ConfigBlob {
+        ConfigBlob {
+            os: self.platform.os,
+            architecture: self.platform.architecture,
+            variant: self.platform.variant,
+            created: self.created,
+            author: self.author,
+            comment: String::new(),
+            config: self.config,
+            history: self.history,
+            inline_cache: self.inline_cache,
+            ..below
+        }
+    }
 }
 
 impl Images {
@@ -97,12 +118,15 @@ impl Images {
         self.intermediate(blob, layers, &scratch, ready).map(Some)
     }
 
-    /// An image of an image's layers and nothing else, which is in no list.
-    pub(crate) fn bare_blocking(&self, of: &str) -> Result<Held, Error> {
+    /// An image of an image's lowest `count` layers, or all that it has, and nothing else, which is in no list.
+    pub(crate) fn bare_blocking(&self, of: &str, count: usize) -> Result<Held, Error> {
         let scratch = Scratch::new(&self.temporary(), "layers")?;
         let _changing = self.changing().blocking_lock();
-        let (below, layers) = self.below(Some(of))?;
-        self.intermediate(bare(below), layers, &scratch, HashMap::new())
+        let (below, mut layers) = self.below(Some(of))?;
+        let mut blob = bare(below);
+        blob.rootfs.diff_ids.truncate(count);
+        layers.truncate(count);
+        self.intermediate(blob, layers, &scratch, HashMap::new())
     }
 
     /// Stores an image that is in no list. The caller holds `changing`, so it is held before anybody could prune it.
@@ -124,20 +148,29 @@ impl Images {
         let scratch = Scratch::new(&self.temporary(), "image")?;
         let _changing = self.changing().blocking_lock();
         let (below, layers) = self.below(base)?;
-        let blob = ConfigBlob {
-            os: done.platform.os,
-            architecture: done.platform.architecture,
-            variant: done.platform.variant,
-            created: done.created,
-            author: done.author,
-            comment: String::new(),
-            config: done.config,
-            history: done.history,
-            ..below
-        };
-        let prepared = self.prepare(found(blob, layers, done.references)?, &scratch)?;
+        let references = done.references.clone();
+        let prepared = self.prepare(found(done.upon(below), layers, references)?, &scratch)?;
         self.publish(std::slice::from_ref(&prepared))?;
         Ok(prepared.id().to_owned())
+    }
+
+    /// Whether an image is what [`Images::finish_blocking`] would make, but for the times that it tells of.
+    pub(crate) fn is_finished_blocking(
+        &self,
+        id: &str,
+        base: Option<&str>,
+        mut done: Finished,
+    ) -> Result<bool, Error> {
+        let (there, _) = self.below(Some(id))?;
+        if there.history.len() != done.history.len() {
+            return Ok(false);
+        }
+        done.created = there.created;
+        for (new, old) in done.history.iter_mut().zip(there.history) {
+            new.created = old.created;
+        }
+        let (below, _) = self.below(base)?;
+        Ok(digest_of(&encoded(&done.upon(below))?) == id)
     }
 
     /// Configuration and layers of an image.
@@ -250,7 +283,10 @@ pub(super) fn found(
     layers: Vec<Member>,
     references: Vec<Reference>,
 ) -> Result<Found, Error> {
-    let config_bytes = serde_json::to_vec(&config)
-        .map_err(|e| Error::Invalid(format!("cannot encode the configuration: {e}")))?;
+    let config_bytes = encoded(&config)?;
     Ok(Found { config, config_bytes, layers, references })
+}
+
+fn encoded(config: &ConfigBlob) -> Result<Vec<u8>, Error> {
+    serde_json::to_vec(config).map_err(|e| Error::Invalid(format!("cannot encode the configuration: {e}")))
 }

@@ -7,6 +7,7 @@ use skep_registry::Platform;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::inline_cache::InlineStep;
 use crate::error::Error;
 
 /// An image as `inspect` shows it.
@@ -143,6 +144,9 @@ pub(super) struct ConfigBlob {
     pub(super) rootfs: RootfsBlob,
     #[serde(deserialize_with = "or_default")]
     pub(super) history: Vec<History>,
+    /// Written only: what another image says is no reason not to read it ([`inline_cache`](super::inline_cache)).
+    #[serde(rename = "skep.buildcache.v1", skip_deserializing, skip_serializing_if = "Vec::is_empty")]
+    pub(super) inline_cache: Vec<InlineStep>,
 }
 
 /// The layers in the configuration blob.
@@ -192,6 +196,11 @@ impl History {
 pub(crate) fn rfc3339(at: OffsetDateTime) -> Result<String, Error> {
     at.format(&Rfc3339)
         .map_err(|e| Error::Invalid(format!("the clock of this host cannot be written down: {e}")))
+}
+
+/// Whether it is a time as images say it.
+pub(crate) fn is_rfc3339(text: &str) -> bool {
+    OffsetDateTime::parse(text, &Rfc3339).is_ok()
 }
 
 fn time_ns(text: &str) -> i64 {

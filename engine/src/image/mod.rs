@@ -13,6 +13,7 @@ pub(crate) mod feed;
 #[cfg(test)]
 mod fuzz_tests;
 mod growing;
+mod inline_cache;
 mod layer;
 mod naming;
 mod partial;
@@ -49,6 +50,7 @@ pub use usage::ImageUsage;
 pub(crate) use built::Finished;
 pub(crate) use catalogue::Holder;
 pub(crate) use commit::NewLayer;
-pub(crate) use config::rfc3339;
+pub(crate) use config::{is_rfc3339, rfc3339};
+pub(crate) use inline_cache::InlineStep;
 pub(crate) use layer::unused_name;
 pub(crate) use pin::Held;

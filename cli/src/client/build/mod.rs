@@ -36,9 +36,12 @@ pub struct BuildArgs {
     /// Set build-time variables (SOURCE_DATE_EPOCH is taken from the environment where it is not given)
     #[arg(long, value_name = "list", value_parser = values::variable)]
     build_arg: Vec<String>,
-    /// Images to consider as cache sources (what was built here is found by its content)
+    /// Images to take steps from besides what was built here: IMAGE or type=registry,ref=IMAGE
     #[arg(long, value_name = "strings")]
     cache_from: Vec<String>,
+    /// Cache for other builds: type=inline, which every image has
+    #[arg(long, value_name = "strings")]
+    cache_to: Vec<String>,
     /// Set the parent cgroup for the "RUN" instructions during build
     #[arg(long, value_name = "string")]
     cgroup_parent: Option<String>,
@@ -317,6 +320,11 @@ fn query(args: &BuildArgs, dockerfile: &str) -> Result<Query> {
     }
     if !args.cache_from.is_empty() {
         q = q.with("cachefrom", serde_json::to_string(&args.cache_from)?);
+    }
+    if let Some(to) = args.cache_to.iter().find(|to| *to != "type=inline") {
+        bail!(
+            "--cache-to {to} is not supported: every image carries what its steps are known by (type=inline); push the image, and name it with --cache-from where it is to be of use"
+        );
     }
     if !args.ulimit.is_empty() {
         let list = args.ulimit.iter().map(|u| create_body::ulimit(u)).collect::<Result<Vec<_>>>()?;

@@ -23,7 +23,7 @@ const REFUSED_IF_SET: &[(&[&str], &str)] = &[
 
 /// Keys that have no effect here, by their paths.
 const IGNORED: &[&[&str]] = &[
-    // The daemon keeps it.
+    // In other forms than the one that is so anyway.
     &["build", "cache_to"],
     &["deploy", "endpoint_mode"],
     &["deploy", "labels"],
@@ -41,6 +41,12 @@ fn place<'a>(service: &'a Node, path: &[&str]) -> Option<&'a crate::compose::At>
     let (last, above) = path.split_last()?;
     let entries = service.path(above)?.entries();
     entries.iter().find(|(k, v)| k.text == *last && !v.is_null()).map(|(k, _)| &k.at)
+}
+
+/// Whether it asks of a build what all images have.
+fn is_inline_cache(service: &Node, path: &[&str]) -> bool {
+    let all = service.path(path).map(Node::items).unwrap_or_default();
+    path == ["build", "cache_to"] && all.iter().all(|to| to.text() == Some("type=inline"))
 }
 
 /// Refuses and warns.
@@ -71,7 +77,7 @@ pub fn check(root: &Node) -> Result<()> {
             }
         }
         for path in IGNORED {
-            if let Some(at) = place(service, path) {
+            if let Some(at) = place(service, path).filter(|_| !is_inline_cache(service, path)) {
                 eprintln!("{at}: services.{name}.{} has no effect outside a swarm", path.join("."));
             }
         }
