@@ -138,6 +138,11 @@ fn a_machine_that_has_built_nothing_takes_the_steps_of_an_image_that_is_pushed()
             ensure!(!ok && said.contains(wanted), "{name} {given}: {said}");
         }
     }
+    // What all images have may be asked for; what none has is refused.
+    made(host, &["--cache-to", "type=inline"], &context)?;
+    let (ok, said) = build(Host::skep_command, host, &["--cache-to", "type=local,dest=x"], &context)?;
+    ensure!(!ok && said.contains("--cache-to type=local,dest=x is not supported"), "{said}");
+    host.docker(&["builder", "prune", "-af"])?;
     // A registry that does not answer is told of too.
     registry.kill(host)?;
     for (name, client) in CLIENTS {

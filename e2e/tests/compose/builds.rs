@@ -71,15 +71,13 @@ fn builds_take_steps_from_images_that_are_named() -> Result<()> {
     host.skep(&["build", "-t", "yesterday", path(&dir)])?;
     let uuid = |image: &str| host.docker(&["run", "--rm", image, "cat", "/uuid"]);
     let built = uuid("yesterday")?;
-    for client in [Client::Docker, Client::Skep] {
-        host.docker(&["builder", "prune", "-af"])?;
-        let output = client.command(host, &dir)?.arg("build").output()?;
-        let said = format!("{output:?}");
-        ensure!(output.status.success() && said.contains("Using cache"), "{client:?}: {said}");
-        ensure!(said.contains("[Warning] cache-from 127.0.0.1:1/none is of no use"), "{client:?}: {said}");
-        ensure!(!said.contains("has no effect"), "{client:?}: {said}");
-        ensure!(uuid("app")? == built, "{client:?}: {said}");
-        host.docker(&["rmi", "app"])?;
-    }
+    host.docker(&["builder", "prune", "-af"])?;
+    // Docker's, without BuildKit, sends no such thing.
+    let output = Client::Skep.command(host, &dir)?.arg("build").output()?;
+    let said = format!("{output:?}");
+    ensure!(output.status.success() && said.contains("Using cache"), "{said}");
+    ensure!(said.contains("[Warning] cache-from 127.0.0.1:1/none is of no use"), "{said}");
+    ensure!(!said.contains("has no effect"), "{said}");
+    ensure!(uuid("app")? == built, "{said}");
     lab.down()
 }

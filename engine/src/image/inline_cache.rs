@@ -135,7 +135,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_there_is_read_or_refused(value in ".{0,80}", layers in 0usize..3, history in 0usize..3) {
+        fn whatever_is_there_is_read_or_refused(
+            value in r#".{0,80}|\[\{"key":"[0-9a-f]{63,65}","layers":-?[0-9]{1,21},"history":[0-9](\.[0-9])?\}\]"#,
+            layers in 0usize..3,
+            history in 0usize..3,
+        ) {
             if let Ok(steps) = read(field(&value).as_bytes(), layers, history) {
                 prop_assert!(steps.iter().all(|s| s.layers <= layers && s.history < history));
             }
