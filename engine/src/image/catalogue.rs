@@ -34,6 +34,16 @@ pub(super) struct StoredLayer {
     /// Bytes of its archive, where that is put together again when it is asked for (`recipe`).
     #[serde(default)]
     pub(super) archive: Option<u64>,
+    /// Its archive as it went out to a registry, where no image has it compressed by itself (`packed`).
+    #[serde(default)]
+    pub(super) packed: Option<Packed>,
+}
+
+/// A layer's archive, compressed, which is a blob too.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Packed {
+    pub(super) digest: String,
+    pub(super) size: u64,
 }
 
 /// What a container keeps from being removed.
@@ -86,9 +96,15 @@ impl State {
             .chain(self.holders.values().flat_map(|h| &h.chain_ids))
             .chain(self.holders.values().flat_map(|h| h.mounted.iter().flat_map(|(_, chains)| chains)))
             .chain(self.pins.values().flat_map(|p| &p.chain_ids));
+        let packed = images
+            .clone()
+            .flat_map(|i| &i.image.chain_ids)
+            .chain(self.pins.values().flat_map(|p| &p.chain_ids))
+            .filter_map(|chain| Some(&self.layers.get(chain)?.packed.as_ref()?.digest));
         let blobs = images
             .flat_map(|i| i.blobs.iter().chain([&i.image.id]).chain(&i.manifest).chain(&i.indexes))
-            .chain(self.pins.values().flat_map(|p| &p.blobs));
+            .chain(self.pins.values().flat_map(|p| &p.blobs))
+            .chain(packed);
         (chains.map(String::as_str).collect(), blobs.map(String::as_str).collect())
     }
 

@@ -56,8 +56,11 @@ pub(super) fn kind_of(file: &File) -> io::Result<Compression> {
     Ok(Compression::of(&head[..n]))
 }
 
-/// Compresses into a new file, the same bytes to the same bytes each time. Its digest and size.
-pub(super) fn to_gzip(mut from: impl Read, to: &Path) -> Result<(String, u64), Error> {
+/// Compresses what `write` writes into a new file, the same bytes to the same bytes each time. Its digest and size.
+pub(super) fn to_gzip(
+    to: &Path,
+    write: impl FnOnce(&mut dyn Write) -> Result<(), Error>,
+) -> Result<(String, u64), Error> {
     let out = Counted {
         file: File::create_new(to).map_err(Error::io("create", to))?,
         hash: Sha256::new(),
@@ -65,8 +68,9 @@ pub(super) fn to_gzip(mut from: impl Read, to: &Path) -> Result<(String, u64), E
     };
     // No name, no time: nothing but the content counts.
     let mut encoder = flate2::GzBuilder::new().mtime(0).write(out, flate2::Compression::fast());
-    io::copy(&mut from, &mut encoder).map_err(Error::io("compress into", to))?;
+    write(&mut encoder)?;
     let out = encoder.finish().map_err(Error::io("compress into", to))?;
+    out.file.sync_all().map_err(Error::io("sync", to))?;
     Ok((format!("sha256:{}", hex::encode(out.hash.finalize())), out.size))
 }
 
@@ -197,7 +201,10 @@ mod tests {
         std::fs::write(&plain, b"some text ".repeat(1000)).expect("writes");
         let once = |name: &str| {
             let to = dir.path().join(name);
-            let (digest, size) = to_gzip(File::open(&plain).expect("opens"), &to).expect("compresses");
+            let mut from = File::open(&plain).expect("opens");
+            let copy =
+                |out: &mut dyn Write| io::copy(&mut from, out).map(drop).map_err(Error::io("read", &plain));
+            let (digest, size) = to_gzip(&to, copy).expect("compresses");
             let bytes = std::fs::read(&to).expect("reads");
             assert_eq!((super::super::layer::digest_of(&bytes), bytes.len() as u64), (digest.clone(), size));
             assert_eq!(kind_of(&File::open(&to).expect("opens")).expect("reads"), Compression::Gzip);

@@ -16,6 +16,7 @@ mod growing;
 mod inline_cache;
 mod layer;
 mod naming;
+mod packed;
 mod partial;
 mod pin;
 mod progress;

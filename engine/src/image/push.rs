@@ -1,18 +1,17 @@
 //! Pushes images: blobs the registry lacks, bottom to top at once, then the manifest under each tag. What was pulled
-//! goes out as it came in; what came as a plain tar is compressed the same way each time, so its digest is stable.
+//! goes out as it came in; what did not come compressed is compressed once (`packed`), so its digest is stable.
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use futures::stream::TryStreamExt;
 use serde_json::json;
 use skep_registry::{Access, Credentials, Descriptor, Mounted, Session, media};
 
-use super::archive::Scratch;
-use super::catalogue::StoredImage;
-use super::compression::{Compression, decoder, kind_of};
+use super::catalogue::{Packed, StoredImage};
+use super::compression::{Compression, kind_of};
 use super::layer::digest_of;
 use super::naming::Naming;
 use super::progress::Progress;
@@ -37,6 +36,8 @@ pub(super) struct Outgoing {
     pub(super) diff_id: String,
     pub(super) descriptor: Descriptor,
     pub(super) path: PathBuf,
+    /// The chain ID of the layer that it was made of, where it is no blob of the image.
+    pub(super) packed: Option<String>,
     /// Repositories of the same registry that have it.
     pub(super) elsewhere: Vec<String>,
 }
@@ -96,13 +97,11 @@ impl Images {
         for diff_id in stored.image.layers.iter().rev() {
             tell(Progress::layer(diff_id, "Preparing"));
         }
-        let scratch = Arc::new(Scratch::new(&self.temporary(), "push")?);
         let mut layers = Vec::with_capacity(stored.blobs.len());
         for (at, blob) in stored.blobs.iter().enumerate() {
-            let (images, stored, scratch, blob) =
-                (self.clone(), stored.clone(), scratch.clone(), blob.clone());
+            let (images, stored, blob) = (self.clone(), stored.clone(), blob.clone());
             let host = session.repository().registry.clone();
-            layers.push(blocking(move || images.outgoing(&stored, at, &blob, &host, &scratch)).await?);
+            layers.push(blocking(move || images.outgoing(&stored, at, &blob, &host)).await?);
         }
         // A layer may be there several times; it is sent once.
         let mut once: BTreeMap<&str, &Outgoing> = BTreeMap::new();
@@ -110,12 +109,15 @@ impl Images {
             once.entry(&layer.descriptor.digest).or_insert(layer);
         }
         futures::stream::iter(once.into_values().map(Ok::<_, Error>))
-            .try_for_each_concurrent(self.transfers().uploads(), |layer| send(session, layer, tell))
+            .try_for_each_concurrent(self.transfers().uploads(), |layer| {
+                self.send_layer(session, layer, tell)
+            })
             .await?;
         let config = Outgoing {
             diff_id: String::new(),
             descriptor: self.descriptor_of(&stored.image.id, media::DOCKER_CONFIG)?,
             path: self.blob_path(&stored.image.id),
+            packed: None,
             elsewhere: Vec::new(),
         };
         send(session, &config, &|_| {}).await?;
@@ -129,6 +131,22 @@ impl Images {
         self.remember(&format!("{}@{digest}", reference.name), &stored.image.id).await?;
         self.emit("push", &reference.to_string(), &reference.name);
         Ok(())
+    }
+
+    async fn send_layer(&self, session: &Session, layer: &Outgoing, tell: Tell<'_>) -> Result<(), Error> {
+        let sent = send(session, layer, tell).await;
+        let (Err(Error::Registry { cause, .. }), Some(chain)) = (&sent, &layer.packed) else { return sent };
+        // Other bytes are refused, too few end the connection.
+        if !cause.is_denied() {
+            let (images, chain) = (self.clone(), chain.clone());
+            if blocking(move || images.drop_damaged(&chain)).await? {
+                return Err(Error::Transfer(format!(
+                    "layer {} lay damaged on this host's disk, compressed: it is made anew when the image is pushed again",
+                    layer.descriptor.digest
+                )));
+            }
+        }
+        sent
     }
 
     /// The image is known by its digest in the registry from now on.
@@ -148,33 +166,35 @@ impl Images {
         Ok(Descriptor { media_type: media_type.into(), digest: digest.into(), size, ..Descriptor::default() })
     }
 
-    /// A layer as it goes out: the blob it came as, or, of a plain tar, that compressed.
-    fn outgoing(
-        &self,
-        stored: &StoredImage,
-        at: usize,
-        blob: &str,
-        host: &str,
-        scratch: &Scratch,
-    ) -> Result<Outgoing, Error> {
-        let diff_id = stored.image.layers.get(at).cloned().unwrap_or_default();
-        self.complete(stored)?;
-        let mut path = self.blob_path(blob);
-        let file = File::open(&path).map_err(Error::io("open", &path))?;
-        let descriptor = match kind_of(&file).map_err(Error::io("read", &path))? {
-            Compression::Gzip => self.descriptor_of(blob, media::DOCKER_LAYER)?,
-            Compression::Zstd => self.descriptor_of(blob, media::OCI_LAYER_ZSTD)?,
-            // No manifest has a name for the others.
-            Compression::Plain | Compression::Bzip2 | Compression::Xz => {
-                let plain = decoder(file).map_err(Error::io("read", &path))?.1;
-                path = scratch.0.join(format!("layer-{at}"));
-                let (digest, size) = super::compression::to_gzip(plain, &path)?;
-                let media_type = media::DOCKER_LAYER.into();
-                Descriptor { media_type, digest, size, ..Descriptor::default() }
+    /// A layer as it goes out: the blob it came as, or, where that is not compressed as registries have it, one made of it.
+    fn outgoing(&self, stored: &StoredImage, at: usize, blob: &str, host: &str) -> Result<Outgoing, Error> {
+        let of = |list: &[String]| list.get(at).cloned().unwrap_or_default();
+        let (diff_id, chain) = (of(&stored.image.layers), of(&stored.image.chain_ids));
+        let path = self.blob_path(blob);
+        let kind = match File::open(&path) {
+            Ok(file) => kind_of(&file).map_err(Error::io("read", &path))?,
+            // It has a recipe instead.
+            Err(e) if e.kind() == ErrorKind::NotFound && self.recipe_path(&chain).exists() => {
+                Compression::Plain
             }
+            Err(e) => return Err(Error::io("open", &path)(e)),
         };
         let elsewhere = self.elsewhere(blob, host);
-        Ok(Outgoing { diff_id, descriptor, path, elsewhere })
+        match kind {
+            Compression::Gzip | Compression::Zstd => {
+                let zstd = kind == Compression::Zstd;
+                let media_type = if zstd { media::OCI_LAYER_ZSTD } else { media::DOCKER_LAYER };
+                let descriptor = self.descriptor_of(blob, media_type)?;
+                Ok(Outgoing { diff_id, descriptor, path, packed: None, elsewhere })
+            }
+            // No manifest has a name for the others.
+            Compression::Plain | Compression::Bzip2 | Compression::Xz => {
+                let Packed { digest, size } = self.packed(blob, &chain)?;
+                let (path, media_type) = (self.blob_path(&digest), media::DOCKER_LAYER.into());
+                let descriptor = Descriptor { media_type, digest, size, ..Descriptor::default() };
+                Ok(Outgoing { diff_id, descriptor, path, packed: Some(chain), elsewhere })
+            }
+        }
     }
 
     /// Repositories of a registry that an image with this blob was pulled from or pushed to.

@@ -224,7 +224,8 @@ impl Images {
                         }
                     };
                     let archive = member.recipe.then_some(member.staged.size);
-                    let layer = StoredLayer { diff_id: diff_id.clone(), size: unpacked_size, archive };
+                    let layer =
+                        StoredLayer { diff_id: diff_id.clone(), size: unpacked_size, archive, packed: None };
                     layers.push((chain.clone(), layer.clone(), dir));
                     layer
                 }

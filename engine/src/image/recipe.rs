@@ -163,23 +163,25 @@ impl Write for Recorder<'_> {
     }
 }
 
-/// Puts the archive of a layer together again, from its directory, into the new file `to`.
+/// Puts the archive of a layer together again, from its directory, and writes it to `out`.
 ///
 /// # Errors
-/// What is written is not what its digest says: the files have been changed.
-pub(super) fn put_together(recipe: &Path, files: &Path, digest: &str, to: &Path) -> Result<(), Error> {
+/// What was written is not what its digest says: the files have been changed.
+pub(super) fn put_together(
+    recipe: &Path,
+    files: &Path,
+    digest: &str,
+    out: &mut dyn Write,
+) -> Result<(), Error> {
     let root = Root::at(files).map_err(Error::io("open", files))?;
     let mut recipe_file =
         GzDecoder::new(BufReader::new(File::open(recipe).map_err(Error::io("open", recipe))?));
-    let mut out = BufWriter::with_capacity(ROOM, File::create_new(to).map_err(Error::io("create", to))?);
     let mut hash = Sha256::new();
     cook(&mut recipe_file, &root, |bytes| {
         hash.update(bytes);
         out.write_all(bytes)
     })
     .map_err(Error::io("put the archive of a layer together by", recipe))?;
-    let file = out.into_inner().map_err(io::IntoInnerError::into_error);
-    file.and_then(|f| f.sync_all()).map_err(Error::io("write", to))?;
     let made = format!("sha256:{}", hex::encode(hash.finalize()));
     if made != digest {
         return Err(Error::Damaged { digest: digest.to_owned() });

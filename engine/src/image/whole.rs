@@ -1,5 +1,7 @@
 //! Blobs that are asked for: those that are files as they are, and archives that are put together by their recipes.
 
+use std::fs::File;
+use std::io::{self, BufWriter};
 use std::path::PathBuf;
 
 use super::archive::Scratch;
@@ -8,6 +10,9 @@ use super::recipe::put_together;
 use super::store::Images;
 use crate::data_root::sync_dir;
 use crate::error::Error;
+
+/// Bytes that are written at once.
+const ROOM: usize = 256 << 10;
 
 impl Images {
     /// Bytes of the blob of a layer.
@@ -55,7 +60,11 @@ impl Images {
         }
         let scratch = Scratch::new(&self.temporary(), "archive")?;
         let made = scratch.0.join("layer");
-        put_together(&self.recipe_path(chain), &self.layer_path(chain), digest, &made)?;
+        let file = File::create_new(&made).map_err(Error::io("create", &made))?;
+        let mut out = BufWriter::with_capacity(ROOM, file);
+        put_together(&self.recipe_path(chain), &self.layer_path(chain), digest, &mut out)?;
+        let file = out.into_inner().map_err(io::IntoInnerError::into_error);
+        file.and_then(|f| f.sync_all()).map_err(Error::io("write", &made))?;
         std::fs::rename(&made, &path).map_err(Error::io("move into the store", &path))?;
         sync_dir(&self.root().blobs())?;
         Ok(path)
