@@ -54,6 +54,10 @@ struct GcArgs {
     /// Also remove manifests, with their tags, that nobody has pulled, pushed or asked for for so long, such as 720h
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     unused_for: Option<Duration>,
+    /// Data root of a daemon of this host: of a blob that lies here and there, the registry takes the daemon's file for
+    /// its own, so that it lies once; both must be on one file system
+    #[arg(long, value_name = "DIR")]
+    daemon_data_root: Option<PathBuf>,
     /// Keep what was used so shortly ago, such as 90m or 1h30m; with 0s, a push that goes on meanwhile may have to be repeated
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration)]
     grace: Duration,
@@ -70,6 +74,11 @@ struct ServeArgs {
     /// Directory of all that is kept; made if it is not there
     #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
     data_dir: PathBuf,
+    /// Data root of a daemon of this host (such as /var/lib/skep), whose blobs need not be sent: one file has a name in
+    /// both stores, or is copied where no hard link can be made. Whoever may push can ask for a blob of the daemon by its
+    /// digest, and then read it: everybody, where neither users nor tokens are asked for
+    #[arg(long, value_name = "DIR")]
+    daemon_data_root: Option<PathBuf>,
     /// Certificate chain to serve TLS with (PEM); it and its key are read again when they change
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
@@ -195,6 +204,7 @@ fn options(args: ServeArgs) -> Result<Options> {
     Ok(Options {
         listen: args.listen,
         data_dir: args.data_dir,
+        daemon_data_root: args.daemon_data_root.clone(),
         tls: args.tls_cert.zip(args.tls_key).map(|(cert, key)| TlsFiles { cert, key }),
         plain_http: args.plain_http,
         auth,
@@ -203,7 +213,8 @@ fn options(args: ServeArgs) -> Result<Options> {
         upload_age: args.upload_max_age,
         collect: args.gc_every.map(|every| {
             let (untagged, unused) = (args.gc_delete_untagged, args.gc_unused_for);
-            (every, GcOptions { dry_run: false, untagged, unused, grace: GRACE })
+            let daemon_data_root = args.daemon_data_root.clone();
+            (every, GcOptions { dry_run: false, untagged, unused, grace: GRACE, daemon_data_root })
         }),
     })
 }
@@ -215,6 +226,7 @@ fn gc(args: &GcArgs) -> Result<()> {
         untagged: args.delete_untagged,
         unused: args.unused_for,
         grace: args.grace,
+        daemon_data_root: args.daemon_data_root.clone(),
     };
     let found = collect(&args.data_dir, &options)?;
     if args.format.is_some() {
@@ -227,8 +239,17 @@ fn gc(args: &GcArgs) -> Result<()> {
             println!("{what} {one} {verb}");
         }
     }
+    let bytes = |n: u64| size(i64::try_from(n).unwrap_or(i64::MAX));
     let free = if args.dry_run { "would be reclaimed" } else { "reclaimed" };
-    println!("{} blobs, {} {free}", found.blobs.len(), size(i64::try_from(found.bytes).unwrap_or(i64::MAX)));
+    println!("{} blobs, {} {free}", found.blobs.len(), bytes(found.bytes));
+    if let Some(shared) = &found.shared {
+        let (verb, saved) =
+            if args.dry_run { ("would be shared", "would be saved") } else { ("shared", "saved") };
+        for one in &shared.blobs {
+            println!("blob {one} {verb} with the daemon");
+        }
+        println!("{} blobs {verb} with the daemon, {} {saved}", shared.blobs.len(), bytes(shared.bytes));
+    }
     Ok(())
 }
 

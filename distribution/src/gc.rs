@@ -6,15 +6,17 @@
 //! since that time, and not in the time of grace before it, in which a push may still come to its manifest.
 
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::daemon::DaemonBlobs;
 use crate::error::Error;
 use crate::manifest::{Manifest, PartKind};
 use crate::name::hex_of;
 use crate::route::Reference;
+use crate::share::{Shared, share};
 use crate::store::{Store, remove, sync_dir};
 
 /// Things removed under one lock, so that nobody waits long for it.
@@ -31,6 +33,8 @@ pub struct GcOptions {
     pub unused: Option<Duration>,
     /// What was used so shortly ago stays.
     pub grace: Duration,
+    /// Data root of a daemon of this host: a blob of which both have a file is made one file.
+    pub daemon_data_root: Option<PathBuf>,
 }
 
 /// What was removed, or would be.
@@ -44,6 +48,9 @@ pub struct Garbage {
     pub links: Vec<String>,
     /// Manifests taken from a repository, likewise.
     pub manifests: Vec<String>,
+    /// What was shared with a daemon, where one was named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shared: Option<Shared>,
 }
 
 /// What stays, by hex digest.
@@ -61,6 +68,7 @@ struct Marked {
 /// is removed then.
 pub fn collect(root: &Path, options: &GcOptions) -> Result<Garbage, Error> {
     let store = Store::look(root)?;
+    let daemon = options.daemon_data_root.as_deref().map(|r| DaemonBlobs::open(r, &store)).transpose()?;
     let nanoseconds = |d: Duration| i128::try_from(d.as_nanos()).unwrap_or(i128::MAX / 2);
     let now = begin(&store)?;
     let before = now.saturating_sub(nanoseconds(options.grace));
@@ -152,6 +160,9 @@ pub fn collect(root: &Path, options: &GcOptions) -> Result<Garbage, Error> {
         if !options.dry_run {
             sync_dir(&root.join("blobs/sha256"))?;
         }
+    }
+    if let Some(daemon) = &daemon {
+        garbage.shared = Some(share(&store, daemon, options.dry_run, &garbage.blobs)?);
     }
     Ok(garbage)
 }
@@ -269,7 +280,13 @@ mod tests {
         let tagged = manifest("a", Some("1"), "kept", None);
         let about = manifest("a", None, "kept", Some(&tagged));
         let bare = manifest("b/c", None, "both", None);
-        let options = |dry_run, untagged, grace| GcOptions { dry_run, untagged, unused: None, grace };
+        let options = |dry_run, untagged, grace| GcOptions {
+            dry_run,
+            untagged,
+            unused: None,
+            grace,
+            daemon_data_root: None,
+        };
         let hour = Duration::from_secs(3600);
         assert_eq!(collect(dir.path(), &options(false, true, hour)).expect("collects"), Garbage::default());
 
@@ -281,7 +298,7 @@ mod tests {
                 all.sort();
                 all
             },
-            manifests: Vec::new(),
+            ..Garbage::default()
         };
         for dry_run in [true, false] {
             age(dir.path(), Duration::from_secs(1));
@@ -326,7 +343,13 @@ mod tests {
         let hour = Duration::from_secs(3600);
         age(dir.path(), hour * 2);
         assert!(store.use_manifest("a", &Reference::Digest(digest)).expect("asks").is_some());
-        let options = GcOptions { dry_run: false, untagged: true, unused: Some(hour / 2), grace: hour };
+        let options = GcOptions {
+            dry_run: false,
+            untagged: true,
+            unused: Some(hour / 2),
+            grace: hour,
+            daemon_data_root: None,
+        };
         assert_eq!(collect(dir.path(), &options).expect("collects"), Garbage::default());
         assert!(store.blob_path(&config).exists());
         age(dir.path(), hour * 2);

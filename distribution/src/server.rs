@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::{Auth, AuthOptions};
+use crate::daemon::DaemonBlobs;
 use crate::error::Error;
 use crate::gc::{self, GcOptions};
 use crate::http::App;
@@ -46,6 +47,8 @@ pub struct Options {
     pub listen: SocketAddr,
     /// What must survive a restart.
     pub data_dir: PathBuf,
+    /// Data root of a daemon of this host, whose blobs need not be sent: they are given to who may push and names their digests.
+    pub daemon_data_root: Option<PathBuf>,
     /// Certificate; without one it is plain HTTP.
     pub tls: Option<TlsFiles>,
     /// Plain HTTP on an address that others reach, and passwords over it, are wanted.
@@ -93,12 +96,14 @@ impl Server {
         let auth = Auth::new(&options.auth)?;
         let mirror = options.mirror.as_ref().map(Mirror::new).transpose()?;
         let store = Store::open(&options.data_dir)?;
+        let daemon = options.daemon_data_root.as_deref().map(|r| DaemonBlobs::open(r, &store)).transpose()?;
         store.sweep_uploads(options.upload_age)?;
         let listener = listen(options.listen).await?;
         let address = listener.local_addr().map_or(options.listen, |a| a);
         tracing::info!(
             %address,
             data = %options.data_dir.display(),
+            daemon = options.daemon_data_root.as_ref().map(|d| tracing::field::display(d.display())),
             tls = tls.is_some(),
             auth = match &options.auth {
                 AuthOptions::Open => "none",
@@ -116,7 +121,7 @@ impl Server {
                 "this is plain HTTP: whoever is on the way sees and changes what is pushed and pulled"
             );
         }
-        let app = App { store, auth, mirror, read_only: options.read_only };
+        let app = App { store, auth, mirror, daemon, read_only: options.read_only };
         let (upload_age, collect) = (options.upload_age, options.collect.clone());
         Ok(Self { app: Arc::new(app), listener, tls, upload_age, collect })
     }
@@ -176,6 +181,8 @@ async fn collect_every(store: Store, every: Duration, options: GcOptions) {
                 blobs = found.blobs.len(),
                 bytes = found.bytes,
                 manifests = found.manifests.len(),
+                shared = found.shared.as_ref().map(|s| s.blobs.len()),
+                shared_bytes = found.shared.as_ref().map(|s| s.bytes),
                 "garbage was collected"
             ),
             Err(e) => tracing::error!(error = %e, "garbage was not collected"),

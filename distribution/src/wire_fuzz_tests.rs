@@ -220,6 +220,7 @@ fn no_request_harms_a_registry() {
     let options = Options {
         listen: ([127, 0, 0, 1], 0).into(),
         data_dir: data.clone(),
+        daemon_data_root: None,
         tls: None,
         plain_http: false,
         auth: AuthOptions::Open,

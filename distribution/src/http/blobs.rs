@@ -25,9 +25,10 @@ impl App {
         checked(&digest)?;
         let is_head = asked.method == Method::HEAD;
         if let Some(mirror) = &self.mirror {
-            return mirror.blob(&self.store, &name, &digest, is_head, &asked.headers).await;
+            let daemon = self.daemon.as_ref();
+            return mirror.blob(&self.store, daemon, &name, &digest, is_head, &asked.headers).await;
         }
-        let found = {
+        let look = || {
             let (name, digest) = (name.clone(), digest.clone());
             self.store.run(move |store| {
                 // Who is told that it is there need not send it: it must stay for a while.
@@ -37,7 +38,11 @@ impl App {
                 Ok(store.open_blob(&name, &digest)?)
             })
         };
-        let Some(found) = found.await? else { return Err(Refusal::blob_unknown(&digest)) };
+        let mut found = look().await?;
+        if found.is_none() && is_head && self.taken_over(&name, &digest, &asked.headers).await? {
+            found = look().await?;
+        }
+        let found = found.ok_or_else(|| Refusal::blob_unknown(&digest))?;
         answer(&digest, found.1, is_head, &asked.headers, |first, count| {
             verified::part(&self.store, &digest, found, first, count)
         })

@@ -55,6 +55,7 @@ impl App {
         let kind = text(&asked.headers, CONTENT_TYPE.as_str()).unwrap_or_default();
         let read = Manifest::read(&bytes, kind)?;
         let subject = read.subject.clone();
+        self.complete_from_daemon(&name, &read).await?;
         let (at, by) = (name.clone(), tag.clone());
         let digest =
             self.store.run(move |store| store.put_manifest(&at, by.as_deref(), &read, &bytes, true)).await?;

@@ -5,6 +5,7 @@ mod body;
 mod lists;
 mod manifests;
 mod range;
+mod takeover;
 mod uploads;
 mod verified;
 
@@ -24,6 +25,7 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 
 use crate::auth::{Auth, Need};
+use crate::daemon::DaemonBlobs;
 use crate::error::Refusal;
 use crate::mirror::Mirror;
 use crate::route::Route;
@@ -39,6 +41,7 @@ pub(crate) struct App {
     pub(crate) store: Store,
     pub(crate) auth: Auth,
     pub(crate) mirror: Option<Mirror>,
+    pub(crate) daemon: Option<DaemonBlobs>,
     pub(crate) read_only: bool,
 }
 
@@ -122,14 +125,15 @@ impl App {
     }
 }
 
+/// What whoever changes a repository may do there.
+const PUSH: &[&str] = &["pull", "push"];
+
 /// What a request needs to be allowed.
 fn need(method: &Method, route: &Route) -> Need {
     let actions: &'static [&'static str] = match (route, method.as_str()) {
         (Route::Base, _) => return Need::Anybody,
         (Route::Catalog, _) => return Need::Catalog,
-        (Route::Uploads { .. } | Route::Upload { .. }, _) | (_, "PUT" | "POST" | "PATCH") => {
-            &["pull", "push"]
-        }
+        (Route::Uploads { .. } | Route::Upload { .. }, _) | (_, "PUT" | "POST" | "PATCH") => PUSH,
         (_, "DELETE") => &["delete"],
         _ => &["pull"],
     };

@@ -20,9 +20,15 @@ impl App {
     pub(super) async fn begin_upload(&self, asked: Asked) -> Answer {
         let Route::Uploads { name } = asked.route else { return Err(Refusal::upload_unknown()) };
         let query = |key: &str| parameter(asked.query.as_deref(), key);
-        if let (Some(digest), Some(from)) = (query("mount"), query("from")) {
+        let from = query("from");
+        // Without `from` it is asked for wherever it may be: that is of use only where there is such a place.
+        if let Some(digest) = query("mount").filter(|_| from.is_some() || self.daemon.is_some()) {
             checked(&digest)?;
-            if self.mounted(&name, &from, &digest, &asked.headers).await? {
+            let mounted = match &from {
+                Some(from) => self.mounted(&name, from, &digest, &asked.headers).await?,
+                None => false,
+            };
+            if mounted || self.taken_over(&name, &digest, &asked.headers).await? {
                 return Ok(created(&name, &digest));
             }
         }

@@ -10,6 +10,7 @@ use hyper::header::HeaderMap;
 use hyper::{Response, StatusCode, Uri};
 use skep_registry::{Credentials, Fetched, Registries, Repository, Session};
 
+use crate::daemon::DaemonBlobs;
 use crate::error::{Error, Refusal};
 use crate::http::{Body, blob_answer, blob_part};
 use crate::manifest::Manifest;
@@ -172,6 +173,7 @@ impl Mirror {
     pub(crate) async fn blob(
         &self,
         store: &Store,
+        daemon: Option<&DaemonBlobs>,
         name: &str,
         digest: &str,
         is_head: bool,
@@ -189,10 +191,13 @@ impl Mirror {
         let session = self.session(name);
         let size = session.blob_size(digest).await.map_err(|e| self.failed(&e))?;
         let size = size.ok_or_else(|| Refusal::blob_unknown(digest))?;
-        // Another repository may have brought it; that this one has it, we were just told.
-        let (at, wanted) = (name.to_owned(), digest.to_owned());
+        // Another repository may have brought it, or the daemon have it; that this one has it, we were just told.
+        let (at, wanted, daemon) = (name.to_owned(), digest.to_owned(), daemon.cloned());
+        let adopt = move |store: &Store| {
+            Ok::<_, Error>(store.adopt(&at, &wanted)? || daemon.is_some_and(|d| d.give(store, &at, &wanted)))
+        };
         if !is_head
-            && store.run(move |store| store.adopt(&at, &wanted)).await?
+            && store.run(adopt).await?
             && let Some(here) = open().await?
         {
             return blob_answer(digest, here.1, is_head, headers, |first, n| {

@@ -79,6 +79,29 @@ impl Store {
         mark(&self.blob_link(name, digest))
     }
 
+    /// Puts a verified file of the same content in the place of a blob's; bytes that this frees. The file is gone afterwards.
+    pub(crate) fn exchange(&self, file: &Path, digest: &str) -> Result<u64, Error> {
+        let _alone = self.collecting()?;
+        let path = self.blob_path(digest);
+        let there = match fs::symlink_metadata(&path) {
+            Ok(there) => there,
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                remove(file)?;
+                return Ok(0);
+            }
+            Err(e) => return Err(Error::io("look at", &path)(e)),
+        };
+        // When it was last used is told by its time.
+        let used = there.modified().map_err(Error::io("look at", &path))?;
+        File::open(file).and_then(|f| f.set_modified(used)).map_err(Error::io("set the time of", file))?;
+        fs::rename(file, &path).map_err(Error::io("rename to", &path))?;
+        files::sync_dir(&self.blobs())?;
+        // Of one file that two names are of, rename(2) leaves both.
+        remove(file)?;
+        // Another name of it may be anywhere.
+        Ok(if there.nlink() == 1 { there.len() } else { 0 })
+    }
+
     /// Sets a blob aside whose file, opened as `seen`, is not what its digest says: to whoever asks it is not there, so the
     /// next push brings it. One that was mended meanwhile stays.
     pub(crate) fn set_aside(&self, digest: &str, seen: &File) -> Result<(), Error> {

@@ -5,6 +5,7 @@ mod breakage;
 mod clients;
 mod collection;
 mod conformance;
+mod daemon_blobs;
 mod mirror;
 mod protocol;
 mod server;
