@@ -6,11 +6,11 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use skep_e2e::Host;
 use skep_e2e::registry::{Registry, RegistryOptions};
-use skep_e2e::swarm::path;
+use skep_e2e::swarm::{path, plain};
+use skep_e2e::{Host, busybox_image};
 
-use crate::{builder, cached, run};
+use crate::{APPLETS, builder, cached, run};
 
 const REGISTRY: &str = "127.0.0.1:5000";
 const APP: &str = "127.0.0.1:5000/app:1";
@@ -61,7 +61,12 @@ fn file(host: &Host, image: &str, path: &str) -> Result<String> {
 fn a_machine_that_has_built_nothing_takes_the_steps_of_an_image_that_is_pushed() -> Result<()> {
     let (lab, context) = builder("bcf")?;
     let host = lab.host(1);
-    let registry = Registry::start(host, REGISTRY, &RegistryOptions::default())?;
+    let registry =
+        Registry::start(host, REGISTRY, &RegistryOptions { password: true, ..Default::default() })?;
+    // Either client sends what it has from its own.
+    for client in [Host::docker, Host::skep] {
+        client(host, &["login", "-u", "me", "-p", "secret", REGISTRY])?;
+    }
     let (a, dockerfile) = (context.join("a"), context.join("Dockerfile"));
     fs::write(&dockerfile, TEXT)?;
     for (name, client) in CLIENTS {
@@ -260,6 +265,37 @@ fn what_an_image_says_of_its_steps_is_checked() -> Result<()> {
         cached(&said) == 0 && said.contains("is of linux/amd64") && said.contains("is of no use"),
         "{said}"
     );
+    lab.down()
+}
+
+#[test]
+fn steps_are_known_by_the_same_on_another_host_and_from_another_client() -> Result<()> {
+    let lab = plain("bch", 2)?;
+    let (one, two) = (lab.host(1), lab.host(2));
+    let (busybox, saved) = (one.dir.join("busybox.tar"), one.dir.join("saved.tar"));
+    busybox_image(APPLETS, &busybox)?;
+    one.docker(&["import", path(&busybox), "bb"])?;
+    let mut contexts = Vec::new();
+    for host in [one, two] {
+        let context = host.dir.join("context");
+        fs::create_dir_all(&context)?;
+        fs::write(context.join("a"), "a")?;
+        // Secrets are no part of it, whatever they are.
+        fs::write(host.dir.join("secret"), &host.name)?;
+        let text = TEXT.replace("RUN true", "RUN --mount=type=secret,id=s cat /run/secrets/s");
+        fs::write(context.join("Dockerfile"), text)?;
+        contexts.push(context);
+    }
+    let secret = |host: &Host| format!("id=s,src={}", host.dir.join("secret").display());
+    made(one, &["-t", "app", "--secret", &secret(one)], &contexts[0])?;
+    one.docker(&["save", "-o", path(&saved), "bb", "app"])?;
+    two.docker(&["load", "-i", path(&saved)])?;
+    let said = made(two, &["-t", "got", "--secret", &secret(two), "--cache-from", "app"], &contexts[1])?;
+    ensure!(cached(&said) == STEPS && id(two, "got")? == id(one, "app")?, "{said}");
+    // Docker's client sends no secret, and a step that is there needs none.
+    two.docker(&["builder", "prune", "-af"])?;
+    let (_, said) = build(Host::docker_command, two, &["--cache-from", "app"], &contexts[1])?;
+    ensure!(cached(&said) == STEPS, "{said}");
     lab.down()
 }
 
