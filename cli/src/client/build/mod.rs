@@ -105,7 +105,7 @@ pub struct BuildArgs {
     /// Remove intermediate containers after a successful build
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     rm: bool,
-    /// Secret to expose to the build: id=NAME[,src=FILE|,env=VARIABLE]
+    /// Secret to expose to the build: id=NAME[,src=FILE|,env=VARIABLE]; HTTP_AUTH_TOKEN_HOST and GIT_AUTH_TOKEN are for servers
     #[arg(long, value_name = "secret")]
     secret: Vec<String>,
     /// Security options
