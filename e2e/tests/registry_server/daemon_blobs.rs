@@ -103,6 +103,20 @@ fn what_a_host_has_is_pushed_without_sending_it_and_lies_once() -> Result<()> {
     one.exec(&[&insecure[..], &[from, to]].concat())?;
     ensure!(uploads(&registry.log()?) == 0, "{}", registry.log()?);
 
+    // podman mounts what it knows to be compressed elsewhere.
+    let policy = one.dir.join("policy.json");
+    std::fs::write(&policy, "{\"default\":[{\"type\":\"insecureAcceptAnything\"}]}")?;
+    let (storage, run) = (one.dir.join("podman"), one.dir.join("podman-run"));
+    let podman = |args: &[&str]| {
+        let global = ["podman", "--root", path(&storage), "--runroot", path(&run), "--storage-driver", "vfs"];
+        let verify = ["--signature-policy", path(&policy), "--tls-verify=false", "-q"];
+        one.exec(&[&global, &args[..1], &verify[..], &args[1..]].concat())
+    };
+    podman(&["pull", "127.0.0.1:5002/team/app:1"])?;
+    podman(&["push", "127.0.0.1:5002/team/app:1", "127.0.0.1:5000/podman/app:1"])?;
+    let log = registry.log()?;
+    ensure!(log.contains("path=\"/v2/podman/app/manifests/1\"") && !log.contains("method=PATCH"), "{log}");
+
     // The daemon has it no more, and the registry has; what comes back is another file.
     forget(one)?;
     ensure!(files(one, &root)?.is_empty(), "{:?}", files(one, &root)?);
@@ -128,11 +142,11 @@ fn what_a_host_has_is_pushed_without_sending_it_and_lies_once() -> Result<()> {
     ensure!(again.ends_with("\n0 blobs shared with the daemon, 0B saved\n"), "{again}");
 
     // The registry has it no more, and the daemon has.
-    for name in ["team/app", "other/app", "skopeo/app"] {
-        let url = format!("http://127.0.0.1:5000/v2/{name}/manifests/{first}");
+    for name in ["team/app", "other/app", "skopeo/app", "podman/app"] {
+        let url = format!("http://127.0.0.1:5000/v2/{name}/manifests/1");
         one.exec(&["curl", "-sS", "--fail", "-X", "DELETE", &url])?;
     }
-    collect(one, &data, &["--grace", "0s"])?;
+    collect(one, &data, &["--grace", "0s", "--delete-untagged"])?;
     ensure!(files(one, &data)?.is_empty(), "{:?}", files(one, &data)?);
     ensure!(one.docker(&["run", "--rm", image])? == "hello\n");
     // What came compressed is sent on as it came.
