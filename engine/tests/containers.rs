@@ -1,5 +1,7 @@
 //! Containers through the public handle, on the real kernel.
 
+#[path = "containers/networked.rs"]
+mod networked;
 mod support;
 
 use std::time::{Duration, Instant};

@@ -47,9 +47,12 @@ impl Engine {
         }
         self.volumes().unmount_idle().await;
         self.sweep_bundles(known).await?;
-        // Before any is started: what it is given then stays.
+        // Before any of those that ended is started: what it is given then stays. One that was taken up above may have ended and
+        // be on its way up again by now, without a process: its network is its own supervisor's business.
+        let unseen: std::collections::HashSet<&str> = ended.iter().map(|u| u.slot.id.as_str()).collect();
         let all = self.list();
-        let running: Vec<_> = all.iter().filter(|c| c.pid.is_some()).map(|c| c.id.clone()).collect();
+        let goes_on = |c: &&Arc<Container>| was_running(c) && !unseen.contains(c.id.as_str());
+        let running: Vec<_> = all.iter().filter(goes_on).map(|c| c.id.clone()).collect();
         let retained = self.networking().retain(&running).await;
         retained.map_err(|source| Error::LeftNetworks { source })?;
         // Only now that all are known: one may need another.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
-use skep_engine::{Engine, EngineOptions, NoNetworks};
+use skep_engine::{Engine, EngineOptions, Networking, NoNetworks};
 
 /// Every test's result.
 pub type Outcome = Result<(), Box<dyn std::error::Error + Send + Sync>>;
@@ -43,6 +43,10 @@ fn helper() -> std::path::PathBuf {
 
 pub async fn engine(dir: &Path) -> Result<Engine, skep_engine::Error> {
     Engine::open(options(dir)).await
+}
+
+async fn networked(dir: &Path, networking: Arc<dyn Networking>) -> Result<Engine, skep_engine::Error> {
+    Engine::open(EngineOptions { networking, ..options(dir) }).await
 }
 
 pub fn digest(bytes: &[u8]) -> String {
@@ -196,8 +200,15 @@ pub struct Fixture {
 
 impl Fixture {
     pub async fn new() -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+        Self::with(Arc::new(NoNetworks)).await
+    }
+
+    /// One whose containers have these networks.
+    pub async fn with(
+        networking: Arc<dyn Networking>,
+    ) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
         let dir = tempfile::tempdir()?;
-        let engine = engine(dir.path()).await?;
+        let engine = networked(dir.path(), networking).await?;
         let archive = docker_archive("bb:1", &[&busybox()], serde_json::json!({"Env": ["A=1", "PATH=/bin"]}));
         engine.images().load(archive.as_slice()).await?;
         Ok(Self { engine, pids: Default::default(), dir })
@@ -223,9 +234,14 @@ impl Fixture {
 
     /// A new daemon on the same roots.
     pub async fn reopen(&mut self) -> Outcome {
+        self.reopen_with(Arc::new(NoNetworks)).await
+    }
+
+    /// The same with networks.
+    pub async fn reopen_with(&mut self, networking: Arc<dyn Networking>) -> Outcome {
         self.engine = loop {
             // The old one's threads let go of lock and file once they have seen that they are alone.
-            match engine(self.dir.path()).await {
+            match networked(self.dir.path(), networking.clone()).await {
                 Err(skep_engine::Error::RootInUse { .. } | skep_engine::Error::Metadata { .. }) => {
                     tokio::task::yield_now().await
                 }
