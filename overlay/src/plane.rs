@@ -63,6 +63,9 @@ struct Inner {
     /// One change of bridges or of the swarm's state at a time.
     changing: tokio::sync::Mutex<()>,
     tunnel: tokio::sync::Mutex<Option<wireguard::Device>>,
+    /// Held shared while a container is connected, disconnected or changed, until its rules are written; whole by a check. Nobody
+    /// takes `changing` with it held.
+    moving: tokio::sync::RwLock<()>,
     busy: busy::Busy,
     reaper: reaper::Reaper,
     dns: names::NameServers,
@@ -214,6 +217,7 @@ impl DataPlane {
             rules: Arc::new(tokio::sync::Mutex::new(rules)),
             changing: tokio::sync::Mutex::default(),
             tunnel: tokio::sync::Mutex::default(),
+            moving: tokio::sync::RwLock::default(),
             busy: busy::Busy::default(),
             reaper: reaper::Reaper::default(),
             dns: names::NameServers::new(),
@@ -262,6 +266,8 @@ impl DataPlane {
         let left = self.leave_swarm().await;
         self.shutdown().await;
         let inner = self.inner.clone();
+        // A comparison that is under way ends first; one that comes later finds that it has nothing to do any more.
+        let _one = self.inner.changing.lock().await;
         let mut rules = inner.rules.clone().lock_owned().await;
         let removed = blocking("removing bridges and rules", move || {
             let mut errors = Vec::new();
@@ -363,6 +369,10 @@ impl Inner {
             self.state().generation
         };
         let _changing = self.changing.lock().await;
+        // What was mended from now on would be left behind.
+        if self.stop.is_cancelled() {
+            return Ok(());
+        }
         let inner = self.clone();
         let links = blocking("comparing with the kernel", move || {
             let state = inner.state().clone();

@@ -363,6 +363,8 @@ fn another_firewalls_default_does_not_stop_containers() {
         assert_eq!(host.sh("nft list chain ip filter FORWARD").matches("skep:").count(), 6);
         assert_eq!(host.sh("nft list chain ip filter INPUT").matches("skep:").count(), 1);
         plane.uninstall().await.expect("uninstall");
+        // One that was waiting for its turn meanwhile has nothing to mend any more.
+        plane.reconcile().await.expect("reconcile");
     });
     lab::assert_same(&before, &host.sh("nft list ruleset; ip -o link | cut -d: -f2; ip route"));
 }
@@ -422,6 +424,8 @@ fn comings_goings_and_repairs_at_once_end_in_order() {
         let rounds: Vec<_> = rounds.collect();
         for _ in 0..6 {
             plane.reconcile().await.expect("reconcile");
+            // What is being connected is not out of order.
+            in_order(&plane).await;
         }
         let mut addresses = std::collections::BTreeSet::new();
         for round in rounds {

@@ -24,6 +24,7 @@ impl DataPlane {
                 reason: "only [a-zA-Z0-9_-] are allowed".into(),
             });
         }
+        let _moving = self.inner.moving.read().await;
         let (record, generation) =
             blocking("connecting a container", move || inner.connect(&request)).await?;
         let ready = match generation {
@@ -35,7 +36,7 @@ impl DataPlane {
             failed => failed,
         };
         if let Err(error) = ready {
-            let undone = self.detach(&id).await.err();
+            let undone = self.detach_moving(&id).await.err();
             return Err(match undone {
                 Some(more) => Error::Several(vec![error, more]),
                 None => error,
@@ -53,6 +54,12 @@ impl DataPlane {
 
     /// Disconnects a container. Goes on past errors and reports all; no error when it is not connected.
     pub async fn detach(&self, container_id: &str) -> Result<()> {
+        let _moving = self.inner.moving.read().await;
+        self.detach_moving(container_id).await
+    }
+
+    /// The caller holds `moving`.
+    async fn detach_moving(&self, container_id: &str) -> Result<()> {
         let (record, generation) = self.inner.change(|state| {
             let record = state.containers.remove(container_id);
             if let Some(record) = &record {

@@ -32,11 +32,12 @@ pub struct Report {
 }
 
 impl DataPlane {
-    /// What differs between the state and the kernel; empty = nothing. It waits for a change that is on its way: until that has
-    /// reached the kernel the state is ahead of it.
+    /// What differs between the state and the kernel; empty = nothing. It waits for changes that are on their way, since until
+    /// one has reached the kernel the state is ahead of it, and holds up those that come meanwhile.
     pub async fn check(&self) -> Result<Vec<String>> {
         let inner = self.inner.clone();
         let _unchanging = self.inner.changing.lock().await;
+        let _unmoving = self.inner.moving.write().await;
         let mut differences = self.check_tunnel().await?;
         let mut rules = inner.rules.clone().lock_owned().await;
         let found = blocking("comparing with the kernel", move || {
@@ -56,8 +57,6 @@ impl DataPlane {
                 let inside = Namespace::open(&inner.pins.join(&record.container_id));
                 match inside.and_then(|mut namespace| container(record, &mut namespace)) {
                     Ok(missing) => found.extend(missing),
-                    // One that has been detached since is none of ours any more.
-                    Err(_) if !inner.state().containers.contains_key(&record.container_id) => {}
                     Err(error) => found.push(format!("container {}: {error}", record.container_id)),
                 }
             }

@@ -55,6 +55,7 @@ impl DataPlane {
         container_id: &str,
         decide: impl Fn(&Inner, &crate::state::State, &Record) -> Result<Record> + Send + 'static,
     ) -> Result<Attached> {
+        let _moving = self.inner.moving.read().await;
         let (inner, id) = (self.inner.clone(), container_id.to_owned());
         let changed = blocking("changing a container's networks", move || inner.rewire(&id, decide)).await;
         let (old, new, generation) = changed?;

@@ -20,9 +20,9 @@ impl DataPlane {
         let inner = self.inner.clone();
         let saved = swarm.clone();
         blocking("saving the swarm's network state", move || inner.store.save_swarm(Some(&saved))).await?;
+        let (now, now6) = datagrams(&swarm.desired);
         let ((gone, gone6), _) = self.inner.change(|state| {
             let (four, six) = state.swarm.as_ref().map(|s| datagrams(&s.desired)).unwrap_or_default();
-            let (now, now6) = datagrams(&swarm.desired);
             state.swarm = Some(swarm);
             state.swarm_generation += 1;
             (ended(&four, &now), ended(&six, &now6))
@@ -185,7 +185,8 @@ fn datagrams(desired: &Desired) -> (Answering<Ipv4Addr>, Answering<Ipv6Addr>) {
         let members = ingress.into_iter().flat_map(|n| &n.peers).filter(move |p| keeps(p));
         members.map(|p| p.node_id.as_str()).collect::<BTreeSet<_>>()
     };
-    let (keep, keep6) = (nodes(|p| p.keeps_client_address), nodes(|p| p.keeps_client_address6));
+    let (keep, keep6) =
+        (nodes(|p| p.keeps_client_address), nodes(|p| p.keeps_client_address && p.keeps_client_address6));
     let (mut four, mut six) = (BTreeSet::new(), BTreeSet::new());
     for port in desired.ports.iter().filter(|p| p.protocol == "udp") {
         for b in &port.backends {

@@ -285,7 +285,6 @@ pub fn make_bridge(host: &mut Links, network: &Bridge) -> Result<Link> {
             source: Errno::ENODEV.into(),
         })?;
         ours(name)?;
-        answer_for_others(network)?;
         return Ok(found);
     }
     let mac = match (&network.v6, network.subnet) {

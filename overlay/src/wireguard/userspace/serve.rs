@@ -18,7 +18,8 @@ use crate::wireguard::load_or_create_key;
 
 /// How often to look whether the daemon's state was removed under us.
 const ORPHAN_CHECK: Duration = Duration::from_secs(5);
-/// How long the port may still be that of a process before this one, and how often to look.
+/// How long the port may still be that of a process before this one, and how often to look. Where another program has it, a round
+/// of the daemon's takes so much longer, with the swarm's networks waiting.
 const PORT_PATIENCE: Duration = Duration::from_secs(2);
 const PORT_STEP: Duration = Duration::from_millis(10);
 /// How long to go on telling a peer that this process took over from a dead one.
