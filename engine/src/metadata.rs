@@ -11,6 +11,8 @@
 //! for is tried again. The file is opened anew before the next try, as redb wants it after an error, and is then as of
 //! the last commit.
 
+mod pending;
+
 use std::collections::HashMap;
 use std::io::ErrorKind::{QuotaExceeded, StorageFull};
 use std::path::{Path, PathBuf};
@@ -24,6 +26,7 @@ use tokio::sync::oneshot;
 
 use crate::error::Error;
 use crate::reserve::Reserve;
+use pending::{Pending, Write, tell};
 
 /// How long a lazy write may wait for company.
 const LAZY: Duration = Duration::from_millis(100);
@@ -139,7 +142,8 @@ impl Metadata {
         Ok((Self { writer }, stored))
     }
 
-    /// All changes or none; on disk when this returns. After an error they are not, and will not be.
+    /// All changes or none; on disk when this returns. After an error they are not, and will not be, unless what failed was the
+    /// disk's last word (fsync): then the next start may find them.
     pub(crate) async fn commit(&self, changes: Vec<Change>) -> Result<(), Error> {
         let (done, wait) = oneshot::channel();
         self.send(Message::Write(changes, Some(done)))?;
@@ -196,55 +200,7 @@ fn read_all(db: &Database) -> Result<Stored, redb::Error> {
     Ok(Stored(all))
 }
 
-/// What waits to be written.
-#[derive(Default)]
-struct Pending {
-    changes: HashMap<String, Option<Vec<u8>>>,
-    /// What somebody waits for has replaced: nothing, or a change that nobody waits for.
-    replaced: HashMap<String, Option<Option<Vec<u8>>>>,
-}
-
-impl Pending {
-    /// Nobody waits for it.
-    fn add(&mut self, changes: Vec<Change>) {
-        for Change { key, value } in changes {
-            self.replaced.remove(&key);
-            self.changes.insert(key, value);
-        }
-    }
-
-    /// Somebody does.
-    fn add_awaited(&mut self, changes: Vec<Change>) {
-        for Change { key, value } in changes {
-            let before = self.changes.insert(key.clone(), value);
-            self.replaced.entry(key).or_insert(before);
-        }
-    }
-
-    /// Who waited is told that it is not written: it shall not be, then.
-    fn withdraw_awaited(&mut self) {
-        for (key, before) in self.replaced.drain() {
-            match before {
-                Some(before) => self.changes.insert(key, before),
-                None => self.changes.remove(&key),
-            };
-        }
-    }
-
-    /// Whether somebody waits, and everything that is waited for is a removal.
-    fn removes_only(&self) -> bool {
-        let mut awaited = self.replaced.keys().peekable();
-        awaited.peek().is_some() && awaited.all(|key| self.changes.get(key).is_some_and(Option::is_none))
-    }
-
-    fn clear(&mut self) {
-        self.changes.clear();
-        self.replaced.clear();
-    }
-}
-
-/// Gathers changes (a later one of the same key replaces an earlier one) until somebody waits or the
-/// oldest has waited long enough, then commits all in one transaction.
+/// Gathers changes until somebody waits or the oldest has waited long enough, then commits all in one transaction.
 fn write_loop(mut file: File, inbox: &mpsc::Receiver<Message>) {
     let mut pending = Pending::default();
     let mut due: Option<Instant> = None;
@@ -253,14 +209,16 @@ fn write_loop(mut file: File, inbox: &mpsc::Receiver<Message>) {
             None => inbox.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected),
             Some(at) => inbox.recv_timeout(at.saturating_duration_since(Instant::now())),
         };
-        let mut waiters = Vec::new();
+        let (mut awaited, mut flushes) = (false, Vec::new());
         let mut take = |message, pending: &mut Pending| match message {
-            Message::Write(changes, None) => pending.add(changes),
-            Message::Write(changes, Some(done)) => {
-                pending.add_awaited(changes);
-                waiters.push(done);
+            Message::Write(changes, done) => {
+                awaited |= done.is_some();
+                pending.add(Write { changes, done });
             }
-            Message::Flush(done) => waiters.push(done),
+            Message::Flush(done) => {
+                awaited = true;
+                flushes.push(done);
+            }
         };
         let closed = matches!(first, Err(mpsc::RecvTimeoutError::Disconnected));
         let now = first.is_err();
@@ -270,24 +228,23 @@ fn write_loop(mut file: File, inbox: &mpsc::Receiver<Message>) {
         while let Ok(m) = inbox.try_recv() {
             take(m, &mut pending);
         }
-        if pending.changes.is_empty() {
+        if pending.is_empty() {
             due = None;
         } else {
             due.get_or_insert_with(|| Instant::now() + LAZY);
         }
-        if now || !waiters.is_empty() {
-            let empty = pending.changes.is_empty();
-            let result = if empty { Ok(()) } else { file.write(&pending).map_err(|e| e.to_string()) };
-            match &result {
-                Ok(()) => pending.clear(),
+        if now || awaited {
+            let outcome = file.write(&mut pending).map_err(|e| e.to_string());
+            match &outcome {
+                Ok(()) => pending.written(),
                 Err(e) => {
                     tracing::error!(error = %e, "metadata commit failed: what nobody waits for is tried again");
-                    pending.withdraw_awaited();
+                    pending.refuse(e);
                 }
             }
-            due = (!pending.changes.is_empty()).then(|| Instant::now() + RETRY);
-            for w in waiters {
-                let _ = w.send(result.clone());
+            due = (!pending.is_empty()).then(|| Instant::now() + RETRY);
+            for flush in flushes {
+                tell(Some(flush), outcome.clone());
             }
         }
         if closed {
@@ -304,12 +261,17 @@ struct File {
 }
 
 impl File {
-    /// Where the disk is full, what removes something may use the reserve.
-    fn write(&mut self, pending: &Pending) -> Result<(), redb::Error> {
-        let mut outcome = self.try_write(&pending.changes);
-        let full = |e: &redb::Error| matches!(e, redb::Error::Io(e) if [StorageFull, QuotaExceeded].contains(&e.kind()));
-        if outcome.as_ref().is_err_and(full) && pending.removes_only() && self.reserve.give() {
-            outcome = self.try_write(&pending.changes);
+    /// Where the disk is full, what removes something may use the reserve. What puts something, and came in the same moment, may
+    /// not, and is refused by itself.
+    fn write(&mut self, pending: &mut Pending) -> Result<(), redb::Error> {
+        let mut outcome = self.try_write(&pending.changes());
+        if let Err(redb::Error::Io(e)) = &outcome
+            && [StorageFull, QuotaExceeded].contains(&e.kind())
+            && pending.removes()
+            && self.reserve.give()
+        {
+            pending.refuse_puts(&e.to_string());
+            outcome = self.try_write(&pending.changes());
         }
         if outcome.is_ok() {
             self.reserve.keep();
@@ -317,7 +279,10 @@ impl File {
         outcome
     }
 
-    fn try_write(&mut self, changes: &HashMap<String, Option<Vec<u8>>>) -> Result<(), redb::Error> {
+    fn try_write(&mut self, changes: &HashMap<&str, Option<&[u8]>>) -> Result<(), redb::Error> {
+        if changes.is_empty() {
+            return Ok(());
+        }
         let db = match self.db.take() {
             Some(db) => db,
             // Never a new one: that would be without all that is known.
@@ -329,14 +294,14 @@ impl File {
     }
 }
 
-fn write(db: &Database, changes: &HashMap<String, Option<Vec<u8>>>) -> Result<(), redb::Error> {
+fn write(db: &Database, changes: &HashMap<&str, Option<&[u8]>>) -> Result<(), redb::Error> {
     let tx = db.begin_write()?;
     {
         let mut table = tx.open_table(TABLE)?;
         for (key, value) in changes {
             match value {
-                Some(v) => table.insert(key.as_str(), v.as_slice())?,
-                None => table.remove(key.as_str())?,
+                Some(v) => table.insert(*key, *v)?,
+                None => table.remove(*key)?,
             };
         }
     }
@@ -364,5 +329,51 @@ mod tests {
         let (_m, stored) = Metadata::open(&copy).expect("opens again");
         assert_eq!(stored.all::<String>(Kind::Image), [("a".to_owned(), "two".to_owned())]);
         assert!(stored.all::<String>(Kind::Container).is_empty());
+    }
+    /// A file system of 16 MiB that this thread alone sees.
+    fn small_disk(at: &Path) {
+        use nix::mount::{MsFlags, mount};
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).expect("a mount namespace, as root");
+        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        mount(None::<&str>, "/", None::<&str>, private, None::<&str>).expect("private");
+        mount(Some("tmpfs"), at, Some("tmpfs"), MsFlags::empty(), Some("size=16m")).expect("mounted");
+    }
+
+    #[test]
+    fn on_a_full_disk_a_removal_goes_through_beside_what_needs_room() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        small_disk(dir.path());
+        let path = dir.path().join("m.redb");
+        let db = Some(Database::create(&path).expect("made"));
+        let mut file = File { path, db, reserve: Reserve::new(dir.path().join("m.reserve")) };
+        let mut write = |writes: Vec<(Change, bool)>| {
+            let (mut pending, mut waits) = (Pending::default(), Vec::new());
+            for (change, awaited) in writes {
+                let (done, wait) = oneshot::channel();
+                pending.add(Write { changes: vec![change], done: awaited.then_some(done) });
+                waits.push(wait);
+            }
+            let outcome = file.write(&mut pending).map_err(|e| e.to_string());
+            match &outcome {
+                Ok(()) => pending.written(),
+                Err(e) => pending.refuse(e),
+            }
+            waits.into_iter().map(|mut w| w.try_recv().ok().map(|told| told.is_ok())).collect::<Vec<_>>()
+        };
+        let large = "x".repeat(3 << 20);
+        let put = |id: &str, text: &str| Change::put(Kind::Image, id, &text).expect("encodes");
+        assert_eq!(write(vec![(put("a", "one"), true), (put("b", "two"), true)]), [Some(true), Some(true)]);
+        // Until there is no room for a byte.
+        let mut filler = std::fs::File::create(dir.path().join("filler")).expect("made");
+        std::io::copy(&mut std::io::repeat(0), &mut filler).expect_err("full");
+        let told = write(vec![
+            (put("c", &large), true),
+            (Change::delete(Kind::Image, "a"), true),
+            (put("b", "three"), false),
+        ]);
+        assert_eq!(told, [Some(false), Some(true), None]);
+        drop(file.db.take());
+        let stored = read_all(&Database::open(&file.path).expect("opens")).expect("reads");
+        assert_eq!(stored.all::<String>(Kind::Image), [("b".to_owned(), "three".to_owned())]);
     }
 }

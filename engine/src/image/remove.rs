@@ -141,8 +141,10 @@ impl Images {
             hidden.layers.extend(gone.iter().filter_map(|c| state.layers.remove_entry(c)));
             (gone, chains, blobs)
         };
-        let changes = layers.iter().map(|c| Change::delete(Kind::Layer, c)).collect();
-        self.commit_gone(hidden, changes).await?;
+        let changes: Vec<Change> = layers.iter().map(|c| Change::delete(Kind::Layer, c)).collect();
+        if !changes.is_empty() {
+            self.commit_gone(hidden, changes).await?;
+        }
         let (layer_dir, blob_dir) = (self.layer_dir(""), self.blob_path(""));
         blocking(move || {
             let mut reasons = Vec::new();

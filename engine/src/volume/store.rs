@@ -309,7 +309,20 @@ impl Volumes {
         if let Err(e) = self.0.metadata.commit(vec![Change::delete(Kind::Volume, name)]).await {
             // It stays, with all that is in it.
             let dir = self.0.root.volume(name);
-            blocking(move || std::fs::rename(&trash, &dir).map_err(Error::io("move back", &dir))).await?;
+            let (from, to) = (trash.clone(), dir.clone());
+            let back = blocking(move || std::fs::rename(&trash, &dir).map_err(Error::io("move back", &dir)));
+            if let Err(more) = back.await {
+                // The next start sweeps it: whoever reads this before can save what is in it.
+                tracing::error!(volume = name, from = %from.display(), to = %to.display(), error = %more,
+                    "a volume that stays could not be moved back: move it before the daemon is started again");
+                return Err(Error::Several {
+                    operation: format!(
+                        "volume {name} could not be removed, nor moved back to {}",
+                        to.display()
+                    ),
+                    reasons: vec![e.to_string(), more.to_string()],
+                });
+            }
             return Err(e);
         }
         self.state().all.remove(name);
