@@ -93,11 +93,7 @@ async fn start(
 ) -> ApiResult {
     let upgrades = hijack::wants_upgrade(request.headers());
     let exec = s.engine().exec_inspect(&id)?;
-    let mut f = Fields::parse(&body::read(request).await?)?;
-    let (detach, tty, size) = (f.bool("Detach")?, f.bool("Tty")?, console(&mut f)?);
-    // The size of a buffer of the client bollard's own, which sends it with the rest.
-    f.drop_all(&["OutputCapacity"]);
-    f.refuse_rest(&[])?;
+    let (detach, tty, size) = read_start(&body::read(request).await?)?;
     let size = size.filter(|_| exec.config.tty);
     if detach {
         s.engine().exec_start(&id, size, false).await?;
@@ -110,6 +106,19 @@ async fn start(
     let engine = s.engine().clone();
     let left = move || engine.exec_detached(&id);
     Ok(hijack::response(upgrades, content_type(spoken.0, tty), output, input, keys, left))
+}
+
+/// Whether to detach, whether its output is a terminal's, and the terminal's size.
+fn read_start(body: &[u8]) -> ApiResult<(bool, bool, Option<(u16, u16)>)> {
+    let mut f = Fields::parse(body)?;
+    let start = (f.bool("Detach")?, f.bool("Tty")?, console(&mut f)?);
+    // What clients send with the rest: what the exec was made with (Docker.DotNet says it once more), and notes of their own
+    // (bollard's size of a buffer, go-dockerclient's streams).
+    f.drop_all(&["AttachStdin", "AttachStdout", "AttachStderr", "DetachKeys", "Cmd", "Env", "WorkingDir"]);
+    f.drop_all(&["User", "Privileged", "Container"]);
+    f.drop_all(&["OutputCapacity", "InputStream", "OutputStream", "ErrorStream", "RawTerminal"]);
+    f.refuse_rest(&[])?;
+    Ok(start)
 }
 
 /// Starts it when its output is first asked for, which is after the answer's header is out, as with Docker: docker-py
@@ -187,4 +196,34 @@ fn shown(e: &ExecInfo) -> Value {
         "DetachKeys": "",
         "Pid": e.pid,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_clients_send_to_start_an_exec_is_taken() {
+        for (body, expected) in [
+            (r#"{"Detach":false,"Tty":true,"ConsoleSize":[24,80]}"#, (false, true, Some((24, 80)))),
+            // bollard.
+            (r#"{"Detach":true,"OutputCapacity":8192}"#, (true, false, None)),
+            // dockerode.
+            (r#"{"hijack":true,"stdin":true,"Tty":true}"#, (false, true, None)),
+            // Docker.DotNet.
+            (
+                r#"{"AttachStdin":true,"AttachStderr":true,"AttachStdout":true,"Tty":true}"#,
+                (false, true, None),
+            ),
+            // go-dockerclient.
+            (
+                r#"{"Tty":true,"InputStream":{},"OutputStream":{"a":1},"ErrorStream":null,"RawTerminal":true}"#,
+                (false, true, None),
+            ),
+        ] {
+            assert_eq!(read_start(body.as_bytes()).expect(body), expected, "{body}");
+        }
+        let e = read_start(br#"{"Nope":true}"#).expect_err("nobody sends it");
+        assert!(e.message.starts_with("Nope is not supported"), "{}", e.message);
+    }
 }
