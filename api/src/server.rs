@@ -144,12 +144,13 @@ struct Connections {
     cut: CancellationToken,
 }
 
-/// Serves until `shutdown` resolves, then lets requests in flight end, for a while.
+/// Serves until `shutdown` resolves, then lets requests in flight end, for a while; those, too, whose client has left.
 pub async fn serve(
     listeners: Vec<Listener>,
     state: ApiState,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
+    let under_way = state.under_way().clone();
     let router = crate::router(state);
     let connections = Connections::default();
     let mut accepting = tokio::task::JoinSet::new();
@@ -164,8 +165,11 @@ pub async fn serve(
     accepting.shutdown().await;
     connections.finish.cancel();
     connections.open.close();
-    if tokio::time::timeout(DRAIN, connections.open.wait()).await.is_err() {
-        tracing::info!(open = connections.open.len(), "requests that did not end were cut off");
+    under_way.close();
+    let ended = async { tokio::join!(connections.open.wait(), under_way.wait()) };
+    if tokio::time::timeout(DRAIN, ended).await.is_err() {
+        let (open, begun) = (connections.open.len(), under_way.len());
+        tracing::info!(open, begun, "requests that did not end were cut off");
         connections.cut.cancel();
         connections.open.wait().await;
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use skep_engine::Engine;
 use skep_overlay::DataPlane;
+use tokio_util::task::TaskTracker;
 
 use crate::error::{ApiError, ApiResult};
 use crate::swarm::{ControlHandle, LocalState, LogsHandle, Swarm, SwarmError};
@@ -49,12 +50,19 @@ struct Inner {
     dataplane: DataPlane,
     swarm: Arc<dyn Swarm>,
     info: ArcSwap<DaemonInfo>,
+    under_way: TaskTracker,
 }
 
 impl ApiState {
     /// Puts the handles together.
     pub fn new(engine: Engine, dataplane: DataPlane, swarm: Arc<dyn Swarm>, info: DaemonInfo) -> Self {
-        Self(Arc::new(Inner { engine, dataplane, swarm, info: ArcSwap::from_pointee(info) }))
+        let (info, under_way) = (ArcSwap::from_pointee(info), TaskTracker::new());
+        Self(Arc::new(Inner { engine, dataplane, swarm, info, under_way }))
+    }
+
+    /// What requests have begun, with or without a client that waits for it.
+    pub(crate) fn under_way(&self) -> &TaskTracker {
+        &self.0.under_way
     }
 
     pub(crate) fn engine(&self) -> &Engine {

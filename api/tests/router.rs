@@ -3,6 +3,8 @@
 //!
 //! The engine and the data plane live in a network namespace of this test's own thread.
 
+#[path = "router/leaving.rs"]
+mod leaving;
 #[path = "router/queries.rs"]
 mod queries;
 #[path = "router/targets.rs"]

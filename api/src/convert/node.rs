@@ -60,6 +60,9 @@ pub fn node(n: &Node) -> Value {
     if !d.knows.is_empty() {
         out["Description"]["Knows"] = json!(d.knows);
     }
+    if !d.default_runtime.is_empty() {
+        out["Description"]["DefaultRuntime"] = json!(d.default_runtime);
+    }
     if !annotations.name.is_empty() {
         out["Spec"]["Name"] = annotations.name.into();
     }

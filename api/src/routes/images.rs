@@ -2,12 +2,12 @@
 
 use std::io;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::{Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
+use axum::{Extension, Router};
 use futures::StreamExt;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -16,6 +16,7 @@ use skep_engine::{Image, Removed};
 use skep_registry::Platform;
 use tokio_util::io::ReaderStream;
 
+use super::to_end::Client;
 use super::{body, import, transfer};
 use crate::convert::{image, time};
 use crate::error::{ApiError, ApiResult};
@@ -287,13 +288,18 @@ fn shown(removed: Vec<Removed>) -> Value {
     removed.into_iter().map(one).collect::<Vec<_>>().into()
 }
 
-async fn prune(State(s): State<ApiState>, Query(q): Query<List>) -> ApiResult {
+async fn prune(
+    State(s): State<ApiState>,
+    Extension(client): Extension<Client>,
+    Query(q): Query<List>,
+) -> ApiResult {
     let filters = Filters::parse(q.filters.as_deref(), &["dangling", "label", "label!", "until"])?;
     let only_dangling = filters.flag("dangling")?.unwrap_or(true);
     let until = filters.values("until").map(time::until).collect::<ApiResult<Vec<_>>>()?;
     let until = until.into_iter().min();
     let wanted = |i: &Image| {
-        until.is_none_or(|t| i.created_at_ns < t)
+        !client.has_left()
+            && until.is_none_or(|t| i.created_at_ns < t)
             && filters.prunes(|k| i.config.labels.get(k).map(String::as_str))
     };
     let (removed, bytes) = s.engine().images().prune(!only_dangling, wanted).await?;

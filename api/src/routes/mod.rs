@@ -22,6 +22,7 @@ mod services;
 mod swarm;
 mod system;
 mod tasks;
+mod to_end;
 mod transfer;
 mod upload;
 mod usage;
@@ -32,7 +33,7 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::http::Uri;
 use axum::response::{IntoResponse, Response};
-use tower::ServiceExt;
+use tokio_util::task::TaskTracker;
 
 use crate::error::ApiError;
 use crate::link_path;
@@ -67,6 +68,7 @@ where
     F: Future<Output = Result<Request, Response>> + Send,
 {
     let daemon_version = state.info().version.clone();
+    let under_way = state.under_way().clone();
     let operations = Router::new()
         .merge(system::routes())
         .merge(events::routes())
@@ -96,9 +98,9 @@ where
     // The version is cut off the path before any route is looked up.
     Router::new().fallback(move |request: Request| {
         let (operations, daemon_version) = (operations.clone(), daemon_version.clone());
-        let admitted = admitted.clone();
+        let (admitted, under_way) = (admitted.clone(), under_way.clone());
         async move {
-            let mut response = dispatch(operations, admitted, request).await;
+            let mut response = dispatch(operations, &under_way, admitted, request).await;
             version::headers(response.headers_mut(), &daemon_version);
             response
         }
@@ -107,6 +109,7 @@ where
 
 async fn dispatch<F>(
     operations: Router,
+    under_way: &TaskTracker,
     admitted: impl Fn(Version, Request) -> F,
     request: Request<Body>,
 ) -> Response
@@ -128,13 +131,9 @@ where
     tracing::debug!(method = %request.method(), uri = %shown(&uri), "request");
     *request.uri_mut() = uri;
     request.extensions_mut().insert(Spoken(spoken));
-    let request = match admitted(spoken, request).await {
-        Ok(request) => request,
-        Err(answer) => return answer,
-    };
-    match operations.oneshot(request).await {
-        Ok(response) => response,
-        Err(never) => match never {},
+    match admitted(spoken, request).await {
+        Ok(request) => to_end::run(operations, request, under_way).await,
+        Err(answer) => answer,
     }
 }
 

@@ -2,11 +2,11 @@
 
 use std::net::IpAddr;
 
-use axum::Router;
 use axum::extract::{Query, Request, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
+use axum::{Extension, Router};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use skep_engine::{NetworkJoin, NetworkRef};
@@ -15,6 +15,7 @@ use skep_proto::v1::{
 };
 
 use super::body;
+use super::to_end::Client;
 use crate::convert::network::{self, Create};
 use crate::convert::{container, time};
 use crate::error::{ApiError, ApiResult, listed};
@@ -266,7 +267,11 @@ struct Prune {
 }
 
 /// Removes the networks that no container and no service uses; tells their names.
-async fn prune(State(s): State<ApiState>, Query(q): Query<Prune>) -> ApiResult {
+async fn prune(
+    State(s): State<ApiState>,
+    Extension(client): Extension<Client>,
+    Query(q): Query<Prune>,
+) -> ApiResult {
     let filters = Filters::parse(q.filters.as_deref(), network::PRUNE_FILTERS)?;
     let until = filters.values("until").map(time::until).collect::<ApiResult<Vec<_>>>()?;
     let until = until.into_iter().min();
@@ -274,7 +279,7 @@ async fn prune(State(s): State<ApiState>, Query(q): Query<Prune>) -> ApiResult {
     for shown in all(&s).await?.0 {
         let text = |key: &str| shown[key].as_str().unwrap_or_default().to_owned();
         let created = time::parse("Created", &text("Created")).ok().flatten().unwrap_or(0);
-        if !network::prunable(&filters, until, created, &shown) {
+        if client.has_left() || !network::prunable(&filters, until, created, &shown) {
             continue;
         }
         let swarm = text("Scope") == "swarm";

@@ -1,12 +1,13 @@
 //! `system df`, and the prune of containers.
 
-use axum::Router;
 use axum::extract::{Query, State};
 use axum::routing::{get, post};
+use axum::{Extension, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use skep_engine::Container;
 
+use super::to_end::Client;
 use super::{body, build, containers};
 use crate::convert::{image, time, volume};
 use crate::error::{ApiError, ApiResult};
@@ -67,14 +68,19 @@ struct Prune {
     filters: Option<String>,
 }
 
-async fn prune_containers(State(s): State<ApiState>, Query(q): Query<Prune>) -> ApiResult {
+async fn prune_containers(
+    State(s): State<ApiState>,
+    Extension(client): Extension<Client>,
+    Query(q): Query<Prune>,
+) -> ApiResult {
     let filters = Filters::parse(q.filters.as_deref(), &["label", "label!", "until"])?;
     let until = filters.values("until").map(time::until).collect::<ApiResult<Vec<_>>>()?;
     if until.len() > 1 {
         return Err(ApiError::bad_request("more than one until filter specified"));
     }
     let chosen = |c: &Container| {
-        until.first().is_none_or(|t| c.created_at_ns < *t)
+        !client.has_left()
+            && until.first().is_none_or(|t| c.created_at_ns < *t)
             && filters.prunes(|k| c.config.labels.get(k).map(String::as_str))
     };
     let pruned = s.engine().prune(chosen).await?;

@@ -1,15 +1,16 @@
 //! `/volumes`.
 
-use axum::Router;
 use axum::extract::{Query, Request, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
+use axum::{Extension, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use skep_engine::Error;
 
 use super::body;
+use super::to_end::Client;
 use crate::convert::volume;
 use crate::error::{ApiError, ApiResult};
 use crate::filters::Filters;
@@ -70,8 +71,13 @@ async fn remove(State(s): State<ApiState>, Path(name): Path<String>, Query(q): Q
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-async fn prune(State(s): State<ApiState>, Query(q): Query<Filtered>) -> ApiResult {
+async fn prune(
+    State(s): State<ApiState>,
+    Extension(client): Extension<Client>,
+    Query(q): Query<Filtered>,
+) -> ApiResult {
     let filters = Filters::parse(q.filters.as_deref(), volume::PRUNE_FILTERS)?;
-    let pruned = s.engine().volumes().prune(volume::prunable(&filters)?).await?;
+    let prunable = volume::prunable(&filters)?;
+    let pruned = s.engine().volumes().prune(|v| !client.has_left() && prunable(v)).await?;
     Ok(body::ok(&json!({ "VolumesDeleted": pruned.removed, "SpaceReclaimed": pruned.freed })))
 }

@@ -201,8 +201,8 @@ impl Engine {
             slot.update(|c| c.name.clone_from(&old));
             // Something else of it may have been written down meanwhile, with that name.
             self.store_later(&slot);
-            self.follow_name(&name, &old)?;
             self.table().free_name(&name);
+            self.follow_name(&name, &old)?.into_iter().for_each(|change| self.metadata().later(change));
             return Err(e);
         }
         self.table().free_name(&old);

@@ -1,6 +1,9 @@
 //! References that an image is given, with the time at which it last got a tag.
 
+use tokio::sync::OwnedMutexGuard;
+
 use super::catalogue::State;
+use super::store::Images;
 use crate::error::Error;
 use crate::events::now_ns;
 use crate::metadata::{Change, Kind};
@@ -36,5 +39,20 @@ impl Naming {
         }
         let Self { id, references, .. } = self;
         state.references.extend(references.into_iter().map(|r| (r, id.clone())));
+    }
+}
+
+impl Images {
+    /// Gives an image names, on the disk first; in a task of its own, so that what is on the disk is known here also where
+    /// whoever asked has left.
+    pub(super) async fn give(&self, naming: Naming, changing: OwnedMutexGuard<()>) -> Result<(), Error> {
+        let images = self.clone();
+        let given = tokio::spawn(async move {
+            let _changing = changing;
+            images.metadata().commit(naming.changes()?).await?;
+            naming.apply(&mut images.state());
+            Ok(())
+        });
+        given.await.map_err(|_| Error::ShuttingDown)?
     }
 }

@@ -271,7 +271,7 @@ impl Images {
 
     /// Points references at an image.
     async fn point(&self, references: &[String], id: &str) -> Result<(), Error> {
-        let _changing = self.changing().lock().await;
+        let changing = self.changing().clone().lock_owned().await;
         let moved: Vec<String> = {
             let state = self.state();
             if !state.images.contains_key(id) {
@@ -281,9 +281,7 @@ impl Images {
             references.iter().filter(elsewhere).cloned().collect()
         };
         if !moved.is_empty() {
-            let naming = Naming::new(id, moved);
-            self.metadata().commit(naming.changes()?).await?;
-            naming.apply(&mut self.state());
+            self.give(Naming::new(id, moved), changing).await?;
         }
         Ok(())
     }

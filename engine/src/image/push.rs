@@ -151,11 +151,9 @@ impl Images {
 
     /// The image is known by its digest in the registry from now on.
     async fn remember(&self, reference: &str, id: &str) -> Result<(), Error> {
-        let _changing = self.changing().lock().await;
+        let changing = self.changing().clone().lock_owned().await;
         if self.state().images.contains_key(id) {
-            let naming = Naming::new(id, [reference.to_owned()]);
-            self.metadata().commit(naming.changes()?).await?;
-            naming.apply(&mut self.state());
+            self.give(Naming::new(id, [reference.to_owned()]), changing).await?;
         }
         Ok(())
     }

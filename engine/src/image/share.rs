@@ -438,7 +438,7 @@ impl Images {
     /// # Errors
     /// It is not here, or that cannot be written down.
     pub async fn also_called(&self, id: &str, name: &Reference) -> Result<(), Error> {
-        let _changing = self.changing().lock().await;
+        let changing = self.changing().clone().lock_owned().await;
         let key = name.to_string();
         if !self.has(id) {
             return Err(Error::NoSuchImage { reference: id.to_owned() });
@@ -446,10 +446,7 @@ impl Images {
         if self.state().references.get(&key).is_some_and(|held| held == id) {
             return Ok(());
         }
-        let naming = Naming::new(id, [key]);
-        self.metadata().commit(naming.changes()?).await?;
-        naming.apply(&mut self.state());
-        Ok(())
+        self.give(Naming::new(id, [key]), changing).await
     }
 }
 

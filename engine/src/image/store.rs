@@ -40,7 +40,7 @@ struct Inner {
     metrics: Metrics,
     limits: Limits,
     /// Serialises whatever adds or removes layers and blobs.
-    changing: tokio::sync::Mutex<()>,
+    changing: Arc<tokio::sync::Mutex<()>>,
     /// Held by who puts an archive together again.
     completing: Mutex<()>,
     state: Mutex<State>,
@@ -114,7 +114,7 @@ impl Images {
             events,
             metrics,
             limits: Limits::default(),
-            changing: tokio::sync::Mutex::new(()),
+            changing: Arc::default(),
             completing: Mutex::default(),
             state: Mutex::new(state),
             registries: ArcSwap::default(),
@@ -152,7 +152,7 @@ impl Images {
         self.0.completing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn changing(&self) -> &tokio::sync::Mutex<()> {
+    pub(super) fn changing(&self) -> &Arc<tokio::sync::Mutex<()>> {
         &self.0.changing
     }
 
@@ -280,7 +280,7 @@ impl Images {
                 "refusing to create a tag with a digest reference: {target}"
             )));
         }
-        let _changing = self.changing().lock().await;
+        let changing = self.changing().clone().lock_owned().await;
         let id = self.state().find(source)?;
         if self.is_unsynced(&id) {
             self.sync_unsynced().await?;
@@ -290,10 +290,10 @@ impl Images {
         // One that has the name already has it for good: only when it got it last is new.
         if self.state().references.get(&key) == Some(&id) {
             naming.changes()?.into_iter().for_each(|change| self.metadata().later(change));
+            naming.apply(&mut self.state());
         } else {
-            self.metadata().commit(naming.changes()?).await?;
+            self.give(naming, changing).await?;
         }
-        naming.apply(&mut self.state());
         self.emit("tag", &id, &key);
         Ok(())
     }
