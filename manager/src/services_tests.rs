@@ -7,6 +7,7 @@ mod registration;
 mod run_options;
 mod statuses;
 mod tunnels;
+mod versions;
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -427,7 +428,7 @@ async fn one_that_follows_a_service_without_tasks_hears_of_what_is_missing_with_
         ..Default::default()
     };
     swarm.managers[0].control.update_service(Request::new(update)).await.expect("scaled");
-    let first = tokio::time::timeout(Duration::from_secs(20), stream.next()).await.expect("at once");
+    let first = tokio::time::timeout(Duration::from_secs(60), stream.next()).await.expect("at once");
     let message = first.expect("open").expect("no error");
     let said: Vec<_> = message.entries.iter().map(|e| String::from_utf8_lossy(&e.data)).collect();
     assert!(message.warning.is_empty() && said.len() == 1, "{message:?}");

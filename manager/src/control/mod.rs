@@ -155,6 +155,7 @@ impl Control for ControlHandle {
         &self,
         request: Request<v1::CreateNetworkRequest>,
     ) -> Result<Response<v1::NetworkResponse>, Status> {
+        features::possible_of_network(&self.ctx.read().await.0, request.get_ref().spec.as_ref())?;
         on_leader!(self, request, create_network, networks::create)
     }
     async fn remove_network(

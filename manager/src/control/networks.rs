@@ -6,7 +6,7 @@ use std::time::Duration;
 use skep_proto::v1;
 use tonic::Status;
 
-use super::{lookup, read, validate};
+use super::{features, lookup, read, validate};
 use crate::allocator::{Cidr, v6};
 use crate::context::Context;
 use crate::orchestrator::task::wanted;
@@ -49,6 +49,7 @@ pub(super) fn creation(
     }
     free_subnet(view, &spec.subnet)?;
     v6::check(view, &spec).map_err(Status::invalid_argument)?;
+    features::possible_of_network(view, Some(&spec))?;
     Ok(vec![put(v1::Network { id: id.to_owned(), spec: Some(spec), ..Default::default() })])
 }
 

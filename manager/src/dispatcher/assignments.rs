@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skep_proto::defaults;
+use skep_proto::features::{Feature, is_on_one_address};
 use skep_proto::v1::assignment_change::Op;
 use skep_proto::v1::{self, NodeState, TaskState};
 use tokio::sync::{mpsc, watch};
@@ -37,6 +38,8 @@ struct Told {
     /// Secrets and configs by ID. What they hold never changes.
     dependencies: BTreeSet<String>,
     ingress: Option<Arc<v1::IngressView>>,
+    /// Whether that was told with the ports that are not open everywhere.
+    doors: bool,
     overlay_addr: String,
     /// Number of the last message.
     number: u64,
@@ -72,6 +75,7 @@ pub(super) async fn stream(
         networks: BTreeMap::new(),
         dependencies: BTreeSet::new(),
         ingress: None,
+        doors: false,
         overlay_addr: String::new(),
         number: 0,
         held: BTreeMap::new(),
@@ -112,9 +116,13 @@ impl Told {
         let mut changes = Vec::new();
         let mut after = Vec::new();
         self.network_changes(node_id, world, &mut changes, &mut after);
-        if self.ingress.as_ref().is_none_or(|i| !Arc::ptr_eq(i, &world.ingress)) {
-            changes.push(Op::Ingress(v1::IngressView::clone(&world.ingress)));
+        let doors = knows_doors(node_id, world);
+        if self.doors != doors || self.ingress.as_ref().is_none_or(|i| !Arc::ptr_eq(i, &world.ingress)) {
+            let mut view = v1::IngressView::clone(&world.ingress);
+            view.ports.retain(|p| doors || !is_on_one_address(&p.host_ip));
+            changes.push(Op::Ingress(view));
             self.ingress = Some(world.ingress.clone());
+            self.doors = doors;
         }
         if tasks_changed {
             let needed = needed(node_id, world);
@@ -237,6 +245,12 @@ impl Told {
             state.nodes.iter().filter(up).all(|node| acks.reached(node, ack, *since))
         })
     }
+}
+
+/// Whether the node opens a port on one address there alone: one of an older version would open it everywhere.
+fn knows_doors(node_id: &str, world: &World) -> bool {
+    let description = world.view.node(node_id).and_then(|n| n.description.as_ref());
+    description.is_some_and(|d| Feature::HostIp.is_known_to(d))
 }
 
 /// Secrets and configs of the node's tasks that are not over yet.

@@ -3,12 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use skep_proto::features::{Feature, asked};
+use skep_proto::features::{Feature, asked, is_on_one_address};
 use skep_proto::privileges::{Privilege, needed};
 use skep_proto::v1;
 
 use super::constraint::{Constraint, architecture};
 use super::load::{NodeLoad, host_ports};
+use crate::store::StoreView;
 
 /// What a group of tasks asks of a node.
 pub(super) struct Demand {
@@ -29,7 +30,8 @@ pub(super) struct Demand {
 }
 
 impl Demand {
-    pub fn of(service: &v1::Service, spec: &v1::TaskSpec) -> Self {
+    /// `networks` are those that the tasks join.
+    pub fn of(view: &StoreView, service: &v1::Service, spec: &v1::TaskSpec, networks: &[&str]) -> Self {
         let placement = spec.placement.clone().unwrap_or_default();
         let (mut constraints, mut nonsense) = (Vec::new(), None);
         for text in &placement.constraints {
@@ -39,6 +41,11 @@ impl Demand {
             }
         }
         let ports = service.endpoint.as_ref().map_or(&[][..], |e| &e.ports);
+        let ports: Vec<v1::PortConfig> = host_ports(ports).cloned().collect();
+        let mut features = spec.container.as_ref().map(asked).unwrap_or_default();
+        features.extend(ports.iter().any(|p| is_on_one_address(&p.host_ip)).then_some(Feature::HostIp));
+        let mut networks = networks.iter().filter_map(|id| view.network(id));
+        features.extend(networks.any(|n| !n.subnet6.is_empty()).then_some(Feature::OverlayIpv6));
         Self {
             reservations: spec.reservations.unwrap_or_default(),
             generic: spec.generic.clone(),
@@ -46,10 +53,10 @@ impl Demand {
             nonsense,
             platforms: placement.platforms,
             max_replicas: placement.max_replicas,
-            ports: host_ports(ports).cloned().collect(),
+            ports,
             privileges: spec.container.as_ref().map(|c| needed(c, true)).unwrap_or_default(),
             privileges_by_another: spec.container.as_ref().map(|c| needed(c, false)).unwrap_or_default(),
-            features: spec.container.as_ref().map(asked).unwrap_or_default(),
+            features,
         }
     }
 }

@@ -122,7 +122,7 @@ impl<'a> Group<'a> {
         let preferences = spec.placement.iter().flat_map(|p| &p.preferences).map(|p| p.descriptor.clone());
         Self {
             service,
-            demand: Demand::of(service, spec),
+            demand: Demand::of(view, service, spec, &networks),
             network_names: names.collect(),
             networks,
             ports: service.endpoint.as_ref().map(|e| e.ports.clone()).unwrap_or_default(),

@@ -26,6 +26,9 @@ use crate::genesis::{self, InitOptions};
 use crate::services::Services;
 use crate::store::{Propose, ProposeError, Store, Writer};
 
+/// More than anything here takes, on whatever machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// A log that every manager has at once.
 pub(super) struct SharedLog {
     pub(super) stores: Vec<Store>,
@@ -211,7 +214,7 @@ impl Swarm {
                 view = updates.next().await.expect("the store is there").view().clone();
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), wait).await.unwrap_or_else(|_| panic!("never {what}"));
+        tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("never {what}"));
     }
     /// Has a node described like this.
     pub(super) async fn describe(&self, node_id: &str, description: v1::NodeDescription) {
@@ -301,7 +304,7 @@ impl Agent {
                 }
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), wait).await.unwrap_or_else(|_| panic!("never {what}"))
+        tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("never {what}"))
     }
 
     pub(super) async fn report(&mut self, task: &str, state: TaskState) {

@@ -8,7 +8,12 @@ use tonic::Request;
 use super::attachments::{ask, attach};
 use super::harness::{Swarm, swarm, web};
 
-async fn network(swarm: &Swarm, name: &str, subnet: &str, subnet6: &str) -> Result<v1::Network, String> {
+pub(super) async fn network(
+    swarm: &Swarm,
+    name: &str,
+    subnet: &str,
+    subnet6: &str,
+) -> Result<v1::Network, String> {
     let spec = v1::NetworkSpec {
         annotations: Some(v1::Annotations { name: name.into(), ..Default::default() }),
         attachable: true,

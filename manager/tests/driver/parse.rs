@@ -347,13 +347,15 @@ fn run_options(words: &Words, task: &mut v1::TaskSpec) {
     }
 }
 
-/// 8080:80, 8080:80/udp, 8080:80/host
+/// 8080:80, 8080:80/udp, 8080:80/host; with @ADDRESS, open on that one alone
 fn port(text: &str) -> Result<v1::PortConfig> {
+    let (text, host_ip) = text.split_once('@').unwrap_or((text, ""));
     let (numbers, kind) = text.split_once('/').unwrap_or((text, "tcp"));
     let (published, target) = numbers.split_once(':').ok_or("port=PUBLISHED:TARGET")?;
     let mut port = v1::PortConfig {
         published_port: published.parse().map_err(|_| "published port")?,
         target_port: target.parse().map_err(|_| "target port")?,
+        host_ip: host_ip.to_owned(),
         ..Default::default()
     };
     match kind {

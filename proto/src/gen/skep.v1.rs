@@ -219,8 +219,8 @@ pub struct NodeDescription {
     /// Addresses of its host, of both families: connections from them may lead back to its own tasks.
     #[prost(string, repeated, tag = "25")]
     pub addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// What it knows of containers that older versions do not, by the words of features.rs: they drop it without a word, so
-    /// no task that asks for it is placed on a node that does not say that it knows it.
+    /// What it knows of services and networks that older versions do not, by the words of features.rs: they drop it without a
+    /// word, so no task that asks for it is placed on a node that does not say that it knows it.
     #[prost(string, repeated, tag = "26")]
     pub knows: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// The OCI runtime of its containers that ask for none; empty = Skep's own.
