@@ -83,6 +83,7 @@ async fn launch(helper: &Path, place: &Path, lower: &Path, argv: &[&str]) -> Res
             lowers: vec![lower.to_owned()],
             upper: place.join("upper"),
             work: place.join("work"),
+            volatile: false,
         },
         argv: argv.iter().map(|a| (*a).to_owned()).collect(),
         log_path: place.join("json.log"),

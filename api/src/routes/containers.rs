@@ -261,13 +261,14 @@ async fn end(s: &ApiState, c: &Container, q: &Stop) -> ApiResult<()> {
 
 async fn restart(State(s): State<ApiState>, Path(id): Path<String>, Query(q): Query<Stop>) -> ApiResult {
     let container = s.engine().inspect(&id)?;
+    let restarting = s.engine().restarting(container.id.as_str())?;
     if runs(&container) {
         end(&s, &container, &q).await?;
     }
     match s.engine().start(container.id.as_str()).await {
         // Its restart policy was faster.
         Ok(()) | Err(Error::AlreadyStarted { .. }) => {
-            s.engine().tell_restarted(container.id.as_str())?;
+            restarting.done();
             Ok(StatusCode::NO_CONTENT.into_response())
         }
         Err(e) => Err(e.into()),

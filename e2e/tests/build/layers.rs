@@ -171,6 +171,53 @@ fn containers_of_steps_stay_where_they_are_not_to_go() -> Result<()> {
     lab.down()
 }
 
+#[test]
+fn what_does_not_outlive_the_host_does_not_wait_for_its_disk() -> Result<()> {
+    let (lab, context) = builder("bx")?;
+    let host = lab.host(1);
+    // overlayfs's `volatile`: no fsync in there, and no unmounting, waits.
+    fs::write(
+        context.join("Dockerfile"),
+        "FROM bb\nRUN busybox grep ' / overlay' /proc/mounts > /of-step\n",
+    )?;
+    host.docker(&["build", "-t", "looked", path(&context)])?;
+    let volatile = |said: String| {
+        said.lines().any(|l| l.split([' ', ',']).any(|o| o == "volatile" || o == "fsync=volatile"))
+    };
+    ensure!(volatile(host.docker(&["run", "--rm", "looked", "cat", "/of-step"])?), "a step");
+    let mounts = ["looked", "busybox", "grep", " / overlay", "/proc/mounts"];
+    ensure!(volatile(host.docker(&[&["run", "--rm"], &mounts[..]].concat())?), "what removes itself");
+    let stays = host.docker(&[&["run", "--name", "stays"], &mounts[..]].concat())?;
+    ensure!(!stays.trim().is_empty() && !volatile(stays), "what stays is as safe as the disk");
+    // It is mounted again and again, with what was written.
+    host.docker(&[
+        "create",
+        "--rm",
+        "--name",
+        "again",
+        "looked",
+        "sh",
+        "-c",
+        "cat /x; echo >> /x; sleep 1000",
+    ])?;
+    fs::write(context.join("x"), "copied")?;
+    host.docker(&["cp", path(&context.join("x")), "again:/x"])?;
+    host.docker(&["start", "again"])?;
+    host.docker(&["restart", "-t", "0", "again"])?;
+    host.docker(&["restart", "-t", "0", "again"])?;
+    eventually("what was written before is there", Duration::from_secs(20), || {
+        let said = host.docker(&["logs", "again"])?;
+        ensure!(said == "copiedcopied\ncopied\n\n", "{said:?}");
+        Ok(())
+    })?;
+    host.docker(&["rm", "-f", "again"])?;
+    // Nor does a step's container that is left keep the mark.
+    host.docker(&["build", "--rm=false", "--no-cache", path(&context)])?;
+    let left = host.docker(&["ps", "-alq"])?;
+    host.docker(&["start", "-a", left.trim()])?;
+    lab.down()
+}
+
 /// Bytes that a directory takes.
 fn bytes(dir: &Path) -> Result<u64> {
     let output = std::process::Command::new("du").arg("-sk").arg(dir).output()?;

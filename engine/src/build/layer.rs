@@ -31,7 +31,8 @@ impl Workspace {
         make_dir(&work, 0o755)?;
         let rootfs = match lowers.is_empty() {
             true => Rootfs::Directory(upper),
-            false => Rootfs::Overlay { lowers, upper, work },
+            // What becomes a layer is synced with the image that it ends in.
+            false => Rootfs::Overlay { lowers, upper, work, volatile: true },
         };
         let parts = Parts::Container { rootfs, mounts: Vec::new(), host_files: HostFiles::default() };
         space.view = Some(View::assemble(parts, None, &space.dir).map_err(failed)?);

@@ -83,7 +83,7 @@ impl Guard {
     /// Leaves the container where it is, for whoever wants to look at it.
     async fn leave(mut self) -> Result<(), Error> {
         if let Some(id) = &self.id {
-            self.engine.images().settle().await?;
+            self.engine.images().settle_with_container().await?;
             self.engine.keep_after_build(id).await?;
         }
         self.id = None;

@@ -68,8 +68,12 @@ pub(crate) fn try_id_maps(ids: &IdMaps, root: &DataRoot) -> Result<(), Error> {
     for name in ["lower", "upper", "work"] {
         make_dir(&dir.join(name), 0o755)?;
     }
-    let rootfs =
-        Rootfs::Overlay { lowers: vec![dir.join("lower")], upper: dir.join("upper"), work: dir.join("work") };
+    let rootfs = Rootfs::Overlay {
+        lowers: vec![dir.join("lower")],
+        upper: dir.join("upper"),
+        work: dir.join("work"),
+        volatile: false,
+    };
     let parts = Parts::Container { rootfs, mounts: Vec::new(), host_files: HostFiles::default() };
     let seen = View::assemble(parts, Some(ids.clone()), &root.temporary())
         .map_err(|e| failed(e.to_string()))

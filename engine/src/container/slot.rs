@@ -60,6 +60,8 @@ pub(crate) struct Life {
 pub(super) struct Volatile {
     pub(super) shim: Option<Arc<Shim>>,
     pub(super) stopped_by_user: bool,
+    /// A user's restart is under way: what removes itself at its end is started again instead.
+    pub(super) restarting: bool,
     /// The last run ended as the daemon stopped: for the policy to start it with the next one.
     pub(super) ended_with_daemon: bool,
     /// Attached before the start.

@@ -303,7 +303,9 @@ impl Engine {
         let rootfs = if lowers.is_empty() {
             Rootfs::Directory(layout.upper())
         } else {
-            Rootfs::Overlay { lowers, upper: layout.upper(), work: layout.work() }
+            let config = &slot.container().config;
+            let volatile = config.of_build || config.auto_remove;
+            Rootfs::Overlay { lowers, upper: layout.upper(), work: layout.work(), volatile }
         };
         (rootfs, self.host_files(&slot.container()))
     }

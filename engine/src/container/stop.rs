@@ -15,6 +15,25 @@ const SPARE: Duration = Duration::from_secs(5);
 /// How long the kernel may take to end what was killed.
 const KILL_PATIENCE: Duration = Duration::from_secs(30);
 
+/// A user's restart of a container.
+pub struct Restarting {
+    engine: Engine,
+    slot: Arc<Slot>,
+}
+
+impl Restarting {
+    /// Tells of it; what it was made of has been told already.
+    pub fn done(self) {
+        self.engine.emit(&self.slot, "restart", &[]);
+    }
+}
+
+impl Drop for Restarting {
+    fn drop(&mut self) {
+        self.slot.volatile().restarting = false;
+    }
+}
+
 impl Engine {
     /// Sends the stop signal, waits, then kills. [`Error::NotRunning`] when it does not run.
     pub async fn stop(&self, id: &str, timeout: Option<Duration>) -> Result<(), Error> {
@@ -120,11 +139,12 @@ impl Engine {
         Ok(())
     }
 
-    /// Tells that a user's restart is done; what it was made of has been told already.
-    pub fn tell_restarted(&self, id: &str) -> Result<(), Error> {
+    /// Begins a user's restart, which is a stop and a start: until it is done (or dropped) the end of a container that
+    /// removes itself does not remove it, as with Docker.
+    pub fn restarting(&self, id: &str) -> Result<Restarting, Error> {
         let slot = self.table().find(id)?;
-        self.emit(&slot, "restart", &[]);
-        Ok(())
+        slot.volatile().restarting = true;
+        Ok(Restarting { engine: self.clone(), slot })
     }
 
     pub(super) fn tell_signal(&self, slot: &Arc<Slot>, signal: i32) {

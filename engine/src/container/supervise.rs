@@ -62,6 +62,7 @@ impl Engine {
             last_delay,
         };
         let delay = next_start(&c.config.restart, ended);
+        let removes_itself = c.config.auto_remove && !slot.volatile().restarting;
         {
             let mut volatile = slot.volatile();
             volatile.shim = None;
@@ -96,7 +97,7 @@ impl Engine {
         self.unmount_volumes(&c, &slot.id).await;
         drop(op);
         match delay {
-            None if c.config.auto_remove => {
+            None if removes_itself => {
                 if let Err(e) = self.remove(&slot.id, false).await
                     && !matches!(e, crate::error::Error::NoSuchContainer { .. })
                 {

@@ -81,4 +81,11 @@ impl Images {
         let _changing = self.changing().lock().await;
         self.sync_unsynced().await
     }
+
+    /// The same, and with it what a container of a step has written, which waited for no disk.
+    pub(crate) async fn settle_with_container(&self) -> Result<(), Error> {
+        self.settle().await?;
+        let images = self.clone();
+        blocking(move || images.sync_files()).await
+    }
 }

@@ -38,11 +38,32 @@ pub fn prepare(
         Rootfs::Directory(path) => {
             mount_api::clone_path(path, true).on("clone root directory", path.display())
         }
-        Rootfs::Overlay { lowers, upper, work } => {
+        Rootfs::Overlay { lowers, upper, work, volatile } => {
             if lowers.is_empty() {
                 return Err(Error::Refused("the root file system has no layer".into()));
             }
-            overlay(lowers, Some((upper, work)), scratch, label)
+            overlay(lowers, Some(Changes { upper, work, volatile: *volatile }), scratch, label)
+        }
+    }
+}
+
+/// Where what is written over layers goes, as [`Rootfs::Overlay`] has it.
+#[derive(Clone, Copy)]
+struct Changes<'a> {
+    upper: &'a Path,
+    work: &'a Path,
+    volatile: bool,
+}
+
+impl Changes<'_> {
+    /// What was mounted as volatile is not mounted again while this mark is there, since a crash may have come between
+    /// (Documentation/filesystems/overlayfs.rst). Then nobody asks for it: builds' containers, and those that
+    /// remove themselves, do not outlive the host.
+    fn unmark(&self) -> Result<(), Error> {
+        let mark = self.work.join("work/incompat/volatile");
+        match std::fs::remove_dir_all(&mark) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).on("remove", mark.display()),
+            _ => Ok(()),
         }
     }
 }
@@ -75,10 +96,13 @@ pub fn mark(root: &Root) -> Result<(), Error> {
 
 fn overlay(
     lowers: &[PathBuf],
-    changes: Option<(&Path, &Path)>,
+    changes: Option<Changes<'_>>,
     scratch: &OwnedFd,
     label: &str,
 ) -> Result<OwnedFd, Error> {
+    if let Some(changes) = &changes {
+        changes.unmark()?;
+    }
     let mut held = Vec::new();
     let mut short = |path: &Path| -> Result<PathBuf, Error> {
         if path.as_os_str().as_bytes().len() <= MAX_VALUE {
@@ -104,40 +128,48 @@ fn overlay(
             other => other.on("add overlay layer", lower.display())?,
         }
     }
-    if let Some((upper, work)) = changes {
+    if let Some(Changes { upper, work, volatile }) = changes {
         context.set("upperdir", short(upper)?).on("set overlay upper directory", upper.display())?;
         context.set("workdir", short(work)?).on("set overlay work directory", work.display())?;
         for (key, value) in WHOLE {
             context.set(key, value).on("set overlay option", key)?;
         }
+        if volatile {
+            context.flag(VOLATILE).on("set overlay option", VOLATILE)?;
+        }
     }
     for (key, value) in super::mounts::context(label) {
         context.set(key, value).on("set label of overlay to", value)?;
     }
-    context.mount(0).on("mount overlay on", changes.map_or(&*lowers[0], |(upper, _)| upper).display())
+    context.mount(0).on("mount overlay on", changes.map_or(&*lowers[0], |c| c.upper).display())
 }
 
 /// What is written is whole by itself, since it becomes a layer: some kernels would leave a renamed directory's entries, and
 /// the content of a file whose mode changes, to the layers beneath (Documentation/filesystems/overlayfs.rst).
 const WHOLE: [(&str, &str); 2] = [("redirect_dir", "off"), ("metacopy", "off")];
 
+const VOLATILE: &str = "volatile";
+
 /// mount(2): options of at most a page, so every directory is named by a descriptor.
 fn classic_overlay(
     lowers: &[PathBuf],
-    changes: Option<(&Path, &Path)>,
+    changes: Option<Changes<'_>>,
     scratch: &OwnedFd,
     label: &str,
 ) -> Result<OwnedFd, Error> {
     let mut fds = lowers.iter().map(|l| open_directory(l)).collect::<Result<Vec<_>, _>>()?;
     let path = |fd: &OwnedFd| fd_path(fd.as_fd()).to_string_lossy().into_owned();
     let mut options = format!("lowerdir={}", fds.iter().map(path).collect::<Vec<_>>().join(":"));
-    for (key, dir) in changes.into_iter().flat_map(|(upper, work)| [("upperdir", upper), ("workdir", work)]) {
+    for (key, dir) in changes.into_iter().flat_map(|c| [("upperdir", c.upper), ("workdir", c.work)]) {
         let fd = open_directory(dir)?;
         options.push_str(&format!(",{key}={}", path(&fd)));
         fds.push(fd);
     }
     if changes.is_some() {
         options.extend(WHOLE.map(|(key, value)| format!(",{key}={value}")));
+    }
+    if changes.is_some_and(|c| c.volatile) {
+        options.push_str(&format!(",{VOLATILE}"));
     }
     if !label.is_empty() {
         // A level has commas, which end an option.

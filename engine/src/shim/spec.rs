@@ -196,6 +196,10 @@ pub enum Rootfs {
         upper: PathBuf,
         /// Overlayfs's scratch directory, on the file system of `upper`.
         work: PathBuf,
+        /// What is written is not to outlive a crash of the host: neither fsync(2) in there nor the unmounting waits for
+        /// the disk (overlayfs's `volatile`, Linux 5.10).
+        #[serde(default)]
+        volatile: bool,
     },
     /// A plain directory, bound.
     Directory(PathBuf),

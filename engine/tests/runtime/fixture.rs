@@ -67,7 +67,12 @@ impl Bundle {
         let spec = ShimSpec {
             cgroup: format!("skep-test-{id}/{id}"),
             hostname: "box".into(),
-            rootfs: Rootfs::Overlay { lowers: vec![at("lower")], upper: at("upper"), work: at("work") },
+            rootfs: Rootfs::Overlay {
+                lowers: vec![at("lower")],
+                upper: at("upper"),
+                work: at("work"),
+                volatile: false,
+            },
             argv: argv.iter().map(|a| (*a).to_owned()).collect(),
             log_path: at("json.log"),
             id,

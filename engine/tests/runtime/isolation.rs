@@ -121,7 +121,7 @@ async fn layers_may_be_many_and_lie_deep() {
     }
     lowers.push(bundle.path("lower"));
     let (upper, work) = (bundle.path("upper"), bundle.path("work"));
-    bundle.spec.rootfs = skep_engine::shim::Rootfs::Overlay { lowers, upper, work };
+    bundle.spec.rootfs = skep_engine::shim::Rootfs::Overlay { lowers, upper, work, volatile: false };
     assert_eq!(bundle.output().await, (0, "1\n126\nuser1\n126\n".into()));
 }
 

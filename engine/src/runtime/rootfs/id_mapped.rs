@@ -12,14 +12,17 @@ use super::super::mount_api::{self, RDONLY};
 use super::super::mounts::kernel_tree;
 use super::super::resolve::{Root, fd_path};
 use super::super::userns::FsRoot;
-use super::{Mapped, overlay};
+use super::{Changes, Mapped, overlay};
 use crate::shim::Rootfs;
 
 /// As [`super::prepare`].
 pub fn prepare(rootfs: &Rootfs, scratch: &OwnedFd, ids: Mapped<'_>, label: &str) -> Result<OwnedFd, Error> {
     match rootfs {
         Rootfs::Directory(path) => mapped(path, ids),
-        Rootfs::Overlay { lowers, upper, work } => stack(lowers, Some((upper, work)), scratch, ids, label),
+        Rootfs::Overlay { lowers, upper, work, volatile } => {
+            let changes = Changes { upper, work, volatile: *volatile };
+            stack(lowers, Some(changes), scratch, ids, label)
+        }
     }
 }
 
@@ -50,14 +53,14 @@ fn mapped(path: &Path, ids: Mapped<'_>) -> Result<OwnedFd, Error> {
 /// Layers must be mounted somewhere before overlayfs takes them, and it keeps mounts of its own.
 fn stack(
     lowers: &[PathBuf],
-    changes: Option<(&PathBuf, &PathBuf)>,
+    changes: Option<Changes<'_>>,
     scratch: &OwnedFd,
     ids: Mapped<'_>,
     label: &str,
 ) -> Result<OwnedFd, Error> {
     let mut layers = lowers.iter().map(|l| mapped(l, ids)).collect::<Result<Vec<_>, _>>()?;
     // Both in one mount, as overlayfs wants them.
-    if let Some((upper, work)) = changes {
+    if let Some(Changes { upper, work, .. }) = changes {
         let parent = upper.parent().filter(|p| Some(*p) == work.parent());
         let parent =
             parent.ok_or_else(|| Error::Refused(format!("{upper:?} and {work:?} are not side by side")))?;
@@ -75,7 +78,7 @@ fn stack(
 fn on_stand(
     stand: &OwnedFd,
     layers: &[OwnedFd],
-    changes: Option<(&PathBuf, &PathBuf)>,
+    changes: Option<Changes<'_>>,
     scratch: &OwnedFd,
     ids: Mapped<'_>,
     label: &str,
@@ -87,14 +90,11 @@ fn on_stand(
         mount_api::attach(layer, at).on("attach", "layer")?;
     }
     let mut lowers: Vec<PathBuf> = layers.iter().map(|l| fd_path(l.as_fd())).collect();
-    let changes = match changes {
-        None => None,
-        Some((upper, work)) => lowers.pop().map(|top| {
-            let below = |path: &Path| top.join(path.file_name().unwrap_or_default());
-            (below(upper), below(work))
-        }),
-    };
+    let below = |top: &Path, path: &Path| top.join(path.file_name().unwrap_or_default());
+    let places = changes.and_then(|c| lowers.pop().map(|top| (below(&top, c.upper), below(&top, c.work))));
+    let volatile = changes.is_some_and(|c| c.volatile);
+    let changes = places.as_ref().map(|(upper, work)| Changes { upper, work, volatile });
     // What overlayfs makes for itself has an owner too, which must be one that the layers know.
     let _owner = FsRoot::of(ids.1)?;
-    overlay(&lowers, changes.as_ref().map(|(u, w)| (u.as_path(), w.as_path())), scratch, label)
+    overlay(&lowers, changes, scratch, label)
 }
