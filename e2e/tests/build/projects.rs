@@ -17,19 +17,21 @@ const APPLETS: &[&str] = &[
 ];
 
 /// What `cargo xtask packages` made.
-fn toolchains() -> Result<PathBuf> {
+fn packages(name: &str) -> Result<PathBuf> {
     let exe = std::env::current_exe()?;
-    let found = exe.ancestors().map(|dir| dir.join("tools/toolchains.tar")).find(|p| p.exists());
-    found.context(
-        "the image of Debian's compilers is not there: run `cargo xtask packages` once, which makes it",
-    )
+    let found = exe.ancestors().map(|dir| dir.join(format!("tools/{name}.tar"))).find(|p| p.exists());
+    found.with_context(|| {
+        format!("the image {name} of Debian's packages is not there: run `cargo xtask packages` once, which makes it")
+    })
 }
 
 #[test]
 fn what_projects_have_is_built_as_they_mean_it() -> Result<()> {
     let lab = plain("bp", 1)?;
     let host = lab.host(1);
-    host.docker(&["import", path(&toolchains()?), "toolchains"])?;
+    for name in ["toolchains", "languages"] {
+        host.docker(&["import", path(&packages(name)?), name])?;
+    }
     let archive = host.dir.join("busybox.tar");
     busybox_image(APPLETS, &archive)?;
     host.docker(&["import", "-c", PATH, "-c", r#"CMD ["sh"]"#, path(&archive), "busybox:1.35"])?;

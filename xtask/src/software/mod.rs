@@ -1,6 +1,7 @@
 //! Images of Debian's own packages for the tests: unpacked, not installed, and kept under `target/tools` as plain tars
 //! for `docker import`.
 
+mod languages;
 mod servers;
 mod toolchains;
 
@@ -29,7 +30,8 @@ const LEFT_OUT: &[&str] =
 /// Makes all images that are not there.
 pub fn images() -> Result<()> {
     image(&servers::SERVERS)?;
-    image(&toolchains::TOOLCHAINS)
+    image(&toolchains::TOOLCHAINS)?;
+    image(&languages::LANGUAGES)
 }
 
 fn image(software: &Software) -> Result<()> {
