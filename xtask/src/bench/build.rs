@@ -3,8 +3,10 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use skep_e2e::eventually;
 
 use super::docker::{self, DockerLab};
 use super::table::{Row, Target, timed};
@@ -14,6 +16,7 @@ use super::{Setup, go_on, hosts, peers};
 const TURNS: usize = 5;
 /// Those of the large context.
 const FEW: usize = 3;
+const QUIET: Duration = Duration::from_secs(300);
 /// Files of the large context, and directories they lie in.
 const FILES: usize = 50_000;
 const DIRECTORIES: usize = 500;
@@ -79,6 +82,7 @@ fn by_turns(
         for (which, side) in [Some(ours), theirs].into_iter().enumerate() {
             let Some(side) = side else { continue };
             for (how, flag) in [Some("--no-cache"), None].into_iter().enumerate() {
+                quiet_disk()?;
                 let time = build(side, flag, context)?;
                 println!("{}: {time:.0} ms", context.display());
                 if turn > 0 {
@@ -89,6 +93,22 @@ fn by_turns(
         }
     }
     Ok(all)
+}
+
+/// Waits until nobody writes or discards: a side is not to pay for the files that the other has just removed.
+fn quiet_disk() -> Result<()> {
+    nix::unistd::sync();
+    let mut before = String::new();
+    eventually("the disks are quiet", QUIET, || {
+        let now = std::fs::read_to_string("/proc/diskstats")?;
+        let same = now == before;
+        before = now;
+        if !same {
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        ensure!(same, "they are written to");
+        Ok(())
+    })
 }
 
 fn build(side: &Side<'_>, flag: Option<&str>, context: &Path) -> Result<f64> {
