@@ -163,6 +163,31 @@ async fn waits_stops_kills_and_removes() -> Outcome {
     e.start(own.as_str()).await?;
     assert_eq!(removed.await?.code, 3);
     assert!(e.inspect(own.as_str()).is_err());
+
+    // Over a restart it stays, and goes with the next end, however early that comes.
+    for _ in 0..20 {
+        let script = "test -e /once && exit 4; touch /once; echo up; while :; do sleep 0.05; done";
+        let own = e.create(None, ContainerConfig { auto_remove: true, ..sh(script) }).await?;
+        e.start(own.as_str()).await?;
+        while text(e, own.as_str(), both()).await? != "up\n" {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let removed = e.wait(own.as_str(), WaitCondition::Removed)?;
+        let restarting = e.restarting(own.as_str()).await?;
+        e.stop(own.as_str(), Some(Duration::ZERO)).await?;
+        e.start(own.as_str()).await?;
+        restarting.done();
+        assert_eq!(removed.await?.code, 4);
+    }
+    // One that was stopped for a restart that never came to its start.
+    let own = e.create(None, ContainerConfig { auto_remove: true, ..run(&["sleep", "1000"]) }).await?;
+    e.start(own.as_str()).await?;
+    let removed = e.wait(own.as_str(), WaitCondition::Removed)?;
+    let restarting = e.restarting(own.as_str()).await?;
+    e.stop(own.as_str(), Some(Duration::ZERO)).await?;
+    assert!(e.inspect(own.as_str()).is_ok());
+    drop(restarting);
+    removed.await?;
     Ok(())
 }
 
@@ -356,6 +381,31 @@ async fn a_new_daemon_takes_up_running_containers_and_finds_exits() -> Outcome {
     for name in ["going", "ends", "idle"] {
         e.remove(name, false).await?;
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_removes_itself_is_removed_after_its_host_was_restarted() -> Outcome {
+    let mut f = Fixture::new().await?;
+    let itself = ContainerConfig { auto_remove: true, ..run(&["sleep", "1000"]) };
+    f.engine.create(Some("itself".into()), itself).await?;
+    f.engine.start("itself").await?;
+    // Written down with what was waiting to be.
+    f.engine.create(Some("stays".into()), run(&["true"])).await?;
+    f.crash().await?;
+    support::end_containers(f.dir());
+    std::fs::remove_dir_all(f.dir().join("exec"))?;
+    f.reopen().await?;
+    let mut events = f.engine.events();
+    let gone = async {
+        while f.engine.inspect("itself").is_ok() {
+            events.recv().await?;
+        }
+        Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(60), gone).await;
+    waited.map_err(|_| format!("it stays: {:?}", f.engine.inspect("itself")))??;
+    f.engine.remove("stays", false).await?;
     Ok(())
 }
 

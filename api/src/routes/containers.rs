@@ -261,7 +261,7 @@ async fn end(s: &ApiState, c: &Container, q: &Stop) -> ApiResult<()> {
 
 async fn restart(State(s): State<ApiState>, Path(id): Path<String>, Query(q): Query<Stop>) -> ApiResult {
     let container = s.engine().inspect(&id)?;
-    let restarting = s.engine().restarting(container.id.as_str())?;
+    let restarting = s.engine().restarting(container.id.as_str()).await?;
     if runs(&container) {
         end(&s, &container, &q).await?;
     }

@@ -161,14 +161,16 @@ impl BuildCache {
 }
 
 impl CacheLimits {
-    /// Bytes that may stay of those that are `taken`, where so many of the disk are `free`; none = nothing stays.
+    /// Bytes that may stay of those that are `taken`, where so many of the disk are `free`; none = there is no limit, and
+    /// nothing stays. What takes no room stays with a limit, be it 0.
     fn room(&self, taken: u64, free: u64) -> Option<u64> {
-        let kept = self.min_free.map(|wanted| taken.saturating_sub(wanted.saturating_sub(free)));
-        let most = match (self.max_used, kept) {
+        let given = |limit: Option<u64>| limit.filter(|bytes| *bytes > 0);
+        let kept = given(self.min_free).map(|wanted| taken.saturating_sub(wanted.saturating_sub(free)));
+        let most = match (given(self.max_used), kept) {
             (Some(most), Some(kept)) => Some(most.min(kept)),
             (most, kept) => most.or(kept),
         };
-        most.max(self.reserved).filter(|bytes| *bytes > 0)
+        most.max(given(self.reserved))
     }
 }
 
@@ -341,7 +343,8 @@ mod tests {
             (Some(40), Some(30), None, Some(40)),
             (None, None, Some(40), Some(100)),
             (None, None, Some(70), Some(80)),
-            (None, None, Some(1000), None),
+            (None, None, Some(1000), Some(0)),
+            (None, None, Some(0), None),
             (None, Some(30), Some(70), Some(30)),
             (None, Some(90), Some(70), Some(80)),
             (Some(85), Some(90), Some(70), Some(85)),

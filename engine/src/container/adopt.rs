@@ -55,6 +55,13 @@ impl Engine {
         let running: Vec<_> = all.iter().filter(goes_on).map(|c| c.id.clone()).collect();
         let retained = self.networking().retain(&running).await;
         retained.map_err(|source| Error::LeftNetworks { source })?;
+        // Whose end no daemon saw, or whose removal none came to: of a host that was restarted, as with Docker.
+        for c in all.iter().filter(|c| c.config.auto_remove && c.state == ContainerState::Exited) {
+            let (engine, id) = (self.clone(), c.id.0.clone());
+            if !unseen.contains(c.id.as_str()) {
+                tokio::spawn(async move { engine.remove_itself(&id).await });
+            }
+        }
         // Only now that all are known: one may need another.
         for Unwatched { slot, exit, error } in ended {
             let engine = self.clone();

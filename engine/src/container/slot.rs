@@ -60,7 +60,7 @@ pub(crate) struct Life {
 pub(super) struct Volatile {
     pub(super) shim: Option<Arc<Shim>>,
     pub(super) stopped_by_user: bool,
-    /// A user's restart is under way: what removes itself at its end is started again instead.
+    /// A user's restart has not come to its start: what removes itself at its end is started again instead.
     pub(super) restarting: bool,
     /// The last run ended as the daemon stopped: for the policy to start it with the next one.
     pub(super) ended_with_daemon: bool,
@@ -82,6 +82,8 @@ pub(crate) struct Slot {
     /// Held by whoever starts, removes, tidies up after an exit, or looks into a stopped container's files.
     pub(super) op: Arc<tokio::sync::Mutex<()>>,
     pub(crate) life: watch::Sender<Life>,
+    /// Held over a user's restart: one after the other.
+    pub(super) restart: Arc<tokio::sync::Mutex<()>>,
     /// Ends the wait before a restart.
     pub(super) no_restart: Notify,
 }
@@ -101,6 +103,7 @@ impl Slot {
                 ..Volatile::default()
             }),
             op: Arc::default(),
+            restart: Arc::default(),
             life: watch::Sender::new(life),
             no_restart: Notify::new(),
             shown: ArcSwap::from_pointee(record.container),

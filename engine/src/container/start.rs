@@ -76,6 +76,8 @@ impl Engine {
         {
             let mut volatile = slot.volatile();
             volatile.stopped_by_user = false;
+            // From here on an end is that of the new run.
+            volatile.restarting = false;
             volatile.ended_with_daemon = false;
         }
         let before = slot.container();
@@ -303,8 +305,7 @@ impl Engine {
         let rootfs = if lowers.is_empty() {
             Rootfs::Directory(layout.upper())
         } else {
-            let config = &slot.container().config;
-            let volatile = config.of_build || config.auto_remove;
+            let volatile = slot.container().config.of_build;
             Rootfs::Overlay { lowers, upper: layout.upper(), work: layout.work(), volatile }
         };
         (rootfs, self.host_files(&slot.container()))

@@ -19,6 +19,7 @@ const KILL_PATIENCE: Duration = Duration::from_secs(30);
 pub struct Restarting {
     engine: Engine,
     slot: Arc<Slot>,
+    _turn: tokio::sync::OwnedMutexGuard<()>,
 }
 
 impl Restarting {
@@ -30,7 +31,12 @@ impl Restarting {
 
 impl Drop for Restarting {
     fn drop(&mut self) {
-        self.slot.volatile().restarting = false;
+        let never_started = std::mem::take(&mut self.slot.volatile().restarting);
+        let c = self.slot.container();
+        if never_started && c.config.auto_remove && c.state == ContainerState::Exited {
+            let (engine, id) = (self.engine.clone(), self.slot.id.clone());
+            tokio::spawn(async move { engine.remove_itself(&id).await });
+        }
     }
 }
 
@@ -139,12 +145,13 @@ impl Engine {
         Ok(())
     }
 
-    /// Begins a user's restart, which is a stop and a start: until it is done (or dropped) the end of a container that
-    /// removes itself does not remove it, as with Docker.
-    pub fn restarting(&self, id: &str) -> Result<Restarting, Error> {
+    /// Begins a user's restart, which is a stop and a start, once others of the same container are done: until the start the
+    /// end of a container that removes itself does not remove it, as with Docker.
+    pub async fn restarting(&self, id: &str) -> Result<Restarting, Error> {
         let slot = self.table().find(id)?;
+        let turn = slot.restart.clone().lock_owned().await;
         slot.volatile().restarting = true;
-        Ok(Restarting { engine: self.clone(), slot })
+        Ok(Restarting { engine: self.clone(), slot, _turn: turn })
     }
 
     pub(super) fn tell_signal(&self, slot: &Arc<Slot>, signal: i32) {

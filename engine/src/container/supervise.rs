@@ -98,11 +98,7 @@ impl Engine {
         drop(op);
         match delay {
             None if removes_itself => {
-                if let Err(e) = self.remove(&slot.id, false).await
-                    && !matches!(e, crate::error::Error::NoSuchContainer { .. })
-                {
-                    tracing::warn!(container = slot.id, error = %e, "an exited container could not be removed");
-                }
+                self.remove_itself(&slot.id).await;
             }
             None => {}
             Some(delay) => {
@@ -118,6 +114,15 @@ impl Engine {
                     Box::pin(async move { engine.restart(&slot, delay, restarts + 1).await });
                 tokio::spawn(restart);
             }
+        }
+    }
+
+    /// Removes a container that is to remove itself, as it has ended.
+    pub(super) async fn remove_itself(&self, id: &str) {
+        if let Err(e) = self.remove(id, false).await
+            && !matches!(e, crate::error::Error::NoSuchContainer { .. })
+        {
+            tracing::warn!(container = id, error = %e, "an exited container could not be removed");
         }
     }
 

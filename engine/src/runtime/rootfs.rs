@@ -57,8 +57,8 @@ struct Changes<'a> {
 
 impl Changes<'_> {
     /// What was mounted as volatile is not mounted again while this mark is there, since a crash may have come between
-    /// (Documentation/filesystems/overlayfs.rst). Then nobody asks for it: builds' containers, and those that
-    /// remove themselves, do not outlive the host.
+    /// (Documentation/filesystems/overlayfs.rst). What builds leave after a crash is removed by the daemon's next start, and
+    /// what they leave on purpose is synced before.
     fn unmark(&self) -> Result<(), Error> {
         let mark = self.work.join("work/incompat/volatile");
         match std::fs::remove_dir_all(&mark) {
@@ -95,6 +95,25 @@ pub fn mark(root: &Root) -> Result<(), Error> {
 }
 
 fn overlay(
+    lowers: &[PathBuf],
+    changes: Option<Changes<'_>>,
+    scratch: &OwnedFd,
+    label: &str,
+) -> Result<OwnedFd, Error> {
+    let made = overlay_once(lowers, changes, scratch, label);
+    match (&made, changes) {
+        // The disk has failed to write something that nobody has been told of yet: until syncfs(2) tells of it, the kernel
+        // gives nothing that waits for no disk. Who asks for what is written to be kept is to be told, not this.
+        (Err(Error::System { source, .. }), Some(changes))
+            if changes.volatile && source.raw_os_error() == Some(libc::EIO) =>
+        {
+            overlay_once(lowers, Some(Changes { volatile: false, ..changes }), scratch, label)
+        }
+        _ => made,
+    }
+}
+
+fn overlay_once(
     lowers: &[PathBuf],
     changes: Option<Changes<'_>>,
     scratch: &OwnedFd,

@@ -27,7 +27,7 @@ pub const LANGUAGES: Software = Software {
 };
 
 const JDK: &str = "usr/lib/jvm/java-17-openjdk-amd64";
-/// Of gcc what only C++ and sanitizers call, of the JDK what `jlink` would make others of, of Go its own tests and
+/// Of gcc, which only links here, the compiler itself and what sanitizers call, of the JDK what `jlink` would make others of, of Go its own tests and
 /// the sources of its tools.
 const LARGE: &[&str] = &[
     "usr/lib/gcc/x86_64-linux-gnu/12/cc1",
