@@ -23,6 +23,7 @@ mod stdcopy;
 pub mod swarm;
 mod target;
 mod tls;
+mod under_way;
 pub mod version;
 mod websocket;
 

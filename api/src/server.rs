@@ -165,13 +165,13 @@ pub async fn serve(
     accepting.shutdown().await;
     connections.finish.cancel();
     connections.open.close();
-    under_way.close();
-    let ended = async { tokio::join!(connections.open.wait(), under_way.wait()) };
+    let ended = async { tokio::join!(connections.open.wait(), under_way.ended()) };
     if tokio::time::timeout(DRAIN, ended).await.is_err() {
         let (open, begun) = (connections.open.len(), under_way.len());
         tracing::info!(open, begun, "requests that did not end were cut off");
         connections.cut.cancel();
-        connections.open.wait().await;
+        under_way.cut();
+        tokio::join!(connections.open.wait(), under_way.ended());
     }
     let mut result = Ok(());
     for path in files {

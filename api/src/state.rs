@@ -7,10 +7,10 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use skep_engine::Engine;
 use skep_overlay::DataPlane;
-use tokio_util::task::TaskTracker;
 
 use crate::error::{ApiError, ApiResult};
 use crate::swarm::{ControlHandle, LocalState, LogsHandle, Swarm, SwarmError};
+use crate::under_way::UnderWay;
 
 /// What the daemon says of itself.
 #[derive(Clone, Debug, Default)]
@@ -50,18 +50,18 @@ struct Inner {
     dataplane: DataPlane,
     swarm: Arc<dyn Swarm>,
     info: ArcSwap<DaemonInfo>,
-    under_way: TaskTracker,
+    under_way: UnderWay,
 }
 
 impl ApiState {
     /// Puts the handles together.
     pub fn new(engine: Engine, dataplane: DataPlane, swarm: Arc<dyn Swarm>, info: DaemonInfo) -> Self {
-        let (info, under_way) = (ArcSwap::from_pointee(info), TaskTracker::new());
+        let (info, under_way) = (ArcSwap::from_pointee(info), UnderWay::default());
         Self(Arc::new(Inner { engine, dataplane, swarm, info, under_way }))
     }
 
     /// What requests have begun, with or without a client that waits for it.
-    pub(crate) fn under_way(&self) -> &TaskTracker {
+    pub(crate) fn under_way(&self) -> &UnderWay {
         &self.0.under_way
     }
 

@@ -33,11 +33,11 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::http::Uri;
 use axum::response::{IntoResponse, Response};
-use tokio_util::task::TaskTracker;
 
 use crate::error::ApiError;
 use crate::link_path;
 use crate::state::ApiState;
+use crate::under_way::UnderWay;
 use crate::version::{self, Version};
 
 /// The version a request speaks, as an extension of the request.
@@ -109,7 +109,7 @@ where
 
 async fn dispatch<F>(
     operations: Router,
-    under_way: &TaskTracker,
+    under_way: &UnderWay,
     admitted: impl Fn(Version, Request) -> F,
     request: Request<Body>,
 ) -> Response

@@ -7,10 +7,10 @@ use axum::extract::Request;
 use axum::http::Method;
 use axum::response::{IntoResponse, Response};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use crate::error::ApiError;
+use crate::under_way::UnderWay;
 
 /// Who waits for the answer; for those handlers that have many things to do, and need not go on with the next.
 #[derive(Clone, Debug, Default)]
@@ -23,7 +23,7 @@ impl Client {
 }
 
 /// Carries out a request, in a task among those `under_way` unless it ends with its client.
-pub(super) async fn run(operations: Router, mut request: Request, under_way: &TaskTracker) -> Response {
+pub(super) async fn run(operations: Router, mut request: Request, under_way: &UnderWay) -> Response {
     let client = Client::default();
     let _waiting = client.0.clone().drop_guard();
     let ends_with_client = ends_with_client(request.method(), request.uri().path());
@@ -34,11 +34,9 @@ pub(super) async fn run(operations: Router, mut request: Request, under_way: &Ta
         return response;
     }
     match under_way.spawn(work).await {
-        Ok(Ok(response)) => response,
-        Err(e) => match e.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => ApiError::unavailable("the daemon is shutting down").into_response(),
-        },
+        Ok(Some(Ok(response))) => response,
+        Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
+        Ok(None) | Err(_) => ApiError::unavailable("the daemon is shutting down").into_response(),
     }
 }
 

@@ -104,8 +104,12 @@ impl Engine {
         let clean = Asked::read(path).whole();
         let (dir, mut rules) = blocking(move || destination(&s, &view, &clean, how, of)).await?;
         rules.ids = self.ids_of(&slot.container());
-        let copied = feed::run(archive, move |input| extract::copy_in(input, dir, rules)).await;
-        drop(look);
+        let copied = feed::run(archive, move |input| {
+            // Also where the client has left: nobody starts or removes it in the middle of a file.
+            let _look = look;
+            extract::copy_in(input, dir, rules)
+        });
+        let copied = copied.await;
         match copied {
             // As with Docker, nothing comes of nothing.
             Err(Error::Archive(why)) if why == tar::EMPTY => {}

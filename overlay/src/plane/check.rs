@@ -37,8 +37,9 @@ impl DataPlane {
     pub async fn check(&self) -> Result<Vec<String>> {
         let inner = self.inner.clone();
         let _unchanging = self.inner.changing.lock().await;
-        let _unmoving = self.inner.moving.write().await;
+        // No container's coming or going changes that, nor waits for a tunnel's process that does not answer.
         let mut differences = self.check_tunnel().await?;
+        let _unmoving = self.inner.moving.write().await;
         let mut rules = inner.rules.clone().lock_owned().await;
         let found = blocking("comparing with the kernel", move || {
             let state = inner.state().clone();

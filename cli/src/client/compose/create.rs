@@ -11,7 +11,7 @@ use super::super::is_not_found;
 use super::super::output::text;
 use super::container::{self, Made};
 use super::found::{self, Found, HASH};
-use super::project::Project;
+use super::project::{Project, is_yes};
 use super::{Session, endpoints, graph, image, injected, mounts, networks, service, volumes};
 use crate::compose::{Node, Problem, depends};
 
@@ -104,7 +104,7 @@ async fn orphans(s: &Session<'_>, project: &Project, all: &[Found], remove: bool
             remove_container(s, container, None).await?;
         }
     } else if !orphans.is_empty()
-        && !project.variables.get("COMPOSE_IGNORE_ORPHANS").is_some_and(|v| v == "1" || v == "true")
+        && !project.variables.get("COMPOSE_IGNORE_ORPHANS").is_some_and(|v| is_yes(v))
     {
         let names: Vec<&str> = orphans.iter().map(|c| c.name.as_str()).collect();
         s.report.note(&format!(

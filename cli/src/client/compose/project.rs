@@ -129,7 +129,7 @@ impl FileFlags {
     /// loads it says what is wrong. An env file that can be read once only (a pipe) is left to the loading.
     pub fn known(&self) -> Variables {
         let outer = environment();
-        match self.env_file.iter().all(|file| Path::new(file).is_file()) {
+        match self.env_files(&outer).iter().all(|file| file.is_file()) {
             true => self.locate(&outer).map_or(outer, |found| found.variables),
             false => outer,
         }
@@ -216,12 +216,16 @@ impl FileFlags {
         }
     }
 
+    /// The env files that are named.
+    fn env_files(&self, outer: &Variables) -> Vec<PathBuf> {
+        let named = outer.get("COMPOSE_ENV_FILES").filter(|_| self.env_file.is_empty());
+        let named = named.into_iter().flat_map(|list| list.split(',')).filter(|f| !f.is_empty());
+        self.env_file.iter().map(String::as_str).chain(named).map(PathBuf::from).collect()
+    }
+
     /// Those of the environment, and beneath them those of the env files.
     fn variables(&self, dir: &Path, outer: &Variables) -> Result<Variables> {
-        let mut files: Vec<PathBuf> = self.env_file.iter().map(PathBuf::from).collect();
-        if let Some(named) = outer.get("COMPOSE_ENV_FILES").filter(|_| files.is_empty()) {
-            files.extend(named.split(',').filter(|f| !f.is_empty()).map(PathBuf::from));
-        }
+        let mut files = self.env_files(outer);
         let default = dir.join(".env");
         if files.is_empty() && default.is_file() {
             files.push(default);
@@ -279,7 +283,7 @@ impl FileFlags {
 }
 
 /// What Docker's takes for yes in a variable.
-fn is_yes(text: &str) -> bool {
+pub fn is_yes(text: &str) -> bool {
     matches!(text.to_ascii_lowercase().as_str(), "1" | "t" | "true" | "y" | "yes")
 }
 
