@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use sha2::{Digest, Sha256};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::Error;
 use crate::name::hex_of;
@@ -23,6 +24,8 @@ pub(crate) struct DaemonBlobs {
     dir: PathBuf,
     /// The log says already why files are copied.
     told: Arc<AtomicBool>,
+    /// To be taken before a blob is read: whoever may push could have all of them read at once.
+    turns: Arc<Semaphore>,
 }
 
 /// What could be done about a blob.
@@ -32,6 +35,9 @@ enum Brought {
     Linked(File),
     Copied(File),
 }
+
+/// Blobs that are read at the same time.
+const READERS: usize = 2;
 
 impl DaemonBlobs {
     /// Those in a daemon's data root, for a registry that keeps its own in `store`.
@@ -61,11 +67,27 @@ impl DaemonBlobs {
                 data_root.display()
             )));
         }
-        Ok(Self { dir, told: Arc::default() })
+        Ok(Self { dir, told: Arc::default(), turns: Arc::new(Semaphore::new(READERS)) })
+    }
+
+    /// Waits for a turn to call [`DaemonBlobs::give`], which has it for as long as this lives.
+    pub(crate) async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        // Never closed.
+        self.turns.clone().acquire_owned().await.ok()
     }
 
     /// Gives a repository a blob that the daemon has; whether it could. What goes wrong is logged: the blob is sent then.
     pub(crate) fn give(&self, store: &Store, name: &str, digest: &str) -> bool {
+        // It was verified when another repository got it.
+        if self.is_one_with(store, digest) {
+            match store.adopt(name, digest) {
+                Ok(true) => return true,
+                Ok(false) => {}
+                Err(e) => {
+                    tracing::warn!(repository = name, digest, error = %e, "a blob is looked at once more")
+                }
+            }
+        }
         let made = store.temporary();
         let given = self.bring(digest, &made).and_then(|brought| {
             let (file, linked) = match brought {
@@ -86,6 +108,12 @@ impl DaemonBlobs {
             tracing::warn!(repository = name, digest, error = %e, "the daemon's blob is not taken over: it must be sent");
             false
         })
+    }
+
+    /// Whether the registry's file of a blob is the daemon's.
+    fn is_one_with(&self, store: &Store, digest: &str) -> bool {
+        let file = |path: PathBuf| fs::symlink_metadata(path).ok().map(|m| (m.dev(), m.ino()));
+        file(store.blob_path(digest)).is_some_and(|ours| file(self.path(digest)) == Some(ours))
     }
 
     /// Makes the daemon's file of a blob be the new file `to`, verified and on disk.

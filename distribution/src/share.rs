@@ -43,13 +43,23 @@ pub(crate) fn share(
                 continue;
             }
         }
-        shared.bytes += if dry_run {
-            remove(&made)?;
-            std::fs::metadata(&path).map_or(0, |m| m.len())
-        } else {
-            store.exchange(&made, &digest)?
+        let freed = match dry_run {
+            true => remove(&made).map(|()| std::fs::metadata(&path).map_or(0, |m| m.len())),
+            false => store.exchange(&made, &digest),
         };
-        shared.blobs.push(digest);
+        match freed {
+            Ok(bytes) => {
+                shared.bytes += bytes;
+                shared.blobs.push(digest);
+            }
+            // What was collected before this is to be told all the same.
+            Err(e) => {
+                tracing::warn!(digest, error = %e, "a blob lies in both stores, and is left there twice");
+                if let Err(e) = remove(&made) {
+                    tracing::warn!(error = %e, "it is swept at the next start");
+                }
+            }
+        }
     }
     Ok(shared)
 }

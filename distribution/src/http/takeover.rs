@@ -23,7 +23,12 @@ impl App {
             return Ok(false);
         }
         let (name, digest) = (name.to_owned(), digest.to_owned());
-        let given = self.store.run(move |store| Ok::<_, Error>(daemon.give(store, &name, &digest)));
+        // Held until it is done, also where its client has left.
+        let turn = daemon.turn().await;
+        let given = self.store.run(move |store| {
+            let _turn = turn;
+            Ok::<_, Error>(daemon.give(store, &name, &digest))
+        });
         Ok(given.await?)
     }
 
@@ -32,11 +37,25 @@ impl App {
         let Some(daemon) = self.daemon.clone() else { return Ok(()) };
         let blobs = manifest.parts.iter().filter(|p| p.kind == PartKind::Blob);
         let (name, blobs): (_, Vec<String>) = (name.to_owned(), blobs.map(|p| p.digest.clone()).collect());
-        let given = self.store.run(move |store| {
+        let at = name.clone();
+        let missing = self.store.run(move |store| {
+            let mut missing = Vec::new();
             for digest in blobs {
-                if store.blob_size(&name, &digest)?.is_none() {
-                    daemon.give(store, &name, &digest);
+                if store.blob_size(&at, &digest)?.is_none() {
+                    missing.push(digest);
                 }
+            }
+            Ok::<_, Error>(missing)
+        });
+        let missing = missing.await?;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let turn = daemon.turn().await;
+        let given = self.store.run(move |store| {
+            let _turn = turn;
+            for digest in missing {
+                daemon.give(store, &name, &digest);
             }
             Ok::<_, Error>(())
         });

@@ -353,7 +353,10 @@ fn a_newer_image_is_asked_for_where_that_is_wanted() -> Result<()> {
     forget(host, &["got"])?;
     let said = made(host, &["-t", "got", "--pull", "--cache-from", APP], &context)?;
     ensure!(cached(&said) == 1 && !said.contains("[Warning]"), "{said}");
+    // It was named as a cache, and not to be replaced.
+    ensure!(id(host, APP)? == id(host, "older")?, "the name is that of another image now");
     // What is here counts where nothing answers.
+    host.docker(&["pull", "-q", APP])?;
     forget(host, &["got"])?;
     registry.kill(host)?;
     let said = made(host, &["-t", "got", "--pull", "--cache-from", APP], &context)?;

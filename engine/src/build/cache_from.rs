@@ -9,7 +9,7 @@ use tokio::sync::OnceCell;
 
 use super::shared::Shared;
 use crate::error::{Error, blocking};
-use crate::image::{Finished, Held, Image, Images, InlineStep, is_rfc3339};
+use crate::image::{Finished, Held, Image, InlineStep, Reference, is_rfc3339};
 
 /// The images that a build names.
 #[derive(Default)]
@@ -20,6 +20,8 @@ pub(super) struct CacheFrom {
 
 /// One of them.
 struct Source {
+    /// As the build has it.
+    name: String,
     image: Image,
     steps: Vec<InlineStep>,
     /// Where in `steps`, by the key.
@@ -38,7 +40,7 @@ pub(super) struct Taken {
 impl CacheFrom {
     /// What a step gave that is known by `key`, upon layers with the chain ID `below`. That the layers below are these is
     /// checked; that the step gave the one above is what the image says.
-    pub(super) async fn find(&self, shared: &Shared, key: &str, below: &str) -> Result<Option<Taken>, Error> {
+    pub(super) async fn find(&self, shared: &Shared, key: &str, below: &str) -> Option<Taken> {
         let sources = self.opened.get_or_init(|| open(shared)).await;
         for source in sources {
             let Some(step) = source.by_key.get(key).map(|at| &source.steps[*at]) else { continue };
@@ -48,35 +50,44 @@ impl CacheFrom {
                 true => {
                     let (images, id) = (shared.engine.images().clone(), source.image.id.clone());
                     let layers = step.layers;
-                    Some(blocking(move || images.bare_blocking(&id, layers)).await?)
+                    match blocking(move || images.bare_blocking(&id, layers)).await {
+                        Ok(held) => Some(held),
+                        Err(e) => {
+                            useless(shared, &source.name, &e).await;
+                            continue;
+                        }
+                    }
                 }
             };
             let said = source.image.history.get(step.history).map(|h| &h.created);
             // What is no time would be in the image that is made.
             let created = said.filter(|c| is_rfc3339(c)).unwrap_or(&shared.now).clone();
-            return Ok(Some(Taken { image, created }));
+            return Some(Taken { image, created });
         }
-        Ok(None)
+        None
     }
 
     /// The image among those looked at that is what would be made of the layers of `base` now, but for the times that it
     /// tells of; its ID.
     pub(super) async fn result(
         &self,
-        images: &Images,
+        shared: &Shared,
         base: Option<&String>,
         done: &Finished,
-    ) -> Result<Option<String>, Error> {
+    ) -> Option<String> {
+        let images = shared.engine.images();
         for source in self.opened.get().into_iter().flatten().filter(|s| s.steps == done.inline_cache) {
             let (images, base, done) = (images.clone(), base.cloned(), done.clone());
             let id = source.image.id.clone();
             let same =
                 blocking(move || Ok(images.is_finished_blocking(&id, base.as_deref(), done)?.then_some(id)));
-            if let Some(id) = same.await? {
-                return Ok(Some(id));
+            match same.await {
+                Ok(None) => {}
+                Ok(Some(id)) => return Some(id),
+                Err(e) => useless(shared, &source.name, &e).await,
             }
         }
-        Ok(None)
+        None
     }
 }
 
@@ -100,16 +111,18 @@ async fn open(shared: &Shared) -> Vec<Source> {
         match source {
             Ok(source) => Some(source),
             Err(e) => {
-                // A stage that waits for its turn to speak would keep those before it waiting for this.
-                let told = format!(
-                    "[Warning] cache-from {name} is of no use, and the build goes on without it: {e}"
-                );
-                shared.aside.line(told).await;
+                useless(shared, name, &e).await;
                 None
             }
         }
     }));
     opened.await.into_iter().flatten().collect()
+}
+
+async fn useless(shared: &Shared, name: &str, why: &Error) {
+    // A stage that waits for its turn to speak would keep those before it waiting for this.
+    let told = format!("[Warning] cache-from {name} is of no use, and the build goes on without it: {why}");
+    shared.aside.line(told).await;
 }
 
 async fn source(shared: &Shared, name: &str) -> Result<Source, Error> {
@@ -122,16 +135,23 @@ async fn source(shared: &Shared, name: &str) -> Result<Source, Error> {
             "the image that is here is of {os}/{architecture}; --pull asks for one of the platform that is built for"
         )));
     }
-    let image = match (shared.base(name, None, &shared.aside).await, here.filter(|i| shared.builds_for(i))) {
+    let image = match (shared.base(name, None, &shared.aside).await, &here) {
         (Ok(image), _) => image,
-        (Err(e), Some(image)) => {
+        (Err(e), Some(image)) if shared.builds_for(image) => {
             let told = format!("[Warning] cache-from {name} is taken as it is here: {e}");
             shared.aside.line(told).await;
-            image
+            image.clone()
         }
-        (Err(e), None) => return Err(e),
+        (Err(e), _) => return Err(e),
     };
     let held = images.keep(&image.id)?;
+    // Who names a cache gives away no name.
+    if let (Some(before), Ok(reference)) = (&here, Reference::parse(name).map(Reference::or_latest))
+        && before.id != image.id
+        && before.references.contains(&reference.to_string())
+    {
+        images.also_called(&before.id, &reference).await?;
+    }
     let (store, of) = (images.clone(), image.clone());
     let steps = blocking(move || store.inline_cache_blocking(&of)).await?;
     if steps.is_empty() {
@@ -145,7 +165,7 @@ async fn source(shared: &Shared, name: &str) -> Result<Source, Error> {
     for (at, step) in steps.iter().enumerate() {
         by_key.entry(step.key.clone()).or_insert(at);
     }
-    Ok(Source { image, steps, by_key, _held: held })
+    Ok(Source { name: name.to_owned(), image, steps, by_key, _held: held })
 }
 
 #[cfg(test)]

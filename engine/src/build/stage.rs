@@ -243,7 +243,7 @@ async fn finish(shared: &Shared, stage: &Stage, output: &Output) -> Result<Strin
             };
             // With a time that is given, the same is made again anyway.
             let known = match shared.latest {
-                None => shared.cache_from.result(images, stage.image.as_ref(), &done).await?,
+                None => shared.cache_from.result(shared, stage.image.as_ref(), &done).await,
                 Some(_) => None,
             };
             let id = match known {

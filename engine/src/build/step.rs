@@ -89,7 +89,7 @@ impl Stage {
             true => None,
             false => match cache.find(&key, images) {
                 Some((entry, held)) => Some((held, entry.created)),
-                None => self.taken(shared, &key, &created_by).await?,
+                None => self.taken(shared, &key, &created_by).await,
             },
         };
         let (made, created) = match kept {
@@ -117,16 +117,11 @@ impl Stage {
     }
 
     /// A layer from an image that the build names for that; it is kept for builds that name none.
-    async fn taken(
-        &self,
-        shared: &Shared,
-        key: &str,
-        created_by: &str,
-    ) -> Result<Option<(Option<Held>, String)>, Error> {
-        let Some(taken) = shared.cache_from.find(shared, key, &self.chain).await? else { return Ok(None) };
+    async fn taken(&self, shared: &Shared, key: &str, created_by: &str) -> Option<(Option<Held>, String)> {
+        let taken = shared.cache_from.find(shared, key, &self.chain).await?;
         let image = taken.image.as_ref().map(|held| held.image().to_owned());
         shared.engine.build_cache().keep(key, image, &taken.created, created_by);
-        Ok(Some((taken.image, taken.created)))
+        Some((taken.image, taken.created))
     }
 
     async fn run(

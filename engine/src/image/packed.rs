@@ -16,11 +16,26 @@ use crate::data_root::{remove_tree, sync_dir};
 use crate::error::Error;
 use crate::metadata::{Change, Kind};
 
+/// What is read, hashed on the way.
+struct Hashed<R> {
+    from: R,
+    hash: Sha256,
+}
+
+impl<R: io::Read> io::Read for Hashed<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.from.read(buffer)?;
+        self.hash.update(&buffer[..n]);
+        Ok(n)
+    }
+}
+
 impl Images {
     /// A layer's archive, compressed with gzip, of the blob that some image has of it. The caller has pinned the layer.
     /// Blocks, and for long where it is large.
     pub(super) fn packed(&self, blob: &str, chain: &str) -> Result<Packed, Error> {
-        let known = self.state().layers.get(chain).and_then(|l| l.packed.clone());
+        let layer = self.state().layers.get(chain).map(|l| (l.packed.clone(), l.diff_id.clone()));
+        let (known, diff_id) = layer.map_or((None, None), |(packed, diff_id)| (packed, Some(diff_id)));
         if let Some(packed) = known.filter(|p| self.blob_path(&p.digest).exists()) {
             return Ok(packed);
         }
@@ -32,8 +47,15 @@ impl Images {
                 return put_together(&self.recipe_path(chain), &self.layer_path(chain), blob, out);
             }
             let file = File::open(&path).map_err(Error::io("open", &path))?;
-            let mut plain = decoder(file).map_err(Error::io("read", &path))?.1;
-            io::copy(&mut plain, out).map(drop).map_err(Error::io("compress", &path))
+            let plain = decoder(file).map_err(Error::io("read", &path))?.1;
+            let mut plain = Hashed { from: plain, hash: Sha256::new() };
+            io::copy(&mut plain, out).map_err(Error::io("compress", &path))?;
+            // Its own digest would be right whatever went in.
+            let found = format!("sha256:{}", hex::encode(plain.hash.finalize()));
+            match diff_id.as_ref().is_none_or(|wanted| *wanted == found) {
+                true => Ok(()),
+                false => Err(Error::Damaged { digest: blob.to_owned() }),
+            }
         })?;
         let packed = Packed { digest, size };
         // No collection may come between the file and the record that keeps it.
