@@ -330,6 +330,7 @@ mod tests {
         assert_eq!(stored.all::<String>(Kind::Image), [("a".to_owned(), "two".to_owned())]);
         assert!(stored.all::<String>(Kind::Container).is_empty());
     }
+
     /// A file system of 16 MiB that this thread alone sees.
     fn small_disk(at: &Path) {
         use nix::mount::{MsFlags, mount};
@@ -342,10 +343,12 @@ mod tests {
     #[test]
     fn on_a_full_disk_a_removal_goes_through_beside_what_needs_room() {
         let dir = tempfile::tempdir().expect("temporary directory");
-        small_disk(dir.path());
-        let path = dir.path().join("m.redb");
+        let disk = dir.path().join("disk");
+        std::fs::create_dir(&disk).expect("made");
+        small_disk(&disk);
+        let path = disk.join("m.redb");
         let db = Some(Database::create(&path).expect("made"));
-        let mut file = File { path, db, reserve: Reserve::new(dir.path().join("m.reserve")) };
+        let mut file = File { path, db, reserve: Reserve::new(disk.join("m.reserve")) };
         let mut write = |writes: Vec<(Change, bool)>| {
             let (mut pending, mut waits) = (Pending::default(), Vec::new());
             for (change, awaited) in writes {
@@ -364,7 +367,7 @@ mod tests {
         let put = |id: &str, text: &str| Change::put(Kind::Image, id, &text).expect("encodes");
         assert_eq!(write(vec![(put("a", "one"), true), (put("b", "two"), true)]), [Some(true), Some(true)]);
         // Until there is no room for a byte.
-        let mut filler = std::fs::File::create(dir.path().join("filler")).expect("made");
+        let mut filler = std::fs::File::create(disk.join("filler")).expect("made");
         std::io::copy(&mut std::io::repeat(0), &mut filler).expect_err("full");
         let told = write(vec![
             (put("c", &large), true),
@@ -375,5 +378,6 @@ mod tests {
         drop(file.db.take());
         let stored = read_all(&Database::open(&file.path).expect("opens")).expect("reads");
         assert_eq!(stored.all::<String>(Kind::Image), [("b".to_owned(), "three".to_owned())]);
+        nix::mount::umount2(&disk, nix::mount::MntFlags::MNT_DETACH).expect("unmounted");
     }
 }
