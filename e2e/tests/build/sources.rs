@@ -252,11 +252,25 @@ fn contexts_beside_the_builds_own_are_known_by_their_names() -> Result<()> {
         (&["--build-context", "x=/none"][..], "FROM bb\n", "failed to get build context x"),
         (&["--build-context", "x"], "FROM bb\n", "expected key=value"),
         (&["--build-context", "x=ftp://l"], "FROM bb\n", "want a directory, docker-image://REFERENCE"),
-        (&[], "FROM bb\nCOPY --from=files skipped /\n", "file not found in build context"),
+        (&[], "FROM bb\nCOPY --from=files skipped /\n", "the pattern \"skipped\" of .dockerignore leaves it out"),
+        (
+            &[],
+            "FROM bb\nRUN --mount=from=files,source=skipped,target=/s true\n",
+            "the pattern \"skipped\" of .dockerignore leaves it out",
+        ),
+        (&flags, "FROM bb\nCOPY --from=repo left-out /\n", "the pattern \"left-*\" of .dockerignore leaves it out"),
+        (&[], "FROM bb\nCOPY --from=files none /\n", "stat none: file does not exist (step 2/2"),
     ] {
         let (ok, said) = build(flags, text)?;
         ensure!(!ok && said.contains(words), "{flags:?} {text}: {said}");
     }
+    // Rules that leave themselves out are in no image, and are named all the same.
+    fs::write(other.join(".dockerignore"), "*\n!f\n")?;
+    let (ok, said) = build(&[], "FROM bb\nCOPY --from=files . /all/\n")?;
+    let tree = Image::read(host, "got", &[])?.tree("/all");
+    ensure!(ok && tree == ["f"], "{tree:?}: {said}");
+    let (ok, said) = build(&[], "FROM bb\nCOPY --from=files h /\n")?;
+    ensure!(!ok && said.contains("the pattern \"*\" of .dockerignore leaves it out"), "{said}");
     lab.down()
 }
 
@@ -337,6 +351,10 @@ fn what_is_missing_is_named_with_the_reason() -> Result<()> {
     std::os::unix::fs::symlink("/etc/hostname", context.join("away"))?;
     for (line, words) in [
         ("COPY x.log /", "the pattern \"*.log\" of .dockerignore leaves it out"),
+        (
+            "RUN --mount=type=bind,source=x.log,target=/x true",
+            "\"x.log\" of --mount=type=bind: no such file or directory (the pattern \"*.log\" of .dockerignore leaves it out) (step 2/2",
+        ),
         ("COPY none /", "stat none: file does not exist (step 2/2, Dockerfile:2)"),
         ("COPY ../outside /", "forbidden path outside the build context: ../outside"),
         ("COPY up /", "up"),

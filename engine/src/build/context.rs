@@ -175,24 +175,41 @@ impl Context {
             if !is_fetched {
                 self.left_out = LeftOut::read(self.files(), file.as_deref());
             }
-            for name in [self.left_out.file(), &dockerfile] {
-                let name = name.trim_start_matches('/');
-                if self.left_out.patterns.excluded_by(name).is_none() {
-                    continue;
-                }
-                let path = Path::new("/").join(name);
-                match &mut self.held {
-                    Held::Directory(root) => left_out::remove(root, &path)
-                        .map_err(|e| Error::io("leave a file out of", self.place.files())(e))?,
-                    Held::Tree(tree) => tree.remove(&path),
-                }
-            }
+            self.hide(Some(&dockerfile))?;
             Ok(self)
         })
         .await
     }
 
-    /// Takes a directory out of it, as a context of its own.
+    /// Takes the Dockerfile and the file of rules away, where those leave them out. Blocks.
+    fn hide(&mut self, dockerfile: Option<&str>) -> Result<(), Error> {
+        for name in [Some(self.left_out.file()), dockerfile].into_iter().flatten() {
+            let name = name.trim_start_matches('/');
+            if self.left_out.patterns.excluded_by(name).is_none() {
+                continue;
+            }
+            let path = Path::new("/").join(name);
+            match &mut self.held {
+                Held::Directory(root) => left_out::remove(root, &path)
+                    .map_err(|e| Error::io("leave a file out of", self.place.files())(e))?,
+                Held::Tree(tree) => tree.remove(&path),
+            }
+        }
+        Ok(())
+    }
+
+    /// Fetches what is no build's own context, without the file of rules that they leave out.
+    pub(super) async fn fetch_beside(engine: &Engine, url: &str, secrets: &Secrets) -> Result<Self, Error> {
+        let file = url.rsplit('/').next().unwrap_or_default();
+        let mut fetched = Self::fetch(engine, url, secrets, file, false).await?;
+        blocking(move || {
+            fetched.hide(None)?;
+            Ok(fetched)
+        })
+        .await
+    }
+
+    /// Takes a directory out of it, as a context of its own, which knows what it was sent without.
     pub(super) async fn detach(&mut self, path: &Path) -> Result<Self, Error> {
         let beside = self.place.0.parent().unwrap_or(Path::new("/"));
         let place = Place(beside.join(format!("build-{}", unused_name())));
@@ -208,7 +225,10 @@ impl Context {
                 Held::Directory(Root::at(&to).map_err(missing)?)
             }
         };
-        Ok(Self::new(held, place))
+        let mut detached = Self::new(held, place);
+        detached.left_out = LeftOut::read(detached.files(), None);
+        detached.hide(None)?;
+        Ok(detached)
     }
 
     /// What it was sent or fetched without.

@@ -49,7 +49,7 @@ impl LeftOut {
         &self.file
     }
 
-    /// Why a source of `COPY` or `ADD` is not there, if a pattern is to blame.
+    /// Why a source of `COPY`, `ADD` or `RUN --mount` is not there, if a pattern is to blame.
     pub(super) fn blame(&self, source: &str) -> String {
         let path: Vec<&str> = source.split('/').filter(|p| !matches!(*p, "" | ".")).collect();
         match self.patterns.excluded_by(&path.join("/")) {

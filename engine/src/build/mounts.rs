@@ -12,6 +12,7 @@ use super::caches::{self, InUse};
 use super::context::Context;
 use super::copy::{self, Item, Rules};
 use super::files::Files;
+use super::left_out::LeftOut;
 use super::output::Output;
 use super::settings::beneath;
 use super::ssh::{self, Forwarded};
@@ -72,6 +73,14 @@ impl Source {
             Ok(Arc::new(Self { view: SourceRoot::Directory(dir, root) }))
         })
         .await
+    }
+
+    /// What it was sent or fetched without; nothing where it is no context.
+    pub(super) fn left_out(&self) -> LeftOut {
+        match &self.view {
+            SourceRoot::Context(context) => context.left_out().clone(),
+            SourceRoot::Directory(..) | SourceRoot::Layers(_) => LeftOut::default(),
+        }
     }
 
     pub(super) fn files(&self) -> Files<'_> {
@@ -223,8 +232,10 @@ fn missing(from: &str) -> Error {
 /// What a bind is of. Blocks.
 pub(super) fn bound(source: &Source, path: &str) -> Result<Item, Error> {
     let asked = Path::new("/").join(path.trim_start_matches('/'));
-    Item::exactly(source.files(), &asked, &Rules::of_bind())
-        .map_err(|e| Error::Invalid(format!("failed to find the source {path:?} of --mount=type=bind: {e}")))
+    Item::exactly(source.files(), &asked, &Rules::of_bind()).map_err(|e| {
+        let blame = source.left_out().blame(path);
+        Error::Invalid(format!("failed to find the source {path:?} of --mount=type=bind: {e}{blame}"))
+    })
 }
 
 /// The path of the host to be mounted: of a context's directory itself where nothing is written, else a copy.

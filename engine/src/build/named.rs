@@ -62,8 +62,7 @@ pub(super) async fn gather(
             let loaded = blocking(move || load(&images, &files, platform.as_ref())).await;
             Named::Layout(loaded.map_err(|e| Error::Invalid(format!("the context {name} of a build: {e}")))?)
         } else if Repository::named(value).is_some() || fetch::is_url(value) {
-            let file = value.rsplit('/').next().unwrap_or_default();
-            Named::Files(Arc::new(Context::fetch(engine, value, &request.secrets, file, false).await?))
+            Named::Files(Arc::new(Context::fetch_beside(engine, value, &request.secrets).await?))
         } else {
             return Err(Error::Invalid(format!(
                 "the context {name} of a build cannot be {value:?}: want a directory, {IMAGE}REFERENCE, oci-layout://PATH, a URL or a repository"

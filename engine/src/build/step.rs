@@ -10,7 +10,6 @@ use super::copy::{self, Item, Rules};
 use super::debug::At;
 use super::git::{Access, Repository};
 use super::layer::{Workspace, make_directories};
-use super::left_out::LeftOut;
 use super::mounts::{Source, Sources};
 use super::output::Output;
 use super::settings::{self, beneath};
@@ -218,7 +217,6 @@ impl Stage {
         }
         refuse_flags(&c, (repositories.len(), urls.len(), paths.len()))?;
         let rules = Rules {
-            left_out: if c.from.is_none() { shared.context.left_out().clone() } else { LeftOut::default() },
             keyword,
             chown: c.chown.clone(),
             mode: c.chmod.as_deref().map(Permissions::parse).transpose().map_err(Error::Invalid)?,
@@ -229,6 +227,7 @@ impl Stage {
             unpack: keyword == "ADD" && c.unpack.unwrap_or(true),
             exclude: c.exclude.clone(),
             latest: shared.latest,
+            ..Rules::of_bind()
         };
         let directory = c.destination.ends_with('/') || c.destination == "." || c.destination.ends_with("/.");
         let destination = beneath(&self.config.working_dir, &c.destination);
@@ -242,7 +241,8 @@ impl Stage {
             )));
         }
         let files = shared.source(number, c.from.as_deref(), done, out).await?;
-        let mut groups = vec![(files, paths, c.heredocs.clone(), rules.clone())];
+        let of_files = Rules { left_out: files.left_out(), ..rules.clone() };
+        let mut groups = vec![(files, paths, c.heredocs.clone(), of_files)];
         for repository in &repositories {
             let dir = shared.context.scratch().await?;
             let agent = shared.agent(&dir)?;

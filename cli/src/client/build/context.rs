@@ -95,7 +95,7 @@ fn send(root: PathBuf, dockerfile: Dockerfile, along: Vec<Along>) -> Result<Sent
     };
     let (dockerfile, file) = (name.clone(), rules.file.clone());
     let given = text.map(|text| (text, rules.text));
-    let needed = Some(Needed { dockerfile: name, dockerignore: rules.file, given });
+    let needed = Needed { dockerfile: Some(name), dockerignore: rules.file, given };
     let part = Part { root, at: PathBuf::new(), ignore: rules.ignore, needed };
     let body = archive(vec![part], along)?;
     Ok(Sent { body, dockerfile, dockerignore: Some(file).filter(|file| file != COMMON) })
@@ -107,7 +107,9 @@ fn archive(mut parts: Vec<Part>, along: Vec<Along>) -> Result<Body> {
         match what {
             Beside::Directory(root) => {
                 let ignore = Rules::read(&root.join(COMMON), COMMON)?.map(|rules| rules.ignore);
-                parts.push(Part { root, at, ignore: ignore.unwrap_or_default(), needed: None });
+                // The daemon names the pattern that left out what is asked for, and takes the file away if it is to go.
+                let needed = Needed { dockerfile: None, dockerignore: COMMON.into(), given: None };
+                parts.push(Part { root, at, ignore: ignore.unwrap_or_default(), needed });
             }
             Beside::Layout(layout) => layouts.push((layout, at)),
         }
@@ -225,13 +227,13 @@ struct Part {
     /// Where in the archive it is.
     at: PathBuf,
     ignore: Ignore,
-    needed: Option<Needed>,
+    needed: Needed,
 }
 
 /// What the daemon needs of a directory, whatever is left out.
 struct Needed {
-    /// Paths in it.
-    dockerfile: String,
+    /// Paths in it; there is no Dockerfile in one that is beside the build's own.
+    dockerfile: Option<String>,
     dockerignore: String,
     /// The texts of both, where the Dockerfile is in no file of it.
     given: Option<(Vec<u8>, String)>,
@@ -239,13 +241,17 @@ struct Needed {
 
 impl Needed {
     fn has(&self, path: &str) -> bool {
-        path == self.dockerfile || path == self.dockerignore
+        self.paths().any(|needed| needed == path)
     }
 
     /// Whether one of them is below a directory.
     fn is_below(&self, directory: &str) -> bool {
         let below = format!("{directory}/");
-        self.dockerfile.starts_with(&below) || self.dockerignore.starts_with(&below)
+        self.paths().any(|needed| needed.starts_with(&below))
+    }
+
+    fn paths(&self) -> impl Iterator<Item = &str> {
+        self.dockerfile.iter().chain([&self.dockerignore]).map(String::as_str)
     }
 }
 
@@ -277,13 +283,12 @@ fn pack_part(part: &Part, out: &mut tar::Builder<impl Write>) -> Result<()> {
             let path = dir.join(entry.file_name());
             let shown = slashes(&path);
             let is_dir = entry.file_type()?.is_dir();
-            let is_needed = needed.as_ref().is_some_and(|needed| needed.has(&shown));
-            if is_needed && needed.as_ref().is_some_and(|needed| needed.given.is_some()) {
+            let is_needed = needed.has(&shown);
+            if is_needed && needed.given.is_some() {
                 continue;
             }
             if !is_needed && ignore.excluded_by(&shown).is_some() {
-                let below = || needed.as_ref().is_some_and(|needed| needed.is_below(&shown));
-                if is_dir && (ignore.may_keep_below(&shown) || below()) {
+                if is_dir && (ignore.may_keep_below(&shown) || needed.is_below(&shown)) {
                     walk.push(path);
                 }
                 continue;
@@ -301,7 +306,7 @@ fn pack_part(part: &Part, out: &mut tar::Builder<impl Write>) -> Result<()> {
             }
         }
     }
-    if let Some(Needed { dockerfile, dockerignore, given: Some((text, rules)) }) = needed {
+    if let Needed { dockerfile: Some(dockerfile), dockerignore, given: Some((text, rules)) } = needed {
         // The daemon takes away what this leaves out: no image gets the Dockerfile by a name that nobody gave it.
         written(out, dockerignore, format!("{rules}\n{dockerignore}\n{dockerfile}\n").as_bytes())?;
         written(out, dockerfile, text)?;
