@@ -133,6 +133,18 @@ fn repositories_are_sources_and_contexts() -> Result<()> {
     lab.down()
 }
 
+/// An archive of files with texts.
+fn archive(files: &[(&str, &str)]) -> Result<Vec<u8>> {
+    let mut tar = tar::Builder::new(Vec::new());
+    for (name, text) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o644);
+        header.set_size(text.len() as u64);
+        tar.append_data(&mut header, name, text.as_bytes())?;
+    }
+    Ok(tar.into_inner()?)
+}
+
 #[test]
 fn urls_are_contexts_and_archives_of_all_kinds_are_unpacked() -> Result<()> {
     let (lab, context) = builder("bu")?;
@@ -168,8 +180,7 @@ fn urls_are_contexts_and_archives_of_all_kinds_are_unpacked() -> Result<()> {
     })?;
     host.skep(&["build", "-t", "alone", "http://127.0.0.1:8000/one.Dockerfile"])?;
     Image::read(host, "alone", &[])?.file("/alone")?;
-    let mut tar = tar::Builder::new(Vec::new());
-    for (name, text) in [
+    let files = [
         ("Dockerfile", "FROM bb\nCOPY a /got\n"),
         ("a", "sent"),
         (".dockerignore", "Own\n"),
@@ -177,13 +188,8 @@ fn urls_are_contexts_and_archives_of_all_kinds_are_unpacked() -> Result<()> {
         ("Own.dockerignore", "a\n*.dockerignore\n"),
         ("Wants", "FROM bb\nCOPY a /\n"),
         ("Wants.dockerignore", "*\n"),
-    ] {
-        let mut header = tar::Header::new_gnu();
-        header.set_mode(0o644);
-        header.set_size(text.len() as u64);
-        tar.append_data(&mut header, name, text.as_bytes())?;
-    }
-    fs::write(served.join("context.tar"), tar.into_inner()?)?;
+    ];
+    fs::write(served.join("context.tar"), archive(&files)?)?;
     host.skep(&["build", "-t", "sent", "http://127.0.0.1:8000/context.tar"])?;
     ensure!(Image::read(host, "sent", &[])?.file("/got")?.content == b"sent", "the context is unpacked");
     // A Dockerfile's own rules count, and no others.
@@ -194,6 +200,22 @@ fn urls_are_contexts_and_archives_of_all_kinds_are_unpacked() -> Result<()> {
         host.skep_command().args(["build", "-f", "Wants", "http://127.0.0.1:8000/context.tar"]).output()?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(said.contains("the pattern \"*\" of Wants.dockerignore leaves it out"), "{said}");
+    // Rules that are none are named, of either file: what they were to keep out would be in the image.
+    for (file, rules, words) in [
+        ("Own.dockerignore", "# a\n[\n", "Own.dockerignore: line 2: "),
+        (".dockerignore", "a\n!\n", ".dockerignore: line 2: illegal exclusion pattern"),
+    ] {
+        let files = [("Own", "FROM bb\nCOPY . /got/\n"), (file, rules), ("a", "a")];
+        fs::write(served.join("wrong.tar"), archive(&files)?)?;
+        let words = format!("cannot tell what to leave out of the build context: {words}");
+        let mut client = host.skep_command();
+        client.args(["build", "-f", "Own", "http://127.0.0.1:8000/wrong.tar"]);
+        let (ok, said) = run(client)?;
+        ensure!(!ok && said.contains(&words), "{said}");
+        let far = "/build?dockerfile=Own&remote=http%3A%2F%2F127.0.0.1%3A8000%2Fwrong.tar";
+        let answer = host.request("POST", far, "")?;
+        ensure!(answer.body.contains(&words), "{} {}", answer.status, answer.body);
+    }
     let output = host.skep_command().args(["build", "http://127.0.0.1:8000/none"]).output()?;
     ensure!(String::from_utf8_lossy(&output.stderr).contains("404"), "{output:?}");
     lab.down()
@@ -252,13 +274,21 @@ fn contexts_beside_the_builds_own_are_known_by_their_names() -> Result<()> {
         (&["--build-context", "x=/none"][..], "FROM bb\n", "failed to get build context x"),
         (&["--build-context", "x"], "FROM bb\n", "expected key=value"),
         (&["--build-context", "x=ftp://l"], "FROM bb\n", "want a directory, docker-image://REFERENCE"),
-        (&[], "FROM bb\nCOPY --from=files skipped /\n", "the pattern \"skipped\" of .dockerignore leaves it out"),
+        (
+            &[],
+            "FROM bb\nCOPY --from=files skipped /\n",
+            "the pattern \"skipped\" of .dockerignore leaves it out",
+        ),
         (
             &[],
             "FROM bb\nRUN --mount=from=files,source=skipped,target=/s true\n",
             "the pattern \"skipped\" of .dockerignore leaves it out",
         ),
-        (&flags, "FROM bb\nCOPY --from=repo left-out /\n", "the pattern \"left-*\" of .dockerignore leaves it out"),
+        (
+            &flags,
+            "FROM bb\nCOPY --from=repo left-out /\n",
+            "the pattern \"left-*\" of .dockerignore leaves it out",
+        ),
         (&[], "FROM bb\nCOPY --from=files none /\n", "stat none: file does not exist (step 2/2"),
     ] {
         let (ok, said) = build(flags, text)?;

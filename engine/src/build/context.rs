@@ -131,7 +131,7 @@ impl Context {
         let dockerfile = dockerfile.to_owned();
         blocking(move || {
             let root = Root::at(&files).map_err(Error::io("open", &files))?;
-            let left_out = LeftOut::of(Files::Root(&root), &dockerfile);
+            let left_out = LeftOut::of(Files::Root(&root), &dockerfile)?;
             leave_out(&left_out, &files, "", &dockerfile).map_err(Error::io("leave files out of", &files))?;
             Ok(Self { left_out, ..Self::new(Held::Directory(root), place) })
         })

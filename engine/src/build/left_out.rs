@@ -9,6 +9,7 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::files::{Files, Kind};
 use crate::dockerfile::Ignore;
+use crate::error::Error;
 use crate::runtime::resolve::Root;
 
 /// Longest file of patterns that is read, in bytes.
@@ -26,22 +27,27 @@ pub(super) struct LeftOut {
 }
 
 impl LeftOut {
-    /// What a file of the context says; none is named = `.dockerignore`. One that is no text, no file or no list of patterns
-    /// says nothing: the client has refused what is wrong with it, and others may send what they like.
+    /// What a file of a context that was sent says; none is named = `.dockerignore`. One that is no text, no file or no list
+    /// of patterns says nothing: it was for the client to leave files out by it and to refuse what is wrong with it.
     pub(super) fn read(files: Files<'_>, file: Option<&str>) -> Self {
         let file = file.unwrap_or(COMMON).trim_start_matches('/').to_owned();
-        let patterns = patterns(files, &file).unwrap_or_default();
+        let patterns = patterns(files, &file).ok().flatten().unwrap_or_default();
         Self { file, patterns }
     }
 
     /// The file that counts for a Dockerfile of a context that has all its files: `NAME.dockerignore` beside it, else
-    /// `.dockerignore`. <https://docs.docker.com/build/concepts/context/#filename-and-location>
-    pub(super) fn of(files: Files<'_>, dockerfile: &str) -> Self {
-        let own = format!("{}.dockerignore", dockerfile.trim_start_matches('/'));
-        match patterns(files, &own) {
-            Some(patterns) => Self { file: own, patterns },
-            None => Self::read(files, None),
+    /// `.dockerignore`. One that is wrong is refused: what it was to keep out would be in the image.
+    /// <https://docs.docker.com/build/concepts/context/#filename-and-location>
+    pub(super) fn of(files: Files<'_>, dockerfile: &str) -> Result<Self, Error> {
+        for file in [format!("{}{COMMON}", dockerfile.trim_start_matches('/')), COMMON.to_owned()] {
+            let found = patterns(files, &file).map_err(|e| {
+                Error::Invalid(format!("cannot tell what to leave out of the build context: {file}: {e}"))
+            })?;
+            if let Some(patterns) = found {
+                return Ok(Self { file, patterns });
+            }
         }
+        Ok(Self { file: COMMON.to_owned(), patterns: Ignore::default() })
     }
 
     /// The path of the file that counts.
@@ -59,14 +65,25 @@ impl LeftOut {
     }
 }
 
-fn patterns(files: Files<'_>, file: &str) -> Option<Ignore> {
-    let path = files.evaluate(&Path::new("/").join(file)).ok()?;
-    if !matches!(files.kind(&path), Ok(Kind::File)) {
-        return None;
+/// The patterns of a file of a context; none = there is no such file.
+fn patterns(files: Files<'_>, file: &str) -> Result<Option<Ignore>, String> {
+    let found = files.evaluate(&Path::new("/").join(file));
+    let path = match found.and_then(|path| files.kind(&path).map(|kind| (path, kind))) {
+        Ok((path, Kind::File)) => path,
+        Ok(_) => return Err("it is no file".into()),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
+        Err(e) => return Err(e.to_string()),
+    };
+    let mut text = Vec::new();
+    let opened = files.open(&path).map_err(|e| e.to_string())?;
+    opened.take(LONGEST + 1).read_to_end(&mut text).map_err(|e| e.to_string())?;
+    if text.len() as u64 > LONGEST {
+        return Err(format!("it is longer than {LONGEST} bytes"));
     }
-    let mut text = String::new();
-    files.open(&path).ok()?.take(LONGEST).read_to_string(&mut text).ok()?;
-    Ignore::parse(&text).ok()
+    let text = String::from_utf8(text).map_err(|_| "it is not UTF-8".to_owned())?;
+    Ignore::parse(&text).map(Some)
 }
 
 /// Takes away a file, if it is there.
