@@ -20,6 +20,14 @@ fn a_syntax_error_has_its_file_line_and_column() -> Result<()> {
         ("FROM bb\nCOPY a\n", "2:6", "COPY requires at least two arguments"),
         ("FROM bb\nRUN <<END\necho\n", "2:5", "unterminated heredoc"),
         ("FROM bb\nENV \\\n  a\n", "3:3", "ENV must have two arguments"),
+        (
+            "FROM bb\nRUN true\nCOPY --chown=${ a b\n",
+            "3:6",
+            "bad substitution: ${ wants the name of a variable",
+        ),
+        ("FROM bb\nRUN true\nCOPY [\"a\", \"/${A\"]\n", "3:12", "missing '}' after ${A"),
+        ("FROM bb\nRUN true\nCOPY <<-END /a\n\tx\n\ty ${A^}\n\tEND\n", "5:4", "unsupported modifier (^)"),
+        ("FROM bb AS a\nRUN true\nFROM  ${NONE}\n", "3:7", "base name (${NONE}) should not be blank"),
     ] {
         for file in ["Dockerfile", "sub/other.Dockerfile"] {
             fs::write(context.join(file), text)?;
@@ -31,6 +39,7 @@ fn a_syntax_error_has_its_file_line_and_column() -> Result<()> {
                 let (ok, said) = run(command)?;
                 let wanted = format!("({file}:{place})");
                 ensure!(!ok && said.contains(&wanted) && said.contains(words), "{wanted} {words}: {said}");
+                ensure!(!said.contains("Step "), "it is told before anything is done: {said}");
             }
         }
     }

@@ -171,11 +171,15 @@ fn stage(
     expander: &Expander<'_>,
 ) -> Result<StagePlan, PlanError> {
     let at = |e| PlanError::At(i.line, e);
-    let image = expander.word(&from.image).map_err(at)?;
+    let of_image = |message| {
+        let (line, column) = from.at;
+        PlanError::Syntax(SyntaxError { line, column, message })
+    };
+    let image = expander.word(&from.image).map_err(of_image)?;
     let platform = from.platform.as_deref().map(|p| expander.word(p)).transpose().map_err(at)?;
     if image.is_empty() {
         let why = format!("base name ({}) should not be blank: an ARG before FROM has no value", from.image);
-        return Err(PlanError::At(i.line, why));
+        return Err(of_image(why));
     }
     let platform = platform.filter(|p| !p.is_empty());
     if named::of(contexts, &image).is_some() {

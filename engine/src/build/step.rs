@@ -199,7 +199,7 @@ impl Stage {
             }
             for doc in c.heredocs.iter_mut() {
                 let text = doc.text();
-                doc.content = if doc.expand { x.heredoc(&text)? } else { text };
+                doc.content = if doc.expand { x.heredoc(&text).map_err(|(_, e)| e)? } else { text };
                 doc.strip_tabs = false;
             }
             Ok(())

@@ -102,14 +102,19 @@ impl Expander<'_> {
         Ok(out.words)
     }
 
-    /// The content of a here-document: variables are replaced, quotes are nothing special.
-    pub fn heredoc(&self, text: &str) -> Result<String, String> {
+    /// The content of a here-document: variables are replaced, quotes are nothing special. An error has the place of its
+    /// variable, in characters.
+    pub fn heredoc(&self, text: &str) -> Result<String, (usize, String)> {
         let chars: Vec<char> = text.chars().collect();
         let mut r = Reader { text: &chars, at: 0, depth: 0 };
         let mut out = String::new();
         while let Some(c) = r.next() {
+            let place = r.at - 1;
             match c {
-                '$' => grow(&mut out, &self.dollar(&mut r)?)?,
+                '$' => {
+                    let value = self.dollar(&mut r);
+                    value.and_then(|value| grow(&mut out, &value)).map_err(|e| (place, e))?;
+                }
                 c if c == self.escape => match r.peek() {
                     Some(n) if n == '$' || n == self.escape => out.extend(r.next()),
                     Some('\n') => drop(r.next()),

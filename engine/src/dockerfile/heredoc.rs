@@ -25,6 +25,16 @@ impl Heredoc {
             false => self.content.clone(),
         }
     }
+
+    /// Line and column in the Dockerfile of a character of its text.
+    pub(super) fn place(&self, character: usize) -> (usize, usize) {
+        let before: String = self.text().chars().take(character).collect();
+        let line = before.matches('\n').count();
+        let column = before.chars().rev().take_while(|c| *c != '\n').count();
+        let written = self.content.split('\n').nth(line).unwrap_or_default();
+        let tabs = if self.strip_tabs { written.len() - written.trim_start_matches('\t').len() } else { 0 };
+        (self.line + line, tabs + column + 1)
+    }
 }
 
 /// The beginning of one.

@@ -73,6 +73,8 @@ pub enum Kind {
 pub struct FromImage {
     /// Image, stage or `scratch`.
     pub image: String,
+    /// Line and column where that is written.
+    pub at: (usize, usize),
     /// Name of the stage, in lower case.
     pub name: Option<String>,
     /// Platform.

@@ -108,7 +108,7 @@ fn instruction(line: &Line, escape: char) -> Result<Instruction, SyntaxError> {
         Flags::read(keyword, line, rest, escape, &[])?;
     }
     let kind = kind(keyword, line, rest, escape)?;
-    variables(keyword, line, rest, escape)?;
+    variables(keyword, &kind, line, rest, escape)?;
     Ok(Instruction { kind, text: line.text.clone(), line: line.first, last_line: line.last })
 }
 
@@ -149,23 +149,58 @@ fn kind(keyword: &'static str, line: &Line, rest: &str, escape: char) -> Result<
 }
 
 /// Refuses variables that are not well written, whose values nobody knows yet.
-fn variables(keyword: &str, line: &Line, rest: &str, escape: char) -> Result<(), SyntaxError> {
+fn variables(keyword: &str, kind: &Kind, line: &Line, rest: &str, escape: char) -> Result<(), SyntaxError> {
     let expander = Expander { escape, lookup: &|_| Some("x".to_owned()) };
+    let check = |word: &str, at| match expander.word(word) {
+        Ok(_) => Ok(()),
+        Err(e) => Err(SyntaxError::new(at, e)),
+    };
+    let (flags, arguments) = flags::cut(rest, escape);
+    let mut mounts = match kind {
+        Kind::Run(r) => r.mounts.iter(),
+        _ => [].iter(),
+    };
+    for (offset, flag) in &flags {
+        let at = line.at(line.text.len() - rest.len() + offset);
+        match flag.split_once('=') {
+            Some(("--mount", _)) => {
+                if let Some(m) = mounts.next() {
+                    [&m.target, &m.source, &m.from, &m.id]
+                        .into_iter()
+                        .try_for_each(|field| check(field, at))?;
+                }
+            }
+            Some((
+                "--platform" | "--network" | "--from" | "--chown" | "--chmod" | "--checksum" | "--exclude",
+                value,
+            )) => check(value, at)?,
+            _ => {}
+        }
+    }
     let words = match keyword {
         "ENV" | "LABEL" | "ARG" => split::raw_words(rest, escape),
         "USER" | "WORKDIR" | "STOPSIGNAL" => vec![rest],
-        "FROM" | "EXPOSE" | "VOLUME" | "COPY" | "ADD" => {
-            let (_, arguments) = flags::cut(rest, escape);
-            match split::json(arguments) {
-                Some(_) => Vec::new(),
-                None => arguments.split_whitespace().collect(),
+        "FROM" | "EXPOSE" | "VOLUME" | "COPY" | "ADD" => match split::json(arguments) {
+            Some(items) => {
+                for (item, at) in items.iter().zip(split::json_items(arguments)) {
+                    check(item, line.place(&arguments[at..]))?;
+                }
+                Vec::new()
             }
-        }
+            None => arguments.split_whitespace().collect(),
+        },
         _ => Vec::new(),
     };
     let opens = |word: &str| !line.heredocs.is_empty() && heredoc::word(word, escape).is_some();
     for word in words.into_iter().filter(|w| !opens(w)) {
-        expander.word(word).map_err(|e| SyntaxError::new(line.place(word), e))?;
+        check(word, line.place(word))?;
+    }
+    // The shell of a RUN replaces its own.
+    if matches!(kind, Kind::Copy(_) | Kind::Add(_)) {
+        for doc in line.heredocs.iter().filter(|doc| doc.expand) {
+            let read = expander.heredoc(&doc.text());
+            read.map_err(|(character, e)| SyntaxError::new(doc.place(character), e))?;
+        }
     }
     Ok(())
 }
@@ -204,7 +239,8 @@ fn from(line: &Line, rest: &str, escape: char) -> Result<FromImage, SyntaxError>
             return Err(SyntaxError::new(line.place(name), "a stage cannot be called scratch"));
         }
     }
-    Ok(FromImage { image: image.to_owned(), name: name.map(str::to_ascii_lowercase), platform })
+    let (at, name) = (line.place(image), name.map(str::to_ascii_lowercase));
+    Ok(FromImage { image: image.to_owned(), at, name, platform })
 }
 
 fn run(line: &Line, rest: &str, escape: char) -> Result<Run, SyntaxError> {

@@ -18,6 +18,25 @@ pub(super) fn json(text: &str) -> Option<Vec<String>> {
     serde_json::from_str(text).ok()
 }
 
+/// Where the items of such a list begin, in bytes.
+pub(super) fn json_items(text: &str) -> Vec<usize> {
+    let (mut starts, mut inside, mut escaped) = (Vec::new(), false, false);
+    for (at, c) in text.char_indices() {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = inside,
+            '"' => {
+                if !inside {
+                    starts.push(at);
+                }
+                inside = !inside;
+            }
+            _ => {}
+        }
+    }
+    starts
+}
+
 /// Words divided by blanks that are neither quoted nor escaped; quotes and escapes stay in them.
 pub(super) fn raw_words(text: &str, escape: char) -> Vec<&str> {
     let mut words = Vec::new();

@@ -131,6 +131,15 @@ fn errors_say_where_and_what_to_do() {
         ("FROM a\nVOLUME --x /a", "unknown flag: --x of VOLUME"),
         ("FROM a\nARG --x A", "unknown flag: --x of ARG"),
         ("FROM a\nENV A=1 B=${A", "line 2, column 9: syntax error: missing '}' after ${A"),
+        ("FROM --platform=${ a", "line 1, column 6: bad substitution"),
+        ("FROM a\nCOPY --link \\\n  --chown=${A a /", "line 3, column 3: syntax error: missing '}'"),
+        ("FROM a\nCOPY --exclude=a --exclude=${} b /", "line 2, column 18: bad substitution"),
+        ("FROM a\nRUN --mount=type=tmpfs,target=/t --mount=from=b,target=${ x", "line 2, column 34: bad"),
+        ("FROM a\nRUN --network=${A^} x", "line 2, column 5: unsupported modifier"),
+        ("FROM a\nCOPY [\"a\\\\\", \\\n \"${\", \"/\"]", "line 3, column 2: bad substitution"),
+        ("FROM a\nVOLUME [\"/a\", \"/${\"]", "line 2, column 15: bad substitution"),
+        ("FROM a\nCOPY <<A <<-B /\n${C}\nA\n\tx\n\té${\n\tB", "line 6, column 3: bad substitution"),
+        ("FROM a\nONBUILD COPY --chown=${ a /", "line 2, column 9: bad substitution"),
         ("FROM a\nCOPY a \\\n  ${A^} c", "line 3, column 3: unsupported modifier (^) in substitution of A"),
         ("FROM ${A:x}", "line 1, column 6: unsupported modifier"),
         ("FROM a\nWORKDIR 'a", "column 9: unexpected end of statement"),
@@ -191,7 +200,7 @@ fn variables_are_replaced_as_a_shell_does() {
     let long = "a".repeat((8 << 20) + 1);
     let lookup = |_: &str| Some(long.clone());
     let x = Expander { escape: '\\', lookup: &lookup };
-    for e in [x.word("$a$a"), x.heredoc("$a$a"), x.word("\"$a${a}\"")] {
+    for e in [x.word("$a$a"), x.heredoc("$a$a").map_err(|(_, e)| e), x.word("\"$a${a}\"")] {
         assert!(e.expect_err("too long").contains("more than"), "a bound");
     }
 }
