@@ -20,11 +20,13 @@ if test -e memory.max; then
   echo "swap $(cat memory.swap.max)"
   echo "cpu $(cat cpu.max)"
   echo "weight $(cat cpu.weight)"
+  echo "mems $(cat cpuset.mems)"
 else
   echo "memory $(cat memory/memory.limit_in_bytes)"
   echo "both $(cat memory/memory.memsw.limit_in_bytes)"
   echo "cpu $(cat cpu/cpu.cfs_quota_us) $(cat cpu/cpu.cfs_period_us)"
   echo "shares $(cat cpu/cpu.shares)"
+  echo "mems $(cat cpuset/cpuset.mems)"
 fi
 echo $(busybox grep Cpus_allowed_list: /proc/self/status)
 echo $(busybox grep '^Max open files' /proc/self/limits)
@@ -46,6 +48,7 @@ fn steps_have_the_limits_that_were_asked_for() -> Result<()> {
         "--cpu-quota=20000",
         "--cpu-shares=512",
         "--cpuset-cpus=0",
+        "--cpuset-mems=0",
         "--ulimit=nofile=50:60",
         "--ulimit=core=0",
         "--shm-size=3m",
@@ -61,6 +64,7 @@ fn steps_have_the_limits_that_were_asked_for() -> Result<()> {
         for wanted in [
             "memory 67108864",
             "cpu 20000 50000",
+            "mems 0",
             "Cpus_allowed_list: 0",
             "Max open files 50 60 files",
             "Max core file size 0 0 bytes",
@@ -85,6 +89,7 @@ fn steps_have_the_limits_that_were_asked_for() -> Result<()> {
         ("--memory=1k", "memory"),
         ("--memory-swap=64m", "memory"),
         ("--cgroup-parent=../x", "cgroup"),
+        ("--cpuset-mems=4000", "memory nodes are not available"),
     ] {
         let mut command = host.skep_command();
         command.args(["build", "--no-cache", flag, path(&context)]);

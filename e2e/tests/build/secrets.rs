@@ -64,3 +64,26 @@ fn what_a_failed_step_leaves_knows_no_secret() -> Result<()> {
     ensure!(!said.contains(SECRET) && !failed.contains(SECRET), "{said}{failed}");
     lab.down()
 }
+
+#[test]
+fn a_secrets_file_has_the_owner_and_the_mode_that_were_asked_for() -> Result<()> {
+    let (lab, context) = builder("bo")?;
+    let host = lab.host(1);
+    let stat = "busybox stat -c '%a %u:%g'";
+    fs::write(
+        context.join("Dockerfile"),
+        format!(
+            "FROM bb\nRUN --mount=type=secret,id=word {stat} /run/secrets/word\n\
+             RUN --mount=type=secret,id=word,target=/word,uid=7,gid=8,mode=0640 {stat} /word\n\
+             USER 7:9\nRUN --mount=type=secret,id=word test ! -r /run/secrets/word\n\
+             RUN --mount=type=secret,id=word,uid=7 cat /run/secrets/word && echo\n\
+             USER 9:8\nRUN --mount=type=secret,id=word,gid=8,mode=0440 cat /run/secrets/word && echo\n"
+        ),
+    )?;
+    let mut command = host.skep_command();
+    command.args(["build", "--secret", "id=word,env=GIVEN"]).arg(&context).env("GIVEN", SECRET);
+    let (ok, said) = crate::run(command)?;
+    let count = |words: &str| said.lines().filter(|line| *line == words).count();
+    ensure!(ok && count("400 0:0") == 1 && count("640 7:8") == 1 && count(SECRET) == 2, "{said}");
+    lab.down()
+}
