@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -296,6 +297,50 @@ fn steps_are_known_by_the_same_on_another_host_and_from_another_client() -> Resu
     two.docker(&["builder", "prune", "-af"])?;
     let (_, said) = build(Host::docker_command, two, &["--cache-from", "app"], &contexts[1])?;
     ensure!(cached(&said) == STEPS, "{said}");
+    lab.down()
+}
+
+#[test]
+fn two_hosts_without_a_cache_make_the_same_image_and_push_the_same_bytes() -> Result<()> {
+    let lab = plain("bsame", 2)?;
+    let (one, two) = (lab.host(1), lab.host(2));
+    let (busybox, saved) = (one.dir.join("busybox.tar"), one.dir.join("saved.tar"));
+    busybox_image(APPLETS, &busybox)?;
+    one.docker(&["import", path(&busybox), "bb"])?;
+    one.docker(&["save", "-o", path(&saved), "bb"])?;
+    two.docker(&["load", "-i", path(&saved)])?;
+    let text = "FROM bb AS made\nRUN mkdir -p /d/e && echo x > /d/e/x && ln -s x /d/y\nFROM bb\n\
+                COPY --from=made /d /d\nCOPY . /c/\nRUN ls -lR /c > /listed && cat /c/big /c/big > /bigger\n\
+                WORKDIR /w\nENV A=b\nLABEL c=d e=f\nEXPOSE 90 80\nVOLUME /v /u\n";
+    // More than a compressor takes at once, of what can and cannot be made shorter.
+    let big: Vec<u8> = (0..3_000_000_u32)
+        .map(|n| if n % 7 == 0 { 0 } else { (n.wrapping_mul(2_654_435_761) >> 24) as u8 })
+        .collect();
+    let mut made = Vec::new();
+    for (n, host) in [one, two].into_iter().enumerate() {
+        let context = host.dir.join("context");
+        fs::create_dir_all(context.join("sub"))?;
+        fs::write(context.join("Dockerfile"), text)?;
+        // Neither when nor in which order files are written counts.
+        let mut files = [("a", &b"a"[..]), ("sub/b", b"b"), ("sub/c", b"c"), ("big", &big)];
+        if n == 1 {
+            files.reverse();
+        }
+        for (name, content) in files {
+            fs::write(context.join(name), content)?;
+            let written = SystemTime::UNIX_EPOCH + Duration::from_secs(1_500_000_000 + 1000 * n as u64);
+            fs::File::options().write(true).open(context.join(name))?.set_modified(written)?;
+        }
+        let _registry = Registry::start(host, REGISTRY, &RegistryOptions::default())?;
+        let (_, client) = CLIENTS[n];
+        let flags = ["--no-cache", "--build-arg", "SOURCE_DATE_EPOCH=1000000000", "-t", APP];
+        let (ok, said) = build(client, host, &flags, &context)?;
+        ensure!(ok && cached(&said) == 0, "{said}");
+        let pushed = host.docker(&["push", APP])?;
+        let digest = pushed.lines().find_map(|line| line.split_once("digest: "));
+        made.push((id(host, APP)?, digest.with_context(|| pushed.clone())?.1.to_owned()));
+    }
+    ensure!(made[0] == made[1], "{made:?}");
     lab.down()
 }
 
