@@ -164,12 +164,28 @@ fn urls_are_contexts_and_archives_of_all_kinds_are_unpacked() -> Result<()> {
         ensure!(image.file(file)?.content == b"from the archive", "{file}");
     }
     image.file("/as-it-is")?;
-    // A damaged one is named.
+    // One that is damaged where it begins is no archive, and so a file as any other.
     let mut damaged = STANDARD.decode(XZ)?;
     damaged[60] ^= 0xff;
-    fs::write(context.join("a.tar.xz"), damaged)?;
-    let (ok, said) = run(docker_build(host, &[], &context))?;
-    ensure!(ok || said.contains("(step 2/4, Dockerfile:2)"), "{said}");
+    fs::write(context.join("a.tar.xz"), &damaged)?;
+    for mut client in [host.docker_command(), host.skep_command()] {
+        client.args(["build", "--no-cache", "-t", "damaged"]).arg(&context);
+        let (ok, said) = run(client)?;
+        ensure!(ok, "{said}");
+        let image = Image::read(host, "damaged", &[])?;
+        ensure!(
+            image.tree("/x") == ["a.tar.xz"] && image.file("/x/a.tar.xz")?.content == damaged,
+            "{image:?}"
+        );
+    }
+    // One that ends too early is an archive, and named.
+    let whole = archive(&[("f", "from an archive that ends here, or")])?;
+    fs::write(context.join("a.tar.xz"), &whole[..520])?;
+    for mut client in [host.docker_command(), host.skep_command()] {
+        client.args(["build", "--no-cache"]).arg(&context);
+        let (ok, said) = run(client)?;
+        ensure!(!ok && said.contains("(step 2/4, Dockerfile:2)"), "{said}");
+    }
     // From a server.
     let mut server = host.command("busybox")?;
     server.args(["httpd", "-f", "-p", "127.0.0.1:8000", "-h", path(&served)]);
