@@ -3,6 +3,7 @@
 
 mod builds;
 mod cases;
+mod changed;
 mod commands;
 mod config;
 mod dry_run;

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use anyhow::{Context, Result, ensure};
 use skep_e2e::eventually;
 
-use super::{Client, LONG, containers, field, lab, skep, write};
+use super::{Client, LONG, changed, containers, field, lab, skep, write};
 
 #[test]
 fn only_what_changed_is_made_anew() -> Result<()> {
@@ -66,6 +66,9 @@ fn only_what_changed_is_made_anew() -> Result<()> {
     ensure!(code == 1 && told.contains("no configuration file provided: not found"), "{told}");
     skep(host, &other, &["-p", "rec", "down", "-t", "2"])?;
     ensure!(containers(host)?.is_empty(), "all gone");
+    for client in [Client::Docker, Client::Skep] {
+        changed::parts(client, host, &dir)?;
+    }
     lab.down()
 }
 

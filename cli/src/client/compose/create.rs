@@ -39,6 +39,8 @@ pub struct Options {
     /// Volumes without a name are made anew too.
     pub renew: bool,
     pub remove_orphans: bool,
+    /// A volume that is not what the files say is made anew, without its data.
+    pub yes: bool,
 }
 
 struct Work<'a> {
@@ -68,7 +70,7 @@ pub async fn all(
         container::hash(project, name, service, &Made::default())?;
     }
     let networks = networks::ensure(s, project).await?;
-    volumes::ensure(s, project).await?;
+    volumes::ensure(s, project, options).await?;
     let before = found::all(s.api, &project.name).await?;
     orphans(s, project, &before, options.remove_orphans).await?;
     let mut first = BTreeMap::new();

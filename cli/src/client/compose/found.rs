@@ -87,6 +87,13 @@ pub async fn all(api: &Api, project: &str) -> Result<Vec<Found>> {
     Ok(out)
 }
 
+/// All containers that mount a volume, whosever they are.
+pub async fn with_volume(api: &Api, volume: &str) -> Result<Vec<Found>> {
+    let query = Query::new().flag("all", true).filters(&[format!("volume={volume}")])?;
+    let list = api.get("/containers/json", &query).await?;
+    Ok(list.as_array().cloned().unwrap_or_default().into_iter().map(Found::read).collect())
+}
+
 /// Those of named services, or of all if none is named; without one-offs.
 pub async fn of(api: &Api, project: &str, services: &[String]) -> Result<Vec<Found>> {
     let mut out = all(api, project).await?;

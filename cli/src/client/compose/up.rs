@@ -171,7 +171,7 @@ impl Making {
 /// `compose create`.
 pub async fn create(s: &Session<'_>, flags: CreateFlags) -> Result<()> {
     let project = s.files.load(&flags.services)?;
-    let options = flags.making.options(&project)?;
+    let options = Options { yes: flags.yes, ..flags.making.options(&project)? };
     let services = project.selected(&flags.services, true)?;
     let targets = project.selected(&flags.services, false)?;
     image::ensure(s, &project, &services, flags.making.wanted(false)).await?;
@@ -202,7 +202,7 @@ pub async fn run(s: &Session<'_>, flags: UpFlags) -> Result<u8> {
     }
     let mut project = s.files.load(&flags.services)?;
     let mut options = flags.making.options(&project)?;
-    (options.timeout, options.renew) = (flags.timeout, flags.renew_anon_volumes);
+    (options.timeout, options.renew, options.yes) = (flags.timeout, flags.renew_anon_volumes, flags.yes);
     if flags.always_recreate_deps {
         options.recreate_needed = Recreate::Always;
     }
