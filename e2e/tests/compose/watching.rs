@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use anyhow::{Result, ensure};
-use skep_e2e::swarm::begun;
+use skep_e2e::swarm::workers;
 use skep_e2e::{Host, eventually};
 
 use super::{Client, LONG, containers, field, lab, prepared, skep, write};
@@ -193,12 +193,19 @@ fn up_watches_too_and_shows_what_the_new_containers_say() -> Result<()> {
     lab.down()
 }
 
+/// What the file and its build put into a container of `web`, asked for there, and as it should be.
+const INSIDE: &str = "cat /made /etc/app.conf /run/secrets/key; echo $A";
+const SEEN: &str = "built\nconf\nsecret\n1\n";
+
 #[test]
 fn one_file_is_a_project_and_a_stack_of_a_swarm_and_of_dev() -> Result<()> {
-    let (lab, dir) = prepared(begun("cone", 1)?)?;
+    let (lab, dir) = prepared(workers("cone")?)?;
     let host = lab.host(1);
-    let file = "services:\n  web:\n    image: bb\n    init: true\n    command: sleep 1000000\n    environment: {A: \"1\"}\n    configs: [{source: app, target: /etc/app.conf}]\n    secrets: [key]\n    depends_on: [db]\n    stop_grace_period: 1s\n    deploy: {replicas: 2, update_config: {order: start-first}}\n  db: {image: bb, init: true, command: sleep 1000000, stop_grace_period: 1s}\nconfigs: {app: {content: \"conf\\n\"}}\nsecrets: {key: {file: ./key}}\n";
-    write(&dir, &[("compose.yaml", file), ("key", "secret\n")])?;
+    let file = "services:\n  web:\n    build: .\n    image: one/web:1\n    init: true\n    command: sleep 1000000\n    environment: {A: \"1\"}\n    configs: [{source: app, target: /etc/app.conf}]\n    secrets: [key]\n    depends_on: [db]\n    stop_grace_period: 1s\n    deploy: {replicas: 3, update_config: {order: start-first}}\n  db: {image: bb, init: true, command: sleep 1000000, stop_grace_period: 1s}\nconfigs: {app: {content: \"conf\\n\"}}\nsecrets: {key: {file: ./key}}\n";
+    let dockerfile = "FROM bb\nRUN echo built > /made\n";
+    write(&dir, &[("compose.yaml", file), ("key", "secret\n"), ("Dockerfile", dockerfile)])?;
+    skep(host, &dir, &["-p", "one", "build"])?;
+    let built = host.docker(&["inspect", "-f", "{{.Id}}", "one/web:1"])?;
     skep(host, &dir, &["-p", "one", "up", "-d"])?;
     host.skep_command()
         .current_dir(&dir)
@@ -209,15 +216,20 @@ fn one_file_is_a_project_and_a_stack_of_a_swarm_and_of_dev() -> Result<()> {
             ensure!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
             Ok(())
         })?;
-    let task = host.docker(&["ps", "-q", "-f", "label=com.docker.swarm.service.name=two_web"])?;
-    ensure!(task.lines().count() == 2, "{task}");
-    let all = containers(host)?;
-    ensure!(all.contains_key("one-web-1") && all.contains_key("one-web-2") && all.len() == 6, "{all:?}");
-    for container in ["one-web-2", task.lines().next().unwrap_or_default()] {
-        let inside =
-            host.docker(&["exec", container, "sh", "-c", "cat /etc/app.conf /run/secrets/key; echo $A"])?;
-        ensure!(inside == "conf\nsecret\n1\n", "{container}: {inside}");
+    // What was built here runs on every node, and no registry has it.
+    for on in lab.hosts() {
+        let task = on.docker(&["ps", "-q", "-f", "label=com.docker.swarm.service.name=two_web"])?;
+        ensure!(task.lines().count() == 1, "host {}: {task}", on.number);
+        let image = on.docker(&["inspect", "-f", "{{.Image}}", task.trim()])?;
+        ensure!(image == built, "host {}: {image}, not {built}", on.number);
+        let inside = on.docker(&["exec", task.trim(), "sh", "-c", INSIDE])?;
+        ensure!(inside == SEEN, "host {}: {inside}", on.number);
     }
+    for number in 1..=3 {
+        let inside = host.docker(&["exec", &format!("one-web-{number}"), "sh", "-c", INSIDE])?;
+        ensure!(inside == SEEN, "container {number}: {inside}");
+    }
+    ensure!(containers(host)?.contains_key("one-db-1"));
     skep(host, &dir, &["-p", "one", "down"])?;
     host.skep(&["stack", "rm", "two"])?;
     in_dev(host, &dir)?;
@@ -243,16 +255,17 @@ fn in_dev(host: &Host, dir: &Path) -> Result<()> {
     })?;
     let archive = host.dir.join("busybox.tar").display().to_string();
     said(&["import", "-c", r#"CMD ["sh"]"#, &archive, "bb"])?;
+    said(&["compose", "build"])?;
     said(&["stack", "deploy", "-c", "compose.yaml", "--detach=false", "three"])?;
     let tasks = said(&["ps", "-q", "-f", "label=com.docker.swarm.service.name=three_web"])?;
-    ensure!(tasks.lines().count() == 2, "{tasks}");
+    ensure!(tasks.lines().count() == 3, "{tasks}");
     for task in tasks.lines() {
-        let inside = said(&["exec", task, "sh", "-c", "cat /etc/app.conf /run/secrets/key; echo $A"])?;
-        ensure!(inside == "conf\nsecret\n1\n", "{inside}");
+        let inside = said(&["exec", task, "sh", "-c", INSIDE])?;
+        ensure!(inside == SEEN, "{inside}");
     }
     // And as a project of the same daemon.
     said(&["compose", "-p", "four", "up", "-d"])?;
-    ensure!(said(&["compose", "-p", "four", "ps", "-q"])?.lines().count() == 3, "two and one");
+    ensure!(said(&["compose", "-p", "four", "ps", "-q"])?.lines().count() == 4, "three and one");
     said(&["compose", "-p", "four", "down", "-t", "1"])?;
     let pid = std::fs::read_to_string(home.join("run/skep.pid"))?;
     host.exec(&["kill", "-INT", pid.trim()])?;
