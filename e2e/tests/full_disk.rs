@@ -2,9 +2,11 @@
 //! goes on once there is room again, under the same daemon.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use skep_e2e::registry::{Registry, RegistryOptions};
 use skep_e2e::swarm::path;
 use skep_e2e::{Host, eventually};
 
@@ -27,6 +29,44 @@ impl Told {
             images: lines(&["images", "--format", "{{.Repository}}"])?,
         })
     }
+}
+
+/// An image larger than the room there is, pulled and loaded: nothing of it stays, and once there is room it comes whole.
+fn no_half_image(host: &Host, data: &Path) -> Result<()> {
+    let large = "127.0.0.1:5000/large:1";
+    let _registry = Registry::start(host, "127.0.0.1:5000", &RegistryOptions::default())?;
+    let (root, archive) = (host.dir.join("large.tar"), host.dir.join("saved.tar"));
+    let fill = "d=$(mktemp -d) && head -c 12M /dev/urandom > $d/content && tar -C $d -cf $0 . && rm -r $d";
+    host.exec(&["sh", "-c", fill, path(&root)])?;
+    host.docker(&["import", path(&root), large])?;
+    let id = host.docker(&["inspect", "-f", "{{.Id}}", large])?;
+    host.docker(&["push", "-q", large])?;
+    host.docker(&["save", "-o", path(&archive), large])?;
+    host.docker(&["rmi", large])?;
+    let held = || -> Result<BTreeSet<String>> {
+        let dirs = ["tmp", "blobs", "layers"].map(|dir| data.join(dir));
+        let found = host.exec(&[&["find"][..], &dirs.each_ref().map(|d| path(d))].concat())?;
+        Ok(found.lines().map(str::to_owned).collect())
+    };
+    let ballast = data.join("ballast");
+    let leave = "free=$(($(stat -f -c '%a * %S' $1))) && fallocate -l $((free - (6 << 20))) $0";
+    host.exec(&["sh", "-c", leave, path(&ballast), path(data)])?;
+    let (told, before) = (Told::by(host)?, held()?);
+    let ways = [["pull", "-q", large], ["load", "-i", path(&archive)]];
+    for way in &ways {
+        let said = host.docker(way).err().context("no refusal")?.to_string();
+        ensure!(said.to_lowercase().contains("no space left"), "{way:?}: {said}");
+        ensure!(Told::by(host)? == told, "{way:?}: {:?} {told:?}", Told::by(host)?);
+        let left = held()?;
+        ensure!(left == before, "{way:?} left {:?}", left.symmetric_difference(&before));
+    }
+    host.exec(&["rm", path(&ballast)])?;
+    for way in &ways {
+        host.docker(way)?;
+        ensure!(host.docker(&["inspect", "-f", "{{.Id}}", large])? == id, "{way:?}: another image");
+        host.docker(&["rmi", large])?;
+    }
+    Ok(())
 }
 
 #[test]
@@ -112,5 +152,6 @@ fn what_is_refused_leaves_nothing_and_room_makes_all_go_on() -> Result<()> {
         ensure!(state.trim() == "running", "{state}");
         Ok(())
     })?;
+    no_half_image(host, &data)?;
     lab.down()
 }
