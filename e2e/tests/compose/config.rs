@@ -1,10 +1,13 @@
 //! `compose config`: what both clients print of one file, and what digests are put into it.
 
+use std::path::Path;
+
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use skep_e2e::Host;
 use skep_e2e::registry::{Registry, RegistryOptions};
 
-use super::{Client, lab, skep, write};
+use super::{Client, containers, lab, skep, write};
 
 const FILE: &str = r#"
 name: cfg
@@ -91,7 +94,70 @@ fn both_clients_print_the_same_of_a_file() -> Result<()> {
     ensure!(kept.contains("bb:${TAG:-1}") && kept.contains("/v.env"), "{kept}");
     let (_, kept) = ask(Client::Skep, &["config", "--no-env-resolution"])?;
     ensure!(kept.contains("/v.env") && !kept.contains("E: \"1\""), "{kept}");
+    let (theirs, own) = (made_of_all(Client::Docker, host, &dir)?, made_of_all(Client::Skep, host, &dir)?);
+    ensure!(theirs == own, "docker compose: {theirs:?}\nskep compose: {own:?}");
     lab.down()
+}
+
+/// What `up` makes of several files, one that another includes, a profile and a file of variables, said by flags and by variables:
+/// names of containers, each with what it is told.
+fn made_of_all(client: Client, host: &Host, dir: &Path) -> Result<Vec<Vec<String>>> {
+    let dir = dir.join("all");
+    let service = |more: &str| {
+        format!(
+            "{{image: bb, init: true, command: sleep 1000, stop_grace_period: 1s, environment: {{SAID: \"{more}\"}}}}"
+        )
+    };
+    let first = format!(
+        "name: all\ninclude: [part/more.yaml]\nservices:\n  web: {}\n  extra: {{extends: {{service: web}}, profiles: [side]}}\n  never: {{image: none, profiles: [other]}}\n",
+        service("first $WORD")
+    );
+    let second = "services: {web: {environment: {SAID: second $WORD, ADDED: here}}}\n";
+    write(
+        &dir,
+        &[
+            ("first.yaml", &first),
+            ("second.yaml", second),
+            ("part/more.yaml", &format!("services:\n  inner: {}\n", service("included $WORD"))),
+            ("words.env", "WORD=word\n"),
+            ("part/.env", "WORD=inner\n"),
+        ],
+    )?;
+    let mut all = Vec::new();
+    for (flags, variables) in [
+        (
+            &["-f", "first.yaml", "-f", "second.yaml", "--env-file", "words.env", "--profile", "side"][..],
+            &[][..],
+        ),
+        (
+            &[],
+            &[
+                ("COMPOSE_FILE", "first.yaml:second.yaml"),
+                ("COMPOSE_ENV_FILES", "words.env"),
+                ("COMPOSE_PROFILES", "side"),
+            ],
+        ),
+        (&["-f", "first.yaml"], &[("WORD", "environment")]),
+    ] {
+        let run = |args: &[&str]| -> Result<()> {
+            let mut command = client.command(host, &dir)?;
+            let out = command.args(flags).args(args).envs(variables.iter().copied()).output()?;
+            ensure!(out.status.success(), "{client:?} {flags:?} {args:?}: {out:?}");
+            Ok(())
+        };
+        run(&["up", "-d"])?;
+        let mut made = Vec::new();
+        for name in containers(host)?.into_keys() {
+            let told = host.docker(&["exec", &name, "sh", "-c", "echo $SAID $ADDED"])?;
+            made.push(format!("{name}: {}", told.trim()));
+        }
+        run(&["down", "--remove-orphans"])?;
+        all.push(made);
+    }
+    let whole = ["all-extra-1: first word", "all-inner-1: included word", "all-web-1: second word here"];
+    let bare = ["all-inner-1: included environment", "all-web-1: first environment"];
+    ensure!(all == [&whole[..], &whole, &bare], "{client:?}: {all:?}");
+    Ok(all)
 }
 
 #[test]
