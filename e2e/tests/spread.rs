@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use skep_e2e::swarm::{LONG, binaries, join, path, running, token};
-use skep_e2e::{Host, Lab, LabOptions, eventually};
+use skep_e2e::{Host, Lab, LabOptions, eventually, eventually_some};
 
 /// A swarm of so many hosts without any image, host 1 its only manager; `settings` go into each daemon's file.
 fn swarm(name: &str, hosts: u32, settings: &str) -> Result<Lab> {
@@ -300,24 +300,46 @@ fn id_pin(name: &str, id: &str) -> String {
 fn what_is_damaged_or_has_no_room_is_refused() -> Result<()> {
     let lab = swarm("spready", 4, "")?;
     let (one, two, three, four) = (lab.host(1), lab.host(2), lab.host(3), lab.host(4));
-    build(two, "web:1", &[4_000_000])?;
-    let id = id_of(two, "web:1")?;
-    copy_to(two, &[three], "web:1")?;
-
-    // Host 3's disk is not what it was.
+    build(three, "web:1", &[4_000_000])?;
+    let id = id_of(three, "web:1")?;
+    let archive = three.dir.join("copy.tar");
+    three.docker(&["save", "-o", path(&archive), "web:1"])?;
     let blobs = three.exec(&["find", path(&three.dir.join("data/blobs")), "-size", "+3900k"])?;
-    let blob = blobs.lines().next().context("a large blob")?;
-    let mut bytes = std::fs::read(blob)?;
-    bytes[2_000_000] ^= 1;
-    std::fs::write(blob, &bytes)?;
+    let blob = blobs.lines().next().context("a large blob")?.to_owned();
+    let sound = std::fs::read(&blob)?;
     let on_four = ["--constraint", &format!("node.hostname=={}", four.name)];
-    create(one, "web", "web:1", &on_four)?;
-    wait_on(one, "web", four, &id)?;
+    let refused = |times: usize| {
+        eventually_some(&format!("{times} refusals are told of"), LONG, || {
+            let log = std::fs::read_to_string(four.log())?;
+            let told = log.matches("what other nodes sent of an image is refused").count();
+            ensure!(told >= times, "{}", four.log_tail());
+            Ok(Some(told))
+        })
+    };
+    let elsewhere = |service: &str| -> Result<()> {
+        two.docker(&["load", "-i", path(&archive)])?;
+        wait_on(one, service, four, &id)?;
+        one.docker(&["service", "rm", service])?;
+        eventually("the image can go", LONG, || four.docker(&["rmi", "-f", &id]).map(drop))?;
+        two.docker(&["rmi", "-f", &id]).map(drop)
+    };
 
-    // Once nobody else has it, it is refused, and nothing is left of it.
-    one.docker(&["service", "rm", "web"])?;
-    eventually("the image can go", LONG, || four.docker(&["rmi", "-f", &id]).map(drop))?;
-    two.docker(&["rmi", "-f", &id])?;
+    // The only one that has it lost the end of a layer: it is refused, and comes from the next.
+    std::fs::write(&blob, &sound[..sound.len() / 2])?;
+    create(one, "cut", "web:1", &on_four)?;
+    refused(1)?;
+    elsewhere("cut")?;
+
+    // Every piece of the layer is another than it was: it is refused, and comes from the next.
+    let mut bytes = sound;
+    bytes.iter_mut().step_by(1 << 18).for_each(|byte| *byte ^= 1);
+    std::fs::write(&blob, &bytes)?;
+    let before = refused(1)?;
+    create(one, "web", "web:1", &on_four)?;
+    refused(before + 1)?;
+    elsewhere("web")?;
+
+    // Where nobody else has it, nothing is left of it.
     let once = ["--restart-condition", "none", on_four[0], on_four[1]];
     create(one, "bad", &id_pin("web", &id), &once)?;
     eventually("the task is rejected", LONG, || {
