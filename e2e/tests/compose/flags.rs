@@ -1,8 +1,12 @@
 //! Flags that stand before the command.
 
-use anyhow::{Result, ensure};
+use std::io::Write;
+use std::path::Path;
 
-use super::{Client, containers, lab, skep, write};
+use anyhow::{Result, ensure};
+use skep_e2e::{Host, eventually};
+
+use super::{Client, LONG, containers, lab, skep, write};
 
 #[test]
 fn names_are_those_of_old_in_compatibility_mode() -> Result<()> {
@@ -74,6 +78,9 @@ fn logs_are_coloured_where_that_is_asked_for() -> Result<()> {
             );
         }
     }
+    for client in [Client::Docker, Client::Skep] {
+        two_speak_in_turn(client, host, &dir)?;
+    }
     // Said by a variable, of the environment or of the project; the flag has the last word.
     let mut command = Client::Skep.command(host, &dir)?;
     let out = command.env("COMPOSE_ANSI", "always").args(["-p", "col", "logs"]).output()?;
@@ -94,6 +101,64 @@ fn logs_are_coloured_where_that_is_asked_for() -> Result<()> {
     ensure!(code != 0 && err.contains("COMPOSE_MENU") && err.contains("perhaps"), "{err}");
     skep(host, &dir, &["-p", "col", "--ansi", "auto", "down", "--remove-orphans"])?;
     lab.down()
+}
+
+/// `logs -f` of two services that speak each after the other, when the test says so.
+fn two_speak_in_turn(client: Client, host: &Host, dir: &Path) -> Result<()> {
+    let turns = dir.join("turns");
+    std::fs::create_dir_all(&turns)?;
+    // Each says what is handed to it, line by line.
+    let file = "name: turns\nx-all: &all {image: bb, stop_grace_period: 0s, volumes: [./turns:/turns]}\nservices:\n  left: {<<: *all, command: sh -c 'echo begun; exec cat /turns/left'}\n  right: {<<: *all, command: sh -c 'echo begun; exec cat /turns/right'}\n";
+    write(dir, &[("turns.yaml", file)])?;
+    let mut pipes = Vec::new();
+    for name in ["left", "right"] {
+        let path = turns.join(name);
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::from_bits_truncate(0o666))?;
+        // Open for reading too, so that neither side waits for the other, and none comes to an end.
+        pipes.push(std::fs::OpenOptions::new().read(true).write(true).open(&path)?);
+    }
+    client.ok(host, dir, &["-f", "turns.yaml", "up", "-d"])?;
+    let log = host.dir.join("turns.log");
+    let mut logs = client.command(host, dir)?;
+    logs.args(["--ansi", "always", "-f", "turns.yaml", "logs", "-f"]);
+    let mut logs = logs.stdout(std::fs::File::create(&log)?).spawn()?;
+    let seen = |line: &str, times: usize| {
+        eventually(&format!("{line:?} is shown"), LONG, || {
+            let said = std::fs::read_to_string(&log)?;
+            ensure!(said.lines().filter(|l| l.ends_with(line)).count() == times, "{client:?}: {said:?}");
+            Ok(())
+        })
+    };
+    seen("begun", 2)?;
+    for turn in ["1", "2"] {
+        for (pipe, name) in pipes.iter_mut().zip(["left", "right"]) {
+            writeln!(pipe, "{name}-{turn}")?;
+            seen(&format!("{name}-{turn}"), 1)?;
+        }
+    }
+    logs.kill()?;
+    logs.wait()?;
+    let said = std::fs::read_to_string(&log)?;
+    let own = |line: &&str| {
+        let text = line.rsplit('m').next().unwrap_or_default();
+        ["left-", "right-"].iter().any(|name| text.starts_with(name) && !text.contains(' '))
+    };
+    let spoken: Vec<&str> = said.lines().filter(own).collect();
+    let taken = ["left-1", "right-1", "left-2", "right-2"];
+    ensure!(
+        spoken.len() == taken.len() && spoken.iter().zip(taken).all(|(line, end)| line.ends_with(end)),
+        "{client:?}: {said:?}"
+    );
+    // One colour for each, and another for the other.
+    let colour = |line: &&str| line.split_once('m').map(|(code, _)| code.to_owned());
+    let colours: Vec<_> = spoken.iter().map(colour).collect();
+    ensure!(
+        colours[0].as_ref().is_some_and(|c| c.starts_with("\x1b[")) && colours[0] != colours[1],
+        "{client:?}: {said:?}"
+    );
+    ensure!(colours[0] == colours[2] && colours[1] == colours[3], "{client:?}: {said:?}");
+    client.ok(host, dir, &["-f", "turns.yaml", "down"])?;
+    Ok(std::fs::remove_dir_all(&turns)?)
 }
 
 #[test]
