@@ -217,10 +217,16 @@ fn files(dir: &Path, found: &mut Vec<std::path::PathBuf>) {
 fn no_request_harms_a_registry() {
     let dir = tempfile::tempdir().expect("a directory");
     let data = dir.path().join("registry");
+    // A daemon's, with a blob that requests name: also what takes it over is met by them.
+    let daemon = tempfile::tempdir().expect("a directory");
+    let theirs = daemon.path().join("blobs/sha256");
+    std::fs::create_dir_all(&theirs).expect("made");
+    let given = theirs.join(digest_of(BLOB).trim_start_matches("sha256:"));
+    std::fs::write(&given, BLOB).expect("written");
     let options = Options {
         listen: ([127, 0, 0, 1], 0).into(),
         data_dir: data.clone(),
-        daemon_data_root: None,
+        daemon_data_root: Some(daemon.path().to_owned()),
         tls: None,
         plain_http: false,
         auth: AuthOptions::Open,
@@ -296,6 +302,10 @@ fn no_request_harms_a_registry() {
             assert_eq!(digest_of(&content), format!("sha256:{name}"), "{text}");
         }
     }
+    let mut left = Vec::new();
+    files(daemon.path(), &mut left);
+    assert_eq!(left, std::slice::from_ref(&given), "the daemon's directory is as it was");
+    assert_eq!(std::fs::read(given).expect("a blob"), BLOB);
     drop(serving);
     runtime.shutdown_timeout(Duration::from_secs(5));
 }
