@@ -116,20 +116,58 @@ fn everybodys_clients_push_and_pull() -> Result<()> {
     let (root, run) = (one.dir.join("podman"), one.dir.join("podman-run"));
     let podman = |command: &str, args: &[&str]| {
         let global = ["podman", "--root", path(&root), "--runroot", path(&run), "--storage-driver", "vfs"];
-        let verify = ["--signature-policy", path(&policy), "--tls-verify=false"];
-        let verify: &[&str] = if ["pull", "push"].contains(&command) { &verify } else { &[] };
-        one.exec(&[&global, &[command][..], verify, args].concat())
+        let signed = ["--signature-policy", path(&policy)];
+        let signed: &[&str] = if ["pull", "push"].contains(&command) { &signed } else { &[] };
+        one.exec(&[&global, &[command][..], signed, args].concat())
     };
-    podman("pull", &["-q", image])?;
+    podman("pull", &["-q", "--tls-verify=false", image])?;
     let id = one.docker(&["inspect", "-f", "{{.Id}}", other])?;
     let theirs = podman("inspect", &["-f", "{{.Id}}", image])?;
     ensure!(id.trim().trim_start_matches("sha256:") == theirs.trim(), "{id} {theirs}");
-    podman("push", &["-q", image, "127.0.0.1:5000/podman/app:1"])?;
+    podman("push", &["-q", "--tls-verify=false", image, "127.0.0.1:5000/podman/app:1"])?;
     forget(one)?;
     ensure!(one.docker(&["run", "--rm", "127.0.0.1:5000/podman/app:1"])? == "hello\n");
     let log = registry.log()?;
     ensure!(!log.contains("ERROR") && log.contains("user=\"-\""), "{log}");
+    over_tls(one, "127.0.0.1:5000/podman/app:1", &podman)?;
     lab.down()
+}
+
+/// A registry by TLS at the host's address, where only a certificate of an authority that is known will do: each client pushes to it and pulls.
+fn over_tls(one: &Host, image: &str, podman: &dyn Fn(&str, &[&str]) -> Result<String>) -> Result<()> {
+    let registry = format!("{}:5443", one.addr);
+    let (authority_key, key) = (rcgen::KeyPair::generate()?, rcgen::KeyPair::generate()?);
+    let mut params = rcgen::CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let authority = params.self_signed(&authority_key)?.pem();
+    let issuer = rcgen::Issuer::new(params, authority_key);
+    let cert = rcgen::CertificateParams::new(vec![one.addr.clone()])?.signed_by(&key, &issuer)?;
+    let (cert_file, key_file) = (one.dir.join("tls.crt"), one.dir.join("tls.key"));
+    std::fs::write(&cert_file, cert.pem())?;
+    std::fs::write(&key_file, key.serialize_pem())?;
+    let tls = ["--tls-cert", path(&cert_file), "--tls-key", path(&key_file)];
+    let _registry = Served::start_on(one, &registry, &tls)?;
+    let [docker, skep, skopeo, last] =
+        ["docker", "skep", "skopeo", "podman"].map(|client| format!("{registry}/{client}/app:1"));
+    one.docker(&["tag", image, &docker])?;
+    one.docker(&["tag", image, &skep])?;
+    let unknown = "x509: certificate signed by unknown authority";
+    refused(one, &["push", &docker], &["failed to verify certificate", unknown])?;
+    one.own_etc()?;
+    // Where each of them looks.
+    one.write(&format!("/etc/docker/certs.d/{registry}/ca.crt"), authority.as_bytes())?;
+    for (client, name) in [(Host::docker as Client, &docker), (Host::skep, &skep)] {
+        let digest = pushed(&client(one, &["push", name])?)?;
+        one.docker(&["rmi", name])?;
+        let said = client(one, &["pull", name])?;
+        ensure!(said.contains(&digest), "{said}, not {digest}");
+    }
+    let copy = ["skopeo", "--insecure-policy", "copy", "-q"];
+    one.exec(&[&copy[..], &[&format!("docker://{docker}"), &format!("docker://{skopeo}")]].concat())?;
+    podman("pull", &["-q", &skopeo])?;
+    podman("push", &["-q", &skopeo, &last])?;
+    ensure!(one.docker(&["run", "--rm", &last])? == "hello\n");
+    Ok(())
 }
 
 /// A token server: whoever is `me` gets what is asked for of `team/...`, anybody else and of all else nothing.
