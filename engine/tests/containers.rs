@@ -168,10 +168,10 @@ async fn waits_stops_kills_and_removes() -> Outcome {
     for _ in 0..20 {
         let script = "test -e /once && exit 4; touch /once; echo up; while :; do sleep 0.05; done";
         let own = e.create(None, ContainerConfig { auto_remove: true, ..sh(script) }).await?;
+        let stdout = AttachOptions { stdout: true, ..AttachOptions::default() };
+        let mut attached = e.attach(own.as_str(), stdout).await?;
         e.start(own.as_str()).await?;
-        while text(e, own.as_str(), both()).await? != "up\n" {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        assert!(attached.output.next().await.is_some(), "it says that it is up");
         let removed = e.wait(own.as_str(), WaitCondition::Removed)?;
         let restarting = e.restarting(own.as_str()).await?;
         e.stop(own.as_str(), Some(Duration::ZERO)).await?;

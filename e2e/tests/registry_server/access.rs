@@ -94,13 +94,9 @@ pub fn claims(access: Value) -> Value {
     json!({ "iss": "issuer", "aud": "registry", "sub": "me", "exp": now + 300, "nbf": now - 5, "access": access })
 }
 
-#[test]
-fn tokens() -> Result<()> {
-    let dir = tempfile::tempdir()?;
-    let signer = Signer::new()?;
-    let set = dir.path().join("jwks.json");
-    std::fs::write(&set, signer.set().to_string())?;
-    let args = [
+/// Flags of a registry that believes whoever signs by these keys.
+pub fn by_tokens(set: &Path) -> Vec<&str> {
+    vec![
         "--auth-token-realm",
         "https://auth.example/token",
         "--auth-token-service",
@@ -108,9 +104,17 @@ fn tokens() -> Result<()> {
         "--auth-token-issuer",
         "issuer",
         "--auth-token-jwks",
-        path(&set),
-    ];
-    let r = Served::start(&dir.path().join("data"), &args)?;
+        path(set),
+    ]
+}
+
+#[test]
+fn tokens() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let signer = Signer::new()?;
+    let set = dir.path().join("jwks.json");
+    std::fs::write(&set, signer.set().to_string())?;
+    let r = Served::start(&dir.path().join("data"), &by_tokens(&set))?;
     let head = json!({ "alg": "ES256", "kid": "one", "typ": "JWT" });
     let grant =
         |name: &str, actions: &[&str]| json!({ "type": "repository", "name": name, "actions": actions });

@@ -32,6 +32,14 @@ pub fn context(dir: &Path, bytes: usize) -> Result<()> {
     Ok(std::fs::write(dir.join("Dockerfile"), text)?)
 }
 
+/// Builds it by Docker's own client.
+pub fn build(host: &Host, dir: &Path, image: &str) -> Result<()> {
+    let mut command = host.docker_command();
+    let built = command.env("DOCKER_BUILDKIT", "0").args(["build", "-q", "-t", image, path(dir)]).output()?;
+    ensure!(built.status.success(), "{built:?}");
+    Ok(())
+}
+
 /// Removes all images of a host, and what builds keep of them.
 pub fn forget(host: &Host) -> Result<()> {
     host.docker(&["image", "prune", "-af"])?;
@@ -69,9 +77,7 @@ fn everybodys_clients_push_and_pull() -> Result<()> {
     let dir = one.dir.join("context");
     context(&dir, 3 << 20)?;
     let image = "127.0.0.1:5000/team/app:1";
-    let mut build = one.docker_command();
-    let built = build.env("DOCKER_BUILDKIT", "0").args(["build", "-q", "-t", image, path(&dir)]).output()?;
-    ensure!(built.status.success(), "{built:?}");
+    build(one, &dir, image)?;
     let said = one.docker(&["push", image])?;
     ensure!(said.contains(": Pushed"), "{said}");
     let digest = pushed(&said)?;

@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use skep_e2e::swarm::{LONG, begun, binaries, path, plain, refused};
 use skep_e2e::{Host, eventually};
 
-use crate::access::{Signer, claims};
-use crate::clients::{context, forget, pushed};
+use crate::access::{Signer, by_tokens, claims};
+use crate::clients::{build, context, forget, pushed};
 use crate::server::{Served, digest, manifest, random};
 
 /// Where a host's daemon has its blobs, or a registry its own.
@@ -64,9 +64,7 @@ fn what_a_host_has_is_pushed_without_sending_it_and_lies_once() -> Result<()> {
     let dir = one.dir.join("context");
     context(&dir, 3 << 20)?;
     let image = "127.0.0.1:5000/team/app:1";
-    let mut build = one.docker_command();
-    let built = build.env("DOCKER_BUILDKIT", "0").args(["build", "-q", "-t", image, path(&dir)]).output()?;
-    ensure!(built.status.success(), "{built:?}");
+    build(one, &dir, image)?;
     let id = one.docker(&["inspect", "-f", "{{.Id}}", image])?.trim().to_owned();
 
     // What was built here was never an archive before this.
@@ -276,18 +274,7 @@ fn only_who_may_push_finds_what_the_daemon_has() -> Result<()> {
     let signer = Signer::new()?;
     let set = dir.path().join("jwks.json");
     std::fs::write(&set, signer.set().to_string())?;
-    let args = [
-        "--auth-token-realm",
-        "https://auth.example/token",
-        "--auth-token-service",
-        "registry",
-        "--auth-token-issuer",
-        "issuer",
-        "--auth-token-jwks",
-        path(&set),
-        "--daemon-data-root",
-        path(&root),
-    ];
+    let args = [by_tokens(&set), vec!["--daemon-data-root", path(&root)]].concat();
     let r = Served::start(&dir.path().join("data"), &args)?;
     let head = json!({ "alg": "ES256", "kid": "one", "typ": "JWT" });
     let token = |actions: &[&str]| {

@@ -3,7 +3,6 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
@@ -15,8 +14,6 @@ use super::{Setup, go_on, hosts, peers};
 const TURNS: usize = 5;
 /// Those of the large context.
 const FEW: usize = 3;
-/// Seconds that a build waits for quiet disks at most.
-const QUIET: u32 = 300;
 /// Files of the large context, and directories they lie in.
 const FILES: usize = 50_000;
 const DIRECTORIES: usize = 500;
@@ -36,13 +33,7 @@ pub fn run(setup: &Setup) -> Result<Vec<Row>> {
     let host = lab.host(1);
     let image = peers::busybox()?;
     hosts::client(host).import(&image, "bb")?;
-    let ours = Side {
-        cli: Box::new(|| {
-            let mut command = Command::new(&host.skep);
-            command.env("DOCKER_HOST", host.docker_host());
-            command
-        }),
-    };
+    let ours = Side { cli: Box::new(|| host.skep_command()) };
     let theirs = match &docker {
         Some(d) => {
             docker::client(d.lab.host(1)).import(&image, "bb")?;
@@ -82,7 +73,6 @@ fn by_turns(
         for (which, side) in [Some(ours), theirs].into_iter().enumerate() {
             let Some(side) = side else { continue };
             for (how, flag) in [Some("--no-cache"), None].into_iter().enumerate() {
-                quiet_disk();
                 let time = build(side, flag, context)?;
                 println!("{}: {time:.0} ms", context.display());
                 if turn > 0 {
@@ -93,29 +83,6 @@ fn by_turns(
         }
     }
     Ok(all)
-}
-
-/// Waits until hardly anybody writes to the disks, or discards: a side is not to pay for the files that the other has just removed.
-fn quiet_disk() {
-    nix::unistd::sync();
-    for _ in 0..QUIET {
-        let before = written();
-        std::thread::sleep(Duration::from_secs(1));
-        if written().saturating_sub(before) < 50 {
-            return;
-        }
-    }
-    println!("the disks have not become quiet within {QUIET} s");
-}
-
-/// Writes and discards that all disks have done (Documentation/admin-guide/iostats.rst, fields 5 and 12).
-fn written() -> u64 {
-    let stats = std::fs::read_to_string("/proc/diskstats").unwrap_or_default();
-    let of = |line: &str| {
-        let fields: Vec<u64> = line.split_whitespace().skip(3).map(|f| f.parse().unwrap_or(0)).collect();
-        fields.get(4).unwrap_or(&0) + fields.get(11).unwrap_or(&0)
-    };
-    stats.lines().map(of).sum()
 }
 
 fn build(side: &Side<'_>, flag: Option<&str>, context: &Path) -> Result<f64> {

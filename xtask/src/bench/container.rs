@@ -118,8 +118,8 @@ fn clients(setup: &Setup, host: &Host, docker: Option<&DockerLab>) -> Result<Vec
     let rm = ["run", "--rm", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024", "bb", "true"];
     for turn in 0..setup.rounds.min(20) + 1 {
         go_on()?;
-        let mut skep = Command::new(&host.skep);
-        skep.env("DOCKER_HOST", host.docker_host()).args(run).stdin(Stdio::null());
+        let mut skep = host.skep_command();
+        skep.args(run).stdin(Stdio::null());
         let mine = timed(|| peers::call(&mut skep))?;
         if turn > 0 {
             ours.push(mine);

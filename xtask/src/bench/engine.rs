@@ -31,14 +31,7 @@ pub fn run(setup: &Setup) -> Result<Vec<Row>> {
     let lab = hosts::lab(setup, 1)?;
     let docker = DockerLab::up(setup, 1)?;
     let host = lab.host(1);
-    let ours = Side {
-        api: Box::new(|| hosts::client(host)),
-        cli: Box::new(|| {
-            let mut command = Command::new(&host.skep);
-            command.env("DOCKER_HOST", host.docker_host());
-            command
-        }),
-    };
+    let ours = Side { api: Box::new(|| hosts::client(host)), cli: Box::new(|| host.skep_command()) };
     let theirs = docker.as_ref().map(|d| Side {
         api: Box::new(|| docker::client(d.lab.host(1))),
         cli: Box::new(|| d.command(d.lab.host(1))),

@@ -23,15 +23,10 @@ pub fn run(setup: &Setup) -> Result<Vec<Row>> {
     let docker = DockerLab::up(setup, 1)?;
     let host = lab.host(1);
     let registry = Registry::start(host, REGISTRY, &RegistryOptions::default())?;
-    let skep = || {
-        let mut command = Command::new(&host.skep);
-        command.env("DOCKER_HOST", host.docker_host());
-        command
-    };
     let archive = archive(&host.dir, IMAGE)?;
-    call(skep().arg("load").arg("-i").arg(&archive))?;
-    call(skep().args(["push", IMAGE]))?;
-    call(skep().args(["rmi", IMAGE]))?;
+    call(host.skep_command().arg("load").arg("-i").arg(&archive))?;
+    call(host.skep_command().args(["push", IMAGE]))?;
+    call(host.skep_command().args(["rmi", IMAGE]))?;
     let far = match &docker {
         Some(d) => {
             let to = d.lab.host(1);
@@ -47,8 +42,8 @@ pub fn run(setup: &Setup) -> Result<Vec<Row>> {
                 list.push(ms / 1e3);
             }
         };
-        keep(&mut ours, timed(|| call(skep().args(["pull", IMAGE])))?);
-        call(skep().args(["rmi", IMAGE]))?;
+        keep(&mut ours, timed(|| call(host.skep_command().args(["pull", IMAGE])))?);
+        call(host.skep_command().args(["rmi", IMAGE]))?;
         if let Some(d) = &docker {
             keep(&mut dockers, timed(|| call(d.command(d.lab.host(1)).args(["pull", IMAGE])))?);
             call(d.command(d.lab.host(1)).args(["rmi", IMAGE]))?;

@@ -24,11 +24,6 @@ pub fn run(setup: &Setup) -> Result<Vec<Row>> {
     let lab = hosts::lab(setup, 1)?;
     let docker = DockerLab::up(setup, 1)?;
     let host = lab.host(1);
-    let skep = || {
-        let mut command = Command::new(&host.skep);
-        command.env("DOCKER_HOST", host.docker_host());
-        Ok(command)
-    };
     let image = archive(&host.dir, IMAGE)?;
     let push = |at: &Host, client: &dyn Fn() -> Result<Command>, flags: &[&str]| {
         // Gone with each turn's `rmi`, with whatever was compressed of it.
@@ -45,7 +40,7 @@ pub fn run(setup: &Setup) -> Result<Vec<Row>> {
                 list.push(seconds);
             }
         };
-        keep(&mut ours, push(host, &skep, &[])?);
+        keep(&mut ours, push(host, &|| Ok(host.skep_command()), &[])?);
         if let Some(d) = &docker {
             let to = d.lab.host(1);
             keep(&mut dockers, push(to, &|| Ok(d.command(to)), &[])?);

@@ -1,7 +1,7 @@
 //! An image of 300 MB from the node that has it to four others, over links of a set speed, against one plain copy of as
 //! many bytes over such a link in the same run.
 
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -106,12 +106,8 @@ fn measure(lab: &Lab, client: &mut Client, turn: usize) -> Result<f64> {
     println!("{name}: {seconds:.2} s");
     hosts::remove_service(client, &service)?;
     for host in lab.hosts() {
-        call(
-            Command::new(&host.skep).env("DOCKER_HOST", host.docker_host()).args(["image", "prune", "-af"]),
-        )?;
-        call(
-            Command::new(&host.skep).env("DOCKER_HOST", host.docker_host()).args(["builder", "prune", "-af"]),
-        )?;
+        call(host.skep_command().args(["image", "prune", "-af"]))?;
+        call(host.skep_command().args(["builder", "prune", "-af"]))?;
     }
     Ok(seconds)
 }
@@ -129,8 +125,8 @@ fn build(host: &Host, name: &str) -> Result<()> {
     }
     dockerfile.push_str("CMD [\"/bin/busybox\", \"sleep\", \"100000\"]\n");
     std::fs::write(context.join("Dockerfile"), dockerfile)?;
-    let mut command = Command::new(&host.skep);
-    command.env("DOCKER_HOST", host.docker_host()).args(["build", "-q", "-t", name]).arg(&context);
+    let mut command = host.skep_command();
+    command.args(["build", "-q", "-t", name]).arg(&context);
     call(&mut command)?;
     Ok(std::fs::remove_dir_all(&context)?)
 }

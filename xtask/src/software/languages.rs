@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::{Software, directories, write};
+use super::{OF_GCC, Software, directories, without, write};
 
 pub const LANGUAGES: Software = Software {
     name: "languages",
@@ -27,22 +27,10 @@ pub const LANGUAGES: Software = Software {
 };
 
 const JDK: &str = "usr/lib/jvm/java-17-openjdk-amd64";
-/// Of gcc, which only links here, the compiler itself and what sanitizers call, of the JDK what `jlink` would make others of, of Go its own tests and
-/// the sources of its tools.
+/// Of gcc, which only links here, the compiler itself; of the JDK what `jlink` would make others of; of Go its own tests,
+/// and tools that nothing here calls, with their sources.
 const LARGE: &[&str] = &[
     "usr/lib/gcc/x86_64-linux-gnu/12/cc1",
-    "usr/lib/gcc/x86_64-linux-gnu/12/lto1",
-    "usr/lib/gcc/x86_64-linux-gnu/12/libasan.a",
-    "usr/lib/gcc/x86_64-linux-gnu/12/liblsan.a",
-    "usr/lib/gcc/x86_64-linux-gnu/12/libtsan.a",
-    "usr/lib/gcc/x86_64-linux-gnu/12/libubsan.a",
-    "usr/bin/x86_64-linux-gnu-lto-dump-12",
-    "usr/bin/x86_64-linux-gnu-dwp",
-    "usr/lib/x86_64-linux-gnu/libasan.so.8.0.0",
-    "usr/lib/x86_64-linux-gnu/liblsan.so.0.0.0",
-    "usr/lib/x86_64-linux-gnu/libtsan.so.2.0.0",
-    "usr/lib/x86_64-linux-gnu/libubsan.so.1.0.0",
-    "usr/lib/x86_64-linux-gnu/libgprofng.so.0.0.0",
     "usr/lib/jvm/java-17-openjdk-amd64/jmods",
     "usr/share/go-1.19/test",
     "usr/share/go-1.19/src/cmd",
@@ -58,11 +46,8 @@ const LARGE: &[&str] = &[
 ];
 
 fn settle(root: &Path) -> Result<()> {
-    for path in LARGE {
-        // Another release has other versions of them.
-        let path = root.join(path);
-        let _ = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
-    }
+    without(root, OF_GCC);
+    without(root, LARGE);
     write(root, &[("etc/passwd", "root:x:0:0:root:/root:/bin/bash\n"), ("etc/group", "root:x:0:\n")])?;
     directories(root, &[("tmp", 0, 0o1777), ("root", 0, 0o700)])?;
     // What Debian's alternatives would have linked.

@@ -27,6 +27,22 @@ struct Software {
 const LEFT_OUT: &[&str] =
     &["usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "usr/share/perl"];
 
+/// Of gcc, link-time optimisation, sanitizers and other tools that nothing here calls.
+const OF_GCC: &[&str] = &[
+    "usr/lib/gcc/x86_64-linux-gnu/12/lto1",
+    "usr/lib/gcc/x86_64-linux-gnu/12/libasan.a",
+    "usr/lib/gcc/x86_64-linux-gnu/12/liblsan.a",
+    "usr/lib/gcc/x86_64-linux-gnu/12/libtsan.a",
+    "usr/lib/gcc/x86_64-linux-gnu/12/libubsan.a",
+    "usr/bin/x86_64-linux-gnu-lto-dump-12",
+    "usr/bin/x86_64-linux-gnu-dwp",
+    "usr/lib/x86_64-linux-gnu/libasan.so.8.0.0",
+    "usr/lib/x86_64-linux-gnu/liblsan.so.0.0.0",
+    "usr/lib/x86_64-linux-gnu/libtsan.so.2.0.0",
+    "usr/lib/x86_64-linux-gnu/libubsan.so.1.0.0",
+    "usr/lib/x86_64-linux-gnu/libgprofng.so.0.0.0",
+];
+
 /// Makes all images that are not there.
 pub fn images() -> Result<()> {
     image(&servers::SERVERS)?;
@@ -77,10 +93,7 @@ fn image(software: &Software) -> Result<()> {
             run(Command::new("dpkg-deb").arg("-x").arg(&path).arg(&root))?;
         }
     }
-    for path in LEFT_OUT {
-        // Not every release has all of them.
-        let _ = std::fs::remove_dir_all(root.join(path));
-    }
+    without(&root, LEFT_OUT);
     (software.settle)(&root)?;
     let half = scratch.join(&file);
     let mut tar = tar::Builder::new(std::io::BufWriter::new(std::fs::File::create(&half)?));
@@ -90,6 +103,13 @@ fn image(software: &Software) -> Result<()> {
     std::fs::rename(&half, &done)?;
     std::fs::remove_dir_all(&scratch)?;
     Ok(())
+}
+
+/// Removes what is there of these: another release has other versions of some.
+fn without(root: &Path, paths: &[&str]) {
+    for path in paths.iter().map(|path| root.join(path)) {
+        let _ = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+    }
 }
 
 /// Writes files, for each a path below the root and its text.

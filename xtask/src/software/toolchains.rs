@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::{Software, directories, write};
+use super::{OF_GCC, Software, directories, without, write};
 
 pub const TOOLCHAINS: Software = Software {
     name: "toolchains",
@@ -39,28 +39,9 @@ const GROUP: &str = "root:x:0:\nadm:x:4:\nstaff:x:50:\nwww-data:x:33:\nnogroup:x
 const LOGIN: &str = "UID_MIN 1000\nUID_MAX 60000\nGID_MIN 1000\nGID_MAX 60000\nSYS_UID_MIN 100\nSYS_UID_MAX 999\n\
                      SYS_GID_MIN 100\nSYS_GID_MAX 999\nUSERGROUPS_ENAB yes\nUMASK 022\n";
 const SITE: &str = "server {\n    listen 80;\n    root /usr/share/nginx/html;\n}\n";
-/// Link-time optimisation, sanitizers and other tools that nothing here calls: half of all.
-const LARGE: &[&str] = &[
-    "usr/lib/gcc/x86_64-linux-gnu/12/lto1",
-    "usr/lib/gcc/x86_64-linux-gnu/12/libasan.a",
-    "usr/lib/gcc/x86_64-linux-gnu/12/liblsan.a",
-    "usr/lib/gcc/x86_64-linux-gnu/12/libtsan.a",
-    "usr/lib/gcc/x86_64-linux-gnu/12/libubsan.a",
-    "usr/bin/x86_64-linux-gnu-lto-dump-12",
-    "usr/bin/x86_64-linux-gnu-ld.gold",
-    "usr/bin/x86_64-linux-gnu-dwp",
-    "usr/lib/x86_64-linux-gnu/libasan.so.8.0.0",
-    "usr/lib/x86_64-linux-gnu/liblsan.so.0.0.0",
-    "usr/lib/x86_64-linux-gnu/libtsan.so.2.0.0",
-    "usr/lib/x86_64-linux-gnu/libubsan.so.1.0.0",
-    "usr/lib/x86_64-linux-gnu/libgprofng.so.0.0.0",
-];
-
 fn settle(root: &Path) -> Result<()> {
-    for path in LARGE {
-        // Another release has other versions of them.
-        let _ = std::fs::remove_file(root.join(path));
-    }
+    without(root, OF_GCC);
+    without(root, &["usr/bin/x86_64-linux-gnu-ld.gold"]);
     write(
         root,
         &[
